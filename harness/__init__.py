@@ -1,0 +1,3 @@
+"""bench: a benchmark harness for variational inference."""
+
+__version__ = "0.1.0"

@@ -1,0 +1,191 @@
+"""What a plugin is made of: `Method`, `Task`, and the values that pass between them.
+
+Axes: S particles, N independent inference problems, D latent dimensions, R replicates. Samples are [S, N, D], log-weights [S, N].
+Parameters carry a leading R, which is N (tasks that stack: one problem a replicate) or 1 (N problems share one set of weights).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any, ClassVar, Protocol, TypeVar, overload
+
+import torch
+from pydantic import BaseModel, Field
+from torch import Tensor
+
+from harness.densities import DiagNormal, log_std_normal
+from harness.nets import Params
+from harness.noise import Noise
+from harness.spec import added_later
+
+__all__ = [
+    "Batch", "Data", "DiagNormal", "Method", "Noise", "Oracle", "Params", "Particles", "Problem", "Task",
+    "added_later", "autograd_score", "log_std_normal", "tunable",
+]  # fmt: skip
+
+Batch = dict[str, Any]
+Score = Callable[[Tensor], Tensor]
+Number = TypeVar("Number", int, float)
+
+
+@overload
+def tunable(default: int, low: int, high: int, log: bool = False, **allowed: Any) -> int: ...
+@overload
+def tunable(default: float, low: float, high: float, log: bool = False, **allowed: Any) -> float: ...
+def tunable(default: Number, low: Number, high: Number, log: bool = False, **allowed: Any) -> Any:
+    """A hyperparameter with the range in which it is worth tuning.
+
+    Args:
+        default: its value where nothing else is said.
+        low, high: the ends of the range; values outside may still be set by hand.
+        log: whether the range is covered evenly in the logarithm.
+        allowed: pydantic's constraints (`ge=1`, `gt=0`) and `description`.
+    """
+    return Field(default, json_schema_extra={"tunable": {"low": low, "high": high, "log": log}}, **allowed)
+
+
+def autograd_score(log_joint: Callable[[Tensor], Tensor]) -> Score:
+    r"""The score $\nabla_z \log p(x, z)$ by automatic differentiation, itself differentiable where gradients are recorded."""
+
+    def score(z: Tensor) -> Tensor:
+        recording = torch.is_grad_enabled()
+        with torch.enable_grad():
+            point = z if z.requires_grad else z.detach().requires_grad_()
+            (gradient,) = torch.autograd.grad(log_joint(point).sum(), point, create_graph=recording)
+        return gradient
+
+    return score
+
+
+@dataclass(frozen=True)
+class Problem:
+    """All that a method may know of a task.
+
+    Args:
+        log_joint: z [S, N, D] -> log p(x, z) [S, N], nats.
+        score: z [S, N, D] -> its gradient in z [S, N, D], differentiable; `autograd_score(log_joint)` unless the task knows better.
+        base: q0(z | x).
+        context: [N, C], what an amortised flow may condition on.
+    """
+
+    log_joint: Callable[[Tensor], Tensor]
+    score: Score
+    base: DiagNormal
+    context: Tensor | None = None
+
+
+@dataclass(frozen=True)
+class Particles:
+    """Weighted draws: for each problem, the mean of exp(log_w) has expectation p(x).
+
+    Args:
+        z: [S, N, D].
+        log_w: [S, N], nats.
+        path: [K + 1, S, N, D], the way from z_0 to z_K, when traced.
+    """
+
+    z: Tensor
+    log_w: Tensor
+    path: Tensor | None = None
+
+
+@dataclass(frozen=True)
+class Data:
+    """One replicate's data, by split and name. A stack's data carry a leading R."""
+
+    train: dict[str, Tensor]
+    validation: dict[str, Tensor] | None = None
+    test: dict[str, Tensor] | None = None
+
+
+class Method(BaseModel, frozen=True, extra="forbid", allow_inf_nan=False):
+    """A way to draw weighted particles. Its pydantic fields are its hyperparameters."""
+
+    name: ClassVar[str]
+    source: ClassVar[str]
+    version: ClassVar[int] = 1
+    variants: ClassVar[dict[str, dict[str, Any]]] = {}
+    bound: ClassVar[str] = "elbo"
+    base: ClassVar[str | None] = None
+
+    def init(self, dim: int, noise: Noise, n_context: int = 0) -> Params:
+        """One replicate's parameters [*event], unconstrained reals; a scalar has shape [1]."""
+        raise NotImplementedError
+
+    def particles(self, params: Params, problem: Problem, noise: Noise, n_particles: int, trace: bool = False) -> Particles:
+        """Draw `n_particles` weighted particles for each problem."""
+        raise NotImplementedError
+
+
+class Oracle(Protocol):
+    """A task's exact answers. Methods cannot see them."""
+
+    def log_evidence(self, params: Params, batch: Batch) -> Tensor:
+        """log p(x) at `params`, nats: [R]."""
+        ...
+
+    def posterior(self, params: Params, batch: Batch) -> DiagNormal | Any | None:
+        """p(z | x) at `params`, an object with `log_prob(z)`, or None."""
+        ...
+
+    def mle(self, data: Data) -> Params | None:
+        """The parameters of largest evidence, or None."""
+        ...
+
+
+class Task(BaseModel, frozen=True, extra="forbid", allow_inf_nan=False):
+    """A model with data. Its pydantic fields are its identity.
+
+    Its protocols are dicts in the addresses of `--set`; `recommended` gives settings that the literature uses, by method.
+    """
+
+    name: ClassVar[str]
+    source: ClassVar[str]
+    version: ClassVar[int] = 1
+    variant: ClassVar[str | None] = None
+    protocols: ClassVar[dict[str, dict[str, Any]]]
+    default_protocol: ClassVar[str]
+    default_base: ClassVar[str] = "prior"
+    recommended: ClassVar[dict[str, dict[str, Any]]] = {}
+    stacks: ClassVar[bool]
+    score_to_tune: ClassVar[str] = "elbo"
+    headline: ClassVar[tuple[str, ...]] = ("elbo", "elbo_gap")  # the metrics that a closing table shows
+
+    @property
+    def latent_dim(self) -> int:
+        """D, the number of latent dimensions."""
+        raise NotImplementedError
+
+    @property
+    def n_context(self) -> int:
+        """C, the size of `Problem.context`; 0 where there is none."""
+        return 0
+
+    def load(self, noise: Noise) -> Data:
+        """One replicate's data, on the CPU; never depends on the method."""
+        raise NotImplementedError
+
+    def init(self, base: str, noise: Noise) -> Params:
+        """The model's parameters, and the base's where it is learned: one replicate's leaves, unconstrained reals."""
+        raise NotImplementedError
+
+    def batch(self, data: Data, step: int, batch_size: int | None, noise: Noise) -> Batch:
+        """What step `step` trains on; all of the data where `batch_size` is None."""
+        raise NotImplementedError
+
+    def scored_batches(self, data: Data, batch_size: int | None, noise: Noise) -> Iterable[Batch]:
+        """What the final scores are taken over; each score is a mean over these. The whole data by default."""
+        return [self.batch(data, 0, None, noise)]
+
+    def problem(self, params: Params, batch: Batch, base: str, training: bool = False) -> Problem:
+        """The inference problems of a batch at `params`."""
+        raise NotImplementedError
+
+    def metrics(self, params: Params, data: Data) -> dict[str, Tensor]:
+        """The task's own scores of fitted parameters, each [R]."""
+        return {}
+
+    def oracle(self) -> Oracle | None:
+        """Exact answers, where they exist."""
+        return None

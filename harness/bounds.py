@@ -1,0 +1,91 @@
+r"""Reductions of log-weights: every score of every method comes from one tensor, `log_w` [S, ...] with $E[e^{\log w}] = p(x)$.
+
+All results are in nats except the effective sample size (particles) and the Pareto shape (a number).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import numpy as np
+import torch
+from torch import Tensor
+
+
+def elbo(log_w: Tensor) -> Tensor:
+    r"""The evidence lower bound $\frac1S \sum_s \log w_s \le \log p(x)$ in expectation (Jordan et al. 1999).
+
+    Shapes: [S, ...] -> [...].
+    """
+    return log_w.mean(0)
+
+
+def iwae(log_w: Tensor) -> Tensor:
+    r"""The importance-weighted bound $\log \frac1S \sum_s w_s$, tighter as S grows (Burda et al. 2015, arXiv:1509.00519).
+
+    Shapes: [S, ...] -> [...].
+    """
+    return log_w.logsumexp(0) - math.log(log_w.shape[0])
+
+
+BOUNDS: dict[str, Callable[[Tensor], Tensor]] = {"elbo": elbo, "iwae": iwae}
+
+
+def elbo_error(log_w: Tensor) -> Tensor:
+    """The standard error of `elbo`, nats: [S, ...] -> [...]."""
+    return log_w.std(0) / math.sqrt(log_w.shape[0])
+
+
+def log_evidence(log_w: Tensor) -> tuple[Tensor, Tensor]:
+    r"""The importance-sampling estimate of $\log p(x)$ and its standard error, both [...].
+
+    $$\widehat{\log p} = \log \bar w, \qquad \mathrm{se} \approx \frac{\mathrm{sd}(w)}{\bar w \sqrt S}$$
+
+    by the delta method. The error can be trusted only where `pareto_k` is below 0.7.
+    """
+    relative = torch.exp(log_w - log_w.amax(0))
+    return iwae(log_w), relative.std(0) / relative.mean(0) / math.sqrt(log_w.shape[0])
+
+
+def ess(log_w: Tensor) -> Tensor:
+    r"""Kish's effective sample size $(\sum w)^2 / \sum w^2$, between 1 and S: [S, ...] -> [...]."""
+    return torch.exp(2 * log_w.logsumexp(0) - (2 * log_w).logsumexp(0))
+
+
+def pareto_k(log_w: Tensor) -> Tensor:
+    r"""The shape $\hat k$ of a generalised Pareto fitted to the largest weights: above 0.7 the estimate is not to be trusted.
+
+    The tail is the largest $\min(S/5, 3\sqrt S)$ weights; the fit is that of Zhang & Stephens (2009, Technometrics 51), drawn
+    towards 0.5 by ten prior observations. NaN where the tail has fewer than five weights or a weight is not finite.
+
+    Shapes: [S, ...] -> [...].
+    Source: Vehtari et al. 2024, Pareto smoothed importance sampling, arXiv:1507.02646.
+    """
+    columns = log_w.detach().double().cpu().numpy().reshape(log_w.shape[0], -1)
+    shapes = np.array([_pareto_shape(column) for column in columns.T])
+    return torch.from_numpy(shapes).reshape(log_w.shape[1:])
+
+
+def _pareto_shape(log_w: np.ndarray) -> float:
+    n_tail = math.ceil(min(0.2 * len(log_w), 3 * math.sqrt(len(log_w))))
+    if n_tail < 5 or not np.isfinite(log_w).all():
+        return math.nan
+    ordered = np.sort(np.exp(log_w - log_w.max()))
+    excess = ordered[-n_tail:] - ordered[-n_tail - 1]
+    return -math.inf if excess[-1] <= 0 else _fit_generalised_pareto(excess)
+
+
+def _fit_generalised_pareto(excess: np.ndarray) -> float:
+    """The posterior-mean shape of Zhang & Stephens, over a grid of 30 + sqrt(n) values of theta = -k / scale; `excess` ascends."""
+    n = len(excess)
+    n_grid = 30 + int(math.sqrt(n))
+    quartile = excess[int(n / 4 + 0.5) - 1]
+    if quartile <= 0:  # a quarter of the tail is tied with its threshold
+        return math.nan
+    theta = 1 / excess[-1] + (1 - np.sqrt(n_grid / (np.arange(1, n_grid + 1) - 0.5))) / (3 * quartile)
+    shape = np.log1p(-theta[:, None] * excess).mean(1)
+    likelihood = n * (np.log(-theta / shape) - shape - 1)
+    weight = 1 / np.exp(likelihood[None, :] - likelihood[:, None]).sum(1)
+    k = float(np.log1p(-float(weight @ theta) * excess).mean())
+    return k * n / (n + 10) + 0.5 * 10 / (n + 10)

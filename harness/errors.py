@@ -1,0 +1,78 @@
+"""Every exception that bench raises on purpose.
+
+::
+
+    BenchError                 the program cannot go on (exit status 1)
+    ├── UsageError             what was asked for cannot be done as asked (exit status 2)
+    │   ├── UnknownName        a method, task, protocol, field or run that does not exist
+    │   ├── InvalidSetting     a field with a value that is not allowed
+    │   └── InvalidSelector    text that does not parse: "hvae[", "3-1", "lr"
+    ├── PluginError            a method or task that breaks its contract
+    ├── WorkspaceError         a folder that cannot be read or written
+    ├── StoreError             the result database cannot be used
+    │   ├── SchemaMismatch     its schema is older or newer than this program
+    │   └── LeaseLost          another process has taken the run over; nothing more may be written
+    └── CheckpointError        a checkpoint file that is missing, damaged or of another run
+
+A message says what is wrong, what was got, what is allowed and what to do.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class BenchError(Exception):
+    """The program cannot go on."""
+
+    exit_status = 1
+
+
+class UsageError(BenchError):
+    """What was asked for cannot be done as asked."""
+
+    exit_status = 2
+
+
+class UnknownName(UsageError):
+    """A name that does not exist, with the nearest one that does."""
+
+    def __init__(self, kind: str, name: str, available: Iterable[str], see: str = "") -> None:
+        names = sorted(available)
+        near = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
+        suggestion = f" Did you mean '{near[0]}'?" if near else ""
+        hint = f" See: {see}." if see else ""
+        super().__init__(f"No {kind} named '{name}'.{suggestion} Available: {', '.join(names) or 'none'}.{hint}")
+
+
+class InvalidSetting(UsageError):
+    """A field with a value that is not allowed."""
+
+
+class InvalidSelector(UsageError):
+    """Text on the command line that does not parse."""
+
+
+class PluginError(BenchError):
+    """A method or task that breaks its contract."""
+
+
+class WorkspaceError(BenchError):
+    """A folder that cannot be read or written."""
+
+
+class StoreError(BenchError):
+    """The result database cannot be used."""
+
+
+class SchemaMismatch(StoreError):
+    """The database's schema is older or newer than this program."""
+
+
+class LeaseLost(StoreError):
+    """Another process has taken the run over; nothing more may be written."""
+
+
+class CheckpointError(BenchError):
+    """A checkpoint file that is missing, damaged or of another run."""

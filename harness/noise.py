@@ -1,0 +1,89 @@
+"""Named random streams that can be read at any step: the only source of randomness."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+TRAIN_BLOCK = 16
+"""Steps drawn at a time in training. It decides which numbers a step sees, so it is a constant and no setting."""
+
+
+def _generator(*name: object) -> np.random.Generator:
+    """A Philox generator whose 128-bit key is the hash of a name, so that streams never overlap."""
+    text = "/".join(str(part) for part in name)
+    return np.random.Generator(np.random.Philox(key=int.from_bytes(hashlib.sha256(text.encode()).digest()[:16], "little")))
+
+
+class Noise:
+    """Random numbers that depend on nothing but a stream's name, a step and the place of the call within that step.
+
+    A generator is keyed by a hash of (stream, block of steps, kind, call), so any step can be drawn without those before it: a
+    checkpoint need not store a generator's state, and one stream never disturbs another.
+
+    Args:
+        streams: one name a replicate (or, in evaluation, one a problem). With several streams, axis 1 of every draw has one
+            entry a stream, each of which is what that stream would give alone.
+        steps_per_block: steps drawn by one generator.
+        shuffled: with False, `permutation` is the identity.
+
+    >>> import torch
+    >>> noise, like = Noise(["0/train"]), torch.zeros((), dtype=torch.float64)
+    >>> torch.equal(noise.at(5).normal(3, 1, 2, like=like), Noise(["0/train"]).at(5).normal(3, 1, 2, like=like))
+    True
+    """
+
+    def __init__(self, streams: Sequence[str], steps_per_block: int = 1, shuffled: bool = True) -> None:
+        self.streams = tuple(streams)
+        self.steps_per_block = steps_per_block
+        self.shuffled = shuffled
+        self._step = 0
+        self._calls = 0
+        self._blocks: dict[tuple[str, int], tuple[int, tuple[int, ...], Tensor]] = {}
+
+    def at(self, step: int) -> Noise:
+        """The same streams at the start of another step."""
+        noise = Noise(self.streams, self.steps_per_block, self.shuffled)
+        noise._step, noise._blocks = step, self._blocks
+        return noise
+
+    def normal(self, *shape: int, like: Tensor) -> Tensor:
+        """Standard normal numbers of the full `shape`, with the dtype and device of `like`."""
+        return self._draw("normal", shape, like)
+
+    def uniform(self, *shape: int, like: Tensor) -> Tensor:
+        """Numbers uniform on [0, 1) of the full `shape`, with the dtype and device of `like`."""
+        return self._draw("uniform", shape, like)
+
+    def permutation(self, n: int) -> Tensor:
+        """An order of `n` items for each stream, `[R, n]`."""
+        if not self.shuffled:
+            return torch.arange(n).expand(len(self.streams), n)
+        rows = [_generator(stream, self._step, "permutation", n).permutation(n) for stream in self.streams]
+        return torch.from_numpy(np.stack(rows))
+
+    def _draw(self, kind: str, shape: tuple[int, ...], like: Tensor) -> Tensor:
+        block, index = divmod(self._step, self.steps_per_block)
+        place = (kind, self._calls)
+        self._calls += 1
+        known = self._blocks.get(place)
+        if known is None or known[:2] != (block, shape) or known[2].dtype != like.dtype:
+            known = (block, shape, self._draw_block(kind, place[1], block, shape).to(like.device, like.dtype))
+            self._blocks[place] = known
+        return known[2][index]
+
+    def _draw_block(self, kind: str, call: int, block: int, shape: tuple[int, ...]) -> Tensor:
+        several = len(self.streams) > 1
+        if several and (len(shape) < 2 or shape[1] != len(self.streams)):
+            raise ValueError(f"axis 1 of a draw has one entry a stream: got shape {shape} for {len(self.streams)} streams")
+        each = (self.steps_per_block, *((shape[0], *shape[2:]) if several else shape))
+        drawn = [_fill(_generator(stream, block, kind, call), kind, each) for stream in self.streams]
+        return torch.from_numpy(np.stack(drawn, axis=2) if several else drawn[0])
+
+
+def _fill(generator: np.random.Generator, kind: str, shape: tuple[int, ...]) -> np.ndarray:
+    return generator.standard_normal(shape) if kind == "normal" else generator.random(shape)

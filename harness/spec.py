@@ -1,0 +1,137 @@
+"""What a run is: its specification, its key, its plan and its status. Plain values only."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from enum import StrEnum
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+Plain = None | bool | int | float | str | list["Plain"] | dict[str, "Plain"]
+
+
+class Status(StrEnum):
+    """Where a run stands. `TERMINAL` statuses are results; the others go on when the command is repeated."""
+
+    QUEUED = "queued"
+    RUNNING = "running"
+    DONE = "done"
+    DIVERGED = "diverged"
+    TIMEOUT = "timeout"
+    INTERRUPTED = "interrupted"
+    FAILED = "failed"
+    PRUNED = "pruned"
+
+
+TERMINAL = frozenset({Status.DONE, Status.DIVERGED, Status.FAILED, Status.PRUNED})
+
+
+def canonical_json(value: Any) -> str:
+    """The one JSON text of a plain value: sorted keys, no spaces, shortest floats, no NaN.
+
+    >>> canonical_json({"b": 1.0, "a": [1, None]})
+    '{"a":[1,null],"b":1.0}'
+    """
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False, ensure_ascii=False)
+
+
+def digest(value: Any) -> str:
+    """`sha256(canonical JSON)[:16]`, the name under which a plain value is stored."""
+    return hashlib.sha256(canonical_json(value).encode()).hexdigest()[:16]
+
+
+def added_later(old: Any, **kwargs: Any) -> Any:
+    """A field of a later release: runs made before it had the value `old`, and keep their keys.
+
+    A spec leaves the field out of the hashed text while it has that value.
+    """
+    return Field(json_schema_extra={"old_runs_had": old}, **kwargs)
+
+
+def settled_fields(model: type[BaseModel], values: dict[str, Any]) -> dict[str, Any]:
+    """`values` without the fields that a later release added and that are at the value old runs had."""
+    extras = {name: field.json_schema_extra for name, field in model.model_fields.items()}
+    return {
+        name: value
+        for name, value in values.items()
+        if not (isinstance(extra := extras.get(name), dict) and "old_runs_had" in extra and extra["old_runs_had"] == value)
+    }
+
+
+def former_values(model: type[BaseModel]) -> dict[str, Any]:
+    """The value that old runs had, for each field that a later release added."""
+    extras = {name: field.json_schema_extra for name, field in model.model_fields.items()}
+    return {name: extra["old_runs_had"] for name, extra in extras.items() if isinstance(extra, dict) and "old_runs_had" in extra}
+
+
+class Protocol(BaseModel):
+    """How a run trains and how it is scored: the fields that `--set NAME=VALUE` addresses."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    steps: int = Field(ge=1, description="training steps")
+    batch_size: int | None = Field(default=None, ge=1, description="examples in a batch; none: all of them")
+    shuffle: bool = Field(default=False, description="a new order of the examples every epoch")
+    optimiser: Literal["adam", "adamax", "rmsprop"] = Field(default="adam", description="the update rule")
+    lr: float = Field(gt=0, description="learning rate")
+    lr_schedule: Literal["constant", "cosine"] = Field(default="constant", description="cosine: falls to 0 at the last step")
+    rmsprop_decay: float = Field(default=0.99, gt=0, lt=1, description="decay of rmsprop's average of squares")
+    clip_norm: float | None = Field(default=None, gt=0, description="largest gradient norm of a replicate; none: unlimited")
+    particles: int = Field(default=10, ge=1, description="particles in a training step")
+    bound: Literal["elbo", "iwae"] = Field(default="elbo", description="the reduction of log_w that is maximised")
+    base: Literal["prior", "learned"] = Field(default="prior", description="the base density q0")
+    dtype: Literal["float32", "float64"] = Field(default="float64", description="precision of parameters and densities")
+    eval_particles: int = Field(default=10_000, ge=2, description="particles in the final scores")
+
+
+class RunSpec(Protocol):
+    """One run: one method on one task under one protocol with one seed.
+
+    Two specs that mean the same computation have the same canonical text, and so the same `key`.
+    """
+
+    method: str
+    method_version: int
+    method_fields: dict[str, Any]
+    task: str
+    task_version: int
+    task_fields: dict[str, Any]
+    seed: int = Field(ge=0, lt=2**63)
+
+    def plain(self) -> dict[str, Any]:
+        """The hashed text's values."""
+        return settled_fields(type(self), self.model_dump())
+
+    @classmethod
+    def from_plain(cls, values: dict[str, Any]) -> RunSpec:
+        """The spec whose `plain()` is `values`."""
+        return cls(**{**former_values(cls), **values})
+
+    @property
+    def key(self) -> str:
+        """The run's name: 16 hexadecimal digits."""
+        return digest(self.plain())
+
+    @property
+    def cell(self) -> str:
+        """The key without the seed: what replicates have in common."""
+        return digest({name: value for name, value in self.plain().items() if name != "seed"})
+
+    def protocol(self) -> Protocol:
+        """The fields of the protocol alone."""
+        return Protocol(**{name: getattr(self, name) for name in Protocol.model_fields})
+
+
+class Plan(BaseModel):
+    """What only changes speed, kept with the run so that whoever resumes it computes the same bits."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    members: tuple[str, ...] = Field(description="keys of the stack, in order")
+    threads: int = Field(ge=1)
+    eval_chunk: int = Field(ge=1, description="particles evaluated at a time")
+    device: str = "cpu"
+    compiled: bool = False
+    torch: str = Field(description="the release of torch that made the first step")

@@ -1,0 +1,93 @@
+"""Where things lie: one folder with the databases, the checkpoints and MLflow's files."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from urllib.parse import urlsplit, urlunsplit
+
+from harness.errors import WorkspaceError
+
+
+def redact(url: str) -> str:
+    """The address without its password.
+
+    >>> redact("postgresql://ada:secret@localhost/bench")
+    'postgresql://ada:***@localhost/bench'
+    """
+    parts = urlsplit(url)
+    if parts.password is None:
+        return url
+    host = parts.netloc.rpartition("@")[2]
+    return urlunsplit(parts._replace(netloc=f"{parts.username}:***@{host}"))
+
+
+def sqlite_url(path: Path) -> str:
+    """The address of a SQLite file."""
+    return f"sqlite:///{path}"
+
+
+@dataclass(frozen=True)
+class Workspace:
+    """A folder with `bench.db`, `studies.db`, `mlflow.db`, `mlruns/` and `checkpoints/`.
+
+    It is the current folder, or `BENCH_HOME`. `BENCH_DATABASE_URL`, `MLFLOW_TRACKING_URI`, `BENCH_STUDY_URL` and
+    `BENCH_DATA` name other places for its parts.
+    """
+
+    home: Path
+    environment: Mapping[str, str] = field(default_factory=dict, repr=False)
+
+    @classmethod
+    def current(cls) -> Workspace:
+        """The workspace that the environment names. Nothing is created."""
+        environment = dict(os.environ)
+        return cls(Path(environment.get("BENCH_HOME") or ".").expanduser().resolve(), environment)
+
+    @property
+    def database_url(self) -> str:
+        """The result database."""
+        return self.environment.get("BENCH_DATABASE_URL") or sqlite_url(self.home / "bench.db")
+
+    @property
+    def study_url(self) -> str:
+        """Optuna's database."""
+        return self.environment.get("BENCH_STUDY_URL") or sqlite_url(self.home / "studies.db")
+
+    @property
+    def tracking_uri(self) -> str:
+        """MLflow's store."""
+        return self.environment.get("MLFLOW_TRACKING_URI") or sqlite_url(self.home / "mlflow.db")
+
+    @property
+    def artifacts(self) -> Path:
+        """MLflow's artifact folder."""
+        return self.home / "mlruns"
+
+    @property
+    def checkpoints(self) -> Path:
+        """Checkpoint files, one folder a run."""
+        return self.home / "checkpoints"
+
+    @property
+    def data(self) -> Path:
+        """Data sets, one folder each."""
+        return Path(self.environment.get("BENCH_DATA") or self.home / "data")
+
+    def prepare(self) -> None:
+        """Create the folder, or say in one line why it cannot be written.
+
+        Raises:
+            WorkspaceError: the folder cannot be created or written.
+        """
+        try:
+            self.home.mkdir(parents=True, exist_ok=True)
+            probe = self.home / f".bench-probe-{os.getpid()}"
+            probe.touch()
+            probe.unlink()
+        except OSError as err:
+            raise WorkspaceError(
+                f"Cannot write to the workspace {self.home} ({err.strerror}). Change into a folder that you may write to, or set BENCH_HOME to one."
+            ) from err

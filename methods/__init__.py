@@ -1,0 +1,1 @@
+"""Variational methods: one file, one method."""

@@ -1,0 +1,112 @@
+"""Hamiltonian variational autoencoder: leapfrog steps under the target, with momentum that is cooled on the way."""
+
+from __future__ import annotations
+
+import math
+from typing import Any, ClassVar, Literal
+
+import torch
+from harness.api import Method, Noise, Params, Particles, Problem, log_std_normal, tunable
+from pydantic import BaseModel, Field, model_validator
+from torch import Tensor
+
+
+def logit(p: float) -> float:
+    """The inverse of the logistic function."""
+    return math.log(p / (1 - p))
+
+
+class Hamiltonian(BaseModel, frozen=True):
+    """The fields and the dynamics of tempered Hamiltonian steps."""
+
+    n_leapfrog: int = tunable(10, 1, 20, ge=1, description="leapfrog steps K")
+    tempering: Literal["fixed", "fixed-variance", "free", "none"] = Field("fixed", description="how the momentum is cooled")
+    vary_steps: bool = Field(False, description="a step size for each step as well as for each dimension")
+    max_step: float = tunable(0.5, 0.25, 1.0, log=True, gt=0, description="upper end of every step size")
+    init_step: float = tunable(0.005, 0.001, 0.2, log=True, gt=0, description="first step size, below max_step")
+    init_T0: float = tunable(5.0, 1.1, 20.0, log=True, gt=0, description="first square root of the temperature")
+    init_factor: float = tunable(0.9, 0.5, 0.99, gt=0, lt=1, description="first cooling factor of tempering=free")
+
+    @model_validator(mode="after")
+    def _step_below_its_maximum(self) -> Hamiltonian:
+        if self.init_step >= self.max_step:
+            raise ValueError(f"init_step ({self.init_step:g}) must be below max_step ({self.max_step:g})")
+        return self
+
+    def init_dynamics(self, dim: int) -> Params:
+        """`step` [D] or [K, D], and what the tempering learns: `log_T0` [1] or `factor` [K]."""
+        shape = (self.n_leapfrog, dim) if self.vary_steps else (dim,)
+        params = {"step": torch.full(shape, logit(self.init_step / self.max_step), dtype=torch.float64)}
+        if self.tempering in ("fixed", "fixed-variance"):
+            params["log_T0"] = torch.tensor([math.log(self.init_T0)], dtype=torch.float64)
+        if self.tempering == "free":
+            params["factor"] = torch.full((self.n_leapfrog,), logit(self.init_factor), dtype=torch.float64)
+        return params
+
+    def temperatures(self, params: Params) -> Tensor:
+        r"""$T_0 \dots T_K$, square roots of the temperatures, with $T_K = 1$: [K + 1, R, 1].
+
+        fixed: $T_k = 1 + (T_0 - 1)(1 - k^2/K^2)$; fixed-variance: the same for $T_k^2$; free: $T_{k-1} = T_k / \alpha_k$.
+        """
+        K = self.n_leapfrog
+        if self.tempering == "none":
+            return params["step"].new_ones(K + 1, 1, 1)
+        if self.tempering == "free":
+            log_factor = torch.nn.functional.logsigmoid(params["factor"])  # [R, K]
+            log_T = torch.nn.functional.pad(-log_factor.flip(-1).cumsum(-1).flip(-1), (0, 1))  # T_K = 1
+            return log_T.exp().T[..., None]
+        power = 2 if self.tempering == "fixed-variance" else 1
+        k = torch.arange(K + 1).to(params["log_T0"])[:, None, None]
+        T = 1 + (torch.exp(power * params["log_T0"]) - 1) * (1 - k**2 / K**2)
+        return T.sqrt() if power == 2 else T
+
+    def evolve(self, params: Params, problem: Problem, noise: Noise, n_particles: int) -> tuple[list[Tensor], Tensor, Tensor]:
+        r"""Leapfrog from $z_0 \sim q_0$, $v_0 = T_0 g$, cooling $v_k \leftarrow (T_k / T_{k-1})\, v_k$ after each step.
+
+        One step is $v \mathrel{+}= \tfrac\epsilon2 s(z)$, $z \mathrel{+}= \epsilon v$, $v \mathrel{+}= \tfrac\epsilon2 s(z)$ with $s = \nabla_z \log p(x, z)$:
+        its Jacobian is 1, and the powers of $T_0$ from the start and from the cooling cancel. The score at the end of a step
+        is the one at the start of the next, so K steps take K + 1 scores.
+
+        Returns: $[z_0 \dots z_K]$, each [S, N, D]; $v_K$ [S, N, D]; $-\log q_0(z_0) - \log N(g)$ [S, N].
+        """
+        z = problem.base.sample(noise, n_particles)
+        g = noise.normal(*z.shape, like=z)
+        log_start = -problem.base.log_prob(z) - log_std_normal(g)
+        T = self.temperatures(params)
+        step = self.max_step * torch.sigmoid(params["step"])  # [R, D] or [R, K, D]
+        path, v, score = [z], T[0] * g, problem.score(z)
+        for k in range(1, self.n_leapfrog + 1):
+            epsilon = step[:, k - 1] if self.vary_steps else step
+            v = torch.addcmul(v, epsilon / 2, score)
+            z = torch.addcmul(z, epsilon, v)
+            score = problem.score(z)
+            v = torch.addcmul(v, epsilon / 2, score)
+            v = v if self.tempering == "none" else (T[k] / T[k - 1]) * v
+            path.append(z)
+        return path, v, log_start
+
+
+class HVAE(Hamiltonian, Method, frozen=True):
+    r"""Hamiltonian VAE with K = `n_leapfrog` steps.
+
+    $$\log w = \log p(x, z_K) + \log N(v_K) - \log q_0(z_0) - \log N(g)$$
+
+    Step sizes are `max_step` times a logistic function of a parameter, per dimension; gradients flow through the leapfrog.
+
+    Source: Caterini, Doucet & Sejdinovic 2018, arXiv:1805.11328, Algorithm 1.
+    Departs: the schedule `fixed` is that of the authors' Gaussian code (in T), `fixed-variance` of their MNIST code (in T squared).
+    """
+
+    name: ClassVar[str] = "hvae"
+    source: ClassVar[str] = "arXiv:1805.11328"
+    variants: ClassVar[dict[str, dict[str, Any]]] = {"untempered": {"tempering": "none"}}
+
+    def init(self, dim: int, noise: Noise, n_context: int = 0) -> Params:
+        """`step`, and `log_T0` or `factor`."""
+        return self.init_dynamics(dim)
+
+    def particles(self, params: Params, problem: Problem, noise: Noise, n_particles: int, trace: bool = False) -> Particles:
+        """Evolve draws of the base. Shapes: z [S, N, D], log_w [S, N]."""
+        path, v, log_start = self.evolve(params, problem, noise, n_particles)
+        log_w = problem.log_joint(path[-1]) + log_std_normal(v) + log_start
+        return Particles(path[-1], log_w, torch.stack(path) if trace else None)

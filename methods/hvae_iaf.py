@@ -1,0 +1,43 @@
+"""Hamiltonian steps followed by an inverse autoregressive flow on position and momentum."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+import torch
+from harness.api import Method, Noise, Params, Particles, Problem, log_std_normal
+from methods.hvae import Hamiltonian
+from methods.iaf import Autoregressive
+
+
+class HVAEIAF(Hamiltonian, Autoregressive, Method, frozen=True):
+    r"""HVAE, then an IAF on $(z_K, v_K)$ jointly.
+
+    $$(z, v) = f(z_K, v_K), \qquad
+      \log w = \log p(x, z) + \log N(v) + \log|\det f| - \log q_0(z_0) - \log N(g)$$
+
+    Source: the combination of arXiv:1805.11328 and arXiv:1606.04934, tried in a 2020 re-implementation of the former.
+    Departs: that re-implementation's potential had the likelihood gradient's sign reversed.
+    """
+
+    name: ClassVar[str] = "hvae-iaf"
+    source: ClassVar[str] = "arXiv:1805.11328, arXiv:1606.04934"
+    variants: ClassVar[dict[str, dict[str, Any]]] = {"untempered": {"tempering": "none"}}
+
+    def init(self, dim: int, noise: Noise, n_context: int = 0) -> Params:
+        """hvae's parameters, and iaf's for twice the dimension."""
+        return self.init_dynamics(dim) | self.init_layers(2 * dim, noise, n_context)
+
+    def particles(self, params: Params, problem: Problem, noise: Noise, n_particles: int, trace: bool = False) -> Particles:
+        """Evolve draws of the base, then transform. Shapes: z [S, N, D], log_w [S, N]."""
+        path, v, log_w = self.evolve(params, problem, noise, n_particles)
+        for joint, log_det in self.flow(params, torch.cat([path[-1], v], -1), problem.context):
+            log_w = log_w + log_det
+        z, v = self._split(joint)
+        log_w = log_w + problem.log_joint(z) + log_std_normal(v)
+        return Particles(z, log_w, torch.stack([*path, z]) if trace else None)
+
+    def _split(self, joint: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Position and momentum, in their own order: an even number of layers leaves the joint vector reversed."""
+        z, v = (joint if self.n_layers % 2 else joint.flip(-1)).chunk(2, -1)
+        return z, v

@@ -1,0 +1,1 @@
+"""Stored studies (YAML)."""

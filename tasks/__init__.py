@@ -1,0 +1,1 @@
+"""Inference tasks: one file, one task."""
