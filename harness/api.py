@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, Protocol, TypeVar, overload
 
 import torch
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, Field, model_validator
 from torch import Tensor
 
 from harness.densities import DiagNormal, log_std_normal
@@ -20,8 +20,8 @@ from harness.noise import Noise
 from harness.spec import added_later
 
 __all__ = [
-    "Batch", "Data", "DiagNormal", "Method", "Noise", "Oracle", "Params", "Particles", "Problem", "Task",
-    "added_later", "autograd_score", "log_std_normal", "tunable",
+    "Batch", "Data", "DiagNormal", "Field", "Method", "Noise", "Oracle", "Params", "Particles", "Problem", "Task",
+    "added_later", "autograd_score", "log_std_normal", "model_validator", "tunable",
 ]  # fmt: skip
 
 Batch = dict[str, Any]

@@ -81,8 +81,8 @@ def _fit_generalised_pareto(excess: np.ndarray) -> float:
     n = len(excess)
     n_grid = 30 + int(math.sqrt(n))
     quartile = excess[int(n / 4 + 0.5) - 1]
-    if quartile <= 0:  # a quarter of the tail is tied with its threshold
-        return math.nan
+    if quartile <= 0:  # so few weights carry everything that the others vanish beside them
+        return math.inf
     theta = 1 / excess[-1] + (1 - np.sqrt(n_grid / (np.arange(1, n_grid + 1) - 0.5))) / (3 * quartile)
     shape = np.log1p(-theta[:, None] * excess).mean(1)
     likelihood = n * (np.log(-theta / shape) - shape - 1)

@@ -1,0 +1,116 @@
+"""The scores of a trained stack: bounds with fresh noise, gaps to the exact answers, the task's own metrics, convergence."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from harness import bounds
+from harness.api import Batch, Data, Method, Oracle, Params, Problem, Task
+from harness.noise import Noise
+from harness.optimisers import total_travel
+from harness.spec import Protocol
+from harness.training import State, draw, load_data, streams
+
+PARTICLE_BLOCK = 250
+"""Particles drawn by one generator, and computed at a time: how memory is bounded without touching a number."""
+
+
+@dataclass(frozen=True)
+class Score:
+    """A metric of each replicate [R], with its standard error [R] where it is an estimate."""
+
+    value: Tensor
+    error: Tensor | None = None
+
+
+def log_weights(method: Method, task: Task, problem: Problem, phi: Params, stream_names: list[str], n_particles: int) -> Tensor:
+    """Fresh log-weights, [S, N], drawn a block of particles at a time: a particle's noise depends on its problem and its block alone."""
+    noise = Noise(stream_names)
+    sizes = [min(PARTICLE_BLOCK, n_particles - first) for first in range(0, n_particles, PARTICLE_BLOCK)]
+    return torch.cat([draw(method, task, problem, phi, noise.at(block), size).log_w for block, size in enumerate(sizes)])
+
+
+def evaluate(method: Method, task: Task, protocol: Protocol, state: State) -> dict[str, Score]:
+    """Every score of the stack at its present parameters.
+
+    Where a task has exact answers all is computed in double precision, whatever the precision of training was.
+
+    Returns: `elbo` (nats, with standard error), `log_evidence` (importance sampling, nats, with standard error), `ess` (particles),
+    `pareto_k`; with an oracle `elbo_gap` and `evidence_gap` (nats); the task's metrics; `bound_trend_z` and `travel_used`.
+    """
+    oracle = task.oracle()
+    dtype = torch.float64 if oracle else getattr(torch, protocol.dtype)
+    data = load_data(task, state.seeds, dtype)
+    theta, phi = (state.layout.owned(state.flat.to(dtype), owner) for owner in ("task", "method"))
+    order = Noise(streams(state.seeds, "batch"), shuffled=False)
+    batches = list(task.scored_batches(data, protocol.batch_size, order))
+    with torch.no_grad():
+        rows = [_batch_scores(method, task, protocol, state, theta, phi, data, batch, index) for index, batch in enumerate(batches)]
+        own = {name: Score(value) for name, value in task.metrics(theta, data).items()}
+    return _mean_over(rows) | own | convergence(task, protocol, state)
+
+
+def _batch_scores(
+    method: Method, task: Task, protocol: Protocol, state: State, theta: Params, phi: Params, data: Data, batch: Batch, index: int
+) -> dict[str, Score]:
+    problem = task.problem(theta, batch, protocol.base)
+    log_w = log_weights(method, task, problem, phi, streams(state.seeds, f"eval/{index}"), protocol.eval_particles)
+    evidence, evidence_error = bounds.log_evidence(log_w)
+    scores = {
+        "elbo": Score(bounds.elbo(log_w), bounds.elbo_error(log_w)),
+        "log_evidence": Score(evidence, evidence_error),
+        "ess": Score(bounds.ess(log_w)),
+        "pareto_k": Score(bounds.pareto_k(log_w)),
+    }
+    oracle = task.oracle()
+    return scores | (dict(_gaps(oracle, theta, data, batch, scores["elbo"])) if oracle else {})
+
+
+def _gaps(oracle: Oracle, theta: Params, data: Data, batch: Batch, elbo: Score) -> Iterator[tuple[str, Score]]:
+    """How far the bound is below the evidence, and the evidence below its maximum; nats."""
+    evidence = oracle.log_evidence(theta, batch)
+    yield "elbo_gap", Score(evidence - elbo.value, elbo.error)
+    best = oracle.mle(data)
+    if best is not None:
+        yield "evidence_gap", Score(oracle.log_evidence(best, batch) - evidence)
+
+
+def _mean_over(rows: list[dict[str, Score]]) -> dict[str, Score]:
+    """Each score's mean over batches; of `pareto_k` the worst."""
+    scores = {}
+    for name in rows[0]:
+        values = torch.stack([row[name].value for row in rows])
+        errors = [error for row in rows if (error := row[name].error) is not None]
+        error = torch.stack(errors).square().sum(0).sqrt() / len(rows) if errors else None
+        scores[name] = Score(values.amax(0) if name == "pareto_k" else values.mean(0), error)
+    return scores
+
+
+def convergence(task: Task, protocol: Protocol, state: State) -> dict[str, Score]:
+    """Whether the budget was enough: `bound_trend_z`, where it can be told, and `travel_used`."""
+    moved = (state.flat - state.start).abs()  # [R, P]
+    theta = state.layout.owned(moved, "task")
+    furthest = torch.stack([leaf.flatten(1).amax(1) for leaf in theta.values()]).amax(0)
+    scores = {"travel_used": Score(furthest.double() / total_travel(protocol, state.step))}
+    n_last = state.curve.shape[-1] // 10
+    if n_last >= 5:
+        scores["bound_trend_z"] = Score(trend_z(state.curve[:, 0, -n_last:]))
+    return scores
+
+
+def trend_z(values: Tensor) -> Tensor:
+    r"""Slope over its standard error in a least-squares line through each row: [R, n] -> [R]. Above about 3, the bound still rose.
+
+    $$z = \hat b / \mathrm{se}(\hat b), \qquad \mathrm{se}^2 = \frac{\sum_i e_i^2}{(n - 2) \sum_i (t_i - \bar t)^2}$$
+    """
+    n = values.shape[1]
+    t = torch.arange(n, dtype=values.dtype) - (n - 1) / 2
+    centred = values - values.mean(1, keepdim=True)
+    slope = centred @ t / t.square().sum()
+    residual = (centred - slope[:, None] * t).square().sum(1)
+    return slope / torch.sqrt(residual / (n - 2) / t.square().sum()).clamp(min=math.ulp(0.0))

@@ -1,0 +1,62 @@
+"""Floats that survive every database: NaN and the infinities by name, finite ones exactly."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterable
+
+from harness.store.rows import Curve
+
+FINITE = "finite"
+
+
+def kind_of(value: float) -> str:
+    """`finite`, `nan`, `+inf` or `-inf`."""
+    if math.isnan(value):
+        return "nan"
+    if math.isinf(value):
+        return "+inf" if value > 0 else "-inf"
+    return FINITE
+
+
+def encode(value: float | None) -> tuple[float | None, str | None]:
+    """A number as (what the column can hold, its kind); no number has no kind.
+
+    >>> encode(float("-inf"))
+    (None, '-inf')
+    """
+    if value is None:
+        return None, None
+    value = float(value)
+    kind = kind_of(value)
+    return (value if kind == FINITE else None), kind
+
+
+def decode(value: float | None, kind: str | None) -> float | None:
+    """The number that `encode` took apart."""
+    if kind is None or kind == FINITE:
+        return None if value is None else float(value)
+    return float(kind)
+
+
+def encode_curve(curve: Curve) -> tuple[str, str]:
+    """A curve's steps and values as two JSON arrays; what is not finite is a string.
+
+    >>> encode_curve([(0, 0.1), (1, float("nan"))])
+    ('[0, 1]', '[0.1, "nan"]')
+    """
+    return json.dumps([int(step) for step, _ in curve]), json.dumps([_token(float(value)) for _, value in curve])
+
+
+def decode_curve(steps: str, values: str) -> Curve:
+    """The curve that `encode_curve` took apart."""
+    return list(zip(json.loads(steps), _floats(json.loads(values)), strict=True))
+
+
+def _token(value: float) -> float | str:
+    return value if math.isfinite(value) else kind_of(value)
+
+
+def _floats(tokens: Iterable[float | str]) -> list[float]:
+    return [float(token) for token in tokens]

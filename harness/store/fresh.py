@@ -1,0 +1,107 @@
+"""Opening a database that may not exist yet, while others do the same and any of them may be killed."""
+
+from __future__ import annotations
+
+import errno
+import os
+import tempfile
+import time
+from pathlib import Path
+
+from sqlalchemy import Engine
+
+from harness.store.connect import clear_errors, engine_for, reading, sqlite_file
+from harness.store.upgrade import check_revision, migrate, revision_of, sync_folder
+from harness.workspace import sqlite_url
+
+# A half-built file this old (seconds) is a killed process's: building takes less than one.
+STALE_S = 3600.0
+NO_HARD_LINKS = {errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK}
+
+
+def ready_engine(url: str) -> Engine:
+    """An engine on a database with this program's schema; an empty or missing database gets it silently.
+
+    Raises:
+        SchemaMismatch: the schema is older or newer.
+        StoreError: the database cannot be used.
+    """
+    file = sqlite_file(url)
+    if file is not None:
+        with clear_errors(url):
+            if not file.exists():
+                create_file(file)
+    engine = engine_for(url)
+    try:
+        _require_schema(engine, url)
+    except BaseException:
+        engine.dispose()
+        raise
+    return engine
+
+
+def _require_schema(engine: Engine, url: str) -> None:
+    with reading(engine, url) as connection:
+        revision = revision_of(connection)
+    if revision is None:
+        migrate(engine, url)  # a server's empty database, or an empty file
+    else:
+        check_revision(revision, url)
+
+
+def create_file(file: Path) -> None:
+    """Build a database beside `file` and link it into place whole.
+
+    Whoever links first wins and the others use the winner's; a process killed at any moment leaves either the whole
+    database or none, and at worst a hidden file that nobody opens.
+    """
+    folder = file.parent
+    _remove_stale(file)
+    handle, name = tempfile.mkstemp(prefix=f".{file.name}-", suffix=".new", dir=folder)
+    os.close(handle)
+    part = Path(name)
+    try:
+        _build(part)
+        _publish(part, file)
+    finally:
+        part.unlink(missing_ok=True)
+    sync_folder(folder)
+
+
+def _build(part: Path) -> None:
+    """Run the migrations, move everything from the log into the file, close it, and wait for the disk."""
+    url = sqlite_url(part)
+    engine = engine_for(url)
+    try:
+        migrate(engine, url)
+        with engine.connect() as connection:
+            raw = connection.connection.dbapi_connection
+            if raw is not None:
+                raw.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+    finally:
+        engine.dispose()
+    with part.open("rb+") as opened:
+        os.fsync(opened.fileno())
+    umask = os.umask(0)
+    os.umask(umask)
+    part.chmod(0o666 & ~umask)  # mkstemp's own mode would lock a group out
+
+
+def _publish(part: Path, file: Path) -> None:
+    try:
+        os.link(part, file)
+    except FileExistsError:
+        return
+    except OSError as err:
+        if err.errno not in NO_HARD_LINKS:
+            raise  # else the file system has no hard links: opening the missing file will build it in place, in one transaction
+
+
+def _remove_stale(file: Path) -> None:
+    """Remove what killed processes left of their attempts."""
+    for part in file.parent.glob(f".{file.name}-*.new*"):
+        try:
+            if time.time() - part.stat().st_mtime > STALE_S:
+                part.unlink()
+        except FileNotFoundError:
+            continue

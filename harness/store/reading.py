@@ -1,0 +1,194 @@
+"""What can be asked of the result database. Each function reads in the caller's transaction."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
+
+from sqlalchemy import Connection, Row, Select, Table, func, select
+
+from harness.errors import StoreError
+from harness.spec import Plan, Status
+from harness.store.connect import now
+from harness.store.floats import decode, decode_curve
+from harness.store.rows import ArtifactFile, CheckpointFile, Curve, HistoryRow, Metric, Owner, RunRow
+from harness.store.schema import artifacts, checkpoints, curves, environments, metrics, plans, run_history, runs
+
+# Values in one IN list: far below every database's limit.
+CHUNK = 500
+
+
+def chunks(keys: Iterable[str]) -> Iterator[list[str]]:
+    """The distinct keys in order, a few hundred at a time."""
+    distinct = list(dict.fromkeys(keys))
+    for start in range(0, len(distinct), CHUNK):
+        yield distinct[start : start + CHUNK]
+
+
+def owner_of(row: Row[Any]) -> Owner | None:
+    """The process that a row of `runs` names as its holder."""
+    if row.owner_host is None:
+        return None
+    return Owner(row.owner_host, row.owner_boot_id, row.owner_pid, row.owner_process_start)
+
+
+def is_held(row: Row[Any], at: float) -> bool:
+    """Whether a living process holds the run: its lease has not expired, and it is not known to have ended."""
+    if row.status != Status.RUNNING or row.lease_expires is None or row.lease_expires <= at:
+        return False
+    owner = owner_of(row)
+    return owner is not None and not owner.is_gone()
+
+
+def run_row(row: Row[Any]) -> RunRow:
+    """A row of `runs` as plain values."""
+    return RunRow(
+        key=row.key,
+        cell=row.cell,
+        method=row.method,
+        task=row.task,
+        task_label=row.task_label,
+        seed=row.seed,
+        spec=json.loads(row.spec),
+        status=Status(row.status),
+        reason=row.reason,
+        step=row.step,
+        steps=row.steps,
+        settings=json.loads(row.settings),
+        source_hash=row.source_hash,
+        protocol=row.protocol,
+        created_at=row.created_at,
+        started_at=row.started_at,
+        finished_at=row.finished_at,
+        wall_s=row.wall_s,
+        fence=row.fence,
+        crashes=row.crashes,
+        owner=owner_of(row),
+        lease_expires=row.lease_expires,
+        mlflow_run_id=row.mlflow_run_id,
+        revision=row.revision,
+        mirrored_revision=row.mirrored_revision,
+    )
+
+
+def rows(connection: Connection, keys: Sequence[str]) -> dict[str, RunRow]:
+    """The runs of these keys that are stored, in the keys' order."""
+    found = {row.key: run_row(row) for part in chunks(keys) for row in connection.execute(select(runs).where(runs.c.key.in_(part)))}
+    return {key: found[key] for key in dict.fromkeys(keys) if key in found}
+
+
+def find(connection: Connection, prefix: str) -> list[RunRow]:
+    """The runs whose keys begin with `prefix`, sorted by key."""
+    start = prefix.lower()
+    if not re.fullmatch("[0-9a-f]*", start):
+        return []
+    # No key has a letter behind f, so this range is the prefix's, and the index finds it.
+    query = select(runs).where(runs.c.key >= start, runs.c.key < start + "g") if start else select(runs)
+    return [run_row(row) for row in connection.execute(query.order_by(runs.c.key))]
+
+
+def recent(connection: Connection, limit: int, method: str | None, task_label: str | None, status: str | None) -> list[RunRow]:
+    """The newest runs first, of one method, task or status where they are given."""
+    query: Select[Any] = select(runs).order_by(runs.c.created_at.desc(), runs.c.key).limit(limit)
+    wanted = {"method": method, "task_label": task_label, "status": status}
+    for name, value in wanted.items():
+        if value is not None:
+            query = query.where(runs.c[name] == str(value))
+    return [run_row(row) for row in connection.execute(query)]
+
+
+def count(connection: Connection) -> dict[str, int]:
+    """The number of runs by status."""
+    found = connection.execute(select(runs.c.status, func.count()).group_by(runs.c.status)).all()
+    return {row[0]: row[1] for row in sorted(found, key=lambda row: row[0])}
+
+
+def metrics_of(connection: Connection, keys: Sequence[str]) -> dict[str, dict[str, Metric]]:
+    """The metrics by run and name; a stored run without any is left out."""
+    found: dict[str, dict[str, Metric]] = {}
+    for part in chunks(keys):
+        for row in connection.execute(select(metrics).where(metrics.c.run.in_(part)).order_by(metrics.c.run, metrics.c.name)):
+            value = decode(row.value, row.kind)
+            if value is None:
+                raise StoreError(f"The metric '{row.name}' of run {row.run} has no value. Put a backup in the database's place.")
+            found.setdefault(row.run, {})[row.name] = Metric(value, decode(row.se, row.se_kind))
+    return found
+
+
+def curves_of(connection: Connection, key: str) -> dict[str, Curve]:
+    """The curves of a run by name: pairs of step and value."""
+    found = connection.execute(select(curves).where(curves.c.run == key).order_by(curves.c.name)).mappings()
+    return {row["name"]: decode_curve(row["steps"], row["values"]) for row in found}
+
+
+def checkpoint_file(row: Row[Any]) -> CheckpointFile:
+    """A row of `checkpoints` as plain values."""
+    return CheckpointFile(row.role, row.step, row.path, row.sha256, row.size)
+
+
+def checkpoints_of(connection: Connection, key: str) -> list[CheckpointFile]:
+    """The checkpoints of a run, the one saved last first."""
+    found = connection.execute(select(checkpoints).where(checkpoints.c.run == key).order_by(checkpoints.c.id.desc()))
+    return [checkpoint_file(row) for row in found]
+
+
+def artifacts_of(connection: Connection, key: str) -> list[ArtifactFile]:
+    """The pictures and tables of a run, sorted by name."""
+    found = connection.execute(select(artifacts).where(artifacts.c.run == key).order_by(artifacts.c.name))
+    return [ArtifactFile(row.name, row.path, row.sha256, row.size) for row in found]
+
+
+def history(connection: Connection, key: str) -> list[HistoryRow]:
+    """Every change of a run's status, the first one first."""
+    found = connection.execute(select(run_history).where(run_history.c.run == key).order_by(run_history.c.id))
+    return [HistoryRow(row.at, Status(row.status), row.reason, row.step, row.fence, row.owner) for row in found]
+
+
+def plans_by_digest(connection: Connection, digests: Iterable[str | None]) -> dict[str, Plan]:
+    """The stored plans of these names."""
+    wanted = [name for name in digests if name is not None]
+    return {
+        row.digest: Plan.model_validate_json(row.plan)
+        for part in chunks(wanted)
+        for row in connection.execute(select(plans).where(plans.c.digest.in_(part)))
+    }
+
+
+def plan(connection: Connection, key: str) -> Plan | None:
+    """The plan with which a run was begun; None before that."""
+    text = connection.execute(_joined(plans, key).with_only_columns(plans.c.plan)).scalar()
+    return None if text is None else Plan.model_validate_json(text)
+
+
+def environment(connection: Connection, key: str) -> dict[str, Any]:
+    """What the run's last attempt ran on; empty before that."""
+    text = connection.execute(_joined(environments, key).with_only_columns(environments.c.environment)).scalar()
+    return {} if text is None else json.loads(text)
+
+
+def _joined(table: Table, key: str) -> Select[Any]:
+    return select(table).join(runs).where(runs.c.key == key)
+
+
+def holders(connection: Connection, keys: Sequence[str]) -> dict[str, tuple[Owner, float, float]]:
+    """The living holder of each running run, since when, and when its lease expires."""
+    at = now(connection)
+    found: dict[str, tuple[Owner, float, float]] = {}
+    for part in chunks(keys):
+        for row in connection.execute(select(runs).where(runs.c.key.in_(part), runs.c.status == Status.RUNNING.value)):
+            owner = owner_of(row)
+            if owner is not None and is_held(row, at):
+                found[row.key] = (owner, row.claimed_at, row.lease_expires)
+    return found
+
+
+def unmirrored(connection: Connection, keys: Sequence[str] | None) -> list[RunRow]:
+    """The runs whose mirror is behind, the oldest first; all of them, or those among `keys`."""
+    behind = select(runs).where(runs.c.mirrored_revision < runs.c.revision)
+    if keys is None:
+        found = list(connection.execute(behind))
+    else:
+        found = [row for part in chunks(keys) for row in connection.execute(behind.where(runs.c.key.in_(part)))]
+    return [run_row(row) for row in sorted(found, key=lambda row: (row.created_at, row.key))]

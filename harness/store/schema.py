@@ -1,0 +1,157 @@
+"""The tables. `migrations/` builds the same ones step by step; a test compares the two."""
+
+from __future__ import annotations
+
+from sqlalchemy import (
+    BigInteger,
+    Column,
+    Double,
+    ForeignKey,
+    Index,
+    Integer,
+    MetaData,
+    Table,
+    Text,
+    UniqueConstraint,
+    text,
+)
+
+metadata = MetaData(
+    naming_convention={
+        "pk": "pk_%(table_name)s",
+        "fk": "fk_%(table_name)s_%(column_0_name)s",
+        "uq": "uq_%(table_name)s_%(column_0_N_name)s",
+        "ix": "ix_%(table_name)s_%(column_0_N_name)s",
+    }
+)
+
+# SQLite numbers rows by itself only where the type is exactly INTEGER.
+RowNumber = BigInteger().with_variant(Integer(), "sqlite")
+
+
+def _run(primary: bool = False) -> Column[str]:
+    """The run that a row belongs to, and with which it goes."""
+    return Column("run", Text, ForeignKey("runs.key", ondelete="CASCADE"), primary_key=primary, nullable=False)
+
+
+# A stack's plan is stored once; its members point to it.
+plans = Table(
+    "plans",
+    metadata,
+    Column("digest", Text, primary_key=True),
+    Column("plan", Text, nullable=False),
+)
+
+environments = Table(
+    "environments",
+    metadata,
+    Column("digest", Text, primary_key=True),
+    Column("environment", Text, nullable=False),
+)
+
+# Times are seconds since 1970, UTC; leases and history carry the database's clock.
+runs = Table(
+    "runs",
+    metadata,
+    Column("key", Text, primary_key=True),
+    Column("cell", Text, nullable=False),
+    Column("method", Text, nullable=False),
+    Column("task", Text, nullable=False),
+    Column("task_label", Text, nullable=False),
+    Column("seed", BigInteger, nullable=False),
+    Column("spec", Text, nullable=False),
+    Column("status", Text, nullable=False),
+    Column("reason", Text),
+    Column("step", BigInteger, nullable=False, server_default=text("0")),
+    Column("steps", BigInteger, nullable=False),
+    Column("settings", Text, nullable=False),
+    Column("source_hash", Text, nullable=False),
+    Column("protocol", Text, nullable=False),
+    Column("created_at", Double, nullable=False),
+    Column("started_at", Double),
+    Column("finished_at", Double),
+    Column("wall_s", Double, nullable=False, server_default=text("0")),
+    Column("fence", Integer, nullable=False, server_default=text("0")),
+    Column("crashes", Integer, nullable=False, server_default=text("0")),
+    Column("owner_host", Text),
+    Column("owner_boot_id", Text),
+    Column("owner_pid", BigInteger),
+    Column("owner_process_start", BigInteger),
+    Column("claimed_at", Double),
+    Column("lease_expires", Double),
+    Column("plan", Text, ForeignKey("plans.digest")),
+    Column("environment", Text, ForeignKey("environments.digest")),
+    Column("mlflow_run_id", Text),
+    Column("revision", BigInteger, nullable=False, server_default=text("0")),
+    Column("mirrored_revision", BigInteger, nullable=False, server_default=text("-1")),
+    Index(None, "cell"),
+    Index(None, "status"),
+    Index(None, "task", "method"),
+    Index(None, "created_at"),
+)
+# Few runs are ahead of their mirror: this index holds those only.
+Index(
+    "ix_runs_unmirrored",
+    runs.c.key,
+    sqlite_where=runs.c.mirrored_revision < runs.c.revision,
+    postgresql_where=runs.c.mirrored_revision < runs.c.revision,
+)
+
+run_history = Table(
+    "run_history",
+    metadata,
+    Column("id", RowNumber, primary_key=True),
+    _run(),
+    Column("at", Double, nullable=False),
+    Column("status", Text, nullable=False),
+    Column("reason", Text),
+    Column("step", BigInteger, nullable=False),
+    Column("fence", Integer, nullable=False),
+    Column("owner", Text),
+    Index(None, "run"),
+)
+
+# SQLite stores NaN as NULL, so `kind` tells finite, nan, +inf and -inf apart.
+metrics = Table(
+    "metrics",
+    metadata,
+    _run(primary=True),
+    Column("name", Text, primary_key=True),
+    Column("value", Double),
+    Column("kind", Text, nullable=False),
+    Column("se", Double),
+    Column("se_kind", Text),
+)
+
+curves = Table(
+    "curves",
+    metadata,
+    _run(primary=True),
+    Column("name", Text, primary_key=True),
+    Column("steps", Text, nullable=False),
+    Column("values", Text, nullable=False),
+)
+
+checkpoints = Table(
+    "checkpoints",
+    metadata,
+    Column("id", RowNumber, primary_key=True),
+    _run(),
+    Column("role", Text, nullable=False),
+    Column("step", BigInteger, nullable=False),
+    Column("path", Text, nullable=False),
+    Column("sha256", Text, nullable=False),
+    Column("size", BigInteger, nullable=False),
+    Column("created_at", Double, nullable=False),
+    UniqueConstraint("run", "role", "step"),
+)
+
+artifacts = Table(
+    "artifacts",
+    metadata,
+    _run(primary=True),
+    Column("name", Text, primary_key=True),
+    Column("path", Text, nullable=False),
+    Column("sha256", Text, nullable=False),
+    Column("size", BigInteger, nullable=False),
+)

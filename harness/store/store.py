@@ -1,0 +1,237 @@
+"""The result database as the rest of the program sees it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
+from types import TracebackType
+from typing import Any
+
+from sqlalchemy import Connection, Engine
+
+from harness.spec import Plan, Status
+from harness.store import claims as claiming
+from harness.store import connect, fresh, reading, writing
+from harness.store.rows import (
+    ArtifactFile,
+    CheckpointFile,
+    Claim,
+    Curve,
+    HistoryRow,
+    Metric,
+    NewRun,
+    Outcome,
+    Owner,
+    RunRow,
+    Saved,
+)
+
+LEASE_S = 60.0
+
+
+class ResultStore:
+    """Runs, who holds them, and their results, in a SQLite file or on a PostgreSQL server.
+
+    Every method is one transaction. Threads may share a store; a child process opens its own.
+
+    A run belongs to the process whose claim raised its fence last. The lease says for how long others must believe that
+    the process lives; on the same host they look for themselves. Every method that takes a claim raises `LeaseLost`, and
+    writes nothing, when the run belongs to someone else meanwhile. Every method raises `StoreError` when the database
+    is locked, damaged or away.
+    """
+
+    def __init__(self, engine: Engine, url: str) -> None:
+        self._engine = engine
+        self._url = url
+
+    @classmethod
+    def open(cls, url: str) -> ResultStore:
+        """Open a database; a missing or empty one is created.
+
+        Raises:
+            SchemaMismatch: its schema is older or newer than this program.
+            UsageError: the address is of no kind that is supported.
+        """
+        return cls(fresh.ready_engine(url), url)
+
+    def close(self) -> None:
+        """Let go of the database."""
+        self._engine.dispose()
+
+    def __enter__(self) -> ResultStore:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        return f"ResultStore({connect.label(self._url)!r})"
+
+    def _read(self) -> AbstractContextManager[Connection]:
+        return connect.reading(self._engine, self._url)
+
+    def _write(self) -> AbstractContextManager[Connection]:
+        return connect.writing(self._engine, self._url)
+
+    # Reading
+
+    def rows(self, keys: Sequence[str]) -> dict[str, RunRow]:
+        """The runs of these keys that are stored, in the keys' order."""
+        with self._read() as connection:
+            return reading.rows(connection, keys)
+
+    def find(self, prefix: str) -> list[RunRow]:
+        """The runs whose keys begin with `prefix`, sorted by key."""
+        with self._read() as connection:
+            return reading.find(connection, prefix)
+
+    def recent(
+        self, limit: int = 50, *, method: str | None = None, task_label: str | None = None, status: str | None = None
+    ) -> list[RunRow]:
+        """The newest runs first."""
+        with self._read() as connection:
+            return reading.recent(connection, limit, method, task_label, status)
+
+    def count(self) -> dict[str, int]:
+        """The number of runs by status; a status without runs is left out."""
+        with self._read() as connection:
+            return reading.count(connection)
+
+    def metrics(self, keys: Sequence[str]) -> dict[str, dict[str, Metric]]:
+        """The metrics by run and name; a run without any is left out."""
+        with self._read() as connection:
+            return reading.metrics_of(connection, keys)
+
+    def curves(self, key: str) -> dict[str, Curve]:
+        """The curves of a run by name: pairs of step and value."""
+        with self._read() as connection:
+            return reading.curves_of(connection, key)
+
+    def checkpoints(self, key: str) -> list[CheckpointFile]:
+        """The checkpoints of a run, the one saved last first."""
+        with self._read() as connection:
+            return reading.checkpoints_of(connection, key)
+
+    def artifacts(self, key: str) -> list[ArtifactFile]:
+        """The pictures and tables of a run, sorted by name."""
+        with self._read() as connection:
+            return reading.artifacts_of(connection, key)
+
+    def history(self, key: str) -> list[HistoryRow]:
+        """Every change of a run's status, the first one first."""
+        with self._read() as connection:
+            return reading.history(connection, key)
+
+    def plan(self, key: str) -> Plan | None:
+        """The plan with which a run was begun; None before that."""
+        with self._read() as connection:
+            return reading.plan(connection, key)
+
+    def environment(self, key: str) -> dict[str, Any]:
+        """What the run's last attempt ran on; empty before that."""
+        with self._read() as connection:
+            return reading.environment(connection, key)
+
+    def holders(self, keys: Sequence[str]) -> dict[str, tuple[Owner, float, float]]:
+        """The living holder of each running run, since when, and when its lease expires (database's clock)."""
+        with self._read() as connection:
+            return reading.holders(connection, keys)
+
+    # Claims
+
+    def enqueue(self, runs: Sequence[NewRun]) -> None:
+        """Add the runs that are not stored yet; the others stay as they are."""
+        with self._write() as connection:
+            writing.enqueue(connection, runs)
+
+    def claim(self, keys: Sequence[str], owner: Owner, lease_s: float = LEASE_S) -> list[Claim]:
+        """Take every listed run that is free: queued, interrupted, timed out, or running under a void lease.
+
+        Members of a stack are taken together, listed or not, or not at all while a living process holds one of them.
+        A run whose process died for the third time without a new checkpoint in between is failed instead.
+
+        Returns:
+            The claims, in the order of `keys`; then those of members that were not listed.
+        """
+        with self._write() as connection:
+            return claiming.claim(connection, keys, owner, lease_s)
+
+    def heartbeat(self, claims: Sequence[Claim], lease_s: float = LEASE_S) -> None:
+        """Prolong the leases to `lease_s` seconds from now; runs that the claim has ended stay as they are."""
+        with self._write() as connection:
+            claiming.heartbeat(connection, claims, lease_s)
+
+    def release(self, claims: Sequence[Claim], status: Status, reason: str | None) -> None:
+        """Give runs back as interrupted, timeout or queued; runs that the claim has ended stay as they are."""
+        with self._write() as connection:
+            claiming.release(connection, claims, status, reason)
+
+    # Writing
+
+    def begin(self, claims: Sequence[Claim], plan: Plan, environment: dict[str, Any]) -> None:
+        """Store the plan with the runs that have none, and the environment of this attempt with all of them."""
+        with self._write() as connection:
+            writing.begin(connection, claims, plan, environment)
+
+    def save(self, claims: Sequence[Claim], saved: Sequence[Saved]) -> list[CheckpointFile]:
+        """Store the progress of a stack's members; those that have ended stay as they are.
+
+        Returns:
+            The checkpoints that are no longer in the database: their files may be deleted.
+        """
+        with self._write() as connection:
+            return writing.save(connection, claims, saved)
+
+    def finish(self, claim: Claim, outcome: Outcome) -> list[CheckpointFile]:
+        """Store how a run ended and let go of it; returns what `save` returns."""
+        return self.finish_all([claim], [outcome])
+
+    def finish_all(self, claims: Sequence[Claim], outcomes: Sequence[Outcome]) -> list[CheckpointFile]:
+        """Store how several runs ended: all of them, or none."""
+        with self._write() as connection:
+            return writing.finish_all(connection, claims, outcomes)
+
+    def reset(self, keys: Sequence[str]) -> list[CheckpointFile]:
+        """Put runs back to their start, without results; the history stays. Returns what `save` returns.
+
+        Raises:
+            UsageError: a living process holds one of them; nothing is changed.
+        """
+        with self._write() as connection:
+            return writing.reset(connection, keys)
+
+    def restart_crash_count(self, keys: Sequence[str]) -> None:
+        """Queue the runs again that failed because their processes died; others stay as they are."""
+        with self._write() as connection:
+            writing.restart_crash_count(connection, keys)
+
+    def delete(self, keys: Sequence[str]) -> list[CheckpointFile]:
+        """Remove runs with all that belongs to them. Returns what `save` returns.
+
+        Raises:
+            UsageError: a living process holds one of them; nothing is removed.
+        """
+        with self._write() as connection:
+            return writing.remove(connection, keys)
+
+    # The mirror
+
+    def unmirrored(self, keys: Sequence[str] | None = None) -> list[RunRow]:
+        """The runs whose mirror is behind, the oldest first; all of them, or those among `keys`."""
+        with self._read() as connection:
+            return reading.unmirrored(connection, keys)
+
+    def set_mlflow_run(self, key: str, mlflow_run_id: str) -> str:
+        """Name the run's mirror, unless it has a name; returns the name that it has now."""
+        with self._write() as connection:
+            return writing.set_mlflow_run(connection, key, mlflow_run_id)
+
+    def mirrored(self, key: str, revision: int) -> None:
+        """Note that the mirror shows this revision; it never goes back."""
+        with self._write() as connection:
+            writing.mirrored(connection, key, revision)
+
+    def clear_mirror(self, keys: Sequence[str] | None) -> None:
+        """Forget the mirror of these runs, or of all of them, so that it is built anew."""
+        with self._write() as connection:
+            writing.clear_mirror(connection, keys)

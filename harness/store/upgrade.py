@@ -1,0 +1,186 @@
+"""Schema revisions, backups, and what `bench db` shows. Alembic is imported only when a schema changes."""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy import Connection, Engine, func, inspect, select, text
+
+from harness.errors import SchemaMismatch, StoreError, UsageError
+from harness.store.connect import clear_errors, engine_for, label, reading, sqlite_file, writing
+from harness.store.schema import metadata, runs
+
+VERSION_TABLE = "bench_alembic_version"
+REVISIONS = ("0001",)  # oldest first; migrations/versions has a file for each
+HEAD = REVISIONS[-1]
+# "bench" in ASCII: the name of the server's lock under which a schema is changed.
+SCHEMA_LOCK = 0x62656E6368
+
+
+def revision_of(connection: Connection) -> str | None:
+    """The schema's revision; None where there is no schema."""
+    if not inspect(connection).has_table(VERSION_TABLE):
+        return None
+    return connection.execute(text(f"SELECT version_num FROM {VERSION_TABLE}")).scalar()
+
+
+def current_revision(engine: Engine) -> str | None:
+    """The revision of a database's schema; None where there is no schema."""
+    with reading(engine, str(engine.url.render_as_string(hide_password=False))) as connection:
+        return revision_of(connection)
+
+
+def check_revision(revision: str | None, url: str) -> None:
+    """Pass only the revision that this program is written for.
+
+    Raises:
+        SchemaMismatch: the schema is older (an upgrade must be asked for) or newer.
+    """
+    if revision == HEAD:
+        return
+    if revision in REVISIONS:
+        raise SchemaMismatch(f"The result database {label(url)} has schema {revision}, this program needs {HEAD}: run: bench db upgrade")
+    raise _newer(revision, url)
+
+
+def _newer(revision: str | None, url: str) -> SchemaMismatch:
+    return SchemaMismatch(
+        f"The result database {label(url)} has schema {revision}, which this program does not know (it knows up to {HEAD}): "
+        "a newer release made it. Install that release, or name another database with BENCH_DATABASE_URL."
+    )
+
+
+def migrate(engine: Engine, url: str) -> str | None:
+    """Bring the schema to `HEAD` in one transaction, one process at a time, and return the revision before.
+
+    Raises:
+        SchemaMismatch: the schema is newer than this program.
+        StoreError: the database has tables of the same names that are another program's.
+    """
+    with writing(engine, url) as connection:
+        if connection.dialect.name == "postgresql":
+            connection.execute(select(func.pg_advisory_xact_lock(SCHEMA_LOCK)))
+        before = revision_of(connection)
+        if before is None:
+            _refuse_foreign_tables(connection, url)
+        elif before not in REVISIONS:
+            raise _newer(before, url)
+        if before != HEAD:
+            _run_migrations(connection)
+    return before
+
+
+def _refuse_foreign_tables(connection: Connection, url: str) -> None:
+    clashes = sorted(set(metadata.tables) & set(inspect(connection).get_table_names()))
+    if clashes:
+        raise StoreError(
+            f"{label(url)} is not a result database: another program made its tables ({', '.join(clashes)}). "
+            "Name a database of its own with BENCH_DATABASE_URL."
+        )
+
+
+def _run_migrations(connection: Connection) -> None:
+    from alembic import command
+    from alembic.config import Config
+
+    config = Config()
+    config.set_main_option("script_location", str(Path(__file__).parent / "migrations").replace("%", "%%"))
+    config.set_main_option("path_separator", "os")
+    config.attributes["connection"] = connection
+    command.upgrade(config, HEAD)
+
+
+def upgrade(url: str) -> str | None:
+    """Bring an existing database, or an empty server, to this program's schema; return the revision before.
+
+    Raises:
+        StoreError: there is no such file, or it cannot be used.
+    """
+    _require_file(url)
+    engine = engine_for(url, foreign_keys=False)
+    try:
+        return migrate(engine, url)
+    finally:
+        engine.dispose()
+
+
+def _require_file(url: str) -> None:
+    file = sqlite_file(url)
+    if file is not None and not file.is_file():
+        raise StoreError(f"There is no result database at {file}. The first bench run creates it.")
+
+
+def backup(url: str, path: Path | str) -> None:
+    """Copy a SQLite database, also while others write to it. The copy appears whole, or not at all.
+
+    Raises:
+        UsageError: the database is a server's, which has its own tool for this.
+        StoreError: it cannot be read, or the copy cannot be written.
+    """
+    source, target = sqlite_file(url), Path(path)
+    if source is None:
+        raise UsageError(f"{label(url)} is on a server. Use pg_dump to back it up.")
+    _require_file(url)
+    if target.exists() and target.samefile(source):
+        raise UsageError(f"{target} is the database itself. Name another file for its backup.")
+    part = target.with_name(f".{target.name}.{os.getpid()}.part")
+    try:
+        _copy(source, part)
+        os.replace(part, target)
+        sync_folder(target.parent)
+    except (sqlite3.Error, OSError) as err:
+        part.unlink(missing_ok=True)
+        raise StoreError(f"Cannot copy {source} to {target}: {err}.") from err
+
+
+def _copy(source: Path, target: Path) -> None:
+    """Copy a database page by page and make the copy durable."""
+    with closing(sqlite3.connect(source)) as reader, closing(sqlite3.connect(target)) as writer:
+        reader.backup(writer)
+        writer.execute("PRAGMA journal_mode = DELETE")  # one file, with nothing beside it
+    with target.open("rb+") as file:
+        os.fsync(file.fileno())
+
+
+def sync_folder(folder: Path) -> None:
+    """Make the names in a folder durable, where the system can."""
+    try:
+        handle = os.open(folder, os.O_RDONLY)
+    except OSError:
+        return  # Windows opens no folders
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def info(url: str) -> dict[str, Any]:
+    """The database's address without its password, its revision, its runs by status, and its size in bytes."""
+    _require_file(url)
+    engine = engine_for(url)
+    try:
+        with reading(engine, url) as connection:
+            revision = revision_of(connection)
+            counts = connection.execute(select(runs.c.status, func.count()).group_by(runs.c.status)).all() if revision else []
+            size = _size(connection, url)
+    finally:
+        engine.dispose()
+    return {
+        "url": label(url),
+        "revision": revision,
+        "head": HEAD,
+        "runs": {status: count for status, count in sorted((row[0], row[1]) for row in counts)},
+        "size_bytes": size,
+    }
+
+
+def _size(connection: Connection, url: str) -> int:
+    file = sqlite_file(url)
+    if file is None:
+        return int(connection.execute(text("SELECT pg_database_size(current_database())")).scalar_one())
+    with clear_errors(url):
+        return file.stat().st_size

@@ -1,0 +1,236 @@
+"""What is written into the result database. Each function writes in the caller's transaction."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from sqlalchemy import Connection, Table, delete, insert, select, update
+from sqlalchemy.dialects import postgresql, sqlite
+
+from harness.errors import LeaseLost, StoreError
+from harness.spec import Plan, Status, canonical_json, digest
+from harness.store.claims import CRASHED, NO_OWNER, change, fenced, fenced_running, lock, record, refuse_held
+from harness.store.connect import now
+from harness.store.floats import encode, encode_curve
+from harness.store.reading import checkpoint_file, chunks, is_held
+from harness.store.rows import ArtifactFile, CheckpointFile, Claim, Curve, Metric, NewRun, Outcome, Saved
+from harness.store.schema import artifacts, checkpoints, curves, environments, metrics, plans, runs
+
+# A damaged checkpoint falls back to the one before; other roles need their newest only.
+KEPT = {"last": 2}
+
+
+def _insert_new(connection: Connection, table: Table) -> Any:
+    """An INSERT that leaves a row alone which is already there."""
+    dialect = postgresql if connection.dialect.name == "postgresql" else sqlite
+    return dialect.insert(table).on_conflict_do_nothing()
+
+
+def enqueue(connection: Connection, new: Sequence[NewRun]) -> None:
+    """Add the runs that are not stored yet."""
+    at = now(connection)
+    # A microsecond apart, so that the newest first is also the last listed first.
+    values = [_new_row(run, at + 1e-6 * number) for number, run in enumerate(new)]
+    values.sort(key=lambda row: row["key"])  # two writers of the same runs lock them in the same order
+    if not values:
+        return
+    added = connection.execute(_insert_new(connection, runs).returning(runs.c.key), values).scalars()
+    queued = {"at": at, "status": Status.QUEUED.value, "reason": None, "step": 0, "fence": 0, "owner": None}
+    record(connection, [{"run": key, **queued} for key in added])
+
+
+def _new_row(run: NewRun, at: float) -> dict[str, Any]:
+    spec = run.spec
+    return {
+        "key": spec.key,
+        "cell": spec.cell,
+        "method": spec.method,
+        "task": spec.task,
+        "task_label": run.task_label,
+        "seed": spec.seed,
+        "spec": canonical_json(spec.plain()),
+        "status": Status.QUEUED.value,
+        "steps": spec.steps,
+        "settings": canonical_json(run.settings),
+        "source_hash": run.source_hash,
+        "protocol": run.protocol,
+        "created_at": at,
+    }
+
+
+def begin(connection: Connection, claims: Sequence[Claim], plan: Plan, environment: dict[str, Any]) -> None:
+    """Store the plan with the runs that have none, and the environment with all of them."""
+    live = fenced_running(connection, claims)
+    values = plan.model_dump(mode="json")
+    plan_name, environment_name = digest(values), digest(environment)
+    connection.execute(_insert_new(connection, plans).values(digest=plan_name, plan=canonical_json(values)))
+    named = {"digest": environment_name, "environment": canonical_json(environment)}
+    connection.execute(_insert_new(connection, environments).values(**named))
+    for part in chunks(live):
+        chosen = update(runs).where(runs.c.key.in_(part))
+        connection.execute(chosen.values(environment=environment_name, revision=runs.c.revision + 1))
+        connection.execute(chosen.where(runs.c.plan.is_(None)).values(plan=plan_name))
+
+
+def save(connection: Connection, claims: Sequence[Claim], saved: Sequence[Saved]) -> list[CheckpointFile]:
+    """Store the progress of every member that still runs; return the checkpoints that are no longer kept."""
+    live = fenced_running(connection, claims)
+    at = now(connection)
+    dropped: list[CheckpointFile] = []
+    for claim, progress in zip(claims, saved, strict=True):
+        if claim.key in live:
+            values: dict[str, Any] = {"step": progress.step, "wall_s": progress.wall_s, "revision": runs.c.revision + 1}
+            if progress.checkpoint is not None:
+                values["crashes"] = 0  # deaths count only where no checkpoint lies between them
+            connection.execute(update(runs).where(runs.c.key == claim.key).values(**values))
+            _write_curves(connection, claim.key, progress.curves)
+            dropped += _write_checkpoint(connection, claim.key, progress.checkpoint, at)
+    return dropped
+
+
+def finish_all(connection: Connection, claims: Sequence[Claim], outcomes: Sequence[Outcome]) -> list[CheckpointFile]:
+    """Store how these runs ended, and let go of them; return the checkpoints that are no longer kept."""
+    locked = fenced(connection, claims)
+    at = now(connection)
+    dropped: list[CheckpointFile] = []
+    lines = []
+    for claim, outcome in zip(claims, outcomes, strict=True):
+        row = locked[claim.key]
+        if row.status != Status.RUNNING:
+            raise LeaseLost(f"Run {row.key} has ended already ({row.status}). Nothing more is written.")
+        if outcome.status in (Status.QUEUED, Status.RUNNING):
+            raise ValueError(f"a run does not end as {outcome.status}")
+        dropped += _finish_one(connection, claim.key, outcome, at)
+        lines.append(change(row, at, outcome.status, outcome.reason, step=outcome.step))
+    record(connection, lines)
+    return dropped
+
+
+def _finish_one(connection: Connection, key: str, outcome: Outcome, at: float) -> list[CheckpointFile]:
+    values = {
+        "status": outcome.status.value,
+        "reason": outcome.reason,
+        "step": outcome.step,
+        "wall_s": outcome.wall_s,
+        "finished_at": at,
+        "revision": runs.c.revision + 1,
+        **NO_OWNER,
+    }
+    connection.execute(update(runs).where(runs.c.key == key).values(**values))
+    _write_metrics(connection, key, outcome.metrics)
+    _write_curves(connection, key, outcome.curves)
+    _write_artifacts(connection, key, outcome.artifacts)
+    return _write_checkpoint(connection, key, outcome.checkpoint, at)
+
+
+def _write_metrics(connection: Connection, key: str, values: dict[str, Metric]) -> None:
+    connection.execute(delete(metrics).where(metrics.c.run == key))
+    if values:
+        connection.execute(insert(metrics), [_metric_row(key, name, metric) for name, metric in values.items()])
+
+
+def _metric_row(key: str, name: str, metric: Metric) -> dict[str, Any]:
+    (value, kind), (se, se_kind) = encode(metric.value), encode(metric.se)
+    return {"run": key, "name": name, "value": value, "kind": kind, "se": se, "se_kind": se_kind}
+
+
+def _write_curves(connection: Connection, key: str, values: dict[str, Curve]) -> None:
+    if not values:
+        return
+    connection.execute(delete(curves).where(curves.c.run == key, curves.c.name.in_(list(values))))
+    encoded = {name: encode_curve(curve) for name, curve in values.items()}
+    connection.execute(insert(curves), [{"run": key, "name": name, "steps": pair[0], "values": pair[1]} for name, pair in encoded.items()])
+
+
+def _write_artifacts(connection: Connection, key: str, files: Sequence[ArtifactFile]) -> None:
+    connection.execute(delete(artifacts).where(artifacts.c.run == key))
+    rows = [{"run": key, "name": file.name, "path": file.path, "sha256": file.sha256, "size": file.size} for file in files]
+    if rows:
+        connection.execute(insert(artifacts), rows)
+
+
+def _write_checkpoint(connection: Connection, key: str, file: CheckpointFile | None, at: float) -> list[CheckpointFile]:
+    """Add a checkpoint and drop those of its role that are older than the last ones kept, or of the same step."""
+    if file is None:
+        return []
+    found = select(checkpoints).where(checkpoints.c.run == key, checkpoints.c.role == file.role)
+    before = connection.execute(found.order_by(checkpoints.c.id.desc())).all()
+    others = [row for row in before if row.step != file.step]
+    kept = {row.id for row in others[: KEPT.get(file.role, 1) - 1]}
+    gone = [row for row in before if row.id not in kept]
+    connection.execute(delete(checkpoints).where(checkpoints.c.id.in_([row.id for row in gone])))
+    values = {"run": key, "role": file.role, "step": file.step, "path": file.path, "sha256": file.sha256, "size": file.size}
+    connection.execute(insert(checkpoints).values(**values, created_at=at))
+    return [checkpoint_file(row) for row in gone if row.path != file.path]
+
+
+def _drop_files(connection: Connection, keys: Iterable[str]) -> list[CheckpointFile]:
+    dropped = []
+    for part in chunks(keys):
+        gone = connection.execute(delete(checkpoints).where(checkpoints.c.run.in_(part)).returning(*checkpoints.c))
+        dropped += [checkpoint_file(row) for row in gone]
+    return dropped
+
+
+def reset(connection: Connection, keys: Sequence[str]) -> list[CheckpointFile]:
+    """Put runs back to their start without their results; return the checkpoints that are no longer kept."""
+    locked = lock(connection, keys)
+    at = now(connection)
+    refuse_held(row for row in locked.values() if is_held(row, at))
+    start = {"status": Status.QUEUED.value, "step": 0, "wall_s": 0.0, "crashes": 0}
+    start |= dict.fromkeys(("reason", "started_at", "finished_at", "plan", "environment"))
+    for part in chunks(locked):
+        raised = {"fence": runs.c.fence + 1, "revision": runs.c.revision + 1}
+        connection.execute(update(runs).where(runs.c.key.in_(part)).values(**start, **raised, **NO_OWNER))
+        for table in (metrics, curves, artifacts):
+            connection.execute(delete(table).where(table.c.run.in_(part)))
+    record(connection, [change(row, at, Status.QUEUED, "reset", step=0, fence=row.fence + 1, owner=None) for row in locked.values()])
+    return _drop_files(connection, locked)
+
+
+def restart_crash_count(connection: Connection, keys: Sequence[str]) -> None:
+    """Queue the runs again that were given up because their processes died."""
+    crashed = {key: row for key, row in lock(connection, keys).items() if row.status == Status.FAILED and row.reason == CRASHED}
+    at = now(connection)
+    again = {"status": Status.QUEUED.value, "reason": None, "crashes": 0, "finished_at": None}
+    for part in chunks(crashed):
+        connection.execute(update(runs).where(runs.c.key.in_(part)).values(**again, revision=runs.c.revision + 1))
+    record(connection, [change(row, at, Status.QUEUED, None) for row in crashed.values()])
+
+
+def remove(connection: Connection, keys: Sequence[str]) -> list[CheckpointFile]:
+    """Remove runs with all that belongs to them; return the checkpoints that are no longer kept."""
+    locked = lock(connection, keys)
+    at = now(connection)
+    refuse_held(row for row in locked.values() if is_held(row, at))
+    dropped = _drop_files(connection, locked)
+    for part in chunks(locked):
+        connection.execute(delete(runs).where(runs.c.key.in_(part)))
+    return dropped
+
+
+def set_mlflow_run(connection: Connection, key: str, mlflow_run_id: str) -> str:
+    """Name the run's mirror, unless it has a name; return the name that it has now."""
+    free = update(runs).where(runs.c.key == key, runs.c.mlflow_run_id.is_(None))
+    connection.execute(free.values(mlflow_run_id=mlflow_run_id))
+    stored = connection.execute(select(runs.c.mlflow_run_id).where(runs.c.key == key)).scalar()
+    if stored is None:
+        raise StoreError(f"Run {key} is not in the database. See: bench list runs.")
+    return str(stored)
+
+
+def mirrored(connection: Connection, key: str, revision: int) -> None:
+    """Note that the mirror shows this revision; it never goes back."""
+    behind = update(runs).where(runs.c.key == key, runs.c.mirrored_revision < revision)
+    connection.execute(behind.values(mirrored_revision=revision))
+
+
+def clear_mirror(connection: Connection, keys: Sequence[str] | None) -> None:
+    """Forget the mirror of these runs, or of all of them."""
+    forget = update(runs).values(mlflow_run_id=None, mirrored_revision=-1)
+    if keys is None:
+        connection.execute(forget)
+        return
+    for part in chunks(sorted(keys)):
+        connection.execute(forget.where(runs.c.key.in_(part)))

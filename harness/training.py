@@ -1,0 +1,198 @@
+"""The one training loop: a generator over a stack of replicates, with everything it remembers in a `State`."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from harness.api import Batch, Data, Method, Params, Particles, Problem, Task
+from harness.bounds import BOUNDS
+from harness.errors import PluginError
+from harness.noise import TRAIN_BLOCK, Noise
+from harness.optimisers import UPDATES, learning_rate
+from harness.spec import Protocol
+
+CURVES = ("bound", "grad_norm")
+CURVE_POINTS = 200
+NEVER = -1
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Where each leaf lies in a flat row of parameters. Leaves are called `task.*` and `method.*`."""
+
+    shapes: dict[str, torch.Size]
+
+    def views(self, flat: Tensor) -> Params:
+        """The leaves [R, *event] of `flat` [R, P]."""
+        parts = flat.split([shape.numel() for shape in self.shapes.values()], dim=-1)
+        return {name: part.unflatten(-1, shape) for (name, shape), part in zip(self.shapes.items(), parts, strict=True)}
+
+    def owned(self, flat: Tensor, owner: str) -> Params:
+        """The leaves of `task` or of `method`, without the prefix."""
+        return {name.removeprefix(owner + "."): leaf for name, leaf in self.views(flat).items() if name.startswith(owner + ".")}
+
+
+@dataclass
+class State:
+    """All that training remembers of a stack of R replicates. `layout`, `data` and `start` follow from the seeds; the rest is saved.
+
+    Shapes: `flat`, `start` and `moments` [R, P]; `curve` [R, curves, points], NaN where not reached; `window` [R, curves], sums since
+    the last point; `diverged_at` [R], the step at which a replicate was frozen, or -1.
+    """
+
+    seeds: tuple[int, ...]
+    layout: Layout
+    data: Data
+    start: Tensor
+    step: int
+    flat: Tensor
+    moments: dict[str, Tensor]
+    curve: Tensor
+    window: Tensor
+    diverged_at: Tensor
+
+    @property
+    def alive(self) -> Tensor:
+        """Which replicates still train, [R]."""
+        return self.diverged_at == NEVER
+
+
+@dataclass(frozen=True)
+class Progress:
+    """One finished step: how many steps are done, and the bound of each replicate [R] at the parameters before the update, nats."""
+
+    step: int
+    bound: Tensor
+
+
+def streams(seeds: Sequence[int], name: str) -> list[str]:
+    """The random streams called `name`, one a seed."""
+    return [f"{seed}/{name}" for seed in seeds]
+
+
+def load_data(task: Task, seeds: Sequence[int], dtype: torch.dtype) -> Data:
+    """The data of each seed in a stack (or of the one seed, where the task does not stack), with real numbers as `dtype`."""
+    loaded = [task.load(Noise([stream])) for stream in streams(seeds, "data")]
+
+    def together(split: str) -> dict[str, Tensor] | None:
+        replicates = [getattr(data, split) for data in loaded]
+        if replicates[0] is None:
+            return None
+        cast = [{name: leaf.to(dtype) if leaf.is_floating_point() else leaf for name, leaf in split.items()} for split in replicates]
+        return {name: torch.stack([split[name] for split in cast]) for name in cast[0]} if task.stacks else cast[0]
+
+    train = together("train")
+    if train is None:
+        raise PluginError(f"Task '{task.name}' returned no training data from load().")
+    return Data(train, together("validation"), together("test"))
+
+
+def initial_leaves(method: Method, task: Task, base: str, seed: int) -> Params:
+    """One replicate's first parameters, [*event], called `task.*` and `method.*`."""
+    theta = task.init(base, Noise([f"{seed}/init/task"]))
+    phi = method.init(task.latent_dim, Noise([f"{seed}/init/method"]), task.n_context)
+    return {f"task.{name}": leaf for name, leaf in theta.items()} | {f"method.{name}": leaf for name, leaf in phi.items()}
+
+
+def curve_stride(steps: int) -> int:
+    """Steps that are averaged into one point of a curve."""
+    return math.ceil(steps / CURVE_POINTS)
+
+
+def start(method: Method, task: Task, protocol: Protocol, seeds: Sequence[int]) -> State:
+    """The state before the first step."""
+    dtype = getattr(torch, protocol.dtype)
+    replicates = [initial_leaves(method, task, protocol.base, seed) for seed in seeds]
+    layout = Layout({name: leaf.shape for name, leaf in replicates[0].items()})
+    flat = torch.stack([torch.cat([leaf.flatten() for leaf in leaves.values()]).to(dtype) for leaves in replicates])
+    points = math.ceil(protocol.steps / curve_stride(protocol.steps))
+    return State(
+        seeds=tuple(seeds),
+        layout=layout,
+        data=load_data(task, seeds, dtype),
+        start=flat.clone(),
+        step=0,
+        flat=flat,
+        moments={name: torch.zeros_like(flat) for name in UPDATES[protocol.optimiser][1]},
+        curve=torch.full((len(seeds), len(CURVES), points), math.nan, dtype=torch.float64),
+        window=torch.zeros(len(seeds), len(CURVES), dtype=torch.float64),
+        diverged_at=torch.full((len(seeds),), NEVER),
+    )
+
+
+def draw(method: Method, task: Task, problem: Problem, phi: Params, noise: Noise, n_particles: int) -> Particles:
+    """The method's particles, with their shapes checked against the contract.
+
+    Raises:
+        PluginError: z is not [S, N, D], or log_w is not [S, N].
+    """
+    particles = method.particles(phi, problem, noise, n_particles)
+    n_problems, dim = problem.base.mean.shape
+    for name, leaf, shape in (("z", particles.z, (n_particles, n_problems, dim)), ("log_w", particles.log_w, (n_particles, n_problems))):
+        if tuple(leaf.shape) != shape:
+            letters = "[S, N, D]" if name == "z" else "[S, N]"
+            raise PluginError(
+                f"Method '{method.name}' returned {name} of shape {list(leaf.shape)} on task '{task.name}'; it must be {letters} = {list(shape)}."
+            )
+    return particles
+
+
+def replicate_bound(method: Method, task: Task, protocol: Protocol, state: State, flat: Tensor, batch: Batch, noise: Noise) -> Tensor:
+    """The bound of each replicate at parameters `flat`, nats: [R]."""
+    problem = task.problem(state.layout.owned(flat, "task"), batch, protocol.base, training=True)
+    log_w = draw(method, task, problem, state.layout.owned(flat, "method"), noise, protocol.particles).log_w
+    bound = BOUNDS[protocol.bound](log_w)  # [S, N] -> [N]
+    return bound if task.stacks else bound.mean(0, keepdim=True)  # [N] = [R], or [1]
+
+
+def train(method: Method, task: Task, protocol: Protocol, state: State) -> Iterator[Progress]:
+    """Climb the bound until `protocol.steps`, changing `state` in place and yielding after every step.
+
+    Logging, checkpoints, pruning and time limits belong to whoever iterates: stop iterating to stop training. A replicate whose bound or
+    gradient is not finite is frozen where it stood, and the others go on; training ends early only when all are frozen.
+    """
+    update, _ = UPDATES[protocol.optimiser]
+    noise = Noise(streams(state.seeds, "train"), TRAIN_BLOCK)
+    order = Noise(streams(state.seeds, "batch"), shuffled=protocol.shuffle)
+    stride = curve_stride(protocol.steps)
+    while state.step < protocol.steps and bool(state.alive.any()):
+        batch = task.batch(state.data, state.step, protocol.batch_size, order.at(state.step))
+        flat = state.flat.detach().requires_grad_()
+        bound = replicate_bound(method, task, protocol, state, flat, batch, noise.at(state.step))
+        (gradient,) = torch.autograd.grad(bound.sum(), flat)
+        bound, norm = bound.detach(), gradient.norm(dim=1)
+        finite = bound.isfinite() & norm.isfinite()
+        state.diverged_at.masked_fill_(state.alive & ~finite, state.step)
+        alive = state.alive[:, None]  # [R, 1]
+        gradient = torch.where(alive, gradient, 0.0)
+        if protocol.clip_norm is not None:
+            gradient = gradient * (protocol.clip_norm / (norm + 1e-6)).clamp(max=1.0).nan_to_num(0.0)[:, None]
+        update(state.flat, gradient, state.moments, state.step, learning_rate(protocol, state.step) * alive.to(flat.dtype), protocol)
+        state.step += 1
+        _record(state, torch.stack([bound, norm], dim=1), stride, protocol.steps)
+        yield Progress(state.step, bound)
+
+
+def _record(state: State, values: Tensor, stride: int, steps: int) -> None:
+    """Add a step's values [R, curves] to the window; at its end, make a point of the curve."""
+    state.window += values
+    if state.step % stride and state.step != steps:
+        return
+    point = (state.step - 1) // stride
+    state.curve[:, :, point] = state.window / (state.step - point * stride)
+    state.window.zero_()
+
+
+def curves(state: State, replicate: int, steps: int) -> dict[str, list[tuple[int, float]]]:
+    """The points that a replicate reached, as (steps done, mean over the window that ends there)."""
+    stride = curve_stride(steps)
+    diverged = int(state.diverged_at[replicate])
+    reached = state.step if diverged == NEVER else diverged
+    ends = [min((point + 1) * stride, steps) for point in range(state.curve.shape[-1])]
+    n_points = sum(end <= reached for end in ends)
+    return {name: list(zip(ends[:n_points], state.curve[replicate, row, :n_points].tolist(), strict=True)) for row, name in enumerate(CURVES)}
