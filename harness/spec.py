@@ -131,7 +131,6 @@ class Plan(BaseModel):
 
     members: tuple[str, ...] = Field(description="keys of the stack, in order")
     threads: int = Field(ge=1)
-    eval_chunk: int = Field(ge=1, description="particles evaluated at a time")
     device: str = "cpu"
     compiled: bool = False
     torch: str = Field(description="the release of torch that made the first step")

@@ -42,7 +42,7 @@ class State:
     """All that training remembers of a stack of R replicates. `layout`, `data` and `start` follow from the seeds; the rest is saved.
 
     Shapes: `flat`, `start` and `moments` [R, P]; `curve` [R, curves, points], NaN where not reached; `window` [R, curves], sums since
-    the last point; `diverged_at` [R], the step at which a replicate was frozen, or -1.
+    the last point; `diverged_at` [R], the step at which a replicate was frozen, or -1. From then on nothing of that replicate changes.
     """
 
     seeds: tuple[int, ...]
@@ -60,6 +60,11 @@ class State:
     def alive(self) -> Tensor:
         """Which replicates still train, [R]."""
         return self.diverged_at == NEVER
+
+    def reached(self, replicate: int) -> int:
+        """Steps that a replicate has taken: all so far, or those before it was frozen."""
+        diverged = int(self.diverged_at[replicate])
+        return self.step if diverged == NEVER else diverged
 
 
 @dataclass(frozen=True)
@@ -166,33 +171,38 @@ def train(method: Method, task: Task, protocol: Protocol, state: State) -> Itera
         bound = replicate_bound(method, task, protocol, state, flat, batch, noise.at(state.step))
         (gradient,) = torch.autograd.grad(bound.sum(), flat)
         bound, norm = bound.detach(), gradient.norm(dim=1)
-        finite = bound.isfinite() & norm.isfinite()
-        state.diverged_at.masked_fill_(state.alive & ~finite, state.step)
-        alive = state.alive[:, None]  # [R, 1]
-        gradient = torch.where(alive, gradient, 0.0)
+        state.diverged_at.masked_fill_(state.alive & ~(bound.isfinite() & norm.isfinite()), state.step)
         if protocol.clip_norm is not None:
-            gradient = gradient * (protocol.clip_norm / (norm + 1e-6)).clamp(max=1.0).nan_to_num(0.0)[:, None]
-        update(state.flat, gradient, state.moments, state.step, learning_rate(protocol, state.step) * alive.to(flat.dtype), protocol)
+            gradient = gradient * (protocol.clip_norm / (norm + 1e-6)).clamp(max=1.0)[:, None]
+        rate = torch.full_like(norm, learning_rate(protocol, state.step))[:, None]  # [R, 1]
+        frozen = ~state.alive
+        if frozen.any():
+            kept = [(tensor, tensor[frozen]) for tensor in (state.flat, *state.moments.values())]
+            update(state.flat, gradient, state.moments, state.step, rate, protocol)
+            for tensor, before in kept:
+                tensor[frozen] = before
+        else:
+            update(state.flat, gradient, state.moments, state.step, rate, protocol)
         state.step += 1
         _record(state, torch.stack([bound, norm], dim=1), stride, protocol.steps)
         yield Progress(state.step, bound)
 
 
 def _record(state: State, values: Tensor, stride: int, steps: int) -> None:
-    """Add a step's values [R, curves] to the window; at its end, make a point of the curve."""
+    """Add a step's values [R, curves] to the window; at its end, make a point of the curve. A frozen replicate's stay empty."""
     state.window += values
+    state.window[~state.alive] = 0.0
     if state.step % stride and state.step != steps:
         return
     point = (state.step - 1) // stride
-    state.curve[:, :, point] = state.window / (state.step - point * stride)
+    state.curve[:, :, point] = torch.where(state.alive[:, None], state.window / (state.step - point * stride), math.nan)
     state.window.zero_()
 
 
 def curves(state: State, replicate: int, steps: int) -> dict[str, list[tuple[int, float]]]:
     """The points that a replicate reached, as (steps done, mean over the window that ends there)."""
     stride = curve_stride(steps)
-    diverged = int(state.diverged_at[replicate])
-    reached = state.step if diverged == NEVER else diverged
+    reached = state.reached(replicate)
     ends = [min((point + 1) * stride, steps) for point in range(state.curve.shape[-1])]
     n_points = sum(end <= reached for end in ends)
     return {name: list(zip(ends[:n_points], state.curve[replicate, row, :n_points].tolist(), strict=True)) for row, name in enumerate(CURVES)}

@@ -6,8 +6,7 @@ import math
 from typing import Any, ClassVar, Literal
 
 import torch
-from harness.api import Method, Noise, Params, Particles, Problem, log_std_normal, tunable
-from pydantic import BaseModel, Field, model_validator
+from harness.api import Field, Method, Noise, Params, Particles, Problem, log_std_normal, model_validator, tunable
 from torch import Tensor
 
 
@@ -16,7 +15,7 @@ def logit(p: float) -> float:
     return math.log(p / (1 - p))
 
 
-class Hamiltonian(BaseModel, frozen=True):
+class Hamiltonian(Method, frozen=True):
     """The fields and the dynamics of tempered Hamiltonian steps."""
 
     n_leapfrog: int = tunable(10, 1, 20, ge=1, description="leapfrog steps K")
@@ -86,7 +85,7 @@ class Hamiltonian(BaseModel, frozen=True):
         return path, v, log_start
 
 
-class HVAE(Hamiltonian, Method, frozen=True):
+class HVAE(Hamiltonian, frozen=True):
     r"""Hamiltonian VAE with K = `n_leapfrog` steps.
 
     $$\log w = \log p(x, z_K) + \log N(v_K) - \log q_0(z_0) - \log N(g)$$

@@ -5,12 +5,12 @@ from __future__ import annotations
 from typing import Any, ClassVar
 
 import torch
-from harness.api import Method, Noise, Params, Particles, Problem, log_std_normal
+from harness.api import Noise, Params, Particles, Problem, log_std_normal
 from methods.hvae import Hamiltonian
 from methods.iaf import Autoregressive
 
 
-class HVAEIAF(Hamiltonian, Autoregressive, Method, frozen=True):
+class HVAEIAF(Hamiltonian, Autoregressive, frozen=True):
     r"""HVAE, then an IAF on $(z_K, v_K)$ jointly.
 
     $$(z, v) = f(z_K, v_K), \qquad

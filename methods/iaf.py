@@ -5,14 +5,13 @@ from __future__ import annotations
 from typing import ClassVar
 
 import torch
-from harness.api import Method, Noise, Params, Particles, Problem, tunable
+from harness.api import Field, Method, Noise, Params, Particles, Problem, tunable
 from harness.nets import autoregressive_masks, init_linear, linear
-from pydantic import BaseModel, Field
 from torch import Tensor
 from torch.nn.functional import elu
 
 
-class Autoregressive(BaseModel, frozen=True):
+class Autoregressive(Method, frozen=True):
     """The fields and the transform of a stack of inverse autoregressive layers."""
 
     n_layers: int = tunable(1, 1, 4, ge=1, description="autoregressive layers")
@@ -48,7 +47,7 @@ class Autoregressive(BaseModel, frozen=True):
         return steps
 
 
-class IAF(Autoregressive, Method, frozen=True):
+class IAF(Autoregressive, frozen=True):
     r"""Inverse autoregressive flow on the base.
 
     $$\log w = \log p(x, z_L) - \log q_0(z_0) + \textstyle\sum_l \sum_j s_{l,j}$$

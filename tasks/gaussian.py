@@ -6,9 +6,8 @@ import math
 from typing import Any, ClassVar, Literal
 
 import torch
-from harness.api import Batch, Data, DiagNormal, Noise, Params, Problem, Task
+from harness.api import Batch, Data, DiagNormal, Field, Noise, Params, Problem, Task
 from harness.densities import LOG_2PI
-from pydantic import Field
 from torch import Tensor
 
 

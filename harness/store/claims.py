@@ -81,9 +81,9 @@ def claim(connection: Connection, keys: Sequence[str], owner: Owner, lease_s: fl
             unit = _unit(locked[key], locked, stored)
             if not any(is_held(row, at) for row in unit):
                 taken |= {row.key: row for row in unit}
-    alive = _bury(connection, list(taken.values()), at)
-    _take(connection, alive, owner, at, lease_s)
-    return [_claim_of(taken[key], stored) for key in _in_order(keys, taken) if taken[key] in alive]
+    alive = _bury(connection, taken, at)
+    _take(connection, list(alive.values()), owner, at, lease_s)
+    return [_claim_of(taken[key], stored) for key in _in_order(keys, alive)]
 
 
 def _with_members(connection: Connection, keys: Sequence[str]) -> dict[str, str | None]:
@@ -121,15 +121,15 @@ def _deaths(row: Row[Any]) -> int:
     return row.crashes + (row.status == Status.RUNNING)
 
 
-def _bury(connection: Connection, taken: list[Row[Any]], at: float) -> list[Row[Any]]:
+def _bury(connection: Connection, taken: Rows, at: float) -> Rows:
     """Fail the runs whose processes died too often, and return the others."""
-    dead = [row for row in taken if _deaths(row) >= MAX_CRASHES]
+    dead = {key: row for key, row in taken.items() if _deaths(row) >= MAX_CRASHES}
     failed = {"status": Status.FAILED.value, "reason": CRASHED, "finished_at": at, "crashes": MAX_CRASHES, **NO_OWNER}
-    for part in chunks(row.key for row in dead):
+    for part in chunks(dead):
         raised = {"fence": runs.c.fence + 1, "revision": runs.c.revision + 1}
         connection.execute(update(runs).where(runs.c.key.in_(part)).values(**failed, **raised))
-    record(connection, [change(row, at, Status.FAILED, CRASHED, fence=row.fence + 1) for row in dead])
-    return [row for row in taken if row not in dead]
+    record(connection, [change(row, at, Status.FAILED, CRASHED, fence=row.fence + 1) for row in dead.values()])
+    return {key: row for key, row in taken.items() if key not in dead}
 
 
 def _take(connection: Connection, taken: list[Row[Any]], owner: Owner, at: float, lease_s: float) -> None:

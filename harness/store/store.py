@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from types import TracebackType
-from typing import Any
+from typing import Any, Self
 
 from sqlalchemy import Connection, Engine
 
@@ -45,7 +45,7 @@ class ResultStore:
         self._url = url
 
     @classmethod
-    def open(cls, url: str) -> ResultStore:
+    def open(cls, url: str) -> Self:
         """Open a database; a missing or empty one is created.
 
         Raises:
@@ -58,7 +58,7 @@ class ResultStore:
         """Let go of the database."""
         self._engine.dispose()
 
-    def __enter__(self) -> ResultStore:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:

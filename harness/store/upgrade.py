@@ -130,7 +130,7 @@ def backup(url: str, path: Path | str) -> None:
     part = target.with_name(f".{target.name}.{os.getpid()}.part")
     try:
         _copy(source, part)
-        os.replace(part, target)
+        part.replace(target)
         sync_folder(target.parent)
     except (sqlite3.Error, OSError) as err:
         part.unlink(missing_ok=True)
@@ -173,7 +173,7 @@ def info(url: str) -> dict[str, Any]:
         "url": label(url),
         "revision": revision,
         "head": HEAD,
-        "runs": {status: count for status, count in sorted((row[0], row[1]) for row in counts)},
+        "runs": dict(sorted((row[0], row[1]) for row in counts)),
         "size_bytes": size,
     }
 

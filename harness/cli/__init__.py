@@ -1,0 +1,68 @@
+"""The command line: a group that loads a command's file only when that command is asked for."""
+
+from __future__ import annotations
+
+import importlib
+from typing import Any
+
+import click
+
+import harness
+from harness.errors import BenchError
+
+COMMANDS = {
+    "run": "run:run",
+    "list": "listing:listing",
+    "show": "show:show",
+    "check": "check:check",
+    "ui": "ui:ui",
+    "db": "db:db",
+}
+
+
+class LazyGroup(click.Group):
+    """Commands by name and place, imported when used. Here, and nowhere else, a `BenchError` becomes an exit status."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """The commands in the order of a session."""
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """The command, imported."""
+        place = COMMANDS.get(cmd_name)
+        if place is None:
+            return None
+        module, _, attribute = place.partition(":")
+        return getattr(importlib.import_module(f"harness.cli.{module}"), attribute)
+
+    def resolve_command(self, ctx: click.Context, args: list[str]) -> tuple[str | None, click.Command | None, list[str]]:
+        """As click's, with a suggestion where the name is unknown."""
+        from harness.errors import UnknownName
+
+        if args and not args[0].startswith("-") and args[0] not in COMMANDS:
+            raise UnknownName("command", args[0], COMMANDS, "bench --help")
+        return super().resolve_command(ctx, args)
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run a command; an error of ours is one line on stderr."""
+        try:
+            return super().invoke(ctx)
+        except BenchError as err:
+            click.echo(f"bench: {err}", err=True)
+            ctx.exit(err.exit_status)
+
+
+@click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.version_option(harness.__version__, prog_name="bench")
+def main() -> None:
+    """Benchmark variational inference: methods crossed with tasks, every number checked, no result lost.
+
+    Results lie in the current folder, or in BENCH_HOME: bench.db holds them, mlflow.db and mlruns/ mirror them for `mlflow ui`,
+    checkpoints/ holds the trained states. Repeating a command resumes it.
+
+    \b
+    Examples:
+      bench run --method hvae --task gaussian-400
+      bench run -m vb -m iaf -m hvae -t gaussian-25 --seeds 0-9
+      bench list methods
+    """

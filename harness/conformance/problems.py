@@ -1,0 +1,200 @@
+"""What the suites share: verdicts, problems whose evidence is known, settings of a plugin, and noise that keeps a record."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, Literal, TypeVar, get_args, get_origin
+
+import numpy as np
+import torch
+from pydantic import BaseModel, ValidationError
+from torch import Tensor
+
+from harness.densities import LOG_2PI, DiagNormal
+from harness.api import Method, Params, Problem
+from harness.noise import Noise
+
+LIKE = torch.zeros((), dtype=torch.float64)
+Z_LIMIT = 5.0  # standard errors: chance exceeds it once in 1.7 million
+Plugin = TypeVar("Plugin", bound=BaseModel)
+
+
+@dataclass(frozen=True)
+class Check:
+    """One verdict: the contract's sentence, whether it holds, and one line with the measured number and its limit."""
+
+    name: str
+    holds: bool
+    detail: str
+
+
+Verdict = tuple[bool, str]
+
+
+def run_checks(checks: Mapping[str, Callable[..., Verdict]], *arguments: Any) -> Iterator[Check]:
+    """Each check in turn. What a plugin raises is its failure, told in one line."""
+    for name, check in checks.items():
+        try:
+            holds, detail = check(*arguments)
+        except Exception as error:  # noqa: BLE001  a plugin may raise anything
+            holds, detail = False, " ".join(f"{type(error).__name__}: {error}".split())
+        yield Check(name, holds, detail)
+
+
+@dataclass(frozen=True)
+class Target:
+    r"""Inference problems with the joint density $\log p(x, z) = \log p(x) + \log N(z; \mu, \mathrm{diag}(e^{2 s}))$, everything known.
+
+    Shapes: `base` and `posterior` [N, D]; `log_evidence` [N], nats; `context` [N, C].
+    """
+
+    base: DiagNormal
+    posterior: DiagNormal
+    log_evidence: Tensor
+    context: Tensor | None = None
+
+    def problem(self) -> Problem:
+        """What a method may know of it."""
+
+        def log_joint(z: Tensor) -> Tensor:
+            return self.log_evidence + self.posterior.log_prob(z)
+
+        def score(z: Tensor) -> Tensor:
+            return (self.posterior.mean - z) * torch.exp(-2 * self.posterior.log_scale)
+
+        return Problem(log_joint, score, self.base, self.context)
+
+    def to(self, dtype: torch.dtype) -> Target:
+        """The same problems in another precision."""
+        base, posterior = (DiagNormal(each.mean.to(dtype), each.log_scale.to(dtype)) for each in (self.base, self.posterior))
+        return Target(base, posterior, self.log_evidence.to(dtype), None if self.context is None else self.context.to(dtype))
+
+    def one(self, index: int) -> Target:
+        """Problem `index` alone."""
+        chosen = slice(index, index + 1)
+        base, posterior = (DiagNormal(each.mean[chosen], each.log_scale[chosen]) for each in (self.base, self.posterior))
+        return Target(base, posterior, self.log_evidence[chosen], None if self.context is None else self.context[chosen])
+
+
+def bases(n: int, dim: int) -> DiagNormal:
+    """N base densities: the standard normal and one with a mean and scales of its own, in turn."""
+    learned = (torch.arange(n) % 2).double()[:, None]
+    j = torch.arange(dim).double()
+    return DiagNormal(learned * (0.3 - 0.2 * j), learned * (0.2 - 0.15 * j))
+
+
+def conjugate(n: int, dim: int, stream: str, n_context: int = 0) -> Target:
+    r"""N Gaussian models $z \sim N(0, I)$, $x_i \mid z \sim N(z + \delta, \sigma^2)$, three points each, with data drawn from them.
+
+    With $m = \bar x - \delta$ and $SS$ the squares about the mean, each dimension's posterior is $N(3 m / (3 + \sigma^2), \sigma^2 / (3 + \sigma^2))$.
+    """
+    noise = Noise([stream])
+    x = noise.normal(1, n, dim, like=LIKE) + 0.9 * noise.normal(3, n, dim, like=LIKE)  # x - delta, with sigma = 0.9
+    m, s2 = x.mean(0), torch.tensor(0.81, dtype=torch.float64)
+    squares = (x - m).square().sum(0)
+    evidence = -0.5 * (3 * LOG_2PI + 2 * torch.log(s2) + torch.log(s2 + 3) + squares / s2 + 3 * m.square() / (s2 + 3)).sum(-1)
+    posterior = DiagNormal(3 * m / (3 + s2), 0.5 * torch.log(s2 / (3 + s2)).expand(n, dim))
+    context = noise.normal(n, n_context, like=LIKE) if n_context else None
+    return Target(bases(n, dim), posterior, evidence, context)
+
+
+def method_leaves(method: Method, dim: int, streams: Sequence[str], n_context: int = 0, jitter: float = 0.0) -> Params:
+    """First parameters [R, *event], a replicate a stream, every leaf moved by normal noise of scale `jitter`."""
+    replicates = []
+    for stream in streams:
+        moves = Noise([f"{stream}/jitter"])
+        leaves = method.init(dim, Noise([f"{stream}/init"]), n_context)
+        replicates.append({name: leaf.double() + jitter * moves.normal(*leaf.shape, like=LIKE) for name, leaf in leaves.items()})
+    return {name: torch.stack([leaves[name] for leaves in replicates]) for name in replicates[0]}
+
+
+def allowed(cls: type[Plugin], values: dict[str, Any]) -> Plugin | None:
+    """The plugin with these fields, or None where they do not go together."""
+    try:
+        return cls(**values)
+    except ValidationError:
+        return None
+
+
+def choices(cls: type[BaseModel]) -> Iterator[dict[str, Any]]:
+    """Every value, other than the default, of each field that has a list of values."""
+    for name, field in cls.model_fields.items():
+        values: tuple[Any, ...] = (True, False) if field.annotation is bool else ()
+        if get_origin(field.annotation) is Literal:
+            values = get_args(field.annotation)
+        yield from ({name: value} for value in values if value != field.default)
+
+
+def tunable_ends(cls: type[BaseModel]) -> Iterator[dict[str, Any]]:
+    """Both ends of every tunable range."""
+    for name, field in cls.model_fields.items():
+        extra = field.json_schema_extra
+        if isinstance(extra, dict) and isinstance(ends := extra.get("tunable"), dict):
+            yield from ({name: ends[end]} for end in ("low", "high"))
+
+
+def called(values: dict[str, Any]) -> str:
+    """A setting in words."""
+    return ", ".join(f"{name}={value}" for name, value in values.items()) or "defaults"
+
+
+class RecordedNoise(Noise):
+    """Noise whose every draw is kept and can be differentiated by."""
+
+    def __init__(self, streams: Sequence[str], draws: list[Tensor] | None = None) -> None:
+        super().__init__(streams)
+        self.draws: list[Tensor] = [] if draws is None else draws
+
+    def at(self, step: int) -> RecordedNoise:
+        """The same streams at another step, in the same record."""
+        noise = RecordedNoise(self.streams, self.draws)
+        noise._step = step
+        return noise
+
+    def permutation(self, n: int) -> Tensor:
+        """An order of `n` items for each stream, recorded."""
+        self.draws.append(super().permutation(n))
+        return self.draws[-1]
+
+    def _draw(self, kind: str, shape: tuple[int, ...], like: Tensor) -> Tensor:
+        self.draws.append(super()._draw(kind, shape, like).clone().requires_grad_())
+        return self.draws[-1]
+
+
+def global_state() -> tuple[Any, ...]:
+    """Where the global generators of torch, numpy and Python stand."""
+    numpy_state = np.random.get_state(legacy=True)
+    return (torch.get_rng_state().numpy().tobytes(), repr([np.asarray(part).tobytes() for part in numpy_state]), random.getstate())
+
+
+@contextmanager
+def reseeded(seed: int) -> Iterator[None]:
+    """The global generators newly seeded; put back afterwards."""
+    before = torch.get_rng_state(), np.random.get_state(), random.getstate()
+    torch.manual_seed(seed)
+    np.random.seed(seed)  # noqa: NPY002  the legacy generator is the global one
+    random.seed(seed)
+    try:
+        yield
+    finally:
+        torch.set_rng_state(before[0])
+        np.random.set_state(before[1])
+        random.setstate(before[2])
+
+
+def distance(a: Tensor, b: Tensor) -> float:
+    """The largest difference, relative to the largest value."""
+    if a.shape != b.shape:
+        return float("inf")
+    if not a.numel():
+        return 0.0
+    scale = torch.maximum(a.detach().abs().amax(), b.detach().abs().amax()).clamp(min=torch.finfo(a.dtype).tiny)
+    return float(((a - b).detach().abs().amax() / scale).nan_to_num(float("inf")))
+
+
+def equal(a: Mapping[str, Tensor], b: Mapping[str, Tensor]) -> bool:
+    """Whether two sets of named tensors are the same to the bit."""
+    return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)

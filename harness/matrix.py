@@ -1,0 +1,202 @@
+"""Methods crossed with tasks, seeds and settings: from what was typed to the specs of the runs."""
+
+from __future__ import annotations
+
+import itertools
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
+
+from harness import registry
+from harness.api import Method, Task
+from harness.errors import InvalidSelector, UnknownName
+from harness.registry import Found
+from harness.spec import Protocol, RunSpec
+from harness.store import NewRun
+
+SELECTOR = re.compile(r"^(?P<name>[^\[\]]+)(?P<settings>(\[[^\[\]]*\])*)$")
+LARGEST_RANGE = 100_000
+
+
+@dataclass(frozen=True)
+class Setting:
+    """One way to fill in a selector: a plugin with values for some of its fields."""
+
+    found: Found
+    values: dict[str, Any]
+
+
+def parse_selector(kind: registry.Kind, text: str) -> list[Setting]:
+    """Every plugin with settings that `hvae[n_leapfrog=1,10][tempering=fixed,none]` stands for.
+
+    Raises:
+        InvalidSelector: the text does not parse.
+        UnknownName: there is no such plugin.
+    """
+    match = SELECTOR.match(text.strip())
+    if match is None:
+        raise InvalidSelector(f"Cannot read '{text}'. Write a name, or name[field=value,value][field=value].")
+    found = registry.find(kind, match["name"].strip())
+    choices: dict[str, list[str]] = {}
+    for part in re.findall(r"\[([^\[\]]*)\]", match["settings"]):
+        name, equals, values = part.partition("=")
+        alternatives = [value.strip() for value in values.split(",")]
+        if not equals or not name.strip() or not all(alternatives):
+            raise InvalidSelector(f"Cannot read '[{part}]' in '{text}'. Write [field=value] or [field=value,value].")
+        if name.strip() in choices:
+            raise InvalidSelector(f"'{name.strip()}' stands twice in '{text}'. Write its values in one bracket: [field=value,value].")
+        choices[name.strip()] = alternatives
+    return [Setting(found, {**found.fields, **dict(zip(choices, values, strict=True))}) for values in itertools.product(*choices.values())]
+
+
+def parse_seeds(text: str) -> list[int]:
+    """Seeds from `0-9,12`, in order and once each.
+
+    >>> parse_seeds("0-2,7")
+    [0, 1, 2, 7]
+
+    Raises:
+        InvalidSelector: the text does not parse, or a range runs backwards.
+    """
+    seeds: dict[int, None] = {}
+    for part in text.split(","):
+        match = re.fullmatch(r"\s*(\d{1,18})(?:\s*-\s*(\d{1,18}))?\s*", part)
+        if match is None:
+            raise InvalidSelector(f"Cannot read seeds '{text}' at '{part}'. Write whole numbers and ranges: 0-9,12.")
+        first, last = int(match[1]), int(match[2] or match[1])
+        if last < first:
+            raise InvalidSelector(f"Seeds '{part.strip()}' run backwards. Write the smaller number first: {last}-{first}.")
+        if last - first >= LARGEST_RANGE:
+            raise InvalidSelector(f"Seeds '{part.strip()}' are more than {LARGEST_RANGE:,}. Split them over several commands.")
+        seeds |= dict.fromkeys(range(first, last + 1))
+    return list(seeds)
+
+
+def parse_sets(texts: Sequence[str]) -> dict[str, str]:
+    """Addresses and values from `FIELD=VALUE` texts; the last of an address wins.
+
+    Raises:
+        InvalidSelector: no `=` or an empty side.
+    """
+    values = {}
+    for text in texts:
+        name, equals, value = text.partition("=")
+        if not equals or not name.strip() or not value.strip():
+            raise InvalidSelector(f"Cannot read --set '{text}'. Write FIELD=VALUE: lr=1e-3, method.n_leapfrog=5 or task.rho=0.7.")
+        values[name.strip()] = value.strip()
+    return values
+
+
+def expand(
+    methods: Sequence[str], tasks: Sequence[str], seeds: Sequence[int], protocol: str | None = None, sets: dict[str, Any] | None = None
+) -> list[NewRun]:
+    """The runs of a matrix, each once, replicates of a cell side by side.
+
+    Raises:
+        UsageError: a name, field or value that is not allowed.
+    """
+    pairs = itertools.product(
+        [setting for text in methods for setting in parse_selector("method", text)],
+        [setting for text in tasks for setting in parse_selector("task", text)],
+    )
+    runs = {}
+    for method, task in pairs:
+        for run in cell_runs(method, task, seeds, protocol, sets or {}):
+            runs.setdefault(run.spec.key, run)
+    return list(runs.values())
+
+
+def cell_runs(method: Setting, task: Setting, seeds: Sequence[int], protocol: str | None, sets: dict[str, Any]) -> list[NewRun]:
+    """One method with one task: a run for each seed."""
+    name = protocol or task.found.cls.default_protocol
+    selected = {f"method.{k}": v for k, v in method.values.items()} | {f"task.{k}": v for k, v in task.values.items()}
+    resolved = resolve(method.found, task.found, name, {**selected, **sets})
+    first = resolved.spec(seeds[0])
+    usual = _usual(method.found, task.found, resolved.method, resolved.task)
+    source = f"{_source(method.found.cls)}-{_source(task.found.cls)}"
+    return [
+        NewRun(
+            spec=first.model_copy(update={"seed": seed}),
+            task_label=registry.task_label(task.found.name, resolved.task),
+            settings={address: value for address, value in resolved.addresses().items() if usual.get(address) != value},
+            source_hash=source,
+            protocol=name,
+        )
+        for seed in seeds
+    ]
+
+
+@cache
+def _source(cls: type) -> str:
+    return registry.source_hash(cls)
+
+
+@dataclass(frozen=True)
+class Resolved:
+    """A method, a task and a protocol with every field filled in."""
+
+    method_name: str
+    method: Method
+    task_name: str
+    task: Task
+    protocol: Protocol
+
+    def spec(self, seed: int) -> RunSpec:
+        """The run of one seed."""
+        return RunSpec(
+            method=self.method_name,
+            method_version=self.method.version,
+            method_fields=registry.settled(self.method),
+            task=self.task_name,
+            task_version=self.task.version,
+            task_fields=registry.settled(self.task),
+            seed=seed,
+            **self.protocol.model_dump(),
+        )
+
+    def addresses(self) -> dict[str, Any]:
+        """Every field by the address that `--set` knows it under."""
+        method = {f"method.{name}": value for name, value in self.method.model_dump().items()}
+        task = {f"task.{name}": value for name, value in self.task.model_dump().items()}
+        return method | task | self.protocol.model_dump()
+
+
+def resolve(method: Found, task: Found, protocol: str, values: dict[str, Any]) -> Resolved:
+    """Fill in every field; later wins: class defaults, the task's recommendation, the protocol, `values` by address.
+
+    Raises:
+        UnknownName: no such protocol or field.
+        InvalidSetting: a value that is not allowed.
+    """
+    if protocol not in task.cls.protocols:
+        raise UnknownName(f"protocol of task '{task.name}'", protocol, task.cls.protocols, f"bench show {task.name}")
+    defaults = {"bound": method.cls.bound, "base": method.cls.base or task.cls.default_base}
+    layers = defaults | task.cls.recommended.get(method.name, {}) | task.cls.protocols[protocol] | values
+    _known(layers, method, task)
+    method_fields = {k.removeprefix("method."): v for k, v in layers.items() if k.startswith("method.")}
+    task_fields = {k.removeprefix("task."): v for k, v in layers.items() if k.startswith("task.")}
+    plain = {k: v for k, v in layers.items() if "." not in k}
+    return Resolved(
+        method.name,
+        registry.build(method.cls, f"method '{method.name}'", method_fields, "method."),
+        task.name,
+        registry.build(task.cls, f"task '{task.name}'", task_fields, "task."),
+        registry.build(Protocol, "the protocol", plain),
+    )
+
+
+def _known(layers: dict[str, Any], method: Found, task: Found) -> None:
+    addresses = [*Protocol.model_fields, *(f"method.{n}" for n in method.cls.model_fields), *(f"task.{n}" for n in task.cls.model_fields)]
+    for address in layers:
+        if address not in addresses:
+            fitting = [known for known in addresses if known.partition(".")[2] == address]
+            available = fitting or [known for known in addresses if known.partition(".")[0] == address.partition(".")[0]] or addresses
+            raise UnknownName(f"field of {method.name} on {task.name}", address, available, f"bench show {method.name}")
+
+
+def _usual(method: Found, task: Found, built: Method, built_task: Task) -> dict[str, Any]:
+    """The addresses of the same pair where nothing was asked for: what need not be said of a run."""
+    variant = {f"task.{task.cls.variant}": getattr(built_task, task.cls.variant)} if task.cls.variant else {}
+    return resolve(method, task, task.cls.default_protocol, variant).addresses()

@@ -1,0 +1,259 @@
+"""Names to classes: plugins are found by file name, entry point or path, and built from plain values."""
+
+from __future__ import annotations
+
+import ast
+import hashlib
+import importlib
+import importlib.util
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from importlib.metadata import EntryPoint, entry_points
+from pathlib import Path
+from types import ModuleType
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
+
+from harness.errors import BenchError, InvalidSetting, PluginError, UnknownName
+
+if TYPE_CHECKING:
+    from pydantic import BaseModel
+
+    from harness.api import Method, Task
+
+Kind = Literal["method", "task"]
+Model = TypeVar("Model", bound="BaseModel")
+
+
+@dataclass(frozen=True)
+class Listing:
+    """A plugin that can be named, as far as it is known without importing it."""
+
+    name: str
+    summary: str
+    origin: Path | EntryPoint
+
+
+@dataclass(frozen=True)
+class Found:
+    """A plugin's class, the name that loads it again, and the fields that the rest of what was typed fills."""
+
+    cls: Any
+    name: str
+    fields: dict[str, Any] = field(default_factory=dict)
+
+
+def listings(kind: Kind) -> dict[str, Listing]:
+    """Every plugin by name. File names and docstrings are read; nothing is imported."""
+    found = {item.name: item for item in _files(kind)}
+    for point in entry_points(group=f"bench.{kind}s"):
+        found.setdefault(point.name, Listing(point.name, f"from {point.value}", point))
+    return dict(sorted(found.items()))
+
+
+def _files(kind: Kind) -> Iterator[Listing]:
+    package = importlib.util.find_spec(f"{kind}s")
+    for folder in (package.submodule_search_locations if package else None) or []:
+        for path in Path(folder).glob("[!_]*.py"):
+            docstring = ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or ""
+            yield Listing(path.stem.replace("_", "-"), docstring.partition("\n")[0], path)
+
+
+def find(kind: Kind, text: str) -> Found:
+    """The plugin that `text` names: `hvae`, `hvae-untempered`, `gaussian-400`, `./mine.py:Mine`, `package.module:Class`.
+
+    Raises:
+        UnknownName: nothing has that name, or the class has no such variant.
+        PluginError: the file or module cannot be loaded.
+    """
+    if ":" in text or text.endswith(".py"):
+        return Found(*_from_path(kind, text))
+    known = listings(kind)
+    if text in known:
+        return Found(_from_listing(kind, known[text]), text)
+    stem = text
+    while "-" in stem:
+        stem = stem.rpartition("-")[0]
+        if stem in known:
+            cls = _from_listing(kind, known[stem])
+            return Found(cls, stem, _variant_fields(kind, cls, stem, text[len(stem) + 1 :]))
+    raise UnknownName(kind, text, known, f"bench list {kind}s")
+
+
+def _variant_fields(kind: Kind, cls: Any, name: str, variant: str) -> dict[str, Any]:
+    if kind == "task":
+        if cls.variant is None:
+            raise UnknownName("task", f"{name}-{variant}", listings("task"), "bench list tasks")
+        return {cls.variant: variant}
+    if variant not in cls.variants:
+        raise UnknownName("method", f"{name}-{variant}", [*listings("method"), *(f"{name}-{v}" for v in cls.variants)], "bench list methods")
+    return dict(cls.variants[variant])
+
+
+def _from_listing(kind: Kind, item: Listing) -> Any:
+    module = item.origin.module if isinstance(item.origin, EntryPoint) else f"{kind}s.{item.origin.stem}"
+    attribute = item.origin.attr if isinstance(item.origin, EntryPoint) else ""
+    return _class_in(kind, _imported(module), attribute, item.name)
+
+
+def _from_path(kind: Kind, text: str) -> tuple[Any, str]:
+    place, _, attribute = text.rpartition(":") if ":" in text else (text, "", "")
+    if not place.endswith(".py"):
+        return _class_in(kind, _imported(place), attribute, text), text
+    path = Path(place).expanduser().resolve()
+    if not path.is_file():
+        raise UnknownName(f"{kind} file", place, sorted(str(near) for near in Path().glob("*.py")))
+    module_name = "bench_plugin_" + hashlib.sha256(str(path).encode()).hexdigest()[:12]
+    module = sys.modules.get(module_name) or _execute(module_name, path)
+    cls = _class_in(kind, module, attribute, text)
+    shown = path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
+    return cls, f"./{shown}:{cls.__name__}" if not shown.is_absolute() else f"{shown}:{cls.__name__}"
+
+
+def _imported(name: str) -> ModuleType:
+    try:
+        return importlib.import_module(name)
+    except Exception as err:  # noqa: BLE001 - whatever a plugin's import raises is the plugin's fault, said in one line
+        raise PluginError(f"Cannot import '{name}': {type(err).__name__}: {err}.") from err
+
+
+def _execute(name: str, path: Path) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(name, path)
+    if spec is None or spec.loader is None:
+        raise PluginError(f"Cannot load {path} as Python.")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module
+    try:
+        spec.loader.exec_module(module)
+    except Exception as err:  # noqa: BLE001 - whatever a plugin's file raises is the plugin's fault, said in one line
+        del sys.modules[name]
+        raise PluginError(f"Cannot load {path}: {type(err).__name__}: {err}.") from err
+    return module
+
+
+def _class_in(kind: Kind, module: ModuleType, attribute: str, name: str) -> Any:
+    from harness import api
+
+    base = api.Method if kind == "method" else api.Task
+    classes = [
+        value
+        for value in vars(module).values()
+        if isinstance(value, type) and issubclass(value, base) and value.__module__ == module.__name__ and hasattr(value, "name")
+    ]
+    chosen = [cls for cls in classes if cls.__name__ == attribute] if attribute else classes
+    if len(chosen) != 1:
+        names = ", ".join(cls.__name__ for cls in classes) or "none"
+        raise PluginError(f"'{name}' must name one subclass of {base.__name__} with a `name`. {module.__name__} defines: {names}.")
+    return chosen[0]
+
+
+def load_method(name: str, fields: dict[str, Any]) -> Method:
+    """The method of a spec."""
+    return build(find("method", name).cls, f"method '{name}'", fields, "method.")
+
+
+def load_task(name: str, fields: dict[str, Any]) -> Task:
+    """The task of a spec."""
+    return build(find("task", name).cls, f"task '{name}'", fields, "task.")
+
+
+def build(cls: type[Model], whose: str, values: dict[str, Any], prefix: str = "") -> Model:
+    """`cls` with the fields `values`; text is read as the field's type asks.
+
+    Raises:
+        UnknownName: a field that does not exist.
+        InvalidSetting: a value that is not allowed.
+    """
+    from pydantic import ValidationError
+
+    from harness.spec import former_values
+
+    for name in values:
+        if name not in cls.model_fields:
+            raise UnknownName(f"field of {whose}", f"{prefix}{name}", [f"{prefix}{field}" for field in cls.model_fields])
+    typed = {name: _typed(cls, name, value) if isinstance(value, str) else value for name, value in values.items()}
+    try:
+        return cls(**{**former_values(cls), **typed})
+    except ValidationError as err:
+        first = err.errors()[0]
+        message = first["msg"].removeprefix("Value error, ").removeprefix("Input ")
+        if not first["loc"]:
+            raise InvalidSetting(f"{whose[0].upper()}{whose[1:]}: {message}.") from err
+        name = str(first["loc"][0])
+        if first["type"] == "missing":
+            raise InvalidSetting(f"{prefix}{name} of {whose} has no value. Give one: --set {prefix}{name}=VALUE.") from err
+        raise InvalidSetting(f"{prefix}{name}={_shown(values.get(name))} is not allowed for {whose}: it {message}.") from err
+
+
+def _shown(value: Any) -> str:
+    text = str(value)
+    return text if len(text) <= 60 else text[:57] + "..."
+
+
+def _typed(cls: type[BaseModel], name: str, text: str) -> Any:
+    """The first reading of `text` that the field's type allows: as it stands, as none, as JSON."""
+    import json
+
+    from pydantic import TypeAdapter, ValidationError
+
+    readings: list[Any] = [text]
+    if text.lower() in ("none", "null"):
+        readings.append(None)
+    try:
+        readings.append(json.loads(text))
+    except (ValueError, RecursionError):
+        pass
+    adapter = TypeAdapter(cls.model_fields[name].annotation)
+    for reading in readings:
+        try:
+            return adapter.validate_python(reading)
+        except ValidationError:
+            continue
+    return text
+
+
+def settled(plugin: BaseModel) -> dict[str, Any]:
+    """A plugin's fields as a spec holds them."""
+    from harness.spec import settled_fields
+
+    return settled_fields(type(plugin), plugin.model_dump())
+
+
+def method_label(name: str, fields: dict[str, Any]) -> str:
+    """The name with its variant, where the fields are one: `hvae-untempered`."""
+    try:
+        variants = find("method", name).cls.variants
+    except BenchError:  # a plugin that has gone since: its stored name still says what it was
+        return name
+    for variant, filled in variants.items():
+        if all(fields.get(key) == value for key, value in filled.items()):
+            return f"{name}-{variant}"
+    return name
+
+
+def task_label(name: str, task: Task) -> str:
+    """The name with its variant: `gaussian-400`."""
+    return name if task.variant is None else f"{name}-{getattr(task, task.variant)}"
+
+
+def source_hash(cls: type) -> str:
+    """A hash of the text of a plugin's file and of the files beside it that it imports."""
+    import inspect
+
+    path = Path(inspect.getfile(cls))
+    seen: dict[Path, str] = {}
+    queue = [path]
+    while queue:
+        current = queue.pop()
+        if current in seen:
+            continue
+        seen[current] = current.read_text(encoding="utf-8")
+        queue += [near for name in _imports(seen[current]) if (near := path.parent / f"{name}.py").is_file()]
+    text = "\0".join(seen[current] for current in sorted(seen))
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def _imports(text: str) -> Iterator[str]:
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, ast.ImportFrom) and node.module:
+            yield node.module.rpartition(".")[2]

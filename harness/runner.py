@@ -1,0 +1,326 @@
+"""One stack of claimed runs, from specs to stored results: load, train, save on the way, score, store."""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+
+import torch
+
+from harness import checkpoint, environment, registry, training
+from harness.api import Method, Task
+from harness.errors import CheckpointError, LeaseLost, PluginError, StoreError, UsageError
+from harness.evaluation import Score, evaluate
+from harness.spec import Plan, RunSpec, Status
+from harness.store import CheckpointFile, Claim, Metric, Outcome, ResultStore, Saved
+from harness.training import State
+from harness.workspace import Workspace
+
+FIRST_SAVE_S = 5.0
+SAVE_SHARE = 1 / 200  # of the time may go into checkpoints
+HEARTBEAT_S = 15.0
+STORE_PATIENCE_S = 90.0
+
+
+@dataclass(frozen=True)
+class Began:
+    """A stack starts, or goes on from `step`."""
+
+    specs: tuple[RunSpec, ...]
+    step: int
+
+
+@dataclass(frozen=True)
+class Advanced:
+    """A stack has taken `step` steps; `bound` is the mean over its living replicates, nats."""
+
+    step: int
+    bound: float
+    frozen: int
+
+
+@dataclass(frozen=True)
+class Ended:
+    """A run's result is stored."""
+
+    key: str
+
+
+@dataclass(frozen=True)
+class Note:
+    """A sentence for whoever watches."""
+
+    text: str
+
+
+Event = Began | Advanced | Ended | Note
+
+
+class Stop(Exception):  # noqa: N818 - not an error: a request
+    """Save and leave: raised between two steps when the process was asked to end."""
+
+
+@dataclass
+class Job:
+    """A claimed stack: `specs` in the order of the plan, `claims` for the members that are ours to finish, by key."""
+
+    workspace: Workspace
+    store: ResultStore
+    specs: list[RunSpec]
+    claims: dict[str, Claim]
+    plan: Plan
+    stop: threading.Event
+    lost: threading.Event = field(default_factory=threading.Event)
+    began: float = field(default_factory=time.monotonic)
+
+    def members(self) -> Iterator[tuple[int, RunSpec, Claim]]:
+        """Our members with their place in the stack."""
+        for place, spec in enumerate(self.specs):
+            if spec.key in self.claims:
+                yield place, spec, self.claims[spec.key]
+
+    def wall_s(self, claim: Claim) -> float:
+        """Seconds of work on a run, this attempt and those before."""
+        return claim.wall_s + time.monotonic() - self.began
+
+
+def new_plan(specs: Sequence[RunSpec]) -> Plan:
+    """How a stack is computed on this machine: one thread, which is the fastest for small replicated problems."""
+    return Plan(members=tuple(spec.key for spec in specs), threads=1, torch=torch.__version__)
+
+
+def run(job: Job) -> Iterator[Event]:
+    """Bring every claimed member of a stack to its end, yielding what happens.
+
+    Raises:
+        PluginError: the method or task breaks its contract; runs without any step leave no trace.
+        Stop: the process was asked to end; the state is saved and the runs can go on.
+        LeaseLost: another process has taken over.
+    """
+    method, task = _plugins(job.specs[0])
+    job.store.begin(list(job.claims.values()), job.plan, environment.describe())
+    torch.set_num_threads(job.plan.threads)
+    with _heartbeat(job):
+        try:
+            state, notes = resume(job, method, task)
+            yield from notes
+            yield Began(tuple(spec for _, spec, _ in job.members()), state.step)
+            yield from _train(job, method, task, state)
+            yield from _finish(job, method, task, state)
+        except (Stop, GeneratorExit):
+            _give_back(job, Status.INTERRUPTED, "stopped by the user")
+            raise
+        except PluginError:
+            _forget(job)
+            raise
+        except (LeaseLost, StoreError, CheckpointError):
+            raise
+        except Exception as err:  # noqa: BLE001 - whatever a plugin raises is a result of its run
+            yield from _fail(job, f"{type(err).__name__}: {err}")
+
+
+def _plugins(spec: RunSpec) -> tuple[Method, Task]:
+    return registry.load_method(spec.method, spec.method_fields), registry.load_task(spec.task, spec.task_fields)
+
+
+def resume(job: Job, method: Method, task: Task) -> tuple[State, list[Note]]:
+    """The state of the newest step at which every member of ours has a good checkpoint; the start where there is none.
+
+    Members that are not ours are dead weight: they stay frozen at their start, so that the others see the same stack.
+    """
+    if job.plan.torch != torch.__version__:
+        raise UsageError(
+            f"These runs began under torch {job.plan.torch} and cannot go on to the bit under {torch.__version__}. "
+            f"Install torch=={job.plan.torch}, or start them anew: --rerun."
+        )
+    state = training.start(method, task, job.specs[0].protocol(), [spec.seed for spec in job.specs])
+    fresh = checkpoint_members(state)
+    notes: list[Note] = []
+    files = {spec.key: job.store.checkpoints(spec.key) for _, spec, _ in job.members()}
+    for step in sorted({file.step for listed in files.values() for file in listed}, reverse=True):
+        try:
+            members = [_saved_member(job, spec, files, step, fresh[place]) for place, spec in enumerate(job.specs)]
+            checkpoint.restore(state, members, step)
+            break
+        except CheckpointError as err:
+            notes.append(Note(f"{err} Going on from the one before."))
+    for place, spec in enumerate(job.specs):
+        if spec.key not in job.claims:
+            state.diverged_at[place] = 0
+    return state, notes
+
+
+def checkpoint_members(state: State) -> list[dict[str, torch.Tensor]]:
+    """Every replicate's tensors, as a checkpoint holds them."""
+    return [checkpoint.member_tensors(state, place) for place in range(len(state.seeds))]
+
+
+def _saved_member(
+    job: Job, spec: RunSpec, files: dict[str, list[CheckpointFile]], step: int, fresh: dict[str, torch.Tensor]
+) -> dict[str, torch.Tensor]:
+    if spec.key not in job.claims:
+        return fresh
+    at_step = [file for file in files[spec.key] if file.step == step]
+    if not at_step:
+        raise CheckpointError(f"Run {spec.key} has no checkpoint at step {step}.")
+    return checkpoint.read(job.workspace.home / at_step[0].path, at_step[0].sha256, spec.key)[0]
+
+
+def _train(job: Job, method: Method, task: Task, state: State) -> Iterator[Event]:
+    """Train to the end, saving on a cadence that costs under `SAVE_SHARE` of the time."""
+    protocol = job.specs[0].protocol()
+    next_save, ended = time.monotonic() + FIRST_SAVE_S, set[str]()
+    for progress in training.train(method, task, protocol, state):
+        if job.lost.is_set():
+            raise LeaseLost("Another process has taken these runs over. Nothing more is written here.")
+        if job.stop.is_set():
+            save(job, state)
+            raise Stop
+        if time.monotonic() >= next_save and state.step < protocol.steps:
+            yield from _finish_diverged(job, state, ended)
+            took = save(job, state)
+            next_save = time.monotonic() + max(FIRST_SAVE_S, took / SAVE_SHARE)
+        alive = state.alive
+        bound = float(progress.bound[alive].mean()) if alive.any() else float("nan")
+        yield Advanced(progress.step, bound, int((~alive).sum()))
+
+
+def save(job: Job, state: State) -> float:
+    """Write a checkpoint of every living member and one transaction with their rows; returns the seconds it took."""
+    began = time.monotonic()
+    living = [(place, spec, claim) for place, spec, claim in job.members() if bool(state.alive[place])]
+    steps = job.specs[0].steps
+    saved = [
+        Saved(state.step, job.wall_s(claim), training.curves(state, place, steps), _write(job, state, place, spec, "last"))
+        for place, spec, claim in living
+    ]
+    remove_files(job.workspace, job.store.save([claim for _, _, claim in living], saved))
+    return time.monotonic() - began
+
+
+def _write(job: Job, state: State, place: int, spec: RunSpec, role: str) -> CheckpointFile:
+    content = checkpoint.encode(state, place, spec)
+    step = state.reached(place)
+    path = job.workspace.checkpoints / spec.key / f"step-{step:09d}.safetensors"
+    return CheckpointFile(role, step, str(path.relative_to(job.workspace.home)), checkpoint.write(path, content), len(content))
+
+
+def remove_files(workspace: Workspace, files: Sequence[CheckpointFile]) -> None:
+    """Delete checkpoint files that the database no longer knows, and folders that are empty after that."""
+    for file in files:
+        path = workspace.home / file.path
+        with suppress(OSError):
+            path.unlink(missing_ok=True)
+            path.parent.rmdir()
+
+
+def _finish_diverged(job: Job, state: State, ended: set[str]) -> Iterator[Event]:
+    """Record the members that were frozen since the last look; the others go on."""
+    for place, spec, claim in job.members():
+        if not bool(state.alive[place]) and spec.key not in ended:
+            _store(job, [claim], [_diverged(job, state, place, spec, claim)])
+            ended.add(spec.key)
+            yield Ended(spec.key)
+
+
+def _diverged(job: Job, state: State, place: int, spec: RunSpec, claim: Claim) -> Outcome:
+    step = state.reached(place)
+    return Outcome(
+        Status.DIVERGED,
+        f"the bound or its gradient was not finite at step {step}",
+        step,
+        job.wall_s(claim),
+        curves=training.curves(state, place, spec.steps),
+        checkpoint=_write(job, state, place, spec, "final"),
+    )
+
+
+def _finish(job: Job, method: Method, task: Task, state: State) -> Iterator[Event]:
+    """Score the living members and store how all that are left ended, in one transaction."""
+    scores = evaluate(method, task, job.specs[0].protocol(), state) if bool(state.alive.any()) else {}
+    left = [(place, spec, claim) for place, spec, claim in job.members() if _is_running(job, spec.key)]
+    outcomes = [
+        _done(job, state, place, spec, claim, scores) if bool(state.alive[place]) else _diverged(job, state, place, spec, claim)
+        for place, spec, claim in left
+    ]
+    _store(job, [claim for _, _, claim in left], outcomes)
+    for _, spec, _ in left:
+        yield Ended(spec.key)
+
+
+def _is_running(job: Job, key: str) -> bool:
+    return job.store.rows([key])[key].status == Status.RUNNING
+
+
+def _done(job: Job, state: State, place: int, spec: RunSpec, claim: Claim, scores: dict[str, Score]) -> Outcome:
+    return Outcome(
+        Status.DONE,
+        None,
+        state.step,
+        job.wall_s(claim),
+        metrics={name: Metric(float(s.value[place]), None if s.error is None else float(s.error[place])) for name, s in scores.items()},
+        curves=training.curves(state, place, spec.steps),
+        checkpoint=_write(job, state, place, spec, "final"),
+    )
+
+
+def _store(job: Job, claims: list[Claim], outcomes: list[Outcome]) -> None:
+    """Store outcomes; a database that is away is waited for, because the results are in hand."""
+    deadline = time.monotonic() + STORE_PATIENCE_S
+    while True:
+        try:
+            return remove_files(job.workspace, job.store.finish_all(claims, outcomes))
+        except LeaseLost:
+            raise
+        except StoreError:
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(2.0)
+
+
+def _give_back(job: Job, status: Status, reason: str) -> None:
+    with suppress(LeaseLost):
+        job.store.release(list(job.claims.values()), status, reason)
+
+
+def _forget(job: Job) -> None:
+    """Take back runs that never made a step: their plugin does not keep its contract, so there is no result to record."""
+    _give_back(job, Status.QUEUED, "the plugin broke its contract")
+    started = job.store.rows([claim.key for claim in job.claims.values() if claim.step])
+    remove_files(job.workspace, job.store.delete([key for key in job.claims if key not in started]))
+
+
+def _fail(job: Job, reason: str) -> Iterator[Event]:
+    left = [claim for _, spec, claim in job.members() if _is_running(job, spec.key)]
+    steps = job.store.rows([claim.key for claim in left])
+    _store(job, left, [Outcome(Status.FAILED, reason, steps[claim.key].step, job.wall_s(claim)) for claim in left])
+    for claim in left:
+        yield Ended(claim.key)
+
+
+@contextmanager
+def _heartbeat(job: Job) -> Iterator[None]:
+    """Prolong the leases from a thread of its own while the stack is at work."""
+    over = threading.Event()
+
+    def beat() -> None:
+        while not over.wait(HEARTBEAT_S):
+            try:
+                job.store.heartbeat(list(job.claims.values()))
+            except LeaseLost:
+                job.lost.set()
+                return
+            except StoreError:
+                continue  # the lease is longer than several beats
+
+    thread = threading.Thread(target=beat, name=f"heartbeat-{os.getpid()}", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join(timeout=5)

@@ -1,0 +1,703 @@
+"""The result database, over SQLite and PostgreSQL."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import multiprocessing
+import os
+import shutil
+import signal
+import socket
+import sqlite3
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import store_processes as processes
+from postgres import postgres_database, postgres_server  # noqa: F401  fixtures
+from sqlalchemy import inspect, text
+from store_processes import new_run, spec
+
+import harness.store
+from harness.errors import LeaseLost, SchemaMismatch, StoreError, UsageError
+from harness.spec import Plan, Status
+from harness.store import (
+    ArtifactFile,
+    CheckpointFile,
+    Metric,
+    Outcome,
+    Owner,
+    ResultStore,
+    Saved,
+    backup,
+    connect,
+    current_revision,
+    fresh,
+    info,
+)
+from harness.store import upgrade as upgrade_database
+from harness.store.schema import metadata
+from harness.store.upgrade import REVISIONS
+from harness.workspace import sqlite_url
+
+DATA = Path(__file__).parent / "data"
+SPAWN = multiprocessing.get_context("spawn")
+ME = Owner.current()
+ELSEWHERE = Owner("another-host", "boot", 17, 4711)
+KEYS = [spec(seed).key for seed in range(20)]
+TORCH = "2.13.0"
+REVISION_MODULE = upgrade_database.__module__  # the package gives its name to the function
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def url(request, tmp_path):
+    """An address where no database, or an empty one, is."""
+    if request.param == "sqlite":
+        return sqlite_url(tmp_path / "bench.db")
+    return request.getfixturevalue("postgres_database")()
+
+
+@pytest.fixture
+def file(tmp_path):
+    """Where a SQLite database would be."""
+    return tmp_path / "bench.db"
+
+
+@pytest.fixture
+def store(url):
+    """An open database with twenty queued runs."""
+    with ResultStore.open(url) as opened:
+        opened.enqueue([new_run(seed) for seed in range(20)])
+        yield opened
+
+
+def execute(url, statement):
+    """Run one statement behind the store's back."""
+    engine = connect.engine_for(url)
+    with connect.writing(engine, url) as connection:
+        connection.execute(text(statement))
+    engine.dispose()
+
+
+def gone_owner():
+    """A process of this host that has ended."""
+    child = subprocess.Popen([sys.executable, "-c", "pass"])
+    child.wait()
+    return dataclasses.replace(ME, pid=child.pid, process_start=ME.process_start + 1)
+
+
+def stack(*members):
+    """A plan for these runs as one program."""
+    return Plan(members=members, threads=1, eval_chunk=100, torch=TORCH)
+
+
+def checkpoint(step, role="last"):
+    """A checkpoint's description."""
+    return CheckpointFile(role, step, f"checkpoints/{role}-{step}.safetensors", f"sha-{step}", 100 + step)
+
+
+def outcome(status=Status.DONE, reason=None, **other):
+    """How a run ended."""
+    return Outcome(status, reason, 1000, 12.5, **other)
+
+
+def in_processes(number, work, *arguments):
+    """What `work` returns in each of several processes that start together; `arguments` begin with the address."""
+    barrier, answers = SPAWN.Barrier(number), SPAWN.Queue()
+    first, *rest = arguments
+    started = [
+        SPAWN.Process(target=processes.collect, args=(answers, work, first, barrier, *(part[index] for part in rest)))
+        for index in range(number)
+    ]
+    for process in started:
+        process.start()
+    found = [answers.get(timeout=120) for _ in started]
+    for process in started:
+        process.join()
+    return found
+
+
+def killed(target, *arguments):
+    """Run a process that kills itself, and make sure that it did."""
+    process = SPAWN.Process(target=target, args=arguments)
+    process.start()
+    process.join()
+    return process.exitcode == -signal.SIGKILL
+
+
+# Names and imports
+
+
+def test_the_public_names_are_these():
+    rows = {"ArtifactFile", "CheckpointFile", "Claim", "Curve", "HistoryRow", "Metric", "NewRun", "Outcome", "Owner", "RunRow", "Saved"}
+    assert set(harness.store.__all__) == rows | {"HEAD", "ResultStore", "backup", "current_revision", "info", "upgrade"}
+    assert all(hasattr(harness.store, name) for name in harness.store.__all__)
+
+
+def test_reading_a_stored_run_imports_neither_alembic_nor_the_orm(file):
+    ResultStore.open(sqlite_url(file)).close()
+    program = (
+        "import sys; from harness.store import ResultStore\n"
+        f"with ResultStore.open({sqlite_url(file)!r}) as store: store.rows(['a']), store.unmirrored(['a'])\n"
+        "print([name for name in ('alembic', 'sqlalchemy.orm', 'torch', 'mlflow') if name in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, cwd=DATA.parent.parent)
+    assert done.stdout.strip() == "[]"
+
+
+# Runs and results
+
+
+def test_a_run_comes_back_as_it_was_put_in(store):
+    row = store.rows([KEYS[3]])[KEYS[3]]
+    wanted = spec(3)
+    assert (row.key, row.cell, row.method, row.task, row.task_label, row.seed) == (
+        wanted.key,
+        wanted.cell,
+        "hvae",
+        "gaussian",
+        "gaussian-25",
+        3,
+    )
+    assert row.spec == wanted.plain()
+    assert (row.status, row.step, row.steps, row.settings, row.protocol) == (Status.QUEUED, 0, 1000, {"n_leapfrog": 10}, "standard")
+    assert (row.owner, row.started_at, row.fence, row.mlflow_run_id) == (None, None, 0, None)
+
+
+def test_rows_keep_the_order_of_the_keys_and_leave_out_the_unknown(store):
+    wanted = [KEYS[5], "0" * 16, KEYS[1], KEYS[5]]
+    assert list(store.rows(wanted)) == [KEYS[5], KEYS[1]]
+
+
+def test_more_keys_than_one_in_list_holds_are_found(store):
+    many = [f"{number:016x}" for number in range(40_000)]
+    assert set(store.rows(many + KEYS)) == set(KEYS)
+
+
+def test_enqueueing_again_changes_nothing(store):
+    before = store.rows(KEYS)
+    store.enqueue([new_run(seed) for seed in range(20)] * 2)
+    assert store.rows(KEYS) == before
+    assert [len(store.history(key)) for key in KEYS] == [1] * 20
+
+
+def test_runs_are_found_by_the_beginning_of_their_keys(store):
+    assert [row.key for row in store.find(KEYS[0][:6])] == [key for key in sorted(KEYS) if key.startswith(KEYS[0][:6])]
+    assert [row.key for row in store.find("")] == sorted(KEYS)
+    assert [row.key for row in store.find(KEYS[0].upper())] == [KEYS[0]]
+    assert store.find("%") == []
+    for digit in "0123456789abcdef":
+        assert [row.key for row in store.find(digit)] == [key for key in sorted(KEYS) if key.startswith(digit)]
+
+
+def test_recent_runs_come_newest_first_and_can_be_filtered(store):
+    store.enqueue([new_run(99, method="vb")])
+    (claim,) = store.claim(KEYS[:1], ME)
+    assert [row.seed for row in store.recent(3)] == [99, 19, 18]
+    assert [row.key for row in store.recent(status=Status.RUNNING)] == [claim.key]
+    assert [row.method for row in store.recent(method="vb", task_label="gaussian-25")] == ["vb"]
+    assert store.recent(task_label="mnist") == []
+    assert store.count() == {"queued": 20, "running": 1}
+
+
+def test_nan_and_infinities_survive_in_metrics_and_curves(store):
+    (claim,) = store.claim(KEYS[:1], ME)
+    values = {"nan": math.nan, "up": math.inf, "down": -math.inf, "third": 1 / 3, "tiny": 5e-324, "huge": -1.7976931348623157e308, "n": 3}
+    metrics = {name: Metric(value, se=value) for name, value in values.items()} | {"bare": Metric(0.1)}
+    curves = {"bound": [(step, float(value)) for step, value in enumerate(values.values())], "empty": []}
+    store.finish(claim, outcome(metrics=metrics, curves=curves))
+    # repr tells every float apart, and is the same for two NaNs
+    stored = store.metrics([claim.key])[claim.key]
+    assert {name: repr(metric) for name, metric in stored.items()} == {
+        name: repr(Metric(float(metric.value), None if metric.se is None else float(metric.se))) for name, metric in metrics.items()
+    }
+    assert repr(store.curves(claim.key)) == repr(dict(sorted(curves.items())))
+
+
+def test_finishing_stores_everything_and_lets_go(store):
+    (claim,) = store.claim(KEYS[:1], ME)
+    files = [ArtifactFile("path.html", "mlruns/path.html", "sha", 7)]
+    store.finish(claim, outcome(reason="as planned", checkpoint=checkpoint(1000, "final"), artifacts=files))
+    row = store.rows([claim.key])[claim.key]
+    assert (row.status, row.reason, row.step, row.wall_s) == (Status.DONE, "as planned", 1000, 12.5)
+    assert (row.owner, row.lease_expires) == (None, None)
+    assert row.created_at <= row.started_at <= row.finished_at
+    assert store.checkpoints(claim.key) == [checkpoint(1000, "final")]
+    assert store.artifacts(claim.key) == files
+    assert [(line.status, line.reason, line.fence) for line in store.history(claim.key)] == [
+        ("queued", None, 0),
+        ("running", None, 1),
+        ("done", "as planned", 1),
+    ]
+    assert store.claim([claim.key], ME) == []
+
+
+def test_plan_and_environment_are_stored_when_a_run_begins(store):
+    claims = store.claim(KEYS[:2], ME)
+    assert store.plan(KEYS[0]) is None
+    assert store.environment(KEYS[0]) == {}
+    store.begin(claims, stack(*KEYS[:2]), {"cpu": "first"})
+    store.begin(claims, stack(KEYS[0]), {"cpu": "second"})
+    assert store.plan(KEYS[0]) == store.plan(KEYS[1]) == stack(*KEYS[:2])
+    assert store.environment(KEYS[1]) == {"cpu": "second"}
+    store.release(claims, Status.INTERRUPTED, "ctrl-c")
+    assert [claim.plan for claim in store.claim(KEYS[:2], ME)] == [stack(*KEYS[:2])] * 2
+
+
+def test_the_last_two_checkpoints_are_kept_and_the_others_handed_back(store):
+    claims = store.claim(KEYS[:2], ME)
+    dropped = [
+        store.save(claims, [Saved(step, 1.0, {"bound": [(step, -1.0)]}, checkpoint(step)), Saved(step, 2.0)]) for step in (10, 20, 30)
+    ]
+    assert dropped == [[], [], [checkpoint(10)]]
+    assert store.checkpoints(KEYS[0]) == [checkpoint(30), checkpoint(20)]
+    assert store.save(claims[:1], [Saved(20, 1.0, {}, dataclasses.replace(checkpoint(20), sha256="new"))]) == []
+    assert [(file.step, file.sha256) for file in store.checkpoints(KEYS[0])] == [(20, "new"), (30, "sha-30")]
+    assert store.curves(KEYS[0]) == {"bound": [(30, -1.0)]}
+    assert [(row.step, row.wall_s) for row in store.rows(KEYS[:2]).values()] == [(20, 1.0), (30, 2.0)]
+
+
+def test_a_reset_run_starts_from_nothing_and_keeps_its_history(store):
+    (claim,) = store.claim(KEYS[:1], ME)
+    store.begin([claim], stack(KEYS[0]), {"cpu": "x"})
+    store.save([claim], [Saved(10, 1.0, {"bound": [(10, -1.0)]}, checkpoint(10))])
+    with pytest.raises(UsageError, match=f"pid {ME.pid}"):
+        store.reset(KEYS[:1])
+    store.finish(claim, outcome(metrics={"elbo": Metric(-1.0)}))
+    assert store.reset([*KEYS[:1], "0" * 16]) == [checkpoint(10)]
+    row = store.rows(KEYS)[KEYS[0]]
+    assert (row.status, row.step, row.wall_s, row.fence, row.started_at, row.finished_at) == (Status.QUEUED, 0, 0.0, 2, None, None)
+    assert (store.metrics(KEYS), store.curves(KEYS[0]), store.checkpoints(KEYS[0]), store.plan(KEYS[0])) == ({}, {}, [], None)
+    assert [line.status for line in store.history(KEYS[0])] == ["queued", "running", "done", "queued"]
+
+
+def test_a_removed_run_leaves_nothing_behind(store):
+    (claim,) = store.claim(KEYS[:1], ME)
+    with pytest.raises(UsageError, match=claim.key):
+        store.delete(KEYS)
+    assert len(store.rows(KEYS)) == 20
+    store.finish(claim, outcome(metrics={"elbo": Metric(-1.0)}, checkpoint=checkpoint(1000, "final")))
+    assert store.delete(KEYS) == [checkpoint(1000, "final")]
+    assert (store.rows(KEYS), store.metrics(KEYS), store.history(KEYS[0]), store.checkpoints(KEYS[0])) == ({}, {}, [], [])
+    with pytest.raises(LeaseLost, match="removed"):
+        store.heartbeat([claim])
+
+
+# Claims
+
+
+def test_claims_keep_the_order_of_the_keys(store):
+    wanted = [KEYS[7], KEYS[2], KEYS[11], KEYS[2], "0" * 16]
+    claims = store.claim(wanted, ME)
+    assert [(claim.key, claim.fence, claim.seed) for claim in claims] == [(KEYS[7], 1, 7), (KEYS[2], 1, 2), (KEYS[11], 1, 11)]
+    assert all(row.owner == ME for row in store.rows(wanted).values())
+
+
+def test_processes_that_claim_together_share_the_runs(store, url):
+    store.enqueue([new_run(seed) for seed in range(120)])
+    keys = [spec(seed).key for seed in range(120)]
+    answers = in_processes(5, processes.claim_together, url, [keys] * 5)
+    assert sorted(pair for taken in answers for pair in taken) == sorted((key, 1) for key in keys)
+
+
+def test_processes_that_enqueue_together_add_each_run_once(url):
+    ResultStore.open(url).close()
+    orders = [list(range(start, 40)) + list(range(start)) for start in (0, 10, 20, 30)]
+    assert in_processes(4, processes.enqueue_together, url, orders) == ["enqueued"] * 4
+    with ResultStore.open(url) as store:
+        assert store.count() == {"queued": 40}
+        assert [len(store.history(spec(seed).key)) for seed in range(40)] == [1] * 40
+
+
+def test_a_lost_lease_writes_nothing(store):
+    old = store.claim(KEYS[:2], ELSEWHERE, lease_s=-1.0)
+    (new,) = store.claim(KEYS[1:2], ME)
+    before = store.rows(KEYS)
+    late = [
+        lambda: store.heartbeat(old),
+        lambda: store.begin(old, stack(KEYS[0]), {}),
+        lambda: store.save(old, [Saved(5, 1.0, {"bound": [(5, 1.0)]}, checkpoint(5))] * 2),
+        lambda: store.finish_all(old, [outcome(metrics={"elbo": Metric(1.0)})] * 2),
+        lambda: store.release(old, Status.INTERRUPTED, None),
+    ]
+    for write in late:
+        with pytest.raises(LeaseLost, match=KEYS[1]):
+            write()
+    assert store.rows(KEYS) == before
+    assert (store.metrics(KEYS), store.curves(KEYS[0]), store.checkpoints(KEYS[0]), store.plan(KEYS[0])) == ({}, {}, [], None)
+    store.finish(new, outcome())
+
+
+def test_a_run_that_was_given_back_takes_no_more_writes(store):
+    claims = store.claim(KEYS[:1], ME)
+    store.release(claims, Status.TIMEOUT, "an hour")
+    row = store.rows(KEYS)[KEYS[0]]
+    assert (row.status, row.reason, row.owner) == (Status.TIMEOUT, "an hour", None)
+    with pytest.raises(LeaseLost, match="given back"):
+        store.save(claims, [Saved(5, 1.0)])
+    with pytest.raises(LeaseLost):
+        store.finish(claims[0], outcome())
+    (again,) = store.claim(KEYS[:1], ME)
+    assert (again.fence, store.rows(KEYS)[KEYS[0]].started_at) == (2, row.started_at)
+    with pytest.raises(ValueError, match="not as done"):
+        store.release([again], Status.DONE, None)
+
+
+def test_members_that_ended_stay_as_they_are(store):
+    claims = store.claim(KEYS[:2], ME)
+    store.finish(claims[0], outcome(Status.DIVERGED, "bound is NaN"))
+    store.heartbeat(claims)
+    store.save(claims, [Saved(7, 1.0, {"bound": [(7, 0.0)]})] * 2)
+    store.release(claims, Status.INTERRUPTED, None)
+    assert [(row.status, row.step) for row in store.rows(KEYS[:2]).values()] == [("diverged", 1000), ("interrupted", 7)]
+    assert store.curves(KEYS[0]) == {}
+    with pytest.raises(LeaseLost):
+        store.finish(claims[0], outcome())
+
+
+def test_a_living_holder_is_respected_until_its_lease_expires(store):
+    held = store.claim(KEYS[:1], ELSEWHERE, lease_s=1000.0)
+    assert store.claim(KEYS[:1], ME) == []
+    owner, since, expires = store.holders(KEYS)[KEYS[0]]
+    assert (owner, expires - since) == (ELSEWHERE, pytest.approx(1000.0))
+    with pytest.raises(UsageError, match="another-host"):
+        store.reset(KEYS)
+    store.heartbeat(held, lease_s=-1.0)
+    assert store.holders(KEYS) == {}
+    (claim,) = store.claim(KEYS[:1], ME)
+    assert (claim.fence, store.rows(KEYS)[KEYS[0]].crashes) == (2, 1)
+    assert "another-host pid 17" in store.history(KEYS[0])[-1].reason
+
+
+def test_a_run_of_a_killed_process_is_free_at_once(store, url):
+    report = SPAWN.Queue()
+    holder = SPAWN.Process(target=processes.claim_and_stay, args=(url, KEYS[:2], report))
+    holder.start()
+    assert report.get(timeout=60) == KEYS[:2]
+    assert [claim.key for claim in store.claim(KEYS[:3], ME)] == [KEYS[2]]
+    assert {owner.pid for owner, _, _ in store.holders(KEYS[:2]).values()} == {holder.pid}
+    os.kill(holder.pid, signal.SIGKILL)
+    holder.join()
+    assert store.holders(KEYS[:2]) == {}
+    assert [(claim.key, claim.fence) for claim in store.claim(KEYS[:2], ME)] == [(KEYS[0], 2), (KEYS[1], 2)]
+
+
+def test_the_third_death_without_a_checkpoint_fails_the_run(store):
+    gone = gone_owner()
+    assert [len(store.claim(KEYS[:1], gone)) for _ in range(4)] == [1, 1, 1, 0]
+    row = store.rows(KEYS)[KEYS[0]]
+    assert (row.status, row.reason, row.owner, row.crashes) == (Status.FAILED, "crashed", None, 3)
+    assert store.history(KEYS[0])[-1].status == Status.FAILED
+    assert store.claim(KEYS[:1], ME) == []
+    store.restart_crash_count(KEYS)
+    assert store.count() == {"queued": 20}
+    assert [len(store.claim(KEYS[:1], gone)) for _ in range(4)] == [1, 1, 1, 0]
+
+
+def test_a_checkpoint_starts_the_count_of_deaths_anew(store):
+    gone = gone_owner()
+    store.claim(KEYS[:1], gone)
+    store.claim(KEYS[:1], gone)
+    (third,) = store.claim(KEYS[:1], gone)
+    store.save([third], [Saved(5, 1.0)])
+    assert store.rows(KEYS)[KEYS[0]].crashes == 2
+    store.save([third], [Saved(10, 1.0, {}, checkpoint(10))])
+    assert [len(store.claim(KEYS[:1], gone)) for _ in range(3)] == [1, 1, 0]
+
+
+def test_a_run_that_failed_otherwise_is_not_queued_again(store):
+    (claim,) = store.claim(KEYS[:1], ME)
+    store.finish(claim, outcome(Status.FAILED, "ValueError"))
+    store.restart_crash_count(KEYS)
+    assert store.rows(KEYS)[KEYS[0]].status == Status.FAILED
+
+
+def test_a_stack_is_claimed_as_a_unit(store):
+    members = [KEYS[4], KEYS[1], KEYS[9]]
+    claims = store.claim(members, ME)
+    store.begin(claims, stack(*members), {})
+    store.finish(claims[1], outcome())
+    store.release(claims, Status.INTERRUPTED, None)
+    again = store.claim([KEYS[0], KEYS[9]], ME)
+    assert [claim.key for claim in again] == [KEYS[0], KEYS[9], KEYS[4]]
+    assert [claim.plan for claim in again] == [None, stack(*members), stack(*members)]
+
+
+def test_no_member_is_taken_while_one_is_held(store, url):
+    claims = store.claim(KEYS[:3], ME)
+    store.begin(claims, stack(*KEYS[:3]), {})
+    store.release(claims, Status.INTERRUPTED, None)
+    store.claim(KEYS[:1], ELSEWHERE)
+    execute(url, f"UPDATE runs SET status = 'interrupted' WHERE key IN ('{KEYS[1]}', '{KEYS[2]}')")
+    assert store.claim([KEYS[1], KEYS[2], KEYS[5]], ME)[0].key == KEYS[5]
+    assert store.rows(KEYS)[KEYS[1]].status == Status.INTERRUPTED
+
+
+def test_a_member_that_was_reset_goes_its_own_way(store):
+    claims = store.claim(KEYS[:2], ME)
+    store.begin(claims, stack(*KEYS[:2]), {})
+    store.release(claims, Status.INTERRUPTED, None)
+    store.reset(KEYS[:1])
+    assert [claim.key for claim in store.claim(KEYS[1:2], ME)] == [KEYS[1]]
+    assert [(claim.key, claim.plan) for claim in store.claim(KEYS[:1], ME)] == [(KEYS[0], None)]
+
+
+def test_owners_are_gone_only_when_that_is_known():
+    child = subprocess.Popen([sys.executable, "-c", "pass"])
+    while Owner(ME.host, ME.boot_id, child.pid, 0).is_gone() is False:
+        pass  # it ends by itself, and is a zombie until it is waited for
+    child.wait()
+    assert not ME.is_gone()
+    assert dataclasses.replace(ME, process_start=ME.process_start + 1).is_gone()
+    assert dataclasses.replace(ME, boot_id="before").is_gone()
+    assert dataclasses.replace(ME, pid=child.pid).is_gone()
+    assert not dataclasses.replace(ME, host=socket.gethostname() + "x", boot_id="before").is_gone()
+
+
+# The mirror
+
+
+def test_the_mirror_follows_revisions_and_never_goes_back(store):
+    assert {row.key for row in store.unmirrored()} == set(KEYS)
+    for row in store.unmirrored():
+        store.mirrored(row.key, row.revision)
+    assert store.unmirrored() == []
+    (claim,) = store.claim(KEYS[:1], ME)
+    (behind,) = store.unmirrored(KEYS)
+    store.save([claim], [Saved(1, 1.0)])
+    store.mirrored(claim.key, behind.revision)
+    (behind,) = store.unmirrored()
+    store.finish(claim, outcome())
+    (ended,) = store.unmirrored()
+    assert ended.revision > behind.revision
+    store.mirrored(claim.key, ended.revision)
+    store.mirrored(claim.key, behind.revision)
+    assert store.unmirrored() == []
+
+
+def test_the_first_mirror_of_a_run_stays_until_it_is_cleared(store):
+    assert [store.set_mlflow_run(KEYS[0], name) for name in ("one", "two")] == ["one", "one"]
+    store.clear_mirror(KEYS[1:])
+    assert store.rows(KEYS)[KEYS[0]].mlflow_run_id == "one"
+    store.clear_mirror(None)
+    row = store.rows(KEYS)[KEYS[0]]
+    assert (row.mlflow_run_id, row.mirrored_revision) == (None, -1)
+    with pytest.raises(StoreError, match="not in the database"):
+        store.set_mlflow_run("0" * 16, "one")
+
+
+# Creation, revisions, damage
+
+
+def test_six_processes_open_a_fresh_database_at_once(url):
+    assert in_processes(6, processes.open_together, url, list(range(6))) == ["opened"] * 6
+    with ResultStore.open(url) as store:
+        assert store.count() == {"queued": 6}
+
+
+@pytest.mark.parametrize("number", [1, 2, 4, 8, 16])
+def test_a_process_killed_while_it_creates_the_schema_does_no_harm(url, number):
+    assert killed(processes.die_at_statement, url, number)
+    with ResultStore.open(url) as store:
+        store.enqueue([new_run()])
+        assert store.count() == {"queued": 1}
+
+
+@pytest.mark.parametrize(("call", "after"), [("fsync", False), ("link", False), ("link", True)])
+def test_a_process_killed_while_it_publishes_the_file_does_no_harm(file, call, after):
+    assert killed(processes.die_at_call, sqlite_url(file), call, after)
+    assert file.exists() == after
+    with ResultStore.open(sqlite_url(file)) as store:
+        store.enqueue([new_run()])
+    left = list(file.parent.glob(".bench.db-*"))
+    assert left
+    for part in left:
+        os.utime(part, (0, 0))
+    file.unlink()
+    ResultStore.open(sqlite_url(file)).close()
+    assert [path.name for path in file.parent.iterdir()] == ["bench.db"]
+
+
+def test_an_empty_file_and_a_file_system_without_links_are_built_in_place(file, monkeypatch):
+    file.touch()
+    ResultStore.open(sqlite_url(file)).close()
+    file.unlink()
+
+    def refuse(*_):
+        raise PermissionError(1, "Operation not permitted")
+
+    monkeypatch.setattr(fresh.os, "link", refuse)
+    with ResultStore.open(sqlite_url(file)) as store:
+        assert store.count() == {}
+
+
+def test_sqlite_is_set_up_for_several_writers(file):
+    ResultStore.open(sqlite_url(file)).close()
+    engine = connect.engine_for(sqlite_url(file))
+    with engine.connect() as connection:
+        asked = [
+            connection.exec_driver_sql(f"PRAGMA {name}").scalar()
+            for name in ("journal_mode", "synchronous", "foreign_keys", "busy_timeout")
+        ]
+    engine.dispose()
+    assert asked == ["wal", 2, 1, 30_000]
+
+
+def test_the_migrated_schema_is_the_declared_one(store, url):
+    from alembic.autogenerate import compare_metadata
+    from alembic.migration import MigrationContext
+
+    engine = connect.engine_for(url)
+    with engine.connect() as connection:
+        context = MigrationContext.configure(
+            connection, opts={"version_table": "bench_alembic_version", "compare_type": True, "compare_server_default": True}
+        )
+        assert compare_metadata(context, metadata) == []
+        indexes = {index["name"] for index in inspect(connection).get_indexes("runs")}
+    engine.dispose()
+    assert indexes == {index.name for index in metadata.tables["runs"].indexes}
+
+
+def test_every_revision_has_a_migration_and_a_saved_database():
+    from alembic.config import Config
+    from alembic.script import ScriptDirectory
+
+    config = Config()
+    config.set_main_option("script_location", str(Path(harness.store.__file__).parent / "migrations"))
+    config.set_main_option("path_separator", "os")
+    steps = [step.revision for step in ScriptDirectory.from_config(config).walk_revisions()][::-1]
+    assert tuple(steps) == REVISIONS
+    assert steps[-1] == harness.store.HEAD
+    assert {path.stem for path in DATA.glob("bench-*.db")} == {f"bench-{step}" for step in steps}
+
+
+@pytest.mark.parametrize("saved", sorted(DATA.glob("bench-*.db")), ids=lambda path: path.stem)
+def test_each_saved_database_upgrades_and_reads(saved, file):
+    shutil.copyfile(saved, file)
+    assert upgrade_database(sqlite_url(file)) == saved.stem.removeprefix("bench-")
+    with ResultStore.open(sqlite_url(file)) as store:
+        assert store.count() == {"done": 1, "interrupted": 1, "queued": 1}
+        assert store.rows([KEYS[0]])[KEYS[0]].spec == spec(0).plain()
+        assert math.isnan(store.metrics(KEYS)[KEYS[0]]["pareto_k"].value)
+        assert store.curves(KEYS[0])["bound"] == [(0, -math.inf), (500, -2.5)]
+        assert [claim.plan for claim in store.claim(KEYS[:3], ME)] == [stack(*KEYS[:2]), None]
+
+
+def test_other_revisions_are_refused_and_only_upgraded_on_request(store, url, monkeypatch):
+    revisions = sys.modules[REVISION_MODULE]
+    monkeypatch.setattr(revisions, "REVISIONS", ("0001", "0002"))
+    monkeypatch.setattr(revisions, "HEAD", "0002")
+    with pytest.raises(SchemaMismatch, match="run: bench db upgrade"):
+        ResultStore.open(url)
+    monkeypatch.undo()
+    execute(url, "UPDATE bench_alembic_version SET version_num = '9999'")
+    for attempt in (ResultStore.open, upgrade_database):
+        with pytest.raises(SchemaMismatch, match=r"9999.*newer release"):
+            attempt(url)
+    engine = connect.engine_for(url)
+    assert current_revision(engine) == "9999"
+    engine.dispose()
+
+
+def test_another_programs_tables_are_left_alone(url):
+    execute(url, "CREATE TABLE runs (id INTEGER)")
+    with pytest.raises(StoreError, match="not a result database"):
+        ResultStore.open(url)
+    engine = connect.engine_for(url)
+    assert inspect(engine).get_table_names() == ["runs"]
+    engine.dispose()
+
+
+def one_line(raised):
+    """The message, which has to be a single line."""
+    message = str(raised.value)
+    assert "\n" not in message
+    return message
+
+
+def test_garbage_is_refused_in_one_line(file):
+    file.write_bytes(b"not a database at all" * 100)
+    with pytest.raises(StoreError) as raised:
+        ResultStore.open(sqlite_url(file))
+    assert "not a database" in one_line(raised)
+    assert file.read_bytes() == b"not a database at all" * 100
+
+
+def test_places_that_cannot_be_opened_are_refused_in_one_line(tmp_path):
+    (tmp_path / "file").touch()
+    for place in (tmp_path, tmp_path / "file" / "bench.db", tmp_path / "nowhere" / "bench.db"):
+        with pytest.raises(StoreError) as raised:
+            ResultStore.open(sqlite_url(place))
+        assert str(place) in one_line(raised)
+
+
+def test_a_locked_database_is_refused_in_one_line(file, monkeypatch):
+    ResultStore.open(sqlite_url(file)).close()
+    monkeypatch.setattr(connect, "WAIT_MS", 10)
+    other = sqlite3.connect(file, isolation_level=None)
+    other.execute("BEGIN IMMEDIATE")
+    with ResultStore.open(sqlite_url(file)) as store:
+        assert store.count() == {}
+        with pytest.raises(StoreError) as raised:
+            store.enqueue([new_run()])
+    other.close()
+    assert "database is locked" in one_line(raised)
+
+
+def test_a_server_that_is_away_is_refused_without_its_password():
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))  # bound, and not listening
+        address = f"127.0.0.1:{taken.getsockname()[1]}"
+        for url in (f"postgresql://ada:secret@{address}/bench", f"postgresql://{address}/bench?user=ada&password=secret"):
+            with pytest.raises(StoreError) as raised:
+                ResultStore.open(url)
+            assert address in one_line(raised)
+            assert "secret" not in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    "url", ["sqlite://", "sqlite:///:memory:", "mysql://ada:secret@h/b", "nonsense secret", "postgresql://a:secret@h:port/b"]
+)
+def test_other_addresses_are_refused(url):
+    with pytest.raises(UsageError) as raised:
+        ResultStore.open(url)
+    assert ":secret" not in one_line(raised)
+
+
+def test_info_tells_what_is_there(store, url):
+    store.claim(KEYS[:1], ME)
+    shown = info(url)
+    assert shown.pop("size_bytes") > 0
+    assert shown == {"url": connect.label(url), "revision": "0001", "head": "0001", "runs": {"queued": 19, "running": 1}}
+
+
+def test_a_backup_is_a_whole_database(file, tmp_path):
+    url, copy = sqlite_url(file), tmp_path / "copy.db"
+    with ResultStore.open(url) as store:
+        store.enqueue([new_run(0)])
+        copy.write_text("an older backup")
+        backup(url, copy)
+        store.enqueue([new_run(1)])
+    assert not list(tmp_path.glob("*.part"))
+    with ResultStore.open(sqlite_url(copy)) as store:
+        assert list(store.rows(KEYS)) == [KEYS[0]]
+
+
+def test_backups_that_cannot_be_made_are_refused(file, tmp_path):
+    for attempt in (
+        lambda: backup(sqlite_url(file), tmp_path / "copy.db"),
+        lambda: upgrade_database(sqlite_url(file)),
+        lambda: info(sqlite_url(file)),
+    ):
+        with pytest.raises(StoreError, match="no result database"):
+            attempt()
+    assert list(tmp_path.iterdir()) == []
+    with pytest.raises(UsageError, match="pg_dump"):
+        backup("postgresql://localhost/bench", file)
+    ResultStore.open(sqlite_url(file)).close()
+    with pytest.raises(UsageError, match="itself"):
+        backup(sqlite_url(file), file)
+    with pytest.raises(StoreError):
+        backup(sqlite_url(file), tmp_path / "nowhere" / "copy.db")
