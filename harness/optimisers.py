@@ -37,7 +37,7 @@ def adamax(flat: Tensor, gradient: Tensor, moments: Moments, step: int, rate: Te
 
 
 def rmsprop(flat: Tensor, gradient: Tensor, moments: Moments, step: int, rate: Tensor, protocol: Protocol) -> None:
-    r"""$\theta \mathrel{+}= \eta\, g / (\sqrt v + \epsilon)$ with $v$ an average of $g^2$ that decays by `rmsprop_decay` (Tieleman & Hinton 2012)."""
+    r"""$\theta \mathrel{+}= \eta\, g / (\sqrt v + \epsilon)$, $v$ a mean of $g^2$ decaying by `rmsprop_decay` (Tieleman & Hinton 2012)."""
     decay = protocol.rmsprop_decay
     second = moments["second"].mul_(decay).addcmul_(gradient, gradient, value=1 - decay)
     flat.addcmul_(rate, gradient / second.sqrt().add_(EPSILON))
@@ -52,7 +52,7 @@ UPDATES: dict[str, tuple[Update, tuple[str, ...]]] = {
 
 
 def learning_rate(protocol: Protocol, step: int) -> float:
-    r"""$\eta$ at a step; `cosine`: $\tfrac\eta2 (1 + \cos(\pi t / T))$, 0 after the last step (Loshchilov & Hutter 2017, arXiv:1608.03983)."""
+    r"""$\eta$ at a step; `cosine`: $\tfrac\eta2 (1 + \cos(\pi t / T))$ (Loshchilov & Hutter 2017, arXiv:1608.03983)."""
     if protocol.lr_schedule == "constant":
         return protocol.lr
     return 0.5 * protocol.lr * (1 + math.cos(math.pi * step / protocol.steps))

@@ -8,6 +8,7 @@ import importlib
 import importlib.util
 import sys
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
@@ -86,7 +87,8 @@ def _variant_fields(kind: Kind, cls: Any, name: str, variant: str) -> dict[str, 
             raise UnknownName("task", f"{name}-{variant}", listings("task"), "bench list tasks")
         return {cls.variant: variant}
     if variant not in cls.variants:
-        raise UnknownName("method", f"{name}-{variant}", [*listings("method"), *(f"{name}-{v}" for v in cls.variants)], "bench list methods")
+        known = [*listings("method"), *(f"{name}-{known}" for known in cls.variants)]
+        raise UnknownName("method", f"{name}-{variant}", known, "bench list methods")
     return dict(cls.variants[variant])
 
 
@@ -113,7 +115,7 @@ def _from_path(kind: Kind, text: str) -> tuple[Any, str]:
 def _imported(name: str) -> ModuleType:
     try:
         return importlib.import_module(name)
-    except Exception as err:  # noqa: BLE001 - whatever a plugin's import raises is the plugin's fault, said in one line
+    except Exception as err:
         raise PluginError(f"Cannot import '{name}': {type(err).__name__}: {err}.") from err
 
 
@@ -125,7 +127,7 @@ def _execute(name: str, path: Path) -> ModuleType:
     sys.modules[name] = module
     try:
         spec.loader.exec_module(module)
-    except Exception as err:  # noqa: BLE001 - whatever a plugin's file raises is the plugin's fault, said in one line
+    except Exception as err:
         del sys.modules[name]
         raise PluginError(f"Cannot load {path}: {type(err).__name__}: {err}.") from err
     return module
@@ -199,11 +201,9 @@ def _typed(cls: type[BaseModel], name: str, text: str) -> Any:
     readings: list[Any] = [text]
     if text.lower() in ("none", "null"):
         readings.append(None)
-    try:
+    with suppress(ValueError, RecursionError):
         readings.append(json.loads(text))
-    except (ValueError, RecursionError):
-        pass
-    adapter = TypeAdapter(cls.model_fields[name].annotation)
+    adapter: TypeAdapter[Any] = TypeAdapter(cls.model_fields[name].annotation or Any)
     for reading in readings:
         try:
             return adapter.validate_python(reading)

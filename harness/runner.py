@@ -23,6 +23,7 @@ from harness.workspace import Workspace
 FIRST_SAVE_S = 5.0
 SAVE_SHARE = 1 / 200  # of the time may go into checkpoints
 HEARTBEAT_S = 15.0
+LOOK_S = 0.1  # between two reports of progress
 STORE_PATIENCE_S = 90.0
 
 
@@ -60,7 +61,7 @@ class Note:
 Event = Began | Advanced | Ended | Note
 
 
-class Stop(Exception):  # noqa: N818 - not an error: a request
+class Stop(Exception):
     """Save and leave: raised between two steps when the process was asked to end."""
 
 
@@ -173,20 +174,22 @@ def _saved_member(
 def _train(job: Job, method: Method, task: Task, state: State) -> Iterator[Event]:
     """Train to the end, saving on a cadence that costs under `SAVE_SHARE` of the time."""
     protocol = job.specs[0].protocol()
-    next_save, ended = time.monotonic() + FIRST_SAVE_S, set[str]()
+    next_save, next_look, ended = time.monotonic() + FIRST_SAVE_S, 0.0, set[str]()
     for progress in training.train(method, task, protocol, state):
         if job.lost.is_set():
             raise LeaseLost("Another process has taken these runs over. Nothing more is written here.")
         if job.stop.is_set():
             save(job, state)
             raise Stop
-        if time.monotonic() >= next_save and state.step < protocol.steps:
+        now = time.monotonic()
+        if now >= next_save and state.step < protocol.steps:
             yield from _finish_diverged(job, state, ended)
             took = save(job, state)
             next_save = time.monotonic() + max(FIRST_SAVE_S, took / SAVE_SHARE)
-        alive = state.alive
-        bound = float(progress.bound[alive].mean()) if alive.any() else float("nan")
-        yield Advanced(progress.step, bound, int((~alive).sum()))
+        if now >= next_look:
+            next_look = now + LOOK_S
+            alive = state.alive
+            yield Advanced(progress.step, float(progress.bound[alive].mean()), int((~alive).sum()))
 
 
 def save(job: Job, state: State) -> float:

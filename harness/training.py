@@ -141,9 +141,8 @@ def draw(method: Method, task: Task, problem: Problem, phi: Params, noise: Noise
     for name, leaf, shape in (("z", particles.z, (n_particles, n_problems, dim)), ("log_w", particles.log_w, (n_particles, n_problems))):
         if tuple(leaf.shape) != shape:
             letters = "[S, N, D]" if name == "z" else "[S, N]"
-            raise PluginError(
-                f"Method '{method.name}' returned {name} of shape {list(leaf.shape)} on task '{task.name}'; it must be {letters} = {list(shape)}."
-            )
+            got = f"{name} of shape {list(leaf.shape)} on task '{task.name}'"
+            raise PluginError(f"Method '{method.name}' returned {got}; it must be {letters} = {list(shape)}.")
     return particles
 
 
@@ -205,4 +204,5 @@ def curves(state: State, replicate: int, steps: int) -> dict[str, list[tuple[int
     reached = state.reached(replicate)
     ends = [min((point + 1) * stride, steps) for point in range(state.curve.shape[-1])]
     n_points = sum(end <= reached for end in ends)
-    return {name: list(zip(ends[:n_points], state.curve[replicate, row, :n_points].tolist(), strict=True)) for row, name in enumerate(CURVES)}
+    values = state.curve[replicate, :, :n_points].tolist()
+    return {name: list(zip(ends[:n_points], row, strict=True)) for name, row in zip(CURVES, values, strict=True)}

@@ -88,6 +88,5 @@ class Workspace:
             probe.touch()
             probe.unlink()
         except OSError as err:
-            raise WorkspaceError(
-                f"Cannot write to the workspace {self.home} ({err.strerror}). Change into a folder that you may write to, or set BENCH_HOME to one."
-            ) from err
+            remedy = "Change into a folder that you may write to, or set BENCH_HOME to one."
+            raise WorkspaceError(f"Cannot write to the workspace {self.home} ({err.strerror}). {remedy}") from err

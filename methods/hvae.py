@@ -6,8 +6,9 @@ import math
 from typing import Any, ClassVar, Literal
 
 import torch
-from harness.api import Field, Method, Noise, Params, Particles, Problem, log_std_normal, model_validator, tunable
 from torch import Tensor
+
+from harness.api import Field, Method, Noise, Params, Particles, Problem, log_std_normal, model_validator, tunable
 
 
 def logit(p: float) -> float:
@@ -62,9 +63,9 @@ class Hamiltonian(Method, frozen=True):
     def evolve(self, params: Params, problem: Problem, noise: Noise, n_particles: int) -> tuple[list[Tensor], Tensor, Tensor]:
         r"""Leapfrog from $z_0 \sim q_0$, $v_0 = T_0 g$, cooling $v_k \leftarrow (T_k / T_{k-1})\, v_k$ after each step.
 
-        One step is $v \mathrel{+}= \tfrac\epsilon2 s(z)$, $z \mathrel{+}= \epsilon v$, $v \mathrel{+}= \tfrac\epsilon2 s(z)$ with $s = \nabla_z \log p(x, z)$:
-        its Jacobian is 1, and the powers of $T_0$ from the start and from the cooling cancel. The score at the end of a step
-        is the one at the start of the next, so K steps take K + 1 scores.
+        One step is $v \mathrel{+}= \tfrac\epsilon2 s(z)$, $z \mathrel{+}= \epsilon v$, $v \mathrel{+}= \tfrac\epsilon2 s(z)$ with
+        $s = \nabla_z \log p(x, z)$: its Jacobian is 1, and the powers of $T_0$ from the start and from the cooling cancel.
+        The score at the end of a step is the one at the start of the next, so K steps take K + 1 scores.
 
         Returns: $[z_0 \dots z_K]$, each [S, N, D]; $v_K$ [S, N, D]; $-\log q_0(z_0) - \log N(g)$ [S, N].
         """

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any, ClassVar
 
 import torch
+
 from harness.api import Noise, Params, Particles, Problem, log_std_normal
 from methods.hvae import Hamiltonian
 from methods.iaf import Autoregressive
@@ -31,10 +32,9 @@ class HVAEIAF(Hamiltonian, Autoregressive, frozen=True):
     def particles(self, params: Params, problem: Problem, noise: Noise, n_particles: int, trace: bool = False) -> Particles:
         """Evolve draws of the base, then transform. Shapes: z [S, N, D], log_w [S, N]."""
         path, v, log_w = self.evolve(params, problem, noise, n_particles)
-        for joint, log_det in self.flow(params, torch.cat([path[-1], v], -1), problem.context):
-            log_w = log_w + log_det
-        z, v = self._split(joint)
-        log_w = log_w + problem.log_joint(z) + log_std_normal(v)
+        steps = self.flow(params, torch.cat([path[-1], v], -1), problem.context)
+        z, v = self._split(steps[-1][0])
+        log_w = log_w + sum(log_det for _, log_det in steps) + problem.log_joint(z) + log_std_normal(v)
         return Particles(z, log_w, torch.stack([*path, z]) if trace else None)
 
     def _split(self, joint: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

@@ -5,10 +5,11 @@ from __future__ import annotations
 from typing import ClassVar
 
 import torch
-from harness.api import Field, Method, Noise, Params, Particles, Problem, tunable
-from harness.nets import autoregressive_masks, init_linear, linear
 from torch import Tensor
 from torch.nn.functional import elu
+
+from harness.api import Field, Method, Noise, Params, Particles, Problem, tunable
+from harness.nets import autoregressive_masks, init_linear, linear
 
 
 class Autoregressive(Method, frozen=True):

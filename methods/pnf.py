@@ -6,10 +6,11 @@ import math
 from typing import ClassVar
 
 import torch
-from harness.api import Method, Noise, Params, Particles, Problem, tunable
-from harness.nets import init_linear, linear
 from torch import Tensor
 from torch.nn.functional import softplus
+
+from harness.api import Method, Noise, Params, Particles, Problem, tunable
+from harness.nets import init_linear, linear
 
 SCALE = 0.1  # of the first w and u: small enough that the first flow is close to the identity
 CUT = 2.0  # deviations at which their normal is cut

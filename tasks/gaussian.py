@@ -6,9 +6,10 @@ import math
 from typing import Any, ClassVar, Literal
 
 import torch
+from torch import Tensor
+
 from harness.api import Batch, Data, DiagNormal, Field, Noise, Params, Problem, Task
 from harness.densities import LOG_2PI
-from torch import Tensor
 
 
 def moments(x: Tensor) -> tuple[Tensor, Tensor]:
@@ -63,8 +64,9 @@ class Gaussian(Task, frozen=True):
 
     $$z \sim N(0, I_d), \qquad x_i \mid z \sim N(z + \delta, \mathrm{diag}(\sigma^2)), \quad i < n$$
 
-    Truth: $n_j = j - (d-1)/2$, $\delta_j = n_j / 5$, $\sigma_j = 0.9\,(2 n_j / (d-1))^2 + 0.1$ (1 when $d = 1$). Learned: $\delta$ from 0 and
-    $\log \sigma$ from 3. The data enter through their mean and variance alone, so a full-batch step costs O(S d) whatever n is.
+    Truth: $n_j = j - (d-1)/2$, $\delta_j = n_j / 5$, $\sigma_j = 0.9\,(2 n_j / (d-1))^2 + 0.1$ (1 when $d = 1$).
+    Learned: $\delta$ from 0 and $\log \sigma$ from 3.
+    The data enter through their mean and variance alone, so a full-batch step costs O(S d) whatever n is.
 
     Source: Caterini, Doucet & Sejdinovic 2018, arXiv:1805.11328, Section 4.1. `batch_likelihood="as-dataset"` takes each mini-batch as a
     data set of its own, as a 2020 re-implementation did; `objective="released-flow"` drops the factor 1/2 on

@@ -90,7 +90,7 @@ def gone_owner():
 
 def stack(*members):
     """A plan for these runs as one program."""
-    return Plan(members=members, threads=1, eval_chunk=100, torch=TORCH)
+    return Plan(members=members, threads=1, torch=TORCH)
 
 
 def checkpoint(step, role="last"):
@@ -283,6 +283,13 @@ def test_a_removed_run_leaves_nothing_behind(store):
     assert (store.rows(KEYS), store.metrics(KEYS), store.history(KEYS[0]), store.checkpoints(KEYS[0])) == ({}, {}, [], [])
     with pytest.raises(LeaseLost, match="removed"):
         store.heartbeat([claim])
+
+
+def test_a_plan_of_another_release_is_refused_in_words(store, url):
+    store.begin(store.claim(KEYS[:1], ME), stack(KEYS[0]), {})
+    execute(url, "UPDATE plans SET plan = '{\"nodes\"\\:3}'")
+    with pytest.raises(StoreError, match="--rerun"):
+        store.plan(KEYS[0])
 
 
 # Claims
@@ -578,11 +585,14 @@ def test_each_saved_database_upgrades_and_reads(saved, file):
     shutil.copyfile(saved, file)
     assert upgrade_database(sqlite_url(file)) == saved.stem.removeprefix("bench-")
     with ResultStore.open(sqlite_url(file)) as store:
-        assert store.count() == {"done": 1, "interrupted": 1, "queued": 1}
-        assert store.rows([KEYS[0]])[KEYS[0]].spec == spec(0).plain()
-        assert math.isnan(store.metrics(KEYS)[KEYS[0]]["pareto_k"].value)
-        assert store.curves(KEYS[0])["bound"] == [(0, -math.inf), (500, -2.5)]
-        assert [claim.plan for claim in store.claim(KEYS[:3], ME)] == [stack(*KEYS[:2]), None]
+        done, interrupted, queued = sorted(store.find(""), key=lambda row: row.seed)
+        assert (done.status, interrupted.status, queued.status) == (Status.DONE, Status.INTERRUPTED, Status.QUEUED)
+        assert (done.method, done.spec["method"], done.settings) == ("hvae", "hvae", {"n_leapfrog": 10})
+        assert repr(store.metrics([done.key])) == repr({done.key: {"elbo": Metric(-2.5, 0.1), "pareto_k": Metric(math.nan)}})
+        assert store.curves(done.key)["bound"] == [(0, -math.inf), (500, -2.5)]
+        assert [file.role for file in store.checkpoints(done.key)] == ["final", "last"]
+        claims = store.claim([done.key, interrupted.key, queued.key], ME)
+        assert [(claim.key, claim.plan) for claim in claims] == [(interrupted.key, stack(done.key, interrupted.key)), (queued.key, None)]
 
 
 def test_other_revisions_are_refused_and_only_upgraded_on_request(store, url, monkeypatch):

@@ -4,48 +4,32 @@ from __future__ import annotations
 
 import ast
 import inspect
-import math
 import sys
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
-from torch import Tensor
 
-from harness import bounds
 from harness.api import Method, Params, Particles
+from harness.conformance.gradients import Leaves, gradients, gradients_are_right, parameters_get_gradients, particles_are_independent
 from harness.conformance.problems import (
-    LIKE,
-    Z_LIMIT,
+    JITTER,
+    N_CONTEXT,
     Check,
-    RecordedNoise,
     Target,
     Verdict,
-    allowed,
-    bases,
     called,
-    choices,
     conjugate,
     distance,
     equal,
     global_state,
+    main_settings,
     method_leaves,
     reseeded,
     run_checks,
-    tunable_ends,
 )
-from harness.densities import DiagNormal
+from harness.conformance.weights import bounds_are_ordered, weights_are_proper
 from harness.noise import Noise
-
-DRAWS = 40_000  # for each of the six problems of a main setting
-CHUNK = 5_000  # draws computed at a time: the memory of one is a few MB
-FEWEST_ESS = 500.0
-HEAVIEST_TAIL = 0.5  # Pareto shape from which weights have no variance, and a mean no standard error
-FEWEST_SETTINGS = 3
-JITTER = 0.2
-WIDTHS = (0.8, 0.4)  # of the narrow targets, in standard deviations of the method's own draws
-N_CONTEXT = 3
-Setting = dict[str, Any]
 
 
 def check_method(cls: type[Method], seed: int = 0, thoroughness: float = 1.0) -> Iterator[Check]:
@@ -57,218 +41,6 @@ def check_method(cls: type[Method], seed: int = 0, thoroughness: float = 1.0) ->
         thoroughness: multiplies the draws of the statistical checks.
     """
     yield from run_checks(METHOD_CHECKS, cls, seed, thoroughness)
-
-
-def main_settings(cls: type[Method]) -> Iterator[Setting]:
-    """The defaults, both ends of every tunable range, every variant, every value of a field that lists its values."""
-    yield {}
-    for values in (*tunable_ends(cls), *cls.variants.values(), *choices(cls)):
-        if allowed(cls, values) is not None:
-            yield dict(values)
-
-
-def crossed_settings(cls: type[Method]) -> Iterator[Setting]:
-    """Every value of a field that lists its values, at each end of every tunable range: a choice may only show its fault far out."""
-    for choice in choices(cls):
-        for end in tunable_ends(cls):
-            if allowed(cls, choice | end) is not None:
-                yield choice | end
-
-
-# --- weights -------------------------------------------------------------------------------------------------------------
-
-
-def log_ratios(method: Method, params: Params, target: Target, stream: str, draws: int) -> Tensor:
-    r"""$\log w - \log p(x)$ of fresh particles, [S, N]."""
-    noise, problem = Noise([stream]), target.problem()
-    chunks = math.ceil(draws / CHUNK)
-    drawn = [method.particles(params, problem, noise.at(chunk), math.ceil(draws / chunks)).log_w for chunk in range(chunks)]
-    return torch.cat(drawn) - target.log_evidence
-
-
-def landed(method: Method, params: Params, target: Target, stream: str) -> DiagNormal:
-    """Where the method's draws land: their mean and scale, [N, D] each."""
-    z = method.particles(params, target.problem(), Noise([stream]), 1_000).z
-    return DiagNormal(z.mean(0), z.std(0).log())
-
-
-def six_targets(method: Method, params: Params, dim: int, seed: int, n_context: int) -> Target:
-    """Two conjugate Gaussians, and narrow ones centred where the method's own draws land; each under both bases.
-
-    Where draws land can depend on the target, so it is looked for twice.
-    """
-    start = conjugate(6, dim, f"{seed}/conjugate", n_context)
-    narrow = Target(start.base, bases(6, dim), torch.linspace(-3, 3, 6).double(), start.context)
-    shrink = torch.tensor(WIDTHS).double().log().repeat_interleave(2)[:, None]
-    for attempt in range(2):
-        place = landed(method, params, narrow, f"{seed}/landing/{attempt}")
-        mean = torch.cat([start.posterior.mean[:2], place.mean[2:]])
-        log_scale = torch.cat([start.posterior.log_scale[:2], place.log_scale[2:] + shrink])
-        narrow = Target(start.base, DiagNormal(mean, log_scale), torch.cat([start.log_evidence[:2], narrow.log_evidence[2:]]), start.context)
-    return narrow
-
-
-def weight_z(log_ratio: Tensor) -> Tensor:
-    """Standard errors between the mean weight and 1 for each problem that counts, [at most N]."""
-    counts = (bounds.ess(log_ratio) > FEWEST_ESS) & (bounds.pareto_k(log_ratio) < HEAVIEST_TAIL)
-    ratio = torch.exp(log_ratio[:, counts])
-    return (ratio.mean(0) - 1) / (ratio.std(0) / math.sqrt(len(ratio))).clamp(min=1e-15)
-
-
-def weight_settings(cls: type[Method]) -> Iterator[tuple[Setting, int, int, float, float]]:
-    """Fields, dimension, context, jitter and share of the draws of each setting in which weights are tried."""
-    for jitter in (0.0, JITTER):
-        for values in main_settings(cls):
-            yield values, 2, 0, jitter, 1.0
-        for values in crossed_settings(cls):
-            yield values, 2, 0, jitter, 0.25
-        for values in ({}, *choices(cls)):
-            yield values, 2, N_CONTEXT, jitter, 0.5
-        for dim in (1, 3):
-            yield {}, dim, 0, jitter, 0.5
-
-
-def weights_are_proper(cls: type[Method], seed: int, thoroughness: float) -> Verdict:
-    """The mean of exp(log_w - log p) is 1, with |z| below the limit wherever it can be told."""
-    worst, place, counted, tried = 0.0, "", 0, 0
-    for number, (values, dim, n_context, jitter, share) in enumerate(weight_settings(cls)):
-        method, stream = cls(**values), f"{seed}/weights/{number}"
-        n_replicates = 1 if n_context else 6
-        params = method_leaves(method, dim, [f"{stream}/{replicate}" for replicate in range(n_replicates)], n_context, jitter)
-        with torch.no_grad():
-            target = six_targets(method, params, dim, seed, n_context)
-            log_ratio = log_ratios(method, params, target, stream, max(2_000, int(DRAWS * share * thoroughness)))
-        z, tried = weight_z(log_ratio), tried + log_ratio.shape[1]
-        counted += len(z)
-        if len(z) and (largest := float(z.abs().amax())) > worst:
-            worst, place = largest, f" at {called(values)}, D={dim}{', jittered' if jitter else ''}{', with context' if n_context else ''}"
-    detail = f"worst |z| {worst:.1f}{place}, {counted} of {tried} settings counted (limits {Z_LIMIT:g} and at least {FEWEST_SETTINGS})"
-    return worst < Z_LIMIT and counted >= FEWEST_SETTINGS, detail
-
-
-def bounds_are_ordered(cls: type[Method], seed: int, thoroughness: float) -> Verdict:
-    """ELBO <= IWAE-2 <= IWAE-20 <= log p, each from draws of its own."""
-    worst, place = -math.inf, ""
-    for jitter in (0.0, JITTER):
-        method, target = cls(), conjugate(4, 2, f"{seed}/bounds")
-        params = method_leaves(method, 2, [f"{seed}/bounds/{replicate}" for replicate in range(4)], jitter=jitter)
-        with torch.no_grad():
-            log_ratio = log_ratios(method, params, target, f"{seed}/bounds/{jitter}", int(DRAWS * thoroughness))
-        size = len(log_ratio) // 60 * 20
-        ladder = [bounds.iwae(log_ratio[i * size : (i + 1) * size].unflatten(0, (k, -1)).contiguous()) for i, k in enumerate((1, 2, 20))]
-        ladder.append(torch.zeros(1, 4, dtype=torch.float64))  # log p - log p
-        for low, high, name in zip(ladder, ladder[1:], ("ELBO <= IWAE-2", "IWAE-2 <= IWAE-20", "IWAE-20 <= log p"), strict=True):
-            z = float(((low.mean(0) - high.mean(0)) / _error(low, high)).amax())
-            worst, place = max((worst, place), (z, name))
-    return worst < Z_LIMIT, f"largest excess {worst:.1f} standard errors, in {place} (limit {Z_LIMIT:g})"
-
-
-def _error(*samples: Tensor) -> Tensor:
-    squares = [each.var(0) / len(each) for each in samples if len(each) > 1]
-    return torch.stack(squares).sum(0).sqrt().clamp(min=1e-15)
-
-
-# --- independence and gradients --------------------------------------------------------------------------------------------
-
-
-def particles_are_independent(cls: type[Method], seed: int, _: float) -> Verdict:
-    """log_w[s, n] and z[s, n] have a gradient of exactly zero in the noise of every other particle and problem."""
-    n, largest = 3, 0.0
-    for values, n_context in [*((values, 0) for values in main_settings(cls)), ({}, N_CONTEXT)]:
-        method, noise = cls(**values), RecordedNoise([f"{seed}/independence"])
-        streams = [f"{seed}/independence/{replicate}" for replicate in range(1 if n_context else n)]
-        params = method_leaves(method, 2, streams, n_context, JITTER)
-        particles = method.particles(params, conjugate(n, 2, f"{seed}/independence", n_context).problem(), noise, n)
-        for index in range(n * n):
-            s, k = divmod(index, n)
-            outputs = particles.log_w[s, k] + particles.z[s, k].sum()
-            own = torch.zeros(n, n, dtype=torch.bool)
-            own[s, k] = True
-            slopes = torch.autograd.grad(outputs, noise.draws, retain_graph=True, allow_unused=True)
-            foreign = [float(slope[~own].abs().amax()) for slope in slopes if slope is not None]
-            largest = max(largest, *foreign)
-        if not any(draw.requires_grad for draw in noise.draws):
-            return False, "nothing was drawn from the noise"
-    return largest == 0.0, f"largest slope in the noise of another particle or problem {largest:.1e} (limit 0)"
-
-
-Leaves = dict[str, Tensor]
-
-
-def _all_leaves(method: Method, seed: int, n_context: int) -> tuple[Leaves, Tensor | None]:
-    """The leaves of a method and of its problems, `method.*`, `base.*` and `posterior.*`, with two problems, jittered."""
-    target = conjugate(2, 2, f"{seed}/gradients", n_context)
-    streams = [f"{seed}/gradients/{replicate}" for replicate in range(1 if n_context else 2)]
-    leaves = {f"method.{name}": leaf for name, leaf in method_leaves(method, 2, streams, n_context, JITTER).items()}
-    for owner, density in (("base", target.base), ("posterior", target.posterior)):
-        leaves |= {f"{owner}.mean": density.mean, f"{owner}.log_scale": density.log_scale}
-    return leaves, target.context
-
-
-def _draw_at(method: Method, leaves: Leaves, context: Tensor | None, stream: str, n_particles: int) -> Particles:
-    params = {name.removeprefix("method."): leaf for name, leaf in leaves.items() if name.startswith("method.")}
-    base, posterior = (DiagNormal(leaves[f"{owner}.mean"], leaves[f"{owner}.log_scale"]) for owner in ("base", "posterior"))
-    target = Target(base, posterior, torch.zeros(len(base.mean), dtype=torch.float64), context)
-    return method.particles(params, target.problem(), Noise([stream]), n_particles)
-
-
-def _gradients(value: Tensor, leaves: Leaves) -> Leaves:
-    found = torch.autograd.grad(value, list(leaves.values()), allow_unused=True)
-    return {name: torch.zeros_like(leaf) if slope is None else slope for (name, leaf), slope in zip(leaves.items(), found, strict=True)}
-
-
-def parameters_get_gradients(cls: type[Method], seed: int, _: float) -> Verdict:
-    """Every leaf of the method and of the base has a finite gradient of the ELBO that is not zero."""
-    lacking = []
-    for values, n_context in [*((values, 0) for values in main_settings(cls)), ({}, N_CONTEXT)]:
-        leaves, context = _all_leaves(cls(**values), seed, n_context)
-        leaves = {name: leaf.clone().requires_grad_() for name, leaf in leaves.items()}
-        log_w = _draw_at(cls(**values), leaves, context, f"{seed}/gradients", 8).log_w
-        for name, slope in _gradients(bounds.elbo(log_w).sum(), leaves).items():
-            if not bool(slope.isfinite().all()) or not bool(slope.any()):
-                lacking.append(f"{name} at {called(values)}")
-    return not lacking, f"{len(lacking)} leaves without one (limit 0)" + (f": {lacking[0]}" if lacking else "")
-
-
-def gradients_are_right(cls: type[Method], seed: int, _: float) -> Verdict:
-    r"""Slopes along a random direction in each leaf equal central differences, extrapolated from steps h and h/2.
-
-    The differences' own error is judged by how far the two steps disagree and by rounding, $\epsilon \sum |\log w| / h$; the limit is
-    ten times the first and a hundred times the second.
-    """
-    worst, place = 0.0, ""
-    for values, n_context in [*((values, 0) for values in main_settings(cls)), ({}, N_CONTEXT)]:
-        for name, excess in _slope_errors(cls(**values), seed, n_context):
-            if not excess <= worst:
-                worst, place = excess, f" in {name} at {called(values)}"
-    return worst <= 1.0, f"largest difference {worst:.2g} times its own error{place} (limit 1)"
-
-
-def _slope_errors(method: Method, seed: int, n_context: int, h: float = 1e-4) -> Iterator[tuple[str, float]]:
-    """Each leaf's difference between slope and central difference, over the difference's error."""
-    leaves, context = _all_leaves(method, seed, n_context)
-    noise = Noise([f"{seed}/directions"])
-    weight = noise.normal(2, 2, like=LIKE)
-
-    def value(leaves: Leaves) -> Tensor:
-        return weight * _draw_at(method, leaves, context, f"{seed}/differences", 2).log_w
-
-    recorded = {name: leaf.clone().requires_grad_() for name, leaf in leaves.items()}
-    at_start = value(recorded)
-    slopes = _gradients(at_start.sum(), recorded)
-    rounding = 100 * torch.finfo(torch.float64).eps * (1 + float(at_start.detach().abs().sum())) / h
-    for name, leaf in leaves.items():
-        direction = noise.normal(*leaf.shape, like=LIKE)
-        with torch.no_grad():
-            coarse, fine = (
-                float((value(leaves | {name: leaf + step * direction}) - value(leaves | {name: leaf - step * direction})).sum()) / (2 * step)
-                for step in (h, h / 2)
-            )
-        error = 10 * abs(fine - coarse) + rounding
-        yield name, abs(float((slopes[name] * direction).sum()) - (4 * fine - coarse) / 3) / error
-
-
-# --- replicates, seeds, shapes -----------------------------------------------------------------------------------------------
 
 
 def replicates_do_not_leak(cls: type[Method], seed: int, _: float) -> Verdict:
@@ -297,7 +69,7 @@ def replicates_do_not_leak(cls: type[Method], seed: int, _: float) -> Verdict:
 def _draw_with_slopes(method: Method, params: Params, target: Target, streams: list[str]) -> tuple[Particles, Leaves]:
     recorded = {name: leaf.clone().requires_grad_() for name, leaf in params.items()}
     particles = method.particles(recorded, target.problem(), Noise(streams), 7)
-    return particles, _gradients(particles.log_w.sum(), recorded) if recorded else {}
+    return particles, gradients(particles.log_w.sum(), recorded) if recorded else {}
 
 
 def _default_draw(cls: type[Method], stream: str, n_context: int = 0, trace: bool = False, **values: Any) -> Particles:
@@ -311,7 +83,10 @@ def same_seed_same_numbers(cls: type[Method], seed: int, _: float) -> Verdict:
     first, again, other = (_default_draw(cls, stream) for stream in (f"{seed}/same", f"{seed}/same", f"{seed}/other"))
     repeated = torch.equal(first.log_w, again.log_w) and torch.equal(first.z, again.z)
     differs = not bool((first.z == other.z).all(-1).any()) and not torch.equal(first.log_w, other.log_w)
-    return repeated and differs, f"same seed {'repeated' if repeated else 'changed'}, another seed {'differed' if differs else 'did not differ'}"
+    return (
+        repeated and differs,
+        f"same seed {'repeated' if repeated else 'changed'}, another seed {'differed' if differs else 'did not differ'}",
+    )
 
 
 def shapes_and_precision_are_kept(cls: type[Method], seed: int, _: float) -> Verdict:
@@ -335,13 +110,13 @@ def trace_changes_nothing(cls: type[Method], seed: int, _: float) -> Verdict:
         if plain.path is not None or traced.path is None:
             return False, f"a path must be there with trace=True and only then, at {called(values)}"
         if traced.path.shape[1:] != traced.z.shape or not torch.equal(traced.path[-1], traced.z):
-            return False, f"the path {list(traced.path.shape)} must be [K + 1, S, N, D] and end at z {list(traced.z.shape)}, at {called(values)}"
+            return (
+                False,
+                f"the path {list(traced.path.shape)} must be [K + 1, S, N, D] and end at z {list(traced.z.shape)}, at {called(values)}",
+            )
         if not (torch.equal(plain.z, traced.z) and torch.equal(plain.log_w, traced.log_w)):
             return False, f"trace=True changed the numbers, at {called(values)}"
     return True, "the path ends at z, and tracing leaves every bit"
-
-
-# --- sources of randomness, devices --------------------------------------------------------------------------------------------
 
 
 def init_is_sound(cls: type[Method], seed: int, _: float) -> Verdict:
@@ -353,7 +128,10 @@ def init_is_sound(cls: type[Method], seed: int, _: float) -> Verdict:
                 drawn.append(cls(**values).init(2, Noise([f"{seed}/init"]), n_context))
         for name, leaf in drawn[0].items():
             if leaf.ndim < 1 or not leaf.is_floating_point() or not bool(leaf.isfinite().all()):
-                return False, f"leaf '{name}' is {list(leaf.shape)} of {leaf.dtype}; it must be finite reals with at least one axis, a scalar [1]"
+                return (
+                    False,
+                    f"leaf '{name}' is {list(leaf.shape)} of {leaf.dtype}; it must be finite reals with at least one axis, a scalar [1]",
+                )
         if not equal(*drawn):
             return False, f"the same stream gave other leaves, at {called(values)}"
     return True, "finite reals with at least one axis, drawn from the noise alone"

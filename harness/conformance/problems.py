@@ -13,12 +13,14 @@ import torch
 from pydantic import BaseModel, ValidationError
 from torch import Tensor
 
-from harness.densities import LOG_2PI, DiagNormal
 from harness.api import Method, Params, Problem
+from harness.densities import LOG_2PI, DiagNormal
 from harness.noise import Noise
 
 LIKE = torch.zeros((), dtype=torch.float64)
 Z_LIMIT = 5.0  # standard errors: chance exceeds it once in 1.7 million
+JITTER = 0.05  # on every leaf: through a layer of a hundred units it moves a log scale by about 0.3
+N_CONTEXT = 3
 Plugin = TypeVar("Plugin", bound=BaseModel)
 
 
@@ -128,12 +130,20 @@ def choices(cls: type[BaseModel]) -> Iterator[dict[str, Any]]:
         yield from ({name: value} for value in values if value != field.default)
 
 
-def tunable_ends(cls: type[BaseModel]) -> Iterator[dict[str, Any]]:
-    """Both ends of every tunable range."""
+def tunable_ends(cls: type[BaseModel], *which: str) -> Iterator[dict[str, Any]]:
+    """The ends `low` and `high` of every tunable range, or those asked for."""
     for name, field in cls.model_fields.items():
         extra = field.json_schema_extra
         if isinstance(extra, dict) and isinstance(ends := extra.get("tunable"), dict):
-            yield from ({name: ends[end]} for end in ("low", "high"))
+            yield from ({name: ends[end]} for end in which or ("low", "high"))
+
+
+def main_settings(cls: type[Method]) -> Iterator[dict[str, Any]]:
+    """The defaults, both ends of every tunable range, every variant, every value of a field that lists its values."""
+    yield {}
+    for values in (*tunable_ends(cls), *cls.variants.values(), *choices(cls)):
+        if allowed(cls, values) is not None:
+            yield dict(values)
 
 
 def called(values: dict[str, Any]) -> str:
@@ -175,7 +185,7 @@ def reseeded(seed: int) -> Iterator[None]:
     """The global generators newly seeded; put back afterwards."""
     before = torch.get_rng_state(), np.random.get_state(), random.getstate()
     torch.manual_seed(seed)
-    np.random.seed(seed)  # noqa: NPY002  the legacy generator is the global one
+    np.random.seed(seed)
     random.seed(seed)
     try:
         yield

@@ -6,7 +6,6 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from sqlalchemy import Connection, Table, delete, insert, select, update
-from sqlalchemy.dialects import postgresql, sqlite
 
 from harness.errors import LeaseLost, StoreError
 from harness.spec import Plan, Status, canonical_json, digest
@@ -23,8 +22,12 @@ KEPT = {"last": 2}
 
 def _insert_new(connection: Connection, table: Table) -> Any:
     """An INSERT that leaves a row alone which is already there."""
-    dialect = postgresql if connection.dialect.name == "postgresql" else sqlite
-    return dialect.insert(table).on_conflict_do_nothing()
+    # Each dialect takes a while to import, and only one is needed.
+    if connection.dialect.name == "postgresql":
+        from sqlalchemy.dialects.postgresql import insert as insert_if_new
+    else:
+        from sqlalchemy.dialects.sqlite import insert as insert_if_new
+    return insert_if_new(table).on_conflict_do_nothing()
 
 
 def enqueue(connection: Connection, new: Sequence[NewRun]) -> None:

@@ -1,0 +1,24 @@
+# Every recipe is what the continuous integration runs.
+
+default:
+    @just --list
+
+# Install with everything that tests need.
+setup:
+    python -m pip install -e '.[dev]'
+
+test:
+    python -m pytest -n 2
+
+lint:
+    ruff check .
+    ruff format --check .
+    pyright
+    lint-imports
+
+# Make the generated pages anew.
+docs:
+    python docs/make_commands.py
+
+ci:
+    bash .ci/run

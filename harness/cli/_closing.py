@@ -1,0 +1,109 @@
+"""The table at the end of `bench run`, and where to look next."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+from harness import registry
+from harness.cli._options import console, duration, number
+from harness.cli.run import settings_text
+from harness.store import NewRun
+
+MARK = "*"
+DOUBTFUL_K = 0.7
+SPENT = 0.9
+STILL_RISING = 3.0
+
+
+def print_closing(results: Sequence[dict[str, Any]], runs: Sequence[NewRun]) -> None:
+    """One table a task: a row a cell, means over its seeds with standard errors, and what needs saying about them."""
+    by_key = {run.spec.key: run for run in runs}
+    out = console()
+    for task in dict.fromkeys(result["task"] for result in results):
+        rows = [result for result in results if result["task"] == task]
+        out.print(_table(registry.find("task", by_key[rows[0]["key"]].spec.task).cls, rows, by_key))
+    for line in _remarks(results):
+        out.print(line, markup=False)
+
+
+def _table(task: Any, results: list[dict[str, Any]], by_key: dict[str, NewRun]) -> Any:
+    from rich import box
+    from rich.table import Table
+
+    protocol = by_key[results[0]["key"]].protocol
+    title = f"{results[0]['task']}, protocol {protocol}"
+    table = Table(title=title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, pad_edge=False)
+    table.add_column("method", overflow="fold")
+    table.add_column("settings", overflow="fold")
+    for name in ("seeds", "status", *task.headline, "time"):
+        table.add_column(name, justify="left" if name == "status" else "right")
+    for cell in dict.fromkeys(result["cell"] for result in results):
+        members = [result for result in results if result["cell"] == cell]
+        spec = by_key[members[0]["key"]].spec
+        label = registry.method_label(spec.method, spec.method_fields)
+        settings = _beside(members[0]["settings"], label, spec.method, task.protocols[protocol])
+        values = [_mean(members, name) for name in task.headline]
+        table.add_row(label, settings_text(settings), str(len(members)), _statuses(members), *values, _time(members))
+    return table
+
+
+def _beside(settings: dict[str, Any], label: str, method: str, protocol: dict[str, Any]) -> dict[str, Any]:
+    """The settings that neither the label nor the title says."""
+    variant = registry.find("method", method).cls.variants.get(label.removeprefix(f"{method}-"), {})
+    said = protocol | {f"method.{name}": value for name, value in variant.items()}
+    return {name: value for name, value in settings.items() if name not in said or said[name] != value}
+
+
+def _statuses(members: list[dict[str, Any]]) -> str:
+    counts: dict[str, int] = {}
+    for member in members:
+        counts[member["status"]] = counts.get(member["status"], 0) + 1
+    if len(counts) == 1:
+        outcome = {member["outcome"] for member in members}
+        return f"{next(iter(counts))} ({outcome.pop()})" if len(outcome) == 1 else next(iter(counts))
+    return ", ".join(f"{count}/{len(members)} {status}" for status, count in counts.items())
+
+
+def _mean(members: list[dict[str, Any]], name: str) -> str:
+    """The mean over seeds with its standard error; of one seed, the value with the estimate's own."""
+    values = [float(member["metrics"][name]) for member in members if name in member["metrics"]]
+    if not values:
+        return "-"
+    mark = MARK if any(_is_doubtful(member) for member in members) and name in ("log_evidence",) else ""
+    if len(values) == 1:
+        return number(values[0], members[0]["standard_errors"].get(name)) + mark
+    mean = math.fsum(values) / len(values)
+    spread = math.sqrt(math.fsum((value - mean) ** 2 for value in values) / (len(values) - 1) / len(values))
+    return number(mean, spread) + mark
+
+
+def _is_doubtful(member: dict[str, Any]) -> bool:
+    return float(member["metrics"].get("pareto_k", 0.0)) > DOUBTFUL_K
+
+
+def _time(members: list[dict[str, Any]]) -> str:
+    return duration(max(member["wall_s"] for member in members))
+
+
+def _remarks(results: Sequence[dict[str, Any]]) -> list[str]:
+    """What a reader of the table must know, and where to look next."""
+    spent = [r for r in results if float(r["metrics"].get("travel_used", 0)) > SPENT]
+    rising = [r for r in results if float(r["metrics"].get("bound_trend_z", 0)) > STILL_RISING]
+    doubtful = [r for r in results if _is_doubtful(r)]
+    failed = [r for r in results if r["status"] != "done"]
+    lines = [f"{r['key']} {r['method']} seed {r['seed']} {r['status']}: {r['reason'] or 'no reason on record'}" for r in failed[:5]]
+    if any("elbo_gap" in r["metrics"] for r in results):
+        lines.append("elbo_gap: nats below the exact log-evidence; ± one standard error (over seeds where there are several).")
+    if spent:
+        lines.append(
+            f"{len(spent)} of {len(results)} runs went over {SPENT:.0%} as far as their learning rate allows: give them more steps."
+        )
+    if rising:
+        lines.append(f"{len(rising)} of {len(results)} runs were still improving at the end (bound_trend_z above {STILL_RISING:.0f}).")
+    if doubtful:
+        lines.append(f"{len(doubtful)} of {len(results)} runs have Pareto k above {DOUBTFUL_K}: their log_evidence is not to be trusted.")
+    if results:
+        lines.append(f"Next: bench show {results[0]['key']} · bench list runs · bench ui (curves and checkpoints in MLflow)")
+    return lines

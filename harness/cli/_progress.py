@@ -1,0 +1,125 @@
+"""Progress of long work on stderr: a bar on a terminal, plain lines elsewhere."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import click
+
+from harness.cli._options import duration
+from harness.executors import Event, Waiting
+from harness.registry import method_label
+from harness.runner import Advanced, Began, Note
+from harness.store import NewRun
+
+LINE_S = 10.0
+ESTIMATE_S = 2.0
+LONG_S = 3600.0
+
+
+@contextmanager
+def display(runs: Sequence[NewRun]) -> Iterator[Callable[[Event], None]]:
+    """A function to show events with."""
+    shown = _Bar(runs) if sys.stderr.isatty() else _Lines(runs)
+    try:
+        yield shown.show
+    finally:
+        shown.close()
+
+
+class _Lines:
+    """Plain lines: when a stack starts, an estimate, then one every ten seconds."""
+
+    def __init__(self, runs: Sequence[NewRun]) -> None:
+        self._labels = {run.spec.key: run for run in runs}
+        self._total = len(runs)
+        self._waiting: tuple[str, ...] = ()
+        self._name, self._steps, self._first, self._began, self._next = "", 0, 0, 0.0, 0.0
+
+    def close(self) -> None:
+        """Nothing is left to clear."""
+
+    def say(self, text: str) -> None:
+        """One line."""
+        click.echo(text, err=True)
+
+    def show(self, event: Event) -> None:
+        """Take note of an event and print what is due."""
+        if isinstance(event, Began):
+            self._name, self._steps, self._first = stack_name(event, self._labels), event.specs[0].steps, event.step
+            self._began, self._next = time.monotonic(), time.monotonic() + ESTIMATE_S
+            self.say(f"{self._name}: {'going on from' if event.step else 'training from'} step {event.step:,} of {self._steps:,}")
+        elif isinstance(event, Advanced):
+            self.advance(event)
+        elif isinstance(event, Waiting) and event.owners != self._waiting:
+            self._waiting = event.owners
+            self.say(f"Waiting for {event.n_runs} runs that {', '.join(event.owners) or 'another process'} is working on")
+        elif isinstance(event, Note):
+            self.say(event.text)
+
+    def advance(self, event: Advanced) -> None:
+        """A line now and then."""
+        if time.monotonic() < self._next:
+            return
+        first_line = self._next == self._began + ESTIMATE_S
+        self._next = time.monotonic() + LINE_S
+        rate = (event.step - self._first) / (time.monotonic() - self._began)
+        left = (self._steps - event.step) / rate
+        text = f"{self._name}: step {event.step:,}/{self._steps:,}, bound {event.bound:,.2f} nats, {rate:,.0f} steps/s, about {duration(left)} left"
+        self.say(text + (f", {event.frozen} diverged" if event.frozen else ""))
+        if first_line and left > LONG_S:
+            self.say(
+                "That is long. Ctrl-C saves, and the same command goes on. Shorter: --set steps=N, or another --protocol (bench show TASK)."
+            )
+
+
+class _Bar(_Lines):
+    """A bar with the bound, the speed and the time left."""
+
+    def __init__(self, runs: Sequence[NewRun]) -> None:
+        super().__init__(runs)
+        from rich.console import Console
+        from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+
+        columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[state]}"), TimeElapsedColumn())
+        self._bar: Any = Progress(*columns, console=Console(stderr=True))
+        self._task: Any = None
+        self._bar.start()
+
+    def close(self) -> None:
+        """Leave the last state of the bar on the screen."""
+        self._bar.stop()
+
+    def say(self, text: str) -> None:
+        """A line above the bar."""
+        self._bar.console.print(text, markup=False, highlight=False)
+
+    def show(self, event: Event) -> None:
+        """A new bar for each stack."""
+        if isinstance(event, Began):
+            self._name, self._steps, self._first = stack_name(event, self._labels), event.specs[0].steps, event.step
+            self._began, self._next = time.monotonic(), time.monotonic() + ESTIMATE_S
+            self._task = self._bar.add_task(self._name, total=self._steps, completed=event.step, state="")
+            return
+        super().show(event)
+
+    def advance(self, event: Advanced) -> None:
+        """Move the bar."""
+        rate = (event.step - self._first) / max(time.monotonic() - self._began, 1e-3)
+        left = (self._steps - event.step) / max(rate, 1e-9)
+        frozen = f"  [red]{event.frozen} diverged[/]" if event.frozen else ""
+        state = f"{event.step:,}/{self._steps:,}  bound {event.bound:,.2f} nats  {rate:,.0f} steps/s  {duration(left)} left{frozen}"
+        self._bar.update(self._task, completed=event.step, state=state)
+
+
+def stack_name(event: Began, labels: dict[str, NewRun]) -> str:
+    """`hvae on gaussian-400, seed 3` or `..., 10 seeds`."""
+    spec = event.specs[0]
+    run = labels.get(spec.key)
+    task = run.task_label if run else spec.task
+    seeds = f"seed {spec.seed}" if len(event.specs) == 1 else f"{len(event.specs)} seeds"
+    return f"{method_label(spec.method, spec.method_fields)} on {task}, {seeds}"

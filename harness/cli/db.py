@@ -1,0 +1,81 @@
+"""`bench db`: the result database itself."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+import click
+
+from harness.cli._options import json_option, print_json
+from harness.workspace import Workspace
+
+
+@click.group()
+def db() -> None:
+    """Look at, upgrade or back up the result database.
+
+    \b
+    Example:
+      bench db info
+    """
+
+
+@db.command()
+@json_option
+def info(as_json: bool) -> None:
+    """Where the database is, its schema, and how many runs it holds.
+
+    \b
+    Example:
+      bench db info --json
+    """
+    from harness.store.upgrade import info as look
+
+    known = look(Workspace.current().database_url)
+    if as_json:
+        print_json([known])
+        return
+    for name, value in known.items():
+        shown = ", ".join(f"{count} {status}" for status, count in value.items()) or "none" if isinstance(value, dict) else value
+        click.echo(f"{name:<10} {shown}")
+
+
+@db.command()
+def upgrade() -> None:
+    """Bring an older database to this program's schema, after a backup beside it.
+
+    \b
+    Example:
+      bench db upgrade
+    """
+    from harness.store.upgrade import HEAD
+    from harness.store.upgrade import upgrade as bring_up
+
+    workspace = Workspace.current()
+    url = workspace.database_url
+    if url.startswith("sqlite:"):
+        saved = _backup(workspace, None)
+        click.echo(f"Backed up to {saved}", err=True)
+    bring_up(url)
+    click.echo(f"The schema is {HEAD}.")
+
+
+@db.command()
+@click.option("-o", "--output", type=click.Path(path_type=Path), help="The file to write; one with the date where none is given.")
+def backup(output: Path | None) -> None:
+    """Copy the database, also while runs are at work.
+
+    \b
+    Example:
+      bench db backup -o before-upgrade.db
+    """
+    click.echo(_backup(Workspace.current(), output))
+
+
+def _backup(workspace: Workspace, output: Path | None) -> Path:
+    from harness.store.upgrade import backup as copy
+
+    target = output or workspace.home / time.strftime("bench-%Y%m%d-%H%M%S.db", time.gmtime())
+    copy(workspace.database_url, target)
+    return target

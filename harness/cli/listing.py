@@ -1,0 +1,116 @@
+"""`bench list`: what there is."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from harness.cli._options import console, duration, json_option, number, open_store, print_json
+from harness.workspace import Workspace
+
+if TYPE_CHECKING:
+    from harness.registry import Kind
+
+
+@click.group(name="list")
+def listing() -> None:
+    """List methods, tasks or runs.
+
+    \b
+    Example:
+      bench list methods
+    """
+
+
+def _print_plugins(kind: Kind, as_json: bool) -> None:
+    from harness.registry import listings
+
+    rows = [{"name": item.name, "summary": item.summary} for item in listings(kind).values()]
+    if as_json:
+        print_json(rows)
+        return
+    _print_table(("name", "summary"), ((row["name"], row["summary"]) for row in rows))
+    console(stderr=True).print(f"More of one: bench show {rows[0]['name'] if rows else 'NAME'}")
+
+
+def _print_table(columns: Iterable[str], rows: Iterable[tuple[str, ...]]) -> None:
+    from rich import box
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(*columns, box=box.SIMPLE_HEAD, pad_edge=False)
+    for row in rows:
+        table.add_row(*(Text(cell) for cell in row))
+    console().print(table)
+
+
+@listing.command()
+@json_option
+def methods(as_json: bool) -> None:
+    """Every method that can be run.
+
+    \b
+    Example:
+      bench list methods
+    """
+    _print_plugins("method", as_json)
+
+
+@listing.command()
+@json_option
+def tasks(as_json: bool) -> None:
+    """Every task that methods can be run on.
+
+    \b
+    Example:
+      bench list tasks --json
+    """
+    _print_plugins("task", as_json)
+
+
+@listing.command()
+@click.option("-n", "--limit", default=50, show_default=True, type=click.IntRange(1), help="How many, the newest first.")
+@click.option("-m", "--method", help="Of one method only.")
+@click.option("-t", "--task", help="Of one task only: gaussian-400.")
+@click.option("--status", help="Of one status only: done, diverged, running, queued, interrupted, timeout, failed, pruned.")
+@json_option
+def runs(limit: int, method: str | None, task: str | None, status: str | None, as_json: bool) -> None:
+    """The newest runs of this workspace.
+
+    \b
+    Example:
+      bench list runs -t gaussian-25 --status done
+    """
+    from harness.errors import UnknownName
+    from harness.results import described
+    from harness.spec import Status
+
+    if status is not None and status not in list(Status):
+        raise UnknownName("status", status, list(Status))
+    store = open_store(Workspace.current())
+    if store is None:
+        click.echo("No runs here yet. Make one: bench run -m vb -t gaussian-25 --protocol smoke", err=True)
+        return
+    with store:
+        found = store.recent(limit, method=method, task_label=task, status=status)
+        metrics = store.metrics([row.key for row in found])
+        total = sum(store.count().values())
+    if as_json:
+        print_json(described(row, metrics.get(row.key, {})) for row in found)
+        return
+    columns = ("key", "method", "settings", "task", "seed", "status", "step", "elbo", "time", "age")
+    _print_table(columns, (_run_row(described(row, metrics.get(row.key, {})), row.created_at) for row in found))
+    console(stderr=True).print(f"{len(found)} of {total:,} runs. One of them in full: bench show KEY")
+
+
+def _run_row(run: dict[str, Any], created_at: float) -> tuple[str, ...]:
+    from harness.cli.run import settings_text
+
+    elbo = run["metrics"].get("elbo")
+    return (
+        run["key"], run["method"], settings_text(run["settings"]), run["task"], str(run["seed"]), run["status"], f"{run['step']:,}",
+        "-" if elbo is None else number(float(elbo)), duration(run["wall_s"]), duration(time.time() - created_at),
+    )  # fmt: skip

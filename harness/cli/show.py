@@ -1,0 +1,188 @@
+"""`bench show`: everything about one method, task or run."""
+
+from __future__ import annotations
+
+import inspect
+import re
+import time
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from harness.cli._options import console, duration, json_option, number, open_store, print_json
+from harness.errors import UnknownName
+from harness.workspace import Workspace
+
+if TYPE_CHECKING:
+    from harness.registry import Found, Kind
+    from harness.store import ResultStore, RunRow
+
+KEY = re.compile(r"[0-9a-f]{4,16}")
+BARS = "▁▂▃▄▅▆▇█"
+
+
+@click.command()
+@click.argument("name", metavar="NAME-or-KEY")
+@json_option
+def show(name: str, as_json: bool) -> None:
+    """Show a method, a task or a stored run.
+
+    A run is named by its key or the first digits of it.
+
+    \b
+    Example:
+      bench show hvae
+    """
+    if KEY.fullmatch(name) and _show_run(name, as_json):
+        return
+    kind, found = _plugin(name)
+    described = _described(kind, found)
+    print_json([described]) if as_json else _print_plugin(described)
+
+
+def _plugin(name: str) -> tuple[Kind, Found]:
+    from harness import registry
+
+    try:
+        return "method", registry.find("method", name)
+    except UnknownName:
+        pass
+    try:
+        return "task", registry.find("task", name)
+    except UnknownName:
+        known = [*registry.listings("method"), *registry.listings("task")]
+        raise UnknownName("method, task or run", name, known, "bench list runs") from None
+
+
+def _described(kind: Kind, found: Found) -> dict[str, Any]:
+    cls = found.cls
+    shown: dict[str, Any] = {
+        "kind": kind,
+        "name": found.name,
+        "source": cls.source,
+        "version": cls.version,
+        "about": inspect.cleandoc(cls.__doc__ or ""),
+        "fields": [_field(name, field) for name, field in cls.model_fields.items()],
+    }
+    if kind == "method":
+        return shown | {"variants": {f"{found.name}-{name}": fields for name, fields in cls.variants.items()}}
+    return shown | {"protocols": cls.protocols, "default_protocol": cls.default_protocol, "recommended": cls.recommended}
+
+
+def _field(name: str, field: Any) -> dict[str, Any]:
+    extra = field.json_schema_extra if isinstance(field.json_schema_extra, dict) else {}
+    annotation = field.annotation
+    return {
+        "name": name,
+        "type": annotation.__name__ if isinstance(annotation, type) else str(annotation).replace("typing.", ""),
+        "default": field.default,
+        "tunable": extra.get("tunable"),
+        "about": field.description or "",
+    }
+
+
+def _print_plugin(shown: dict[str, Any]) -> None:
+    from rich import box
+    from rich.markup import escape
+    from rich.table import Table
+
+    out = console()
+    out.print(f"[bold]{escape(shown['name'])}[/] ({shown['kind']}, version {shown['version']}; {escape(shown['source'])})\n")
+    out.print(shown["about"], markup=False)
+    table = Table("field", "type", "default", "tuned in", "about", box=box.SIMPLE_HEAD, pad_edge=False)
+    for field in shown["fields"]:
+        tuned = field["tunable"]
+        span = f"{tuned['low']:g} to {tuned['high']:g}{' (log)' if tuned['log'] else ''}" if tuned else ""
+        table.add_row(*(escape(str(cell)) for cell in (field["name"], field["type"], field["default"], span, field["about"])))
+    if shown["fields"]:
+        out.print(table)
+    for variant, fields in shown.get("variants", {}).items():
+        out.print(f"{variant}: {', '.join(f'{name}={value}' for name, value in fields.items())}", markup=False)
+    for protocol, fields in shown.get("protocols", {}).items():
+        default = " (default)" if protocol == shown["default_protocol"] else ""
+        out.print(f"--protocol {protocol}{default}: {', '.join(f'{name}={value}' for name, value in fields.items())}", markup=False)
+
+
+def _show_run(prefix: str, as_json: bool) -> bool:
+    """Print the run of that key; False where no key begins so."""
+    store = open_store(Workspace.current())
+    if store is None:
+        return False
+    with store:
+        found = store.find(prefix)
+        if not found:
+            return False
+        if len(found) > 1:
+            raise UnknownName("run of that key alone", prefix, [row.key for row in found[:10]])
+        row = found[0]
+        described = _run(store, row)
+    print_json([described]) if as_json else _print_run(described, row)
+    return True
+
+
+def _run(store: ResultStore, row: RunRow) -> dict[str, Any]:
+    from harness.results import described, plain_number
+
+    plan = store.plan(row.key)
+    return described(row, store.metrics([row.key]).get(row.key, {})) | {
+        "spec": row.spec,
+        "protocol": row.protocol,
+        "source_hash": row.source_hash,
+        "history": [
+            {"at": line.at, "status": line.status.value, "reason": line.reason, "step": line.step} for line in store.history(row.key)
+        ],
+        "checkpoints": [vars(file) for file in store.checkpoints(row.key)],
+        "curves": {name: [[step, plain_number(value)] for step, value in curve] for name, curve in store.curves(row.key).items()},
+        "plan": plan.model_dump(mode="json") if plan else None,
+        "environment": store.environment(row.key),
+    }
+
+
+def _print_run(run: dict[str, Any], row: RunRow) -> None:
+    from rich import box
+    from rich.table import Table
+
+    from harness.cli.run import settings_text
+    from harness.registry import method_label
+
+    out = console()
+    label = method_label(row.method, row.spec["method_fields"])
+    out.print(
+        f"{label} on {row.task_label}, seed {row.seed} · {run['status']} at step {row.step:,} of {row.steps:,}", markup=False, style="bold"
+    )
+    facts = {
+        "key": f"{row.key} (cell {row.cell})",
+        "settings": settings_text(row.settings) or "the defaults",
+        "reason": row.reason,
+        "protocol": row.protocol,
+        "time": duration(row.wall_s),
+        "stack": f"{len(run['plan']['members'])} replicates, {run['plan']['threads']} thread" if run["plan"] else None,
+        "bound": _sparkline([value for _, value in run["curves"].get("bound", [])]),
+        "checkpoint": ", ".join(f"{file['path']} ({file['size']:,} bytes)" for file in run["checkpoints"][:1]),
+        "MLflow run": row.mlflow_run_id,
+        "commit": run["environment"].get("git_commit"),
+    }
+    for name, value in facts.items():
+        if value:
+            out.print(f"  {name:<11} {value}", markup=False)
+    table = Table("metric", "value", box=box.SIMPLE_HEAD, pad_edge=False)
+    for name, value in run["metrics"].items():
+        error = run["standard_errors"].get(name)
+        table.add_row(name, number(float(value), None if error is None else float(error)))
+    if run["metrics"]:
+        out.print(table)
+    for line in run["history"]:
+        when = time.strftime("%Y-%m-%d %H:%M:%S", time.gmtime(line["at"]))
+        out.print(f"  {when} UTC  {line['status']} at step {line['step']:,}{': ' + line['reason'] if line['reason'] else ''}", markup=False)
+
+
+def _sparkline(values: list[Any]) -> str:
+    """The last four fifths of a curve in one line, where its shape can be seen."""
+    numbers = [float(value) for value in values[len(values) // 5 :]]
+    finite = [value for value in numbers if abs(value) < float("inf")]
+    if len(finite) < 2:
+        return ""
+    low, high = min(finite), max(finite)
+    picked = finite[:: max(1, len(finite) // 48)]
+    bars = "".join(BARS[int((value - low) / ((high - low) or 1) * (len(BARS) - 1))] for value in picked)
+    return f"{bars}  {number(finite[0])} to {number(finite[-1])} nats"

@@ -1,0 +1,27 @@
+"""`bench ui`: MLflow's pages over this workspace."""
+
+from __future__ import annotations
+
+import os
+
+import click
+
+from harness.workspace import Workspace
+
+
+@click.command()
+@click.option("--port", default=5000, show_default=True, type=click.IntRange(1, 65535), help="Port on this machine.")
+def ui(port: int) -> None:
+    """Start MLflow's UI over this workspace, lean and on loopback only. Ctrl-C ends it.
+
+    \b
+    Example:
+      bench ui --port 5001
+    """
+    from harness.tracking import ui_command
+
+    workspace = Workspace.current()
+    workspace.prepare()
+    argv, environment = ui_command(workspace, "127.0.0.1", port)
+    click.echo(f"MLflow's pages come up at http://127.0.0.1:{port} in some seconds. Ctrl-C ends them.", err=True)
+    os.execvpe(argv[0], argv, environment)

@@ -1,0 +1,13 @@
+"""The MLflow mirror: MLflow shows what the result database says, and nothing else is kept there. The only package that imports mlflow.
+
+`sync` brings MLflow's copy of one run to what the database says; doing it twice changes nothing. `Mirror` does it in a
+process of its own beside the runs, so that an MLflow that is locked, slow or away never holds up a run.
+"""
+
+from __future__ import annotations
+
+from harness.tracking.fresh import connect, create_store, ui_command
+from harness.tracking.process import Mirror, repair
+from harness.tracking.runs import sync
+
+__all__ = ["Mirror", "connect", "create_store", "repair", "sync", "ui_command"]

@@ -1,0 +1,119 @@
+"""Where MLflow's files lie, how they come into being, and how they are reached."""
+
+from __future__ import annotations
+
+import os
+import re
+import sqlite3
+import sys
+from contextlib import closing
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from harness.errors import UsageError
+from harness.store import Owner, ResultStore
+from harness.workspace import Workspace, redact, sqlite_url
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+
+# Quiet, no reports to anyone, and no retrying for minutes; what the user has set stays.
+ENVIRONMENT = {
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "DO_NOT_TRACK": "true",
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
+    "MLFLOW_HTTP_REQUEST_TIMEOUT": "5",
+    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
+    "MLFLOW_LOGGING_LEVEL": "CRITICAL",
+}
+
+
+def prepare() -> None:
+    """Set what mlflow reads when it is imported."""
+    os.environ.update({name: value for name, value in ENVIRONMENT.items() if name not in os.environ})
+
+
+def connect(workspace: Workspace, store: ResultStore) -> MlflowClient:
+    """A client of the workspace's MLflow; a missing local store is created, and then all runs are to be mirrored anew."""
+    if create_store(workspace):
+        store.clear_mirror(None)
+    prepare()
+    from mlflow import MlflowClient
+
+    return MlflowClient(workspace.tracking_uri)
+
+
+def is_remote(workspace: Workspace) -> bool:
+    """Whether MLflow is a server, which keeps the artifacts where it wants."""
+    return workspace.tracking_uri.startswith(("http:", "https:", "databricks"))
+
+
+def create_store(workspace: Workspace) -> bool:
+    """Build MLflow's SQLite file beside its place and link it there whole; says whether this call made it.
+
+    Whoever links first wins and the others use the winner's; a process killed at any moment leaves either the whole
+    store or none, and at worst a hidden file that a later call removes. Stores on a server are left alone.
+    """
+    address = re.fullmatch(r"sqlite(?:\+\w+)?:///([^?]+)(?:\?.*)?", workspace.tracking_uri)
+    if address is None or address[1] == ":memory:" or Path(address[1]).exists():
+        return False
+    file = Path(address[1]).absolute()
+    file.parent.mkdir(parents=True, exist_ok=True)
+    me = Owner.current()
+    part = file.with_name(f".{file.name}~{me.host}~{me.boot_id}~{me.pid}~{me.process_start}.new")
+    _remove_stale(file)
+    try:
+        _build_store(part, workspace)
+        os.link(part, file)
+    except FileExistsError:
+        return False
+    finally:
+        for left in file.parent.glob(f"{part.name}*"):
+            left.unlink(missing_ok=True)
+    _flush(file.parent)
+    return True
+
+
+def _build_store(part: Path, workspace: Workspace) -> None:
+    prepare()
+    from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
+
+    SqlAlchemyStore(sqlite_url(part), workspace.artifacts.as_uri()).engine.dispose()
+    with closing(sqlite3.connect(part)) as connection:
+        connection.execute("PRAGMA journal_mode = WAL")
+        connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+    _flush(part)
+
+
+def _flush(path: Path) -> None:
+    """Wait until a file or a folder is on the disk."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def _remove_stale(file: Path) -> None:
+    """Remove what processes of this host left of their attempts when they were killed."""
+    for part in file.parent.glob(f".{file.name}~*"):
+        made_by = re.fullmatch(r".*~(.*)~(.*)~(\d+)~(\d+)\.new.*", part.name)
+        if made_by and Owner(made_by[1], made_by[2], int(made_by[3]), int(made_by[4])).is_gone():
+            part.unlink(missing_ok=True)
+
+
+def ui_command(workspace: Workspace, host: str = "127.0.0.1", port: int = 5000) -> tuple[list[str], dict[str, str]]:
+    """The command and the environment that serve MLflow's pages over the workspace: one worker, no job runner.
+
+    The addresses are handed over in the environment, where other users of the machine see no password.
+
+    Raises:
+        UsageError: MLflow is a server already.
+    """
+    if is_remote(workspace):
+        raise UsageError(f"MLflow is served at {redact(workspace.tracking_uri)} already: open that in a browser.")
+    create_store(workspace)
+    argv = [sys.executable, "-m", "mlflow", "ui", "--workers", "1", "--host", host, "--port", str(port)]
+    places = {"MLFLOW_BACKEND_STORE_URI": workspace.tracking_uri, "MLFLOW_DEFAULT_ARTIFACT_ROOT": workspace.artifacts.as_uri()}
+    lean = {"MLFLOW_DISABLE_TELEMETRY": "true", "DO_NOT_TRACK": "true", "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
+    return argv, {**os.environ, **workspace.environment, **lean, **places}

@@ -1,0 +1,256 @@
+"""One run's copy in MLflow: made to show what the result database says."""
+
+from __future__ import annotations
+
+import getpass
+import json
+import math
+import re
+import shutil
+import sys
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from dataclasses import replace
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import harness
+from harness import registry
+from harness.errors import BenchError
+from harness.spec import Status
+from harness.store import Curve, Metric, ResultStore, RunRow
+from harness.tracking.fresh import is_remote
+from harness.workspace import Workspace
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+    from mlflow.entities import Metric as Point
+    from mlflow.entities import Run
+
+STATUSES = {
+    Status.QUEUED: "SCHEDULED",
+    Status.RUNNING: "RUNNING",
+    Status.DONE: "FINISHED",
+    Status.DIVERGED: "FAILED",
+    Status.FAILED: "FAILED",
+    Status.TIMEOUT: "FAILED",
+    Status.PRUNED: "KILLED",
+    Status.INTERRUPTED: "KILLED",
+}
+ONGOING = frozenset({Status.QUEUED, Status.RUNNING})
+PARAMS_A_CALL, POINTS_A_CALL, LONGEST = 100, 1000, 5000  # MLflow's limits; the last one is below its 6,000 characters of a parameter
+LARGEST = sys.float_info.max
+
+
+def sync(client: MlflowClient, store: ResultStore, workspace: Workspace, key: str) -> None:
+    """Bring MLflow's copy of a run to what the database says; a run that is not stored is left alone."""
+    seen = None
+    while (row := store.rows([key]).get(key)) is not None and row.revision != seen:
+        seen = row.revision  # what is read after this is at least as new
+        run_id = _copy(client, store, workspace, row)
+        # Whoever wrote an older revision last looks again here, so the newest one stays.
+        now = store.rows([key]).get(key)
+        if now is not None and now.mlflow_run_id == run_id:
+            store.mirrored(key, row.revision)
+
+
+def _copy(client: MlflowClient, store: ResultStore, workspace: Workspace, row: RunRow) -> str:
+    curves, metrics = store.curves(row.key), store.metrics([row.key]).get(row.key, {})
+    points = list(_points(row, curves, metrics))
+    run = _run_of(client, store, workspace, row)
+    missing = _missing(client, run, points)
+    if missing is None:  # numbers of an attempt that is no longer in the database
+        _discard(client, store, row.key, run.info.run_id)
+        run, missing = _run_of(client, store, workspace, replace(row, mlflow_run_id=None)), points
+    run_id = run.info.run_id
+    _write(client, run, _params(row), _tags(store, row, metrics), missing)
+    if row.status in ONGOING:
+        client.update_run(run_id, STATUSES[row.status])
+    else:
+        _upload(client, store, workspace, row, run_id, curves)
+        ended = row.finished_at or store.history(row.key)[-1].at
+        client.set_terminated(run_id, STATUSES[row.status], int(1000 * ended))
+    return run_id
+
+
+def _start_ms(row: RunRow) -> int:
+    """When the run began, or was asked for: a copy with another start is one of an attempt that was reset."""
+    return int(1000 * (row.created_at if row.started_at is None else row.started_at))
+
+
+def _experiment(client: MlflowClient, workspace: Workspace, name: str) -> str:
+    """The task's experiment, made or restored where it is missing."""
+    from mlflow.exceptions import MlflowException
+
+    found = client.get_experiment_by_name(name)
+    if found is None:
+        with suppress(MlflowException):  # another process may be first: asking again tells
+            client.create_experiment(name, None if is_remote(workspace) else workspace.artifacts.as_uri())
+        found = client.get_experiment_by_name(name)
+    if found is None:
+        raise BenchError(f"MLflow makes no experiment named '{name}'.")
+    if found.lifecycle_stage == "deleted":
+        with suppress(MlflowException):
+            client.restore_experiment(found.experiment_id)
+    return found.experiment_id
+
+
+def _run_of(client: MlflowClient, store: ResultStore, workspace: Workspace, row: RunRow) -> Run:
+    """The run's copy: the one the database names, else one with its tag, else a new one; further ones are deleted."""
+    experiment = _experiment(client, workspace, row.task_label)
+    named = _named_run(client, row)
+    if named is not None and row.status in ONGOING:
+        return named
+    tagged = f"tags.`bench.key` = '{row.key}'"
+    copies = client.search_runs([experiment], tagged)
+    fitting = sorted(copy.info.run_id for copy in copies if copy.info.start_time == _start_ms(row))
+    if named is not None:
+        chosen = named.info.run_id
+    else:
+        chosen = fitting[0] if fitting else _new_run(client, experiment, row)
+        if row.mlflow_run_id is not None:
+            store.clear_mirror([row.key])
+    stored = store.set_mlflow_run(row.key, chosen)
+    for copy in copies if named is not None else client.search_runs([experiment], tagged):
+        if copy.info.run_id != stored:
+            client.delete_run(copy.info.run_id)
+    return client.get_run(stored)
+
+
+def _named_run(client: MlflowClient, row: RunRow) -> Run | None:
+    """The copy that the database names, restored where it was deleted; None where it is gone or of another start."""
+    from mlflow.exceptions import MlflowException
+
+    if row.mlflow_run_id is None:
+        return None
+    try:
+        run = client.get_run(row.mlflow_run_id)
+    except MlflowException as err:
+        if err.error_code == "RESOURCE_DOES_NOT_EXIST":
+            return None
+        raise
+    if run.info.start_time != _start_ms(row):
+        return None
+    if run.info.lifecycle_stage == "deleted":
+        client.restore_run(run.info.run_id)
+    return run
+
+
+def _new_run(client: MlflowClient, experiment: str, row: RunRow) -> str:
+    tags = {"bench.key": row.key}
+    with suppress(KeyError, OSError):  # a container may know no user
+        tags["mlflow.user"] = getpass.getuser()
+    return client.create_run(experiment, _start_ms(row), tags, _run_name(row)).info.run_id
+
+
+def _discard(client: MlflowClient, store: ResultStore, key: str, run_id: str) -> None:
+    client.delete_run(run_id)
+    store.clear_mirror([key])
+
+
+def _run_name(row: RunRow) -> str:
+    settings = ",".join(f"{name.removeprefix('method.')}={_text(value)}" for name, value in sorted(row.settings.items()))
+    return f"{row.method}{f'[{settings[:150]}]' if settings else ''} seed {row.seed}"
+
+
+def _text(value: Any) -> str:
+    """A plain value as one writes it: text as it stands, `none`, or JSON."""
+    if value is None:
+        return "none"
+    return (value if isinstance(value, str) else json.dumps(value, sort_keys=True))[:LONGEST]
+
+
+def _params(row: RunRow) -> dict[str, str]:
+    """Every field of the spec by its address: `steps`, `lr`, `method.n_leapfrog`, `task.dim`."""
+    nested = {"method_fields": "method.", "task_fields": "task."}
+    flat = {name: value for name, value in row.spec.items() if name not in nested}
+    for group, prefix in nested.items():
+        flat |= {prefix + name: value for name, value in row.spec.get(group, {}).items()}
+    return {name: _text(value) for name, value in flat.items()}
+
+
+@lru_cache(maxsize=1000)
+def _label(method: str, fields: str) -> str:
+    return registry.method_label(method, json.loads(fields))
+
+
+def _tags(store: ResultStore, row: RunRow, metrics: dict[str, Metric]) -> dict[str, str]:
+    environment = store.environment(row.key)
+    odd = [f"{name} = {metric.value}" for name, metric in metrics.items() if not math.isfinite(metric.value)]
+    tags = {
+        "bench.key": row.key,
+        "bench.cell": row.cell,
+        "bench.method": _label(row.method, json.dumps(row.spec.get("method_fields", {}))),
+        "bench.task": row.task_label,
+        "bench.seed": str(row.seed),
+        "bench.status": row.status.value,
+        "bench.reason": row.reason,
+        "bench.protocol": row.protocol,
+        "bench.version": str(environment.get("bench", harness.__version__)),
+        "bench.not_finite": ", ".join(odd),  # MLflow shows an infinity as 1.8e308
+        "mlflow.runName": _run_name(row),
+        "mlflow.source.name": "bench",
+        "mlflow.source.git.commit": environment.get("git_commit"),
+    }
+    return {name: str(value)[:LONGEST] for name, value in tags.items() if value}
+
+
+def _points(row: RunRow, curves: dict[str, Curve], metrics: dict[str, Metric]) -> Iterator[Point]:
+    """Every number as MLflow keeps it. The times follow from the start and the step, so that sending one twice is sending it once."""
+    from mlflow.entities import Metric as Point
+
+    scores = {name: metric.value for name, metric in metrics.items()}
+    scores |= {f"{name}_se": metric.se for name, metric in metrics.items() if metric.se is not None}
+    for name, curve in {**curves, **{name: [(row.step, value)] for name, value in scores.items()}}.items():
+        allowed = re.sub(r"[^/\w.\- ]", "_", name)
+        for step, value in curve:
+            yield Point(allowed, value if math.isnan(value) else min(max(value, -LARGEST), LARGEST), _start_ms(row) + step, step)
+
+
+def _missing(client: MlflowClient, run: Run, points: Sequence[Point]) -> list[Point] | None:
+    """The points that MLflow has not; None where it has another value in the place of one."""
+    wanted = {(point.key, point.step): point for point in points}
+    for name in {point.key for point in points} & run.data.metrics.keys():
+        for has in client.get_metric_history(run.info.run_id, name):
+            point = wanted.pop((has.key, has.step), None)
+            if point is not None and repr(has.value) != repr(point.value):  # as text NaN equals itself
+                return None
+    return list(wanted.values())
+
+
+def _write(client: MlflowClient, run: Run, params: dict[str, str], tags: dict[str, str], points: Sequence[Point]) -> None:
+    from mlflow.entities import Param, RunTag
+
+    run_id = run.info.run_id
+    new = [Param(name, value) for name, value in params.items() if name not in run.data.params]
+    client.log_batch(run_id, tags=[RunTag(*tag) for tag in tags.items() if run.data.tags.get(tag[0]) != tag[1]], synchronous=True)
+    for start in range(0, len(new), PARAMS_A_CALL):
+        client.log_batch(run_id, params=new[start : start + PARAMS_A_CALL], synchronous=True)
+    for start in range(0, len(points), POINTS_A_CALL):
+        client.log_batch(run_id, metrics=points[start : start + POINTS_A_CALL], synchronous=True)
+    for name in run.data.tags.keys() - tags.keys():
+        if name.startswith("bench."):
+            client.delete_tag(run_id, name)
+
+
+def _upload(client: MlflowClient, store: ResultStore, workspace: Workspace, row: RunRow, run_id: str, curves: dict[str, Curve]) -> None:
+    """Put the run's files beside its numbers: spec, environment and plan, learning curves, the last checkpoint, its pictures."""
+    from harness.pictures import learning_curves
+
+    plan = store.plan(row.key)
+    about = {"environment": store.environment(row.key), "plan": plan.model_dump(mode="json") if plan else None}
+    with tempfile.TemporaryDirectory(prefix="bench-mirror-") as name:
+        folder = Path(name)
+        for file, value in (("spec.json", row.spec), ("environment.json", about)):
+            (folder / file).write_text(json.dumps(value, sort_keys=True, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+        if any(curves.values()):
+            (folder / "curves.png").write_bytes(learning_curves(curves, f"{row.task_label}: {_run_name(row)}"))
+        kept = {f"checkpoint/{row.key}{Path(file.path).suffix}": file.path for file in store.checkpoints(row.key)[:1]}
+        kept |= {f"pictures/{Path(file.name).name}": file.path for file in store.artifacts(row.key)}
+        for target, source in kept.items():
+            (folder / target).parent.mkdir(exist_ok=True)
+            with suppress(FileNotFoundError):  # the database may be shared, the file on another machine
+                shutil.copyfile(workspace.home / source, folder / target)
+        client.log_artifacts(run_id, str(folder))
