@@ -6,7 +6,7 @@ import threading
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from harness import registry, runner
+from harness import registry, runner, saving
 from harness.errors import LeaseLost
 from harness.spec import TERMINAL, Plan, RunSpec, Status
 from harness.store import Claim, NewRun, Owner, ResultStore
@@ -43,7 +43,7 @@ def prepare(store: ResultStore, workspace: Workspace, runs: Sequence[NewRun], re
     rows = store.rows([run.spec.key for run in runs])
     again = [key for key, row in rows.items() if rerun or (retry and row.status in (Status.DIVERGED, Status.FAILED))]
     if again:
-        runner.remove_files(workspace, store.reset(again))
+        saving.remove_files(workspace, store.reset(again))
     if any(row.status == Status.FAILED for row in rows.values()):
         store.restart_crash_count(list(rows))
     missing = [run for run in runs if run.spec.key not in rows]
@@ -96,7 +96,7 @@ def run_claims(workspace: Workspace, store: ResultStore, claims: Sequence[Claim]
         by_plan.setdefault(claim.plan, []).append(claim)
     for plan, members in by_plan.items():
         specs = _specs(store, plan.members if plan else [claim.key for claim in members])
-        job = runner.Job(workspace, store, specs, {claim.key: claim for claim in members}, plan or runner.new_plan(specs), stop)
+        job = saving.Job(workspace, store, specs, {claim.key: claim for claim in members}, plan or saving.new_plan(specs), stop)
         try:
             yield from runner.run(job)
         except LeaseLost as err:

@@ -13,7 +13,7 @@ Curve = list[tuple[int, float]]
 
 LABELS = {"bound": "bound (nats)", "grad_norm": "gradient norm (nats per unit)"}
 LOGARITHMIC = frozenset({"grad_norm"})
-WARM_UP = 0.1
+WARM_UP = 0.25
 """Share of the steps that the range of the bound leaves out: a bound begins at -1e9 and ends at -1e5."""
 INK, COLOURS = "#333333", ("#1f5fa8", "#b8561b", "#3d7a3d", "#7a4a8c")
 
@@ -21,7 +21,7 @@ INK, COLOURS = "#333333", ("#1f5fa8", "#b8561b", "#3d7a3d", "#7a4a8c")
 def learning_curves(curves: dict[str, Curve], title: str) -> bytes:
     """A PNG with one panel a curve, the bound on top, over a common axis of steps.
 
-    The range of a panel comes from the points after the first tenth of the steps; where that leaves out a start far away,
+    The range of a panel comes from the points after the first quarter of the steps; where that leaves out a start far away,
     its value is written into the corner. What is not finite leaves a gap. The gradient norm has a logarithmic axis.
 
     Args:
@@ -36,11 +36,14 @@ def learning_curves(curves: dict[str, Curve], title: str) -> bytes:
     with matplotlib.rc_context():
         matplotlib.rcdefaults()  # not what the user's matplotlibrc says
         matplotlib.rcParams.update({"font.size": 9, "text.color": INK, "axes.labelcolor": INK, "xtick.color": INK, "ytick.color": INK})
-        figure = Figure(figsize=(7.2, 0.9 + 2.4 * max(1, len(names))), dpi=110, layout="constrained")
-        figure.suptitle(title, fontsize=10.5, parse_math=False)
+        height = 0.9 + 2.4 * max(1, len(names))  # inches
+        figure = Figure(figsize=(7.2, height), dpi=110)
+        figure.suptitle(title, y=1 - 0.1 / height, fontsize=10.5, parse_math=False)
+        figure.subplots_adjust(left=0.14, right=0.975, top=1 - 0.4 / height, bottom=0.5 / height, hspace=0.1)
         panels = figure.subplots(max(1, len(names)), 1, sharex=True, squeeze=False)[:, 0]
         for number, (name, panel) in enumerate(zip(names, panels, strict=False)):
             _draw(panel, name, curves[name], COLOURS[number % len(COLOURS)])
+        figure.align_ylabels()
         panels[-1].set_xlabel("step")
         panels[-1].xaxis.set_major_locator(MaxNLocator(integer=True))
         file = io.BytesIO()
@@ -59,6 +62,7 @@ def _draw(panel: Axes, name: str, curve: Curve, colour: str) -> None:
     panel.margins(x=0.01)
     if name in LOGARITHMIC and any(value > 0 for value in shown):
         panel.set_yscale("log", nonpositive="mask")
+        panel.grid(visible=True, which="minor", axis="y", color="#f0f0f0", linewidth=0.5)
     else:
         _zoom(panel, curve)
 
@@ -66,7 +70,7 @@ def _draw(panel: Axes, name: str, curve: Curve, colour: str) -> None:
 def _zoom(panel: Axes, curve: Curve) -> None:
     """Choose the range from the later points, and write down a start that it leaves out."""
     finite = [(step, value) for step, value in curve if math.isfinite(value)]
-    panel.ticklabel_format(axis="y", useOffset=False, scilimits=(-4, 6))
+    panel.ticklabel_format(axis="y", useOffset=False, scilimits=(-4, 7))
     if not finite:
         return
     later = [value for step, value in finite if step >= WARM_UP * finite[-1][0]]

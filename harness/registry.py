@@ -220,7 +220,9 @@ def settled(plugin: BaseModel) -> dict[str, Any]:
 
 
 def method_label(name: str, fields: dict[str, Any]) -> str:
-    """The name with its variant, where the fields are one: `hvae-untempered`."""
+    """The name with its variant, where the fields are one: `hvae-untempered`; of a path, its last part."""
+    if ":" in name:
+        return name.rpartition("/")[2]
     try:
         variants = find("method", name).cls.variants
     except BenchError:  # a plugin that has gone since: its stored name still says what it was

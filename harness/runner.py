@@ -5,20 +5,20 @@ from __future__ import annotations
 import os
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import torch
 
-from harness import checkpoint, environment, registry, training
+from harness import environment, registry, training
 from harness.api import Method, Task
-from harness.errors import CheckpointError, LeaseLost, PluginError, StoreError, UsageError
+from harness.errors import CheckpointError, LeaseLost, PluginError, StoreError
 from harness.evaluation import Score, evaluate
-from harness.spec import Plan, RunSpec, Status
-from harness.store import CheckpointFile, Claim, Metric, Outcome, ResultStore, Saved
+from harness.saving import Job, remove_files, resume, save, write_member
+from harness.spec import RunSpec, Status
+from harness.store import Claim, Metric, Outcome
 from harness.training import State
-from harness.workspace import Workspace
 
 FIRST_SAVE_S = 5.0
 SAVE_SHARE = 1 / 200  # of the time may go into checkpoints
@@ -65,35 +65,6 @@ class Stop(Exception):
     """Save and leave: raised between two steps when the process was asked to end."""
 
 
-@dataclass
-class Job:
-    """A claimed stack: `specs` in the order of the plan, `claims` for the members that are ours to finish, by key."""
-
-    workspace: Workspace
-    store: ResultStore
-    specs: list[RunSpec]
-    claims: dict[str, Claim]
-    plan: Plan
-    stop: threading.Event
-    lost: threading.Event = field(default_factory=threading.Event)
-    began: float = field(default_factory=time.monotonic)
-
-    def members(self) -> Iterator[tuple[int, RunSpec, Claim]]:
-        """Our members with their place in the stack."""
-        for place, spec in enumerate(self.specs):
-            if spec.key in self.claims:
-                yield place, spec, self.claims[spec.key]
-
-    def wall_s(self, claim: Claim) -> float:
-        """Seconds of work on a run, this attempt and those before."""
-        return claim.wall_s + time.monotonic() - self.began
-
-
-def new_plan(specs: Sequence[RunSpec]) -> Plan:
-    """How a stack is computed on this machine: one thread, which is the fastest for small replicated problems."""
-    return Plan(members=tuple(spec.key for spec in specs), threads=1, torch=torch.__version__)
-
-
 def run(job: Job) -> Iterator[Event]:
     """Bring every claimed member of a stack to its end, yielding what happens.
 
@@ -107,8 +78,8 @@ def run(job: Job) -> Iterator[Event]:
     torch.set_num_threads(job.plan.threads)
     with _heartbeat(job):
         try:
-            state, notes = resume(job, method, task)
-            yield from notes
+            state, warnings = resume(job, method, task)
+            yield from map(Note, warnings)
             yield Began(tuple(spec for _, spec, _ in job.members()), state.step)
             yield from _train(job, method, task, state)
             yield from _finish(job, method, task, state)
@@ -126,49 +97,6 @@ def run(job: Job) -> Iterator[Event]:
 
 def _plugins(spec: RunSpec) -> tuple[Method, Task]:
     return registry.load_method(spec.method, spec.method_fields), registry.load_task(spec.task, spec.task_fields)
-
-
-def resume(job: Job, method: Method, task: Task) -> tuple[State, list[Note]]:
-    """The state of the newest step at which every member of ours has a good checkpoint; the start where there is none.
-
-    Members that are not ours are dead weight: they stay frozen at their start, so that the others see the same stack.
-    """
-    if job.plan.torch != torch.__version__:
-        raise UsageError(
-            f"These runs began under torch {job.plan.torch} and cannot go on to the bit under {torch.__version__}. "
-            f"Install torch=={job.plan.torch}, or start them anew: --rerun."
-        )
-    state = training.start(method, task, job.specs[0].protocol(), [spec.seed for spec in job.specs])
-    fresh = checkpoint_members(state)
-    notes: list[Note] = []
-    files = {spec.key: job.store.checkpoints(spec.key) for _, spec, _ in job.members()}
-    for step in sorted({file.step for listed in files.values() for file in listed}, reverse=True):
-        try:
-            members = [_saved_member(job, spec, files, step, fresh[place]) for place, spec in enumerate(job.specs)]
-            checkpoint.restore(state, members, step)
-            break
-        except CheckpointError as err:
-            notes.append(Note(f"{err} Going on from the one before."))
-    for place, spec in enumerate(job.specs):
-        if spec.key not in job.claims:
-            state.diverged_at[place] = 0
-    return state, notes
-
-
-def checkpoint_members(state: State) -> list[dict[str, torch.Tensor]]:
-    """Every replicate's tensors, as a checkpoint holds them."""
-    return [checkpoint.member_tensors(state, place) for place in range(len(state.seeds))]
-
-
-def _saved_member(
-    job: Job, spec: RunSpec, files: dict[str, list[CheckpointFile]], step: int, fresh: dict[str, torch.Tensor]
-) -> dict[str, torch.Tensor]:
-    if spec.key not in job.claims:
-        return fresh
-    at_step = [file for file in files[spec.key] if file.step == step]
-    if not at_step:
-        raise CheckpointError(f"Run {spec.key} has no checkpoint at step {step}.")
-    return checkpoint.read(job.workspace.home / at_step[0].path, at_step[0].sha256, spec.key)[0]
 
 
 def _train(job: Job, method: Method, task: Task, state: State) -> Iterator[Event]:
@@ -192,35 +120,6 @@ def _train(job: Job, method: Method, task: Task, state: State) -> Iterator[Event
             yield Advanced(progress.step, float(progress.bound[alive].mean()), int((~alive).sum()))
 
 
-def save(job: Job, state: State) -> float:
-    """Write a checkpoint of every living member and one transaction with their rows; returns the seconds it took."""
-    began = time.monotonic()
-    living = [(place, spec, claim) for place, spec, claim in job.members() if bool(state.alive[place])]
-    steps = job.specs[0].steps
-    saved = [
-        Saved(state.step, job.wall_s(claim), training.curves(state, place, steps), _write(job, state, place, spec, "last"))
-        for place, spec, claim in living
-    ]
-    remove_files(job.workspace, job.store.save([claim for _, _, claim in living], saved))
-    return time.monotonic() - began
-
-
-def _write(job: Job, state: State, place: int, spec: RunSpec, role: str) -> CheckpointFile:
-    content = checkpoint.encode(state, place, spec)
-    step = state.reached(place)
-    path = job.workspace.checkpoints / spec.key / f"step-{step:09d}.safetensors"
-    return CheckpointFile(role, step, str(path.relative_to(job.workspace.home)), checkpoint.write(path, content), len(content))
-
-
-def remove_files(workspace: Workspace, files: Sequence[CheckpointFile]) -> None:
-    """Delete checkpoint files that the database no longer knows, and folders that are empty after that."""
-    for file in files:
-        path = workspace.home / file.path
-        with suppress(OSError):
-            path.unlink(missing_ok=True)
-            path.parent.rmdir()
-
-
 def _finish_diverged(job: Job, state: State, ended: set[str]) -> Iterator[Event]:
     """Record the members that were frozen since the last look; the others go on."""
     for place, spec, claim in job.members():
@@ -238,7 +137,7 @@ def _diverged(job: Job, state: State, place: int, spec: RunSpec, claim: Claim) -
         step,
         job.wall_s(claim),
         curves=training.curves(state, place, spec.steps),
-        checkpoint=_write(job, state, place, spec, "final"),
+        checkpoint=write_member(job, state, place, spec, "final"),
     )
 
 
@@ -267,7 +166,7 @@ def _done(job: Job, state: State, place: int, spec: RunSpec, claim: Claim, score
         job.wall_s(claim),
         metrics={name: Metric(float(s.value[place]), None if s.error is None else float(s.error[place])) for name, s in scores.items()},
         curves=training.curves(state, place, spec.steps),
-        checkpoint=_write(job, state, place, spec, "final"),
+        checkpoint=write_member(job, state, place, spec, "final"),
     )
 
 

@@ -73,15 +73,17 @@ class Hamiltonian(Method, frozen=True):
         g = noise.normal(*z.shape, like=z)
         log_start = -problem.base.log_prob(z) - log_std_normal(g)
         T = self.temperatures(params)
-        step = self.max_step * torch.sigmoid(params["step"])  # [R, D] or [R, K, D]
+        cooling = T[1:] / T[:-1]  # [K, R, 1]
+        steps = self.max_step * torch.sigmoid(params["step"])  # [R, D] or [R, K, D]
+        epsilons = steps.unbind(1) if self.vary_steps else [steps] * self.n_leapfrog
+        halves = (steps / 2).unbind(1) if self.vary_steps else [steps / 2] * self.n_leapfrog
         path, v, score = [z], T[0] * g, problem.score(z)
-        for k in range(1, self.n_leapfrog + 1):
-            epsilon = step[:, k - 1] if self.vary_steps else step
-            v = torch.addcmul(v, epsilon / 2, score)
+        for epsilon, half, cool in zip(epsilons, halves, cooling.unbind(), strict=True):
+            v = torch.addcmul(v, half, score)
             z = torch.addcmul(z, epsilon, v)
             score = problem.score(z)
-            v = torch.addcmul(v, epsilon / 2, score)
-            v = v if self.tempering == "none" else (T[k] / T[k - 1]) * v
+            v = torch.addcmul(v, half, score)
+            v = v if self.tempering == "none" else cool * v
             path.append(z)
         return path, v, log_start
 

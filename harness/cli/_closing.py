@@ -38,7 +38,7 @@ def _table(task: Any, results: list[dict[str, Any]], by_key: dict[str, NewRun]) 
     table.add_column("method", overflow="fold")
     table.add_column("settings", overflow="fold")
     for name in ("seeds", "status", *task.headline, "time"):
-        table.add_column(name, justify="left" if name == "status" else "right")
+        table.add_column(name, justify="left" if name == "status" else "right", no_wrap=True)
     for cell in dict.fromkeys(result["cell"] for result in results):
         members = [result for result in results if result["cell"] == cell]
         spec = by_key[members[0]["key"]].spec

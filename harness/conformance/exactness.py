@@ -55,7 +55,9 @@ def _joint_errors(task: Task, seed: int, training: tuple[bool, ...]) -> Iterator
         for theta in thetas_of(task, data, seed, base):
             for batch in batches_of(task, data, seed):
                 posterior, evidence = oracle.posterior(theta, batch), oracle.log_evidence(theta, batch)
-                for mode in training if posterior is not None else ():
+                if posterior is None:
+                    return
+                for mode in training:
                     problem = task.problem(theta, batch, base, training=mode)
                     z = somewhere(problem, f"{seed}/z")
                     joint, conditional = problem.log_joint(z), posterior.log_prob(z)
@@ -135,7 +137,7 @@ def _gain_beyond_best(task: Task, oracle: Oracle, best: Params, data: Data, repl
         moved = dict(best)
         for (name, leaf), part in zip(best.items(), row.split(sizes), strict=True):
             moved[name] = torch.cat([leaf[:replicate], part.reshape(leaf[replicate].shape)[None], leaf[replicate + 1 :]])
-        return oracle.log_evidence(rest | moved, batch).reshape(len(leaf), -1)[replicate].sum()
+        return oracle.log_evidence(rest | moved, batch).flatten()[replicate]
 
     row = torch.cat([leaf[replicate].flatten() for leaf in best.values()]).detach()
     gradient, hessian = torch.autograd.functional.jacobian(evidence, row), torch.autograd.functional.hessian(evidence, row)
@@ -170,28 +172,26 @@ def evidence_agrees_with_sampling(cls: type[Task], seed: int, thoroughness: floa
 
 
 def _importance_weights(problem: Problem, stream: str, draws: int) -> Tensor:
-    """Log-weights [S, N] of draws from a normal at the joint density's peak, half as wide again; from the base where it has no such peak."""
+    """Log-weights [S, N] of draws from a normal at the joint density's peak, half as wide again; from the base if it has no such peak."""
     mean, factor = problem.base.mean.detach(), torch.diag_embed(problem.base.log_scale.detach().exp())
-    for _ in range(2):  # one Newton step reaches the peak of a normal density, the second tells whether it was one
-        curvature = torch.stack(_rows_of_hessian(problem, mean), -2)  # [N, D, D]
-        step = torch.linalg.solve(curvature, problem.score(mean[None])[0].detach()[..., None])[..., 0]
-        mean = mean - step
-    normal = bool((torch.linalg.eigvalsh(-curvature) > 0).all()) and bool((step.abs() < 1e-6 * (1 + mean.abs())).all())
-    if normal:
-        factor = 1.5 * torch.linalg.cholesky(torch.linalg.inv(-curvature))
-    else:
-        mean = problem.base.mean.detach()
+    step, _ = _newton(problem, mean)
+    beyond, curvature = _newton(problem, mean + step)  # one step reaches the peak of a normal density; the second tells whether it was one
+    if bool((torch.linalg.eigvalsh(-curvature) > 0).all()) and bool((beyond.abs() < 1e-6 * (1 + mean.abs() + step.abs())).all()):
+        mean, factor = mean + step, 1.5 * torch.linalg.cholesky(torch.linalg.inv(-curvature))
     noise = Noise([stream]).normal(draws, *mean.shape, like=LIKE)
     z = mean + (factor @ noise[..., None])[..., 0]
     log_q = -0.5 * (noise.square() + math.log(2 * math.pi)).sum(-1) - torch.linalg.slogdet(factor).logabsdet
     return problem.log_joint(z).detach() - log_q
 
 
-def _rows_of_hessian(problem: Problem, z: Tensor) -> list[Tensor]:
+def _newton(problem: Problem, z: Tensor) -> tuple[Tensor, Tensor]:
+    """The step from `z` [N, D] to the peak, were the joint density normal [N, D], and its curvature there [N, D, D]."""
     with torch.enable_grad():
         point = z.clone().requires_grad_()
         score = autograd_score(problem.log_joint)(point[None])[0]
-        return [torch.autograd.grad(score[:, j].sum(), point, retain_graph=True)[0] for j in range(z.shape[1])]
+        rows = [torch.autograd.grad(score[:, j].sum(), point, retain_graph=True)[0] for j in range(z.shape[1])]
+    curvature = torch.stack(rows, -2)
+    return -torch.linalg.solve(curvature, score.detach()[..., None])[..., 0], curvature
 
 
 def _evidence_z(log_w: Tensor, evidence: Tensor) -> tuple[Tensor, Tensor]:
@@ -199,10 +199,7 @@ def _evidence_z(log_w: Tensor, evidence: Tensor) -> tuple[Tensor, Tensor]:
     estimate, error = bounds.log_evidence(log_w)
     counts = (bounds.ess(log_w) > FEWEST_ESS) & (bounds.pareto_k(log_w) < 0.5)
     if len(evidence) != len(estimate):
-        estimate, error, counts = (
-            estimate.mean(0, keepdim=True),
-            error.square().sum(0, keepdim=True).sqrt() / len(error),
-            counts.all(0, keepdim=True),
-        )
+        estimate, counts = estimate.mean(0, keepdim=True), counts.all(0, keepdim=True)
+        error = error.square().sum(0, keepdim=True).sqrt() / len(error)
     rounding = 64 * EPSILON * log_w.abs().amax()
     return (estimate - evidence) / (error + rounding), counts

@@ -71,7 +71,7 @@ def gradients(value: Tensor, leaves: Leaves) -> Leaves:
     return {name: torch.zeros_like(leaf) if slope is None else slope for (name, leaf), slope in zip(leaves.items(), found, strict=True)}
 
 
-def parameters_getgradients(cls: type[Method], seed: int, _: float) -> Verdict:
+def parameters_get_gradients(cls: type[Method], seed: int, _: float) -> Verdict:
     """Every leaf of the method and of the base has a finite gradient of the ELBO that is not zero."""
     lacking = []
     for values, n_context in [*((values, 0) for values in main_settings(cls)), ({}, N_CONTEXT)]:
@@ -113,11 +113,12 @@ def _slope_errors(method: Method, seed: int, n_context: int, h: float = 1e-4) ->
     rounding = 100 * torch.finfo(torch.float64).eps * (1 + float(at_start.detach().abs().sum())) / h
     for name, leaf in leaves.items():
         direction = noise.normal(*leaf.shape, like=LIKE)
+
+        def slope(step: float, name: str = name, leaf: Tensor = leaf, direction: Tensor = direction) -> float:
+            above, below = (value(leaves | {name: leaf + side * step * direction}) for side in (1, -1))
+            return float((above - below).sum()) / (2 * step)
+
         with torch.no_grad():
-            coarse, fine = (
-                float((value(leaves | {name: leaf + step * direction}) - value(leaves | {name: leaf - step * direction})).sum())
-                / (2 * step)
-                for step in (h, h / 2)
-            )
+            coarse, fine = slope(h), slope(h / 2)
         error = 10 * abs(fine - coarse) + rounding
         yield name, abs(float((slopes[name] * direction).sum()) - (4 * fine - coarse) / 3) / error

@@ -23,6 +23,7 @@ from harness.conformance.problems import (
     distance,
     equal,
     global_state,
+    leaf_fault,
     main_settings,
     method_leaves,
     reseeded,
@@ -83,10 +84,8 @@ def same_seed_same_numbers(cls: type[Method], seed: int, _: float) -> Verdict:
     first, again, other = (_default_draw(cls, stream) for stream in (f"{seed}/same", f"{seed}/same", f"{seed}/other"))
     repeated = torch.equal(first.log_w, again.log_w) and torch.equal(first.z, again.z)
     differs = not bool((first.z == other.z).all(-1).any()) and not torch.equal(first.log_w, other.log_w)
-    return (
-        repeated and differs,
-        f"same seed {'repeated' if repeated else 'changed'}, another seed {'differed' if differs else 'did not differ'}",
-    )
+    detail = f"the same seed {'repeated' if repeated else 'changed'}, another seed {'differed' if differs else 'repeated too'}"
+    return repeated and differs, detail
 
 
 def shapes_and_precision_are_kept(cls: type[Method], seed: int, _: float) -> Verdict:
@@ -110,10 +109,8 @@ def trace_changes_nothing(cls: type[Method], seed: int, _: float) -> Verdict:
         if plain.path is not None or traced.path is None:
             return False, f"a path must be there with trace=True and only then, at {called(values)}"
         if traced.path.shape[1:] != traced.z.shape or not torch.equal(traced.path[-1], traced.z):
-            return (
-                False,
-                f"the path {list(traced.path.shape)} must be [K + 1, S, N, D] and end at z {list(traced.z.shape)}, at {called(values)}",
-            )
+            shape = f"{list(traced.path.shape)}, z {list(traced.z.shape)}"
+            return False, f"the path must be [K + 1, S, N, D] and end at z: got {shape}, at {called(values)}"
         if not (torch.equal(plain.z, traced.z) and torch.equal(plain.log_w, traced.log_w)):
             return False, f"trace=True changed the numbers, at {called(values)}"
     return True, "the path ends at z, and tracing leaves every bit"
@@ -126,12 +123,8 @@ def init_is_sound(cls: type[Method], seed: int, _: float) -> Verdict:
         for global_seed in (1, 2):
             with reseeded(global_seed):
                 drawn.append(cls(**values).init(2, Noise([f"{seed}/init"]), n_context))
-        for name, leaf in drawn[0].items():
-            if leaf.ndim < 1 or not leaf.is_floating_point() or not bool(leaf.isfinite().all()):
-                return (
-                    False,
-                    f"leaf '{name}' is {list(leaf.shape)} of {leaf.dtype}; it must be finite reals with at least one axis, a scalar [1]",
-                )
+        if fault := leaf_fault(drawn[0]):
+            return False, fault
         if not equal(*drawn):
             return False, f"the same stream gave other leaves, at {called(values)}"
     return True, "finite reals with at least one axis, drawn from the noise alone"

@@ -91,7 +91,7 @@ def bases(n: int, dim: int) -> DiagNormal:
 def conjugate(n: int, dim: int, stream: str, n_context: int = 0) -> Target:
     r"""N Gaussian models $z \sim N(0, I)$, $x_i \mid z \sim N(z + \delta, \sigma^2)$, three points each, with data drawn from them.
 
-    With $m = \bar x - \delta$ and $SS$ the squares about the mean, each dimension's posterior is $N(3 m / (3 + \sigma^2), \sigma^2 / (3 + \sigma^2))$.
+    With $m = \bar x - \delta$, each dimension's posterior is $N(3 m / (3 + \sigma^2), \sigma^2 / (3 + \sigma^2))$.
     """
     noise = Noise([stream])
     x = noise.normal(1, n, dim, like=LIKE) + 0.9 * noise.normal(3, n, dim, like=LIKE)  # x - delta, with sigma = 0.9
@@ -193,6 +193,14 @@ def reseeded(seed: int) -> Iterator[None]:
         torch.set_rng_state(before[0])
         np.random.set_state(before[1])
         random.setstate(before[2])
+
+
+def leaf_fault(leaves: Params) -> str | None:
+    """What is wrong with a replicate's first leaves, if anything."""
+    for name, leaf in leaves.items():
+        if leaf.ndim < 1 or not leaf.is_floating_point() or not bool(leaf.isfinite().all()):
+            return f"leaf '{name}' is {list(leaf.shape)} of {leaf.dtype}; it must be finite reals with at least one axis, a scalar [1]"
+    return None
 
 
 def distance(a: Tensor, b: Tensor) -> float:

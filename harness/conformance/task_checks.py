@@ -16,7 +16,19 @@ from harness.conformance.exactness import (
     mle_is_the_maximum,
     score_is_the_gradient,
 )
-from harness.conformance.problems import LIKE, Check, RecordedNoise, Verdict, choices, distance, equal, global_state, reseeded, run_checks
+from harness.conformance.problems import (
+    LIKE,
+    Check,
+    RecordedNoise,
+    Verdict,
+    choices,
+    distance,
+    equal,
+    global_state,
+    leaf_fault,
+    reseeded,
+    run_checks,
+)
 from harness.conformance.task_samples import BASES, BATCH, batches_of, data_of, replicate_seeds, sized, somewhere, theta_of
 from harness.noise import Noise
 from harness.spec import Protocol
@@ -82,12 +94,8 @@ def leaves_and_metrics_have_their_shapes(cls: type[Task], seed: int, _: float) -
     """First leaves are finite reals [*event] with at least one axis; each metric is [R] and finite; the base is [N, D]."""
     for values, base in [(values, base) for values in sized(cls) for base in BASES]:
         task = cls(**values)
-        for name, leaf in task.init(base, Noise([f"{seed}/init"])).items():
-            if leaf.ndim < 1 or not leaf.is_floating_point() or not bool(leaf.isfinite().all()):
-                return (
-                    False,
-                    f"leaf '{name}' is {list(leaf.shape)} of {leaf.dtype}; it must be finite reals with at least one axis, a scalar [1]",
-                )
+        if fault := leaf_fault(task.init(base, Noise([f"{seed}/init"]))):
+            return False, fault
         data, theta = data_of(task, seed), theta_of(task, seed, base)
         R = len(replicate_seeds(task, seed))
         for name, metric in task.metrics(theta, data).items():

@@ -72,9 +72,8 @@ def six_targets(method: Method, params: Params, dim: int, seed: int, n_context: 
         place = landed(method, params, narrow, f"{seed}/landing/{attempt}")
         mean = torch.cat([start.posterior.mean[:2], place.mean[2:]])
         log_scale = torch.cat([start.posterior.log_scale[:2], place.log_scale[2:] + shrink])
-        narrow = Target(
-            start.base, DiagNormal(mean, log_scale), torch.cat([start.log_evidence[:2], narrow.log_evidence[2:]]), start.context
-        )
+        evidence = torch.cat([start.log_evidence[:2], narrow.log_evidence[2:]])
+        narrow = Target(start.base, DiagNormal(mean, log_scale), evidence, start.context)
     return narrow
 
 
@@ -107,10 +106,13 @@ def weights_are_proper(cls: type[Method], seed: int, thoroughness: float) -> Ver
         method, stream = cls(**values), f"{seed}/weights/{number}"
         n_replicates = 1 if n_context else 6
         params = method_leaves(method, dim, [f"{stream}/{replicate}" for replicate in range(n_replicates)], n_context, jitter)
+        draws = max(2_000, int(DRAWS * share * thoroughness))
         with torch.no_grad():
             target = six_targets(method, params, dim, seed, n_context)
-            log_ratio = log_ratios(method, params, target, stream, max(2_000, int(DRAWS * share * thoroughness)))
-        z, tried = weight_z(log_ratio), tried + log_ratio.shape[1]
+            z = weight_z(log_ratios(method, params, target, stream, draws))
+            if len(z) and float(z.abs().amax()) > Z_LIMIT:  # a tail too rare to be seen, or a fault? ten times the draws tell
+                z = weight_z(log_ratios(method, params, target, f"{stream}/again", 10 * draws))
+        tried += len(target.log_evidence)
         counted += len(z)
         if len(z) and (largest := float(z.abs().amax())) > worst:
             worst, place = largest, f" at {called(values)}, D={dim}{', jittered' if jitter else ''}{', with context' if n_context else ''}"

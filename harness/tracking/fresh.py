@@ -28,16 +28,17 @@ ENVIRONMENT = {
 }
 
 
-def prepare() -> None:
-    """Set what mlflow reads when it is imported."""
+def import_mlflow() -> None:
+    """Import mlflow, after setting what it reads then: some seconds."""
     os.environ.update({name: value for name, value in ENVIRONMENT.items() if name not in os.environ})
+    import mlflow  # noqa: F401
 
 
 def connect(workspace: Workspace, store: ResultStore) -> MlflowClient:
     """A client of the workspace's MLflow; a missing local store is created, and then all runs are to be mirrored anew."""
     if create_store(workspace):
         store.clear_mirror(None)
-    prepare()
+    import_mlflow()
     from mlflow import MlflowClient
 
     return MlflowClient(workspace.tracking_uri)
@@ -75,7 +76,7 @@ def create_store(workspace: Workspace) -> bool:
 
 
 def _build_store(part: Path, workspace: Workspace) -> None:
-    prepare()
+    import_mlflow()
     from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
 
     SqlAlchemyStore(sqlite_url(part), workspace.artifacts.as_uri()).engine.dispose()

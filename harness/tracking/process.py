@@ -26,7 +26,7 @@ import harness
 from harness.errors import BenchError
 from harness.spec import Status
 from harness.store import ResultStore
-from harness.tracking.fresh import connect
+from harness.tracking.fresh import connect, import_mlflow
 from harness.tracking.runs import sync
 from harness.workspace import Workspace, redact
 
@@ -244,26 +244,33 @@ class Work:
 
     def until_done(self, store: ResultStore, orders: Orders) -> None:
         """Look every two seconds for what is behind, and at once when the command speaks."""
+        finishing = False
         while True:
             orders.news.clear()
-            last_words = orders.finish
+            if orders.finish and not finishing:
+                finishing = True
+                self.not_before.clear()  # the last chance is taken at once
+                self.failures.clear()
             try:
                 keys = behind(store, orders.keys)
-                if last_words and not keys:
+                if finishing and not keys:
                     return
-                self.one_pass(store, keys, last_words)
+                self.one_pass(store, keys)
             except Exception as err:  # noqa: BLE001 - a locked database or an absent MLflow may be back later
                 self.tell_error(err)
-            orders.news.wait(LOOK_S if last_words else POLL_S)
+            orders.news.wait(LOOK_S if finishing else POLL_S)
 
-    def one_pass(self, store: ResultStore, keys: list[str], urgent: bool) -> None:
+    def one_pass(self, store: ResultStore, keys: list[str]) -> None:
         """Mirror each of these runs that is due."""
-        if keys and self.client is None:
+        if not keys:
+            return
+        if self.client is None:
+            import_mlflow()
+            self.tell(reached="mlflow")
             self.client = connect(self.workspace, store)
-            self.tell(reached="MLflow")
+            self.tell(reached="store")
         for key in keys:
-            patience = FIRST_RETRY_S if urgent else LAST_RETRY_S
-            if self.client is not None and time.monotonic() >= min(self.not_before.get(key, 0.0), time.monotonic() + patience):
+            if time.monotonic() >= self.not_before.get(key, 0.0):
                 self.one_run(self.client, store, key)
 
     def one_run(self, client: MlflowClient, store: ResultStore, key: str) -> None:

@@ -62,7 +62,8 @@ def _copy(client: MlflowClient, store: ResultStore, workspace: Workspace, row: R
     run = _run_of(client, store, workspace, row)
     missing = _missing(client, run, points)
     if missing is None:  # numbers of an attempt that is no longer in the database
-        _discard(client, store, row.key, run.info.run_id)
+        client.delete_run(run.info.run_id)
+        _forget(store, replace(row, mlflow_run_id=run.info.run_id))
         run, missing = _run_of(client, store, workspace, replace(row, mlflow_run_id=None)), points
     run_id = run.info.run_id
     _write(client, run, _params(row), _tags(store, row, metrics), missing)
@@ -110,8 +111,7 @@ def _run_of(client: MlflowClient, store: ResultStore, workspace: Workspace, row:
         chosen = named.info.run_id
     else:
         chosen = fitting[0] if fitting else _new_run(client, experiment, row)
-        if row.mlflow_run_id is not None:
-            store.clear_mirror([row.key])
+        _forget(store, row)
     stored = store.set_mlflow_run(row.key, chosen)
     for copy in copies if named is not None else client.search_runs([experiment], tagged):
         if copy.info.run_id != stored:
@@ -145,9 +145,11 @@ def _new_run(client: MlflowClient, experiment: str, row: RunRow) -> str:
     return client.create_run(experiment, _start_ms(row), tags, _run_name(row)).info.run_id
 
 
-def _discard(client: MlflowClient, store: ResultStore, key: str, run_id: str) -> None:
-    client.delete_run(run_id)
-    store.clear_mirror([key])
+def _forget(store: ResultStore, row: RunRow) -> None:
+    """Take back the name of a copy that is of no use, unless another process has named a new one meanwhile."""
+    now = store.rows([row.key]).get(row.key)
+    if row.mlflow_run_id is not None and now is not None and now.mlflow_run_id == row.mlflow_run_id:
+        store.clear_mirror([row.key])
 
 
 def _run_name(row: RunRow) -> str:
@@ -210,14 +212,18 @@ def _points(row: RunRow, curves: dict[str, Curve], metrics: dict[str, Metric]) -
 
 
 def _missing(client: MlflowClient, run: Run, points: Sequence[Point]) -> list[Point] | None:
-    """The points that MLflow has not; None where it has another value in the place of one."""
+    """The points that MLflow has not; None where it has one that is not among them and no later one either."""
     wanted = {(point.key, point.step): point for point in points}
-    for name in {point.key for point in points} & run.data.metrics.keys():
+    last = {point.key: point.step for point in sorted(points, key=lambda point: point.step)}
+    seen = set()
+    for name in last.keys() & run.data.metrics.keys():
         for has in client.get_metric_history(run.info.run_id, name):
-            point = wanted.pop((has.key, has.step), None)
-            if point is not None and repr(has.value) != repr(point.value):  # as text NaN equals itself
+            point = wanted.get((has.key, has.step))
+            # As text NaN equals itself. Later points were read from a newer state of the database.
+            if (has.step <= last[name]) if point is None else (repr(has.value), has.timestamp) != (repr(point.value), point.timestamp):
                 return None
-    return list(wanted.values())
+            seen.add((has.key, has.step))
+    return [point for place, point in wanted.items() if place not in seen]
 
 
 def _write(client: MlflowClient, run: Run, params: dict[str, str], tags: dict[str, str], points: Sequence[Point]) -> None:

@@ -20,6 +20,7 @@ def _belongs_to_run(table: str) -> sa.ForeignKeyConstraint:
 
 
 def upgrade() -> None:
+    """Create every table."""
     _create_plans_and_environments()
     _create_runs()
     _create_history()

@@ -1,0 +1,122 @@
+"""A stack's state to checkpoint files and database rows, and back."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+
+import torch
+
+from harness import checkpoint, training
+from harness.api import Method, Task
+from harness.errors import CheckpointError, UsageError
+from harness.spec import Plan, RunSpec
+from harness.store import CheckpointFile, Claim, ResultStore, Saved
+from harness.training import State
+from harness.workspace import Workspace
+
+
+@dataclass
+class Job:
+    """A claimed stack: `specs` in the order of the plan, `claims` for the members that are ours to finish, by key."""
+
+    workspace: Workspace
+    store: ResultStore
+    specs: list[RunSpec]
+    claims: dict[str, Claim]
+    plan: Plan
+    stop: threading.Event
+    lost: threading.Event = field(default_factory=threading.Event)
+    began: float = field(default_factory=time.monotonic)
+
+    def members(self) -> Iterator[tuple[int, RunSpec, Claim]]:
+        """Our members with their place in the stack."""
+        for place, spec in enumerate(self.specs):
+            if spec.key in self.claims:
+                yield place, spec, self.claims[spec.key]
+
+    def wall_s(self, claim: Claim) -> float:
+        """Seconds of work on a run, this attempt and those before."""
+        return claim.wall_s + time.monotonic() - self.began
+
+
+def new_plan(specs: Sequence[RunSpec]) -> Plan:
+    """How a stack is computed on this machine: one thread, which is the fastest for small replicated problems."""
+    return Plan(members=tuple(spec.key for spec in specs), threads=1, torch=torch.__version__)
+
+
+def resume(job: Job, method: Method, task: Task) -> tuple[State, list[str]]:
+    """Where a stack goes on, and what was wrong with newer checkpoints.
+
+    It is the state of the newest step at which every member of ours has a good checkpoint; the start where there is none.
+    Members that are not ours are dead weight: they stay frozen at their start, so that the others see the same stack.
+    """
+    if job.plan.torch != torch.__version__:
+        raise UsageError(
+            f"These runs began under torch {job.plan.torch} and cannot go on to the bit under {torch.__version__}. "
+            f"Install torch=={job.plan.torch}, or start them anew: --rerun."
+        )
+    state = training.start(method, task, job.specs[0].protocol(), [spec.seed for spec in job.specs])
+    fresh = checkpoint_members(state)
+    warnings: list[str] = []
+    files = {spec.key: job.store.checkpoints(spec.key) for _, spec, _ in job.members()}
+    for step in sorted({file.step for listed in files.values() for file in listed}, reverse=True):
+        try:
+            members = [_saved_member(job, spec, files, step, fresh[place]) for place, spec in enumerate(job.specs)]
+            checkpoint.restore(state, members, step)
+            break
+        except CheckpointError as err:
+            warnings.append(f"{err} Going on from the one before.")
+    for place, spec in enumerate(job.specs):
+        if spec.key not in job.claims:
+            state.diverged_at[place] = 0
+    return state, warnings
+
+
+def checkpoint_members(state: State) -> list[dict[str, torch.Tensor]]:
+    """Every replicate's tensors, as a checkpoint holds them."""
+    return [checkpoint.member_tensors(state, place) for place in range(len(state.seeds))]
+
+
+def _saved_member(
+    job: Job, spec: RunSpec, files: dict[str, list[CheckpointFile]], step: int, fresh: dict[str, torch.Tensor]
+) -> dict[str, torch.Tensor]:
+    if spec.key not in job.claims:
+        return fresh
+    at_step = [file for file in files[spec.key] if file.step == step]
+    if not at_step:
+        raise CheckpointError(f"Run {spec.key} has no checkpoint at step {step}.")
+    return checkpoint.read(job.workspace.home / at_step[0].path, at_step[0].sha256, spec.key)[0]
+
+
+def save(job: Job, state: State) -> float:
+    """Write a checkpoint of every living member and one transaction with their rows; returns the seconds it took."""
+    began = time.monotonic()
+    living = [(place, spec, claim) for place, spec, claim in job.members() if bool(state.alive[place])]
+    steps = job.specs[0].steps
+    saved = [
+        Saved(state.step, job.wall_s(claim), training.curves(state, place, steps), write_member(job, state, place, spec, "last"))
+        for place, spec, claim in living
+    ]
+    remove_files(job.workspace, job.store.save([claim for _, _, claim in living], saved))
+    return time.monotonic() - began
+
+
+def write_member(job: Job, state: State, place: int, spec: RunSpec, role: str) -> CheckpointFile:
+    """Write one replicate's checkpoint."""
+    content = checkpoint.encode(state, place, spec)
+    step = state.reached(place)
+    path = job.workspace.checkpoints / spec.key / f"step-{step:09d}.safetensors"
+    return CheckpointFile(role, step, str(path.relative_to(job.workspace.home)), checkpoint.write(path, content), len(content))
+
+
+def remove_files(workspace: Workspace, files: Sequence[CheckpointFile]) -> None:
+    """Delete checkpoint files that the database no longer knows, and folders that are empty after that."""
+    for file in files:
+        path = workspace.home / file.path
+        with suppress(OSError):
+            path.unlink(missing_ok=True)
+            path.parent.rmdir()

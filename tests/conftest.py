@@ -1,0 +1,50 @@
+"""What several test files share."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from click.testing import CliRunner, Result
+
+from harness.cli import main
+
+
+@pytest.fixture(autouse=True)
+def _one_thread() -> Iterator[None]:
+    """Tests run side by side; more threads than cores only slow them."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture
+def workspace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty workspace that is the current folder."""
+    for name in ("BENCH_HOME", "BENCH_DATABASE_URL", "MLFLOW_TRACKING_URI", "BENCH_STUDY_URL"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.fixture
+def bench(workspace: Path) -> Callable[..., Result]:
+    """The command line, in this process, in an empty workspace."""
+
+    def call(*arguments: str) -> Result:
+        result = CliRunner().invoke(main, list(arguments))
+        if result.exception is not None and not isinstance(result.exception, SystemExit):
+            raise result.exception
+        return result
+
+    return call
+
+
+def json_lines(result: Result) -> list[dict[str, Any]]:
+    """What a command printed with --json."""
+    return [json.loads(line) for line in result.stdout.splitlines()]

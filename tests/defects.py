@@ -1,0 +1,289 @@
+"""Methods and tasks that are wrong in one way each: seen in published code, or easily written."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import ClassVar
+
+import torch
+from harness.api import Data, Noise, Params, Particles, Problem
+from methods.hvae import HVAE
+from methods.iaf import IAF
+from methods.vb import VB
+from tasks.gaussian import Gaussian
+
+
+class UnkickedMomentum(HVAE, frozen=True):
+    """The position moves with the momentum from before the kick."""
+
+    name: ClassVar[str] = "unkicked-momentum"
+
+    def evolve(self, params: Params, problem: Problem, noise: Noise, n_particles: int):
+        z = problem.base.sample(noise, n_particles)
+        g = noise.normal(*z.shape, like=z)
+        log_start = -problem.base.log_prob(z) - (-0.5 * (g.square() + torch.log(torch.tensor(2 * torch.pi))).sum(-1))
+        T = self.temperatures(params)
+        path, v = [z], T[0] * g
+        for k in range(1, self.n_leapfrog + 1):
+            step = self.max_step * torch.sigmoid(params["step"])
+            epsilon = step[:, k - 1] if self.vary_steps else step
+            kicked = v + epsilon / 2 * problem.score(z)
+            z = z + epsilon * v  # not `kicked`
+            v = (T[k] / T[k - 1]) * (kicked + epsilon / 2 * problem.score(z))
+            path.append(z)
+        return path, v, log_start
+
+
+class DroppedTempering(HVAE, frozen=True):
+    """The momentum starts hot and is never cooled."""
+
+    name: ClassVar[str] = "dropped-tempering"
+
+    def temperatures(self, params: Params) -> torch.Tensor:
+        T = super().temperatures(params)
+        return T[:1].expand_as(T)
+
+
+class CooledTwice(HVAE, frozen=True):
+    """The momentum ends colder than it began, and the weights do not know."""
+
+    name: ClassVar[str] = "cooled-twice"
+
+    def temperatures(self, params: Params) -> torch.Tensor:
+        T = super().temperatures(params)
+        return T / T[:1]
+
+
+class _Still:
+    """Noise whose second draw, the momentum, is zero."""
+
+    def __init__(self, noise: Noise) -> None:
+        self.noise, self.calls = noise, 0
+
+    def normal(self, *shape: int, like: torch.Tensor) -> torch.Tensor:
+        self.calls += 1
+        return self.noise.normal(*shape, like=like) * (self.calls == 1)
+
+
+class ZeroMomentum(HVAE, frozen=True):
+    """The momentum starts at zero, and the weights claim that it was drawn so."""
+
+    name: ClassVar[str] = "zero-momentum"
+
+    def evolve(self, params: Params, problem: Problem, noise: Noise, n_particles: int):
+        return super().evolve(params, problem, _Still(noise), n_particles)  # type: ignore[arg-type]
+
+
+class ForgottenMomentum(HVAE, frozen=True):
+    """The momentum starts at zero while the weights go on with a draw that was not used."""
+
+    name: ClassVar[str] = "forgotten-momentum"
+
+    def temperatures(self, params: Params) -> torch.Tensor:
+        T = super().temperatures(params)
+        return torch.cat([torch.zeros_like(T[:1]), torch.ones_like(T[1:])])
+
+    def evolve(self, params: Params, problem: Problem, noise: Noise, n_particles: int):
+        path, v, log_start = HVAE(**self.model_dump() | {"tempering": "none"}).evolve(params, problem, _Still(noise), n_particles)  # type: ignore[arg-type]
+        return path, v, log_start + 0.5 * noise.normal(*v.shape, like=v).square().sum(-1)
+
+
+class DetachedScore(HVAE, frozen=True):
+    """No gradient flows through the score."""
+
+    name: ClassVar[str] = "detached-score"
+
+    def evolve(self, params: Params, problem: Problem, noise: Noise, n_particles: int):
+        return super().evolve(params, dataclasses.replace(problem, score=lambda z: problem.score(z).detach()), noise, n_particles)
+
+
+class PermutedBatch(IAF, frozen=True):
+    """The reversal between layers runs along the problems, not along the dimensions."""
+
+    name: ClassVar[str] = "permuted-batch"
+    axis: ClassVar[int] = 1
+
+    def particles(self, params: Params, problem: Problem, noise: Noise, n_particles: int, trace: bool = False) -> Particles:
+        z_0 = problem.base.sample(noise, n_particles).flip(self.axis)
+        steps = self.flow(params, z_0, problem.context)
+        log_w = problem.log_joint(steps[-1][0]) - problem.base.log_prob(z_0) + sum(log_det for _, log_det in steps)
+        return Particles(steps[-1][0], log_w, torch.stack([z_0, *(z for z, _ in steps)]) if trace else None)
+
+
+class PermutedParticles(PermutedBatch, frozen=True):
+    """The reversal runs along the particles."""
+
+    name: ClassVar[str] = "permuted-particles"
+    axis: ClassVar[int] = 0
+
+
+class MissingDeterminant(IAF, frozen=True):
+    """The last layer's determinant is left out of the weights."""
+
+    name: ClassVar[str] = "missing-determinant"
+
+    def flow(self, params: Params, z: torch.Tensor, context: torch.Tensor | None):
+        *others, (last, log_det) = super().flow(params, z, context)
+        return [*others, (last, torch.zeros_like(log_det))]
+
+
+class LeakyReplicates(HVAE, frozen=True):
+    """Every replicate moves with the mean of all step sizes."""
+
+    name: ClassVar[str] = "leaky-replicates"
+
+    def evolve(self, params: Params, problem: Problem, noise: Noise, n_particles: int):
+        shared = params["step"].mean(0, keepdim=True).expand_as(params["step"])
+        return super().evolve(params | {"step": shared}, problem, noise, n_particles)
+
+
+class IdleParameter(VB, frozen=True):
+    """A parameter that nothing uses."""
+
+    name: ClassVar[str] = "idle-parameter"
+
+    def init(self, dim: int, noise: Noise, n_context: int = 0) -> Params:
+        return {"idle": torch.zeros(1, dtype=torch.float64)}
+
+
+class GlobalDraw(VB, frozen=True):
+    """Particles are shifted by a number of torch's own generator."""
+
+    name: ClassVar[str] = "global-draw"
+
+    def particles(self, params: Params, problem: Problem, noise: Noise, n_particles: int, trace: bool = False) -> Particles:
+        shift = 0.1 * torch.randn(())
+        moved = dataclasses.replace(problem, log_joint=lambda z: problem.log_joint(z) + shift)
+        return super().particles(params, moved, noise, n_particles, trace)
+
+
+class MissingHalf(Gaussian, frozen=True):
+    """The factor 1/2 on the squares is dropped."""
+
+    def problem(self, params: Params, batch: dict, base: str, training: bool = False) -> Problem:
+        released = self.model_copy(update={"objective": "released-flow"})
+        return Gaussian.problem(released, params, batch, base, training=True)
+
+
+class MissingHalfInTraining(Gaussian, frozen=True):
+    """The factor 1/2 on the squares is dropped in training, though the fields say the density is exact."""
+
+    def problem(self, params: Params, batch: dict, base: str, training: bool = False) -> Problem:
+        released = self.model_copy(update={"objective": "released-flow"})
+        return Gaussian.problem(released, params, batch, base, training)
+
+
+class ReversedLikelihood(Gaussian, frozen=True):
+    """The likelihood's part of the score has its sign reversed."""
+
+    def problem(self, params: Params, batch: dict, base: str, training: bool = False) -> Problem:
+        right = super().problem(params, batch, base, training)
+        return dataclasses.replace(right, score=lambda z: -(right.score(z) + z) - z)
+
+
+class OrdinaryVariance(Gaussian, frozen=True):
+    """The stated maximum divides the squares by n, though the latent takes a degree of freedom."""
+
+    def oracle(self):
+        class Oracle(type(super().oracle())):
+            def mle(self, data: Data) -> Params:
+                return {"delta": data.train["mean"], "log_sigma": 0.5 * torch.log(data.train["variance"])}
+
+        return Oracle()
+
+
+class UnnormalisedPosterior(Gaussian, frozen=True):
+    """Posterior and evidence are off by the same constant, so that they agree with each other."""
+
+    def oracle(self):
+        class Oracle(type(super().oracle())):
+            def log_evidence(self, params: Params, batch: dict) -> torch.Tensor:
+                return super().log_evidence(params, batch) + 0.5
+
+            def posterior(self, params: Params, batch: dict):
+                right = super().posterior(params, batch)
+
+                class Shifted:
+                    def log_prob(self, z: torch.Tensor) -> torch.Tensor:
+                        return right.log_prob(z) - 0.5
+
+                return Shifted()
+
+        return Oracle()
+
+
+class DataOfTheMethod(Gaussian, frozen=True):
+    """The data depend on the base that a method asked for before."""
+
+    asked: ClassVar[list[str]] = []
+
+    def init(self, base: str, noise: Noise) -> Params:
+        self.asked.append(base)
+        return super().init(base, noise)
+
+    def load(self, noise: Noise) -> Data:
+        data = super().load(noise)
+        return Data({**data.train, "mean": data.train["mean"] + len(self.asked)})
+
+
+class GlobalData(Gaussian, frozen=True):
+    """The data come from torch's own generator."""
+
+    def load(self, noise: Noise) -> Data:
+        data = super().load(noise)
+        return Data({**data.train, "x": data.train["x"] + torch.randn(())})
+
+
+class StatefulBatches(Gaussian, frozen=True):
+    """Which batch comes next depends on how many came before."""
+
+    drawn: ClassVar[list[int]] = []
+
+    def batch(self, data: Data, step: int, batch_size: int | None, noise: Noise) -> dict:
+        self.drawn.append(step)
+        return super().batch(data, len(self.drawn), batch_size, noise)
+
+
+class LeakyTask(Gaussian, frozen=True):
+    """Every replicate is compared with the mean delta of all."""
+
+    def problem(self, params: Params, batch: dict, base: str, training: bool = False) -> Problem:
+        shared = params["delta"].mean(0, keepdim=True).expand_as(params["delta"])
+        return super().problem(params | {"delta": shared}, batch, base, training)
+
+
+class MisspelledProtocol(Gaussian, frozen=True):
+    """A protocol with an address that does not exist."""
+
+    protocols: ClassVar[dict] = {**Gaussian.protocols, "smoke": {"steps": 10, "lr": 0.1, "task.batch_likelyhood": "scaled"}}
+
+
+METHODS = {
+    UnkickedMomentum: "weights are proper",
+    DroppedTempering: "weights are proper",
+    CooledTwice: "weights are proper",
+    ZeroMomentum: "weights are proper",
+    ForgottenMomentum: "weights are proper",
+    MissingDeterminant: "weights are proper",
+    DetachedScore: "gradients equal finite differences",
+    PermutedBatch: "particles depend on their own noise alone",
+    PermutedParticles: "particles depend on their own noise alone",
+    LeakyReplicates: "replicates do not leak",
+    IdleParameter: "every parameter gets a gradient",
+    GlobalDraw: "noise is the only randomness",
+}
+"""Each wrong method with the check that catches it."""
+
+TASKS = {
+    MissingHalf: "joint = evidence x posterior",
+    MissingHalfInTraining: "joint = evidence x posterior",
+    ReversedLikelihood: "score is the gradient",
+    OrdinaryVariance: "the best parameters are the maximum",
+    UnnormalisedPosterior: "evidence agrees with sampling",
+    DataOfTheMethod: "data depend on the seed alone",
+    GlobalData: "data depend on the seed alone",
+    StatefulBatches: "batches depend on the step alone",
+    LeakyTask: "replicates do not leak",
+    MisspelledProtocol: "protocols are valid",
+}
+"""Each wrong task with the check that catches it."""

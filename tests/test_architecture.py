@@ -1,0 +1,135 @@
+"""The house rules that can be checked: size, imports, exported names, fresh pages."""
+
+from __future__ import annotations
+
+import ast
+import importlib
+import re
+import statistics
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+SOURCES = [path for folder in ("harness", "methods", "tasks") for path in (ROOT / folder).rglob("*.py")]
+PLUGIN_IMPORTS = {"harness", "torch", "numpy", "math", "typing", "__future__", "methods", "tasks", "collections", "dataclasses", "sklearn"}
+
+
+def functions(path: Path):
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            yield node
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_files_and_functions_stay_small(path):
+    limit = 120 if path.parent.name == "methods" else 300
+    assert len(path.read_text().splitlines()) <= limit
+    assert {node.name: node.end_lineno - node.lineno + 1 for node in functions(path) if node.end_lineno - node.lineno + 1 > 60} == {}
+
+
+def test_the_median_function_is_short():
+    lengths = [node.end_lineno - node.lineno + 1 for path in SOURCES for node in functions(path)]
+    assert statistics.median(lengths) <= 10
+
+
+@pytest.mark.parametrize("path", [path for path in SOURCES if "harness" not in path.parts], ids=lambda path: path.stem)
+def test_plugins_import_the_interface_alone(path):
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.ImportFrom) and node.module and node.module.startswith("harness"):
+            assert node.module in ("harness.api", "harness.nets", "harness.densities")
+        names = (
+            [alias.name for alias in node.names]
+            if isinstance(node, ast.Import)
+            else [node.module or ""]
+            if isinstance(node, ast.ImportFrom)
+            else []
+        )
+        assert {name.partition(".")[0] for name in names} <= PLUGIN_IMPORTS
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_public_things_have_a_docstring(path):
+    tree = ast.parse(path.read_text())
+    assert ast.get_docstring(tree)
+    kinds = ast.ClassDef | ast.FunctionDef
+    named = [
+        node
+        for node in tree.body
+        if isinstance(node, kinds) and not node.name.startswith("_") and "overload" not in map(ast.unparse, node.decorator_list)
+    ]
+    assert [node.name for node in named if not ast.get_docstring(node)] == []
+
+
+def test_import_contracts_hold():
+    done = subprocess.run([str(Path(sys.executable).with_name("lint-imports"))], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout
+
+
+def test_the_command_reference_is_fresh():
+    done = subprocess.run(
+        [sys.executable, "docs/make_commands.py", "--check"], cwd=ROOT, env={"PYTHONPATH": "."}, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("module", ["harness", "harness.api", "harness.store", "harness.conformance"])
+def test_exported_names_exist_and_nothing_else_is_exported(module):
+    loaded = importlib.import_module(module)
+    assert sorted(set(loaded.__all__)) == sorted(loaded.__all__, key=str)
+    assert [name for name in loaded.__all__ if not hasattr(loaded, name)] == []
+
+
+def test_only_one_place_imports_each_heavy_library():
+    allowed = {"sqlalchemy": "harness/store", "alembic": "harness/store", "mlflow": "harness/tracking", "matplotlib": "harness/pictures.py"}
+    for path in SOURCES:
+        for node in ast.walk(ast.parse(path.read_text())):
+            names = (
+                [alias.name for alias in node.names]
+                if isinstance(node, ast.Import)
+                else [node.module or ""]
+                if isinstance(node, ast.ImportFrom)
+                else []
+            )
+            for name in names:
+                place = allowed.get(name.partition(".")[0])
+                assert place is None or str(path.relative_to(ROOT)).startswith(place), f"{path} imports {name}"
+
+
+def test_no_pickle_anywhere():
+    for path in SOURCES:
+        assert not re.search(r"\bpickle\b|torch\.load\b|joblib", path.read_text()), path
+
+
+def test_every_example_of_the_help_parses():
+    from harness.matrix import expand, parse_seeds
+
+    commands = re.findall(r"^\s+bench run (.+)$", (ROOT / "docs" / "commands.md").read_text(), re.M)
+    assert commands
+    for command in commands:
+        words = command.split()
+        pick = lambda *flags: [words[i + 1] for i, word in enumerate(words) if word in flags]  # noqa: E731
+        assert expand(pick("-m", "--method"), pick("-t", "--task"), parse_seeds((pick("--seeds") or ["0"])[0]), *pick("--protocol"))
+
+
+def test_the_version_is_the_packages():
+    import harness
+
+    assert tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["dynamic"]["version"] == {
+        "attr": "harness.__version__"
+    }
+    assert harness.__version__ in (ROOT / "CITATION.cff").read_text()
+
+
+def test_the_examples_of_the_docs_hold(tmp_path):
+    from harness import conformance, fit, registry
+
+    code = re.search(r"```python\n(.*?)```", (ROOT / "docs" / "add-a-method.md").read_text(), re.S)[1]
+    path = tmp_path / "affine.py"
+    path.write_text(code)
+    cls = registry.find("method", str(path)).cls
+    assert [check for check in conformance.check_method(cls) if not check.holds] == []
+    assert fit(cls(), "gaussian-2", protocol="smoke").score()["elbo_gap"] >= 0

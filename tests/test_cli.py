@@ -1,0 +1,282 @@
+"""The command line: what it prints, what it stores, what it refuses."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from conftest import json_lines
+
+from harness.store import ResultStore
+from harness.workspace import Workspace
+
+PLUGINS = Path(__file__).with_name("plugins.py")
+SMOKE = ("-t", "gaussian-2", "--protocol", "smoke")
+
+
+@pytest.fixture(autouse=True)
+def _no_mirror(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> None:
+    """Most of these tests are not about MLflow: its process is told that nothing listens, so that it gives up at once."""
+    if "mirror" not in request.keywords:
+        monkeypatch.setattr("harness.tracking.Mirror.start", lambda workspace, keys: _Nothing())
+
+
+class _Nothing:
+    error = None
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *unused):
+        return None
+
+    def finish(self):
+        return []
+
+
+def test_every_method_runs_and_then_hits(bench):
+    methods = [part for name in ("vb", "iwae", "pnf", "iaf", "hvae", "hvae-untempered", "hvae-iaf") for part in ("-m", name)]
+    first = json_lines(bench("run", *methods, *SMOKE, "--seeds", "0-2", "--json"))
+    assert [(run["status"], run["outcome"]) for run in first] == [("done", "ran")] * 21
+    assert {"elbo", "elbo_gap", "sigma_sq_error", "pareto_k", "travel_used"} <= first[0]["metrics"].keys()
+    again = json_lines(bench("run", *methods, *SMOKE, "--seeds", "0-2", "--json"))
+    assert [run["outcome"] for run in again] == ["hit"] * 21
+    assert [{**run, "outcome": "ran"} for run in again] == first
+
+
+def test_a_json_line_has_the_promised_fields(bench):
+    (line,) = json_lines(bench("run", "-m", "hvae[n_leapfrog=2]", *SMOKE, "--json"))
+    promised = {
+        "key",
+        "cell",
+        "method",
+        "task",
+        "settings",
+        "seed",
+        "status",
+        "outcome",
+        "reason",
+        "step",
+        "metrics",
+        "wall_s",
+        "mlflow_run_id",
+    }
+    assert promised <= line.keys()
+    assert (line["method"], line["task"], line["settings"]["method.n_leapfrog"]) == ("hvae", "gaussian-2", 2)
+
+
+def test_the_closing_table_shows_the_gap_to_the_truth_and_where_to_look_next(bench):
+    result = bench("run", "-m", "vb", *SMOKE, "--seeds", "0-1")
+    assert result.exit_code == 0
+    assert all(text in result.stdout for text in ("gaussian-2", "elbo_gap", "sigma_sq_error", "vb", "bench show", "bench ui"))
+    assert "training from step 0 of 200" in result.stderr
+
+
+def test_a_dry_run_writes_nothing(bench, workspace):
+    lines = json_lines(bench("run", "-m", "vb", "-m", "hvae", *SMOKE, "--seeds", "0-4", "--dry-run", "--json"))
+    assert len(lines) == 10
+    assert lines[0]["spec"]["steps"] == 200
+    assert list(workspace.iterdir()) == []
+    assert lines[0]["key"] in bench("run", "-m", "vb", *SMOKE, "--dry-run").stdout
+
+
+def test_rerun_and_retry(bench):
+    first = json_lines(bench("run", "-m", "vb", *SMOKE, "--json"))
+    (again,) = json_lines(bench("run", "-m", "vb", *SMOKE, "--json", "--rerun"))
+    assert again["outcome"] == "ran"
+    assert again["metrics"] == first[0]["metrics"]
+    (kept,) = json_lines(bench("run", "-m", "vb", *SMOKE, "--json", "--retry"))
+    assert kept["outcome"] == "hit"
+
+
+def test_a_diverged_replicate_is_a_result_and_the_others_are_done(bench):
+    method = f"{PLUGINS}:DivergesAt50"
+    result = bench("run", "-m", method, *SMOKE, "--seeds", "0-2", "--json")
+    assert result.exit_code == 3
+    runs = json_lines(result)
+    assert [run["status"] for run in sorted(runs, key=lambda run: run["seed"])] == ["done", "diverged", "done"]
+    (diverged,) = [run for run in runs if run["status"] == "diverged"]
+    assert diverged["step"] == 50
+    assert "not finite at step 50" in diverged["reason"]
+    assert diverged["metrics"] == {}
+    hit = bench("run", "-m", method, *SMOKE, "--seeds", "0-2", "--json")
+    assert (hit.exit_code, {run["outcome"] for run in json_lines(hit)}) == (3, {"hit"})
+    retried = json_lines(bench("run", "-m", method, *SMOKE, "--seeds", "1", "--json", "--retry"))
+    assert (retried[0]["status"], retried[0]["outcome"]) == ("diverged", "ran")
+    assert "1/3 diverged" in bench("run", "-m", method, *SMOKE, "--seeds", "0-2").stdout
+
+
+def test_a_method_that_raises_is_a_failed_run(bench):
+    result = bench("run", "-m", f"{PLUGINS}:Raises", *SMOKE, "--json")
+    assert result.exit_code == 3
+    (run,) = json_lines(result)
+    assert (run["status"], run["reason"]) == ("failed", "ArithmeticError: the sky fell")
+
+
+def test_a_wrong_shape_is_one_line_and_leaves_no_run(bench):
+    result = bench("run", "-m", f"{PLUGINS}:WrongShape", *SMOKE)
+    assert result.exit_code == 1
+    assert "log_w of shape [1, 10]" in result.stderr
+    assert "[S, N] = [10, 1]" in result.stderr
+    assert json_lines(bench("list", "runs", "--json")) == []
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (("run", "-m", "hvea", "-t", "gaussian-2"), "No method named 'hvea'. Did you mean 'hvae'?"),
+        (("run", "-m", "hvae", "-t", "gausian-2"), "No task named 'gausian-2'. Did you mean 'gaussian'?"),
+        (("run", "-m", "hvae-tempred", "-t", "gaussian-2"), "hvae-untempered"),
+        (("run", "-m", "hvae", "-t", "gaussian-x"), "task.dim=x is not allowed"),
+        (("run", "-m", "hvae", "-t", "gaussian-0"), "task.dim=0 is not allowed"),
+        (("run", "-m", "hvae", "-t", "gaussian-2", "--protocol", "smok"), "Did you mean 'smoke'?"),
+        (("run", "-m", "hvae", "-t", "gaussian-2", "--set", "method.n_leapfrog=0"), "greater than or equal to 1"),
+        (("run", "-m", "vb", "-t", "gaussian-2", "--set", "method.n_leapfrog=1"), "No field of vb on gaussian named 'method.n_leapfrog'"),
+        (("run", "-m", "hvae", "-t", "gaussian-2", "--set", "lr"), "FIELD=VALUE"),
+        (("run", "-m", "hvae[n_leapfrog=1", "-t", "gaussian-2"), "Cannot read 'hvae[n_leapfrog=1'"),
+        (("run", "-m", "hvae", "-t", "gaussian-2", "--seeds", "3-1"), "run backwards"),
+        (("run", "-m", "./nowhere.py:Mine", "-t", "gaussian-2"), "nowhere.py"),
+        (("run", "-m", f"{PLUGINS}:Nobody", "-t", "gaussian-2"), "must name one subclass of Method"),
+        (("run", "-t", "gaussian-2"), "Missing option '-m'"),
+        (("rnu",), "Did you mean 'run'?"),
+        (("show", "hvea"), "Did you mean 'hvae'?"),
+        (("check", "hvea"), "Did you mean 'hvae'?"),
+        (("list", "runs", "--status", "don"), "Did you mean 'done'?"),
+    ],
+)
+def test_bad_input_is_one_clear_line_and_writes_nothing(bench, workspace, arguments, says):
+    result = bench(*arguments)
+    assert result.exit_code == (1 if "Nobody" in str(arguments) else 2)
+    assert says in result.stderr
+    assert result.stdout == ""
+    assert len([line for line in result.stderr.splitlines() if not line.startswith(("Usage:", "Try "))]) <= 2
+    assert list(workspace.iterdir()) == []
+
+
+def test_an_unwritable_workspace_is_one_line(bench, workspace, monkeypatch):
+    (workspace / "file").write_text("in the way")
+    monkeypatch.setenv("BENCH_HOME", str(workspace / "file" / "below"))
+    result = bench("run", "-m", "vb", *SMOKE)
+    assert result.exit_code == 1
+    assert "Cannot write to the workspace" in result.stderr
+
+
+def test_a_garbage_database_is_one_line_and_stays_as_it_is(bench, workspace):
+    (workspace / "bench.db").write_text("these are not the pages you are looking for" * 30)
+    result = bench("run", "-m", "vb", *SMOKE)
+    assert result.exit_code == 1
+    assert len(result.stderr.splitlines()) == 1
+    assert "these are not" in (workspace / "bench.db").read_text()
+
+
+def test_show_and_list_a_run(bench):
+    (run,) = json_lines(bench("run", "-m", "hvae-untempered", *SMOKE, "--json"))
+    shown = bench("show", run["key"][:6]).stdout
+    assert all(
+        text in shown for text in (run["key"], "hvae-untempered on gaussian-2", "elbo_gap", "queued", "running", "done", "safetensors")
+    )
+    (full,) = json_lines(bench("show", run["key"], "--json"))
+    assert full["metrics"] == run["metrics"]
+    assert len(full["curves"]["bound"]) == 200
+    assert full["plan"]["members"] == [run["key"]]
+    assert [line["status"] for line in full["history"]] == ["queued", "running", "done"]
+    assert run["key"] in bench("list", "runs", "-t", "gaussian-2", "--status", "done").stdout
+    assert json_lines(bench("list", "runs", "-m", "vb", "--json")) == []
+
+
+def test_lists_without_a_workspace_write_nothing(bench, workspace):
+    assert "No runs here yet" in bench("list", "runs").stderr
+    assert {line["name"] for line in json_lines(bench("list", "methods", "--json"))} >= {"vb", "iwae", "pnf", "iaf", "hvae", "hvae-iaf"}
+    assert "gaussian" in bench("list", "tasks").stdout
+    assert "--protocol standard (default)" in bench("show", "gaussian").stdout
+    assert list(workspace.iterdir()) == []
+
+
+def test_db_info_and_backup(bench, workspace):
+    bench("run", "-m", "vb", *SMOKE)
+    (info,) = json_lines(bench("db", "info", "--json"))
+    assert info["runs"] == {"done": 1}
+    saved = bench("db", "backup", "-o", "copy.db")
+    assert saved.exit_code == 0
+    assert (workspace / "copy.db").stat().st_size > 0
+    assert bench("db", "upgrade").exit_code == 0
+
+
+def test_other_source_of_a_method_is_said_and_still_a_hit(bench, workspace):
+    mine = workspace / "mine.py"
+    mine.write_text(PLUGINS.read_text())
+    arguments = ["run", "-m", "./mine.py:Shift", *SMOKE, "--json"]
+    bench(*arguments)
+    all_mirrored()
+    mine.write_text(PLUGINS.read_text() + "\n# changed\n")
+    again = run_python(f"from harness.cli import main\nmain({arguments})", workspace)
+    assert "other source code" in again.stderr
+    assert "--rerun" in again.stderr
+    assert json.loads(again.stdout)["outcome"] == "hit"
+
+
+def run_python(code: str, folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    environment = {name: value for name, value in os.environ.items() if not name.startswith(("BENCH_", "MLFLOW_"))}
+    environment["PYTHONPATH"] = str(Path(__file__).parent.parent)
+    done = subprocess.run(
+        [sys.executable, *arguments, "-c", code], cwd=folder, env=environment, capture_output=True, text=True, timeout=300
+    )
+    assert done.returncode == 0, done.stderr
+    return done
+
+
+def all_mirrored() -> None:
+    """Let the database say that MLflow shows everything."""
+    with ResultStore.open(Workspace.current().database_url) as store:
+        for row in store.unmirrored():
+            store.mirrored(row.key, row.revision)
+
+
+LOADED = (
+    "import sys, json; sys.argv[0] = 'bench'\nfrom harness.cli import main\ntry:\n    main({arguments})\nexcept SystemExit:\n    pass\n"
+)
+LOADED += "print('LOADED', json.dumps(sorted(name for name in sys.modules if '.' not in name)))"
+
+
+def loaded_by(arguments: list[str], folder: Path) -> set[str]:
+    out = run_python(LOADED.format(arguments=arguments), folder).stdout
+    return set(json.loads(out.rpartition("LOADED ")[2]))
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["run", "--help"], ["list", "methods"]])
+def test_help_and_lists_load_nothing_heavy(arguments, tmp_path):
+    assert not {"torch", "mlflow", "pandas", "sqlalchemy", "numpy", "scipy", "optuna"} & loaded_by(arguments, tmp_path)
+
+
+def test_a_call_that_finds_only_hits_loads_neither_mlflow_nor_pandas(bench, workspace):
+    bench("run", "-m", "vb", "-m", "hvae", *SMOKE)
+    all_mirrored()
+    arguments = ["run", "-m", "vb", "-m", "hvae", *SMOKE, "--json"]
+    assert not {"mlflow", "pandas", "scipy", "optuna", "alembic", "matplotlib"} & loaded_by(arguments, workspace)
+
+
+@pytest.mark.mirror
+def test_six_processes_with_one_command_make_each_run_once(tmp_path):
+    command = [sys.executable, "-m", "harness.cli", "run", "-m", "vb", "-m", "pnf", *SMOKE, "--seeds", "0-1", "--json"]
+    environment = {**os.environ, "BENCH_HOME": str(tmp_path), "PYTHONPATH": str(Path(__file__).parent.parent), "OMP_NUM_THREADS": "1"}
+    environment.pop("MLFLOW_TRACKING_URI", None)
+    started = [subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) for _ in range(6)]
+    ended = [(process, *process.communicate(timeout=300)) for process in started]
+    assert [(process.returncode, errors) for process, _, errors in ended if process.returncode or "Error" in errors] == []
+    runs = [json.loads(line) for _, out, _ in ended for line in out.splitlines()]
+    assert len(runs) == 6 * 4
+    ran = [run["key"] for run in runs if run["outcome"] == "ran"]
+    assert len(ran) == len(set(ran)) == 4
+    assert len({json.dumps(run["metrics"]) for run in runs}) == 4
+
+    from mlflow import MlflowClient
+
+    client = MlflowClient(f"sqlite:///{tmp_path}/mlflow.db")
+    (experiment,) = [e for e in client.search_experiments() if e.name == "gaussian-2"]
+    mirrored = client.search_runs([experiment.experiment_id])
+    assert sorted(run.data.tags["bench.key"] for run in mirrored) == sorted(ran)
+    assert {run.info.status for run in mirrored} == {"FINISHED"}

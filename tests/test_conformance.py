@@ -1,0 +1,123 @@
+"""Every method and task keeps its contract, and every known defect breaks it."""
+
+from __future__ import annotations
+
+import importlib
+import math
+from pathlib import Path
+
+import defects
+import pytest
+import torch
+from harness.api import Method, Task
+from harness.conformance import METHOD_CHECKS, TASK_CHECKS, check_method, check_task
+from harness.errors import BenchError
+from harness.noise import Noise
+from tasks.gaussian import Gaussian
+
+ROOT = Path(__file__).parents[1]
+SEEDS = range(10)
+
+
+def plugins(folder: str, kind: type) -> list[type]:
+    """The classes in a folder's public files that are registered by having a name of their own."""
+    found = []
+    for file in sorted((ROOT / folder).glob("[!_]*.py")):
+        module = importlib.import_module(f"{folder}.{file.stem}")
+        members = (value for value in vars(module).values() if isinstance(value, type) and issubclass(value, kind))
+        found += [value for value in members if value.__module__ == module.__name__ and "name" in vars(value)]
+    return found
+
+
+METHODS = plugins("methods", Method)
+TASKS = plugins("tasks", Task)
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    """Small tensors: a second thread only gets in the way of the next worker."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+def failures(checks) -> dict[str, str]:
+    return {check.name: check.detail for check in checks if not check.holds}
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+@pytest.mark.parametrize("cls", METHODS, ids=lambda cls: cls.name)
+def test_a_method_keeps_its_contract(cls, seed):
+    assert failures(check_method(cls, seed, thoroughness=1.0 if seed == 0 else 0.25)) == {}
+
+
+@pytest.mark.parametrize("cls", TASKS, ids=lambda cls: cls.name)
+def test_a_task_keeps_its_contract(cls):
+    try:
+        cls().load(Noise(["0/data"]))
+    except BenchError as error:  # its data are not on this machine
+        pytest.skip(str(error))
+    assert failures(check_task(cls)) == {}
+
+
+def test_every_file_has_its_plugin():
+    assert {cls.__module__.partition(".")[2] for cls in METHODS} >= {"vb", "iwae", "pnf", "iaf", "hvae", "hvae_iaf"}
+    assert "gaussian" in {cls.__module__.partition(".")[2] for cls in TASKS}
+
+
+@pytest.mark.parametrize(("cls", "name"), defects.METHODS.items(), ids=lambda value: getattr(value, "__name__", ""))
+def test_a_wrong_method_is_caught(cls, name):
+    holds, detail = METHOD_CHECKS[name](cls, 0, 0.5)
+    assert not holds, detail
+
+
+@pytest.mark.parametrize(("cls", "name"), defects.TASKS.items(), ids=lambda value: getattr(value, "__name__", ""))
+def test_a_wrong_task_is_caught(cls, name):
+    holds, detail = TASK_CHECKS[name](cls, 0, 1.0)
+    assert not holds, detail
+
+
+def test_what_a_plugin_raises_is_one_failed_line():
+    class Broken(Method, frozen=True):
+        name = "broken"
+        source = "nowhere"
+
+        def init(self, dim, noise, n_context=0):
+            raise RuntimeError("two\nlines")
+
+    checks = {check.name: check for check in check_method(Broken)}
+    assert checks.keys() == METHOD_CHECKS.keys()
+    assert not checks["weights are proper"].holds
+    assert checks["weights are proper"].detail == "RuntimeError: two lines"
+
+
+def test_the_same_seed_gives_the_same_verdicts():
+    first, again = ([*check_method(METHODS[-1], 3, thoroughness=0.1)] for _ in range(2))
+    assert first == again
+
+
+def test_gaussian_data_come_from_the_stated_model():
+    task, n_replicates = Gaussian(dim=4, n_data=50), 400
+    delta, sigma = task.truth()
+    x = torch.stack([task.load(Noise([f"{seed}/data"])).train["x"] for seed in range(n_replicates)])
+    means, variances = x.mean(1), x.var(1)
+    for sample, truth in ((means, delta), (means.var(0)[None], None), (variances, sigma.square())):
+        if truth is not None:
+            z = (sample.mean(0) - truth) / (sample.std(0) / math.sqrt(n_replicates))
+        else:  # the latent adds 1 to the variance of a mean; a sample variance has relative error sqrt(2 / (n - 1))
+            expected = 1 + sigma.square() / 50
+            z = (sample[0] / expected - 1) / math.sqrt(2 / (n_replicates - 1))
+        assert float(z.abs().amax()) < 5
+
+
+def test_an_epoch_of_gaussian_batches_covers_the_data():
+    task = Gaussian(dim=3, n_data=50, batch_likelihood="as-dataset")
+    data = task.load(Noise(["0/data"]))
+    stacked = type(data)({name: leaf[None] for name, leaf in data.train.items()})
+    for shuffled in (False, True):
+        order = Noise(["0/batch"], shuffled=shuffled)
+        batches = [task.batch(stacked, step, 16, order.at(step)) for step in range(4)]
+        assert [int(batch["n"]) for batch in batches] == [16, 16, 16, 2]
+        total = sum(batch["n"] * batch["mean"] for batch in batches)
+        torch.testing.assert_close(total / 50, stacked.train["mean"], rtol=1e-12, atol=1e-14)
