@@ -86,6 +86,7 @@ def _fit_generalised_pareto(excess: np.ndarray) -> float:
     theta = 1 / excess[-1] + (1 - np.sqrt(n_grid / (np.arange(1, n_grid + 1) - 0.5))) / (3 * quartile)
     shape = np.log1p(-theta[:, None] * excess).mean(1)
     likelihood = n * (np.log(-theta / shape) - shape - 1)
-    weight = 1 / np.exp(likelihood[None, :] - likelihood[:, None]).sum(1)
+    with np.errstate(over="ignore"):  # a value of theta that is out of the question has weight 1 / inf
+        weight = 1 / np.exp(likelihood[None, :] - likelihood[:, None]).sum(1)
     k = float(np.log1p(-float(weight @ theta) * excess).mean())
     return k * n / (n + 10) + 0.5 * 10 / (n + 10)

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from harness import registry, runner, saving
 from harness.errors import LeaseLost
+from harness.heartbeat import Heartbeat
 from harness.spec import TERMINAL, Plan, RunSpec, Status
 from harness.store import Claim, NewRun, Owner, ResultStore
 from harness.workspace import Workspace
@@ -51,7 +52,9 @@ def prepare(store: ResultStore, workspace: Workspace, runs: Sequence[NewRun], re
         store.enqueue(missing)
 
 
-def execute(workspace: Workspace, store: ResultStore, runs: Sequence[NewRun], stop: threading.Event) -> Iterator[Event]:
+def execute(
+    workspace: Workspace, store: ResultStore, runs: Sequence[NewRun], stop: threading.Event, save_every_s: float
+) -> Iterator[Event]:
     """Run what is not yet ended, in this process, until every run has ended.
 
     Raises:
@@ -59,19 +62,22 @@ def execute(workspace: Workspace, store: ResultStore, runs: Sequence[NewRun], st
         PluginError: a method or task breaks its contract.
     """
     groups = list(stacks(runs))
-    while groups := [left for group in groups if (left := _not_ended(store, group))]:
-        worked = False
-        for group in groups:
-            if stop.is_set():
-                raise runner.Stop
-            claims = store.claim([run.spec.key for run in group], Owner.current())
-            for event in run_claims(workspace, store, claims, stop):
-                worked = True
-                yield event
-        if not worked:
-            held = store.holders([run.spec.key for group in groups for run in group])
-            yield Waiting(tuple(sorted({str(owner) for owner, _, _ in held.values()})), sum(map(len, groups)))
-            stop.wait(WAIT_S)
+    with Heartbeat(workspace.database_url) as heartbeat:
+        while groups := [left for group in groups if (left := _not_ended(store, group))]:
+            worked = False
+            for group in groups:
+                if stop.is_set():
+                    raise runner.Stop
+                claims = store.claim([run.spec.key for run in group], Owner.current())
+                if claims:
+                    worked = True
+                    heartbeat.hold(claims)
+                    yield from run_claims(workspace, store, claims, stop, heartbeat.lost, save_every_s)
+                    heartbeat.hold([])
+            if not worked:
+                held = store.holders([run.spec.key for group in groups for run in group])
+                yield Waiting(tuple(sorted({str(owner) for owner, _, _ in held.values()})), sum(map(len, groups)))
+                stop.wait(WAIT_S)
 
 
 def stacks(runs: Sequence[NewRun]) -> Iterator[list[NewRun]]:
@@ -89,14 +95,23 @@ def _not_ended(store: ResultStore, group: list[NewRun]) -> list[NewRun]:
     return [run for run in group if rows[run.spec.key].status not in TERMINAL]
 
 
-def run_claims(workspace: Workspace, store: ResultStore, claims: Sequence[Claim], stop: threading.Event) -> Iterator[Event]:
+def run_claims(
+    workspace: Workspace,
+    store: ResultStore,
+    claims: Sequence[Claim],
+    stop: threading.Event,
+    lost: threading.Event,
+    save_every_s: float,
+) -> Iterator[Event]:
     """Run claimed runs, each with the stack that it was planned in; those without a plan make a new stack."""
     by_plan: dict[Plan | None, list[Claim]] = {}
     for claim in claims:
         by_plan.setdefault(claim.plan, []).append(claim)
     for plan, members in by_plan.items():
         specs = _specs(store, plan.members if plan else [claim.key for claim in members])
-        job = saving.Job(workspace, store, specs, {claim.key: claim for claim in members}, plan or saving.new_plan(specs), stop)
+        job = saving.Job(
+            workspace, store, specs, {claim.key: claim for claim in members}, plan or saving.new_plan(specs), stop, lost, save_every_s
+        )
         try:
             yield from runner.run(job)
         except LeaseLost as err:

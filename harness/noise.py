@@ -28,7 +28,7 @@ class Noise:
     Args:
         streams: one name a replicate (or, in evaluation, one a problem). With several streams, axis 1 of every draw has one
             entry a stream, each of which is what that stream would give alone.
-        steps_per_block: steps drawn by one generator.
+        steps_per_block: steps drawn by one generator; a stream always keeps the same.
         shuffled: with False, `permutation` is the identity.
 
     >>> import torch

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import os
-import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import dataclass
 
 import torch
@@ -20,9 +18,7 @@ from harness.spec import RunSpec, Status
 from harness.store import Claim, Metric, Outcome
 from harness.training import State
 
-FIRST_SAVE_S = 5.0
 SAVE_SHARE = 1 / 200  # of the time may go into checkpoints
-HEARTBEAT_S = 15.0
 LOOK_S = 0.1  # between two reports of progress
 STORE_PATIENCE_S = 90.0
 
@@ -76,23 +72,22 @@ def run(job: Job) -> Iterator[Event]:
     method, task = _plugins(job.specs[0])
     job.store.begin(list(job.claims.values()), job.plan, environment.describe())
     torch.set_num_threads(job.plan.threads)
-    with _heartbeat(job):
-        try:
-            state, warnings = resume(job, method, task)
-            yield from map(Note, warnings)
-            yield Began(tuple(spec for _, spec, _ in job.members()), state.step)
-            yield from _train(job, method, task, state)
-            yield from _finish(job, method, task, state)
-        except (Stop, GeneratorExit):
-            _give_back(job, Status.INTERRUPTED, "stopped by the user")
-            raise
-        except PluginError:
-            _forget(job)
-            raise
-        except (LeaseLost, StoreError, CheckpointError):
-            raise
-        except Exception as err:  # noqa: BLE001 - whatever a plugin raises is a result of its run
-            yield from _fail(job, f"{type(err).__name__}: {err}")
+    try:
+        state, warnings = resume(job, method, task)
+        yield from map(Note, warnings)
+        yield Began(tuple(spec for _, spec, _ in job.members()), state.step)
+        yield from _train(job, method, task, state)
+        yield from _finish(job, method, task, state)
+    except (Stop, GeneratorExit):
+        _give_back(job, Status.INTERRUPTED, "stopped by the user")
+        raise
+    except PluginError:
+        _forget(job)
+        raise
+    except (LeaseLost, StoreError, CheckpointError):
+        raise
+    except Exception as err:  # noqa: BLE001 - whatever a plugin raises is a result of its run
+        yield from _fail(job, f"{type(err).__name__}: {err}")
 
 
 def _plugins(spec: RunSpec) -> tuple[Method, Task]:
@@ -102,7 +97,7 @@ def _plugins(spec: RunSpec) -> tuple[Method, Task]:
 def _train(job: Job, method: Method, task: Task, state: State) -> Iterator[Event]:
     """Train to the end, saving on a cadence that costs under `SAVE_SHARE` of the time."""
     protocol = job.specs[0].protocol()
-    next_save, next_look, ended = time.monotonic() + FIRST_SAVE_S, 0.0, set[str]()
+    next_save, next_look, ended = time.monotonic() + job.save_every_s, 0.0, set[str]()
     for progress in training.train(method, task, protocol, state):
         if job.lost.is_set():
             raise LeaseLost("Another process has taken these runs over. Nothing more is written here.")
@@ -113,7 +108,7 @@ def _train(job: Job, method: Method, task: Task, state: State) -> Iterator[Event
         if now >= next_save and state.step < protocol.steps:
             yield from _finish_diverged(job, state, ended)
             took = save(job, state)
-            next_save = time.monotonic() + max(FIRST_SAVE_S, took / SAVE_SHARE)
+            next_save = time.monotonic() + max(job.save_every_s, took / SAVE_SHARE)
         if now >= next_look:
             next_look = now + LOOK_S
             alive = state.alive
@@ -202,27 +197,3 @@ def _fail(job: Job, reason: str) -> Iterator[Event]:
     _store(job, left, [Outcome(Status.FAILED, reason, steps[claim.key].step, job.wall_s(claim)) for claim in left])
     for claim in left:
         yield Ended(claim.key)
-
-
-@contextmanager
-def _heartbeat(job: Job) -> Iterator[None]:
-    """Prolong the leases from a thread of its own while the stack is at work."""
-    over = threading.Event()
-
-    def beat() -> None:
-        while not over.wait(HEARTBEAT_S):
-            try:
-                job.store.heartbeat(list(job.claims.values()))
-            except LeaseLost:
-                job.lost.set()
-                return
-            except StoreError:
-                continue  # the lease is longer than several beats
-
-    thread = threading.Thread(target=beat, name=f"heartbeat-{os.getpid()}", daemon=True)
-    thread.start()
-    try:
-        yield
-    finally:
-        over.set()
-        thread.join(timeout=5)

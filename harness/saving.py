@@ -29,7 +29,8 @@ class Job:
     claims: dict[str, Claim]
     plan: Plan
     stop: threading.Event
-    lost: threading.Event = field(default_factory=threading.Event)
+    lost: threading.Event
+    save_every_s: float
     began: float = field(default_factory=time.monotonic)
 
     def members(self) -> Iterator[tuple[int, RunSpec, Claim]]:

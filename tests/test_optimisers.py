@@ -6,6 +6,7 @@ import math
 
 import pytest
 import torch
+
 from harness.optimisers import UPDATES, learning_rate, total_travel
 from harness.spec import Protocol
 

@@ -18,7 +18,6 @@ from pathlib import Path
 
 import filled_store
 import pytest
-from mlflow import MlflowClient
 from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
 
 import harness.tracking
@@ -127,7 +126,15 @@ def test_mlflow_shows_everything_of_a_run(workspace, store, connect):
     }
     assert expected.items() <= run.data.tags.items()
     assert set(run.data.tags) <= {*expected, "mlflow.user"}
-    some = {"steps": "20000", "lr": "0.01", "method": "hvae", "method.n_leapfrog": "1", "task.dim": "2", "batch_size": "none", "shuffle": "false"}
+    some = {
+        "steps": "20000",
+        "lr": "0.01",
+        "method": "hvae",
+        "method.n_leapfrog": "1",
+        "task.dim": "2",
+        "batch_size": "none",
+        "shuffle": "false",
+    }
     assert some.items() <= run.data.params.items()
     assert len(run.data.params) == len(row.spec) - 2 + len(row.spec["method_fields"]) + len(row.spec["task_fields"])
 

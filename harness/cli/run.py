@@ -25,6 +25,14 @@ NOT_ALL_DONE = 3
 @matrix_options
 @click.option("--rerun", is_flag=True, help="Run anew whatever is there already.")
 @click.option("--retry", is_flag=True, help="Run anew what diverged or failed.")
+@click.option(
+    "--save-every",
+    default=5.0,
+    show_default=True,
+    type=click.FloatRange(0),
+    metavar="SECONDS",
+    help="Shortest time between checkpoints; they never take over half a percent of a run.",
+)
 @click.option("--dry-run", is_flag=True, help="Print the resolved runs and their keys; run and write nothing.")
 @json_option
 @click.pass_context
@@ -37,6 +45,7 @@ def run(
     sets: Sequence[str],
     rerun: bool,
     retry: bool,
+    save_every: float,
     dry_run: bool,
     as_json: bool,
 ) -> None:
@@ -57,10 +66,10 @@ def run(
         return
     workspace = Workspace.current()
     workspace.prepare()
-    ctx.exit(_run(workspace, runs, rerun, retry, as_json))
+    ctx.exit(_run(workspace, runs, rerun, retry, save_every, as_json))
 
 
-def _run(workspace: Workspace, runs: list[NewRun], rerun: bool, retry: bool, as_json: bool) -> int:
+def _run(workspace: Workspace, runs: list[NewRun], rerun: bool, retry: bool, save_every_s: float, as_json: bool) -> int:
     from harness import executors
     from harness.results import collect
     from harness.spec import TERMINAL, Status
@@ -73,7 +82,7 @@ def _run(workspace: Workspace, runs: list[NewRun], rerun: bool, retry: bool, as_
         _warn_of_other_source(runs, before)
         ended = {key for key, row in store.rows(keys).items() if row.status in TERMINAL}
         outcomes = dict.fromkeys(ended, "hit")
-        stopped = _work(workspace, store, [run for run in runs if run.spec.key not in ended], outcomes)
+        stopped = _work(workspace, store, [run for run in runs if run.spec.key not in ended], outcomes, save_every_s)
         _mirror_leftovers(workspace, store, keys)
         results = collect(store, keys, outcomes)
     if as_json:
@@ -88,7 +97,7 @@ def _run(workspace: Workspace, runs: list[NewRun], rerun: bool, retry: bool, as_
     return 0 if all(result["status"] == Status.DONE for result in results) else NOT_ALL_DONE
 
 
-def _work(workspace: Workspace, store: ResultStore, runs: list[NewRun], outcomes: dict[str, str]) -> bool:
+def _work(workspace: Workspace, store: ResultStore, runs: list[NewRun], outcomes: dict[str, str], save_every_s: float) -> bool:
     """Run what has not ended, filling in `outcomes`; says whether it was interrupted."""
     if not runs:
         return False
@@ -101,7 +110,7 @@ def _work(workspace: Workspace, store: ResultStore, runs: list[NewRun], outcomes
     ours: dict[str, str] = {}
     with Mirror.start(workspace, [run.spec.key for run in runs]) as mirror, _signals() as stop, display(runs) as show:
         try:
-            for event in executors.execute(workspace, store, runs, stop):
+            for event in executors.execute(workspace, store, runs, stop, save_every_s):
                 show(event)
                 if isinstance(event, Began):
                     ours |= {spec.key: "resumed" if event.step else "ran" for spec in event.specs}

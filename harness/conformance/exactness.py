@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -197,7 +198,8 @@ def _newton(problem: Problem, z: Tensor) -> tuple[Tensor, Tensor]:
 def _evidence_z(log_w: Tensor, evidence: Tensor) -> tuple[Tensor, Tensor]:
     """Standard errors between sampled and exact evidence, and which can be told; one each, or one of the mean over problems."""
     estimate, error = bounds.log_evidence(log_w)
-    counts = (bounds.ess(log_w) > FEWEST_ESS) & (bounds.pareto_k(log_w) < 0.5)
+    with np.errstate(over="ignore"):  # hopeless weights are no fault: they do not count
+        counts = (bounds.ess(log_w) > FEWEST_ESS) & (bounds.pareto_k(log_w) < 0.5)  # from 0.5 on weights have no variance
     if len(evidence) != len(estimate):
         estimate, counts = estimate.mean(0, keepdim=True), counts.all(0, keepdim=True)
         error = error.square().sum(0, keepdim=True).sqrt() / len(error)

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from itertools import pairwise
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -79,7 +80,8 @@ def six_targets(method: Method, params: Params, dim: int, seed: int, n_context: 
 
 def weight_z(log_ratio: Tensor) -> Tensor:
     """Standard errors between the mean weight and 1 for each problem that counts, [at most N]."""
-    counts = (bounds.ess(log_ratio) > FEWEST_ESS) & (bounds.pareto_k(log_ratio) < HEAVIEST_TAIL)
+    with np.errstate(over="ignore"):  # hopeless weights are no fault: they do not count
+        counts = (bounds.ess(log_ratio) > FEWEST_ESS) & (bounds.pareto_k(log_ratio) < HEAVIEST_TAIL)
     if not bool(counts.any()):
         return log_ratio.new_zeros(0)
     ratio = torch.exp(log_ratio[:, counts])

@@ -1,0 +1,40 @@
+"""Helper processes that end with the process that started them."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import harness
+
+PR_SET_PDEATHSIG = 1  # linux/prctl.h
+
+
+def spawn(module: str) -> subprocess.Popen[str]:
+    """Start `python -m MODULE` with pipes for lines of text on its standard input and output.
+
+    Raises:
+        OSError: the system cannot start it.
+    """
+    paths = [str(Path(harness.__file__).parents[1]), *filter(None, [os.environ.get("PYTHONPATH")])]
+    return subprocess.Popen(
+        [sys.executable, "-P", "-m", module, str(os.getpid())],  # -P: a file in the current folder is not taken for a package
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(paths)},
+        start_new_session=True,  # Ctrl-C is for the command, which then tells its helpers
+    )
+
+
+def die_with_parent() -> None:
+    """In the helper: ask the system to kill it when the one that started it dies; elsewhere the end of standard input tells."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+        if os.getppid() != int(sys.argv[1]):
+            sys.exit(0)
