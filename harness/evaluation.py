@@ -46,7 +46,7 @@ def evaluate(method: Method, task: Task, protocol: Protocol, state: State) -> di
     oracle = task.oracle()
     dtype = torch.float64 if oracle else getattr(torch, protocol.dtype)
     data = load_data(task, state.seeds, dtype)
-    theta, phi = (state.layout.owned(state.flat.to(dtype), owner) for owner in ("task", "method"))
+    theta, phi = state.layout.owned(state.flat.to(dtype))
     order = Noise(streams(state.seeds, "batch"), shuffled=False)
     batches = list(task.scored_batches(data, protocol.batch_size, order))
     with torch.no_grad():
@@ -94,7 +94,7 @@ def _mean_over(rows: list[dict[str, Score]]) -> dict[str, Score]:
 def convergence(task: Task, protocol: Protocol, state: State) -> dict[str, Score]:
     """Whether the budget was enough: `bound_trend_z`, where it can be told, and `travel_used`."""
     moved = (state.flat - state.start).abs()  # [R, P]
-    theta = state.layout.owned(moved, "task")
+    theta, _ = state.layout.owned(moved)
     furthest = torch.stack([leaf.flatten(1).amax(1) for leaf in theta.values()]).amax(0)
     scores = {"travel_used": Score(furthest.double() / total_travel(protocol, state.step))}
     n_last = state.curve.shape[-1] // 10

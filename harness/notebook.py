@@ -55,8 +55,8 @@ class Fit:
         noise = Noise([f"{seed}/sample"])
         batch = next(iter(self.task.scored_batches(self.state.data, self.protocol.batch_size, Noise(["batch"], shuffled=False))))
         with torch.no_grad():
-            problem = self.task.problem(self.state.layout.owned(self.state.flat, "task"), batch, self.protocol.base)
-            return self.method.particles(self.state.layout.owned(self.state.flat, "method"), problem, noise, n_particles, trace)
+            theta, phi = self.state.layout.owned(self.state.flat)
+            return self.method.particles(phi, self.task.problem(theta, batch, self.protocol.base), noise, n_particles, trace)
 
     def score(self) -> dict[str, float]:
         """Every metric that `bench run` would store for this run, and `<name>_se` where it is an estimate; nats."""

@@ -32,9 +32,11 @@ class Layout:
         parts = flat.split([shape.numel() for shape in self.shapes.values()], dim=-1)
         return {name: part.unflatten(-1, shape) for (name, shape), part in zip(self.shapes.items(), parts, strict=True)}
 
-    def owned(self, flat: Tensor, owner: str) -> Params:
-        """The leaves of `task` or of `method`, without the prefix."""
-        return {name.removeprefix(owner + "."): leaf for name, leaf in self.views(flat).items() if name.startswith(owner + ".")}
+    def owned(self, flat: Tensor) -> tuple[Params, Params]:
+        """The leaves of the task and those of the method, without the prefix."""
+        views = self.views(flat).items()
+        theta = {name[5:]: leaf for name, leaf in views if name.startswith("task.")}
+        return theta, {name[7:]: leaf for name, leaf in views if name.startswith("method.")}
 
 
 @dataclass
@@ -148,8 +150,9 @@ def draw(method: Method, task: Task, problem: Problem, phi: Params, noise: Noise
 
 def replicate_bound(method: Method, task: Task, protocol: Protocol, state: State, flat: Tensor, batch: Batch, noise: Noise) -> Tensor:
     """The bound of each replicate at parameters `flat`, nats: [R]."""
-    problem = task.problem(state.layout.owned(flat, "task"), batch, protocol.base, training=True)
-    log_w = draw(method, task, problem, state.layout.owned(flat, "method"), noise, protocol.particles).log_w
+    theta, phi = state.layout.owned(flat)
+    problem = task.problem(theta, batch, protocol.base, training=True)
+    log_w = draw(method, task, problem, phi, noise, protocol.particles).log_w
     bound = BOUNDS[protocol.bound](log_w)  # [S, N] -> [N]
     return bound if task.stacks else bound.mean(0, keepdim=True)  # [N] = [R], or [1]
 
@@ -170,31 +173,33 @@ def train(method: Method, task: Task, protocol: Protocol, state: State) -> Itera
         bound = replicate_bound(method, task, protocol, state, flat, batch, noise.at(state.step))
         (gradient,) = torch.autograd.grad(bound.sum(), flat)
         bound, norm = bound.detach(), gradient.norm(dim=1)
-        state.diverged_at.masked_fill_(state.alive & ~(bound.isfinite() & norm.isfinite()), state.step)
+        healthy = (bound + norm).isfinite()
+        if not healthy.all():
+            state.diverged_at.masked_fill_(state.alive & ~healthy, state.step)
         if protocol.clip_norm is not None:
             gradient = gradient * (protocol.clip_norm / (norm + 1e-6)).clamp(max=1.0)[:, None]
         rate = torch.full_like(norm, learning_rate(protocol, state.step))[:, None]  # [R, 1]
         frozen = ~state.alive
-        if frozen.any():
-            kept = [(tensor, tensor[frozen]) for tensor in (state.flat, *state.moments.values())]
-            update(state.flat, gradient, state.moments, state.step, rate, protocol)
-            for tensor, before in kept:
-                tensor[frozen] = before
-        else:
-            update(state.flat, gradient, state.moments, state.step, rate, protocol)
+        disturbed = bool(frozen.any())
+        kept = [(tensor, tensor[frozen]) for tensor in (state.flat, *state.moments.values())] if disturbed else []
+        update(state.flat, gradient, state.moments, state.step, rate, protocol)
+        for tensor, before in kept:
+            tensor[frozen] = before
         state.step += 1
-        _record(state, torch.stack([bound, norm], dim=1), stride, protocol.steps)
+        _record(state, torch.stack([bound, norm], dim=1), frozen if disturbed else None, stride, protocol.steps)
         yield Progress(state.step, bound)
 
 
-def _record(state: State, values: Tensor, stride: int, steps: int) -> None:
+def _record(state: State, values: Tensor, frozen: Tensor | None, stride: int, steps: int) -> None:
     """Add a step's values [R, curves] to the window; at its end, make a point of the curve. A frozen replicate's stay empty."""
     state.window += values
-    state.window[~state.alive] = 0.0
+    if frozen is not None:
+        state.window[frozen] = 0.0
     if state.step % stride and state.step != steps:
         return
     point = (state.step - 1) // stride
-    state.curve[:, :, point] = torch.where(state.alive[:, None], state.window / (state.step - point * stride), math.nan)
+    means = state.window / (state.step - point * stride)
+    state.curve[:, :, point] = means if frozen is None else torch.where(frozen[:, None], math.nan, means)
     state.window.zero_()
 
 

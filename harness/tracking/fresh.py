@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from harness.errors import UsageError
 from harness.store import Owner, ResultStore
+from harness.store.fresh import NO_HARD_LINKS
 from harness.workspace import Workspace, redact, sqlite_url
 
 if TYPE_CHECKING:
@@ -68,6 +69,10 @@ def create_store(workspace: Workspace) -> bool:
         os.link(part, file)
     except FileExistsError:
         return False
+    except OSError as err:
+        if err.errno not in NO_HARD_LINKS:
+            raise
+        return False  # mlflow builds the missing file in place
     finally:
         for left in file.parent.glob(f"{part.name}*"):
             left.unlink(missing_ok=True)
