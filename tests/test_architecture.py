@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import importlib
+import itertools
 import re
 import statistics
 import subprocess
@@ -110,9 +111,12 @@ def test_every_example_of_the_help_parses():
     commands = re.findall(r"^\s+bench run (.+)$", (ROOT / "docs" / "commands.md").read_text(), re.M)
     assert commands
     for command in commands:
+        given: dict[str, list[str]] = {}
         words = command.split()
-        pick = lambda *flags: [words[i + 1] for i, word in enumerate(words) if word in flags]  # noqa: E731
-        assert expand(pick("-m", "--method"), pick("-t", "--task"), parse_seeds((pick("--seeds") or ["0"])[0]), *pick("--protocol"))
+        for flag, value in itertools.pairwise(words):
+            given.setdefault(flag, []).append(value)
+        methods, tasks = (given.get(short, []) + given.get(long, []) for short, long in (("-m", "--method"), ("-t", "--task")))
+        assert expand(methods, tasks, parse_seeds(given.get("--seeds", ["0"])[0]), *given.get("--protocol", []))
 
 
 def test_the_version_is_the_packages():

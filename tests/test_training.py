@@ -6,12 +6,12 @@ import hashlib
 
 import pytest
 import torch
+from plugins import DivergesAt50, Shift, WrongShape
 
 from harness import checkpoint, training
 from harness.errors import CheckpointError, PluginError
 from harness.matrix import expand
 from harness.registry import find, load_method, load_task
-from plugins import DivergesAt50, Shift, WrongShape
 
 METHODS = ["vb", "iwae", "pnf", "iaf", "hvae", "hvae-untempered", "hvae-iaf"]
 

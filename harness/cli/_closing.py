@@ -11,6 +11,7 @@ from harness.cli._options import console, duration, number
 from harness.cli.run import settings_text
 from harness.store import NewRun
 
+LEFT = ("method", "settings", "status")
 MARK = "*"
 DOUBTFUL_K = 0.7
 SPENT = 0.9
@@ -18,35 +19,55 @@ STILL_RISING = 3.0
 
 
 def print_closing(results: Sequence[dict[str, Any]], runs: Sequence[NewRun]) -> None:
-    """One table a task: a row a cell, means over its seeds with standard errors, and what needs saying about them."""
+    """Each task with a row a cell: means over its seeds with standard errors; then what needs saying about them."""
     by_key = {run.spec.key: run for run in runs}
     out = console()
     for task in dict.fromkeys(result["task"] for result in results):
-        rows = [result for result in results if result["task"] == task]
-        out.print(_table(registry.find("task", by_key[rows[0]["key"]].spec.task).cls, rows, by_key))
+        members = [result for result in results if result["task"] == task]
+        first = by_key[members[0]["key"]]
+        cls = registry.find("task", first.spec.task).cls
+        out.print(f"{task}, protocol {first.protocol}", style="bold")
+        _print_rows(out, [_row(cls, cell, by_key) for cell in _cells(members)])
     for line in _remarks(results):
         out.print(line, markup=False)
 
 
-def _table(task: Any, results: list[dict[str, Any]], by_key: dict[str, NewRun]) -> Any:
+def _cells(results: list[dict[str, Any]]) -> list[list[dict[str, Any]]]:
+    cells: dict[str, list[dict[str, Any]]] = {}
+    for result in results:
+        cells.setdefault(result["cell"], []).append(result)
+    return list(cells.values())
+
+
+def _row(task: Any, members: list[dict[str, Any]], by_key: dict[str, NewRun]) -> dict[str, str]:
+    """One cell, by column."""
+    first = by_key[members[0]["key"]]
+    label = registry.method_label(first.spec.method, first.spec.method_fields)
+    settings = _beside(members[0]["settings"], label, first.spec.method, task.protocols[first.protocol])
+    values = {name: _mean(members, name) for name in task.headline}
+    counts = {"seeds": str(len(members)), "status": _statuses(members)}
+    return {"method": label, "settings": settings_text(settings)} | counts | values | {"time": _time(members)}
+
+
+def _print_rows(out: Any, rows: list[dict[str, str]]) -> None:
+    """As a table where it fits; else a block a row."""
     from rich import box
+    from rich.measure import Measurement
     from rich.table import Table
 
-    protocol = by_key[results[0]["key"]].protocol
-    title = f"{results[0]['task']}, protocol {protocol}"
-    table = Table(title=title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, pad_edge=False)
-    table.add_column("method", overflow="fold")
-    table.add_column("settings", overflow="fold")
-    for name in ("seeds", "status", *task.headline, "time"):
-        table.add_column(name, justify="left" if name == "status" else "right", no_wrap=True)
-    for cell in dict.fromkeys(result["cell"] for result in results):
-        members = [result for result in results if result["cell"] == cell]
-        spec = by_key[members[0]["key"]].spec
-        label = registry.method_label(spec.method, spec.method_fields)
-        settings = _beside(members[0]["settings"], label, spec.method, task.protocols[protocol])
-        values = [_mean(members, name) for name in task.headline]
-        table.add_row(label, settings_text(settings), str(len(members)), _statuses(members), *values, _time(members))
-    return table
+    columns = [name for name in rows[0] if any(row[name] for row in rows)]
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    for name in columns:
+        table.add_column(name, justify="left" if name in LEFT else "right", no_wrap=name not in LEFT[:2], overflow="fold")
+    for row in rows:
+        table.add_row(*(row[name] for name in columns))
+    if Measurement.get(out, out.options, table).maximum <= out.width or not out.is_terminal:
+        out.print(table)
+        return
+    for row in rows:
+        out.print()
+        for name in columns:
+            out.print(f"  {name:<{max(map(len, columns))}}  {row[name]}", markup=False)
 
 
 def _beside(settings: dict[str, Any], label: str, method: str, protocol: dict[str, Any]) -> dict[str, Any]:
@@ -71,7 +92,7 @@ def _mean(members: list[dict[str, Any]], name: str) -> str:
     values = [float(member["metrics"][name]) for member in members if name in member["metrics"]]
     if not values:
         return "-"
-    mark = MARK if any(_is_doubtful(member) for member in members) and name in ("log_evidence",) else ""
+    mark = MARK if name == "log_evidence" and any(map(_is_doubtful, members)) else ""
     if len(values) == 1:
         return number(values[0], members[0]["standard_errors"].get(name)) + mark
     mean = math.fsum(values) / len(values)

@@ -13,12 +13,13 @@ import click
 from harness.cli._options import duration
 from harness.executors import Event, Waiting
 from harness.registry import method_label
-from harness.runner import Advanced, Began, Note
+from harness.runner import Advanced, Began, Ended, Note
 from harness.store import NewRun
 
 LINE_S = 10.0
 ESTIMATE_S = 2.0
 LONG_S = 3600.0
+ADVICE = "That is long. Ctrl-C saves, and the same command goes on. Shorter: --set steps=N, or another --protocol (bench show TASK)."
 
 
 @contextmanager
@@ -36,9 +37,9 @@ class _Lines:
 
     def __init__(self, runs: Sequence[NewRun]) -> None:
         self._labels = {run.spec.key: run for run in runs}
-        self._total = len(runs)
         self._waiting: tuple[str, ...] = ()
-        self._name, self._steps, self._first, self._began, self._next = "", 0, 0, 0.0, 0.0
+        self._advised = False
+        self._began = 0.0
 
     def close(self) -> None:
         """Nothing is left to clear."""
@@ -52,29 +53,31 @@ class _Lines:
         if isinstance(event, Began):
             self._name, self._steps, self._first = stack_name(event, self._labels), event.specs[0].steps, event.step
             self._began, self._next = time.monotonic(), time.monotonic() + ESTIMATE_S
-            self.say(f"{self._name}: {'going on from' if event.step else 'training from'} step {event.step:,} of {self._steps:,}")
+            self.begin(event)
         elif isinstance(event, Advanced):
-            self.advance(event)
+            took = max(time.monotonic() - self._began, 1e-3)
+            rate = max(event.step - self._first, 1) / took
+            left = (self._steps - event.step) / rate
+            self.advance(event, f"bound {event.bound:,.2f} nats, {rate:,.0f} steps/s, about {duration(left)} left")
+            if took > ESTIMATE_S and left > LONG_S and not self._advised:
+                self._advised = True
+                self.say(ADVICE)
         elif isinstance(event, Waiting) and event.owners != self._waiting:
             self._waiting = event.owners
             self.say(f"Waiting for {event.n_runs} runs that {', '.join(event.owners) or 'another process'} is working on")
         elif isinstance(event, Note):
             self.say(event.text)
 
-    def advance(self, event: Advanced) -> None:
+    def begin(self, event: Began) -> None:
+        """Say that a stack starts."""
+        self.say(f"{self._name}: {'going on' if event.step else 'training'} from step {event.step:,} of {self._steps:,}")
+
+    def advance(self, event: Advanced, text: str) -> None:
         """A line now and then."""
-        if time.monotonic() < self._next:
-            return
-        first_line = self._next == self._began + ESTIMATE_S
-        self._next = time.monotonic() + LINE_S
-        rate = (event.step - self._first) / (time.monotonic() - self._began)
-        left = (self._steps - event.step) / rate
-        text = f"{self._name}: step {event.step:,}/{self._steps:,}, bound {event.bound:,.2f} nats, {rate:,.0f} steps/s, about {duration(left)} left"
-        self.say(text + (f", {event.frozen} diverged" if event.frozen else ""))
-        if first_line and left > LONG_S:
-            self.say(
-                "That is long. Ctrl-C saves, and the same command goes on. Shorter: --set steps=N, or another --protocol (bench show TASK)."
-            )
+        if time.monotonic() >= self._next:
+            self._next = time.monotonic() + LINE_S
+            frozen = f", {event.frozen} diverged" if event.frozen else ""
+            self.say(f"{self._name}: step {event.step:,}/{self._steps:,}, {text}{frozen}")
 
 
 class _Bar(_Lines):
@@ -99,21 +102,19 @@ class _Bar(_Lines):
         self._bar.console.print(text, markup=False, highlight=False)
 
     def show(self, event: Event) -> None:
-        """A new bar for each stack."""
-        if isinstance(event, Began):
-            self._name, self._steps, self._first = stack_name(event, self._labels), event.specs[0].steps, event.step
-            self._began, self._next = time.monotonic(), time.monotonic() + ESTIMATE_S
-            self._task = self._bar.add_task(self._name, total=self._steps, completed=event.step, state="")
-            return
+        """Fill the bar when a run has ended."""
         super().show(event)
+        if isinstance(event, Ended) and self._task is not None:
+            self._bar.update(self._task, completed=self._steps, state="done")
 
-    def advance(self, event: Advanced) -> None:
+    def begin(self, event: Began) -> None:
+        """A new bar for each stack."""
+        self._task = self._bar.add_task(self._name, total=self._steps, completed=event.step, state="")
+
+    def advance(self, event: Advanced, text: str) -> None:
         """Move the bar."""
-        rate = (event.step - self._first) / max(time.monotonic() - self._began, 1e-3)
-        left = (self._steps - event.step) / max(rate, 1e-9)
-        frozen = f"  [red]{event.frozen} diverged[/]" if event.frozen else ""
-        state = f"{event.step:,}/{self._steps:,}  bound {event.bound:,.2f} nats  {rate:,.0f} steps/s  {duration(left)} left{frozen}"
-        self._bar.update(self._task, completed=event.step, state=state)
+        frozen = f", [red]{event.frozen} diverged[/]" if event.frozen else ""
+        self._bar.update(self._task, completed=event.step, state=f"{event.step:,}/{self._steps:,}, {text}{frozen}")
 
 
 def stack_name(event: Began, labels: dict[str, NewRun]) -> str:

@@ -51,8 +51,9 @@ def run(
 ) -> None:
     """Train and score methods on tasks.
 
-    Each method, task, setting and seed is one run. A finished run is a hit and costs nothing; an interrupted one goes on from its last
-    checkpoint. Results go to stdout, progress to stderr. Exit status: 0 all done, 2 bad usage, 3 some runs did not end done, 130 interrupted.
+    Each method, task, setting and seed is one run. A finished run is a hit and costs nothing; an interrupted one goes on
+    from its last checkpoint. Results go to stdout, progress to stderr. Exit status: 0 all done, 2 bad usage, 3 some runs
+    did not end done, 130 interrupted.
 
     \b
     Example:

@@ -24,4 +24,5 @@ def ui(port: int) -> None:
     workspace.prepare()
     argv, environment = ui_command(workspace, "127.0.0.1", port)
     click.echo(f"MLflow's pages come up at http://127.0.0.1:{port} in some seconds. Ctrl-C ends them.", err=True)
+    click.echo("If an experiment opens without runs, choose 'Model training' at the top left; MLflow remembers it.", err=True)
     os.execvpe(argv[0], argv, environment)

@@ -6,11 +6,9 @@ how far it has come, and each kind of error once.
 
 from __future__ import annotations
 
-import ctypes
 import json
 import os
 import re
-import signal
 import subprocess
 import sys
 import threading
@@ -22,7 +20,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import IO, TYPE_CHECKING, Any, Self
 
-import harness
+from harness.child import die_with_parent, spawn
 from harness.errors import BenchError
 from harness.spec import Status
 from harness.store import ResultStore
@@ -35,7 +33,6 @@ if TYPE_CHECKING:
 
 POLL_S, LOOK_S = 2.0, 0.2
 FIRST_RETRY_S, LAST_RETRY_S = 1.0, 60.0
-PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
 
 def behind(store: ResultStore, keys: Iterable[str]) -> list[str]:
@@ -91,20 +88,8 @@ class Mirror:
     def start(cls, workspace: Workspace, keys: Iterable[str]) -> Self:
         """Start the process and return at once."""
         mirror = cls(workspace, keys)
-        # -P: a file in the current folder that has the name of a package is not taken for it.
-        argv = [sys.executable, "-P", "-m", "harness.tracking", str(os.getpid())]
-        paths = [str(Path(harness.__file__).parents[1]), *filter(None, [os.environ.get("PYTHONPATH")])]
-        environment = {**os.environ, "PYTHONPATH": os.pathsep.join(paths)}
         try:
-            mirror._child = subprocess.Popen(
-                argv,
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.DEVNULL,
-                text=True,
-                env=environment,
-                start_new_session=True,  # Ctrl-C is for the command, which then tells the mirror to finish
-            )
+            mirror._child = spawn("harness.tracking")
         except OSError as err:
             mirror.error = one_line(err)
             return mirror
@@ -207,7 +192,7 @@ class Orders:
 
 def main() -> None:
     """Mirror as standard input says, until all is done or it closes."""
-    _die_with(int(sys.argv[1]))
+    die_with_parent()
     report = os.fdopen(os.dup(1), "w", buffering=1)
     os.dup2(2, 1)  # whatever MLflow prints is no report
     first = json.loads(sys.stdin.readline())
@@ -221,14 +206,6 @@ def main() -> None:
         work.tell_error(err)
     report.close()
     os._exit(0)  # the thread that reads standard input would hold up an ordinary exit
-
-
-def _die_with(parent: int) -> None:
-    """Ask the system to kill this process when the one that started it dies; standard input's end does it elsewhere."""
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
-        if os.getppid() != parent:
-            sys.exit(0)
 
 
 @dataclass
