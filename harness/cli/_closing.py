@@ -61,7 +61,8 @@ def _print_rows(out: Any, rows: list[dict[str, str]]) -> None:
         table.add_column(name, justify="left" if name in LEFT else "right", no_wrap=name not in LEFT[:2], overflow="fold")
     for row in rows:
         table.add_row(*(row[name] for name in columns))
-    if Measurement.get(out, out.options, table).maximum <= out.width or not out.is_terminal:
+    unlimited = out.options.update(max_width=10_000)
+    if Measurement.get(out, unlimited, table).maximum <= out.width or not out.is_terminal:
         out.print(table)
         return
     for row in rows:

@@ -109,19 +109,19 @@ def _work(workspace: Workspace, store: ResultStore, runs: list[NewRun], outcomes
 
     left = {run.spec.key for run in runs}
     ours: dict[str, str] = {}
-    with Mirror.start(workspace, [run.spec.key for run in runs]) as mirror, _signals() as stop, display(runs) as show:
+    stopped = False
+    with Mirror.start(workspace, [run.spec.key for run in runs]) as mirror, _signals() as stop:
         try:
-            for event in executors.execute(workspace, store, runs, stop, save_every_s):
-                show(event)
-                if isinstance(event, Began):
-                    ours |= {spec.key: "resumed" if event.step else "ran" for spec in event.specs}
-                if isinstance(event, Ended):
-                    outcomes[event.key] = ours[event.key]
-            stopped = False
+            with display(runs) as show:
+                for event in executors.execute(workspace, store, runs, stop, save_every_s):
+                    show(event)
+                    if isinstance(event, Began):
+                        ours |= {spec.key: "resumed" if event.step else "ran" for spec in event.specs}
+                    if isinstance(event, Ended):
+                        outcomes[event.key] = ours[event.key]
+            outcomes |= dict.fromkeys(left - outcomes.keys(), "hit")
         except Stop:
             stopped = True
-        if not stopped:
-            outcomes |= dict.fromkeys(left - outcomes.keys(), "hit")
         unmirrored = mirror.finish()
     if unmirrored:
         _say_unmirrored(unmirrored, mirror.error)
