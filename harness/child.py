@@ -7,6 +7,8 @@ import os
 import signal
 import subprocess
 import sys
+import threading
+from contextlib import suppress
 from pathlib import Path
 
 import harness
@@ -30,6 +32,17 @@ def spawn(module: str) -> subprocess.Popen[str]:
         env={**os.environ, "PYTHONPATH": os.pathsep.join(paths)},
         start_new_session=True,  # Ctrl-C is for the command, which then tells its helpers
     )
+
+
+def end(child: subprocess.Popen[str], listener: threading.Thread) -> None:
+    """Kill a helper, whatever it is doing, and leave nothing of it open; `listener` is the thread that reads what it says."""
+    child.kill()
+    child.wait()
+    listener.join()
+    for pipe in (child.stdin, child.stdout):
+        with suppress(OSError):
+            if pipe is not None:
+                pipe.close()
 
 
 def die_with_parent() -> None:

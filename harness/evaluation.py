@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from dataclasses import dataclass
 
 import torch
@@ -28,15 +28,30 @@ class Score:
     error: Tensor | None = None
 
 
-def log_weights(method: Method, task: Task, problem: Problem, phi: Params, stream_names: list[str], n_particles: int) -> Tensor:
-    """Fresh log-weights, [S, N], drawn a block of particles at a time: a particle's noise depends on its problem and its block alone."""
-    noise = Noise(stream_names)
-    sizes = [min(PARTICLE_BLOCK, n_particles - first) for first in range(0, n_particles, PARTICLE_BLOCK)]
-    return torch.cat([draw(method, task, problem, phi, noise.at(block), size).log_w for block, size in enumerate(sizes)])
+def log_weights(
+    method: Method, task: Task, problem: Problem, phi: Params, stream_names: list[str], n_particles: int
+) -> Generator[None, None, Tensor]:
+    """Fresh log-weights, [S, N], a block of particles at a time: a particle's noise depends on its problem and its block alone."""
+    noise, drawn = Noise(stream_names), []
+    for block, first in enumerate(range(0, n_particles, PARTICLE_BLOCK)):
+        with torch.no_grad():
+            drawn.append(draw(method, task, problem, phi, noise.at(block), min(PARTICLE_BLOCK, n_particles - first)).log_w)
+        yield
+    return torch.cat(drawn)
 
 
 def evaluate(method: Method, task: Task, protocol: Protocol, state: State) -> dict[str, Score]:
-    """Every score of the stack at its present parameters.
+    """Every score of the stack at its present parameters, as `scoring` returns them."""
+    steps = scoring(method, task, protocol, state)
+    while True:
+        try:
+            next(steps)
+        except StopIteration as done:
+            return done.value
+
+
+def scoring(method: Method, task: Task, protocol: Protocol, state: State) -> Generator[None, None, dict[str, Score]]:
+    """Score the stack, yielding between blocks of particles so that whoever iterates can stop.
 
     Where a task has exact answers all is computed in double precision, whatever the precision of training was.
 
@@ -48,33 +63,31 @@ def evaluate(method: Method, task: Task, protocol: Protocol, state: State) -> di
     data = load_data(task, state.seeds, dtype)
     theta, phi = state.layout.owned(state.flat.to(dtype))
     order = Noise(streams(state.seeds, "batch"), shuffled=False)
-    batches = list(task.scored_batches(data, protocol.batch_size, order))
-    with torch.no_grad():
-        rows = [_batch_scores(method, task, protocol, state, theta, phi, data, batch, index) for index, batch in enumerate(batches)]
-        own = {name: Score(value) for name, value in task.metrics(theta, data).items()}
+    rows = []
+    for index, batch in enumerate(task.scored_batches(data, protocol.batch_size, order)):
+        problem = task.problem(theta, batch, protocol.base)
+        names = streams(state.seeds, f"eval/{index}")
+        log_w = yield from log_weights(method, task, problem, phi, names, protocol.eval_particles)
+        rows.append(bound_scores(log_w) | (dict(_gaps(oracle, theta, data, batch, log_w)) if oracle else {}))
+    own = {name: Score(value) for name, value in task.metrics(theta, data).items()}
     return _mean_over(rows) | own | convergence(task, protocol, state)
 
 
-def _batch_scores(
-    method: Method, task: Task, protocol: Protocol, state: State, theta: Params, phi: Params, data: Data, batch: Batch, index: int
-) -> dict[str, Score]:
-    problem = task.problem(theta, batch, protocol.base)
-    log_w = log_weights(method, task, problem, phi, streams(state.seeds, f"eval/{index}"), protocol.eval_particles)
+def bound_scores(log_w: Tensor) -> dict[str, Score]:
+    """The scores that need nothing but log-weights."""
     evidence, evidence_error = bounds.log_evidence(log_w)
-    scores = {
+    return {
         "elbo": Score(bounds.elbo(log_w), bounds.elbo_error(log_w)),
         "log_evidence": Score(evidence, evidence_error),
         "ess": Score(bounds.ess(log_w)),
         "pareto_k": Score(bounds.pareto_k(log_w)),
     }
-    oracle = task.oracle()
-    return scores | (dict(_gaps(oracle, theta, data, batch, scores["elbo"])) if oracle else {})
 
 
-def _gaps(oracle: Oracle, theta: Params, data: Data, batch: Batch, elbo: Score) -> Iterator[tuple[str, Score]]:
+def _gaps(oracle: Oracle, theta: Params, data: Data, batch: Batch, log_w: Tensor) -> Iterator[tuple[str, Score]]:
     """How far the bound is below the evidence, and the evidence below its maximum; nats."""
     evidence = oracle.log_evidence(theta, batch)
-    yield "elbo_gap", Score(evidence - elbo.value, elbo.error)
+    yield "elbo_gap", Score(evidence - bounds.elbo(log_w), bounds.elbo_error(log_w))
     best = oracle.mle(data)
     if best is not None:
         yield "evidence_gap", Score(oracle.log_evidence(best, batch) - evidence)

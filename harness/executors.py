@@ -5,10 +5,12 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 from harness import registry, runner, saving
 from harness.errors import LeaseLost
 from harness.heartbeat import Heartbeat
+from harness.saving import Options
 from harness.spec import TERMINAL, Plan, RunSpec, Status
 from harness.store import Claim, NewRun, Owner, ResultStore
 from harness.workspace import Workspace
@@ -52,9 +54,7 @@ def prepare(store: ResultStore, workspace: Workspace, runs: Sequence[NewRun], re
         store.enqueue(missing)
 
 
-def execute(
-    workspace: Workspace, store: ResultStore, runs: Sequence[NewRun], stop: threading.Event, save_every_s: float
-) -> Iterator[Event]:
+def execute(workspace: Workspace, store: ResultStore, runs: Sequence[NewRun], stop: threading.Event, options: Options) -> Iterator[Event]:
     """Run what is not yet ended, in this process, until every run has ended.
 
     Raises:
@@ -68,11 +68,11 @@ def execute(
             for group in groups:
                 if stop.is_set():
                     raise runner.Stop
-                claims = store.claim([run.spec.key for run in group], Owner.current())
+                claims = saving.patiently(partial(store.claim, [run.spec.key for run in group], Owner.current()))
                 if claims:
                     worked = True
                     heartbeat.hold(claims)
-                    yield from run_claims(workspace, store, claims, stop, heartbeat.lost, save_every_s)
+                    yield from run_claims(workspace, store, claims, stop, heartbeat.lost, options)
                     heartbeat.hold([])
             if not worked:
                 held = store.holders([run.spec.key for group in groups for run in group])
@@ -101,7 +101,7 @@ def run_claims(
     claims: Sequence[Claim],
     stop: threading.Event,
     lost: threading.Event,
-    save_every_s: float,
+    options: Options,
 ) -> Iterator[Event]:
     """Run claimed runs, each with the stack that it was planned in; those without a plan make a new stack."""
     by_plan: dict[Plan | None, list[Claim]] = {}
@@ -110,7 +110,7 @@ def run_claims(
     for plan, members in by_plan.items():
         specs = _specs(store, plan.members if plan else [claim.key for claim in members])
         job = saving.Job(
-            workspace, store, specs, {claim.key: claim for claim in members}, plan or saving.new_plan(specs), stop, lost, save_every_s
+            workspace, store, specs, {claim.key: claim for claim in members}, plan or saving.new_plan(specs), stop, lost, options
         )
         try:
             yield from runner.run(job)

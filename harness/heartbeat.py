@@ -12,7 +12,7 @@ from dataclasses import asdict
 from types import TracebackType
 from typing import Any, Self
 
-from harness.child import die_with_parent, spawn
+from harness.child import die_with_parent, end, spawn
 from harness.errors import LeaseLost, StoreError
 from harness.store import Claim, ResultStore
 
@@ -35,7 +35,8 @@ class Heartbeat:
         if self._child is None:
             with suppress(OSError):  # without it leases hold for their first minute, and on this host while the process lives
                 self._child = spawn("harness.heartbeat")
-                threading.Thread(target=self._listen, daemon=True).start()
+                self._listener = threading.Thread(target=self._listen, daemon=True)
+                self._listener.start()
         self.lost.clear()
         listed = [{**asdict(claim), "plan": None} for claim in claims]
         if self._child is not None:
@@ -52,8 +53,7 @@ class Heartbeat:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         if self._child is not None:
-            self._child.kill()
-            self._child.wait()
+            end(self._child, self._listener)
 
 
 def main() -> None:

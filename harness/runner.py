@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 
@@ -11,16 +11,15 @@ import torch
 
 from harness import environment, registry, training
 from harness.api import Method, Task
-from harness.errors import CheckpointError, LeaseLost, PluginError, StoreError
-from harness.evaluation import Score, evaluate
-from harness.saving import Job, remove_files, resume, save, write_member
+from harness.errors import BenchError, LeaseLost, PluginError, StoreError
+from harness.evaluation import Score, scoring
+from harness.saving import Job, patiently, remove_files, resume, save, tidy, write_member
 from harness.spec import RunSpec, Status
 from harness.store import Claim, Metric, Outcome
 from harness.training import State
 
 SAVE_SHARE = 1 / 200  # of the time may go into checkpoints
 LOOK_S = 0.1  # between two reports of progress
-STORE_PATIENCE_S = 90.0
 
 
 @dataclass(frozen=True)
@@ -70,7 +69,7 @@ def run(job: Job) -> Iterator[Event]:
         LeaseLost: another process has taken over.
     """
     method, task = _plugins(job.specs[0])
-    job.store.begin(list(job.claims.values()), job.plan, environment.describe())
+    patiently(lambda: job.store.begin(list(job.claims.values()), job.plan, environment.describe()))
     torch.set_num_threads(job.plan.threads)
     try:
         state, warnings = resume(job, method, task)
@@ -78,13 +77,17 @@ def run(job: Job) -> Iterator[Event]:
         yield Began(tuple(spec for _, spec, _ in job.members()), state.step)
         yield from _train(job, method, task, state)
         yield from _finish(job, method, task, state)
+        tidy(job)
     except (Stop, GeneratorExit):
         _give_back(job, Status.INTERRUPTED, "stopped by the user")
         raise
     except PluginError:
         _forget(job)
         raise
-    except (LeaseLost, StoreError, CheckpointError):
+    except LeaseLost:
+        raise
+    except BenchError as err:
+        _give_back(job, Status.INTERRUPTED, str(err))
         raise
     except Exception as err:  # noqa: BLE001 - whatever a plugin raises is a result of its run
         yield from _fail(job, f"{type(err).__name__}: {err}")
@@ -97,22 +100,40 @@ def _plugins(spec: RunSpec) -> tuple[Method, Task]:
 def _train(job: Job, method: Method, task: Task, state: State) -> Iterator[Event]:
     """Train to the end, saving on a cadence that costs under `SAVE_SHARE` of the time."""
     protocol = job.specs[0].protocol()
-    next_save, next_look, ended = time.monotonic() + job.save_every_s, 0.0, set[str]()
+    next_save, next_look, ended = time.monotonic() + job.options.save_every_s, 0.0, set[str]()
     for progress in training.train(method, task, protocol, state):
-        if job.lost.is_set():
-            raise LeaseLost("Another process has taken these runs over. Nothing more is written here.")
-        if job.stop.is_set():
-            save(job, state)
-            raise Stop
         now = time.monotonic()
-        if now >= next_save and state.step < protocol.steps:
+        if job.stop.is_set() or (now >= next_save and state.step < protocol.steps):
             yield from _finish_diverged(job, state, ended)
-            took = save(job, state)
-            next_save = time.monotonic() + max(job.save_every_s, took / SAVE_SHARE)
+        yield from _leave_if_asked(job, state)
+        if now >= next_save and state.step < protocol.steps:
+            took = yield from _save(job, state)
+            next_save = time.monotonic() + max(job.options.save_every_s, took / SAVE_SHARE)
         if now >= next_look:
             next_look = now + LOOK_S
             alive = state.alive
             yield Advanced(progress.step, float(progress.bound[alive].mean()), int((~alive).sum()))
+
+
+def _leave_if_asked(job: Job, state: State) -> Iterator[Event]:
+    """Save and stop, where somebody asked for it."""
+    if job.lost.is_set():
+        raise LeaseLost("Another process has taken these runs over. Nothing more is written here.")
+    if job.stop.is_set():
+        yield from _save(job, state)
+        raise Stop
+
+
+def _save(job: Job, state: State) -> Generator[Event, None, float]:
+    """Save, or say why not: training goes on, and the next checkpoint makes up for this one."""
+    began = time.monotonic()
+    try:
+        return save(job, state)
+    except LeaseLost:
+        raise
+    except StoreError as err:
+        yield Note(f"{err} Training goes on; the next checkpoint is tried later.")
+        return time.monotonic() - began
 
 
 def _finish_diverged(job: Job, state: State, ended: set[str]) -> Iterator[Event]:
@@ -138,7 +159,7 @@ def _diverged(job: Job, state: State, place: int, spec: RunSpec, claim: Claim) -
 
 def _finish(job: Job, method: Method, task: Task, state: State) -> Iterator[Event]:
     """Score the living members and store how all that are left ended, in one transaction."""
-    scores = evaluate(method, task, job.specs[0].protocol(), state) if bool(state.alive.any()) else {}
+    scores = (yield from _score(job, method, task, state)) if bool(state.alive.any()) else {}
     left = [(place, spec, claim) for place, spec, claim in job.members() if _is_running(job, spec.key)]
     outcomes = [
         _done(job, state, place, spec, claim, scores) if bool(state.alive[place]) else _diverged(job, state, place, spec, claim)
@@ -147,6 +168,17 @@ def _finish(job: Job, method: Method, task: Task, state: State) -> Iterator[Even
     _store(job, [claim for _, _, claim in left], outcomes)
     for _, spec, _ in left:
         yield Ended(spec.key)
+
+
+def _score(job: Job, method: Method, task: Task, state: State) -> Generator[Event, None, dict[str, Score]]:
+    """The scores; between two blocks of particles it can be stopped, and then goes on from the end of training."""
+    steps = scoring(method, task, job.specs[0].protocol(), state)
+    while True:
+        try:
+            next(steps)
+        except StopIteration as done:
+            return done.value
+        yield from _leave_if_asked(job, state)
 
 
 def _is_running(job: Job, key: str) -> bool:
@@ -166,21 +198,11 @@ def _done(job: Job, state: State, place: int, spec: RunSpec, claim: Claim, score
 
 
 def _store(job: Job, claims: list[Claim], outcomes: list[Outcome]) -> None:
-    """Store outcomes; a database that is away is waited for, because the results are in hand."""
-    deadline = time.monotonic() + STORE_PATIENCE_S
-    while True:
-        try:
-            return remove_files(job.workspace, job.store.finish_all(claims, outcomes))
-        except LeaseLost:
-            raise
-        except StoreError:
-            if time.monotonic() > deadline:
-                raise
-            time.sleep(2.0)
+    remove_files(job.workspace, patiently(lambda: job.store.finish_all(claims, outcomes)))
 
 
 def _give_back(job: Job, status: Status, reason: str) -> None:
-    with suppress(LeaseLost):
+    with suppress(LeaseLost, StoreError):  # a lease that cannot be given back ends with this process
         job.store.release(list(job.claims.values()), status, reason)
 
 

@@ -4,19 +4,31 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
+from typing import TypeVar
 
 import torch
 
 from harness import checkpoint, training
 from harness.api import Method, Task
-from harness.errors import CheckpointError, UsageError
+from harness.errors import CheckpointError, LeaseLost, StoreError, UsageError
 from harness.spec import Plan, RunSpec
 from harness.store import CheckpointFile, Claim, ResultStore, Saved
 from harness.training import State
 from harness.workspace import Workspace
+
+T = TypeVar("T")
+STORE_PATIENCE_S = 90.0
+
+
+@dataclass(frozen=True)
+class Options:
+    """How a command wants its runs made; nothing here changes a number (other_torch gives up equality to the bit)."""
+
+    save_every_s: float = 5.0
+    other_torch: bool = False
 
 
 @dataclass
@@ -30,7 +42,7 @@ class Job:
     plan: Plan
     stop: threading.Event
     lost: threading.Event
-    save_every_s: float
+    options: Options
     began: float = field(default_factory=time.monotonic)
 
     def members(self) -> Iterator[tuple[int, RunSpec, Claim]]:
@@ -55,10 +67,10 @@ def resume(job: Job, method: Method, task: Task) -> tuple[State, list[str]]:
     It is the state of the newest step at which every member of ours has a good checkpoint; the start where there is none.
     Members that are not ours are dead weight: they stay frozen at their start, so that the others see the same stack.
     """
-    if job.plan.torch != torch.__version__:
+    if job.plan.torch != torch.__version__ and not job.options.other_torch:
         raise UsageError(
             f"These runs began under torch {job.plan.torch} and cannot go on to the bit under {torch.__version__}. "
-            f"Install torch=={job.plan.torch}, or start them anew: --rerun."
+            f"Install torch=={job.plan.torch}, start them anew with --rerun, or go on all the same with --other-torch."
         )
     state = training.start(method, task, job.specs[0].protocol(), [spec.seed for spec in job.specs])
     fresh = checkpoint_members(state)
@@ -70,7 +82,9 @@ def resume(job: Job, method: Method, task: Task) -> tuple[State, list[str]]:
             checkpoint.restore(state, members, step)
             break
         except CheckpointError as err:
-            warnings.append(f"{err} Going on from the one before.")
+            warnings.append(str(err))
+    if warnings:
+        warnings.append(f"Going on from step {state.step:,} instead.")
     for place, spec in enumerate(job.specs):
         if spec.key not in job.claims:
             state.diverged_at[place] = 0
@@ -112,6 +126,30 @@ def write_member(job: Job, state: State, place: int, spec: RunSpec, role: str) -
     step = state.reached(place)
     path = job.workspace.checkpoints / spec.key / f"step-{step:09d}.safetensors"
     return CheckpointFile(role, step, str(path.relative_to(job.workspace.home)), checkpoint.write(path, content), len(content))
+
+
+def tidy(job: Job) -> None:
+    """Delete checkpoint files of our runs that the database does not know: a crash between file and row leaves them."""
+    for _, spec, _ in job.members():
+        known = {job.workspace.home / file.path for file in job.store.checkpoints(spec.key)}
+        for path in (job.workspace.checkpoints / spec.key).glob("*"):
+            if path not in known:
+                with suppress(OSError):
+                    path.unlink()
+
+
+def patiently(act: Callable[[], T]) -> T:
+    """What `act` returns; a database that is away or locked is waited for, because results are in hand."""
+    deadline = time.monotonic() + STORE_PATIENCE_S
+    while True:
+        try:
+            return act()
+        except LeaseLost:
+            raise
+        except StoreError:
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(2.0)
 
 
 def remove_files(workspace: Workspace, files: Sequence[CheckpointFile]) -> None:

@@ -14,6 +14,7 @@ from harness.cli._options import json_option, matrix_options, print_json
 from harness.workspace import Workspace
 
 if TYPE_CHECKING:
+    from harness.saving import Options
     from harness.spec import RunSpec
     from harness.store import NewRun, ResultStore, RunRow
 
@@ -33,6 +34,7 @@ NOT_ALL_DONE = 3
     metavar="SECONDS",
     help="Shortest time between checkpoints; they never take over half a percent of a run.",
 )
+@click.option("--other-torch", is_flag=True, help="Go on with runs that began under another torch; their bits may differ.")
 @click.option("--dry-run", is_flag=True, help="Print the resolved runs and their keys; run and write nothing.")
 @json_option
 @click.pass_context
@@ -46,6 +48,7 @@ def run(
     rerun: bool,
     retry: bool,
     save_every: float,
+    other_torch: bool,
     dry_run: bool,
     as_json: bool,
 ) -> None:
@@ -65,12 +68,14 @@ def run(
     if dry_run:
         _print_plan(runs, as_json)
         return
+    from harness.saving import Options
+
     workspace = Workspace.current()
     workspace.prepare()
-    ctx.exit(_run(workspace, runs, rerun, retry, save_every, as_json))
+    ctx.exit(_run(workspace, runs, rerun, retry, Options(save_every, other_torch), as_json))
 
 
-def _run(workspace: Workspace, runs: list[NewRun], rerun: bool, retry: bool, save_every_s: float, as_json: bool) -> int:
+def _run(workspace: Workspace, runs: list[NewRun], rerun: bool, retry: bool, options: Options, as_json: bool) -> int:
     from harness import executors
     from harness.results import collect
     from harness.spec import TERMINAL, Status
@@ -83,7 +88,7 @@ def _run(workspace: Workspace, runs: list[NewRun], rerun: bool, retry: bool, sav
         _warn_of_other_source(runs, before)
         ended = {key for key, row in store.rows(keys).items() if row.status in TERMINAL}
         outcomes = dict.fromkeys(ended, "hit")
-        stopped = _work(workspace, store, [run for run in runs if run.spec.key not in ended], outcomes, save_every_s)
+        stopped = _work(workspace, store, [run for run in runs if run.spec.key not in ended], outcomes, options)
         _mirror_leftovers(workspace, store, keys)
         results = collect(store, keys, outcomes)
     if as_json:
@@ -98,7 +103,7 @@ def _run(workspace: Workspace, runs: list[NewRun], rerun: bool, retry: bool, sav
     return 0 if all(result["status"] == Status.DONE for result in results) else NOT_ALL_DONE
 
 
-def _work(workspace: Workspace, store: ResultStore, runs: list[NewRun], outcomes: dict[str, str], save_every_s: float) -> bool:
+def _work(workspace: Workspace, store: ResultStore, runs: list[NewRun], outcomes: dict[str, str], options: Options) -> bool:
     """Run what has not ended, filling in `outcomes`; says whether it was interrupted."""
     if not runs:
         return False
@@ -113,7 +118,7 @@ def _work(workspace: Workspace, store: ResultStore, runs: list[NewRun], outcomes
     with Mirror.start(workspace, [run.spec.key for run in runs]) as mirror, _signals() as stop:
         try:
             with display(runs) as show:
-                for event in executors.execute(workspace, store, runs, stop, save_every_s):
+                for event in executors.execute(workspace, store, runs, stop, options):
                     show(event)
                     if isinstance(event, Began):
                         ours |= {spec.key: "resumed" if event.step else "ran" for spec in event.specs}

@@ -20,7 +20,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import IO, TYPE_CHECKING, Any, Self
 
-from harness.child import die_with_parent, spawn
+from harness.child import die_with_parent, end, spawn
 from harness.errors import BenchError
 from harness.spec import Status
 from harness.store import ResultStore
@@ -129,16 +129,8 @@ class Mirror:
 
     def close(self) -> None:
         """End the process, whatever it is doing."""
-        if self._child is None:
-            return
-        self._child.kill()
-        self._child.wait()
-        if self._listener is not None:
-            self._listener.join()
-        for pipe in (self._child.stdin, self._child.stdout):
-            with suppress(OSError):
-                if pipe is not None:
-                    pipe.close()
+        if self._child is not None and self._listener is not None:
+            end(self._child, self._listener)
 
     def __enter__(self) -> Self:
         return self
