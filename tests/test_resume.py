@@ -2,23 +2,15 @@
 
 from __future__ import annotations
 
-import json
-import os
 import random
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
 import pytest
+from runs import finished, kill, mirrored, opened, prepared, start, state, steps_saved, wait_for_checkpoint
 
-from harness.store import ResultStore
-from harness.workspace import sqlite_url
-
-ROOT = Path(__file__).parent.parent
 PLUGINS = Path(__file__).with_name("plugins.py")
-SAVE_S = "0.2"
 KILLS = 5
 
 CASES = {
@@ -28,73 +20,10 @@ CASES = {
 }
 
 
-def start(home: Path, arguments: list[str], **environment: str) -> subprocess.Popen[str]:
-    known = {name: value for name, value in os.environ.items() if not name.startswith(("BENCH_", "MLFLOW_"))}
-    command = [sys.executable, "-m", "harness.cli", "run", *arguments, "--json", "--save-every", SAVE_S]
-    return subprocess.Popen(
-        command,
-        env={**known, "BENCH_HOME": str(home), "PYTHONPATH": str(ROOT), **environment},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-
-
-def kill(process: subprocess.Popen[str]) -> None:
-    process.send_signal(signal.SIGKILL)
-    process.communicate()
-
-
-def finished(process: subprocess.Popen[str]) -> list[dict]:
-    out, errors = process.communicate(timeout=600)
-    assert process.returncode in (0, 3), errors
-    assert "Traceback" not in errors
-    return sorted((json.loads(line) for line in out.splitlines()), key=lambda run: run["seed"])
-
-
-def steps_saved(home: Path) -> int:
-    """The step of the newest checkpoint on record; 0 before the first."""
-    database = home / "bench.db"
-    if not database.exists():
-        return 0
-    with ResultStore.open(sqlite_url(database)) as store:
-        files = [file for row in store.recent() for file in store.checkpoints(row.key) if file.role == "last"]
-    return max((file.step for file in files), default=0)
-
-
-def wait_for_checkpoint(home: Path, process: subprocess.Popen[str], beyond: int) -> None:
-    while steps_saved(home) <= beyond:
-        assert process.poll() is None, process.communicate()
-        time.sleep(0.05)
-
-
-def state(home: Path) -> dict[str, tuple]:
-    """All of a workspace that a re-run must reproduce: statuses, metrics, curves, checkpoint hashes, by key."""
-    with ResultStore.open(sqlite_url(home / "bench.db")) as store:
-        rows = {row.key: row for row in store.recent(1000)}
-        metrics = store.metrics(list(rows))
-        return {
-            key: (row.status, row.step, row.reason, metrics.get(key), repr(store.curves(key)), store.checkpoints(key)[0].sha256)
-            for key, row in rows.items()
-        }
-
-
-def mirrored(home: Path) -> dict[str, list[str]]:
-    """The statuses of MLflow's runs by our key."""
-    from mlflow import MlflowClient
-
-    client = MlflowClient(f"sqlite:///{home}/mlflow.db")
-    found: dict[str, list[str]] = {}
-    for experiment in client.search_experiments():
-        for run in client.search_runs([experiment.experiment_id]):
-            found.setdefault(run.data.tags["bench.key"], []).append(run.info.status)
-    return found
-
-
 @pytest.mark.parametrize("case", CASES)
 def test_kill_nine_five_times_changes_no_bit(case, tmp_path, capsys):
     arguments, chance = CASES[case], random.Random(case)
-    whole, broken = tmp_path / "whole", tmp_path / "broken"
+    whole, broken = prepared(tmp_path / "whole"), prepared(tmp_path / "broken")
     uninterrupted = finished(start(whole, arguments))
     kills = 0
     while kills < KILLS:
@@ -117,14 +46,14 @@ def test_kill_nine_five_times_changes_no_bit(case, tmp_path, capsys):
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_saves_and_leaves_at_once(number, tmp_path):
-    arguments = CASES["one run"]
-    process = start(tmp_path, arguments)
+    arguments = [*CASES["one run"], "--set", "steps=6000"]
+    process = start(prepared(tmp_path), arguments)
     wait_for_checkpoint(tmp_path, process, 0)
     process.send_signal(number)
     _, errors = process.communicate(timeout=60)
     assert process.returncode == 130
     assert "the same command goes on" in errors
-    with ResultStore.open(sqlite_url(tmp_path / "bench.db")) as store:
+    with opened(tmp_path) as store:
         (row,) = store.recent()
         assert (row.status, row.owner) == ("interrupted", None)
         assert store.checkpoints(row.key)[0].step == row.step > 0
@@ -133,18 +62,19 @@ def test_a_signal_saves_and_leaves_at_once(number, tmp_path):
 
 
 def test_another_thread_count_uses_the_stored_plan(tmp_path):
-    arguments = CASES["a stack of three"]
-    process = start(tmp_path / "broken", arguments, OMP_NUM_THREADS="1")
-    wait_for_checkpoint(tmp_path / "broken", process, 0)
+    arguments = [*CASES["a stack of three"], "--set", "steps=8000"]
+    whole, broken = prepared(tmp_path / "whole"), prepared(tmp_path / "broken")
+    process = start(broken, arguments, OMP_NUM_THREADS="1")
+    wait_for_checkpoint(broken, process, 0)
     kill(process)
-    finished(start(tmp_path / "broken", arguments, OMP_NUM_THREADS="2"))
-    finished(start(tmp_path / "whole", arguments, OMP_NUM_THREADS="1"))
-    assert state(tmp_path / "broken") == state(tmp_path / "whole")
+    finished(start(broken, arguments, OMP_NUM_THREADS="2"))
+    finished(start(whole, arguments, OMP_NUM_THREADS="1"))
+    assert state(broken) == state(whole)
 
 
 def test_another_takes_over_when_the_holder_is_killed(tmp_path):
-    arguments = [*CASES["one run"], "--set", "steps=60000"]
-    holder = start(tmp_path, arguments)
+    arguments = [*CASES["one run"], "--set", "steps=40000"]
+    holder = start(prepared(tmp_path), arguments)
     wait_for_checkpoint(tmp_path, holder, 0)
     others = [start(tmp_path, arguments) for _ in range(2)]
     for other in others:
@@ -153,6 +83,6 @@ def test_another_takes_over_when_the_holder_is_killed(tmp_path):
     killed = time.time()
     results = [finished(other)[0] for other in others]
     assert sorted(run["outcome"] for run in results) == ["hit", "resumed"]
-    with ResultStore.open(sqlite_url(tmp_path / "bench.db")) as store:
+    with opened(tmp_path) as store:
         taken = [line.at for line in store.history(results[0]["key"]) if line.status == "running"][-1]
     assert taken - killed < 5.0

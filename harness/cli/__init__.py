@@ -14,9 +14,11 @@ COMMANDS = {
     "run": "run:run",
     "list": "listing:listing",
     "show": "show:show",
+    "rm": "rm:rm",
     "check": "check:check",
     "ui": "ui:ui",
     "db": "db:db",
+    "doctor": "doctor:doctor",
 }
 
 

@@ -55,7 +55,7 @@ def upgrade() -> None:
     workspace = Workspace.current()
     url = workspace.database_url
     if url.startswith("sqlite:"):
-        saved = _backup(workspace, None)
+        saved = backup_file(workspace, None)
         click.echo(f"Backed up to {saved}", err=True)
     bring_up(url)
     click.echo(f"The schema is {HEAD}.")
@@ -70,10 +70,11 @@ def backup(output: Path | None) -> None:
     Example:
       bench db backup -o before-upgrade.db
     """
-    click.echo(_backup(Workspace.current(), output))
+    click.echo(backup_file(Workspace.current(), output))
 
 
-def _backup(workspace: Workspace, output: Path | None) -> Path:
+def backup_file(workspace: Workspace, output: Path | None) -> Path:
+    """Copy the database to `output`, or to a name with the date; returns where it is."""
     from harness.store.upgrade import backup as copy
 
     target = output or workspace.home / time.strftime("bench-%Y%m%d-%H%M%S.db", time.gmtime())

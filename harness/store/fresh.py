@@ -4,18 +4,16 @@ from __future__ import annotations
 
 import errno
 import os
-import tempfile
-import time
+import re
 from pathlib import Path
 
 from sqlalchemy import Engine
 
 from harness.store.connect import clear_errors, engine_for, reading, sqlite_file
+from harness.store.rows import Owner
 from harness.store.upgrade import check_revision, migrate, revision_of, sync_folder
 from harness.workspace import sqlite_url
 
-# A half-built file this old (seconds) is a killed process's: building takes less than one.
-STALE_S = 3600.0
 NO_HARD_LINKS = {errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK}
 
 
@@ -55,17 +53,15 @@ def create_file(file: Path) -> None:
     Whoever links first wins and the others use the winner's; a process killed at any moment leaves either the whole
     database or none, and at worst a hidden file that nobody opens.
     """
-    folder = file.parent
-    _remove_stale(file)
-    handle, name = tempfile.mkstemp(prefix=f".{file.name}-", suffix=".new", dir=folder)
-    os.close(handle)
-    part = Path(name)
+    part = part_beside(file)
+    part.touch()  # a folder that cannot be written says so here
     try:
         _build(part)
         _publish(part, file)
     finally:
-        part.unlink(missing_ok=True)
-    sync_folder(folder)
+        for left in file.parent.glob(f"{part.name}*"):
+            left.unlink(missing_ok=True)
+    sync_folder(file.parent)
 
 
 def _build(part: Path) -> None:
@@ -82,9 +78,6 @@ def _build(part: Path) -> None:
         engine.dispose()
     with part.open("rb+") as opened:
         os.fsync(opened.fileno())
-    umask = os.umask(0)
-    os.umask(umask)
-    part.chmod(0o666 & ~umask)  # mkstemp's own mode would lock a group out
 
 
 def _publish(part: Path, file: Path) -> None:
@@ -97,11 +90,11 @@ def _publish(part: Path, file: Path) -> None:
             raise  # else the file system has no hard links: opening the missing file will build it in place, in one transaction
 
 
-def _remove_stale(file: Path) -> None:
-    """Remove what killed processes left of their attempts."""
-    for part in file.parent.glob(f".{file.name}-*.new*"):
-        try:
-            if time.time() - part.stat().st_mtime > STALE_S:
-                part.unlink()
-        except FileNotFoundError:
-            continue
+def part_beside(file: Path) -> Path:
+    """The hidden name under which this process builds `file`; what processes of this host left when they were killed is removed."""
+    for part in file.parent.glob(f".{file.name}~*"):
+        made_by = re.fullmatch(r".*~(.*)~(.*)~(\d+)~(\d+)\.new.*", part.name)
+        if made_by and Owner(made_by[1], made_by[2], int(made_by[3]), int(made_by[4])).is_gone():
+            part.unlink(missing_ok=True)
+    me = Owner.current()
+    return file.with_name(f".{file.name}~{me.host}~{me.boot_id}~{me.pid}~{me.process_start}.new")

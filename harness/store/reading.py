@@ -118,6 +118,21 @@ def checkpoints_of(connection: Connection, key: str) -> list[CheckpointFile]:
     return [checkpoint_file(row) for row in found]
 
 
+def all_checkpoints(connection: Connection) -> dict[str, list[CheckpointFile]]:
+    """The checkpoints of every run, the one saved last first."""
+    found: dict[str, list[CheckpointFile]] = {}
+    for row in connection.execute(select(checkpoints).order_by(checkpoints.c.id.desc())):
+        found.setdefault(row.run, []).append(checkpoint_file(row))
+    return found
+
+
+def abandoned(connection: Connection) -> list[RunRow]:
+    """The runs that are on record as running and that no living process holds."""
+    at = now(connection)
+    running = connection.execute(select(runs).where(runs.c.status == Status.RUNNING.value).order_by(runs.c.key)).all()
+    return list(rows(connection, [row.key for row in running if not is_held(row, at)]).values())
+
+
 def artifacts_of(connection: Connection, key: str) -> list[ArtifactFile]:
     """The pictures and tables of a run, sorted by name."""
     found = connection.execute(select(artifacts).where(artifacts.c.run == key).order_by(artifacts.c.name))

@@ -112,6 +112,16 @@ class ResultStore:
         with self._read() as connection:
             return reading.checkpoints_of(connection, key)
 
+    def all_checkpoints(self) -> dict[str, list[CheckpointFile]]:
+        """The checkpoints by run, the one saved last first; a run without any is left out."""
+        with self._read() as connection:
+            return reading.all_checkpoints(connection)
+
+    def abandoned(self) -> list[RunRow]:
+        """The runs that are on record as running and that no living process holds."""
+        with self._read() as connection:
+            return reading.abandoned(connection)
+
     def artifacts(self, key: str) -> list[ArtifactFile]:
         """The pictures and tables of a run, sorted by name."""
         with self._read() as connection:
@@ -190,6 +200,11 @@ class ResultStore:
         """Store how several runs ended: all of them, or none."""
         with self._write() as connection:
             return writing.finish_all(connection, claims, outcomes)
+
+    def drop_checkpoints(self, key: str, paths: Sequence[str]) -> None:
+        """Take checkpoints of a run off the record, because their files are missing or damaged."""
+        with self._write() as connection:
+            writing.drop_checkpoints(connection, key, paths)
 
     def reset(self, keys: Sequence[str]) -> list[CheckpointFile]:
         """Put runs back to their start, without results; the history stays. Returns what `save` returns.

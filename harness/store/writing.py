@@ -168,6 +168,11 @@ def _write_checkpoint(connection: Connection, key: str, file: CheckpointFile | N
     return [checkpoint_file(row) for row in gone if row.path != file.path]
 
 
+def drop_checkpoints(connection: Connection, key: str, paths: Sequence[str]) -> None:
+    """Take checkpoints of a run off the record."""
+    connection.execute(delete(checkpoints).where(checkpoints.c.run == key, checkpoints.c.path.in_(list(paths))))
+
+
 def _drop_files(connection: Connection, keys: Iterable[str]) -> list[CheckpointFile]:
     dropped = []
     for part in chunks(keys):

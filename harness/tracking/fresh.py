@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from harness.errors import UsageError
-from harness.store import Owner, ResultStore
-from harness.store.fresh import NO_HARD_LINKS
+from harness.store import ResultStore
+from harness.store.fresh import NO_HARD_LINKS, part_beside
 from harness.workspace import Workspace, redact, sqlite_url
 
 if TYPE_CHECKING:
@@ -61,9 +61,7 @@ def create_store(workspace: Workspace) -> bool:
         return False
     file = Path(address[1]).absolute()
     file.parent.mkdir(parents=True, exist_ok=True)
-    me = Owner.current()
-    part = file.with_name(f".{file.name}~{me.host}~{me.boot_id}~{me.pid}~{me.process_start}.new")
-    _remove_stale(file)
+    part = part_beside(file)
     try:
         _build_store(part, workspace)
         os.link(part, file)
@@ -98,14 +96,6 @@ def _flush(path: Path) -> None:
         os.fsync(handle)
     finally:
         os.close(handle)
-
-
-def _remove_stale(file: Path) -> None:
-    """Remove what processes of this host left of their attempts when they were killed."""
-    for part in file.parent.glob(f".{file.name}~*"):
-        made_by = re.fullmatch(r".*~(.*)~(.*)~(\d+)~(\d+)\.new.*", part.name)
-        if made_by and Owner(made_by[1], made_by[2], int(made_by[3]), int(made_by[4])).is_gone():
-            part.unlink(missing_ok=True)
 
 
 def ui_command(workspace: Workspace, host: str = "127.0.0.1", port: int = 5000) -> tuple[list[str], dict[str, str]]:

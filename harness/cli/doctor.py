@@ -1,0 +1,96 @@
+"""`bench doctor`: find what is wrong with a workspace, and mend it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from harness.cli._options import json_option, open_store, print_json
+from harness.errors import BenchError
+from harness.workspace import Workspace
+
+if TYPE_CHECKING:
+    from harness.doctor import Finding
+
+FAULTS_LEFT = 3
+
+
+@click.command()
+@click.option("--repair", is_flag=True, help="Mend what can be mended, after a backup of the database.")
+@json_option
+@click.pass_context
+def doctor(ctx: click.Context, repair: bool, as_json: bool) -> None:
+    """Look for abandoned claims, damaged or missing checkpoints, orphan files, and an MLflow that is behind.
+
+    Nothing is changed without --repair. Exit status 3 when faults are left.
+
+    \b
+    Example:
+      bench doctor --repair
+    """
+    workspace = Workspace.current()
+    _bring_up_schema(workspace, repair)
+    store = open_store(workspace)
+    if store is None:
+        click.echo("There is no database here yet, so nothing can be wrong with it.", err=True)
+        return
+    from harness.doctor import examine
+
+    with store:
+        findings = list(examine(workspace, store))
+        if findings and repair:
+            _back_up(workspace)
+        lines = [_treated(finding, repair) for finding in findings]
+    if as_json:
+        print_json(lines)
+    else:
+        _print(lines, repair)
+    ctx.exit(FAULTS_LEFT if any(line["state"] != "mended" for line in lines) else 0)
+
+
+def _treated(finding: Finding, repair: bool) -> dict[str, Any]:
+    line = {"kind": finding.kind, "fault": finding.text, "advice": finding.advice, "state": "found" if finding.mend else "lost"}
+    if repair and finding.mend is not None:
+        try:
+            finding.mend()
+            line["state"] = "mended"
+        except (BenchError, OSError) as err:
+            line |= {"state": "not mended", "advice": str(err)}
+    return line
+
+
+def _print(lines: list[dict[str, Any]], repair: bool) -> None:
+    for line in lines:
+        click.echo(f"{line['state']}: {line['fault']}; {line['advice']}")
+    if not lines:
+        click.echo("Nothing is wrong here.")
+    elif not repair:
+        click.echo(f"{len(lines)} faults. To mend what can be mended: bench doctor --repair", err=True)
+
+
+def _back_up(workspace: Workspace) -> None:
+    from harness.cli.db import backup_file
+
+    if workspace.database_url.startswith("sqlite:"):
+        click.echo(f"Backed up to {backup_file(workspace, None)}", err=True)
+    else:
+        click.echo("The database is on a server, and is not backed up from here.", err=True)
+
+
+def _bring_up_schema(workspace: Workspace, repair: bool) -> None:
+    """With --repair, an older schema is upgraded first; without, opening the database says so."""
+    from harness.errors import SchemaMismatch
+
+    try:
+        store = open_store(workspace)
+        if store is not None:
+            store.close()
+    except SchemaMismatch as err:
+        if not repair or "bench db upgrade" not in str(err):
+            raise
+        from harness.store.upgrade import upgrade
+
+        _back_up(workspace)
+        upgrade(workspace.database_url)
+        click.echo("The database's schema was behind and is brought up.", err=True)

@@ -1,0 +1,48 @@
+"""`bench rm`: remove runs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import click
+
+from harness.cli._options import open_store
+from harness.errors import UnknownName
+from harness.workspace import Workspace
+
+
+@click.command()
+@click.argument("keys", nargs=-1, required=True, metavar="KEY...")
+@click.option("-y", "--yes", is_flag=True, help="Do not ask.")
+def rm(keys: Sequence[str], yes: bool) -> None:
+    """Remove runs with their metrics, curves and checkpoints, here and in MLflow.
+
+    A run is named by its key or the first digits of it.
+
+    \b
+    Example:
+      bench rm 3f9c2a --yes
+    """
+    from harness import tracking
+    from harness.saving import remove_files
+
+    workspace = Workspace.current()
+    store = open_store(workspace)
+    if store is None:
+        raise UnknownName("run", keys[0], [], "bench list runs")
+    with store:
+        rows = []
+        for prefix in keys:
+            found = store.find(prefix)
+            if len(found) != 1:
+                raise UnknownName("run of that key alone" if found else "run", prefix, [row.key for row in found[:10]], "bench list runs")
+            rows += found
+        if not yes:
+            names = ", ".join(f"{row.key} ({row.method} on {row.task_label}, seed {row.seed}, {row.status})" for row in rows)
+            click.confirm(f"Remove {names}?", abort=True, err=True)
+        remove_files(workspace, store.delete([row.key for row in rows]))
+        mirrored = [row.mlflow_run_id for row in rows if row.mlflow_run_id]
+        left = tracking.delete_copies(workspace, store, mirrored) if mirrored else None
+    click.echo(f"Removed {len(rows)} runs.")
+    if left:
+        click.echo(f"MLflow still shows them ({left}); bench doctor --repair removes them there.", err=True)

@@ -1,0 +1,150 @@
+"""What is wrong with a workspace, and how it is mended. Nothing is changed by looking."""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from harness import tracking
+from harness.spec import TERMINAL, Status
+from harness.store import CheckpointFile, Owner, ResultStore
+from harness.workspace import Workspace
+
+ABANDONED = "abandoned"
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing that is wrong: what it is, and what mends it; None where nothing can, and then `advice` says what is lost."""
+
+    kind: str
+    text: str
+    advice: str
+    mend: Callable[[], None] | None
+
+
+def examine(workspace: Workspace, store: ResultStore) -> Iterator[Finding]:
+    """Every fault of a workspace: claims, then checkpoints, then files, then MLflow."""
+    yield from abandoned_claims(store)
+    yield from bad_checkpoints(workspace, store)
+    yield from orphan_files(workspace, store)
+    yield from mirror_faults(workspace, store)
+
+
+def abandoned_claims(store: ResultStore) -> Iterator[Finding]:
+    """Runs on record as running whose process is gone."""
+    for row in store.abandoned():
+        holder = f" by {row.owner}" if row.owner else ""
+
+        def give_back(key: str = row.key) -> None:
+            claims = store.claim([key], Owner.current())
+            store.release(claims, Status.INTERRUPTED, ABANDONED)
+
+        text = f"run {row.key} was left{holder} at step {row.step:,}"
+        yield Finding("abandoned claim", text, "it goes on when its command is repeated", give_back)
+
+
+def bad_checkpoints(workspace: Workspace, store: ResultStore) -> Iterator[Finding]:
+    """Checkpoints on record whose file is missing or has other bytes."""
+    files = store.all_checkpoints()
+    rows = store.rows(list(files))
+    for key, listed in files.items():
+        for place, file in enumerate(listed):
+            fault = _fault(workspace.home / file.path, file)
+            if fault is None:
+                continue
+            text = f"checkpoint {file.path} of run {key} is {fault}"
+            copy = _copy_in_mirror(workspace, file)
+            if copy is not None:
+                yield Finding("checkpoint", text, "MLflow's copy of it is good", _restorer(copy, workspace.home / file.path))
+            elif rows[key].status not in TERMINAL or place > 0:
+                yield Finding(
+                    "checkpoint", text, "the run does not need it: an older one, or the start, takes its place", _dropper(store, key, file)
+                )
+            else:
+                yield Finding(
+                    "checkpoint", text, "the trained state is lost, its metrics and curves are not; bench run --rerun makes it again", None
+                )
+
+
+def _fault(path: Path, file: CheckpointFile) -> str | None:
+    try:
+        content = path.read_bytes()
+    except FileNotFoundError:
+        return "missing"
+    except OSError as err:
+        return f"unreadable ({err.strerror})"
+    return None if hashlib.sha256(content).hexdigest() == file.sha256 else "damaged"
+
+
+def _copy_in_mirror(workspace: Workspace, file: CheckpointFile) -> Path | None:
+    """A file among MLflow's local artifacts with the right bytes."""
+    key = Path(file.path).parent.name
+    copies = workspace.artifacts.glob(f"*/artifacts/checkpoint/{key}.safetensors")
+    return next((copy for copy in copies if _fault(copy, file) is None), None)
+
+
+def _restorer(source: Path, target: Path) -> Callable[[], None]:
+    def restore() -> None:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        temporary = target.with_name(f".{target.name}.tmp")
+        shutil.copyfile(source, temporary)
+        temporary.replace(target)
+
+    return restore
+
+
+def _dropper(store: ResultStore, key: str, file: CheckpointFile) -> Callable[[], None]:
+    return lambda: store.drop_checkpoints(key, [file.path])
+
+
+def orphan_files(workspace: Workspace, store: ResultStore) -> Iterator[Finding]:
+    """Files in the checkpoint folder that the database does not know; those of runs at work are theirs."""
+    known = {workspace.home / file.path for files in store.all_checkpoints().values() for file in files}
+    present = [path for path in sorted(workspace.checkpoints.glob("*/*")) if path not in known]
+    held = store.holders(sorted({path.parent.name for path in present}))
+    for path in present:
+        if path.parent.name not in held:
+            text = f"{path.relative_to(workspace.home)} belongs to no checkpoint on record"
+            yield Finding("orphan file", text, "it is removed", path.unlink)
+
+
+def mirror_faults(workspace: Workspace, store: ResultStore) -> Iterator[Finding]:
+    """Runs that MLflow does not show as they are, and runs that it shows and the database does not have."""
+    seen = tracking.look(workspace, store)
+    if isinstance(seen, str):
+        yield Finding(
+            "mirror", f"MLflow cannot be asked: {seen}", "results are safe; mirror them when it answers: bench doctor --repair", None
+        )
+        return
+    for key in seen.lost:
+        yield Finding("mirror", f"MLflow lost its copy of run {key}", "it is made again", _remirror(workspace, store, key, forget=True))
+    for row in store.unmirrored():
+        if row.key not in seen.lost and row.status in TERMINAL | {Status.INTERRUPTED}:
+            yield Finding("mirror", f"MLflow does not show run {row.key} as it is", "it is mirrored", _remirror(workspace, store, row.key))
+    for run_id, key in seen.orphans.items():
+        text = f"MLflow's run {run_id} ({key}) has no run in the database"
+        yield Finding("mirror", text, "it is deleted there", _deleter(workspace, store, run_id))
+
+
+def _deleter(workspace: Workspace, store: ResultStore, run_id: str) -> Callable[[], None]:
+    def delete() -> None:
+        fault = tracking.delete_copies(workspace, store, [run_id])
+        if fault:
+            raise tracking.MirrorError(f"MLflow does not delete its run {run_id}: {fault}")
+
+    return delete
+
+
+def _remirror(workspace: Workspace, store: ResultStore, key: str, forget: bool = False) -> Callable[[], None]:
+    def mirror() -> None:
+        if forget:
+            store.clear_mirror([key])
+        failed = tracking.repair(workspace, store, [key])
+        if failed:
+            raise tracking.MirrorError(f"MLflow does not take run {key}: {failed[key]}")
+
+    return mirror
