@@ -18,7 +18,6 @@ from harness.spec import RunSpec, Status
 from harness.store import Claim, Metric, Outcome
 from harness.training import State
 
-SAVE_SHARE = 1 / 200  # of the time may go into checkpoints
 LOOK_S = 0.1  # between two reports of progress
 
 
@@ -100,7 +99,7 @@ def _plugins(spec: RunSpec) -> tuple[Method, Task]:
 def _train(job: Job, method: Method, task: Task, state: State) -> Iterator[Event]:
     """Train to the end, saving on a cadence that costs under `SAVE_SHARE` of the time."""
     protocol = job.specs[0].protocol()
-    next_save, next_look, ended = time.monotonic() + job.options.save_every_s, 0.0, set[str]()
+    next_save, next_look, ended = time.monotonic() + job.options.pause(0.0), 0.0, set[str]()
     for progress in training.train(method, task, protocol, state):
         now = time.monotonic()
         if job.stop.is_set() or (now >= next_save and state.step < protocol.steps):
@@ -108,7 +107,7 @@ def _train(job: Job, method: Method, task: Task, state: State) -> Iterator[Event
         yield from _leave_if_asked(job, state)
         if now >= next_save and state.step < protocol.steps:
             took = yield from _save(job, state)
-            next_save = time.monotonic() + max(job.options.save_every_s, took / SAVE_SHARE)
+            next_save = time.monotonic() + job.options.pause(took)
         if now >= next_look:
             next_look = now + LOOK_S
             alive = state.alive

@@ -21,14 +21,20 @@ from harness.workspace import Workspace
 
 T = TypeVar("T")
 STORE_PATIENCE_S = 90.0
+FIRST_SAVE_S = 5.0
+SAVE_SHARE = 1 / 200  # of the time may go into checkpoints
 
 
 @dataclass(frozen=True)
 class Options:
     """How a command wants its runs made; nothing here changes a number (other_torch gives up equality to the bit)."""
 
-    save_every_s: float = 5.0
+    save_every_s: float | None = None
     other_torch: bool = False
+
+    def pause(self, took_s: float) -> float:
+        """Seconds until the next checkpoint after one that took `took_s`: as asked, else so that they cost under `SAVE_SHARE`."""
+        return max(FIRST_SAVE_S, took_s / SAVE_SHARE) if self.save_every_s is None else self.save_every_s
 
 
 @dataclass

@@ -73,7 +73,7 @@ def test_another_thread_count_uses_the_stored_plan(tmp_path):
 
 
 def test_another_takes_over_when_the_holder_is_killed(tmp_path):
-    arguments = [*CASES["one run"], "--set", "steps=40000"]
+    arguments = [*CASES["one run"], "--set", "steps=12000"]
     holder = start(prepared(tmp_path), arguments)
     wait_for_checkpoint(tmp_path, holder, 0)
     others = [start(tmp_path, arguments) for _ in range(2)]

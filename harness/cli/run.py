@@ -28,11 +28,9 @@ NOT_ALL_DONE = 3
 @click.option("--retry", is_flag=True, help="Run anew what diverged or failed.")
 @click.option(
     "--save-every",
-    default=5.0,
-    show_default=True,
     type=click.FloatRange(0),
     metavar="SECONDS",
-    help="Shortest time between checkpoints; they never take over half a percent of a run.",
+    help="Time between checkpoints. Without it: five seconds, or longer, so that they take under half a percent of a run.",
 )
 @click.option("--other-torch", is_flag=True, help="Go on with runs that began under another torch; their bits may differ.")
 @click.option("--dry-run", is_flag=True, help="Print the resolved runs and their keys; run and write nothing.")
@@ -47,7 +45,7 @@ def run(
     sets: Sequence[str],
     rerun: bool,
     retry: bool,
-    save_every: float,
+    save_every: float | None,
     other_torch: bool,
     dry_run: bool,
     as_json: bool,
