@@ -10,12 +10,13 @@ import sys
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import cache
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
-from harness.errors import BenchError, InvalidSetting, PluginError, UnknownName
+from harness.errors import InvalidSetting, PluginError, UnknownName
 
 if TYPE_CHECKING:
     from pydantic import BaseModel
@@ -223,14 +224,24 @@ def method_label(name: str, fields: dict[str, Any]) -> str:
     """The name with its variant, where the fields are one: `hvae-untempered`; of a path, its last part."""
     if ":" in name:
         return name.rpartition("/")[2]
-    try:
-        variants = find("method", name).cls.variants
-    except BenchError:  # a plugin that has gone since: its stored name still says what it was
-        return name
-    for variant, filled in variants.items():
+    for variant, filled in _variants(name).items():
         if all(fields.get(key) == value for key, value in filled.items()):
             return f"{name}-{variant}"
     return name
+
+
+@cache
+def _variants(name: str) -> dict[str, dict[str, Any]]:
+    """A method's variants, read from its file without importing it."""
+    item = listings("method").get(name)
+    if item is None:  # a plugin that has gone since: its stored name still says what it was
+        return {}
+    if not isinstance(item.origin, Path):
+        return find("method", name).cls.variants
+    for node in ast.walk(ast.parse(item.origin.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.AnnAssign) and ast.unparse(node.target) == "variants" and node.value is not None:
+            return ast.literal_eval(node.value)
+    return {}
 
 
 def task_label(name: str, task: Task) -> str:

@@ -14,7 +14,7 @@ PLUGINS = Path(__file__).with_name("plugins.py")
 KILLS = 5
 
 CASES = {
-    "one run": ["-m", "hvae[n_leapfrog=1]", "-t", "gaussian-2", "--set", "steps=20000", "--set", "eval_particles=500"],
+    "one run": ["-m", "vb", "-t", "gaussian-2", "--set", "steps=20000", "--set", "eval_particles=500"],
     "a stack of three": ["-m", "vb", "-t", "gaussian-3", "--set", "steps=20000", "--seeds", "0-2", "--set", "optimiser=rmsprop"],
     "a stack whose second member diverges": ["-m", f"{PLUGINS}:DivergesAt50", "-t", "gaussian-2", "--set", "steps=20000", "--seeds", "0-2"],
 }

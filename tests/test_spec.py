@@ -117,3 +117,13 @@ def test_bad_sets_are_refused(text):
 def test_bad_values_are_named(sets, error, says):
     with pytest.raises(error, match=says):
         one(**sets)
+
+
+def test_labels_are_read_without_importing_and_are_the_classes():
+    from harness import registry
+
+    for name in registry.listings("method"):
+        assert registry._variants(name) == registry.find("method", name).cls.variants
+    assert registry.method_label("hvae", {"tempering": "none"}) == "hvae-untempered"
+    assert registry.method_label("gone", {}) == "gone"
+    assert registry.method_label("/a/b/mine.py:Mine", {}) == "mine.py:Mine"
