@@ -47,7 +47,7 @@ def prepare(store: ResultStore, workspace: Workspace, runs: Sequence[NewRun], re
     again = [key for key, row in rows.items() if rerun or (retry and row.status in (Status.DIVERGED, Status.FAILED))]
     if again:
         saving.remove_files(workspace, store.reset(again))
-    if any(row.status == Status.FAILED for row in rows.values()):
+    if any(row.status == Status.FAILED or row.crashes for row in rows.values()):
         store.restart_crash_count(list(rows))
     missing = [run for run in runs if run.spec.key not in rows]
     if missing:
@@ -92,7 +92,7 @@ def stacks(runs: Sequence[NewRun]) -> Iterator[list[NewRun]]:
 
 def _not_ended(store: ResultStore, group: list[NewRun]) -> list[NewRun]:
     rows = store.rows([run.spec.key for run in group])
-    return [run for run in group if rows[run.spec.key].status not in TERMINAL]
+    return [run for run in group if run.spec.key in rows and rows[run.spec.key].status not in TERMINAL]
 
 
 def run_claims(

@@ -280,3 +280,25 @@ def test_six_processes_with_one_command_make_each_run_once(tmp_path):
     mirrored = client.search_runs([experiment.experiment_id])
     assert sorted(run.data.tags["bench.key"] for run in mirrored) == sorted(ran)
     assert {run.info.status for run in mirrored} == {"FINISHED"}
+
+
+def test_check_proves_a_method_and_exits_with_3_for_a_wrong_one(bench):
+    right = bench("check", "vb")
+    assert (right.exit_code, "every contract holds" in right.stdout) == (0, True)
+    assert bench("check", "methods.vb:VB").exit_code == 0
+    wrong = bench("check", f"{Path(__file__).with_name('defects.py')}:MissingHalf", "--json")
+    assert wrong.exit_code == 3
+    assert {line["holds"] for line in json_lines(wrong)} == {True, False}
+
+
+def test_a_newer_database_is_refused_in_one_line(bench, workspace):
+    import sqlite3
+
+    bench("run", "-m", "vb", *SMOKE)
+    with sqlite3.connect(workspace / "bench.db") as database:
+        database.execute("UPDATE bench_alembic_version SET version_num = '9999'")
+    database.close()
+    result = bench("run", "-m", "vb", *SMOKE)
+    assert result.exit_code == 1
+    assert len(result.stderr.splitlines()) == 1
+    assert "newer" in result.stderr

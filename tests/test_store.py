@@ -414,6 +414,17 @@ def test_a_checkpoint_starts_the_count_of_deaths_anew(store):
     assert [len(store.claim(KEYS[:1], gone)) for _ in range(3)] == [1, 1, 0]
 
 
+def test_a_repeated_command_forgets_deaths_but_not_those_of_a_held_run(store):
+    gone = gone_owner()
+    for _ in range(3):
+        store.claim(KEYS[:1], gone)
+        store.restart_crash_count(KEYS)
+    assert store.rows(KEYS)[KEYS[0]].crashes == 0
+    store.claim(KEYS[:1], ME)
+    store.restart_crash_count(KEYS)
+    assert store.rows(KEYS)[KEYS[0]].crashes == 1
+
+
 def test_a_run_that_failed_otherwise_is_not_queued_again(store):
     (claim,) = store.claim(KEYS[:1], ME)
     store.finish(claim, outcome(Status.FAILED, "ValueError"))

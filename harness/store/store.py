@@ -216,7 +216,7 @@ class ResultStore:
             return writing.reset(connection, keys)
 
     def restart_crash_count(self, keys: Sequence[str]) -> None:
-        """Queue the runs again that failed because their processes died; others stay as they are."""
+        """Start the count of deaths anew: runs that failed by it are queued again, and those that nobody holds have none."""
         with self._write() as connection:
             writing.restart_crash_count(connection, keys)
 

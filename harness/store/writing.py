@@ -8,7 +8,7 @@ from typing import Any
 from sqlalchemy import Connection, Table, delete, insert, select, update
 
 from harness.errors import LeaseLost, StoreError
-from harness.spec import Plan, Status, canonical_json, digest
+from harness.spec import TERMINAL, Plan, Status, canonical_json, digest
 from harness.store.claims import CRASHED, NO_OWNER, change, fenced, fenced_running, lock, record, refuse_held
 from harness.store.connect import now
 from harness.store.floats import encode, encode_curve
@@ -198,9 +198,12 @@ def reset(connection: Connection, keys: Sequence[str]) -> list[CheckpointFile]:
 
 
 def restart_crash_count(connection: Connection, keys: Sequence[str]) -> None:
-    """Queue the runs again that were given up because their processes died."""
-    crashed = {key: row for key, row in lock(connection, keys).items() if row.status == Status.FAILED and row.reason == CRASHED}
+    """Queue the runs again that were given up because their processes died; forget the deaths of those that nobody holds."""
+    locked = lock(connection, keys)
     at = now(connection)
+    crashed = {key: row for key, row in locked.items() if row.status == Status.FAILED and row.reason == CRASHED}
+    for part in chunks(key for key, row in locked.items() if row.status not in TERMINAL and not is_held(row, at)):
+        connection.execute(update(runs).where(runs.c.key.in_(part)).values(crashes=0))
     again = {"status": Status.QUEUED.value, "reason": None, "crashes": 0, "finished_at": None}
     for part in chunks(crashed):
         connection.execute(update(runs).where(runs.c.key.in_(part)).values(**again, revision=runs.c.revision + 1))
