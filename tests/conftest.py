@@ -14,6 +14,14 @@ from click.testing import CliRunner, Result
 from harness.cli import main
 
 
+def pytest_terminal_summary(terminalreporter: Any) -> None:
+    """Print what tests counted, also where they ran in other processes."""
+    for report in terminalreporter.stats.get("passed", []):
+        for name, text in report.user_properties:
+            if name == "printed":
+                terminalreporter.write_line(text)
+
+
 @pytest.fixture(autouse=True)
 def _one_thread() -> Iterator[None]:
     """Tests run side by side; more threads than cores only slow them."""
