@@ -15,7 +15,9 @@ PAGE = Path(__file__).with_name("commands.md")
 
 def sections(command: click.Command, name: str, parent: click.Context | None = None) -> Iterator[str]:
     """The help of a command and of those below it."""
-    context = click.Context(command, info_name=name, parent=parent, max_content_width=100, terminal_width=100)
+    context = click.Context(
+        command, info_name=name, parent=parent, max_content_width=100, terminal_width=100, help_option_names=["-h", "--help"]
+    )
     yield f"{'#' * (2 + name.count(' '))} {context.command_path}\n\n```\n{command.get_help(context)}\n```\n"
     if isinstance(command, click.Group):
         for child in command.list_commands(context):

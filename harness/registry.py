@@ -16,7 +16,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
-from harness.errors import InvalidSetting, PluginError, UnknownName
+from harness.errors import InvalidSetting, PluginError, UnknownName, UsageError
 
 if TYPE_CHECKING:
     from pydantic import BaseModel
@@ -116,6 +116,12 @@ def _from_path(kind: Kind, text: str) -> tuple[Any, str]:
 def _imported(name: str) -> ModuleType:
     try:
         return importlib.import_module(name)
+    except ModuleNotFoundError as err:
+        if err.name is None or not (name == err.name or name.startswith(err.name + ".")):
+            raise PluginError(f"Cannot import '{name}': {err}.") from err
+        near = Path(name.replace(".", "/") + ".py")
+        hint = f" Did you mean './{near}:CLASS'?" if near.is_file() else " Is its package installed?"
+        raise UsageError(f"No module named '{name}'.{hint} A file is named with its path: ./mine.py:Mine.") from err
     except Exception as err:
         raise PluginError(f"Cannot import '{name}': {type(err).__name__}: {err}.") from err
 
@@ -144,9 +150,13 @@ def _class_in(kind: Kind, module: ModuleType, attribute: str, name: str) -> Any:
         if isinstance(value, type) and issubclass(value, base) and value.__module__ == module.__name__ and hasattr(value, "name")
     ]
     chosen = [cls for cls in classes if cls.__name__ == attribute] if attribute else classes
+    names = [cls.__name__ for cls in classes]
+    if attribute and not chosen:
+        raise UnknownName(f"{kind} class in {name.rpartition(':')[0]}", attribute, names)
     if len(chosen) != 1:
-        names = ", ".join(cls.__name__ for cls in classes) or "none"
-        raise PluginError(f"'{name}' must name one subclass of {base.__name__} with a `name`. {module.__name__} defines: {names}.")
+        raise UsageError(
+            f"'{name}' must name one subclass of {base.__name__} with a `name`: FILE.py:CLASS. It has: {', '.join(names) or 'none'}."
+        )
     return chosen[0]
 
 
@@ -228,6 +238,15 @@ def method_label(name: str, fields: dict[str, Any]) -> str:
         if all(fields.get(key) == value for key, value in filled.items()):
             return f"{name}-{variant}"
     return name
+
+
+def method_and_variant(label: str) -> tuple[str, dict[str, Any]]:
+    """The inverse of `method_label`: a method's name, and the fields that its variant fills."""
+    for name in listings("method"):
+        for variant, fields in _variants(name).items():
+            if label == f"{name}-{variant}":
+                return name, fields
+    return label, {}
 
 
 @cache

@@ -88,7 +88,10 @@ def run(job: Job) -> Iterator[Event]:
     except BenchError as err:
         _give_back(job, Status.INTERRUPTED, str(err))
         raise
-    except Exception as err:  # noqa: BLE001 - whatever a plugin raises is a result of its run
+    except KeyboardInterrupt:
+        _give_back(job, Status.INTERRUPTED, "stopped by the user")
+        raise Stop from None
+    except (Exception, SystemExit) as err:  # noqa: BLE001 - whatever a plugin raises is a result of its run
         yield from _fail(job, f"{type(err).__name__}: {err}")
 
 

@@ -52,6 +52,9 @@ class LazyGroup(click.Group):
         except BenchError as err:
             click.echo(f"bench: {err}", err=True)
             ctx.exit(err.exit_status)
+        except KeyboardInterrupt:
+            click.echo("Interrupted.", err=True)
+            ctx.exit(130)
 
 
 @click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})

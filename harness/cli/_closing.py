@@ -117,7 +117,7 @@ def _remarks(results: Sequence[dict[str, Any]]) -> list[str]:
     failed = [r for r in results if r["status"] != "done"]
     lines = [f"{r['key']} {r['method']} seed {r['seed']} {r['status']}: {r['reason'] or 'no reason on record'}" for r in failed[:5]]
     if any("elbo_gap" in r["metrics"] for r in results):
-        lines.append("elbo_gap: nats below the exact log-evidence; ± one standard error (over seeds where there are several).")
+        lines.append("elbo_gap: nats below the exact log-evidence; evidence_gap: that below its maximum; ± one standard error.")
     if spent:
         lines.append(
             f"{len(spent)} of {len(results)} runs went over {SPENT:.0%} as far as their learning rate allows: give them more steps."

@@ -7,7 +7,7 @@ import time
 import click
 
 from harness.cli._options import console, duration, json_option, print_json
-from harness.errors import PluginError, UnknownName
+from harness.errors import UnknownName, UsageError
 
 BROKEN = 3
 
@@ -30,12 +30,12 @@ def check(ctx: click.Context, name: str, seed: int, as_json: bool) -> None:
 
     try:
         cls, suite = registry.find("method", name).cls, conformance.check_method
-    except (UnknownName, PluginError) as not_a_method:
+    except UsageError:
         try:
             cls, suite = registry.find("task", name).cls, conformance.check_task
-        except (UnknownName, PluginError) as not_a_task:
-            if isinstance(not_a_method, PluginError):
-                raise not_a_task from None
+        except UsageError:
+            if ":" in name:
+                raise
             known = [*registry.listings("method"), *registry.listings("task")]
             raise UnknownName("method or task", name, known, "bench list methods") from None
     out, began, broken = console(), time.monotonic(), 0

@@ -8,6 +8,7 @@ from pathlib import Path
 import click
 
 from harness.cli._options import json_option, print_json
+from harness.errors import UsageError
 from harness.workspace import Workspace
 
 
@@ -77,6 +78,8 @@ def backup_file(workspace: Workspace, output: Path | None) -> Path:
     """Copy the database to `output`, or to a name with the date; returns where it is."""
     from harness.store.upgrade import backup as copy
 
+    if output is not None and output.exists():
+        raise UsageError(f"{output} exists already. Give a backup a name of its own.")
     target = output or workspace.home / time.strftime("bench-%Y%m%d-%H%M%S.db", time.gmtime())
     copy(workspace.database_url, target)
     return target

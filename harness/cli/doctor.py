@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from harness.cli._options import json_option, open_store, print_json
+from harness.cli._options import json_option, open_store, plural, print_json
 from harness.errors import BenchError
 from harness.workspace import Workspace
 
@@ -66,7 +66,7 @@ def _print(lines: list[dict[str, Any]], repair: bool) -> None:
     if not lines:
         click.echo("Nothing is wrong here.")
     elif not repair:
-        click.echo(f"{len(lines)} faults. To mend what can be mended: bench doctor --repair", err=True)
+        click.echo(f"{plural(len(lines), 'fault')}. To mend what can be mended: bench doctor --repair", err=True)
 
 
 def _back_up(workspace: Workspace) -> None:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from harness.cli._options import console, duration, json_option, number, open_store, print_json
+from harness.cli._options import console, duration, json_option, number, open_store, plural, print_json
 from harness.workspace import Workspace
 
 if TYPE_CHECKING:
@@ -85,6 +85,7 @@ def runs(limit: int, method: str | None, task: str | None, status: str | None, a
       bench list runs -t gaussian-25 --status done
     """
     from harness.errors import UnknownName
+    from harness.registry import method_and_variant
     from harness.results import described
     from harness.spec import Status
 
@@ -95,7 +96,9 @@ def runs(limit: int, method: str | None, task: str | None, status: str | None, a
         click.echo("No runs here yet. Make one: bench run -m vb -t gaussian-25 --protocol smoke", err=True)
         return
     with store:
-        found = store.recent(limit, method=method, task_label=task, status=status)
+        name, fields = method_and_variant(method) if method else (None, {})
+        found = store.recent(limit if not fields else 10**9, method=name, task_label=task, status=status)
+        found = [row for row in found if fields.items() <= row.spec["method_fields"].items()][:limit]
         metrics = store.metrics([row.key for row in found])
         total = sum(store.count().values())
     if as_json:
@@ -103,7 +106,8 @@ def runs(limit: int, method: str | None, task: str | None, status: str | None, a
         return
     columns = ("key", "method", "settings", "task", "seed", "status", "step", "elbo", "time", "age")
     _print_table(columns, (_run_row(described(row, metrics.get(row.key, {})), row.created_at) for row in found))
-    console(stderr=True).print(f"{len(found)} of {total:,} runs. One of them in full: bench show KEY")
+    hint = "One of them in full: bench show KEY" if found else "None of them fits."
+    console(stderr=True).print(f"{len(found)} of {plural(total, 'run')}. {hint}")
 
 
 def _run_row(run: dict[str, Any], created_at: float) -> tuple[str, ...]:

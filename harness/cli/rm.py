@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import click
 
-from harness.cli._options import open_store
+from harness.cli._options import open_store, plural
 from harness.errors import UnknownName
 from harness.workspace import Workspace
 
@@ -32,7 +32,7 @@ def rm(keys: Sequence[str], yes: bool) -> None:
         raise UnknownName("run", keys[0], [], "bench list runs")
     with store:
         rows = []
-        for prefix in keys:
+        for prefix in dict.fromkeys(keys):
             found = store.find(prefix)
             if len(found) != 1:
                 raise UnknownName("run of that key alone" if found else "run", prefix, [row.key for row in found[:10]], "bench list runs")
@@ -43,6 +43,6 @@ def rm(keys: Sequence[str], yes: bool) -> None:
         remove_files(workspace, store.delete([row.key for row in rows]))
         mirrored = [row.mlflow_run_id for row in rows if row.mlflow_run_id]
         left = tracking.delete_copies(workspace, store, mirrored) if mirrored else None
-    click.echo(f"Removed {len(rows)} runs.")
+    click.echo(f"Removed {plural(len(rows), 'run')}.")
     if left:
         click.echo(f"MLflow still shows them ({left}); bench doctor --repair removes them there.", err=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import signal
 import threading
 from collections.abc import Iterator, Sequence
@@ -10,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from harness.cli._options import json_option, matrix_options, print_json
-from harness.workspace import Workspace
+from harness.cli._options import json_option, matrix_options, plural, print_json
+from harness.workspace import Workspace, redact
 
 if TYPE_CHECKING:
     from harness.saving import Options
@@ -60,20 +61,22 @@ def run(
     Example:
       bench run -m hvae -m vb -t gaussian-25 --seeds 0-2 --protocol smoke
     """
-    from harness.matrix import expand, parse_seeds, parse_sets
+    if save_every is not None and not math.isfinite(save_every):
+        raise click.BadParameter("a number of seconds is needed", param_hint="--save-every")
+    with _signals() as stop:
+        from harness.matrix import expand, parse_seeds, parse_sets
+        from harness.saving import Options
 
-    runs = expand(methods, tasks, parse_seeds(seeds), protocol, parse_sets(sets))
-    if dry_run:
-        _print_plan(runs, as_json)
-        return
-    from harness.saving import Options
-
-    workspace = Workspace.current()
-    workspace.prepare()
-    ctx.exit(_run(workspace, runs, rerun, retry, Options(save_every, other_torch), as_json))
+        runs = expand(methods, tasks, parse_seeds(seeds), protocol, parse_sets(sets))
+        if dry_run:
+            _print_plan(runs, as_json)
+            return
+        workspace = Workspace.current()
+        workspace.prepare()
+        ctx.exit(_run(workspace, runs, rerun, retry, Options(save_every, other_torch), as_json, stop))
 
 
-def _run(workspace: Workspace, runs: list[NewRun], rerun: bool, retry: bool, options: Options, as_json: bool) -> int:
+def _run(workspace: Workspace, runs: list[NewRun], rerun: bool, retry: bool, options: Options, as_json: bool, stop: threading.Event) -> int:
     from harness import executors
     from harness.results import collect
     from harness.spec import TERMINAL, Status
@@ -86,7 +89,7 @@ def _run(workspace: Workspace, runs: list[NewRun], rerun: bool, retry: bool, opt
         _warn_of_other_source(runs, before)
         ended = {key for key, row in store.rows(keys).items() if row.status in TERMINAL}
         outcomes = dict.fromkeys(ended, "hit")
-        stopped = _work(workspace, store, [run for run in runs if run.spec.key not in ended], outcomes, options)
+        stopped = _work(workspace, store, [run for run in runs if run.spec.key not in ended], outcomes, options, stop)
         _mirror_leftovers(workspace, store, keys)
         results = collect(store, keys, outcomes)
     if as_json:
@@ -101,7 +104,9 @@ def _run(workspace: Workspace, runs: list[NewRun], rerun: bool, retry: bool, opt
     return 0 if all(result["status"] == Status.DONE for result in results) else NOT_ALL_DONE
 
 
-def _work(workspace: Workspace, store: ResultStore, runs: list[NewRun], outcomes: dict[str, str], options: Options) -> bool:
+def _work(
+    workspace: Workspace, store: ResultStore, runs: list[NewRun], outcomes: dict[str, str], options: Options, stop: threading.Event
+) -> bool:
     """Run what has not ended, filling in `outcomes`; says whether it was interrupted."""
     if not runs:
         return False
@@ -113,7 +118,7 @@ def _work(workspace: Workspace, store: ResultStore, runs: list[NewRun], outcomes
     left = {run.spec.key for run in runs}
     ours: dict[str, str] = {}
     stopped = False
-    with Mirror.start(workspace, [run.spec.key for run in runs]) as mirror, _signals() as stop:
+    with Mirror.start(workspace, [run.spec.key for run in runs]) as mirror:
         try:
             with display(runs) as show:
                 for event in executors.execute(workspace, store, runs, stop, options):
@@ -127,15 +132,18 @@ def _work(workspace: Workspace, store: ResultStore, runs: list[NewRun], outcomes
             stopped = True
         unmirrored = mirror.finish()
     if unmirrored:
-        _say_unmirrored(unmirrored, mirror.error)
+        _say_unmirrored(workspace, unmirrored, mirror.error)
     return stopped
 
 
 def _mirror_leftovers(workspace: Workspace, store: ResultStore, keys: list[str]) -> None:
     """Mirror ended runs that an earlier command could not mirror."""
     from harness.spec import TERMINAL
+    from harness.tracking.fresh import is_missing
 
     behind = [row.key for row in store.unmirrored(keys) if row.status in TERMINAL]
+    if is_missing(workspace):  # deleted meanwhile: everything is to be mirrored anew
+        behind = keys
     if behind:
         from harness.tracking import Mirror
 
@@ -143,9 +151,10 @@ def _mirror_leftovers(workspace: Workspace, store: ResultStore, keys: list[str])
             mirror.finish()
 
 
-def _say_unmirrored(keys: list[str], error: str | None) -> None:
+def _say_unmirrored(workspace: Workspace, keys: list[str], error: str | None) -> None:
     click.echo(
-        f"MLflow does not show {len(keys)} of these runs yet ({error or 'no answer'}). Nothing is lost: the same command mirrors them.",
+        f"MLflow at {redact(workspace.tracking_uri)} does not show {len(keys)} of these runs yet ({(error or 'no answer')[:100]}). "
+        "Nothing is lost: the same command, or bench doctor --repair, mirrors them.",
         err=True,
     )
 
@@ -197,7 +206,7 @@ def _print_plan(runs: list[NewRun], as_json: bool) -> None:
 
     from harness.cli._options import console
 
-    table = Table("key", "method", "task", "seed", "settings", title=f"{len(runs)} runs would be made", title_justify="left")
+    table = Table("key", "method", "task", "seed", "settings", title=f"{plural(len(runs), 'run')} would be made", title_justify="left")
     for plan in plans:
         table.add_row(plan["key"], plan["method"], plan["task"], str(plan["seed"]), settings_text(plan["settings"]))
     console().print(table)

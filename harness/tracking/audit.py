@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -13,7 +12,7 @@ from urllib.parse import unquote, urlsplit
 from harness.errors import BenchError
 from harness.spec import TERMINAL
 from harness.store import ResultStore, RunRow
-from harness.tracking.fresh import connect
+from harness.tracking.fresh import connect, is_missing
 from harness.tracking.process import one_line
 from harness.workspace import Workspace
 
@@ -38,7 +37,7 @@ class Copies:
 def look(workspace: Workspace, store: ResultStore) -> Copies | str:
     """Compare MLflow's runs with the database, changing neither; a text where MLflow cannot be asked."""
     rows = {row.key: row for row in store.recent(10**9) if row.mlflow_run_id is not None}
-    if _is_missing(workspace):
+    if is_missing(workspace):
         return Copies(sorted(rows), {})
     try:
         found = _runs(connect(workspace, store))
@@ -47,11 +46,6 @@ def look(workspace: Workspace, store: ResultStore) -> Copies | str:
     lost = [key for key, row in rows.items() if row.mlflow_run_id not in found or _has_lost_files(store, row, found[row.mlflow_run_id])]
     known = {row.mlflow_run_id for row in rows.values()}
     return Copies(sorted(lost), {run_id: run.data.tags["bench.key"] for run_id, run in found.items() if run_id not in known})
-
-
-def _is_missing(workspace: Workspace) -> bool:
-    address = re.fullmatch(r"sqlite(?:\+\w+)?:///([^?]+)(?:\?.*)?", workspace.tracking_uri)
-    return address is not None and not Path(address[1]).exists()
 
 
 def _runs(client: MlflowClient) -> dict[str, Any]:
@@ -81,7 +75,7 @@ def _has_lost_files(store: ResultStore, row: RunRow, run: Any) -> bool:
 
 def delete_copies(workspace: Workspace, store: ResultStore, run_ids: Sequence[str]) -> str | None:
     """Delete some of MLflow's runs; returns what went wrong, or None."""
-    if _is_missing(workspace):
+    if is_missing(workspace):
         return None
     try:
         client = connect(workspace, store)

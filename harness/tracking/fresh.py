@@ -50,16 +50,27 @@ def is_remote(workspace: Workspace) -> bool:
     return workspace.tracking_uri.startswith(("http:", "https:", "databricks"))
 
 
+def _local_file(workspace: Workspace) -> str | None:
+    """The path of MLflow's SQLite file; None where it keeps its runs elsewhere."""
+    address = re.fullmatch(r"sqlite(?:\+\w+)?:///([^?]+)(?:\?.*)?", workspace.tracking_uri)
+    return None if address is None or address[1] == ":memory:" else address[1]
+
+
+def is_missing(workspace: Workspace) -> bool:
+    """Whether MLflow's SQLite file is not there (yet, or any more)."""
+    file = _local_file(workspace)
+    return file is not None and not Path(file).exists()
+
+
 def create_store(workspace: Workspace) -> bool:
     """Build MLflow's SQLite file beside its place and link it there whole; says whether this call made it.
 
     Whoever links first wins and the others use the winner's; a process killed at any moment leaves either the whole
     store or none, and at worst a hidden file that a later call removes. Stores on a server are left alone.
     """
-    address = re.fullmatch(r"sqlite(?:\+\w+)?:///([^?]+)(?:\?.*)?", workspace.tracking_uri)
-    if address is None or address[1] == ":memory:" or Path(address[1]).exists():
+    if not is_missing(workspace):
         return False
-    file = Path(address[1]).absolute()
+    file = Path(_local_file(workspace) or "").absolute()
     file.parent.mkdir(parents=True, exist_ok=True)
     part = part_beside(file)
     try:

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from mlflow import MlflowClient
 
 POLL_S, LOOK_S = 2.0, 0.2
+REFUSED_S = 3.0  # for another try after an error
 FIRST_RETRY_S, LAST_RETRY_S = 1.0, 60.0
 
 
@@ -116,7 +117,7 @@ class Mirror:
         left = list(self._keys)
         try:
             with ResultStore.open(self._workspace.database_url) as store:
-                while (now := behind(store, self._keys)) and self._is_alive() and time.monotonic() < self._moved + timeout_s:
+                while (now := behind(store, self._keys)) and self._is_alive() and time.monotonic() < self._deadline(timeout_s):
                     if len(now) < len(left):
                         self._moved = time.monotonic()
                     left = now if len(now) < len(left) else left
@@ -126,6 +127,10 @@ class Mirror:
             self.error = one_line(err)
             self.close()
             return left
+
+    def _deadline(self, timeout_s: float) -> float:
+        """When waiting is over: sooner where MLflow has refused already, and no run got through since."""
+        return self._moved + (timeout_s if self.error is None else min(timeout_s, REFUSED_S))
 
     def close(self) -> None:
         """End the process, whatever it is doing."""
