@@ -7,8 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from harness import registry
-from harness.cli._options import console, duration, number
-from harness.cli.run import settings_text
+from harness.cli._options import console, duration, number, settings_text
 from harness.store import NewRun
 
 LEFT = ("method", "settings", "status")

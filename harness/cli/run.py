@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from harness.cli._options import json_option, matrix_options, plural, print_json
+from harness.cli._options import json_option, matrix_options, plural, print_json, settings_text
 from harness.workspace import Workspace, redact
 
 if TYPE_CHECKING:
@@ -212,8 +212,3 @@ def _print_plan(runs: list[NewRun], as_json: bool) -> None:
     console().print(table)
     first: RunSpec = runs[0].spec
     console().print(f"Protocol of the first: {', '.join(f'{name}={value}' for name, value in first.protocol().model_dump().items())}")
-
-
-def settings_text(settings: dict[str, Any]) -> str:
-    """Settings in one line, as `--set` takes them."""
-    return " ".join(f"{name.removeprefix('method.')}={'none' if value is None else value}" for name, value in settings.items())

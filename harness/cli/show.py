@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from harness.cli._options import console, duration, json_option, number, open_store, print_json
+from harness.cli._options import console, duration, json_option, number, open_store, print_json, settings_text
 from harness.errors import UnknownName
 from harness.workspace import Workspace
 
@@ -142,7 +142,6 @@ def _print_run(run: dict[str, Any], row: RunRow) -> None:
     from rich import box
     from rich.table import Table
 
-    from harness.cli.run import settings_text
     from harness.registry import method_label
 
     out = console()
