@@ -100,7 +100,7 @@ def _plugins(spec: RunSpec) -> tuple[Method, Task]:
 
 
 def _train(job: Job, method: Method, task: Task, state: State) -> Iterator[Event]:
-    """Train to the end, saving on a cadence that costs under `SAVE_SHARE` of the time."""
+    """Train to the end, saving on a cadence that costs under one percent of the time."""
     protocol = job.specs[0].protocol()
     next_save, next_look, ended = time.monotonic() + job.options.pause(0.0), 0.0, set[str]()
     for progress in training.train(method, task, protocol, state):

@@ -22,7 +22,7 @@ from harness.workspace import Workspace
 T = TypeVar("T")
 STORE_PATIENCE_S = 90.0
 FIRST_SAVE_S = 5.0
-SAVE_SHARE = 1 / 200  # of the time may go into checkpoints
+SAVE_SHARE = 1 / 200  # of the time between two checkpoints goes into the next
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,7 @@ class Options:
     other_torch: bool = False
 
     def pause(self, took_s: float) -> float:
-        """Seconds until the next checkpoint after one that took `took_s`: as asked, else so that they cost under `SAVE_SHARE`."""
+        """Seconds until the next checkpoint after one that took `took_s`: as asked, else so that saving takes about `SAVE_SHARE`."""
         return max(FIRST_SAVE_S, took_s / SAVE_SHARE) if self.save_every_s is None else self.save_every_s
 
 

@@ -31,7 +31,7 @@ NOT_ALL_DONE = 3
     "--save-every",
     type=click.FloatRange(0),
     metavar="SECONDS",
-    help="Time between checkpoints. Without it: five seconds, or longer, so that they take under half a percent of a run.",
+    help="Time between checkpoints. Without it: five seconds, or longer, so that they take under one percent of a run.",
 )
 @click.option("--other-torch", is_flag=True, help="Go on with runs that began under another torch; their bits may differ.")
 @click.option("--dry-run", is_flag=True, help="Print the resolved runs and their keys; run and write nothing.")
