@@ -16,8 +16,12 @@ import harness
 PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
 
-def spawn(module: str) -> subprocess.Popen[str]:
+def spawn(module: str, **environment: str) -> subprocess.Popen[str]:
     """Start `python -m MODULE` with pipes for lines of text on its standard input and output.
+
+    Args:
+        module: what to run.
+        environment: variables beside, or in place of, this process's own.
 
     Raises:
         OSError: the system cannot start it.
@@ -29,7 +33,7 @@ def spawn(module: str) -> subprocess.Popen[str]:
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
         text=True,
-        env={**os.environ, "PYTHONPATH": os.pathsep.join(paths)},
+        env={**os.environ, **environment, "PYTHONPATH": os.pathsep.join(paths)},
         start_new_session=True,  # Ctrl-C is for the command, which then tells its helpers
     )
 

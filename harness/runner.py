@@ -40,7 +40,7 @@ class Advanced:
 
 @dataclass(frozen=True)
 class Ended:
-    """A run's result is stored."""
+    """A run's result is stored, or its time is over and it was given back."""
 
     key: str
 
@@ -59,6 +59,10 @@ class Stop(Exception):
     """Save and leave: raised between two steps when the process was asked to end."""
 
 
+class OutOfTime(Exception):
+    """Save and give the runs back: raised between two steps when their time is over."""
+
+
 def run(job: Job) -> Iterator[Event]:
     """Bring every claimed member of a stack to its end, yielding what happens.
 
@@ -67,10 +71,10 @@ def run(job: Job) -> Iterator[Event]:
         Stop: the process was asked to end; the state is saved and the runs can go on.
         LeaseLost: another process has taken over.
     """
-    method, task = _plugins(job.specs[0])
-    patiently(lambda: job.store.begin(list(job.claims.values()), job.plan, environment.describe()))
-    torch.set_num_threads(job.plan.threads)
     try:
+        method, task = _plugins(job.specs[0])
+        patiently(lambda: job.store.begin(list(job.claims.values()), job.plan, environment.describe()))
+        torch.set_num_threads(job.plan.threads)
         state, warnings = resume(job, method, task)
         yield from map(Note, warnings)
         yield Began(tuple(spec for _, spec, _ in job.members()), state.step)
@@ -80,6 +84,8 @@ def run(job: Job) -> Iterator[Event]:
     except (Stop, GeneratorExit):
         _give_back(job, Status.INTERRUPTED, "stopped by the user")
         raise
+    except OutOfTime as err:
+        yield from _time_out(job, str(err))
     except PluginError:
         _forget(job)
         raise
@@ -105,7 +111,7 @@ def _train(job: Job, method: Method, task: Task, state: State) -> Iterator[Event
     next_save, next_look, ended = time.monotonic() + job.options.pause(0.0), 0.0, set[str]()
     for progress in training.train(method, task, protocol, state):
         now = time.monotonic()
-        if job.stop.is_set() or (now >= next_save and state.step < protocol.steps):
+        if job.stop.is_set() or job.out_of_time() or (now >= next_save and state.step < protocol.steps):
             yield from _finish_diverged(job, state, ended)
         yield from _leave_if_asked(job, state)
         if now >= next_save and state.step < protocol.steps:
@@ -124,6 +130,9 @@ def _leave_if_asked(job: Job, state: State) -> Iterator[Event]:
     if job.stop.is_set():
         yield from _save(job, state)
         raise Stop
+    if reason := job.out_of_time():
+        yield from _save(job, state)
+        raise OutOfTime(reason)
 
 
 def _save(job: Job, state: State) -> Generator[Event, None, float]:
@@ -206,6 +215,13 @@ def _store(job: Job, claims: list[Claim], outcomes: list[Outcome]) -> None:
 def _give_back(job: Job, status: Status, reason: str) -> None:
     with suppress(LeaseLost, StoreError):  # a lease that cannot be given back ends with this process
         job.store.release(list(job.claims.values()), status, reason)
+
+
+def _time_out(job: Job, reason: str) -> Iterator[Event]:
+    left = [claim for _, spec, claim in job.members() if _is_running(job, spec.key)]
+    patiently(lambda: job.store.release(left, Status.TIMEOUT, reason))
+    for claim in left:
+        yield Ended(claim.key)
 
 
 def _forget(job: Job) -> None:

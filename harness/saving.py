@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import os
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -25,12 +27,25 @@ FIRST_SAVE_S = 5.0
 SAVE_SHARE = 1 / 200  # of the time between two checkpoints goes into the next
 
 
+def cores() -> int:
+    """The processors that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 @dataclass(frozen=True)
 class Options:
     """How a command wants its runs made; nothing here changes a number (other_torch gives up equality to the bit)."""
 
     save_every_s: float | None = None
     other_torch: bool = False
+    time_limit_s: float | None = None
+    total_limit_s: float | None = None
+    memory_limit: int | None = None  # bytes a worker may take
+    threads: int = field(default_factory=cores)
+
+    def deadline(self, now: float) -> float:
+        """When all runs together must stop, if they start now."""
+        return now + (math.inf if self.total_limit_s is None else self.total_limit_s)
 
     def pause(self, took_s: float) -> float:
         """Seconds until the next checkpoint after one that took `took_s`: as asked, else so that saving takes about `SAVE_SHARE`."""
@@ -49,6 +64,7 @@ class Job:
     stop: threading.Event
     lost: threading.Event
     options: Options
+    deadline: float = math.inf
     began: float = field(default_factory=time.monotonic)
 
     def members(self) -> Iterator[tuple[int, RunSpec, Claim]]:
@@ -61,10 +77,17 @@ class Job:
         """Seconds of work on a run, this attempt and those before."""
         return claim.wall_s + time.monotonic() - self.began
 
+    def out_of_time(self) -> str | None:
+        """Why this attempt must stop now, if it must."""
+        now, limit = time.monotonic(), self.options.time_limit_s
+        if limit is not None and now - self.began >= limit:
+            return f"its time limit of {limit:g} s is over"
+        return "the time for all runs together is over" if now >= self.deadline else None
 
-def new_plan(specs: Sequence[RunSpec]) -> Plan:
-    """How a stack is computed on this machine: one thread, which is the fastest for small replicated problems."""
-    return Plan(members=tuple(spec.key for spec in specs), threads=1, torch=torch.__version__)
+
+def new_plan(specs: Sequence[RunSpec], threads: int) -> Plan:
+    """How a stack is computed from now on, whoever goes on with it."""
+    return Plan(members=tuple(spec.key for spec in specs), threads=threads, torch=torch.__version__)
 
 
 def resume(job: Job, method: Method, task: Task) -> tuple[State, list[str]]:

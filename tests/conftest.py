@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 from click.testing import CliRunner, Result
+from postgres import postgres_database, postgres_server  # noqa: F401  fixtures
 
 from harness.cli import main
 

@@ -69,3 +69,12 @@ class Exits(_Shift, frozen=True):
 
     def bent(self, log_w: torch.Tensor, noise: Noise) -> torch.Tensor:
         raise SystemExit(0)
+
+
+class Eats(_Shift, frozen=True):
+    """Takes more and more memory."""
+
+    name: ClassVar[str] = "eats"
+
+    def bent(self, log_w: torch.Tensor, noise: Noise) -> torch.Tensor:
+        return log_w + torch.zeros(2**30, dtype=torch.float64)[0]

@@ -13,6 +13,7 @@ import tempfile
 import time
 import uuid
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -45,18 +46,44 @@ def free_port() -> int:
         return probe.getsockname()[1]
 
 
-def start(folder: Path, account: dict[str, str | int]) -> tuple[subprocess.Popen[bytes], str]:
-    """A server that answers, and its address without a database's name; a port taken meanwhile is tried anew."""
-    environment = {"PATH": os.environ["PATH"], "LC_ALL": "C.UTF-8"}
-    for _ in range(ATTEMPTS):
-        port = free_port()
-        command = [find_binary("postgres"), "-D", str(folder), "-h", "127.0.0.1", "-p", str(port), "-k", str(folder), "-F"]
-        with (folder.parent / "log").open("wb") as log:
-            server = subprocess.Popen(command, stdout=log, stderr=log, env=environment, cwd=folder.parent, **account)
-        if answers(server, url := f"postgresql://{USER}@127.0.0.1:{port}"):
-            return server, url
-        server.wait()
-    raise RuntimeError(f"PostgreSQL does not start: {(folder.parent / 'log').read_text()}")
+@dataclass
+class Server:
+    """A server in a folder of its own, which can be stopped and started again at the same address."""
+
+    home: Path
+    account: dict[str, str | int]
+    port: int = 0
+    process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def url(self) -> str:
+        """Its address, without a database's name."""
+        return f"postgresql://{USER}@127.0.0.1:{self.port}"
+
+    def start(self) -> None:
+        """Start, at a free port the first time; one that was taken meanwhile is tried anew."""
+        environment = {"PATH": os.environ["PATH"], "LC_ALL": "C.UTF-8"}
+        first = self.port == 0
+        for _ in range(ATTEMPTS):
+            self.port = free_port() if first else self.port
+            command = [find_binary("postgres"), "-D", str(self.home / "data"), "-h", "127.0.0.1", "-p", str(self.port)]
+            with (self.home / "log").open("ab") as log:
+                self.process = subprocess.Popen(
+                    [*command, "-k", str(self.home), "-F"], stdout=log, stderr=log, env=environment, cwd=self.home, **self.account
+                )
+            if answers(self.process, self.url):
+                return
+            self.process.wait()
+        raise RuntimeError(f"PostgreSQL does not start: {(self.home / 'log').read_text()}")
+
+    def stop(self) -> None:
+        """A fast shutdown: clients are cut off."""
+        if self.process is not None:
+            self.process.send_signal(signal.SIGINT)
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self.process.wait(5)
+            self.process.kill()
+            self.process.wait()
 
 
 def answers(server: subprocess.Popen[bytes], url: str) -> bool:
@@ -71,9 +98,9 @@ def answers(server: subprocess.Popen[bytes], url: str) -> bool:
     return False
 
 
-@pytest.fixture(scope="session")
-def postgres_server() -> Iterator[str]:
-    """The address of a running server, without a database's name."""
+@contextlib.contextmanager
+def server() -> Iterator[Server]:
+    """A running server, or a skipped test where there is none; a failed one where CI is set."""
     if find_binary("postgres") is None or find_binary("initdb") is None:
         if os.environ.get("CI"):
             pytest.fail("PostgreSQL is not installed, and the variable CI is set")
@@ -85,15 +112,19 @@ def postgres_server() -> Iterator[str]:
             os.chown(home, int(account["user"]), int(account["group"]))
         initdb = [find_binary("initdb"), "-D", str(home / "data"), "-U", USER, "-A", "trust", "-E", "UTF8", "--locale=C.UTF-8", "-N"]
         subprocess.run(initdb, check=True, capture_output=True, cwd=home, **account)
-        server, url = start(home / "data", account)
-        yield url
-        server.send_signal(signal.SIGINT)  # a fast shutdown: clients that a failed test left behind are cut off
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            server.wait(5)
-        server.kill()
-        server.wait()
+        running = Server(home, account)
+        running.start()
+        yield running
+        running.stop()
     finally:
         shutil.rmtree(home, ignore_errors=True)
+
+
+@pytest.fixture(scope="session")
+def postgres_server() -> Iterator[str]:
+    """The address of a running server, without a database's name."""
+    with server() as running:
+        yield running.url
 
 
 @pytest.fixture

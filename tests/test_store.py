@@ -16,7 +16,6 @@ from pathlib import Path
 
 import pytest
 import store_processes as processes
-from postgres import postgres_database, postgres_server  # noqa: F401  fixtures
 from sqlalchemy import inspect, text
 from store_processes import new_run, spec
 
@@ -131,7 +130,8 @@ def killed(target, *arguments):
 
 
 def test_the_public_names_are_these():
-    rows = {"ArtifactFile", "CheckpointFile", "Claim", "Curve", "HistoryRow", "Metric", "NewRun", "Outcome", "Owner", "RunRow", "Saved"}
+    rows = {"ArtifactFile", "CheckpointFile", "Claim", "Curve", "HistoryRow", "Metric", "NewRun", "OpenRun", "Outcome", "Owner", "RunRow"}
+    rows |= {"Adoption", "Result", "Saved", "Standing"}
     assert set(harness.store.__all__) == rows | {"HEAD", "ResultStore", "backup", "current_revision", "info", "upgrade"}
     assert all(hasattr(harness.store, name) for name in harness.store.__all__)
 
@@ -398,7 +398,7 @@ def test_the_third_death_without_a_checkpoint_fails_the_run(store):
     assert (row.status, row.reason, row.owner, row.crashes) == (Status.FAILED, "crashed", None, 3)
     assert store.history(KEYS[0])[-1].status == Status.FAILED
     assert store.claim(KEYS[:1], ME) == []
-    store.restart_crash_count(KEYS)
+    store.reopen(KEYS)
     assert store.count() == {"queued": 20}
     assert [len(store.claim(KEYS[:1], gone)) for _ in range(4)] == [1, 1, 1, 0]
 
@@ -418,17 +418,17 @@ def test_a_repeated_command_forgets_deaths_but_not_those_of_a_held_run(store):
     gone = gone_owner()
     for _ in range(3):
         store.claim(KEYS[:1], gone)
-        store.restart_crash_count(KEYS)
+        store.reopen(KEYS)
     assert store.rows(KEYS)[KEYS[0]].crashes == 0
     store.claim(KEYS[:1], ME)
-    store.restart_crash_count(KEYS)
+    store.reopen(KEYS)
     assert store.rows(KEYS)[KEYS[0]].crashes == 1
 
 
 def test_a_run_that_failed_otherwise_is_not_queued_again(store):
     (claim,) = store.claim(KEYS[:1], ME)
     store.finish(claim, outcome(Status.FAILED, "ValueError"))
-    store.restart_crash_count(KEYS)
+    store.reopen(KEYS)
     assert store.rows(KEYS)[KEYS[0]].status == Status.FAILED
 
 

@@ -12,9 +12,12 @@ from harness.errors import BenchError
 
 COMMANDS = {
     "run": "run:run",
+    "worker": "worker:worker",
     "list": "listing:listing",
     "show": "show:show",
     "rm": "rm:rm",
+    "export": "transfer:export",
+    "import": "transfer:import_",
     "check": "check:check",
     "ui": "ui:ui",
     "db": "db:db",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -12,9 +12,9 @@ import click
 
 from harness.cli._options import duration
 from harness.executors import Event, Waiting
-from harness.registry import method_label
+from harness.executors.follow import Progressed
+from harness.registry import load_task, method_label, task_label
 from harness.runner import Advanced, Began, Ended, Note
-from harness.store import NewRun
 
 LINE_S = 10.0
 ESTIMATE_S = 2.0
@@ -23,9 +23,9 @@ ADVICE = "That is long. Ctrl-C saves, and the same command goes on. Shorter: --s
 
 
 @contextmanager
-def display(runs: Sequence[NewRun]) -> Iterator[Callable[[Event], None]]:
+def display() -> Iterator[Callable[[Event | Progressed], None]]:
     """A function to show events with."""
-    shown = _Bar(runs) if sys.stderr.isatty() else _Lines(runs)
+    shown = _Bar() if sys.stderr.isatty() else _Lines()
     try:
         yield shown.show
     finally:
@@ -35,11 +35,11 @@ def display(runs: Sequence[NewRun]) -> Iterator[Callable[[Event], None]]:
 class _Lines:
     """Plain lines: when a stack starts, an estimate, then one every ten seconds."""
 
-    def __init__(self, runs: Sequence[NewRun]) -> None:
-        self._labels = {run.spec.key: run for run in runs}
+    def __init__(self) -> None:
         self._waiting: tuple[str, ...] = ()
         self._advised = False
-        self._began = 0.0
+        self._began = self._next = 0.0
+        self._start: tuple[float, float] | None = None
 
     def close(self) -> None:
         """Nothing is left to clear."""
@@ -48,10 +48,10 @@ class _Lines:
         """One line."""
         click.echo(text, err=True)
 
-    def show(self, event: Event) -> None:
+    def show(self, event: Event | Progressed) -> None:
         """Take note of an event and print what is due."""
         if isinstance(event, Began):
-            self._name, self._steps, self._first = stack_name(event, self._labels), event.specs[0].steps, event.step
+            self._name, self._steps, self._first = stack_name(event), event.specs[0].steps, event.step
             self._began, self._next = time.monotonic(), time.monotonic() + ESTIMATE_S
             self.begin(event)
         elif isinstance(event, Advanced):
@@ -65,8 +65,22 @@ class _Lines:
         elif isinstance(event, Waiting) and event.owners != self._waiting:
             self._waiting = event.owners
             self.say(f"Waiting for {event.n_runs} runs that {', '.join(event.owners) or 'another process'} is working on")
+        elif isinstance(event, Progressed):
+            self.overall(event, _overall(event, self._first_share(event)))
         elif isinstance(event, Note):
             self.say(event.text)
+
+    def _first_share(self, event: Progressed) -> tuple[float, float]:
+        """The share that was done at first, and the seconds since."""
+        if self._start is None:
+            self._start = (event.share, time.monotonic())
+        return self._start[0], time.monotonic() - self._start[1]
+
+    def overall(self, event: Progressed, text: str) -> None:
+        """A line now and then about all runs together."""
+        if time.monotonic() >= self._next or event.ended == event.total:
+            self._next = time.monotonic() + LINE_S
+            self.say(f"{event.ended} of {event.total} runs ended, {text}")
 
     def begin(self, event: Began) -> None:
         """Say that a stack starts."""
@@ -83,8 +97,8 @@ class _Lines:
 class _Bar(_Lines):
     """A bar with the bound, the speed and the time left."""
 
-    def __init__(self, runs: Sequence[NewRun]) -> None:
-        super().__init__(runs)
+    def __init__(self) -> None:
+        super().__init__()
         from rich.console import Console
         from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
@@ -101,15 +115,21 @@ class _Bar(_Lines):
         """A line above the bar."""
         self._bar.console.print(text, markup=False, highlight=False)
 
-    def show(self, event: Event) -> None:
+    def show(self, event: Event | Progressed) -> None:
         """Fill the bar when a run has ended."""
         super().show(event)
-        if isinstance(event, Ended) and self._task is not None:
+        if isinstance(event, Ended) and self._task is not None and self._start is None:
             self._bar.update(self._task, completed=self._steps, state="done")
 
     def begin(self, event: Began) -> None:
         """A new bar for each stack."""
         self._task = self._bar.add_task(self._name, total=self._steps, completed=event.step, state="")
+
+    def overall(self, event: Progressed, text: str) -> None:
+        """One bar for all runs together."""
+        if self._task is None:
+            self._task = self._bar.add_task("runs", total=1.0, state="")
+        self._bar.update(self._task, completed=event.share, state=f"{event.ended}/{event.total} ended, {text}")
 
     def advance(self, event: Advanced, text: str) -> None:
         """Move the bar."""
@@ -117,10 +137,17 @@ class _Bar(_Lines):
         self._bar.update(self._task, completed=event.step, state=f"{event.step:,}/{self._steps:,}, {text}{frozen}")
 
 
-def stack_name(event: Began, labels: dict[str, NewRun]) -> str:
+def _overall(event: Progressed, since: tuple[float, float]) -> str:
+    """`4 at work, 31 % of all steps, about 3 min left`."""
+    first, took = since
+    text = f"{event.running} at work, {event.share:.0%} of all steps"
+    gained = event.share - first
+    return text + (f", about {duration(took * (1 - event.share) / gained)} left" if gained > 0 and took > ESTIMATE_S else "")
+
+
+def stack_name(event: Began) -> str:
     """`hvae on gaussian-400, seed 3` or `..., 10 seeds`."""
     spec = event.specs[0]
-    run = labels.get(spec.key)
-    task = run.task_label if run else spec.task
+    task = task_label(spec.task, load_task(spec.task, spec.task_fields))
     seeds = f"seed {spec.seed}" if len(event.specs) == 1 else f"{len(event.specs)} seeds"
     return f"{method_label(spec.method, spec.method_fields)} on {task}, {seeds}"

@@ -10,16 +10,20 @@ from harness.store.rows import (
     HistoryRow,
     Metric,
     NewRun,
+    OpenRun,
     Outcome,
     Owner,
     RunRow,
     Saved,
+    Standing,
 )
 from harness.store.store import ResultStore
+from harness.store.transfer import Adoption, Result
 from harness.store.upgrade import HEAD, backup, current_revision, info, upgrade
 
 __all__ = [
     "HEAD",
+    "Adoption",
     "ArtifactFile",
     "CheckpointFile",
     "Claim",
@@ -27,11 +31,14 @@ __all__ = [
     "HistoryRow",
     "Metric",
     "NewRun",
+    "OpenRun",
     "Outcome",
     "Owner",
+    "Result",
     "ResultStore",
     "RunRow",
     "Saved",
+    "Standing",
     "backup",
     "current_revision",
     "info",

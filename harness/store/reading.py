@@ -16,11 +16,13 @@ from harness.errors import StoreError
 from harness.spec import Plan, Status
 from harness.store.connect import now
 from harness.store.floats import decode, decode_curve
-from harness.store.rows import ArtifactFile, CheckpointFile, Curve, HistoryRow, Metric, Owner, RunRow
+from harness.store.rows import ArtifactFile, CheckpointFile, Curve, HistoryRow, Metric, OpenRun, Owner, RunRow, Standing
 from harness.store.schema import artifacts, checkpoints, curves, environments, metrics, plans, run_history, runs
 
 # Values in one IN list: far below every database's limit.
 CHUNK = 500
+OPEN = (Status.QUEUED, Status.INTERRUPTED, Status.RUNNING)
+OPEN_AT_ONCE = 2000
 # A row's plain fields, read by position: by name, a hundred thousand rows take twice as long.
 RUN_NAMES = [field.name for field in fields(RunRow) if field.name != "owner"]
 RUN_COLUMNS = [*(runs.c[name] for name in RUN_NAMES), *(column for column in runs.c if column.name.startswith("owner_"))]
@@ -61,6 +63,30 @@ def rows(connection: Connection, keys: Sequence[str]) -> dict[str, RunRow]:
     """The runs of these keys that are stored, in the keys' order."""
     found = {row.key: run_row(row) for part in chunks(keys) for row in connection.execute(select(*RUN_COLUMNS).where(runs.c.key.in_(part)))}
     return {key: found[key] for key in dict.fromkeys(keys) if key in found}
+
+
+def open_runs(connection: Connection, keys: Sequence[str] | None) -> list[OpenRun]:
+    """The runs that are queued, interrupted or running, in the order in which they were asked for.
+
+    Without `keys` the first `OPEN_AT_ONCE` of all; then a cell that may be cut in two is left out.
+    """
+    at = now(connection)
+    query = select(runs).where(runs.c.status.in_([status.value for status in OPEN]))
+    if keys is None:
+        found = list(connection.execute(query.order_by(runs.c.created_at, runs.c.key).limit(OPEN_AT_ONCE)))
+        if len(found) == OPEN_AT_ONCE and found[0].cell != found[-1].cell:
+            found = [row for row in found if row.cell != found[-1].cell]
+    else:
+        found = [row for part in chunks(keys) for row in connection.execute(query.where(runs.c.key.in_(part)))]
+        found.sort(key=lambda row: (row.created_at, row.key))
+    return [OpenRun(row.key, row.cell, row.task, row.plan, is_held(row, at)) for row in found]
+
+
+def standings(connection: Connection, keys: Iterable[str]) -> dict[str, Standing]:
+    """Where each of these runs stands; one that is not stored is left out."""
+    columns = (runs.c.key, runs.c.status, runs.c.step, runs.c.steps, runs.c.wall_s)
+    found = (row for part in chunks(keys) for row in connection.execute(select(*columns).where(runs.c.key.in_(part))))
+    return {row[0]: Standing(Status(row[1]), *row[2:]) for row in found}
 
 
 def find(connection: Connection, prefix: str) -> list[RunRow]:

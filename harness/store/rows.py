@@ -120,6 +120,27 @@ class RunRow:
 
 
 @dataclass(frozen=True)
+class OpenRun:
+    """A run that is still to be made, as far as choosing the next stack needs it; `plan` is the stored plan's name."""
+
+    key: str
+    cell: str
+    task: str
+    plan: str | None
+    held: bool
+
+
+@dataclass(frozen=True)
+class Standing:
+    """Where a run stands: `wall_s` is seconds of work so far."""
+
+    status: Status
+    step: int
+    steps: int
+    wall_s: float
+
+
+@dataclass(frozen=True)
 class HistoryRow:
     """One change of a run's status."""
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager
 from types import TracebackType
 from typing import Any, Self
@@ -11,7 +11,7 @@ from sqlalchemy import Connection, Engine
 
 from harness.spec import Plan, Status
 from harness.store import claims as claiming
-from harness.store import connect, fresh, reading, writing
+from harness.store import connect, fresh, reading, transfer, writing
 from harness.store.rows import (
     ArtifactFile,
     CheckpointFile,
@@ -20,11 +20,14 @@ from harness.store.rows import (
     HistoryRow,
     Metric,
     NewRun,
+    OpenRun,
     Outcome,
     Owner,
     RunRow,
     Saved,
+    Standing,
 )
+from harness.store.transfer import Adoption, Result
 
 LEASE_S = 60.0
 
@@ -79,6 +82,16 @@ class ResultStore:
         """The runs of these keys that are stored, in the keys' order."""
         with self._read() as connection:
             return reading.rows(connection, keys)
+
+    def open_runs(self, keys: Sequence[str] | None) -> list[OpenRun]:
+        """The runs still to be made, in the order in which they were asked for: among `keys`, or the next ones of all."""
+        with self._read() as connection:
+            return reading.open_runs(connection, keys)
+
+    def standings(self, keys: Iterable[str]) -> dict[str, Standing]:
+        """Where each of these runs stands; one that is not stored is left out."""
+        with self._read() as connection:
+            return reading.standings(connection, keys)
 
     def find(self, prefix: str) -> list[RunRow]:
         """The runs whose keys begin with `prefix`, sorted by key."""
@@ -215,10 +228,10 @@ class ResultStore:
         with self._write() as connection:
             return writing.reset(connection, keys)
 
-    def restart_crash_count(self, keys: Sequence[str]) -> None:
-        """Start the count of deaths anew: runs that failed by it are queued again, and those that nobody holds have none."""
+    def reopen(self, keys: Sequence[str]) -> None:
+        """Queue runs again that ran out of time or whose processes died too often; of those that nobody holds, forget the deaths."""
         with self._write() as connection:
-            writing.restart_crash_count(connection, keys)
+            writing.reopen(connection, keys)
 
     def delete(self, keys: Sequence[str]) -> list[CheckpointFile]:
         """Remove runs with all that belongs to them. Returns what `save` returns.
@@ -228,6 +241,23 @@ class ResultStore:
         """
         with self._write() as connection:
             return writing.remove(connection, keys)
+
+    # Between databases
+
+    def finished(self, after: str = "") -> list[RunRow]:
+        """A page of finished runs whose keys come behind `after`, sorted by key; empty when there are no more."""
+        with self._read() as connection:
+            return transfer.finished(connection, after)
+
+    def results(self, keys: Sequence[str]) -> list[Result]:
+        """These runs with all that is on record of them, in the keys' order; unfinished ones are left out."""
+        with self._read() as connection:
+            return transfer.results(connection, keys)
+
+    def adopt(self, result: Result, settle: Callable[[], None]) -> Adoption:
+        """Take a result in where its run is missing or unfinished; `settle` puts its files in place. See `transfer.adopt`."""
+        with self._write() as connection:
+            return transfer.adopt(connection, result, settle)
 
     # The mirror
 

@@ -20,7 +20,7 @@ from harness.store.schema import artifacts, checkpoints, curves, environments, m
 KEPT = {"last": 2}
 
 
-def _insert_new(connection: Connection, table: Table) -> Any:
+def insert_new(connection: Connection, table: Table) -> Any:
     """An INSERT that leaves a row alone which is already there."""
     # Each dialect takes a while to import, and only one is needed.
     if connection.dialect.name == "postgresql":
@@ -34,16 +34,17 @@ def enqueue(connection: Connection, new: Sequence[NewRun]) -> None:
     """Add the runs that are not stored yet."""
     at = now(connection)
     # A microsecond apart, so that the newest first is also the last listed first.
-    values = [_new_row(run, at + 1e-6 * number) for number, run in enumerate(new)]
+    values = [new_row(run, at + 1e-6 * number) for number, run in enumerate(new)]
     values.sort(key=lambda row: row["key"])  # two writers of the same runs lock them in the same order
     if not values:
         return
-    added = connection.execute(_insert_new(connection, runs).returning(runs.c.key), values).scalars()
+    added = connection.execute(insert_new(connection, runs).returning(runs.c.key), values).scalars()
     queued = {"at": at, "status": Status.QUEUED.value, "reason": None, "step": 0, "fence": 0, "owner": None}
     record(connection, [{"run": key, **queued} for key in added])
 
 
-def _new_row(run: NewRun, at: float) -> dict[str, Any]:
+def new_row(run: NewRun, at: float) -> dict[str, Any]:
+    """A queued run as a row of `runs`."""
     spec = run.spec
     return {
         "key": spec.key,
@@ -67,9 +68,9 @@ def begin(connection: Connection, claims: Sequence[Claim], plan: Plan, environme
     live = fenced_running(connection, claims)
     values = plan.model_dump(mode="json")
     plan_name, environment_name = digest(values), digest(environment)
-    connection.execute(_insert_new(connection, plans).values(digest=plan_name, plan=canonical_json(values)))
+    connection.execute(insert_new(connection, plans).values(digest=plan_name, plan=canonical_json(values)))
     named = {"digest": environment_name, "environment": canonical_json(environment)}
-    connection.execute(_insert_new(connection, environments).values(**named))
+    connection.execute(insert_new(connection, environments).values(**named))
     for part in chunks(live):
         chosen = update(runs).where(runs.c.key.in_(part))
         connection.execute(chosen.values(environment=environment_name, revision=runs.c.revision + 1))
@@ -104,13 +105,14 @@ def finish_all(connection: Connection, claims: Sequence[Claim], outcomes: Sequen
             raise LeaseLost(f"Run {row.key} has ended already ({row.status}). Nothing more is written.")
         if outcome.status in (Status.QUEUED, Status.RUNNING):
             raise ValueError(f"a run does not end as {outcome.status}")
-        dropped += _finish_one(connection, claim.key, outcome, at)
+        dropped += finish_one(connection, claim.key, outcome, at)
         lines.append(change(row, at, outcome.status, outcome.reason, step=outcome.step))
     record(connection, lines)
     return dropped
 
 
-def _finish_one(connection: Connection, key: str, outcome: Outcome, at: float) -> list[CheckpointFile]:
+def finish_one(connection: Connection, key: str, outcome: Outcome, at: float) -> list[CheckpointFile]:
+    """Store how a locked run ended; return the checkpoints that are no longer kept."""
     values = {
         "status": outcome.status.value,
         "reason": outcome.reason,
@@ -173,7 +175,8 @@ def drop_checkpoints(connection: Connection, key: str, paths: Sequence[str]) -> 
     connection.execute(delete(checkpoints).where(checkpoints.c.run == key, checkpoints.c.path.in_(list(paths))))
 
 
-def _drop_files(connection: Connection, keys: Iterable[str]) -> list[CheckpointFile]:
+def drop_files(connection: Connection, keys: Iterable[str]) -> list[CheckpointFile]:
+    """Take all checkpoints of these runs off the record, and return them."""
     dropped = []
     for part in chunks(keys):
         gone = connection.execute(delete(checkpoints).where(checkpoints.c.run.in_(part)).returning(*checkpoints.c))
@@ -194,20 +197,22 @@ def reset(connection: Connection, keys: Sequence[str]) -> list[CheckpointFile]:
         for table in (metrics, curves, artifacts):
             connection.execute(delete(table).where(table.c.run.in_(part)))
     record(connection, [change(row, at, Status.QUEUED, "reset", step=0, fence=row.fence + 1, owner=None) for row in locked.values()])
-    return _drop_files(connection, locked)
+    return drop_files(connection, locked)
 
 
-def restart_crash_count(connection: Connection, keys: Sequence[str]) -> None:
-    """Queue the runs again that were given up because their processes died; forget the deaths of those that nobody holds."""
+def reopen(connection: Connection, keys: Sequence[str]) -> None:
+    """Queue the runs again that ran out of time or were given up because their processes died; forget deaths where nobody holds a run."""
     locked = lock(connection, keys)
     at = now(connection)
-    crashed = {key: row for key, row in locked.items() if row.status == Status.FAILED and row.reason == CRASHED}
+    again = {
+        key: row for key, row in locked.items() if row.status == Status.TIMEOUT or (row.status, row.reason) == (Status.FAILED, CRASHED)
+    }
     for part in chunks(key for key, row in locked.items() if row.status not in TERMINAL and not is_held(row, at)):
         connection.execute(update(runs).where(runs.c.key.in_(part)).values(crashes=0))
-    again = {"status": Status.QUEUED.value, "reason": None, "crashes": 0, "finished_at": None}
-    for part in chunks(crashed):
-        connection.execute(update(runs).where(runs.c.key.in_(part)).values(**again, revision=runs.c.revision + 1))
-    record(connection, [change(row, at, Status.QUEUED, None) for row in crashed.values()])
+    queued = {"status": Status.QUEUED.value, "reason": None, "crashes": 0, "finished_at": None}
+    for part in chunks(again):
+        connection.execute(update(runs).where(runs.c.key.in_(part)).values(**queued, revision=runs.c.revision + 1))
+    record(connection, [change(row, at, Status.QUEUED, None) for row in again.values()])
 
 
 def remove(connection: Connection, keys: Sequence[str]) -> list[CheckpointFile]:
@@ -215,7 +220,7 @@ def remove(connection: Connection, keys: Sequence[str]) -> list[CheckpointFile]:
     locked = lock(connection, keys)
     at = now(connection)
     refuse_held(row for row in locked.values() if is_held(row, at))
-    dropped = _drop_files(connection, locked)
+    dropped = drop_files(connection, locked)
     for part in chunks(locked):
         connection.execute(delete(runs).where(runs.c.key.in_(part)))
     return dropped

@@ -1,7 +1,7 @@
 """Imported by every Python that has this folder on its path: kills the process, and its parent, at a chosen call.
 
 FAULT is `CALL:PATTERN:COUNT`: at the COUNT-th call of os.CALL on a path that the pattern fits, before it is made (`-replace`: after).
-FAULT_MARK names a file that is made first, so that each fault happens once.
+FAULT_MARK names a file that is made first, so that each fault happens once. CLOCK_AHEAD_S sets the clock of this process ahead.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import os
 import re
 import signal
 import sys
+import time
 from pathlib import Path
 
 FAULT, MARK = os.environ.get("FAULT", ""), os.environ.get("FAULT_MARK", "")
@@ -46,3 +47,7 @@ def _install(call: str, pattern: str, count: int) -> None:
 if FAULT:
     _call, _pattern, _count = FAULT.split(":")
     _install(_call, _pattern, int(_count))
+
+if AHEAD := float(os.environ.get("CLOCK_AHEAD_S", "0")):
+    _time = time.time
+    time.time = lambda: _time() + AHEAD

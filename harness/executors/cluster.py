@@ -1,0 +1,131 @@
+"""Runs on a Dask cluster. The only file that imports dask."""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from harness.errors import BenchError, UsageError
+from harness.executors.follow import Event, follow
+from harness.executors.local import stacks
+from harness.saving import Options
+from harness.store import ResultStore
+from harness.workspace import Workspace
+
+CONNECT_S = 4.0
+IDLE_DEATHS = 3  # of each stack, with no run further than before
+
+
+def connect(address: str) -> Any:
+    """A client of the scheduler at `address`.
+
+    Raises:
+        UsageError: no scheduler answers there.
+    """
+    from distributed import Client
+
+    try:
+        asyncio.run(asyncio.wait_for(_ask(address), CONNECT_S))
+    except Exception as err:
+        raise UsageError(
+            f"No Dask scheduler answers at {address} ({type(err).__name__}). Start one (dask scheduler) and give its address: tcp://HOST:8786."
+        ) from err
+    return Client(address, timeout=CONNECT_S, set_as_default=False)
+
+
+async def _ask(address: str) -> None:
+    from distributed.core import rpc
+
+    async with rpc(address) as scheduler:
+        await scheduler.identity()
+
+
+def run_keys(keys: list[str], options: dict[str, Any]) -> dict[str, Any]:
+    """On the cluster: run these runs in a process of its own, with the workspace that this machine's environment names.
+
+    A task that the scheduler gives out twice finds its runs claimed or done.
+
+    Returns: the `error` that ended the process with its `status`; or empty.
+    """
+    from harness.executors.worker import Worker, WorkerFailed
+
+    worker = Worker(Workspace.current(), keys, Options(**options))
+    try:
+        status = worker.wait()
+        list(worker.said())
+        return {"error": f"its process ended with status {status}", "status": None} if status else {}
+    except WorkerFailed as err:
+        return {"error": str(err), "status": err.exit_status}
+    finally:
+        worker.close()
+
+
+class Cluster:
+    """The stacks of some runs as tasks of a Dask cluster; one whose worker died is sent again."""
+
+    def __init__(self, client: Any, store: ResultStore, keys: Sequence[str], options: Options) -> None:
+        self._executor = client.get_executor(pure=False)
+        self._store, self._keys = store, keys
+        self._options = dataclasses.asdict(dataclasses.replace(options, threads=1, total_limit_s=None))
+        self._deadline = options.deadline(time.monotonic())
+        self._deaths = 0
+        self._futures: dict[Any, list[str]] = {}
+        self._send()
+
+    def _send(self) -> None:
+        """Submit what is open and not on its way."""
+        sent = {key for group in self._futures.values() for key in group}
+        for group in stacks([run for run in self._store.open_runs(self._keys) if run.key not in sent]):
+            self._futures[self._executor.submit(run_keys, group, self._options)] = group
+
+    def look(self, progressed: bool) -> Iterator[str]:
+        """Send again what was lost; yields what went wrong.
+
+        Raises:
+            BenchError: an error of a run, or tasks that only die.
+        """
+        self._deaths = 0 if progressed else self._deaths
+        done = [future for future in self._futures if future.done()]
+        for future in done:
+            group = self._futures.pop(future)
+            yield from self._faults(future, group)
+        if done and time.monotonic() < self._deadline:
+            self._send()
+
+    def _faults(self, future: Any, group: list[str]) -> Iterator[str]:
+        died = future.exception()
+        fault = {"error": f"{type(died).__name__}: {died}", "status": None} if died else future.result()
+        if not fault:
+            return
+        self._deaths += 1
+        if fault["status"] is not None or self._deaths > IDLE_DEATHS * (len(self._futures) + 1):
+            kind = UsageError if fault["status"] == UsageError.exit_status else BenchError
+            raise kind(f"The cluster cannot run {group[0]}: {fault['error']}")
+        yield f"A worker of the cluster was lost ({fault['error']}); its runs go on elsewhere."
+
+    def are_idle(self) -> bool:
+        """Whether nothing is on its way, or the time is over."""
+        return not self._futures or time.monotonic() >= self._deadline
+
+    def stop(self) -> None:
+        """Cancel what has not begun; what has, ends on the cluster."""
+        for future in self._futures:
+            future.cancel()
+
+
+def run_on_cluster(store: ResultStore, client: Any, keys: Sequence[str], stop: threading.Event, options: Options) -> Iterator[Event]:
+    """Run these runs on the cluster of `client`: only their keys travel, and its workers claim them in the database.
+
+    Raises:
+        Stop: `stop` was set; what the cluster has begun goes on there.
+        BenchError: an error of a run.
+    """
+    cluster = Cluster(client, store, keys, options)
+    try:
+        yield from follow(store, keys, cluster, stop)
+    finally:
+        cluster.stop()

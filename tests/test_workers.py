@@ -1,0 +1,163 @@
+"""Worker processes: they share a database, die with their command, are replaced, and keep to their limits."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+import psycopg
+import pytest
+from postgres import server
+from runs import finished, kill, mirrored, prepared, start, state, wait_for_checkpoint
+from sweeps import Place, states, sweep
+
+from harness.store import ResultStore
+
+RUN = ["-m", "vb", "-m", "iwae", "-m", "hvae[n_leapfrog=1,2]", "-t", "gaussian-2", "--seeds", "0-1"]
+SHORT = [*RUN, "--protocol", "smoke", "--set", "steps=1500"]
+PLUGINS = Path(__file__).with_name("plugins.py")
+OUTAGE_S = 60.0 if os.environ.get("BENCH_CHAOS") == "full" else 6.0
+AWAY = {"MLFLOW_TRACKING_URI": "http://127.0.0.1:9"}
+
+
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory):
+    """The same runs made by one process."""
+    home = prepared(tmp_path_factory.mktemp("alone"))
+    finished(start(home, SHORT))
+    return home
+
+
+def children(pid: int, module: str) -> list[int]:
+    """The helper processes of a command that run `module`."""
+    listed = subprocess.run(["ps", "-eo", "pid,ppid,args"], capture_output=True, text=True, check=True).stdout.splitlines()[1:]
+    found = [line.split(None, 2) for line in listed]
+    return [int(child) for child, parent, text in found if int(parent) == pid and module in text]
+
+
+def wait_until(true, process, patience_s=120.0):
+    deadline = time.monotonic() + patience_s
+    while not true():
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+def test_workers_give_the_numbers_of_one_process_and_a_dead_one_is_replaced(alone, tmp_path):
+    home = prepared(tmp_path / "home")
+    process = start(home, [*SHORT, "--workers", "2"])
+    wait_until(lambda: len(children(process.pid, "executors.worker")) == 2, process)
+    wait_for_checkpoint(home, process, 0)
+    os.kill(children(process.pid, "executors.worker")[0], signal.SIGKILL)
+    errors: list[str] = []
+    results = finished(process, errors)
+    assert [run["status"] for run in results] == ["done"] * 8
+    assert "ended with signal 9; another one takes its place" in errors[0]
+    assert state(home) == state(alone)
+    assert mirrored(home) == {key: ["FINISHED"] for key in state(home)}
+
+
+def test_workers_die_with_their_command_and_the_same_command_goes_on(alone, tmp_path):
+    home = prepared(tmp_path / "home")
+    process = start(home, [*SHORT, "--workers", "2"], **AWAY)
+    wait_for_checkpoint(home, process, 0)
+    workers = children(process.pid, "executors.worker")
+    kill(process)
+    deadline = time.monotonic() + 10
+    while any(Path(f"/proc/{pid}").exists() for pid in workers):
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    again = start(home, [*SHORT, "--workers", "2"], **AWAY)
+    wait_until(lambda: len(children(again.pid, "executors.worker")) == 2, again)
+    again.send_signal(signal.SIGINT)
+    _, said = again.communicate(timeout=60)
+    assert (again.returncode, "Traceback" in said) == (130, False)
+    finished(start(home, [*SHORT, "--workers", "2"], **AWAY))
+    assert state(home) == state(alone)
+
+
+def test_time_limits_save_and_the_same_command_goes_on(alone, tmp_path):
+    home = prepared(tmp_path / "home")
+    runs = finished(start(home, [*SHORT, "--time-limit", "0.4s"], **AWAY))
+    assert {run["status"] for run in runs} <= {"timeout", "done"}
+    assert "timeout" in {run["status"] for run in runs}
+    assert all("time limit of 0.4 s" in run["reason"] for run in runs if run["status"] == "timeout")
+    errors: list[str] = []
+    runs = finished(start(home, [*SHORT, "--total-time-limit", "0.3s"], **AWAY), errors)
+    assert len(runs) < 8
+    assert "time for all runs together is over" in errors[0]
+    finished(start(home, SHORT, **AWAY))
+    assert state(home) == state(alone)
+
+
+def test_a_run_that_eats_memory_ends_and_the_others_go_on(tmp_path):
+    home = prepared(tmp_path / "home")
+    command = ["-m", f"{PLUGINS}:Eats", "-m", "vb", "-t", "gaussian-2", "--protocol", "smoke", "--workers", "1", "--memory-limit", "2G"]
+    runs = {run["method"].rpartition(":")[2]: run for run in finished(start(home, command, **AWAY))}
+    assert runs["vb"]["status"] == "done"
+    assert runs["Eats"]["status"] == "failed"
+    assert "allocate" in runs["Eats"]["reason"]
+
+
+def test_what_goes_wrong_in_a_worker_is_said_by_the_command(tmp_path):
+    home = prepared(tmp_path / "home")
+    process = start(home, ["-m", f"{PLUGINS}:WrongShape", "-t", "gaussian-2", "--protocol", "smoke", "--workers", "1"], **AWAY)
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == 1
+    assert "log_w" in said
+    assert "Traceback" not in said
+
+
+def test_a_scheduler_that_is_not_there_is_one_line_within_ten_seconds(tmp_path):
+    began = time.monotonic()
+    process = start(tmp_path, [*SHORT, "--scheduler", "tcp://127.0.0.1:9"])
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == 2
+    assert "No Dask scheduler answers at tcp://127.0.0.1:9" in said
+    assert "Traceback" not in said
+    assert time.monotonic() - began < 20  # ten, on a machine with nothing else to do
+    assert not (tmp_path / "bench.db").exists()
+
+
+def test_a_worker_drains_the_database_whatever_its_clock_says(tmp_path, postgres_database):
+    """One of two workers lives an hour ahead: it takes nothing from the other, because the server's clock counts."""
+    runs, place = sweep(3, 2_000), Place(prepared(tmp_path / "home"), postgres_database())
+    keys = [run.spec.key for run in runs]
+    with place.store() as store:
+        store.enqueue(runs)
+    ahead = {"PATH_FIRST": str(Path(__file__).with_name("faulty")), "CLOCK_AHEAD_S": "3600"}
+    workers = [start(place.home, ["--drain"], command="worker", **place.environment, **extra) for extra in ({}, ahead)]
+    for worker in workers:
+        _, said = worker.communicate(timeout=120)
+        assert worker.returncode == 0, said
+    with ResultStore.open(place.url) as store:
+        lines = [[line.status.value for line in store.history(key)] for key in keys]
+        at = [store.history(key)[-1].at for key in keys]
+    assert lines == [["queued", "running", "done"]] * 3
+    assert max(at) - min(at) < 600
+
+
+def test_a_server_that_goes_away_in_mid_run_is_waited_for(tmp_path):
+    (run,) = sweep(1, 20_000)
+    places = [Place.sqlite(tmp_path / "whole")]
+    with server() as running:
+        with psycopg.connect(f"{running.url}/postgres", autocommit=True) as connection:
+            connection.execute("CREATE DATABASE bench")
+        places.append(Place(prepared(tmp_path / "home"), f"{running.url}/bench"))
+        for place in places:
+            with place.store() as store:
+                store.enqueue([run])
+        processes = [start(place.home, ["--drain", "--save-every", "0.5"], command="worker", **place.environment) for place in places]
+        wait_until(lambda: list((places[1].home / "checkpoints").glob("*/*")), processes[1])
+        running.stop()
+        time.sleep(OUTAGE_S)
+        running.start()
+        errors = [process.communicate(timeout=300)[1] for process in processes]
+        assert [process.returncode for process in processes] == [0, 0], errors
+        assert "Training goes on" in errors[1]
+        assert states(places[1]) == states(places[0])
+        with places[1].store() as store:
+            assert [line.status.value for line in store.history(run.spec.key)] == ["queued", "running", "done"]
