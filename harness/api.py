@@ -14,14 +14,16 @@ import torch
 from pydantic import BaseModel, Field, model_validator
 from torch import Tensor
 
+from harness.data import DataStream, Found, find_data, open_data
 from harness.densities import DiagNormal, log_std_normal
+from harness.errors import DataError
 from harness.nets import Params
 from harness.noise import Noise
 from harness.spec import added_later
 
 __all__ = [
-    "Batch", "Data", "DiagNormal", "Field", "Method", "Noise", "Oracle", "Params", "Particles", "Problem", "Task",
-    "added_later", "autograd_score", "log_std_normal", "model_validator", "tunable",
+    "Batch", "Data", "DataError", "DataStream", "DiagNormal", "Field", "Found", "Method", "Noise", "Oracle", "Params", "Particles",
+    "Problem", "Task", "added_later", "autograd_score", "find_data", "log_std_normal", "model_validator", "open_data", "tunable",
 ]  # fmt: skip
 
 Batch = dict[str, Any]
@@ -122,7 +124,7 @@ class Oracle(Protocol):
     """A task's exact answers. Methods cannot see them."""
 
     def log_evidence(self, params: Params, batch: Batch) -> Tensor:
-        """log p(x) at `params`, nats: [R]."""
+        """log p(x) of each problem of the batch at `params`, nats: [N], which is [R] where replicates stack."""
         ...
 
     def posterior(self, params: Params, batch: Batch) -> DiagNormal | Any | None:
@@ -130,7 +132,7 @@ class Oracle(Protocol):
         ...
 
     def mle(self, data: Data) -> Params | None:
-        """The parameters of largest evidence, or None."""
+        """The parameters under which the training data have most evidence, in all; or None."""
         ...
 
 
@@ -175,7 +177,12 @@ class Task(BaseModel, frozen=True, extra="forbid", allow_inf_nan=False):
         raise NotImplementedError
 
     def scored_batches(self, data: Data, batch_size: int | None, noise: Noise) -> Iterable[Batch]:
-        """What the final scores are taken over; each score is a mean over these. The whole data by default."""
+        """What the final scores are taken over. The whole training data by default.
+
+        Where replicates stack, each score is the mean over these batches. Where N problems share one set of weights it is the mean over
+        the problems of all batches, whose sizes then only bound memory (250 particles of each problem of a batch are computed at a
+        time): give the held-out split in parts.
+        """
         return [self.batch(data, 0, None, noise)]
 
     def problem(self, params: Params, batch: Batch, base: str, training: bool = False) -> Problem:

@@ -7,6 +7,7 @@
     │   ├── UnknownName        a method, task, protocol, field or run that does not exist
     │   ├── InvalidSetting     a field with a value that is not allowed
     │   └── InvalidSelector    text that does not parse: "hvae[", "3-1", "lr"
+    ├── DataError              a data file that is missing, damaged or another one (exit status 2)
     ├── PluginError            a method or task that breaks its contract
     ├── WorkspaceError         a folder that cannot be read or written
     ├── StoreError             the result database cannot be used
@@ -52,6 +53,12 @@ class InvalidSetting(UsageError):
 
 class InvalidSelector(UsageError):
     """Text on the command line that does not parse."""
+
+
+class DataError(BenchError):
+    """A data file that is missing, damaged or another one."""
+
+    exit_status = 2
 
 
 class PluginError(BenchError):

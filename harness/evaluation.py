@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from harness import bounds
-from harness.api import Batch, Data, Method, Oracle, Params, Problem, Task
+from harness.api import Batch, Method, Oracle, Params, Problem, Task
 from harness.noise import Noise
 from harness.optimisers import total_travel
 from harness.spec import Protocol
@@ -53,7 +53,9 @@ def evaluate(method: Method, task: Task, protocol: Protocol, state: State) -> di
 def scoring(method: Method, task: Task, protocol: Protocol, state: State) -> Generator[None, None, dict[str, Score]]:
     """Score the stack, yielding between blocks of particles so that whoever iterates can stop.
 
-    Where a task has exact answers all is computed in double precision, whatever the precision of training was.
+    Where a task has exact answers all is computed in double precision, whatever the precision of training was. Each score is [R]: where
+    replicates stack, the mean over the scored batches; where N problems share one set of weights, the mean over the problems of all of
+    them, however they are cut into batches. Standard errors are those of the draws, given the data.
 
     Returns: `elbo` (nats, with standard error), `log_evidence` (importance sampling, nats, with standard error), `ess` (particles),
     `pareto_k`; with an oracle `elbo_gap` and `evidence_gap` (nats); the task's metrics; `bound_trend_z` and `travel_used`.
@@ -62,19 +64,28 @@ def scoring(method: Method, task: Task, protocol: Protocol, state: State) -> Gen
     dtype = torch.float64 if oracle else getattr(torch, protocol.dtype)
     data = load_data(task, state.seeds, dtype)
     theta, phi = state.layout.owned(state.flat.to(dtype))
+    best = oracle.mle(data) if oracle else None
     order = Noise(streams(state.seeds, "batch"), shuffled=False)
-    rows = []
+    rows, n_scored = [], 0
     for index, batch in enumerate(task.scored_batches(data, protocol.batch_size, order)):
         problem = task.problem(theta, batch, protocol.base)
-        names = streams(state.seeds, f"eval/{index}")
+        names = _eval_streams(task, state, index, range(n_scored, n_scored + len(problem.base.mean)))
         log_w = yield from log_weights(method, task, problem, phi, names, protocol.eval_particles)
-        rows.append(bound_scores(log_w) | (dict(_gaps(oracle, theta, data, batch, log_w)) if oracle else {}))
+        rows.append(bound_scores(log_w) | (dict(_gaps(oracle, theta, best, batch, log_w)) if oracle else {}))
+        n_scored += len(problem.base.mean)
     own = {name: Score(value) for name, value in task.metrics(theta, data).items()}
-    return _mean_over(rows) | own | convergence(task, protocol, state)
+    return mean_scores(rows, task.stacks) | own | convergence(task, protocol, state)
+
+
+def _eval_streams(task: Task, state: State, index: int, problems: range) -> list[str]:
+    """A stream for each problem of batch `index`: of its replicate, or of its number among all that are scored."""
+    if task.stacks:
+        return streams(state.seeds, f"eval/{index}")
+    return [f"{state.seeds[0]}/eval/{problem}" for problem in problems]
 
 
 def bound_scores(log_w: Tensor) -> dict[str, Score]:
-    """The scores that need nothing but log-weights."""
+    """The scores that need nothing but log-weights, for each problem: [S, N] -> [N] each."""
     evidence, evidence_error = bounds.log_evidence(log_w)
     return {
         "elbo": Score(bounds.elbo(log_w), bounds.elbo_error(log_w)),
@@ -84,24 +95,39 @@ def bound_scores(log_w: Tensor) -> dict[str, Score]:
     }
 
 
-def _gaps(oracle: Oracle, theta: Params, data: Data, batch: Batch, log_w: Tensor) -> Iterator[tuple[str, Score]]:
-    """How far the bound is below the evidence, and the evidence below its maximum; nats."""
+def _gaps(oracle: Oracle, theta: Params, best: Params | None, batch: Batch, log_w: Tensor) -> Iterator[tuple[str, Score]]:
+    """How far the bound is below the evidence, and the evidence below that of the best parameters; nats.
+
+    The best parameters are those of the training data: on held-out data the learned ones can have more.
+    """
     evidence = oracle.log_evidence(theta, batch)
     yield "elbo_gap", Score(evidence - bounds.elbo(log_w), bounds.elbo_error(log_w))
-    best = oracle.mle(data)
     if best is not None:
-        yield "evidence_gap", Score(oracle.log_evidence(best, batch) - evidence)
+        yield "evidence_gap", Score(oracle.log_evidence(theta | best, batch) - evidence)
 
 
-def _mean_over(rows: list[dict[str, Score]]) -> dict[str, Score]:
-    """Each score's mean over batches; of `pareto_k` the worst."""
-    scores = {}
-    for name in rows[0]:
-        values = torch.stack([row[name].value for row in rows])
-        errors = [error for row in rows if (error := row[name].error) is not None]
-        error = torch.stack(errors).square().sum(0).sqrt() / len(rows) if errors else None
-        scores[name] = Score(values.amax(0) if name == "pareto_k" else values.mean(0), error)
-    return scores
+def mean_scores(rows: list[dict[str, Score]], stacks: bool) -> dict[str, Score]:
+    r"""Each score's mean, [R], over batches of [R] where replicates stack, else over the problems of all batches, with R = 1.
+
+    The errors of B independent estimates combine to $\frac1B \sqrt{\sum_b \mathrm{se}_b^2}$. Of `pareto_k` it is the worst batch, or the
+    value that nine problems in ten do not exceed: the worst of a thousand fitted shapes is mostly the noise of the fit, and one bad
+    problem in a thousand hardly moves a mean.
+    """
+    return {name: _mean_score(name, [row[name] for row in rows], stacks) for name in rows[0]}
+
+
+def _mean_score(name: str, scores: list[Score], stacks: bool) -> Score:
+    values = _together([score.value for score in scores], stacks)
+    errors = [score.error for score in scores if score.error is not None]
+    error = _together(errors, stacks).square().sum(0).sqrt() / len(values) if errors else None
+    if name == "pareto_k":
+        return Score(values.amax(0) if stacks else values.sort(0).values[math.ceil(0.9 * len(values)) - 1])
+    return Score(values.mean(0), error)
+
+
+def _together(parts: list[Tensor], stacks: bool) -> Tensor:
+    """Batches of [R] as [batches, R], or batches of problems as [problems, 1]."""
+    return torch.stack(parts) if stacks else torch.cat(parts)[:, None]
 
 
 def convergence(task: Task, protocol: Protocol, state: State) -> dict[str, Score]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from typing import ClassVar
 
 import torch
@@ -12,6 +13,8 @@ from methods.hvae import HVAE
 from methods.iaf import IAF
 from methods.vb import VB
 from tasks.gaussian import Gaussian
+from tasks.gaussian_ar1 import GaussianAR1
+from tasks.norms import Norms
 
 
 class UnkickedMomentum(HVAE, frozen=True):
@@ -259,6 +262,58 @@ class MisspelledProtocol(Gaussian, frozen=True):
     protocols: ClassVar[dict] = {**Gaussian.protocols, "smoke": {"steps": 10, "lr": 0.1, "task.batch_likelyhood": "scaled"}}
 
 
+class ReversedDeterminant(GaussianAR1, frozen=True):
+    """The evidence adds half the posterior precision's log-determinant, where it should take it off."""
+
+    def oracle(self):
+        class Oracle(type(super().oracle())):
+            def log_evidence(self, params: Params, batch: dict) -> torch.Tensor:
+                return super().log_evidence(params, batch) + self.log_det_precision(batch["n"])
+
+        return Oracle(self.dim, self.rho)
+
+
+class UntiedEnds(GaussianAR1, frozen=True):
+    """The score takes the covariance's inverse to have the same number all along its diagonal."""
+
+    def problem(self, params: Params, batch: dict, base: str, training: bool = False) -> Problem:
+        right = super().problem(params, batch, base, training)
+        m, n = batch["mean"] - params["delta"], batch["n"]
+        excess = torch.zeros(self.dim, dtype=torch.float64)
+        excess[0] = excess[-1] = self.rho**2 / (1 - self.rho**2)
+        return dataclasses.replace(right, score=lambda z: right.score(z) + n * excess * (m - z))
+
+
+class UnnormalisedChi(Norms, frozen=True):
+    """The density of |z| lacks its constant."""
+
+    def oracle(self):
+        class Oracle(type(super().oracle())):
+            def log_evidence(self, params: Params, batch: dict) -> torch.Tensor:
+                return super().log_evidence(params, batch) + (self.dim / 2 - 1) * math.log(2) + math.lgamma(self.dim / 2)
+
+        return Oracle(self.dim)
+
+
+class MeanEvidence(Norms, frozen=True):
+    """The evidence is given as one number for all problems."""
+
+    def oracle(self):
+        class Oracle(type(super().oracle())):
+            def log_evidence(self, params: Params, batch: dict) -> torch.Tensor:
+                return super().log_evidence(params, batch).mean(0, keepdim=True)
+
+        return Oracle(self.dim)
+
+
+class BatchNormalised(Norms, frozen=True):
+    """A point's density is computed from z less the mean over the batch."""
+
+    def problem(self, params: Params, batch: dict, base: str, training: bool = False) -> Problem:
+        right = super().problem(params, batch, base, training)
+        return dataclasses.replace(right, log_joint=lambda z: right.log_joint(z - 0.1 * z.mean(1, keepdim=True)))
+
+
 METHODS = {
     UnkickedMomentum: "weights are proper",
     DroppedTempering: "weights are proper",
@@ -286,5 +341,10 @@ TASKS = {
     StatefulBatches: "batches depend on the step alone",
     LeakyTask: "replicates do not leak",
     MisspelledProtocol: "protocols are valid",
+    ReversedDeterminant: "joint = evidence x posterior",
+    UntiedEnds: "score is the gradient",
+    UnnormalisedChi: "evidence agrees with sampling",
+    MeanEvidence: "shapes are kept",
+    BatchNormalised: "problems do not leak",
 }
 """Each wrong task with the check that catches it."""

@@ -17,6 +17,7 @@ import pytest
 ROOT = Path(__file__).parent.parent
 SOURCES = [path for folder in ("harness", "methods", "tasks") for path in (ROOT / folder).rglob("*.py")]
 PLUGIN_IMPORTS = {"harness", "torch", "numpy", "math", "typing", "__future__", "methods", "tasks", "collections", "dataclasses", "sklearn"}
+PLUGIN_IMPORTS |= {"functools", "pathlib", "struct"}
 
 
 def functions(path: Path):

@@ -33,8 +33,7 @@ NO_ORACLE = True, "not applicable: the task has no exact answers"
 
 def joint_is_evidence_times_posterior(cls: type[Task], seed: int, _: float) -> Verdict:
     """log_joint - log posterior = log evidence at random z; of the trained density too, where fields are at their defaults."""
-    oracle = cls().oracle()
-    if oracle is None:
+    if cls().oracle() is None:
         return NO_ORACLE
     worst, place, compared = 0.0, "", 0
     for values in (*sized(cls), *choices(cls)):
@@ -62,8 +61,6 @@ def _joint_errors(task: Task, seed: int, training: tuple[bool, ...]) -> Iterator
                     problem = task.problem(theta, batch, base, training=mode)
                     z = somewhere(problem, f"{seed}/z")
                     joint, conditional = problem.log_joint(z), posterior.log_prob(z)
-                    if len(evidence) != joint.shape[1]:  # a mean over problems
-                        joint, conditional = joint.mean(1, keepdim=True), conditional.mean(1, keepdim=True)
                     scale = torch.maximum(torch.maximum(joint.abs(), conditional.abs()), evidence.abs())
                     error = (joint - conditional - evidence).abs() / scale
                     yield float(error.amax()), "in training" if mode else "in scores"
@@ -129,7 +126,10 @@ def mle_is_the_maximum(cls: type[Task], seed: int, _: float) -> Verdict:
 
 
 def _gain_beyond_best(task: Task, oracle: Oracle, best: Params, data: Data, replicate: int, stream: str) -> tuple[float, float]:
-    """The most that the evidence of one replicate gains by a Newton step or at random nearby points, and what rounding hides; nats."""
+    """The most that one replicate's evidence gains by a Newton step or at random nearby points, and what rounding hides; nats.
+
+    Where problems share one set of parameters, it is the evidence of all of them.
+    """
     rest = theta_of(task, 0, task.default_base)
     batch = task.batch(data, 0, None, Noise([stream]))
     sizes = [leaf[replicate].numel() for leaf in best.values()]
@@ -138,7 +138,8 @@ def _gain_beyond_best(task: Task, oracle: Oracle, best: Params, data: Data, repl
         moved = dict(best)
         for (name, leaf), part in zip(best.items(), row.split(sizes), strict=True):
             moved[name] = torch.cat([leaf[:replicate], part.reshape(leaf[replicate].shape)[None], leaf[replicate + 1 :]])
-        return oracle.log_evidence(rest | moved, batch).flatten()[replicate]
+        value = oracle.log_evidence(rest | moved, batch)
+        return value[replicate] if task.stacks else value.sum()
 
     row = torch.cat([leaf[replicate].flatten() for leaf in best.values()]).detach()
     gradient, hessian = torch.autograd.functional.jacobian(evidence, row), torch.autograd.functional.hessian(evidence, row)
@@ -155,13 +156,12 @@ def _gain_beyond_best(task: Task, oracle: Oracle, best: Params, data: Data, repl
 
 def evidence_agrees_with_sampling(cls: type[Task], seed: int, thoroughness: float) -> Verdict:
     """The oracle's evidence is the integral of the joint density, by importance sampling that does not use the oracle."""
-    oracle = cls().oracle()
-    if oracle is None:
-        return NO_ORACLE
     worst, counted, tried = 0.0, 0, 0
     for values in small_values(cls):
         task = cls(**values)
-        data = data_of(task, seed)
+        data, oracle = data_of(task, seed), task.oracle()
+        if oracle is None:
+            return NO_ORACLE
         for theta, batch in [(theta, batch) for theta in thetas_of(task, data, seed, "prior") for batch in batches_of(task, data, seed)]:
             problem, evidence = task.problem(theta, batch, "prior"), oracle.log_evidence(theta, batch)
             with torch.no_grad():
@@ -196,12 +196,9 @@ def _newton(problem: Problem, z: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _evidence_z(log_w: Tensor, evidence: Tensor) -> tuple[Tensor, Tensor]:
-    """Standard errors between sampled and exact evidence, and which can be told; one each, or one of the mean over problems."""
+    """Standard errors between sampled and exact evidence of each problem [N], and which can be told [N]."""
     estimate, error = bounds.log_evidence(log_w)
     with np.errstate(over="ignore"):  # hopeless weights are no fault: they do not count
         counts = (bounds.ess(log_w) > FEWEST_ESS) & (bounds.pareto_k(log_w) < 0.5)  # from 0.5 on weights have no variance
-    if len(evidence) != len(estimate):
-        estimate, counts = estimate.mean(0, keepdim=True), counts.all(0, keepdim=True)
-        error = error.square().sum(0, keepdim=True).sqrt() / len(error)
     rounding = 64 * EPSILON * log_w.abs().amax()
     return (estimate - evidence) / (error + rounding), counts

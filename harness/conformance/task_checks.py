@@ -29,7 +29,7 @@ from harness.conformance.problems import (
     reseeded,
     run_checks,
 )
-from harness.conformance.task_samples import BASES, BATCH, batches_of, data_of, replicate_seeds, sized, somewhere, theta_of
+from harness.conformance.task_samples import BASES, BATCH, batches_of, data_of, replicate_seeds, scored_of, sized, somewhere, theta_of
 from harness.noise import Noise
 from harness.spec import Protocol
 from harness.training import load_data, streams
@@ -91,7 +91,7 @@ def _tensors(batch: Batch) -> dict[str, Tensor]:
 
 
 def leaves_and_metrics_have_their_shapes(cls: type[Task], seed: int, _: float) -> Verdict:
-    """First leaves are finite reals [*event] with at least one axis; each metric is [R] and finite; the base is [N, D]."""
+    """First leaves are finite reals [*event] with at least one axis; each metric is [R] and finite; the base is [N, D]; evidence is [N]."""
     for values, base in [(values, base) for values in sized(cls) for base in BASES]:
         task = cls(**values)
         if fault := leaf_fault(task.init(base, Noise([f"{seed}/init"]))):
@@ -101,20 +101,42 @@ def leaves_and_metrics_have_their_shapes(cls: type[Task], seed: int, _: float) -
         for name, metric in task.metrics(theta, data).items():
             if metric.shape != (R,) or not bool(metric.isfinite().all()):
                 return False, f"metric '{name}' is {list(metric.shape)}; it must be finite and [R] = [{R}]"
+        for batch in (*batches_of(task, data, seed), *scored_of(task, data, seed)):
+            if fault := _problem_fault(task, theta, batch, base, R, f"{seed}/z"):
+                return False, fault
+    return True, "leaves [*event], metrics [R], base [N, D], log_joint [S, N], evidence [N]"
+
+
+def _problem_fault(task: Task, theta: Params, batch: Batch, base: str, R: int, stream: str) -> str | None:
+    """What is wrong with the shapes of a batch's problem and evidence, if anything."""
+    problem, oracle = task.problem(theta, batch, base), task.oracle()
+    shape, D = problem.base.mean.shape, task.latent_dim
+    if shape[1:] != (D,) or problem.base.log_scale.shape != shape or (task.stacks and shape[0] != R):
+        return f"the base is {list(shape)} and {list(problem.base.log_scale.shape)}; it must be [N, D], D = {D}"
+    if problem.log_joint(somewhere(problem, stream)).shape != (4, shape[0]):
+        return "log_joint of z [S, N, D] must be [S, N]"
+    context = 0 if problem.context is None else problem.context.shape[-1]
+    if context != task.n_context:
+        return f"the context has {context} numbers, and n_context says {task.n_context}"
+    if oracle is not None and (got := oracle.log_evidence(theta, batch).shape) != shape[:1]:
+        return f"the evidence is {list(got)}; it must be [N] = {list(shape[:1])}"
+    return None
+
+
+def problems_do_not_leak(cls: type[Task], seed: int, _: float) -> Verdict:
+    """log_joint[s, n] has a gradient of exactly zero in the z of every other particle and problem."""
+    largest = 0.0
+    for values, training in [(values, training) for values in sized(cls) for training in (False, True)]:
+        task = cls(**values)
+        data, theta = data_of(task, seed), theta_of(task, seed, task.default_base, 0.1)
         for batch in batches_of(task, data, seed):
-            problem = task.problem(theta, batch, base)
-            shape = problem.base.mean.shape
-            if shape[1:] != (task.latent_dim,) or problem.base.log_scale.shape != shape or (task.stacks and shape[0] != R):
-                return (
-                    False,
-                    f"the base is {list(shape)} and {list(problem.base.log_scale.shape)}; it must be [N, D], D = {task.latent_dim}",
-                )
-            if problem.log_joint(somewhere(problem, f"{seed}/z")).shape != (4, shape[0]):
-                return False, "log_joint of z [S, N, D] must be [S, N]"
-            context = 0 if problem.context is None else problem.context.shape[-1]
-            if context != task.n_context:
-                return False, f"the context has {context} numbers, and n_context says {task.n_context}"
-    return True, "leaves [*event], metrics [R], base [N, D], log_joint [S, N]"
+            problem = task.problem(theta, batch, task.default_base, training=training)
+            z = somewhere(problem, f"{seed}/z", 2).requires_grad_()
+            for s, n in ((0, 0), (1, z.shape[1] - 1)):
+                (slope,) = torch.autograd.grad(problem.log_joint(z)[s, n], z)
+                slope[s, n] = 0.0
+                largest = max(largest, float(slope.abs().amax()))
+    return largest == 0.0, f"largest slope in the z of another particle or problem {largest:.1e} (limit 0)"
 
 
 def replicates_do_not_leak(cls: type[Task], seed: int, _: float) -> Verdict:
@@ -185,6 +207,7 @@ TASK_CHECKS: dict[str, Callable[[type[Task], int, float], Verdict]] = {
     "data depend on the seed alone": data_depend_on_the_seed_alone,
     "batches depend on the step alone": batches_depend_on_the_step_alone,
     "shapes are kept": leaves_and_metrics_have_their_shapes,
+    "problems do not leak": problems_do_not_leak,
     "replicates do not leak": replicates_do_not_leak,
     "protocols are valid": protocols_are_valid,
     "the task says where it comes from": has_a_docstring_and_source,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator
 from typing import Any
 
@@ -68,6 +69,12 @@ def batches_of(task: Task, data: Data, seed: int) -> Iterator[Batch]:
         yield task.batch(data, 0, None, order)
     for step in (0, 3):
         yield task.batch(data, step, BATCH, order.at(step))
+
+
+def scored_of(task: Task, data: Data, seed: int) -> Iterator[Batch]:
+    """The first few of the batches that final scores are taken over."""
+    order = Noise(streams(replicate_seeds(task, seed), "batch"), shuffled=False)
+    yield from itertools.islice(task.scored_batches(data, BATCH, order), 2)
 
 
 def somewhere(problem: Problem, stream: str, n: int = 4) -> Tensor:

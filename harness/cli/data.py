@@ -1,0 +1,189 @@
+"""`bench data`: the files of data sets."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from harness.cli._options import json_option, print_json
+
+if TYPE_CHECKING:
+    from harness.data import Checked
+
+NOT_ALL_RIGHT = 3
+
+data_option = click.option(
+    "--data", "folder", type=click.Path(path_type=Path, file_okay=False), metavar="DIR",
+    help="The folder that holds a folder for each data set; BENCH_DATA, or data/ in the workspace, where none is given.",
+)  # fmt: skip
+
+
+@click.group()
+def data() -> None:
+    """Fetch, verify or list the files of data sets.
+
+    \b
+    Example:
+      bench data list
+    """
+
+
+@data.command()
+@click.argument("name")
+@data_option
+@click.option("--mirror", "mirrors", multiple=True, metavar="URL", help="Where the files are served. Repeat for more, tried in turn.")
+@click.option("--force", is_flag=True, help="Replace files that are there and wrong.")
+@json_option
+def fetch(name: str, folder: Path | None, mirrors: Sequence[str], force: bool, as_json: bool) -> None:
+    """Download what is missing of a data set: mnist or fashion.
+
+    The sha256 of every file is compared. Files that are there and right stay as they are.
+
+    \b
+    Example:
+      bench data fetch mnist
+    """
+    from harness.download import fetch as bring
+
+    with _display() as shown:
+        for fetched in bring(name, folder, mirrors, force, shown.advance, shown.say):
+            if as_json:
+                print_json([{"data_set": name, "path": str(fetched.path), "fetched": fetched.new}])
+            else:
+                click.echo(f"{'fetched' if fetched.new else 'kept':<8} {fetched.path}")
+
+
+@data.command()
+@click.argument("name", required=False)
+@data_option
+@json_option
+@click.pass_context
+def verify(ctx: click.Context, name: str | None, folder: Path | None, as_json: bool) -> None:
+    """Compare the sha256 of every file of a data set, or of all.
+
+    Exit status 3 when a file is missing or wrong.
+
+    \b
+    Example:
+      bench data verify mnist
+    """
+    from harness.data import KNOWN
+    from harness.data import verify as check
+
+    checked = []
+    for known in [name] if name else KNOWN:
+        for item in check(known, folder):
+            checked.append(item)
+            if as_json:
+                print_json([_plain(item)])
+            else:
+                click.echo(f"{item.state:<8} {item.reason or item.path}")
+    faulty = [item for item in checked if item.state != "right"]
+    for known in dict.fromkeys(item.file.data_set for item in faulty):
+        where = f" --data {folder}" if folder else ""
+        force = " --force" if any(item.state == "wrong" for item in faulty if item.file.data_set == known) else ""
+        click.echo(f"To mend it: bench data fetch {known}{where}{force}", err=True)
+    ctx.exit(NOT_ALL_RIGHT if faulty else 0)
+
+
+def _plain(item: Checked) -> dict[str, Any]:
+    return {
+        "data_set": item.file.data_set, "file": item.file.name, "state": item.state,
+        "path": str(item.path) if item.path else None, "reason": item.reason or None, "sha256": item.file.sha256,
+    }  # fmt: skip
+
+
+@data.command(name="list")
+@data_option
+@json_option
+def listing(folder: Path | None, as_json: bool) -> None:
+    """Every data set that is known, and where its files were found. Their content is not read.
+
+    \b
+    Example:
+      bench data list
+    """
+    from harness.data import KNOWN, look, places
+
+    for known in KNOWN.values():
+        folders = places(known, folder)
+        found = [path for file in known.files if (path := look(file, folders))]
+        if as_json:
+            lines = {"data_set": known.name, "title": known.title, "files": len(known.files), "found": [str(path) for path in found]}
+            print_json([lines | {"looked_in": [str(place) for place in folders], "mirrors": known.mirrors}])
+            continue
+        where = " and ".join(dict.fromkeys(str(path.parent) for path in found))
+        state = f"{len(found)} of {len(known.files)} files in {where}" if found else f"not here; to have it: bench data fetch {known.name}"
+        click.echo(f"{known.name:<8} {known.title}: {state}")
+
+
+@contextmanager
+def _display() -> Iterator[_Lines]:
+    shown = _Bars() if sys.stderr.isatty() else _Lines()
+    try:
+        yield shown
+    finally:
+        shown.close()
+
+
+class _Lines:
+    """Plain lines: one for each address that answers."""
+
+    def __init__(self) -> None:
+        self._last = ("", "")
+
+    def say(self, text: str) -> None:
+        """One line."""
+        click.echo(text, err=True)
+
+    def advance(self, name: str, url: str, got: int, total: int | None) -> None:
+        """Take note of bytes that have come."""
+        if self._last != (name, url):
+            self._last = (name, url)
+            self.begin(name, url, total)
+        self.move(got)
+
+    def begin(self, name: str, url: str, total: int | None) -> None:
+        """Say that a download starts."""
+        self.say(f"{name} from {url}" + (f", {total:,} bytes" if total else ""))
+
+    def move(self, got: int) -> None:
+        """Nothing is said between start and end."""
+
+    def close(self) -> None:
+        """Nothing is left to clear."""
+
+
+class _Bars(_Lines):
+    """A bar a file, with the bytes, the speed and the time left."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        from rich.console import Console
+        from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
+
+        columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn())
+        self._bars = Progress(*columns, console=Console(stderr=True))
+        self._task: Any = None
+        self._bars.start()
+
+    def say(self, text: str) -> None:
+        """A line above the bars."""
+        self._bars.console.print(text, markup=False, highlight=False)
+
+    def begin(self, name: str, url: str, total: int | None) -> None:
+        """A new bar."""
+        self._task = self._bars.add_task(name, total=total)
+
+    def move(self, got: int) -> None:
+        """Move the bar."""
+        self._bars.update(self._task, completed=got)
+
+    def close(self) -> None:
+        """Leave the last state of the bars on the screen."""
+        self._bars.stop()

@@ -1,0 +1,191 @@
+"""Binary images with a latent each: what the image tasks share."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from functools import cache
+from typing import Any, ClassVar, Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn.functional import softplus
+
+from harness.api import Batch, Data, DiagNormal, Field, Noise, Params, Problem, Task
+from harness.nets import init_linear
+from tasks._nets import Nets, dense
+from tasks.gaussian import mini_batch
+
+PART = 10  # images that are scored at a time: it bounds memory and touches no number
+RECOMMENDED: dict[str, dict[str, Any]] = {
+    "vb": {"particles": 1},
+    "iwae": {"particles": 40},
+    "pnf": {"particles": 1},
+    "iaf": {"particles": 1},
+    "hvae": {"particles": 1, "method.init_step": 0.2, "method.init_T0": math.sqrt(1.5), "method.tempering": "fixed-variance"},
+    "hvae-iaf": {"particles": 1, "method.init_step": 0.2, "method.init_T0": math.sqrt(1.5), "method.tempering": "fixed-variance"},
+}
+"""The HVAE authors' MNIST code: first step size 0.2 below 0.5, T_0^2 = 1.5 cooled in the variance; IWAE with the 2020 report's k."""
+
+
+FEW = {"batch_size": 256, "shuffle": True, "lr": 1e-3, "dtype": "float32", "task.binarisation": "threshold"}
+PROTOCOLS: dict[str, dict[str, Any]] = {
+    "report": FEW
+    | {"steps": 1_600, "eval_particles": 100, "task.n_train": 10_000, "task.n_validation": 1_000, "task.n_test": 1_000},
+    "paper": {
+        "steps": 1_000_000, "batch_size": 100, "shuffle": True, "optimiser": "adamax", "lr": 5e-4, "dtype": "float32",
+        "eval_particles": 1_000, "validate_every": 500, "patience": 100,
+    },
+    "smoke": FEW
+    | {"steps": 10, "batch_size": 64, "eval_particles": 10, "task.n_train": 1_000, "task.n_validation": 100, "task.n_test": 50},
+}  # fmt: skip
+"""Of the 28 x 28 tasks. 1,600 steps are 40 epochs of 40 batches, the last of 16; a million are 2,000 epochs of 500."""
+
+
+def binarised(images: Tensor, how: str, stream: str) -> Tensor:
+    """Grey images [n, P], 0 to 255, as zeros and ones: above one half, or drawn from a constant stream with their value as probability."""
+    if how == "threshold":
+        return (images > 127).to(torch.uint8)
+    drawn = Noise([f"images/{stream}"]).uniform(*images.shape, like=torch.zeros((), dtype=torch.float32))
+    return (drawn * 255 < images).to(torch.uint8)
+
+
+class BinaryImages(Task, frozen=True):
+    r"""Binary images $x$ of P pixels under a latent Gaussian and a decoder net.
+
+    $$z \sim N(0, I), \qquad x_p \mid z \sim \mathrm{Bernoulli}(\mathrm{logistic}(l_p(z))), \qquad
+      \log p(x, z) = \log N(z) + \textstyle\sum_p \big[x_p l_p - \log(1 + e^{l_p})\big]$$
+
+    The base is an encoder's normal; its last hidden layer is the context that flows are amortised with.
+    """
+
+    stacks: ClassVar[bool] = False
+    default_base: ClassVar[str] = "learned"
+    score_to_tune: ClassVar[str] = "validation_elbo"
+    headline: ClassVar[tuple[str, ...]] = ("nll", "elbo", "ess", "pareto_k")
+    recommended: ClassVar[dict[str, dict[str, Any]]] = RECOMMENDED
+
+    binarisation: Literal["dynamic", "threshold", "fixed"] = Field("dynamic", description="how grey pixels become zeros and ones")
+    latent: int = Field(64, ge=1, description="latent dimensions")
+    n_train: int = Field(50_000, ge=1, description="images to learn from: the first ones of the training files")
+    n_validation: int = Field(10_000, ge=1, description="images after those, for early stopping and tuning")
+    n_test: int = Field(10_000, ge=1, description="images to score: the first ones of the test files")
+
+    def grey(self) -> tuple[np.ndarray, np.ndarray]:
+        """All training and all test images, uint8 [n, P]."""
+        raise NotImplementedError
+
+    @property
+    def nets(self) -> Nets:
+        """The encoder's trunk and the decoder."""
+        raise NotImplementedError
+
+    @property
+    def latent_dim(self) -> int:
+        """D."""
+        return self.latent
+
+    @property
+    def n_context(self) -> int:
+        """The encoder's last hidden units."""
+        return self.nets.n_hidden
+
+    def load(self, noise: Noise) -> Data:
+        """`x` uint8 [n, P] of each split: zeros and ones, but grey where training draws them anew at every step."""
+        seen, unseen = map(torch.tensor, self.grey())
+        end = self.n_train + self.n_validation
+        if end > len(seen) or self.n_test > len(unseen):
+            available = f"{len(seen):,} for n_train and n_validation together, {len(unseen):,} for n_test"
+            raise ValueError(f"Task '{self.name}' has fewer images than asked for: {available}.")
+        train = seen[: self.n_train]
+        train = train if self.binarisation == "dynamic" else binarised(train, self.binarisation, "train")
+        validation = binarised(seen[self.n_train : end], self.binarisation, "validation")
+        test = binarised(unseen[: self.n_test], self.binarisation, "test")
+        return Data({"x": train}, {"x": validation}, {"x": test})
+
+    def init(self, base: str, noise: Noise) -> Params:
+        """The weights of both nets; the last bias is the mean pixel's logit."""
+        nets = self.nets
+        params = nets.init(noise)
+        mean = self.grey()[0][: self.n_train].mean() / 255
+        params["decoder.out.bias"] = torch.full_like(params["decoder.out.bias"], math.log(mean / (1 - mean)))
+        if base == "learned":
+            params |= init_linear("encoder.mean", nets.n_hidden, self.latent, noise)
+            params |= init_linear("encoder.scale", nets.n_hidden, self.latent, noise)
+        return params
+
+    def batch(self, data: Data, step: int, batch_size: int | None, noise: Noise) -> Batch:
+        """`x` uint8 [N, P]: all images, or those of a mini-batch."""
+        x = data.train["x"]
+        x = x if batch_size is None else mini_batch(x[None], step, batch_size, noise)[0]
+        if self.binarisation != "dynamic":
+            return {"x": x}
+        drawn = noise.at(step).uniform(*x.shape, like=torch.zeros((), dtype=torch.float32))
+        return {"x": (drawn * 255 < x).to(torch.uint8)}
+
+    def scored_batches(self, data: Data, batch_size: int | None, noise: Noise) -> Iterator[Batch]:
+        """The test images, in parts."""
+        return parts(data.test)
+
+    def validation_batches(self, data: Data) -> Iterator[Batch]:
+        """The validation images, in parts."""
+        return parts(data.validation)
+
+    def problem(self, params: Params, batch: Batch, base: str, training: bool = False) -> Problem:
+        """The joint density of each image and its latent; the score is written out: no automatic differentiation of it is needed."""
+        nets = self.nets
+        x = batch["x"].to(params["decoder.out.bias"].dtype)  # [N, P]
+        hidden = nets.hidden(params, x)
+
+        def log_joint(z: Tensor) -> Tensor:
+            logits, _ = nets.logits(params, z.flatten(0, 1))
+            logits = logits.unflatten(0, z.shape[:2])  # [S, N, P]
+            return log_prior(z) + (x * logits - softplus(logits)).sum(-1)
+
+        return Problem(log_joint, decoder_score(nets, params, x), self.base(params, hidden, base), hidden)
+
+    def base(self, params: Params, hidden: Tensor, base: str) -> DiagNormal:
+        """The prior N(0, I), or the encoder's mean and softplus scale: [N, D] each."""
+        if base == "prior":
+            zeros = hidden.new_zeros(len(hidden), self.latent)
+            return DiagNormal(zeros, zeros)
+        return DiagNormal(dense(params, "encoder.mean", hidden), softplus(dense(params, "encoder.scale", hidden)).log())
+
+    def decode(self, params: Params, z: Tensor) -> Tensor:
+        """The probability of each pixel: z [..., D] -> [..., side, side]."""
+        logits, _ = self.nets.logits(params, z.reshape(-1, self.latent))
+        side = math.isqrt(logits.shape[-1])
+        return logits.sigmoid().reshape(*z.shape[:-1], side, side)
+
+
+def log_prior(z: Tensor) -> Tensor:
+    """log N(z; 0, I): [S, N, D] -> [S, N]."""
+    return DiagNormal(torch.zeros_like(z[0]), torch.zeros_like(z[0])).log_prob(z)
+
+
+def decoder_score(nets: Nets, params: Params, x: Tensor) -> Callable[[Tensor], Tensor]:
+    r"""$\nabla_z \log p(x, z) = J(z)^\top (x - \mathrm{logistic}(l(z))) - z$, with $J$ the Jacobian of the logits.
+
+    Being an expression like any other it is differentiated once for training, where a gradient by automatic differentiation would be
+    differentiated a second time.
+    """
+
+    def score(z: Tensor) -> Tensor:
+        logits, inner = nets.logits(params, z.flatten(0, 1))
+        residual = x - logits.unflatten(0, z.shape[:2]).sigmoid()
+        return nets.pull_back(params, inner, residual.flatten(0, 1)).unflatten(0, z.shape[:2]) - z
+
+    return score
+
+
+def parts(split: dict[str, Tensor] | None) -> Iterator[Batch]:
+    """A split's images, a few at a time."""
+    return ({"x": part} for part in (split or {"x": torch.zeros(0, 1)})["x"].split(PART))
+
+
+@cache
+def flat_images(read: Callable[[str], np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+    """The training and the test images of a reader, [n, P] each, read once."""
+    train, test = (read(split) for split in ("train", "test"))
+    return train.reshape(len(train), -1), test.reshape(len(test), -1)

@@ -1,0 +1,95 @@
+"""Image tasks: nets, scores, binarisation, and the evidence of non-stacking tasks against closed forms."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from linear_gaussian import LinearGaussian
+
+from harness import registry, training
+from harness.api import Noise, autograd_score
+from harness.evaluation import evaluate
+from harness.matrix import resolve
+from harness.registry import Found
+from tasks._images import binarised, decoder_score
+from tasks._nets import ConvNets, DenseNets
+from tasks.digits import Digits
+
+METHODS = ["vb", "iwae", "pnf", "iaf", "hvae", "hvae-untempered", "hvae-iaf"]
+
+
+def parameters(nets, dtype=torch.float64):
+    return {name: leaf[None].to(dtype) for name, leaf in nets.init(Noise(["0/init"])).items()}
+
+
+def images(n, pixels):
+    return (Noise(["x"]).uniform(n, pixels, like=torch.zeros((), dtype=torch.float64)) < 0.3).double()
+
+
+@pytest.mark.parametrize(("nets", "pixels"), [(DenseNets(64, 5, 11), 64), (ConvNets(6, 20), 784)], ids=["dense", "convolutions"])
+def test_the_score_written_out_is_autograds_and_so_is_its_gradient(nets, pixels):
+    params, x = parameters(nets), images(3, pixels)
+    z = Noise(["z"]).normal(2, 3, nets.latent, like=x).requires_grad_()
+    weights = {name: leaf.requires_grad_() for name, leaf in params.items() if name.startswith("decoder")}
+
+    def log_joint(z):
+        logits = nets.logits(params, z.flatten(0, 1))[0].unflatten(0, z.shape[:2])
+        return -0.5 * z.square().sum(-1) + (x * logits - torch.nn.functional.softplus(logits, threshold=40)).sum(-1)
+
+    written, automatic = decoder_score(nets, params, x)(z), autograd_score(log_joint)(z)
+    assert torch.allclose(written, automatic, rtol=1e-12, atol=1e-13)
+    direction = Noise(["d"]).normal(*z.shape, like=x)
+    second = [torch.autograd.grad((score * direction).sum(), [z, *weights.values()]) for score in (written, automatic)]
+    for one, other in zip(*second, strict=True):
+        assert torch.allclose(one, other, rtol=1e-10, atol=1e-12)
+
+
+def test_convolutions_give_the_sizes_of_the_images():
+    nets = ConvNets(6)
+    params = parameters(nets, torch.float32)
+    logits, inner = nets.logits(params, torch.zeros(2, 6))
+    assert logits.shape == (2, 784)
+    assert [tuple(a.shape[1:]) for a in inner] == [(450,), (512,), (32, 7, 7), (16, 14, 14)]
+    assert nets.hidden(params, logits).shape == (2, 450)
+
+
+def test_binarisations():
+    grey = torch.tensor([[0, 127, 128, 255]] * 4000, dtype=torch.uint8)
+    assert binarised(grey, "threshold", "a")[0].tolist() == [0, 0, 1, 1]
+    drawn = binarised(grey, "fixed", "a").double().mean(0).tolist()
+    assert drawn == pytest.approx([0, 127 / 255, 128 / 255, 1], abs=4 * 0.5 / 4000**0.5)
+    assert torch.equal(binarised(grey, "fixed", "a"), binarised(grey, "dynamic", "a"))
+    assert not torch.equal(binarised(grey, "fixed", "a"), binarised(grey, "fixed", "b"))
+
+
+@pytest.mark.parametrize("how", ["threshold", "fixed", "dynamic"])
+def test_seeds_share_their_test_images_and_only_dynamic_ones_change_on_the_way(how):
+    task = Digits(binarisation=how)
+    first, second = (task.load(Noise([f"{seed}/data"])) for seed in (0, 1))
+    for split in ("train", "validation", "test"):
+        assert torch.equal(getattr(first, split)["x"], getattr(second, split)["x"])
+    assert set(np.unique(first.test["x"].numpy())) == {0, 1}
+    noise = Noise(["0/batch"], shuffled=False)
+    batches = [task.batch(first, step, 1297, noise.at(step))["x"] for step in (0, 1)]
+    assert torch.equal(*batches) == (how != "dynamic")
+    assert set(np.unique(batches[0].numpy())) == {0, 1}
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_the_evidence_of_a_linear_decoder_is_found_by_every_method(name):
+    task = LinearGaussian()
+    method = registry.find("method", name)
+    values = {f"method.{field}": value for field, value in method.fields.items()}
+    resolved = resolve(method, Found(LinearGaussian, "linear-gaussian"), "short", values | {"base": "learned"})
+    state = training.start(resolved.method, task, resolved.protocol, [0])
+    for _ in training.train(resolved.method, task, resolved.protocol, state):
+        pass
+    scores = evaluate(resolved.method, task, resolved.protocol, state)
+    theta, _ = state.layout.owned(state.flat)
+    exact = task.oracle().log_evidence(theta, state.data.test).mean()
+    found = scores["log_evidence"]
+    assert float(found.error) < 0.1
+    assert abs(float(found.value - exact)) < 3 * float(found.error)
+    assert float(scores["elbo"].value) <= float(exact) + 3 * float(scores["elbo"].error)
+    assert float(scores["elbo_gap"].value) == pytest.approx(float(exact - scores["elbo"].value), abs=1e-9)
