@@ -185,6 +185,10 @@ class Task(BaseModel, frozen=True, extra="forbid", allow_inf_nan=False):
         """
         return [self.batch(data, 0, None, noise)]
 
+    def validation_batches(self, data: Data) -> Iterable[Batch]:
+        """The validation data, in parts; nothing where there are none."""
+        return []
+
     def problem(self, params: Params, batch: Batch, base: str, training: bool = False) -> Problem:
         """The inference problems of a batch at `params`."""
         raise NotImplementedError

@@ -26,8 +26,13 @@ def member_tensors(state: State, member: int) -> dict[str, Tensor]:
     """One replicate of a stack as named tensors: `params.*`, `optimiser.*` and what the loop remembers."""
     leaves = {f"params.{name}": leaf[member] for name, leaf in state.layout.views(state.flat).items()}
     moments = {f"optimiser.{name}": moment[member] for name, moment in state.moments.items()}
-    own = {"curve": state.curve[member], "window": state.window[member], "diverged_at": state.diverged_at[member]}
+    own = {name: getattr(state, name)[member] for name in _own_names(state)}
     return {name: tensor.contiguous().clone() for name, tensor in (leaves | moments | own).items()}
+
+
+def _own_names(state: State) -> list[str]:
+    """What the loop remembers beside parameters and moments: what was seen of validation data only where they are looked at."""
+    return ["curve", "window", "diverged_at", *(["validation", "best"] if state.validation.shape[1] else [])]
 
 
 def encode(state: State, member: int, spec: RunSpec) -> bytes:
@@ -104,7 +109,7 @@ def restore(state: State, members: list[dict[str, Tensor]], step: int) -> None:
         flat = [torch.cat([saved[f"params.{name}"].flatten() for name in state.layout.shapes]) for saved in members]
         state.flat = torch.stack(flat).to(state.flat)
         state.moments = {name: torch.stack([saved[f"optimiser.{name}"] for saved in members]) for name in state.moments}
-        for name in ("curve", "window", "diverged_at"):
+        for name in _own_names(state):
             setattr(state, name, torch.stack([saved[name] for saved in members]))
     except (KeyError, RuntimeError) as err:
         raise CheckpointError(f"The checkpoint does not have the tensors of this run: {err}.") from err

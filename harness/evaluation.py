@@ -15,6 +15,7 @@ from harness.noise import Noise
 from harness.optimisers import total_travel
 from harness.spec import Protocol
 from harness.training import State, draw, load_data, streams
+from harness.validation import best_parameters, validation_bounds
 
 PARTICLE_BLOCK = 250
 """Particles drawn by one generator, and computed at a time: how memory is bounded without touching a number."""
@@ -58,12 +59,13 @@ def scoring(method: Method, task: Task, protocol: Protocol, state: State) -> Gen
     them, however they are cut into batches. Standard errors are those of the draws, given the data.
 
     Returns: `elbo` (nats, with standard error), `log_evidence` (importance sampling, nats, with standard error), `ess` (particles),
-    `pareto_k`; with an oracle `elbo_gap` and `evidence_gap` (nats); the task's metrics; `bound_trend_z` and `travel_used`.
+    `pareto_k`; `nll` where problems share weights (minus `log_evidence`: nats an example); `validation_elbo` (nats an example) where there
+    are validation data; with an oracle `elbo_gap` and `evidence_gap` (nats); the task's metrics; `bound_trend_z` and `travel_used`.
     """
     oracle = task.oracle()
     dtype = torch.float64 if oracle else getattr(torch, protocol.dtype)
     data = load_data(task, state.seeds, dtype)
-    theta, phi = state.layout.owned(state.flat.to(dtype))
+    theta, phi = state.layout.owned(best_parameters(state).to(dtype))
     best = oracle.mle(data) if oracle else None
     order = Noise(streams(state.seeds, "batch"), shuffled=False)
     rows, n_scored = [], 0
@@ -74,7 +76,12 @@ def scoring(method: Method, task: Task, protocol: Protocol, state: State) -> Gen
         rows.append(bound_scores(log_w) | (dict(_gaps(oracle, theta, best, batch, log_w)) if oracle else {}))
         n_scored += len(problem.base.mean)
     own = {name: Score(value) for name, value in task.metrics(theta, data).items()}
-    return mean_scores(rows, task.stacks) | own | convergence(task, protocol, state)
+    scores = mean_scores(rows, task.stacks) | own | convergence(task, protocol, state)
+    if data.validation is not None:
+        scores["validation_elbo"] = Score(validation_bounds(method, task, protocol, state, theta, phi)[1][None])
+    if not task.stacks:
+        scores["nll"] = Score(-scores["log_evidence"].value, scores["log_evidence"].error)
+    return scores
 
 
 def _eval_streams(task: Task, state: State, index: int, problems: range) -> list[str]:

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from harness import evaluation, training
+from harness import evaluation, training, validation
 from harness.api import Method, Params, Particles, Task
 from harness.errors import UsageError
 from harness.matrix import Resolved, Setting, parse_selector, resolve
@@ -55,7 +55,7 @@ class Fit:
         noise = Noise([f"{seed}/sample"])
         batch = next(iter(self.task.scored_batches(self.state.data, self.protocol.batch_size, Noise(["batch"], shuffled=False))))
         with torch.no_grad():
-            theta, phi = self.state.layout.owned(self.state.flat)
+            theta, phi = self.state.layout.owned(validation.best_parameters(self.state))
             return self.method.particles(phi, self.task.problem(theta, batch, self.protocol.base), noise, n_particles, trace)
 
     def score(self) -> dict[str, float]:
@@ -95,7 +95,7 @@ def fit(
     """
     resolved = _resolved(_one("method", method), _one("task", task), protocol, settings or {})
     state = training.start(resolved.method, resolved.task, resolved.protocol, [seed])
-    for progress in training.train(resolved.method, resolved.task, resolved.protocol, state):
+    for progress in validation.train(resolved.method, resolved.task, resolved.protocol, state):
         if watch is not None:
             watch(progress)
     return Fit(resolved.method, resolved.task, resolved.protocol, state)

@@ -9,11 +9,11 @@ from dataclasses import dataclass
 
 import torch
 
-from harness import environment, registry, training
+from harness import environment, registry, validation
 from harness.api import Method, Task
-from harness.errors import BenchError, LeaseLost, PluginError, StoreError
+from harness.errors import BenchError, DataError, LeaseLost, PluginError, StoreError
 from harness.evaluation import Score, scoring
-from harness.saving import Job, patiently, remove_files, resume, save, tidy, write_member
+from harness.saving import Job, all_curves, patiently, remove_files, resume, save, tidy, write_member
 from harness.spec import RunSpec, Status
 from harness.store import Claim, Metric, Outcome
 from harness.training import State
@@ -86,7 +86,7 @@ def run(job: Job) -> Iterator[Event]:
         raise
     except OutOfTime as err:
         yield from _time_out(job, str(err))
-    except PluginError:
+    except (PluginError, DataError):
         _forget(job)
         raise
     except LeaseLost:
@@ -109,7 +109,7 @@ def _train(job: Job, method: Method, task: Task, state: State) -> Iterator[Event
     """Train to the end, saving on a cadence that costs under one percent of the time."""
     protocol = job.specs[0].protocol()
     next_save, next_look, ended = time.monotonic() + job.options.pause(0.0), 0.0, set[str]()
-    for progress in training.train(method, task, protocol, state):
+    for progress in validation.train(method, task, protocol, state):
         now = time.monotonic()
         if job.stop.is_set() or job.out_of_time() or (now >= next_save and state.step < protocol.steps):
             yield from _finish_diverged(job, state, ended)
@@ -163,7 +163,7 @@ def _diverged(job: Job, state: State, place: int, spec: RunSpec, claim: Claim) -
         f"the bound or its gradient was not finite at step {step}",
         step,
         job.wall_s(claim),
-        curves=training.curves(state, place, spec.steps),
+        curves=all_curves(state, place, spec),
         checkpoint=write_member(job, state, place, spec, "final"),
     )
 
@@ -203,7 +203,7 @@ def _done(job: Job, state: State, place: int, spec: RunSpec, claim: Claim, score
         state.step,
         job.wall_s(claim),
         metrics={name: Metric(float(s.value[place]), None if s.error is None else float(s.error[place])) for name, s in scores.items()},
-        curves=training.curves(state, place, spec.steps),
+        curves=all_curves(state, place, spec),
         checkpoint=write_member(job, state, place, spec, "final"),
     )
 
@@ -225,8 +225,8 @@ def _time_out(job: Job, reason: str) -> Iterator[Event]:
 
 
 def _forget(job: Job) -> None:
-    """Take back runs that never made a step: their plugin does not keep its contract, so there is no result to record."""
-    _give_back(job, Status.QUEUED, "the plugin broke its contract")
+    """Take back runs that never made a step: their plugin or its data are not as they must be, so there is no result to record."""
+    _give_back(job, Status.QUEUED, "the plugin or its data are not as they must be")
     started = job.store.rows([claim.key for claim in job.claims.values() if claim.step])
     remove_files(job.workspace, job.store.delete([key for key in job.claims if key not in started]))
 

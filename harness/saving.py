@@ -13,11 +13,11 @@ from typing import TypeVar
 
 import torch
 
-from harness import checkpoint, training
+from harness import checkpoint, training, validation
 from harness.api import Method, Task
 from harness.errors import CheckpointError, LeaseLost, StoreError, UsageError
 from harness.spec import Plan, RunSpec
-from harness.store import CheckpointFile, Claim, ResultStore, Saved
+from harness.store import CheckpointFile, Claim, Curve, ResultStore, Saved
 from harness.training import State
 from harness.workspace import Workspace
 
@@ -140,13 +140,17 @@ def save(job: Job, state: State) -> float:
     """Write a checkpoint of every living member and one transaction with their rows; returns the seconds it took."""
     began = time.monotonic()
     living = [(place, spec, claim) for place, spec, claim in job.members() if bool(state.alive[place])]
-    steps = job.specs[0].steps
     saved = [
-        Saved(state.step, job.wall_s(claim), training.curves(state, place, steps), write_member(job, state, place, spec, "last"))
+        Saved(state.step, job.wall_s(claim), all_curves(state, place, spec), write_member(job, state, place, spec, "last"))
         for place, spec, claim in living
     ]
     remove_files(job.workspace, job.store.save([claim for _, _, claim in living], saved))
     return time.monotonic() - began
+
+
+def all_curves(state: State, place: int, spec: RunSpec) -> dict[str, Curve]:
+    """A replicate's curves: of training, and of the looks at validation data."""
+    return training.curves(state, place, spec.steps) | validation.curve(spec, state)
 
 
 def write_member(job: Job, state: State, place: int, spec: RunSpec, role: str) -> CheckpointFile:

@@ -84,6 +84,8 @@ class Protocol(BaseModel):
     base: Literal["prior", "learned"] = Field(default="prior", description="the base density q0")
     dtype: Literal["float32", "float64"] = Field(default="float64", description="precision of parameters and densities")
     eval_particles: int = Field(default=10_000, ge=2, description="particles in the final scores")
+    validate_every: int | None = added_later(None, default=None, ge=1, description="steps between looks at validation data")
+    patience: int | None = added_later(None, default=None, ge=1, description="looks in vain after which training stops; none: go on")
 
 
 class RunSpec(Protocol):

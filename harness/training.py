@@ -45,6 +45,8 @@ class State:
 
     Shapes: `flat`, `start` and `moments` [R, P]; `curve` [R, curves, points], NaN where not reached; `window` [R, curves], sums since
     the last point; `diverged_at` [R], the step at which a replicate was frozen, or -1. From then on nothing of that replicate changes.
+    Where validation data are looked at: the bound at each look, `validation` [R, looks], NaN where not reached, and the parameters at
+    the best one, `best` [R, P], NaN before the first; empty elsewhere.
     """
 
     seeds: tuple[int, ...]
@@ -57,6 +59,8 @@ class State:
     curve: Tensor
     window: Tensor
     diverged_at: Tensor
+    validation: Tensor
+    best: Tensor
 
     @property
     def alive(self) -> Tensor:
@@ -129,6 +133,8 @@ def start(method: Method, task: Task, protocol: Protocol, seeds: Sequence[int]) 
         curve=torch.full((len(seeds), len(CURVES), points), math.nan, dtype=torch.float64),
         window=torch.zeros(len(seeds), len(CURVES), dtype=torch.float64),
         diverged_at=torch.full((len(seeds),), NEVER),
+        validation=torch.full((len(seeds), protocol.steps // protocol.validate_every if protocol.validate_every else 0), math.nan).double(),
+        best=torch.full_like(flat, math.nan)[:, : flat.shape[1] if protocol.validate_every else 0],
     )
 
 

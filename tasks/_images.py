@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
-from functools import cache
+from functools import cache, lru_cache
 from typing import Any, ClassVar, Literal
 
 import numpy as np
@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import softplus
 
-from harness.api import Batch, Data, DiagNormal, Field, Noise, Params, Problem, Task
+from harness.api import Batch, Data, DataError, DiagNormal, Field, Noise, Params, Problem, Task
 from harness.nets import init_linear
 from tasks._nets import Nets, dense
 from tasks.gaussian import mini_batch
@@ -93,16 +93,7 @@ class BinaryImages(Task, frozen=True):
 
     def load(self, noise: Noise) -> Data:
         """`x` uint8 [n, P] of each split: zeros and ones, but grey where training draws them anew at every step."""
-        seen, unseen = map(torch.tensor, self.grey())
-        end = self.n_train + self.n_validation
-        if end > len(seen) or self.n_test > len(unseen):
-            available = f"{len(seen):,} for n_train and n_validation together, {len(unseen):,} for n_test"
-            raise ValueError(f"Task '{self.name}' has fewer images than asked for: {available}.")
-        train = seen[: self.n_train]
-        train = train if self.binarisation == "dynamic" else binarised(train, self.binarisation, "train")
-        validation = binarised(seen[self.n_train : end], self.binarisation, "validation")
-        test = binarised(unseen[: self.n_test], self.binarisation, "test")
-        return Data({"x": train}, {"x": validation}, {"x": test})
+        return splits(self)
 
     def init(self, base: str, noise: Noise) -> Params:
         """The weights of both nets; the last bias is the mean pixel's logit."""
@@ -157,6 +148,21 @@ class BinaryImages(Task, frozen=True):
         logits, _ = self.nets.logits(params, z.reshape(-1, self.latent))
         side = math.isqrt(logits.shape[-1])
         return logits.sigmoid().reshape(*z.shape[:-1], side, side)
+
+
+@lru_cache(maxsize=2)
+def splits(task: BinaryImages) -> Data:
+    """The three splits of an image task, the same for every seed."""
+    seen, unseen = map(torch.tensor, task.grey())
+    end = task.n_train + task.n_validation
+    if end > len(seen) or task.n_test > len(unseen):
+        available = f"{len(seen):,} for n_train and n_validation together, {len(unseen):,} for n_test"
+        raise DataError(f"Task '{task.name}' has fewer images than asked for: {available}.")
+    train = seen[: task.n_train]
+    train = train if task.binarisation == "dynamic" else binarised(train, task.binarisation, "train")
+    validation = binarised(seen[task.n_train : end], task.binarisation, "validation")
+    test = binarised(unseen[: task.n_test], task.binarisation, "test")
+    return Data({"x": train}, {"x": validation}, {"x": test})
 
 
 def log_prior(z: Tensor) -> Tensor:

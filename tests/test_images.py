@@ -7,8 +7,9 @@ import pytest
 import torch
 from linear_gaussian import LinearGaussian
 
-from harness import registry, training
+from harness import checkpoint, registry, training, validation
 from harness.api import Noise, autograd_score
+from harness.errors import UsageError
 from harness.evaluation import evaluate
 from harness.matrix import resolve
 from harness.registry import Found
@@ -93,3 +94,48 @@ def test_the_evidence_of_a_linear_decoder_is_found_by_every_method(name):
     assert abs(float(found.value - exact)) < 3 * float(found.error)
     assert float(scores["elbo"].value) <= float(exact) + 3 * float(scores["elbo"].error)
     assert float(scores["elbo_gap"].value) == pytest.approx(float(exact - scores["elbo"].value), abs=1e-9)
+
+
+def stopping():
+    """A run on few digits that learns fast, so that the validation bound soon falls."""
+    values = {"steps": 300, "lr": 0.02, "batch_size": 40, "validate_every": 10, "patience": 3, "eval_particles": 20, "task.n_train": 40}
+    return resolve(registry.find("method", "vb"), registry.find("task", "digits"), "smoke", values)
+
+
+def test_training_stops_when_the_validation_bound_falls_and_the_best_parameters_are_scored():
+    resolved = stopping()
+    state = training.start(resolved.method, resolved.task, resolved.protocol, [0])
+    kept = {}
+    for progress in validation.train(resolved.method, resolved.task, resolved.protocol, state):
+        kept[progress.step] = state.flat.clone()
+    looks = validation.curve(resolved.protocol, state)["validation_bound"]
+    best = max(looks, key=lambda point: point[1])
+    assert state.step < 300
+    assert looks[-1][0] == state.step == best[0] + 30
+    assert torch.equal(validation.best_parameters(state), kept[best[0]])
+    assert list(validation.train(resolved.method, resolved.task, resolved.protocol, state)) == []
+    scores = evaluate(resolved.method, resolved.task, resolved.protocol, state)
+    assert float(scores["nll"].value) == -float(scores["log_evidence"].value)
+    assert float(scores["validation_elbo"].value) == pytest.approx(best[1], rel=1e-6)
+
+
+def test_early_stopping_goes_on_from_a_checkpoint_to_the_same_bits():
+    resolved = stopping()
+    whole, part, again = (training.start(resolved.method, resolved.task, resolved.protocol, [0]) for _ in range(3))
+    for _ in validation.train(resolved.method, resolved.task, resolved.protocol, whole):
+        pass
+    for progress in validation.train(resolved.method, resolved.task, resolved.protocol, part):
+        if progress.step == 25:
+            break
+    checkpoint.restore(again, [checkpoint.member_tensors(part, 0)], 25)
+    for _ in validation.train(resolved.method, resolved.task, resolved.protocol, again):
+        pass
+    assert again.step == whole.step
+    assert checkpoint.encode(again, 0, resolved.spec(0)) == checkpoint.encode(whole, 0, resolved.spec(0))
+
+
+def test_validation_is_refused_where_there_is_nothing_to_look_at():
+    resolved = resolve(registry.find("method", "vb"), registry.find("task", "gaussian-2"), "smoke", {"validate_every": 10})
+    state = training.start(resolved.method, resolved.task, resolved.protocol, [0])
+    with pytest.raises(UsageError, match="no validation data"):
+        next(validation.train(resolved.method, resolved.task, resolved.protocol, state))
