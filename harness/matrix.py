@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -18,6 +19,7 @@ from harness.store import NewRun
 
 SELECTOR = re.compile(r"^(?P<name>[^\[\]]+)(?P<settings>(\[[^\[\]]*\])*)$")
 LARGEST_RANGE = 100_000
+LARGEST_MATRIX = 1_000_000
 
 
 @dataclass(frozen=True)
@@ -38,7 +40,10 @@ def parse_selector(kind: registry.Kind, text: str) -> list[Setting]:
     match = SELECTOR.match(text.strip())
     if match is None:
         raise InvalidSelector(f"Cannot read '{text}'. Write a name, or name[field=value,value][field=value].")
-    found = registry.find(kind, match["name"].strip())
+    try:
+        found = registry.find(kind, match["name"].strip())
+    except (OSError, RuntimeError, ValueError) as err:  # a file name that no file can have
+        raise InvalidSelector(f"Cannot read '{text}': {str(err).rstrip('.')}.") from err
     choices: dict[str, list[str]] = {}
     for part in re.findall(r"\[([^\[\]]*)\]", match["settings"]):
         name, equals, values = part.partition("=")
@@ -48,7 +53,18 @@ def parse_selector(kind: registry.Kind, text: str) -> list[Setting]:
         if name.strip() in choices:
             raise InvalidSelector(f"'{name.strip()}' stands twice in '{text}'. Write its values in one bracket: [field=value,value].")
         choices[name.strip()] = alternatives
+    refuse_too_many(math.prod(map(len, choices.values())))
     return [Setting(found, {**found.fields, **dict(zip(choices, values, strict=True))}) for values in itertools.product(*choices.values())]
+
+
+def refuse_too_many(count: int) -> None:
+    """Stop before a matrix that nobody can have meant.
+
+    Raises:
+        InvalidSelector: it has more than `LARGEST_MATRIX` runs.
+    """
+    if count > LARGEST_MATRIX:
+        raise InvalidSelector(f"These are {count:,} runs; at most {LARGEST_MATRIX:,} are made together. Split them over several commands.")
 
 
 def parse_seeds(text: str) -> list[int]:
@@ -97,22 +113,23 @@ def expand(
     Raises:
         UsageError: a name, field or value that is not allowed.
     """
-    pairs = itertools.product(
-        [setting for text in methods for setting in parse_selector("method", text)],
-        [setting for text in tasks for setting in parse_selector("task", text)],
-    )
+    rows = [setting for text in methods for setting in parse_selector("method", text)]
+    columns = [setting for text in tasks for setting in parse_selector("task", text)]
+    refuse_too_many(len(rows) * len(columns) * len(seeds))
     runs = {}
-    for method, task in pairs:
+    for method, task in itertools.product(rows, columns):
         for run in cell_runs(method, task, seeds, protocol, sets or {}):
             runs.setdefault(run.spec.key, run)
     return list(runs.values())
 
 
-def cell_runs(method: Setting, task: Setting, seeds: Sequence[int], protocol: str | None, sets: dict[str, Any]) -> list[NewRun]:
-    """One method with one task: a run for each seed."""
+def cell_runs(
+    method: Setting, task: Setting, seeds: Sequence[int], protocol: str | None, sets: dict[str, Any], below: dict[str, Any] | None = None
+) -> list[NewRun]:
+    """One method with one task: a run for each seed. The selectors' values win over `below`, and `sets` over them."""
     name = protocol or task.found.cls.default_protocol
     selected = {f"method.{k}": v for k, v in method.values.items()} | {f"task.{k}": v for k, v in task.values.items()}
-    resolved = resolve(method.found, task.found, name, {**selected, **sets})
+    resolved = resolve(method.found, task.found, name, {**(below or {}), **selected, **sets})
     first = resolved.spec(seeds[0])
     usual = _usual(method.found, task.found, resolved.method, resolved.task)
     source = f"{_source(method.found.cls)}-{_source(task.found.cls)}"

@@ -12,6 +12,7 @@ from harness.errors import BenchError
 
 COMMANDS = {
     "run": "run:run",
+    "study": "study:study",
     "worker": "worker:worker",
     "list": "listing:listing",
     "show": "show:show",
@@ -19,6 +20,7 @@ COMMANDS = {
     "export": "transfer:export",
     "import": "transfer:import_",
     "check": "check:check",
+    "data": "data:data",
     "ui": "ui:ui",
     "db": "db:db",
     "doctor": "doctor:doctor",

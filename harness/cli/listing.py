@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 @click.group(name="list")
 def listing() -> None:
-    """List methods, tasks or runs.
+    """List methods, tasks, studies or runs.
 
     \b
     Example:
@@ -32,16 +32,31 @@ def _print_plugins(kind: Kind, as_json: bool) -> None:
     if as_json:
         print_json(rows)
         return
-    _print_table(("name", "summary"), ((row["name"], row["summary"]) for row in rows))
+    print_table(("name", "summary"), ((row["name"], row["summary"]) for row in rows))
     console(stderr=True).print(f"More of one: bench show {rows[0]['name'] if rows else 'NAME'}")
 
 
-def _print_table(columns: Iterable[str], rows: Iterable[tuple[str, ...]]) -> None:
+def print_studies(as_json: bool) -> None:
+    """The shipped studies with their summaries."""
+    from harness.studies import listings
+
+    rows = listings()
+    if as_json:
+        print_json({"name": name, "summary": summary} for name, summary in rows.items())
+        return
+    print_table(("name", "summary"), rows.items())
+    console(stderr=True).print(f"More of one: bench study show {next(iter(rows), 'NAME')}")
+
+
+def print_table(columns: Sequence[str], rows: Iterable[tuple[str, ...]], left: int | None = None) -> None:
+    """A table on stdout; columns behind the first `left` are numbers."""
     from rich import box
     from rich.table import Table
     from rich.text import Text
 
-    table = Table(*columns, box=box.SIMPLE_HEAD, pad_edge=False)
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    for place, name in enumerate(columns):
+        table.add_column(name, justify="left" if left is None or place < left else "right")
     for row in rows:
         table.add_row(*(Text(cell) for cell in row))
     console().print(table)
@@ -69,6 +84,18 @@ def tasks(as_json: bool) -> None:
       bench list tasks --json
     """
     _print_plugins("task", as_json)
+
+
+@listing.command()
+@json_option
+def studies(as_json: bool) -> None:
+    """Every study that comes with bench.
+
+    \b
+    Example:
+      bench list studies
+    """
+    print_studies(as_json)
 
 
 @listing.command()
@@ -105,7 +132,7 @@ def runs(limit: int, method: str | None, task: str | None, status: str | None, a
         print_json(described(row, metrics.get(row.key, {})) for row in found)
         return
     columns = ("key", "method", "settings", "task", "seed", "status", "step", "elbo", "time", "age")
-    _print_table(columns, (_run_row(described(row, metrics.get(row.key, {})), row.created_at) for row in found))
+    print_table(columns, (_run_row(described(row, metrics.get(row.key, {})), row.created_at) for row in found))
     hint = "One of them in full: bench show KEY" if found else "None of them fits."
     console(stderr=True).print(f"{len(found)} of {plural(total, 'run')}. {hint}")
 

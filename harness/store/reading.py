@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import fields
-from typing import Any
+from typing import Any, NamedTuple
 
 from pydantic import ValidationError
 from pydantic_core import from_json
@@ -214,6 +214,33 @@ def holders(connection: Connection, keys: Sequence[str]) -> dict[str, tuple[Owne
             if owner is not None and is_held(row, at):
                 found[row.key] = (owner, row.claimed_at, row.lease_expires)
     return found
+
+
+class Pace(NamedTuple):
+    """What the runs of a cell took so far, all together: seconds of work, and the steps they made in them.
+
+    The members of a stack have the same seconds and the same steps: those of the stack.
+    """
+
+    cell: str
+    method: str
+    task: str
+    task_label: str
+    settings: str
+    wall_s: float
+    steps: int
+
+
+# Their seconds and steps were stored together; a run that diverged or failed waited for its stack after its last step.
+PACED = (Status.DONE, Status.RUNNING, Status.INTERRUPTED, Status.TIMEOUT)
+
+
+def paces(connection: Connection, methods: Collection[str]) -> list[Pace]:
+    """What the runs of these methods took, by cell; a cell without any step is left out."""
+    known = (func.min(runs.c[name]) for name in ("method", "task", "task_label", "settings"))
+    measured = (runs.c.method.in_(methods), runs.c.step > 0, runs.c.status.in_([status.value for status in PACED]))
+    query = select(runs.c.cell, *known, func.sum(runs.c.wall_s), func.sum(runs.c.step)).where(*measured).group_by(runs.c.cell)
+    return [Pace(*row)._replace(steps=int(row[-1])) for row in connection.execute(query)]  # PostgreSQL sums to a Decimal
 
 
 def unmirrored(connection: Connection, keys: Sequence[str] | None) -> list[RunRow]:

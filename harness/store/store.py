@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from contextlib import AbstractContextManager
 from types import TracebackType
 from typing import Any, Self
@@ -159,6 +159,11 @@ class ResultStore:
         """The living holder of each running run, since when, and when its lease expires (database's clock)."""
         with self._read() as connection:
             return reading.holders(connection, keys)
+
+    def paces(self, methods: Collection[str]) -> list[reading.Pace]:
+        """What the runs of these methods took so far, by cell."""
+        with self._read() as connection:
+            return reading.paces(connection, methods)
 
     # Claims
 
