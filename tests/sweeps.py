@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import json
+import os
 import random
+import signal
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+import psutil
 from runs import kill, prepared, start
 
 from harness.matrix import expand
@@ -69,19 +73,34 @@ def all_ended(place: Place, keys: list[str]) -> bool:
         return not store.open_runs(keys)
 
 
-def attack(place: Place, keys: list[str], every_s: float, victims: Callable[[], list[int]], dice: random.Random) -> int:
-    """Kill a process now and then until all runs have ended; returns how many were killed."""
-    import os
-
+def attack(place: Place, keys: list[str], every_s: float, victims: Callable[[], list[int]], dice: random.Random, most: int) -> int:
+    """Kill a process now and then, `most` times at most, until all runs have ended; returns how many were killed."""
     killed, deadline = 0, time.monotonic() + PATIENCE_S
+    while not is_at_work(place, keys):
+        assert time.monotonic() < deadline
+        victims()
+        time.sleep(0.1)
     while not all_ended(place, keys):
         assert time.monotonic() < deadline
-        time.sleep(every_s * dice.uniform(0.5, 1.5))
         alive = victims()
-        if alive and not all_ended(place, keys):
-            os.kill(dice.choice(alive), 9)
+        if alive and killed < most:
+            os.kill(dice.choice(alive), signal.SIGKILL)
             killed += 1
+        time.sleep(every_s * dice.uniform(0.5, 1.5))
     return killed
+
+
+def children(pid: int, text: str) -> list[int]:
+    """The processes that a process started, of whose command line `text` is a part."""
+    with suppress(psutil.Error):
+        return [child.pid for child in psutil.Process(pid).children() if text in " ".join(child.cmdline())]
+    return []
+
+
+def is_at_work(place: Place, keys: list[str]) -> bool:
+    """Whether the first run is being made."""
+    with place.store() as store:
+        return any(run.step > 0 for run in store.standings(keys).values())
 
 
 @contextmanager
@@ -107,8 +126,6 @@ def drainers(place: Place, n: int) -> Iterator[Callable[[], list[int]]]:
 @contextmanager
 def dask_cluster(place: Place, n: int) -> Iterator[tuple[str, Callable[[], list[int]]]]:
     """A scheduler with `n` workers in processes of their own: its address, and a function that names the workers' processes."""
-    import os
-
     environment = {**os.environ, **place.environment, "BENCH_HOME": str(place.home), "PYTHONPATH": str(Path(__file__).parent.parent)}
     address_file = place.home / "scheduler.json"
     python = [sys.executable, "-m", "distributed.cli.dask_scheduler", "--port", "0", "--dashboard-address", "127.0.0.1:0"]
@@ -125,11 +142,7 @@ def dask_cluster(place: Place, n: int) -> Iterator[tuple[str, Callable[[], list[
     )
 
     def alive() -> list[int]:
-        listed = subprocess.run(["ps", "-eo", "pid,ppid,args"], capture_output=True, text=True, check=True).stdout.splitlines()[1:]
-        processes = [(int(pid), int(parent), text) for pid, parent, text in (line.split(None, 2) for line in listed)]
-        return [pid for pid, parent, text in processes if parent == workers.pid and "spawn_main" in text]
-
-    import json
+        return children(workers.pid, "spawn_main")
 
     try:
         yield json.loads(address_file.read_text())["address"], alive

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import random
+import time
 
 import pytest
 from runs import finished, start
@@ -15,7 +16,7 @@ from sweeps import Place, attack, dask_cluster, drainers, faults, states, sweep
 from harness.store import ResultStore
 
 FULL = os.environ.get("BENCH_CHAOS") == "full"
-N_RUNS, STEPS, EVERY_S = (60, 9_000, 10.0) if FULL else (8, 3_000, 4.0)
+N_RUNS, STEPS, EVERY_S, MOST = (60, 9_000, 10.0, 10**6) if FULL else (6, 4_000, 6.0, 2)
 KINDS = ["drain", "dask"]
 DATABASES = ["sqlite", "postgresql"]
 PAIRS = [(kind, database) for kind in KINDS for database in DATABASES] if FULL else [("drain", "postgresql"), ("dask", "sqlite")]
@@ -48,7 +49,7 @@ def test_workers_die_and_the_sweep_ends_as_if_none_had(kind, database, runs, who
         with place.store() as store:
             store.enqueue(runs)
         with drainers(place, 2) as alive:
-            killed = attack(place, keys, EVERY_S, alive, dice)
+            killed = attack(place, keys, EVERY_S, alive, dice, MOST)
     else:
         with dask_cluster(place, 2) as (address, alive):
             killed = _on_dask(place, address, alive, runs, dice)
@@ -68,7 +69,8 @@ def _on_dask(place, address, alive, runs, dice) -> int:
     process = start(place.home, command, command="study", **place.environment)
     while not _asked_for(place, len(runs)):
         assert process.poll() is None, process.communicate()
-    killed = attack(place, [run.spec.key for run in runs], EVERY_S, alive, dice)
+        time.sleep(0.2)
+    killed = attack(place, [run.spec.key for run in runs], EVERY_S, alive, dice, MOST)
     assert len(finished(process)) == len(runs)
     return killed
 

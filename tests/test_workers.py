@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import subprocess
 import time
 from pathlib import Path
 
@@ -12,7 +11,7 @@ import psycopg
 import pytest
 from postgres import server
 from runs import finished, kill, mirrored, prepared, start, state, wait_for_checkpoint
-from sweeps import Place, states, sweep
+from sweeps import Place, children, states, sweep
 
 from harness.store import ResultStore
 
@@ -29,13 +28,6 @@ def alone(tmp_path_factory):
     home = prepared(tmp_path_factory.mktemp("alone"))
     finished(start(home, SHORT))
     return home
-
-
-def children(pid: int, module: str) -> list[int]:
-    """The helper processes of a command that run `module`."""
-    listed = subprocess.run(["ps", "-eo", "pid,ppid,args"], capture_output=True, text=True, check=True).stdout.splitlines()[1:]
-    found = [line.split(None, 2) for line in listed]
-    return [int(child) for child, parent, text in found if int(parent) == pid and module in text]
 
 
 def wait_until(true, process, patience_s=120.0):

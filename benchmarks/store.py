@@ -1,0 +1,197 @@
+"""How long common questions take in a database of 100,000 finished runs, on SQLite and on PostgreSQL.
+
+    python benchmarks/store.py                 SQLite, and PostgreSQL where its server programs are installed
+    python benchmarks/store.py --json out.json
+
+Each figure is the median of `--repeats` calls after start-up, in seconds, with the smallest and the largest.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import itertools
+import json
+import os
+import platform
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+
+ROOT = Path(__file__).parent.parent
+sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
+
+from click.testing import CliRunner  # noqa: E402
+from sqlalchemy import insert  # noqa: E402
+
+from harness.cli import main  # noqa: E402
+from harness.executors.local import stacks  # noqa: E402
+from harness.matrix import expand  # noqa: E402
+from harness.spec import Plan, Status, canonical_json, digest  # noqa: E402
+from harness.store import NewRun, Owner, ResultStore  # noqa: E402
+from harness.store.connect import engine_for  # noqa: E402
+from harness.store.schema import curves, metrics, plans, runs  # noqa: E402
+
+N_RUNS = 100_000
+DIMS, METHODS = (2, 25, 100, 400), ("vb", "hvae", "iaf", "pnf")
+BLOCK = 5_000
+METRICS = ("elbo", "elbo_gap", "ess", "evidence_gap", "log_evidence", "pareto_k", "sigma_sq_error", "theta_sq_error")
+
+
+def finished_runs(n: int) -> Iterator[NewRun]:
+    """Runs of many cells, ten seeds each: sixteen pairs of method and task, at ever more steps."""
+    pairs = itertools.product((f"gaussian-{dim}" for dim in DIMS), METHODS)
+    patterns = [expand([method], [task], [0], "smoke", {})[0] for task, method in pairs]
+    for cell in range(n // 10):
+        pattern, steps = patterns[cell % len(patterns)], 200 + cell // len(patterns)
+        for seed in range(10):
+            yield replace(pattern, spec=pattern.spec.model_copy(update={"steps": steps, "seed": seed}))
+
+
+def fill(url: str, n: int) -> None:
+    """Put `n` finished runs into an empty database, as the program would have left them."""
+    with ResultStore.open(url):
+        pass
+    engine = engine_for(url)
+    block: list[NewRun] = []
+    for number, run in enumerate(finished_runs(n), 1):
+        block.append(run)
+        if len(block) == BLOCK or number == n:
+            with engine.begin() as connection:
+                write(connection, block, number)
+            block.clear()
+    engine.dispose()
+
+
+def write(connection, block: list[NewRun], last: int) -> None:
+    """Insert finished runs with their metrics, curves and plans."""
+    now = time.time() - N_RUNS
+    stacks = {}
+    for run in block:
+        stacks.setdefault(run.spec.cell, []).append(run.spec.key)
+    made = {cell: Plan(members=tuple(keys), threads=1, torch="2.13.0").model_dump(mode="json") for cell, keys in stacks.items()}
+    connection.execute(insert(plans), [{"digest": digest(plan), "plan": canonical_json(plan)} for plan in made.values()])
+    rows = [
+        {
+            "key": run.spec.key, "cell": run.spec.cell, "method": run.spec.method, "task": run.spec.task, "task_label": run.task_label,
+            "seed": run.spec.seed, "spec": canonical_json(run.spec.plain()), "status": "done", "step": run.spec.steps,
+            "steps": run.spec.steps, "settings": canonical_json(run.settings), "source_hash": run.source_hash, "protocol": run.protocol,
+            "created_at": now + last + place, "started_at": now + last + place, "finished_at": now + last + place + 3, "wall_s": 3.0,
+            "fence": 1, "crashes": 0, "plan": digest(made[run.spec.cell]), "revision": 3, "mirrored_revision": 3,
+        }
+        for place, run in enumerate(block)
+    ]  # fmt: skip
+    connection.execute(insert(runs), rows)
+    number = {"value": -1.5, "kind": "finite", "se": 0.1, "se_kind": "finite"}
+    values = [{"run": row["key"], "name": name, **number} for row in rows for name in METRICS]
+    connection.execute(insert(metrics), values)
+    text = canonical_json(list(range(200)))
+    connection.execute(insert(curves), [{"run": row["key"], "name": "bound", "steps": text, "values": text} for row in rows])
+
+
+def measured(call: Callable[[], object], repeats: int) -> list[float]:
+    """Seconds of each of `repeats` calls, after one that nobody counts."""
+    call()
+    taken = []
+    for _ in range(repeats):
+        began = time.perf_counter()
+        call()
+        taken.append(time.perf_counter() - began)
+    return taken
+
+
+def command(*arguments: str) -> Callable[[], object]:
+    """A command, in this process: start-up is over."""
+
+    def call() -> None:
+        result = CliRunner().invoke(main, list(arguments))
+        assert result.exit_code == 0, result.output
+
+    return call
+
+
+def big_study(folder: Path, n: int) -> Path:
+    """A study of the first `n` runs of the database."""
+    lines = ["summary: A part of all runs.", "grids:"]
+    tasks = ", ".join(f"gaussian-{dim}" for dim in DIMS)
+    for steps in range(200, 200 + n // 160):
+        crossed = f"methods: [{', '.join(METHODS)}], tasks: [{tasks}], seeds: 0-9"
+        lines.append(f"  - {{{crossed}, protocol: smoke, set: {{steps: {steps}}}}}")
+    path = folder / "part.yaml"
+    path.write_text("\n".join(lines) + "\n")
+    return path
+
+
+def claim_and_return(url: str, fresh: list[NewRun]) -> Callable[[], object]:
+    """Find the next stack among all runs, claim it, and give it back, as a worker does."""
+
+    def call() -> None:
+        with ResultStore.open(url) as store:
+            left = store.open_runs(None)
+            claims = store.claim(next(stacks(left)), Owner.current())
+            assert len(claims) == 10
+            store.release(claims, Status.QUEUED, None)
+
+    with ResultStore.open(url) as store:
+        store.enqueue(fresh)
+    return call
+
+
+def questions(url: str, folder: Path) -> dict[str, Callable[[], object]]:
+    """What is timed."""
+    fresh = expand(["vb"], ["gaussian-3"], range(1000), "smoke", {})
+    return {
+        "bench list runs (the last 50)": command("list", "runs"),
+        "bench study status corrected-gaussian (none made)": command("study", "status", "corrected-gaussian"),
+        "bench study status of 1,600 of them": command("study", "status", str(big_study(folder, 1600))),
+        "find, claim and give back a stack of ten": claim_and_return(url, fresh),
+    }
+
+
+@contextlib.contextmanager
+def databases(folder: Path) -> Iterator[dict[str, str]]:
+    """Addresses of empty databases by kind."""
+    found = {"sqlite": f"sqlite:///{folder / 'bench.db'}"}
+    import postgres
+
+    if postgres.find_binary("initdb") is None:
+        yield found
+        return
+    import psycopg
+
+    with postgres.server() as running:
+        with psycopg.connect(f"{running.url}/postgres", autocommit=True) as connection:
+            connection.execute("CREATE DATABASE bench")
+        yield found | {"postgresql": f"{running.url}/bench"}
+
+
+def run(n: int, repeats: int) -> dict[str, object]:
+    """Fill each database and time the questions."""
+    figures: dict[str, object] = {}
+    with tempfile.TemporaryDirectory() as name, databases(Path(name)) as urls:
+        os.environ["BENCH_HOME"] = name
+        for kind, url in urls.items():
+            os.environ["BENCH_DATABASE_URL"] = url
+            began = time.perf_counter()
+            fill(url, n)
+            print(f"{kind}: {n:,} finished runs put in within {time.perf_counter() - began:.0f} s", file=sys.stderr)
+            for question, call in questions(url, Path(name)).items():
+                taken = measured(call, repeats)
+                figures[f"{kind}: {question}"] = {"median_s": statistics.median(taken), "min_s": min(taken), "max_s": max(taken)}
+                print(f"{kind:10} {question:52} {statistics.median(taken):6.3f} s  ({min(taken):.3f} to {max(taken):.3f})")
+    return {"runs": n, "repeats": repeats, "machine": platform.platform(), "cores": os.cpu_count(), "figures": figures}
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--runs", type=int, default=N_RUNS)
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--json", type=Path)
+    arguments = parser.parse_args()
+    result = run(arguments.runs, arguments.repeats)
+    if arguments.json:
+        arguments.json.write_text(json.dumps(result, indent=2) + "\n")

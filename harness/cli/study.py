@@ -1,0 +1,256 @@
+"""`bench study`: sweeps that are kept in files."""
+
+from __future__ import annotations
+
+import textwrap
+import time
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from harness.cli._options import console, duration, json_option, open_store, plural, print_json
+from harness.cli._work import Work, carry_out, work_options
+from harness.cli.listing import print_studies, print_table
+from harness.workspace import Workspace
+
+if TYPE_CHECKING:
+    from harness.outlook import AtWork, Outlook
+    from harness.store import NewRun, ResultStore
+    from harness.studies import Grid, Study
+
+COUNTED = ("running", "missing", "queued", "interrupted", "timeout", "crashed", "diverged", "failed", "pruned")
+
+
+@click.group()
+def study() -> None:
+    """Sweeps that are kept in files: methods, tasks, seeds and settings, to be made by anybody.
+
+    A study is named, or it is a YAML file of yours.
+
+    \b
+    Example:
+      bench study run smoke --workers 2
+    """
+
+
+@study.command(name="list")
+@json_option
+def list_(as_json: bool) -> None:
+    """The studies that come with bench.
+
+    \b
+    Example:
+      bench study list
+    """
+    print_studies(as_json)
+
+
+@study.command()
+@click.argument("name", metavar="NAME-or-FILE")
+@json_option
+def show(name: str, as_json: bool) -> None:
+    """What a study is made of: its grids, and how many runs they are.
+
+    \b
+    Example:
+      bench study show report-gaussian
+    """
+    from harness.studies import load
+
+    found = load(name)
+    described = _described(found, found.runs())
+    print_json([described]) if as_json else _print_study(found, described, name)
+
+
+def _described(found: Study, runs: Sequence[NewRun]) -> dict[str, Any]:
+    from collections import Counter
+
+    from harness.registry import method_label
+
+    counts = Counter((run.task_label, method_label(run.spec.method, run.spec.method_fields)) for run in runs)
+    return {
+        "name": found.name,
+        "path": str(found.path),
+        "summary": found.summary,
+        "grids": [grid.model_dump(by_alias=True) for grid in found.grids],
+        "protocols": list(dict.fromkeys(run.protocol for run in runs)),
+        "runs": len(runs),
+        "cells": len({run.spec.cell for run in runs}),
+        "parts": [{"task": task, "method": method, "runs": count} for (task, method), count in counts.items()],
+    }
+
+
+def _print_study(found: Study, described: dict[str, Any], typed: str) -> None:
+    out = console()
+    out.print(f"{found.name}: {found.summary}", markup=False, style="bold")
+    out.print(f"{found.path}\n", markup=False)
+    for number, grid in enumerate(found.grids, 1):
+        mark = f"{number}. "
+        out.print(mark + f"\n{' ' * len(mark)}".join(_grid_lines(grid, out.width - len(mark))) + "\n", markup=False)
+    parts = {(part["task"], part["method"]): part["runs"] for part in described["parts"]}
+    methods, tasks = (list(dict.fromkeys(pair[place] for pair in parts)) for place in (1, 0))
+    rows = [(task, *(f"{parts[task, method]:,}" if (task, method) in parts else "-" for method in methods)) for task in tasks]
+    print_table(("runs", *methods), rows, left=1)
+    protocols = ", ".join(described["protocols"])
+    out.print(f"{plural(described['runs'], 'run')} of {plural(described['cells'], 'cell')}, protocol {protocols}.", markup=False)
+    out.print(f"Next: bench study run {typed} --dry-run", markup=False)
+
+
+def _grid_lines(grid: Grid, width: int) -> list[str]:
+    """A grid in a few lines: methods, tasks, and the rest."""
+    settings = [f"{name}={'none' if value is None else value}" for name, value in grid.settings.items()]
+    protocol = [f"protocol {grid.protocol}"] if grid.protocol else []
+    texts = (", ".join(grid.methods), f"on {', '.join(grid.tasks)}", ", ".join([f"seeds {grid.seeds}", *protocol, *settings]))
+    return [line for text in texts for line in textwrap.wrap(text, width, break_long_words=False, break_on_hyphens=False)]
+
+
+@study.command()
+@click.argument("name", metavar="NAME-or-FILE")
+@json_option
+def status(name: str, as_json: bool) -> None:
+    """How far a study is, and how long the rest will take.
+
+    What is done, who is at work on what since when, and when they were last heard of. Nothing is written.
+
+    \b
+    Example:
+      bench study status smoke
+    """
+    from harness.studies import load
+
+    found = load(name)
+    outlook = _look(found.runs(), Work())
+    _show(found, outlook, max(1, outlook.hands), as_json)
+
+
+@study.command()
+@click.argument("name", metavar="NAME-or-FILE")
+@click.option("--set", "sets", multiple=True, metavar="FIELD=VALUE", help="Set a field in all runs: steps=500. Repeat for more.")
+@work_options
+@click.option("--dry-run", is_flag=True, help="Print how far the study is, and how long the rest will take; run and write nothing.")
+@json_option
+@click.pass_context
+def run(ctx: click.Context, name: str, sets: Sequence[str], work: Work, dry_run: bool, as_json: bool) -> None:
+    """Make what is missing of a study, and print all its results.
+
+    It is what `bench run` does, for all grids of the study together: finished runs are hits, interrupted ones go on.
+    Exit status: 0 all done, 2 bad usage, 3 some runs did not end done, 130 interrupted.
+
+    \b
+    Example:
+      bench study run smoke --workers 2
+    """
+    from harness.matrix import parse_sets
+    from harness.studies import load
+
+    found = load(name)
+    runs = found.runs(parse_sets(sets))
+    outlook = _look(runs, work)
+    workers = None if work.scheduler or work.queue else work.workers or 1
+    if dry_run:
+        _show(found, outlook, workers, as_json)
+        return
+    click.echo(_in_short(outlook, workers), err=True)
+    ctx.exit(carry_out(runs, work, as_json))
+
+
+def _look(runs: Sequence[NewRun], work: Work) -> Outlook:
+    """Where these runs stand in this workspace."""
+    from harness.executors.local import STACK
+    from harness.outlook import look
+
+    store = _store(Workspace.current())
+    if store is None:
+        return look(runs, None, STACK)
+    with store:
+        return look(runs, store, STACK, rerun=work.rerun, retry=work.retry)
+
+
+def _store(workspace: Workspace) -> ResultStore | None:
+    """The result database; None where there is none yet, be it on a server."""
+    from harness.store import info
+
+    if not workspace.database_url.startswith("sqlite:") and info(workspace.database_url)["revision"] is None:
+        return None
+    return open_store(workspace)
+
+
+def _in_short(outlook: Outlook, workers: int | None) -> str:
+    """`180 runs: 20 done, 160 to make, about 3.1 h with 2 workers`."""
+    counts = outlook.counts
+    ended = [f"{counts[status]:,} {status}" for status in ("done", "diverged", "failed", "crashed", "pruned") if counts[status]]
+    working = f" ({counts['running']:,} at work)" if counts["running"] else ""
+    to_make = f"{outlook.left:,} to make{working}" if outlook.left else "nothing to make"
+    return f"{plural(outlook.counts.total(), 'run')}: {', '.join([*ended, to_make, *_time_left(outlook, workers)])}"
+
+
+def _time_left(outlook: Outlook, workers: int | None) -> Iterator[str]:
+    """How long it will take; how many workers a cluster has is not known here."""
+    seconds = outlook.seconds_with(workers or 1)
+    if outlook.left and seconds is None:
+        yield "time unknown until some have ended"
+    elif outlook.left and seconds is not None:
+        with_whom = f"with {plural(workers, 'worker')}" if workers else "of one worker's time"
+        some = f" for all but {plural(outlook.unknown, 'run')}, of which nothing is known" if outlook.unknown else ""
+        yield f"about {duration(seconds)} {with_whom}{some}"
+
+
+def _show(found: Study, outlook: Outlook, workers: int | None, as_json: bool) -> None:
+    if as_json:
+        print_json([_outlook_json(found, outlook, workers)])
+        return
+    out = console()
+    out.print(f"{found.name}: {found.summary}", markup=False, style="bold")
+    shown = [status for status in COUNTED if outlook.counts[status]]
+    rows = [
+        (part.task, part.method, f"{part.counts.get('done', 0):,}/{part.total:,}", *(f"{part.counts.get(s, 0) or '-'}" for s in shown))
+        for part in outlook.parts
+    ]
+    print_table(("task", "method", "done", *shown), rows, left=2)
+    if outlook.at_work:
+        print_table(("at work", "method", "seeds", "host", "pid", "for", "last heard of", "step"), _working(outlook.at_work), left=4)
+    out.print(_in_short(outlook, workers), markup=False)
+
+
+def _working(at_work: Sequence[AtWork]) -> list[tuple[str, ...]]:
+    """A row for each stack that a process holds."""
+    stacks: dict[tuple[str, int, str], list[AtWork]] = {}
+    for run in at_work:
+        stacks.setdefault((run.host, run.pid, run.cell), []).append(run)
+    now = time.time()
+    return [
+        (
+            first.task, first.method, _ranges([run.seed for run in members]), first.host, str(first.pid),
+            duration(max(0.0, now - first.since)), f"{duration(max(0.0, now - first.heartbeat))} ago",
+            f"{min(run.step for run in members):,} of {first.steps:,}",
+        )
+        for first, *others in stacks.values() for members in [[first, *others]]
+    ]  # fmt: skip
+
+
+def _ranges(seeds: Sequence[int]) -> str:
+    """Seeds as `--seeds` takes them.
+
+    >>> _ranges([2, 0, 1, 7])
+    '0-2,7'
+    """
+    starts = [seed for seed in sorted(seeds) if seed - 1 not in seeds]
+    ends = [seed for seed in sorted(seeds) if seed + 1 not in seeds]
+    return ",".join(str(first) if first == last else f"{first}-{last}" for first, last in zip(starts, ends, strict=True))
+
+
+def _outlook_json(found: Study, outlook: Outlook, workers: int | None) -> dict[str, Any]:
+    """The outlook as plain values; times are seconds since 1970, `seconds_left` is with so many workers, or one."""
+    return {
+        "name": found.name,
+        "path": str(found.path),
+        "runs": outlook.counts.total(),
+        "counts": dict(outlook.counts),
+        "left": outlook.left,
+        "workers": workers,
+        "seconds_left": outlook.seconds_with(workers or 1),
+        "runs_without_estimate": outlook.unknown,
+        "parts": [vars(part) for part in outlook.parts],
+        "at_work": [vars(run) for run in outlook.at_work],
+    }
