@@ -31,8 +31,10 @@ RECOMMENDED: dict[str, dict[str, Any]] = {
 
 FEW = {"batch_size": 256, "shuffle": True, "lr": 1e-3, "dtype": "float32", "task.binarisation": "threshold"}
 PROTOCOLS: dict[str, dict[str, Any]] = {
-    "report": FEW
-    | {"steps": 1_600, "eval_particles": 100, "validate_every": 40, "task.n_train": 10_000, "task.n_validation": 1_000, "task.n_test": 1_000},
+    "report": FEW | {
+        "steps": 1_600, "eval_particles": 100, "validate_every": 40,
+        "task.n_train": 10_000, "task.n_validation": 1_000, "task.n_test": 1_000,
+    },
     "paper": {
         "steps": 1_000_000, "batch_size": 100, "shuffle": True, "optimiser": "adamax", "lr": 5e-4, "dtype": "float32",
         "eval_particles": 1_000, "validate_every": 500, "patience": 100,
