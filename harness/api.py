@@ -8,8 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, ClassVar, Protocol, TypeVar, overload
 
+import numpy as np
 import torch
 from pydantic import BaseModel, Field, model_validator
 from torch import Tensor
@@ -200,3 +202,26 @@ class Task(BaseModel, frozen=True, extra="forbid", allow_inf_nan=False):
     def oracle(self) -> Oracle | None:
         """Exact answers, where they exist."""
         return None
+
+    def decode(self, params: Params, z: Tensor) -> Tensor | None:
+        """What latents stand for as pictures: z [..., D] -> [..., height, width], 0 (black) to 1; None for a task without pictures.
+
+        A task that has pictures has the prior z ~ N(0, I), and the three methods below.
+        """
+        return None
+
+    def originals(self, batch: Batch) -> Tensor:
+        """The observations of a batch as pictures, [N, height, width], 0 to 1."""
+        raise DataError(f"Task '{self.name}' has no images.")
+
+    def read_images(self, path: Path) -> np.ndarray:
+        """The grey images of a file in the format of the task's data, uint8 [n, height, width].
+
+        Raises:
+            DataError: the file cannot be read, or holds something else.
+        """
+        raise DataError(f"Task '{self.name}' has no images.")
+
+    def observe(self, images: Tensor) -> Batch:
+        """Grey images, uint8 [n, height, width], as the batch that they would be among the test images."""
+        raise DataError(f"Task '{self.name}' has no images.")

@@ -47,6 +47,19 @@ def write(path: Path, content: bytes) -> str:
     Raises:
         CheckpointError: the file cannot be written.
     """
+    try:
+        put(path, content)
+    except OSError as err:
+        raise CheckpointError(f"Cannot write the checkpoint {path}: {err.strerror}. Free some space or choose another BENCH_HOME.") from err
+    return hashlib.sha256(content).hexdigest()
+
+
+def put(path: Path, content: bytes) -> None:
+    """Put `content` at `path` whole or not at all, also after a crash; folders are made.
+
+    Raises:
+        OSError: it cannot be written.
+    """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -56,11 +69,10 @@ def write(path: Path, content: bytes) -> str:
             os.fsync(file.fileno())
         temporary.replace(path)
         _sync_folder(path.parent)
-    except OSError as err:
+    except OSError:
         with suppress(OSError):
             temporary.unlink(missing_ok=True)
-        raise CheckpointError(f"Cannot write the checkpoint {path}: {err.strerror}. Free some space or choose another BENCH_HOME.") from err
-    return hashlib.sha256(content).hexdigest()
+        raise
 
 
 def _sync_folder(folder: Path) -> None:

@@ -102,13 +102,17 @@ def _dropper(store: ResultStore, key: str, file: CheckpointFile) -> Callable[[],
 
 
 def orphan_files(workspace: Workspace, store: ResultStore) -> Iterator[Finding]:
-    """Files in the checkpoint folder that the database does not know; those of runs at work are theirs."""
+    """Files in the folders of checkpoints and pictures that the database does not know; those of runs at work are theirs."""
     known = {workspace.home / file.path for files in store.all_checkpoints().values() for file in files}
-    present = [path for path in sorted(workspace.checkpoints.glob("*/*")) if path not in known]
+    pictures = sorted(workspace.pictures.glob("*/*"))
+    for key in sorted({path.parent.name for path in pictures}):
+        known |= {workspace.home / file.path for file in store.artifacts(key)}
+    present = [path for path in [*sorted(workspace.checkpoints.glob("*/*")), *pictures] if path not in known]
     held = store.holders(sorted({path.parent.name for path in present}))
     for path in present:
         if path.parent.name not in held:
-            text = f"{path.relative_to(workspace.home)} belongs to no checkpoint on record"
+            what = "picture" if path.is_relative_to(workspace.pictures) else "checkpoint"
+            text = f"{path.relative_to(workspace.home)} belongs to no {what} on record"
             yield Finding("orphan file", text, "it is removed", path.unlink)
 
 

@@ -1,10 +1,13 @@
-"""Pictures of a run for MLflow: the same numbers give the same bytes."""
+"""Pictures as PNG files: the same numbers give the same bytes."""
 
 from __future__ import annotations
 
 import io
 import math
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -15,7 +18,42 @@ LABELS = {"bound": "bound (nats)", "grad_norm": "gradient norm (nats per unit)"}
 LOGARITHMIC = frozenset({"grad_norm"})
 WARM_UP = 0.25
 """Share of the steps that the range of the bound leaves out: a bound begins at -1e9 and ends at -1e5."""
+CELL, GAP, TEXT, MARGIN = 56, 4, 12, 10
+"""Pixels: about the side of a cell of a grid, the line between two, the height of letters, the border around all."""
+INK_LEVEL = 0x33
 INK, COLOURS = "#333333", ("#1f5fa8", "#b8561b", "#3d7a3d", "#7a4a8c")
+
+
+def grid(cells: np.ndarray, columns: Sequence[str] = (), rows: Sequence[str] = ()) -> bytes:
+    """A PNG of small grey pictures in rows and columns, each pixel drawn as a square of whole pixels.
+
+    Args:
+        cells: [rows, columns, height, width], 0 (black) to 1 (white); what is not finite is black.
+        columns, rows: what stands above each column and before each row; short.
+    """
+    from PIL import Image, ImageDraw, ImageFont
+
+    font = ImageFont.load_default(size=TEXT)
+    levels = (np.nan_to_num(cells, posinf=0.0, neginf=0.0).clip(0, 1) * 255).round().astype(np.uint8)
+    factor = max(1, round(CELL / max(cells.shape[2:])))
+    big = levels.repeat(factor, 2).repeat(factor, 3)
+    n_rows, n_columns, height, width = big.shape
+    left = MARGIN + (max(math.ceil(font.getlength(text)) for text in rows) + MARGIN if rows else 0)
+    top = MARGIN + (TEXT + 6 if columns else 0)
+    size = (left + n_columns * (width + GAP) - GAP + MARGIN, top + n_rows * (height + GAP) - GAP + MARGIN)
+    sheet = Image.new("L", size, 255)
+    draw = ImageDraw.Draw(sheet)
+    for column in range(n_columns):
+        across = left + column * (width + GAP)
+        for row in range(n_rows):
+            sheet.paste(Image.fromarray(big[row, column]), (across, top + row * (height + GAP)))
+        if columns:
+            draw.text((across + width / 2, top - 6), columns[column], fill=INK_LEVEL, font=font, anchor="ms")
+    for row, text in enumerate(rows):
+        draw.text((left - MARGIN, top + row * (height + GAP) + height / 2), text, fill=INK_LEVEL, font=font, anchor="rm")
+    file = io.BytesIO()
+    sheet.save(file, format="PNG")
+    return file.getvalue()
 
 
 def learning_curves(curves: dict[str, Curve], title: str) -> bytes:

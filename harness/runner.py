@@ -5,17 +5,18 @@ from __future__ import annotations
 import time
 from collections.abc import Generator, Iterator
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
-from harness import environment, registry, validation
+from harness import environment, gallery, registry, validation
 from harness.api import Method, Task
 from harness.errors import BenchError, DataError, LeaseLost, PluginError, StoreError
 from harness.evaluation import Score, scoring
-from harness.saving import Job, all_curves, patiently, remove_files, resume, save, tidy, write_member
+from harness.model import trained
+from harness.saving import Job, all_curves, patiently, remove_files, resume, save, tidy, write_member, write_picture
 from harness.spec import RunSpec, Status
-from harness.store import Claim, Metric, Outcome
+from harness.store import ArtifactFile, Claim, Metric, Outcome
 from harness.training import State
 
 LOOK_S = 0.1  # between two reports of progress
@@ -76,6 +77,7 @@ def run(job: Job) -> Iterator[Event]:
         patiently(lambda: job.store.begin(list(job.claims.values()), job.plan, environment.describe()))
         torch.set_num_threads(job.plan.threads)
         state, warnings = resume(job, method, task)
+        tidy(job)
         yield from map(Note, warnings)
         yield Began(tuple(spec for _, spec, _ in job.members()), state.step)
         yield from _train(job, method, task, state)
@@ -176,9 +178,26 @@ def _finish(job: Job, method: Method, task: Task, state: State) -> Iterator[Even
         _done(job, state, place, spec, claim, scores) if bool(state.alive[place]) else _diverged(job, state, place, spec, claim)
         for place, spec, claim in left
     ]
+    for number, (place, spec, _) in enumerate(left):
+        if bool(state.alive[place]):
+            outcomes[number] = replace(outcomes[number], artifacts=(yield from _pictures(job, method, task, spec, state)))
     _store(job, [claim for _, _, claim in left], outcomes)
     for _, spec, _ in left:
         yield Ended(spec.key)
+
+
+def _pictures(job: Job, method: Method, task: Task, spec: RunSpec, state: State) -> Generator[Event, None, list[ArtifactFile]]:
+    """The run's pictures on disk. What keeps them from being made or written is said, and does not touch the result."""
+    files: list[ArtifactFile] = []
+    if task.stacks:
+        return files
+    try:
+        for name, content in gallery.pngs(trained(method, task, spec, state), state.data):
+            files.append(write_picture(job.workspace, spec.key, name, content))
+    except (Exception, SystemExit) as err:  # noqa: BLE001 - a plugin may raise anything
+        reason = err.strerror if isinstance(err, OSError) and err.strerror else f"{type(err).__name__}: {err}"
+        yield Note(f"Run {spec.key} goes without {'some of its' if files else 'its'} pictures: {reason}. Its result is whole.")
+    return files
 
 
 def _score(job: Job, method: Method, task: Task, state: State) -> Generator[Event, None, dict[str, Score]]:

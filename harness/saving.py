@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 import os
 import threading
@@ -17,7 +18,7 @@ from harness import checkpoint, training, validation
 from harness.api import Method, Task
 from harness.errors import CheckpointError, LeaseLost, StoreError, UsageError
 from harness.spec import Plan, RunSpec
-from harness.store import CheckpointFile, Claim, Curve, ResultStore, Saved
+from harness.store import ArtifactFile, CheckpointFile, Claim, Curve, ResultStore, Saved
 from harness.training import State
 from harness.workspace import Workspace
 
@@ -161,14 +162,29 @@ def write_member(job: Job, state: State, place: int, spec: RunSpec, role: str) -
     return CheckpointFile(role, step, str(path.relative_to(job.workspace.home)), checkpoint.write(path, content), len(content))
 
 
+def write_picture(workspace: Workspace, key: str, name: str, content: bytes) -> ArtifactFile:
+    """Write one picture of a run.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    path = workspace.pictures / key / name
+    checkpoint.put(path, content)
+    return ArtifactFile(name, str(path.relative_to(workspace.home)), hashlib.sha256(content).hexdigest(), len(content))
+
+
 def tidy(job: Job) -> None:
-    """Delete checkpoint files of our runs that the database does not know: a crash between file and row leaves them."""
+    """Delete files of our runs that the database does not know: a crash between file and row leaves them, and a run's new start."""
     for _, spec, _ in job.members():
-        known = {job.workspace.home / file.path for file in job.store.checkpoints(spec.key)}
-        for path in (job.workspace.checkpoints / spec.key).glob("*"):
-            if path not in known:
-                with suppress(OSError):
-                    path.unlink()
+        files = [*job.store.checkpoints(spec.key), *job.store.artifacts(spec.key)]
+        known = {job.workspace.home / file.path for file in files}
+        for folder in (job.workspace.checkpoints / spec.key, job.workspace.pictures / spec.key):
+            for path in folder.glob("*"):
+                if path not in known:
+                    with suppress(OSError):
+                        path.unlink()
+            with suppress(OSError):
+                folder.rmdir()
 
 
 def patiently(act: Callable[[], T]) -> T:
@@ -185,8 +201,8 @@ def patiently(act: Callable[[], T]) -> T:
             time.sleep(2.0)
 
 
-def remove_files(workspace: Workspace, files: Sequence[CheckpointFile]) -> None:
-    """Delete checkpoint files that the database no longer knows, and folders that are empty after that."""
+def remove_files(workspace: Workspace, files: Sequence[CheckpointFile | ArtifactFile]) -> None:
+    """Delete files that the database no longer knows, and folders that are empty after that."""
     for file in files:
         path = workspace.home / file.path
         with suppress(OSError):

@@ -31,7 +31,7 @@ def sqlite_url(path: Path) -> str:
 
 @dataclass(frozen=True)
 class Workspace:
-    """A folder with `bench.db`, `studies.db`, `mlflow.db`, `mlruns/` and `checkpoints/`.
+    """A folder with `bench.db`, `studies.db`, `mlflow.db`, `mlruns/`, `checkpoints/` and `pictures/`.
 
     It is the current folder, or `BENCH_HOME`. `BENCH_DATABASE_URL`, `MLFLOW_TRACKING_URI`, `BENCH_STUDY_URL` and
     `BENCH_DATA` name other places for its parts.
@@ -70,6 +70,11 @@ class Workspace:
     def checkpoints(self) -> Path:
         """Checkpoint files, one folder a run."""
         return self.home / "checkpoints"
+
+    @property
+    def pictures(self) -> Path:
+        """Picture files, one folder a run."""
+        return self.home / "pictures"
 
     @property
     def data(self) -> Path:

@@ -48,6 +48,13 @@ class Autoregressive(Method, frozen=True):
         return steps
 
 
+def upright(points: list[Tensor]) -> Tensor:
+    """The points before and after each layer with their dimensions in the order of the last one: L + 1 points -> [L + 1, S, N, D]."""
+    n_layers = len(points) - 1
+    reversals = [0, *range(n_layers)]
+    return torch.stack([z.flip(-1) if (n_layers - 1 - n) % 2 else z for z, n in zip(points, reversals, strict=True)])
+
+
 class IAF(Autoregressive, frozen=True):
     r"""Inverse autoregressive flow on the base.
 
@@ -70,4 +77,4 @@ class IAF(Autoregressive, frozen=True):
         steps = self.flow(params, z_0, problem.context)
         z = steps[-1][0]
         log_w = problem.log_joint(z) - problem.base.log_prob(z_0) + sum(log_det for _, log_det in steps)
-        return Particles(z, log_w, torch.stack([z_0, *(step for step, _ in steps)]) if trace else None)
+        return Particles(z, log_w, upright([z_0, *(step for step, _ in steps)]) if trace else None)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator
 from functools import cache, lru_cache
+from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 import numpy as np
@@ -14,6 +15,7 @@ from torch.nn.functional import softplus
 
 from harness.api import Batch, Data, DataError, DiagNormal, Field, Noise, Params, Problem, Task
 from harness.nets import init_linear
+from tasks._idx import read as read_idx
 from tasks._nets import Nets, dense
 from tasks.gaussian import mini_batch
 
@@ -31,10 +33,9 @@ RECOMMENDED: dict[str, dict[str, Any]] = {
 
 FEW = {"batch_size": 256, "shuffle": True, "lr": 1e-3, "dtype": "float32", "task.binarisation": "threshold"}
 PROTOCOLS: dict[str, dict[str, Any]] = {
-    "report": FEW | {
-        "steps": 1_600, "eval_particles": 100, "validate_every": 40,
-        "task.n_train": 10_000, "task.n_validation": 1_000, "task.n_test": 1_000,
-    },
+    "report": FEW
+    | {"steps": 1_600, "eval_particles": 100, "validate_every": 40,
+       "task.n_train": 10_000, "task.n_validation": 1_000, "task.n_test": 1_000},
     "paper": {
         "steps": 1_000_000, "batch_size": 100, "shuffle": True, "optimiser": "adamax", "lr": 5e-4, "dtype": "float32",
         "eval_particles": 1_000, "validate_every": 500, "patience": 100,
@@ -148,8 +149,20 @@ class BinaryImages(Task, frozen=True):
     def decode(self, params: Params, z: Tensor) -> Tensor:
         """The probability of each pixel: z [..., D] -> [..., side, side]."""
         logits, _ = self.nets.logits(params, z.reshape(-1, self.latent))
-        side = math.isqrt(logits.shape[-1])
-        return logits.sigmoid().reshape(*z.shape[:-1], side, side)
+        pixels = squares(logits.sigmoid())
+        return pixels.reshape(*z.shape[:-1], *pixels.shape[-2:])
+
+    def originals(self, batch: Batch) -> Tensor:
+        """Zeros and ones [N, side, side]."""
+        return squares(batch["x"]).to(torch.get_default_dtype())
+
+    def read_images(self, path: Path) -> np.ndarray:
+        """An IDX file, gzipped or not: uint8 [n, height, width]."""
+        return read_idx(path, 3)
+
+    def observe(self, images: Tensor) -> Batch:
+        """`x` uint8 [n, P], binarised as the test images are: the first test images become the same zeros and ones again."""
+        return {"x": binarised(images.flatten(1), self.binarisation, "test")}
 
 
 @lru_cache(maxsize=2)
@@ -165,6 +178,11 @@ def splits(task: BinaryImages) -> Data:
     validation = binarised(seen[task.n_train : end], task.binarisation, "validation")
     test = binarised(unseen[: task.n_test], task.binarisation, "test")
     return Data({"x": train}, {"x": validation}, {"x": test})
+
+
+def squares(images: Tensor) -> Tensor:
+    """[n, P] -> [n, side, side]."""
+    return images.unflatten(-1, (math.isqrt(images.shape[-1]),) * 2)
 
 
 def log_prior(z: Tensor) -> Tensor:

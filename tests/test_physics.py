@@ -212,3 +212,15 @@ def test_masks_let_each_output_see_what_comes_before_and_nothing_else(dim):
     seen = (second @ first) > 0  # [D, D + C]
     assert torch.equal(seen[:, :dim], torch.ones(dim, dim).tril(-1).bool())
     assert bool(seen[1:, dim:].all())
+
+
+@pytest.mark.parametrize("n_layers", [1, 2, 3])
+def test_the_way_through_reversed_layers_keeps_the_order_of_the_dimensions(n_layers):
+    """Layers start near the identity, so every point of the way is near the last one, dimension for dimension."""
+    method, base = IAF(n_layers=n_layers), DiagNormal(torch.zeros(1, D, dtype=torch.float64), torch.zeros(1, D, dtype=torch.float64))
+    problem = Problem(lambda z: -z.square().sum(-1), lambda z: -2 * z, base)
+    params = {name: leaf[None] for name, leaf in method.init(D, Noise(["0/init"])).items()}
+    drawn = method.particles(params, problem, Noise(["0/z"]), 50, trace=True)
+    assert drawn.path.shape == (n_layers + 1, 50, 1, D)
+    assert torch.equal(drawn.path[-1], drawn.z)
+    assert float((drawn.path - drawn.z).abs().max()) < 0.1 < float((drawn.path - drawn.z.flip(-1)).abs().max())

@@ -16,6 +16,8 @@ COMMANDS = {
     "worker": "worker:worker",
     "list": "listing:listing",
     "show": "show:show",
+    "sample": "pictures:sample",
+    "encode": "pictures:encode",
     "rm": "rm:rm",
     "export": "transfer:export",
     "import": "transfer:import_",

@@ -15,7 +15,7 @@ from harness.workspace import Workspace
 @click.argument("keys", nargs=-1, required=True, metavar="KEY...")
 @click.option("-y", "--yes", is_flag=True, help="Do not ask.")
 def rm(keys: Sequence[str], yes: bool) -> None:
-    """Remove runs with their metrics, curves and checkpoints, here and in MLflow.
+    """Remove runs with their metrics, curves, checkpoints and pictures, here and in MLflow.
 
     A run is named by its key or the first digits of it.
 
@@ -40,7 +40,8 @@ def rm(keys: Sequence[str], yes: bool) -> None:
         if not yes:
             names = ", ".join(f"{row.key} ({row.method} on {row.task_label}, seed {row.seed}, {row.status})" for row in rows)
             click.confirm(f"Remove {names}?", abort=True, err=True)
-        remove_files(workspace, store.delete([row.key for row in rows]))
+        pictures = [file for row in rows for file in store.artifacts(row.key)]
+        remove_files(workspace, [*store.delete([row.key for row in rows]), *pictures])
         mirrored = [row.mlflow_run_id for row in rows if row.mlflow_run_id]
         left = tracking.delete_copies(workspace, store, mirrored) if mirrored else None
     click.echo(f"Removed {plural(len(rows), 'run')}.")

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import hashlib
 import inspect
 import re
 import time
+from collections.abc import Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from harness.cli._options import console, duration, json_option, number, open_store, print_json, settings_text
-from harness.errors import UnknownName
+from harness.errors import UnknownName, UsageError
 from harness.workspace import Workspace
 
 if TYPE_CHECKING:
@@ -23,18 +26,23 @@ BARS = "▁▂▃▄▅▆▇█"
 
 @click.command()
 @click.argument("name", metavar="NAME-or-KEY")
+@click.option("--pictures", "folder", metavar="DIR", type=click.Path(path_type=Path, file_okay=False), help="Copy a run's pictures there.")
 @json_option
-def show(name: str, as_json: bool) -> None:
+def show(name: str, folder: Path | None, as_json: bool) -> None:
     """Show a method, a task or a stored run.
 
-    A run is named by its key or the first digits of it.
+    A run is named by its key or the first digits of it. Its pictures are PNG files: its learning curves, and where the task is
+    one of images, samples, reconstructions, the way of the latents and what lies between two of them.
 
     \b
-    Example:
+    Examples:
       bench show hvae
+      bench show 3f9c2a --pictures pictures-of-3f9c2a
     """
-    if KEY.fullmatch(name) and _show_run(name, as_json):
+    if KEY.fullmatch(name) and _show_run(name, folder, as_json):
         return
+    if folder is not None:
+        raise UnknownName("run", name, [], "bench list runs")
     kind, found = _plugin(name)
     described = _described(kind, found)
     print_json([described]) if as_json else _print_plugin(described)
@@ -103,9 +111,10 @@ def _print_plugin(shown: dict[str, Any]) -> None:
         out.print(f"--protocol {protocol}{default}: {', '.join(f'{name}={value}' for name, value in fields.items())}", markup=False)
 
 
-def _show_run(prefix: str, as_json: bool) -> bool:
-    """Print the run of that key; False where no key begins so."""
-    store = open_store(Workspace.current())
+def _show_run(prefix: str, folder: Path | None, as_json: bool) -> bool:
+    """Print the run of that key, or copy its pictures; False where no key begins so."""
+    workspace = Workspace.current()
+    store = open_store(workspace)
     if store is None:
         return False
     with store:
@@ -115,9 +124,47 @@ def _show_run(prefix: str, as_json: bool) -> bool:
         if len(found) > 1:
             raise UnknownName("run of that key alone", prefix, [row.key for row in found[:10]])
         row = found[0]
+        if folder is not None:
+            _copy_pictures(workspace, store, row, folder)
+            return True
         described = _run(store, row)
     print_json([described]) if as_json else _print_run(described, row)
     return True
+
+
+def _copy_pictures(workspace: Workspace, store: ResultStore, row: RunRow, folder: Path) -> None:
+    """Put a run's pictures into a folder, whole; files of the same name with other content are left alone and refused."""
+    from harness.checkpoint import put
+
+    pictures = dict(_pictures(workspace, store, row))
+    if not pictures:
+        raise UsageError(f"Run {row.key} has no pictures: it is {row.status.value} at step {row.step:,}.")
+    try:
+        for name, content in pictures.items():
+            if (folder / name).exists() and (folder / name).read_bytes() != content:
+                raise UsageError(f"{folder / name} exists already and is another picture. Choose another folder.")
+        for name, content in pictures.items():
+            put(folder / name, content)
+            click.echo(str(folder / name))
+    except OSError as err:
+        raise UsageError(f"Cannot write to {folder}: {err.strerror or err}.") from err
+
+
+def _pictures(workspace: Workspace, store: ResultStore, row: RunRow) -> Iterator[tuple[str, bytes]]:
+    """A run's pictures by name; one that is missing or damaged is named on stderr."""
+    from harness.pictures import learning_curves
+    from harness.tracking.runs import title
+
+    curves = store.curves(row.key)
+    if any(curves.values()):
+        yield "curves.png", learning_curves(curves, title(row))
+    for file in store.artifacts(row.key):
+        path = workspace.home / file.path
+        content = path.read_bytes() if path.is_file() else b""
+        if hashlib.sha256(content).hexdigest() == file.sha256:
+            yield file.name, content
+        else:
+            click.echo(f"{path} is {'damaged' if content else 'missing'}; bench run --rerun makes it again.", err=True)
 
 
 def _run(store: ResultStore, row: RunRow) -> dict[str, Any]:
@@ -132,6 +179,7 @@ def _run(store: ResultStore, row: RunRow) -> dict[str, Any]:
             {"at": line.at, "status": line.status.value, "reason": line.reason, "step": line.step} for line in store.history(row.key)
         ],
         "checkpoints": [vars(file) for file in store.checkpoints(row.key)],
+        "pictures": [vars(file) for file in store.artifacts(row.key)],
         "curves": {name: [[step, plain_number(value)] for step, value in curve] for name, curve in store.curves(row.key).items()},
         "plan": plan.model_dump(mode="json") if plan else None,
         "environment": store.environment(row.key),
@@ -158,6 +206,7 @@ def _print_run(run: dict[str, Any], row: RunRow) -> None:
         "stack": f"{len(run['plan']['members'])} replicates, {run['plan']['threads']} thread" if run["plan"] else None,
         "bound": _sparkline([value for _, value in run["curves"].get("bound", [])]),
         "checkpoint": ", ".join(f"{file['path']} ({file['size']:,} bytes)" for file in run["checkpoints"][:1]),
+        "pictures": ", ".join(file["path"] for file in run["pictures"]),
         "MLflow run": row.mlflow_run_id,
         "commit": run["environment"].get("git_commit"),
     }

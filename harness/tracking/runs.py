@@ -157,6 +157,11 @@ def _run_name(row: RunRow) -> str:
     return f"{row.method}{f'[{settings[:150]}]' if settings else ''} seed {row.seed}"
 
 
+def title(row: RunRow) -> str:
+    """What stands above a run's curves."""
+    return f"{row.task_label}: {_run_name(row)}"
+
+
 def _text(value: Any) -> str:
     """A plain value as one writes it: text as it stands, `none`, or JSON."""
     if value is None:
@@ -252,7 +257,7 @@ def _upload(client: MlflowClient, store: ResultStore, workspace: Workspace, row:
         for file, value in (("spec.json", row.spec), ("environment.json", about)):
             (folder / file).write_text(json.dumps(value, sort_keys=True, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
         if any(curves.values()):
-            (folder / "curves.png").write_bytes(learning_curves(curves, f"{row.task_label}: {_run_name(row)}"))
+            (folder / "curves.png").write_bytes(learning_curves(curves, title(row)))
         kept = {f"checkpoint/{row.key}{Path(file.path).suffix}": file.path for file in store.checkpoints(row.key)[:1]}
         kept |= {f"pictures/{Path(file.name).name}": file.path for file in store.artifacts(row.key)}
         for target, source in kept.items():
