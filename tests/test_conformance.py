@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import math
+import os
 from pathlib import Path
 
 import defects
@@ -17,7 +18,7 @@ from harness.noise import Noise
 from tasks.gaussian import Gaussian
 
 ROOT = Path(__file__).parents[1]
-SEEDS = range(10)
+SEEDS = range(10 if os.environ.get("BENCH_TESTS") == "full" else 4)
 
 
 def plugins(folder: str, kind: type) -> list[type]:

@@ -18,7 +18,7 @@ from harness.store import ResultStore
 RUN = ["-m", "vb", "-m", "iwae", "-m", "hvae[n_leapfrog=1,2]", "-t", "gaussian-2", "--seeds", "0-1"]
 SHORT = [*RUN, "--protocol", "smoke", "--set", "steps=1500"]
 PLUGINS = Path(__file__).with_name("plugins.py")
-OUTAGE_S = 60.0 if os.environ.get("BENCH_CHAOS") == "full" else 6.0
+OUTAGE_S = 60.0 if os.environ.get("BENCH_TESTS") == "full" else 6.0
 AWAY = {"MLFLOW_TRACKING_URI": "http://127.0.0.1:9"}
 
 
