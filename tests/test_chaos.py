@@ -33,9 +33,10 @@ def whole(runs, tmp_path_factory):
     place = Place.sqlite(tmp_path_factory.mktemp("whole"))
     with place.store() as store:
         store.enqueue(runs)
-    process = start(place.home, ["--drain"], command="worker", **place.environment)
-    _, said = process.communicate(timeout=1800)
-    assert process.returncode == 0, said
+    workers = [start(place.home, ["--drain"], command="worker", **place.environment) for _ in range(2)]
+    for worker in workers:
+        _, said = worker.communicate(timeout=1800)
+        assert worker.returncode == 0, said
     return states(place)
 
 
