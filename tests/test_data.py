@@ -390,8 +390,8 @@ def at(server):
 @pytest.fixture
 def impatient(monkeypatch):
     """Limits that a test can wait for."""
-    monkeypatch.setattr(download, "TIMEOUT_S", 0.5)
-    monkeypatch.setattr(download, "STALL_S", 0.3)
+    monkeypatch.setattr(download, "TIMEOUT_S", 2.0)
+    monkeypatch.setattr(download, "STALL_S", 1.0)
 
 
 def content_of(folder: Path) -> dict[str, bytes]:
@@ -432,17 +432,22 @@ BAD = {
     "bomb": "more than [\\d,]+ bytes",
     "huge": r"serves 1,099,511,627,776 bytes, where 236,475 are the most",
     "endless": r"serves more than 236,475 bytes",
-    "silent": "does not answer within 0.5 s",
-    "stalling": "does not answer within 0.5 s",
-    "dripping": r"stalls: \d+ bytes came in 0.[34] s",
+    "silent": "does not answer within 2 s",
+    "stalling": "does not answer within 2 s",
+    "dripping": r"stalls: \d+ bytes came in [1-3]\.?\d* s",
     "absent": "answers 404 Not Found",
     "circling": "answers 302 .* infinite loop",
     "elsewhere": "answers 302 .* not allowed",
 }
 
 
+SLOW = ("silent", "stalling", "dripping")
+
+
 @pytest.mark.parametrize("manner", BAD)
-def test_a_bad_mirror_is_named_and_the_next_one_serves(manner, at, server, impatient, tmp_path):
+def test_a_bad_mirror_is_named_and_the_next_one_serves(manner, at, server, request, tmp_path):
+    if manner in SLOW:
+        request.getfixturevalue("impatient")
     said = []
     list(fetch("toy", mirrors=[at(manner), at("good")], say=said.append))
     assert content_of(tmp_path / "data") == WHOLE
