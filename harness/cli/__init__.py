@@ -22,6 +22,7 @@ COMMANDS = {
     "export": "transfer:export",
     "import": "transfer:import_",
     "check": "check:check",
+    "calibrate": "calibrate:calibrate",
     "data": "data:data",
     "ui": "ui:ui",
     "db": "db:db",
