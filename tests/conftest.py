@@ -57,3 +57,34 @@ def bench(workspace: Path) -> Callable[..., Result]:
 def json_lines(result: Result) -> list[dict[str, Any]]:
     """What a command printed with --json."""
     return [json.loads(line) for line in result.stdout.splitlines()]
+
+
+class NoMirror:
+    """In place of the process that mirrors runs in MLflow: it has nothing to do."""
+
+    error = None
+
+    def __enter__(self) -> NoMirror:
+        return self
+
+    def __exit__(self, *unused: object) -> None:
+        return None
+
+    @classmethod
+    def start(cls, *unused: object) -> NoMirror:
+        """Nothing is started."""
+        return cls()
+
+    def add(self, keys: object) -> None:
+        """Nothing is taken note of."""
+
+    def finish(self) -> list[str]:
+        """Nothing is left to mirror."""
+        return []
+
+
+@pytest.fixture
+def no_mirror(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> None:
+    """Most tests are not about MLflow. Those marked `mirror` keep the real one."""
+    if "mirror" not in request.keywords:
+        monkeypatch.setattr("harness.tracking.Mirror.start", NoMirror.start)

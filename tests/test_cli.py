@@ -18,24 +18,7 @@ PLUGINS = Path(__file__).with_name("plugins.py")
 SMOKE = ("-t", "gaussian-2", "--protocol", "smoke")
 
 
-@pytest.fixture(autouse=True)
-def _no_mirror(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> None:
-    """Most of these tests are not about MLflow: its process is told that nothing listens, so that it gives up at once."""
-    if "mirror" not in request.keywords:
-        monkeypatch.setattr("harness.tracking.Mirror.start", lambda workspace, keys: _Nothing())
-
-
-class _Nothing:
-    error = None
-
-    def __enter__(self):
-        return self
-
-    def __exit__(self, *unused):
-        return None
-
-    def finish(self):
-        return []
+pytestmark = pytest.mark.usefixtures("no_mirror")
 
 
 def test_every_method_runs_and_then_hits(bench):

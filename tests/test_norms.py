@@ -202,7 +202,6 @@ def test_the_exact_evidence_is_that_of_the_weights():
 
 
 def test_every_method_ends_done(bench, monkeypatch):
-    monkeypatch.setattr("harness.tracking.Mirror.start", lambda *_: Nothing())
     methods = [part for name in METHODS for part in ("-m", name)]
     sets = ("--set", "steps=20", "--set", "eval_particles=40", "--set", "task.n_data=500")
     runs = json_lines(bench("run", *methods, "-t", "norms", "--protocol", "smoke", *sets, "--json"))
@@ -210,18 +209,3 @@ def test_every_method_ends_done(bench, monkeypatch):
     for run in runs:
         assert run["task"] == "norms-2"
         assert all(math.isfinite(run["metrics"][name]) for name in ("elbo", "elbo_gap", "ess", "travel_used", "theta_sq_error"))
-
-
-class Nothing:
-    """A mirror that mirrors nothing."""
-
-    error = None
-
-    def __enter__(self):
-        return self
-
-    def __exit__(self, *unused):
-        return None
-
-    def finish(self):
-        return []

@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 import torch
 from click.testing import CliRunner
-from conftest import json_lines
+from conftest import NoMirror, json_lines
 from PIL import Image
 from runs import ROOT, copies, finished, opened, prepared, start
 
@@ -35,23 +35,7 @@ PLAIN = [name for name in FOLLOWED if name != "path.png"]
 HVAE = "hvae[n_leapfrog=3]"
 
 
-class _Nothing:
-    error = None
-
-    def __enter__(self):
-        return self
-
-    def __exit__(self, *unused):
-        return None
-
-    def finish(self):
-        return []
-
-
-@pytest.fixture(autouse=True)
-def _no_mirror(monkeypatch):
-    """MLflow has a test of its own here."""
-    monkeypatch.setattr("harness.tracking.Mirror.start", lambda workspace, keys: _Nothing())
+pytestmark = pytest.mark.usefixtures("no_mirror")
 
 
 def call(*arguments):
@@ -68,7 +52,7 @@ def made(tmp_path_factory):
     home = tmp_path_factory.mktemp("made")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("BENCH_HOME", str(home))
-        patch.setattr("harness.tracking.Mirror.start", lambda workspace, keys: _Nothing())
+        patch.setattr("harness.tracking.Mirror.start", NoMirror.start)
         torch.set_num_threads(1)
         lines = json_lines(call("run", "-m", HVAE, "-m", "vb", *DIGITS, "--json"))
         lines += json_lines(call("run", "-m", "vb", "-t", "gaussian-2", "--protocol", "smoke", "--json"))
@@ -292,7 +276,7 @@ def idx(array):
 
 def test_encode_takes_every_kind_of_file_and_gives_the_same(copied):
     home, (hvae, *_) = copied
-    grey = Digits().grey()[1][:23].reshape(-1, 8, 8)
+    grey = Digits().grey("test")[:23].reshape(-1, 8, 8)
     (home / "a.idx").write_bytes(idx(grey))
     (home / "b.gz").write_bytes(gzip.compress(idx(grey)))
     np.save(home / "c.npy", grey)
@@ -318,7 +302,7 @@ def test_encode_takes_every_kind_of_file_and_gives_the_same(copied):
 @pytest.mark.parametrize("how", ["threshold", "fixed", "dynamic"])
 def test_test_images_are_observed_as_they_are_scored(how):
     task = Digits(binarisation=how)
-    grey = torch.tensor(task.grey()[1][:20].reshape(-1, 8, 8))
+    grey = torch.tensor(task.grey("test")[:20].reshape(-1, 8, 8))
     assert torch.equal(task.observe(grey)["x"], task.load(Noise(["0/data"])).test["x"][:20])
 
 
@@ -327,7 +311,7 @@ def test_the_weights_of_encoded_images_are_the_methods(made):
     with opened(home) as store:
         spec, file = RunSpec.from_plain(store.rows([vb])[vb].spec), store.checkpoints(vb)[0]
     model = stored(spec, home / file.path, file.sha256)
-    images = Digits().grey()[1][:3].reshape(-1, 8, 8)
+    images = Digits().grey("test")[:3].reshape(-1, 8, 8)
     got = model.encode(images, 5)
     problem = model.task.problem(model.theta, model.task.observe(torch.tensor(images)), spec.base)
     z = torch.from_numpy(got["z"])
@@ -337,7 +321,7 @@ def test_the_weights_of_encoded_images_are_the_methods(made):
 
 def bad_inputs(home):
     """Files that are not images of this model, with what is said of each."""
-    grey = Digits().grey()[1][:3].reshape(-1, 8, 8)
+    grey = Digits().grey("test")[:3].reshape(-1, 8, 8)
     (home / "labels.idx").write_bytes(idx(np.arange(9, dtype=np.uint8)))
     (home / "short.idx").write_bytes(idx(grey)[:-1])
     (home / "text.idx").write_text("not images")

@@ -1,0 +1,134 @@
+"""Bundles, and workspaces to take them from and into, for the tests of both."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import math
+from pathlib import Path
+
+import filled_store
+import pytest
+import torch
+from click.testing import CliRunner
+from safetensors.torch import save
+
+import harness.bundle
+from harness.bundle import read_in, write
+from harness.bundle.lines import encode_line
+from harness.cli import main
+from harness.spec import Status, canonical_json
+from harness.store import ArtifactFile, CheckpointFile, Metric, ResultStore
+
+FAULTY = str(Path(__file__).with_name("faulty"))
+SMOKE = ("run", "-m", "vb", "-t", "gaussian-2", "--protocol", "smoke", "--seeds", "0-1", "--json")
+ODD = {
+    "elbo": Metric(math.nan, math.inf),
+    "elbo_gap": Metric(-math.inf),
+    "zero": Metric(-0.0),
+    "tiny": Metric(5e-324, 0.1 + 0.2),
+    "huge": Metric(1.7976931348623157e308),
+}
+CURVE = {"bound": [(1, math.nan), (2, -math.inf), (3, 0.1), (2**62, -0.0)]}
+
+
+def tensors(run, step=20_000, **other):
+    """The bytes of a checkpoint of the run of this spec."""
+    meta = canonical_json({"format": 1, "key": run.key, "spec": run.plain(), "step": step, **other})
+    return save({"params.task.x": torch.full((3,), float(run.seed))}, metadata={"bench": meta})
+
+
+def end(workspace, store, claim, status=Status.DONE, content=None, picture=None, **other):
+    """End a run with a checkpoint and a picture that are what the record says."""
+    spec = filled_store.spec(claim.seed)
+    content = tensors(spec) if content is None else content
+    picture = b"picture of " + claim.key.encode() if picture is None else picture
+    paths = (f"checkpoints/{claim.key}/step-000020000.safetensors", f"pictures/{claim.key}/samples.png")
+    files = {
+        "checkpoint": CheckpointFile("final", 20_000, paths[0], hashlib.sha256(content).hexdigest(), len(content)),
+        "artifacts": [ArtifactFile("samples.png", paths[1], hashlib.sha256(picture).hexdigest(), len(picture))],
+    }
+    filled_store.finish(workspace, store, claim, status, **{**files, **other})
+    for path, value in zip(paths, (content, picture), strict=True):
+        filled_store.write_file(workspace, path, value)
+
+
+def fill(workspace, seeds=(0, 1, 2), **other):
+    """Finished runs in a workspace; returns their keys by seed."""
+    with ResultStore.open(workspace.database_url) as store:
+        claims = filled_store.start(store, seeds)
+        for claim in claims:
+            end(workspace, store, claim, **other)
+    return [claim.key for claim in claims]
+
+
+def export(workspace, target, keys):
+    """Write a bundle of these runs."""
+    with ResultStore.open(workspace.database_url) as store:
+        return list(write(target, workspace.home, store.results(sorted(keys))))
+
+
+def take(workspace, source):
+    """Take a bundle in; returns what became of each run, by key."""
+    with harness.bundle.opened(source) as bundle:
+        keys = list(bundle.check())
+        assert len(keys) == bundle.count
+        with ResultStore.open(workspace.database_url) as store:
+            return {adoption.key: adoption for adoption in read_in(workspace, store, bundle)}
+
+
+def told(workspace, keys, history=False):
+    """All that is on record of these runs, as text: NaN equals NaN there, and -0.0 is not 0.0."""
+    with ResultStore.open(workspace.database_url) as store:
+        found = store.results(sorted(keys))
+    return [encode_line(result if history else dataclasses.replace(result, history=[])) for result in found]
+
+
+def files(workspace):
+    """The files of a workspace that are no database, with their bytes."""
+    found = (path for folder in ("checkpoints", "pictures") for path in (workspace.home / folder).rglob("*"))
+    return {str(path.relative_to(workspace.home)): path.read_bytes() for path in found if path.is_file()}
+
+
+@pytest.fixture
+def here(tmp_path):
+    """A workspace that results come from."""
+    return filled_store.workspace_in(tmp_path / "here")
+
+
+@pytest.fixture
+def there(tmp_path):
+    """An empty workspace that results go to."""
+    return filled_store.workspace_in(tmp_path / "there")
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory):
+    """A workspace with three runs, and their bundle."""
+    folder = tmp_path_factory.mktemp("source")
+    workspace = filled_store.workspace_in(folder / "source")
+    export(workspace, folder / "three.bench", fill(workspace))
+    return workspace, (folder / "three.bench").read_bytes()
+
+
+@pytest.fixture
+def bundle(source, tmp_path):
+    """A bundle of three runs."""
+    (tmp_path / "three.bench").write_bytes(source[1])
+    return tmp_path / "three.bench"
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def goal(request, tmp_path):
+    """An empty workspace on each kind of database."""
+    kind = {} if request.param == "sqlite" else {"BENCH_DATABASE_URL": request.getfixturevalue("postgres_database")()}
+    return filled_store.workspace_in(tmp_path / "goal", **kind)
+
+
+def cli(workspace, *arguments):
+    """The command line in a workspace."""
+    environment = {"BENCH_HOME": str(workspace.home), "BENCH_DATABASE_URL": workspace.environment.get("BENCH_DATABASE_URL")}
+    result = CliRunner().invoke(main, [str(argument) for argument in arguments], env=environment)
+    if result.exception is not None and not isinstance(result.exception, SystemExit):
+        raise result.exception
+    return result

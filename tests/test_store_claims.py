@@ -1,0 +1,203 @@
+"""Who may write a run, over SQLite and PostgreSQL."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import signal
+import socket
+import subprocess
+import sys
+
+import pytest
+import store_processes as processes
+from store_processes import new_run, spec
+from stores import ELSEWHERE, KEYS, ME, SPAWN, checkpoint, execute, gone_owner, in_processes, outcome, stack, store, url  # noqa: F401
+
+from harness.errors import LeaseLost, UsageError
+from harness.spec import Status
+from harness.store import (
+    Metric,
+    Owner,
+    ResultStore,
+    Saved,
+)
+
+
+def test_claims_keep_the_order_of_the_keys(store):
+    wanted = [KEYS[7], KEYS[2], KEYS[11], KEYS[2], "0" * 16]
+    claims = store.claim(wanted, ME)
+    assert [(claim.key, claim.fence, claim.seed) for claim in claims] == [(KEYS[7], 1, 7), (KEYS[2], 1, 2), (KEYS[11], 1, 11)]
+    assert all(row.owner == ME for row in store.rows(wanted).values())
+
+
+def test_processes_that_claim_together_share_the_runs(store, url):
+    store.enqueue([new_run(seed) for seed in range(120)])
+    keys = [spec(seed).key for seed in range(120)]
+    answers = in_processes(5, processes.claim_together, url, [keys] * 5)
+    assert sorted(pair for taken in answers for pair in taken) == sorted((key, 1) for key in keys)
+
+
+def test_processes_that_enqueue_together_add_each_run_once(url):
+    ResultStore.open(url).close()
+    orders = [list(range(start, 40)) + list(range(start)) for start in (0, 10, 20, 30)]
+    assert in_processes(4, processes.enqueue_together, url, orders) == ["enqueued"] * 4
+    with ResultStore.open(url) as store:
+        assert store.count() == {"queued": 40}
+        assert [len(store.history(spec(seed).key)) for seed in range(40)] == [1] * 40
+
+
+def test_a_lost_lease_writes_nothing(store):
+    old = store.claim(KEYS[:2], ELSEWHERE, lease_s=-1.0)
+    (new,) = store.claim(KEYS[1:2], ME)
+    before = store.rows(KEYS)
+    late = [
+        lambda: store.heartbeat(old),
+        lambda: store.begin(old, stack(KEYS[0]), {}),
+        lambda: store.save(old, [Saved(5, 1.0, {"bound": [(5, 1.0)]}, checkpoint(5))] * 2),
+        lambda: store.finish_all(old, [outcome(metrics={"elbo": Metric(1.0)})] * 2),
+        lambda: store.release(old, Status.INTERRUPTED, None),
+    ]
+    for write in late:
+        with pytest.raises(LeaseLost, match=KEYS[1]):
+            write()
+    assert store.rows(KEYS) == before
+    assert (store.metrics(KEYS), store.curves(KEYS[0]), store.checkpoints(KEYS[0]), store.plan(KEYS[0])) == ({}, {}, [], None)
+    store.finish(new, outcome())
+
+
+def test_a_run_that_was_given_back_takes_no_more_writes(store):
+    claims = store.claim(KEYS[:1], ME)
+    store.release(claims, Status.TIMEOUT, "an hour")
+    row = store.rows(KEYS)[KEYS[0]]
+    assert (row.status, row.reason, row.owner) == (Status.TIMEOUT, "an hour", None)
+    with pytest.raises(LeaseLost, match="given back"):
+        store.save(claims, [Saved(5, 1.0)])
+    with pytest.raises(LeaseLost):
+        store.finish(claims[0], outcome())
+    (again,) = store.claim(KEYS[:1], ME)
+    assert (again.fence, store.rows(KEYS)[KEYS[0]].started_at) == (2, row.started_at)
+    with pytest.raises(ValueError, match="not as done"):
+        store.release([again], Status.DONE, None)
+
+
+def test_members_that_ended_stay_as_they_are(store):
+    claims = store.claim(KEYS[:2], ME)
+    store.finish(claims[0], outcome(Status.DIVERGED, "bound is NaN"))
+    store.heartbeat(claims)
+    store.save(claims, [Saved(7, 1.0, {"bound": [(7, 0.0)]})] * 2)
+    store.release(claims, Status.INTERRUPTED, None)
+    assert [(row.status, row.step) for row in store.rows(KEYS[:2]).values()] == [("diverged", 1000), ("interrupted", 7)]
+    assert store.curves(KEYS[0]) == {}
+    with pytest.raises(LeaseLost):
+        store.finish(claims[0], outcome())
+
+
+def test_a_living_holder_is_respected_until_its_lease_expires(store):
+    held = store.claim(KEYS[:1], ELSEWHERE, lease_s=1000.0)
+    assert store.claim(KEYS[:1], ME) == []
+    owner, since, expires = store.holders(KEYS)[KEYS[0]]
+    assert (owner, expires - since) == (ELSEWHERE, pytest.approx(1000.0))
+    with pytest.raises(UsageError, match="another-host"):
+        store.reset(KEYS)
+    store.heartbeat(held, lease_s=-1.0)
+    assert store.holders(KEYS) == {}
+    (claim,) = store.claim(KEYS[:1], ME)
+    assert (claim.fence, store.rows(KEYS)[KEYS[0]].crashes) == (2, 1)
+    assert "another-host pid 17" in store.history(KEYS[0])[-1].reason
+
+
+def test_a_run_of_a_killed_process_is_free_at_once(store, url):
+    report = SPAWN.Queue()
+    holder = SPAWN.Process(target=processes.claim_and_stay, args=(url, KEYS[:2], report))
+    holder.start()
+    assert report.get(timeout=60) == KEYS[:2]
+    assert [claim.key for claim in store.claim(KEYS[:3], ME)] == [KEYS[2]]
+    assert {owner.pid for owner, _, _ in store.holders(KEYS[:2]).values()} == {holder.pid}
+    os.kill(holder.pid, signal.SIGKILL)
+    holder.join()
+    assert store.holders(KEYS[:2]) == {}
+    assert [(claim.key, claim.fence) for claim in store.claim(KEYS[:2], ME)] == [(KEYS[0], 2), (KEYS[1], 2)]
+
+
+def test_the_third_death_without_a_checkpoint_fails_the_run(store):
+    gone = gone_owner()
+    assert [len(store.claim(KEYS[:1], gone)) for _ in range(4)] == [1, 1, 1, 0]
+    row = store.rows(KEYS)[KEYS[0]]
+    assert (row.status, row.reason, row.owner, row.crashes) == (Status.FAILED, "crashed", None, 3)
+    assert store.history(KEYS[0])[-1].status == Status.FAILED
+    assert store.claim(KEYS[:1], ME) == []
+    store.reopen(KEYS)
+    assert store.count() == {"queued": 20}
+    assert [len(store.claim(KEYS[:1], gone)) for _ in range(4)] == [1, 1, 1, 0]
+
+
+def test_a_checkpoint_starts_the_count_of_deaths_anew(store):
+    gone = gone_owner()
+    store.claim(KEYS[:1], gone)
+    store.claim(KEYS[:1], gone)
+    (third,) = store.claim(KEYS[:1], gone)
+    store.save([third], [Saved(5, 1.0)])
+    assert store.rows(KEYS)[KEYS[0]].crashes == 2
+    store.save([third], [Saved(10, 1.0, {}, checkpoint(10))])
+    assert [len(store.claim(KEYS[:1], gone)) for _ in range(3)] == [1, 1, 0]
+
+
+def test_a_repeated_command_forgets_deaths_but_not_those_of_a_held_run(store):
+    gone = gone_owner()
+    for _ in range(3):
+        store.claim(KEYS[:1], gone)
+        store.reopen(KEYS)
+    assert store.rows(KEYS)[KEYS[0]].crashes == 0
+    store.claim(KEYS[:1], ME)
+    store.reopen(KEYS)
+    assert store.rows(KEYS)[KEYS[0]].crashes == 1
+
+
+def test_a_run_that_failed_otherwise_is_not_queued_again(store):
+    (claim,) = store.claim(KEYS[:1], ME)
+    store.finish(claim, outcome(Status.FAILED, "ValueError"))
+    store.reopen(KEYS)
+    assert store.rows(KEYS)[KEYS[0]].status == Status.FAILED
+
+
+def test_a_stack_is_claimed_as_a_unit(store):
+    members = [KEYS[4], KEYS[1], KEYS[9]]
+    claims = store.claim(members, ME)
+    store.begin(claims, stack(*members), {})
+    store.finish(claims[1], outcome())
+    store.release(claims, Status.INTERRUPTED, None)
+    again = store.claim([KEYS[0], KEYS[9]], ME)
+    assert [claim.key for claim in again] == [KEYS[0], KEYS[9], KEYS[4]]
+    assert [claim.plan for claim in again] == [None, stack(*members), stack(*members)]
+
+
+def test_no_member_is_taken_while_one_is_held(store, url):
+    claims = store.claim(KEYS[:3], ME)
+    store.begin(claims, stack(*KEYS[:3]), {})
+    store.release(claims, Status.INTERRUPTED, None)
+    store.claim(KEYS[:1], ELSEWHERE)
+    execute(url, f"UPDATE runs SET status = 'interrupted' WHERE key IN ('{KEYS[1]}', '{KEYS[2]}')")
+    assert store.claim([KEYS[1], KEYS[2], KEYS[5]], ME)[0].key == KEYS[5]
+    assert store.rows(KEYS)[KEYS[1]].status == Status.INTERRUPTED
+
+
+def test_a_member_that_was_reset_goes_its_own_way(store):
+    claims = store.claim(KEYS[:2], ME)
+    store.begin(claims, stack(*KEYS[:2]), {})
+    store.release(claims, Status.INTERRUPTED, None)
+    store.reset(KEYS[:1])
+    assert [claim.key for claim in store.claim(KEYS[1:2], ME)] == [KEYS[1]]
+    assert [(claim.key, claim.plan) for claim in store.claim(KEYS[:1], ME)] == [(KEYS[0], None)]
+
+
+def test_owners_are_gone_only_when_that_is_known():
+    child = subprocess.Popen([sys.executable, "-c", "pass"])
+    while Owner(ME.host, ME.boot_id, child.pid, 0).is_gone() is False:
+        pass  # it ends by itself, and is a zombie until it is waited for
+    child.wait()
+    assert not ME.is_gone()
+    assert dataclasses.replace(ME, process_start=ME.process_start + 1).is_gone()
+    assert dataclasses.replace(ME, boot_id="before").is_gone()
+    assert dataclasses.replace(ME, pid=child.pid).is_gone()
+    assert not dataclasses.replace(ME, host=socket.gethostname() + "x", boot_id="before").is_gone()
