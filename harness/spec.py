@@ -26,6 +26,8 @@ class Status(StrEnum):
 
 
 TERMINAL = frozenset({Status.DONE, Status.DIVERGED, Status.FAILED, Status.PRUNED})
+OPEN = frozenset({Status.QUEUED, Status.INTERRUPTED, Status.RUNNING})
+"""What a worker makes unasked. A run that is out of time waits until its command is repeated."""
 
 
 def canonical_json(value: Any) -> str:

@@ -19,6 +19,7 @@ import numpy as np
 from harness.api import DataStream, Found, find_data, open_data
 
 BLOCK = 2**20
+Split = Literal["train", "test"]
 LARGEST = 2**28  # bytes, five times the largest file of MNIST
 UNSIGNED_BYTE = 0x08
 TYPES = {0x08: "uint8", 0x09: "int8", 0x0B: "int16", 0x0C: "int32", 0x0D: "float32", 0x0E: "float64"}
@@ -26,7 +27,7 @@ CONTENTS = {1: "labels (1 dimension)", 3: "images (3 dimensions)"}
 IMAGES = {"train": "train-images-idx3-ubyte", "test": "t10k-images-idx3-ubyte"}
 
 
-def load_images(name: str, split: Literal["train", "test"]) -> np.ndarray:
+def load_images(name: str, split: Split) -> np.ndarray:
     """All images of a split, in their order, as grey values 0 to 255.
 
     The file is read and its sha256 is compared once a process. The array is shared and read-only: `torch.tensor` copies it.

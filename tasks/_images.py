@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
-from functools import cache, lru_cache
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
@@ -15,6 +15,7 @@ from torch.nn.functional import softplus
 
 from harness.api import Batch, Data, DataError, DiagNormal, Field, Noise, Params, Problem, Task
 from harness.nets import init_linear
+from tasks._idx import Split
 from tasks._idx import read as read_idx
 from tasks._nets import Nets, dense
 from tasks.gaussian import mini_batch
@@ -29,21 +30,6 @@ RECOMMENDED: dict[str, dict[str, Any]] = {
     "hvae-iaf": {"particles": 1, "method.init_step": 0.2, "method.init_T0": math.sqrt(1.5), "method.tempering": "fixed-variance"},
 }
 """The HVAE authors' MNIST code: first step size 0.2 below 0.5, T_0^2 = 1.5 cooled in the variance; IWAE with the 2020 report's k."""
-
-
-FEW = {"batch_size": 256, "shuffle": True, "lr": 1e-3, "dtype": "float32", "task.binarisation": "threshold"}
-PROTOCOLS: dict[str, dict[str, Any]] = {
-    "report": FEW
-    | {"steps": 1_600, "eval_particles": 100, "validate_every": 40,
-       "task.n_train": 10_000, "task.n_validation": 1_000, "task.n_test": 1_000},
-    "paper": {
-        "steps": 1_000_000, "batch_size": 100, "shuffle": True, "optimiser": "adamax", "lr": 5e-4, "dtype": "float32",
-        "eval_particles": 1_000, "validate_every": 500, "patience": 100,
-    },
-    "smoke": FEW
-    | {"steps": 10, "batch_size": 64, "eval_particles": 10, "task.n_train": 1_000, "task.n_validation": 100, "task.n_test": 50},
-}  # fmt: skip
-"""Of the 28 x 28 tasks. 1,600 steps are 40 epochs of 40 batches, the last of 16; a million are 2,000 epochs of 500."""
 
 
 def binarised(images: Tensor, how: str, stream: str) -> Tensor:
@@ -75,8 +61,8 @@ class BinaryImages(Task, frozen=True):
     n_validation: int = Field(10_000, ge=1, description="images after those, for early stopping and tuning")
     n_test: int = Field(10_000, ge=1, description="images to score: the first ones of the test files")
 
-    def grey(self) -> tuple[np.ndarray, np.ndarray]:
-        """All training and all test images, uint8 [n, P]."""
+    def grey(self, split: Split) -> np.ndarray:
+        """All images of a split, "train" or "test": uint8 [n, P]."""
         raise NotImplementedError
 
     @property
@@ -102,7 +88,7 @@ class BinaryImages(Task, frozen=True):
         """The weights of both nets; the last bias is the mean pixel's logit."""
         nets = self.nets
         params = nets.init(noise)
-        mean = self.grey()[0][: self.n_train].mean() / 255
+        mean = self.grey("train")[: self.n_train].mean() / 255
         params["decoder.out.bias"] = torch.full_like(params["decoder.out.bias"], math.log(mean / (1 - mean)))
         if base == "learned":
             params |= init_linear("encoder.mean", nets.n_hidden, self.latent, noise)
@@ -168,7 +154,7 @@ class BinaryImages(Task, frozen=True):
 @lru_cache(maxsize=2)
 def splits(task: BinaryImages) -> Data:
     """The three splits of an image task, the same for every seed."""
-    seen, unseen = map(torch.tensor, task.grey())
+    seen, unseen = torch.tensor(task.grey("train")), torch.tensor(task.grey("test"))
     end = task.n_train + task.n_validation
     if end > len(seen) or task.n_test > len(unseen):
         available = f"{len(seen):,} for n_train and n_validation together, {len(unseen):,} for n_test"
@@ -208,10 +194,3 @@ def decoder_score(nets: Nets, params: Params, x: Tensor) -> Callable[[Tensor], T
 def parts(split: dict[str, Tensor] | None) -> Iterator[Batch]:
     """A split's images, a few at a time."""
     return ({"x": part} for part in (split or {"x": torch.zeros(0, 1)})["x"].split(PART))
-
-
-@cache
-def flat_images(read: Callable[[str], np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
-    """The training and the test images of a reader, [n, P] each, read once."""
-    train, test = (read(split) for split in ("train", "test"))
-    return train.reshape(len(train), -1), test.reshape(len(test), -1)

@@ -2,24 +2,26 @@
 
 from __future__ import annotations
 
+from functools import cache
 from typing import Any, ClassVar, Literal
 
 import numpy as np
 from sklearn.datasets import load_digits
 
 from harness.api import Field
-from tasks._images import BinaryImages, flat_images
+from tasks._idx import Split
+from tasks._images import BinaryImages
 from tasks._nets import DenseNets
 
 N_SEEN = 1_497  # of 1,797: the rest is for tests
 BRIGHTEST = 16
 
 
-def read(split: str) -> np.ndarray:
-    """The images of a split, uint8 [n, 64], 0 to 255."""
+@cache
+def images() -> np.ndarray:
+    """All of them, uint8 [n, 64], 0 to 255."""
     pixels, _ = load_digits(return_X_y=True)
-    images = np.round(np.asarray(pixels) * (255 / BRIGHTEST)).astype(np.uint8)
-    return images[:N_SEEN] if split == "train" else images[N_SEEN:]
+    return np.round(np.asarray(pixels) * (255 / BRIGHTEST)).astype(np.uint8)
 
 
 class Digits(BinaryImages, frozen=True):
@@ -42,9 +44,9 @@ class Digits(BinaryImages, frozen=True):
     n_validation: int = Field(200, ge=1, description="images after those, for early stopping and tuning")
     n_test: int = Field(300, ge=1, description="images to score")
 
-    def grey(self) -> tuple[np.ndarray, np.ndarray]:
-        """[1497, 64] and [300, 64]."""
-        return flat_images(read)
+    def grey(self, split: Split) -> np.ndarray:
+        """[1497, 64] or [300, 64]."""
+        return images()[:N_SEEN] if split == "train" else images()[N_SEEN:]
 
     @property
     def nets(self) -> DenseNets:

@@ -29,6 +29,14 @@ def mini_batch(x: Tensor, step: int, batch_size: int, noise: Noise) -> Tensor:
     return torch.take_along_dim(x, order[..., None].to(x.device), dim=1)
 
 
+def base_density(params: Params, base: str) -> DiagNormal:
+    """The prior N(0, I), or the learned base; [R, D] each."""
+    if base == "learned":
+        return DiagNormal(params["base_mean"], params["base_log_scale"])
+    zeros = torch.zeros_like(params["delta"])
+    return DiagNormal(zeros, zeros)
+
+
 class GaussianOracle:
     r"""The exact answers of the Gaussian model, per dimension, with $s = \sigma_j$, $SS = n v$ and $m = \bar x - \delta$."""
 
@@ -155,14 +163,7 @@ class Gaussian(Task, frozen=True):
         def score(z: Tensor) -> Tensor:  # lambda (m - z) - z, in one operation
             return torch.addcmul(pull, stiffness, z)
 
-        return Problem(log_joint, score, self.base(params, base))
-
-    def base(self, params: Params, base: str) -> DiagNormal:
-        """The prior N(0, I), or the learned base."""
-        if base == "learned":
-            return DiagNormal(params["base_mean"], params["base_log_scale"])
-        zeros = torch.zeros_like(params["delta"])
-        return DiagNormal(zeros, zeros)
+        return Problem(log_joint, score, base_density(params, base))
 
     def metrics(self, params: Params, data: Data) -> dict[str, Tensor]:
         """Squared errors to the truth of the fit and of the exact maximum-likelihood fit to the same data, and their difference."""

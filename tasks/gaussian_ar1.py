@@ -9,9 +9,9 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from harness.api import Batch, Data, DiagNormal, Field, Noise, Params, Problem, Task
+from harness.api import Batch, Data, Field, Noise, Params, Problem, Task
 from harness.densities import LOG_2PI
-from tasks.gaussian import Gaussian, mini_batch
+from tasks.gaussian import Gaussian, base_density, mini_batch
 
 
 def whiten(v: Tensor, rho: float) -> Tensor:
@@ -142,11 +142,7 @@ class GaussianAR1(Task, frozen=True):
     stacks: ClassVar[bool] = True
     headline: ClassVar[tuple[str, ...]] = ("elbo_gap", "mean_field_gap", "evidence_gap", "delta_sq_error", "excess_theta_sq_error")
     default_protocol: ClassVar[str] = "standard"
-    protocols: ClassVar[dict[str, dict[str, Any]]] = {
-        "standard": {"steps": 30_000, "lr": 1e-2, "lr_schedule": "cosine"},
-        "paper": {"steps": 30_000, "optimiser": "rmsprop", "lr": 1e-3, "rmsprop_decay": 0.9},
-        "smoke": {"steps": 200, "lr": 5e-2, "lr_schedule": "cosine", "eval_particles": 500},
-    }
+    protocols: ClassVar[dict[str, dict[str, Any]]] = {name: Gaussian.protocols[name] for name in ("standard", "paper", "smoke")}
     # a leapfrog step is stable below 2 / sqrt(1 + n (1 + rho) / (1 - rho)), 0.0046 by default: the methods' 0.005 is not
     recommended: ClassVar[dict[str, dict[str, Any]]] = {name: {"method.init_step": 0.002} for name in ("hvae", "hvae-iaf")}
 
@@ -207,12 +203,7 @@ class GaussianAR1(Task, frozen=True):
         def score(z: Tensor) -> Tensor:  # n Sigma^-1 (m - z) - z
             return torch.addcmul(torch.addcmul(pull, stiffness, z), across, neighbours(z))
 
-        return Problem(log_joint, score, self.base(params, base))
-
-    def base(self, params: Params, base: str) -> DiagNormal:
-        """The prior N(0, I), or the learned base."""
-        zeros = torch.zeros_like(params["delta"])
-        return DiagNormal(params["base_mean"], params["base_log_scale"]) if base == "learned" else DiagNormal(zeros, zeros)
+        return Problem(log_joint, score, base_density(params, base))
 
     def metrics(self, params: Params, data: Data) -> dict[str, Tensor]:
         """Squared errors to the truth of the fit and of the exact maximum-likelihood fit, and the gap of the best mean field, nats.

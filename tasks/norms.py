@@ -125,8 +125,7 @@ class Norms(Task, frozen=True):
     points where d = 1): nothing that is close to a Gaussian. The base is a dense net of the standardised x, which is the context too.
     Scores are means over 1,000 held-out points: all bounds and gaps are nats a point.
 
-    For d = 2 mean field has two optima: normals around the centre of the sphere (a = 3.1, b = 5.5, a gap of 2.1 nats), where it ends
-    from this start, and normals on one side of it (a = 4.9, b = 3.0, 1.1 nats).
+    For d = 2 mean field ends, from this start, with normals around the centre of the sphere: an optimum with a too small and b too large.
 
     Source: none; a model made for this benchmark, because its evidence is one quadrature.
     """

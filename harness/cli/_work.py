@@ -1,4 +1,4 @@
-"""What every command that makes runs shares: its options, and the way from runs to a closing table and an exit status."""
+"""The options of every command that makes runs."""
 
 from __future__ import annotations
 
@@ -6,27 +6,16 @@ import dataclasses
 import functools
 import math
 import re
-import signal
-import threading
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from harness.cli._options import Command, plural, print_json
+from harness.cli._options import Command
 from harness.errors import UsageError
-from harness.workspace import Workspace, redact
 
 if TYPE_CHECKING:
-    from harness.executors.follow import Progressed
-    from harness.executors.local import Event
     from harness.saving import Options
-    from harness.store import NewRun, ResultStore, RunRow
-
-INTERRUPTED = 130
-NOT_ALL_DONE = 3
 
 
 class Quantity(click.ParamType):
@@ -124,169 +113,3 @@ def work_options(command: Command) -> Command:
     for option in reversed(options):
         made = option(made)
     return made
-
-
-def carry_out(runs: list[NewRun], work: Work, as_json: bool) -> int:
-    """Make what is not there yet, print all results, and return the exit status."""
-    from harness.store import ResultStore
-
-    workspace = Workspace.current()
-    with signals() as stop:
-        client = _cluster(work)
-        workspace.prepare()
-        with ResultStore.open(workspace.database_url) as store:
-            return _carry_out(workspace, store, runs, work, client, as_json, stop)
-
-
-def _cluster(work: Work) -> Any:
-    """The Dask cluster asked for, found before anything is written."""
-    if work.scheduler is None:
-        return None
-    from harness.executors.cluster import connect
-
-    return connect(work.scheduler)
-
-
-def _carry_out(
-    workspace: Workspace, store: ResultStore, runs: list[NewRun], work: Work, client: Any, as_json: bool, stop: threading.Event
-) -> int:
-    from harness import executors
-    from harness.results import collect
-    from harness.spec import TERMINAL, Status
-
-    keys = [run.spec.key for run in runs]
-    before = {} if work.rerun else store.rows(keys)
-    executors.prepare(store, workspace, runs, work.rerun, work.retry)
-    _warn_of_other_source(runs, before)
-    ended = {key for key, row in store.rows(keys).items() if row.status in TERMINAL}
-    if work.queue:
-        return _leave_queued(store, keys, len(keys) - len(ended), as_json)
-    outcomes = dict.fromkeys(ended, "hit")
-    stopped = _work(workspace, store, [run for run in runs if run.spec.key not in ended], outcomes, work, client, stop)
-    _mirror_leftovers(workspace, store, keys)
-    results = collect(store, keys, outcomes)
-    if as_json:
-        print_json(result for result in results if result["key"] in outcomes)
-    else:
-        from harness.cli._closing import print_closing
-
-        print_closing([result for result in results if result["key"] in outcomes], runs)
-    if stopped:
-        click.echo("Interrupted. Everything is saved; the same command goes on.", err=True)
-        return INTERRUPTED
-    return 0 if all(result["status"] == Status.DONE for result in results) else NOT_ALL_DONE
-
-
-def _leave_queued(store: ResultStore, keys: list[str], n_open: int, as_json: bool) -> int:
-    from harness.results import collect
-
-    if as_json:
-        print_json(collect(store, keys))
-    click.echo(f"{plural(n_open, 'run')} to make. Start any number of workers, here or elsewhere: bench worker --drain", err=True)
-    return 0
-
-
-def _work(
-    workspace: Workspace, store: ResultStore, runs: list[NewRun], outcomes: dict[str, str], work: Work, client: Any, stop: threading.Event
-) -> bool:
-    """Run what has not ended, filling in `outcomes`; says whether it was interrupted."""
-    if not runs:
-        return False
-    from harness.cli._progress import display
-    from harness.runner import Began, Ended, Stop
-    from harness.spec import TERMINAL
-    from harness.tracking import Mirror
-
-    keys = [run.spec.key for run in runs]
-    held = store.holders(keys)
-    ours = {key: "hit" if key in held else "resumed" if run.step else "ran" for key, run in store.standings(keys).items()}
-    stopped = False
-    with Mirror.start(workspace, keys) as mirror:
-        try:
-            with display() as show:
-                for event in _events(workspace, store, keys, work, client, stop):
-                    show(event)
-                    if isinstance(event, Began):
-                        ours |= {spec.key: "resumed" if event.step else "ran" for spec in event.specs}
-                    if isinstance(event, Ended):
-                        outcomes[event.key] = ours[event.key]
-            now = store.standings(keys)
-            outcomes |= {key: "hit" for key in keys if key not in outcomes and key in now and now[key].status in TERMINAL}
-        except Stop:
-            stopped = True
-        unmirrored = mirror.finish()
-    if unmirrored:
-        _say_unmirrored(workspace, unmirrored, mirror.error)
-    return stopped
-
-
-def _events(
-    workspace: Workspace, store: ResultStore, keys: Sequence[str], work: Work, client: Any, stop: threading.Event
-) -> Iterator[Event | Progressed]:
-    """What happens while the runs are made: here, by workers, or on a cluster."""
-    if client is not None:
-        from harness.executors.cluster import run_on_cluster
-
-        return run_on_cluster(store, client, keys, stop, work.options())
-    if work.workers is not None:
-        from harness.executors.pool import run_on_workers
-
-        return run_on_workers(workspace, store, keys, work.workers, stop, work.options())
-    from harness.executors import execute
-
-    return execute(workspace, store, keys, stop, work.options())
-
-
-def _mirror_leftovers(workspace: Workspace, store: ResultStore, keys: list[str]) -> None:
-    """Mirror ended runs that an earlier command could not mirror."""
-    from harness.spec import TERMINAL
-    from harness.tracking.fresh import is_missing
-
-    behind = [row.key for row in store.unmirrored(keys) if row.status in TERMINAL]
-    if is_missing(workspace):  # deleted meanwhile: everything is to be mirrored anew
-        behind = keys
-    if behind:
-        from harness.tracking import Mirror
-
-        with Mirror.start(workspace, behind) as mirror:
-            mirror.finish()
-
-
-def _say_unmirrored(workspace: Workspace, keys: list[str], error: str | None) -> None:
-    click.echo(
-        f"MLflow at {redact(workspace.tracking_uri)} does not show {len(keys)} of these runs yet ({(error or 'no answer')[:100]}). "
-        "Nothing is lost: the same command, or bench doctor --repair, mirrors them.",
-        err=True,
-    )
-
-
-def _warn_of_other_source(runs: list[NewRun], before: dict[str, RunRow]) -> None:
-    from harness.spec import TERMINAL
-
-    other = [run for run in runs if (row := before.get(run.spec.key)) and row.status in TERMINAL and row.source_hash != run.source_hash]
-    if other:
-        names = ", ".join(sorted({run.spec.method for run in other}))
-        click.echo(
-            f"{len(other)} of these runs ({names}) were made with other source code of the method or task. To make them anew: --rerun",
-            err=True,
-        )
-
-
-@contextmanager
-def signals() -> Iterator[threading.Event]:
-    """An event that the first SIGINT or SIGTERM sets; the second one ends the process as usual."""
-    stop = threading.Event()
-    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-
-    def ask(number: int, frame: Any) -> None:
-        stop.set()
-        for each, handler in before.items():
-            signal.signal(each, handler)
-
-    for number in before:
-        signal.signal(number, ask)
-    try:
-        yield stop
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)

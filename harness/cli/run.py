@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING
 
 import click
 
+from harness.cli._making import carry_out
 from harness.cli._options import json_option, matrix_options, plural, print_json, settings_text
-from harness.cli._work import Work, carry_out, work_options
+from harness.cli._work import Work, work_options
 
 if TYPE_CHECKING:
     from harness.spec import RunSpec

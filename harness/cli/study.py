@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from harness.cli._making import carry_out
 from harness.cli._options import console, duration, json_option, open_store, plural, print_json
-from harness.cli._work import Work, carry_out, work_options
+from harness.cli._work import Work, work_options
 from harness.cli.listing import print_studies, print_table
 from harness.workspace import Workspace
 

@@ -6,8 +6,9 @@ from typing import Any
 
 import click
 
+from harness.cli._making import INTERRUPTED, NOT_ALL_DONE, signals
 from harness.cli._options import plural
-from harness.cli._work import INTERRUPTED, NOT_ALL_DONE, Work, limit_options, signals
+from harness.cli._work import Work, limit_options
 from harness.errors import BenchError
 from harness.workspace import Workspace
 

@@ -10,14 +10,14 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from harness.errors import BenchError, UsageError
-from harness.executors.follow import Event, follow
+from harness.executors.follow import Event, Lost, follow
 from harness.executors.local import stacks
+from harness.runner import Note
 from harness.saving import Options
 from harness.store import ResultStore
 from harness.workspace import Workspace
 
 CONNECT_S = 4.0
-IDLE_DEATHS = 3  # of each stack, with no run further than before
 
 
 def connect(address: str) -> Any:
@@ -72,7 +72,6 @@ class Cluster:
         self._store, self._keys = store, keys
         self._options = dataclasses.asdict(dataclasses.replace(options, threads=1, total_limit_s=None))
         self._deadline = options.deadline(time.monotonic())
-        self._deaths = 0
         self._futures: dict[Any, list[str]] = {}
         self._send()
 
@@ -82,30 +81,21 @@ class Cluster:
         for group in stacks([run for run in self._store.open_runs(self._keys) if run.key not in sent]):
             self._futures[self._executor.submit(run_keys, group, self._options)] = group
 
-    def look(self, progressed: bool) -> Iterator[str]:
+    def __len__(self) -> int:
+        """How many stacks are on their way."""
+        return len(self._futures)
+
+    def look(self) -> Iterator[Note | Lost]:
         """Send again what was lost; yields what went wrong.
 
         Raises:
-            BenchError: an error of a run, or tasks that only die.
+            BenchError: an error of a run.
         """
-        self._deaths = 0 if progressed else self._deaths
         done = [future for future in self._futures if future.done()]
-        for future in done:
-            group = self._futures.pop(future)
-            yield from self._faults(future, group)
+        lost = [fault for future in done if (fault := _fault(future, self._futures.pop(future)))]
         if done and time.monotonic() < self._deadline:
             self._send()
-
-    def _faults(self, future: Any, group: list[str]) -> Iterator[str]:
-        died = future.exception()
-        fault = {"error": f"{type(died).__name__}: {died}", "status": None} if died else future.result()
-        if not fault:
-            return
-        self._deaths += 1
-        if fault["status"] is not None or self._deaths > IDLE_DEATHS * (len(self._futures) + 1):
-            kind = UsageError if fault["status"] == UsageError.exit_status else BenchError
-            raise kind(f"The cluster cannot run {group[0]}: {fault['error']}")
-        yield f"A worker of the cluster was lost ({fault['error']}); its runs go on elsewhere."
+        yield from lost
 
     def are_idle(self) -> bool:
         """Whether nothing is on its way, or the time is over."""
@@ -115,6 +105,22 @@ class Cluster:
         """Cancel what has not begun; what has, ends on the cluster."""
         for future in self._futures:
             future.cancel()
+
+
+def _fault(future: Any, group: list[str]) -> Lost | None:
+    """What became of a task that is over, where it was lost with its worker.
+
+    Raises:
+        BenchError: an error of a run ended it.
+    """
+    died = future.exception()
+    fault = {"error": f"{type(died).__name__}: {died}", "status": None} if died else future.result()
+    if not fault:
+        return None
+    if fault["status"] is not None:
+        kind = UsageError if fault["status"] == UsageError.exit_status else BenchError
+        raise kind(f"The cluster cannot run {group[0]}: {fault['error']}")
+    return Lost(f"A worker of the cluster was lost ({fault['error']}); its runs go on elsewhere.")
 
 
 def run_on_cluster(store: ResultStore, client: Any, keys: Sequence[str], stop: threading.Event, options: Options) -> Iterator[Event]:

@@ -8,13 +8,14 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Protocol
 
+from harness.errors import BenchError
 from harness.runner import Ended, Note, Stop
 from harness.saving import patiently
-from harness.spec import Status
+from harness.spec import OPEN, Status
 from harness.store import ResultStore, Standing
 
 LOOK_S = 1.0
-OPEN = frozenset({Status.QUEUED, Status.INTERRUPTED, Status.RUNNING})
+IDLE_DEATHS = 3  # of each hand, with no run further than before
 
 
 @dataclass(frozen=True)
@@ -27,17 +28,25 @@ class Progressed:
     share: float
 
 
+@dataclass(frozen=True)
+class Lost:
+    """One of the hands died, and another takes its place."""
+
+    text: str
+
+
 Event = Ended | Note | Progressed
 
 
 class Hands(Protocol):
     """Whatever makes the runs."""
 
-    def look(self, progressed: bool) -> Iterator[str]:
-        """Keep them at work; yields what is worth saying.
+    def __len__(self) -> int:
+        """How many there are."""
+        ...
 
-        Args:
-            progressed: whether any run is further than it was at the last look.
+    def look(self) -> Iterator[Note | Lost]:
+        """Keep them at work; yields what is worth saying.
 
         Raises:
             BenchError: they cannot go on.
@@ -58,8 +67,10 @@ def follow(store: ResultStore, keys: Sequence[str], hands: Hands, stop: threadin
 
     Raises:
         Stop: `stop` was set; the hands have saved what they were at.
+        BenchError: the hands cannot go on, or only die.
     """
     ended: set[str] = set()
+    deaths = 0
     before: dict[str, Standing] = {}
     while True:
         idle = hands.are_idle()  # asked first: what an idle hand did last is in the database
@@ -69,8 +80,13 @@ def follow(store: ResultStore, keys: Sequence[str], hands: Hands, stop: threadin
                 ended.add(key)
                 yield Ended(key)
         yield progress(now, ended, len(keys))
-        yield from map(Note, hands.look(now != before))
+        deaths = 0 if now != before else deaths
         before = now
+        for news in hands.look():
+            deaths += isinstance(news, Lost)
+            if deaths > IDLE_DEATHS * len(hands):
+                raise BenchError(f"Workers die and no run gets further. Nothing is lost. The last one: {news.text}")
+            yield Note(news.text)
         if len(ended) == len(keys) or idle:
             return
         if stop.wait(LOOK_S):

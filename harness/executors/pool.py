@@ -8,14 +8,13 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 
-from harness.errors import BenchError
-from harness.executors.follow import Event, follow
+from harness.executors.follow import Event, Lost, follow
 from harness.executors.worker import Worker
+from harness.runner import Note
 from harness.saving import Options
 from harness.store import ResultStore
 from harness.workspace import Workspace
 
-IDLE_DEATHS = 3  # of each worker, with no run further than before
 LEAVE_S = 30.0
 
 
@@ -26,28 +25,27 @@ class Pool:
         self._workspace, self._keys = workspace, list(keys)
         self._options = replace(options, threads=max(1, options.threads // n))
         self._deadline = options.deadline(time.monotonic())
-        self._deaths = 0
         self.workers = [self._start() for _ in range(n)]
 
     def _start(self) -> Worker:
         left = None if self._options.total_limit_s is None else max(0.0, self._deadline - time.monotonic())
         return Worker(self._workspace, self._keys, replace(self._options, total_limit_s=left))
 
-    def look(self, progressed: bool) -> Iterator[str]:
+    def __len__(self) -> int:
+        """How many workers."""
+        return len(self.workers)
+
+    def look(self) -> Iterator[Note | Lost]:
         """Replace the dead; yields what the workers say.
 
         Raises:
-            BenchError: a worker's error, or workers that only die.
+            BenchError: a worker's error.
         """
-        self._deaths = 0 if progressed else self._deaths
         for place, worker in enumerate(self.workers):
             status = worker.poll()
-            yield from worker.said()
+            yield from map(Note, worker.said())
             if status:
-                self._deaths += 1
-                if self._deaths > IDLE_DEATHS * len(self.workers):
-                    raise BenchError(f"Workers die and no run gets further (the last ended with {_ending(status)}). Nothing is lost.")
-                yield f"Worker {worker.pid} ended with {_ending(status)}; another one takes its place, and its runs go on."
+                yield Lost(f"Worker {worker.pid} ended with {_ending(status)}; another one takes its place, and its runs go on.")
                 worker.close()
                 self.workers[place] = self._start()
 

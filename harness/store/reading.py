@@ -13,7 +13,7 @@ from pydantic_core import from_json
 from sqlalchemy import Connection, Row, Select, Table, func, select
 
 from harness.errors import StoreError
-from harness.spec import Plan, Status
+from harness.spec import OPEN, Plan, Status
 from harness.store.connect import now
 from harness.store.floats import decode, decode_curve
 from harness.store.rows import ArtifactFile, CheckpointFile, Curve, HistoryRow, Metric, OpenRun, Owner, RunRow, Standing
@@ -21,7 +21,6 @@ from harness.store.schema import artifacts, checkpoints, curves, environments, m
 
 # Values in one IN list: far below every database's limit.
 CHUNK = 500
-OPEN = (Status.QUEUED, Status.INTERRUPTED, Status.RUNNING)
 OPEN_AT_ONCE = 2000
 # A row's plain fields, read by position: by name, a hundred thousand rows take twice as long.
 RUN_NAMES = [field.name for field in fields(RunRow) if field.name != "owner"]
@@ -71,7 +70,7 @@ def open_runs(connection: Connection, keys: Sequence[str] | None) -> list[OpenRu
     Without `keys` the first `OPEN_AT_ONCE` of all; then a cell that may be cut in two is left out.
     """
     at = now(connection)
-    query = select(runs).where(runs.c.status.in_([status.value for status in OPEN]))
+    query = select(runs).where(runs.c.status.in_(sorted(status.value for status in OPEN)))
     if keys is None:
         found = list(connection.execute(query.order_by(runs.c.created_at, runs.c.key).limit(OPEN_AT_ONCE)))
         if len(found) == OPEN_AT_ONCE and found[0].cell != found[-1].cell:
