@@ -15,7 +15,7 @@ from conftest import json_lines
 from filled_store import ENVIRONMENT
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from test_cli import _Nothing, loaded_by
+from test_cli import loaded_by
 
 from harness import plainyaml, registry, studies
 from harness.errors import BenchError, UsageError
@@ -33,12 +33,9 @@ grids:
     seeds: 0-1
     protocol: smoke
 """
+pytestmark = pytest.mark.usefixtures("no_mirror")
+
 DIMS = [25, 50, 100, 200, 300, 400]
-
-
-@pytest.fixture(autouse=True)
-def _no_mirror(monkeypatch):
-    monkeypatch.setattr("harness.tracking.Mirror.start", lambda workspace, keys: _Nothing())
 
 
 @pytest.fixture
