@@ -8,7 +8,7 @@ from typing import Protocol
 
 import torch
 from torch import Tensor
-from torch.nn.functional import conv2d, conv_transpose2d
+from torch.nn.functional import conv2d, conv_transpose2d, pad, pixel_shuffle, pixel_unshuffle
 
 from harness.api import Noise, Params
 from harness.nets import init_linear
@@ -34,6 +34,31 @@ def init_conv(name: str, shape: tuple[int, int, int, int], maps: int, noise: Noi
         f"{name}.weight": bound * (2 * noise.uniform(*shape, like=like) - 1),
         f"{name}.bias": bound * (2 * noise.uniform(maps, like=like) - 1),
     }
+
+
+def innermost(maps: Tensor) -> Tensor:
+    """The same with the maps innermost in memory: a convolution of many maps takes half the time on a CPU."""
+    return maps.contiguous(memory_format=torch.channels_last)
+
+
+def kernel(params: Params, name: str) -> Tensor:
+    """A convolution's weights."""
+    return innermost(params[f"{name}.weight"][0])
+
+
+def phases(weight: Tensor) -> Tensor:
+    """A transposed convolution of stride 2 as a convolution of stride 1 with a map for each parity of row and column.
+
+    `conv_transpose2d(x, weight, stride=2, padding=2, output_padding=1) = pixel_shuffle(conv2d(x, phases(weight), padding=1), 2)`:
+    at row 2m + p it sums over tap 2d + p + 2 of row m - d of x. With one map to make it is three times as fast.
+
+    Args:
+        weight: [in, out, 5, 5].
+
+    Returns: [4 out, in, 3, 3].
+    """
+    taps = pad(weight, (0, 1, 0, 1)).unflatten(3, (3, 2)).unflatten(2, (3, 2))  # [in, out, d, p, d, p]
+    return taps.flip(2, 4).permute(1, 3, 5, 0, 2, 4).flatten(0, 2)
 
 
 class Nets(Protocol):
@@ -114,28 +139,31 @@ class ConvNets:
     def hidden(self, params: Params, x: Tensor) -> Tensor:
         """[M, 784] -> [M, 450]."""
         x = x.unflatten(-1, (1, 28, 28))
-        for layer in range(3):
-            weight, bias = params[f"encoder.conv{layer}.weight"][0], params[f"encoder.conv{layer}.bias"][0]
-            x = softplus(conv2d(x, weight, bias, stride=2, padding=2))
+        for name in ("encoder.conv0", "encoder.conv1", "encoder.conv2"):
+            x = softplus(conv2d(x, kernel(params, name), params[f"{name}.bias"][0], stride=2, padding=2))
         return softplus(dense(params, "encoder.in", x.flatten(1)))
 
     def logits(self, params: Params, z: Tensor) -> tuple[Tensor, list[Tensor]]:
         """z [M, D] -> [M, 784]."""
         a = dense(params, "decoder.in", z)
         spread = dense(params, "decoder.spread", softplus(a))
-        inner, x = [a, spread], spread
-        for name, extra in (("conv0", 0), ("conv1", 1), ("out", 1)):  # sides 4 -> 7 -> 14 -> 28
-            x = softplus(x) if len(inner) > 2 else softplus(x).unflatten(-1, (self.maps[2], self.side, self.side))
-            weight, bias = params[f"decoder.{name}.weight"][0], params[f"decoder.{name}.bias"][0]
-            x = conv_transpose2d(x, weight, bias, stride=2, padding=2, output_padding=extra)
-            inner.append(x)
-        return inner.pop().flatten(1), inner
+        first = self.enlarge(params, "decoder.conv0", softplus(spread).unflatten(-1, (self.maps[2], self.side, self.side)), extra=0)
+        second = self.enlarge(params, "decoder.conv1", softplus(first), extra=1)
+        kernels = innermost(phases(params["decoder.out.weight"][0]))
+        four = conv2d(softplus(second), kernels, params["decoder.out.bias"][0].expand(4), padding=1)
+        return pixel_shuffle(four, 2).flatten(1), [a, spread, first, second]
+
+    def enlarge(self, params: Params, name: str, x: Tensor, extra: int) -> Tensor:
+        """A transposed convolution: maps of side s become maps of side 2 s - 1 + extra."""
+        bias = params[f"{name}.bias"][0]
+        return conv_transpose2d(innermost(x), kernel(params, name), bias, stride=2, padding=2, output_padding=extra)
 
     def pull_back(self, params: Params, inner: list[Tensor], gradient: Tensor) -> Tensor:
         """g [M, 784] -> [M, D]: a transposed convolution's transpose is the convolution."""
         a, spread, first, second = inner
-        g = gradient.unflatten(-1, (1, 28, 28))
-        for name, before in (("out", second), ("conv1", first)):
-            g = conv2d(g, params[f"decoder.{name}.weight"][0], stride=2, padding=2) * before.sigmoid()
-        g = conv2d(g, params["decoder.conv0.weight"][0], stride=2, padding=2).flatten(1) * spread.sigmoid()
+        four = innermost(pixel_unshuffle(gradient.unflatten(-1, (1, 28, 28)), 2))
+        kernels = innermost(phases(params["decoder.out.weight"][0]).flip(2, 3).transpose(0, 1))
+        g = conv2d(four, kernels, padding=1) * second.sigmoid()
+        g = conv2d(g, kernel(params, "decoder.conv1"), stride=2, padding=2) * first.sigmoid()
+        g = conv2d(g, kernel(params, "decoder.conv0"), stride=2, padding=2).flatten(1) * spread.sigmoid()
         return (g @ params["decoder.spread.weight"][0] * a.sigmoid()) @ params["decoder.in.weight"][0]

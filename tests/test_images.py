@@ -14,7 +14,7 @@ from harness.evaluation import evaluate
 from harness.matrix import resolve
 from harness.registry import Found
 from tasks._images import binarised, decoder_score
-from tasks._nets import ConvNets, DenseNets
+from tasks._nets import ConvNets, DenseNets, phases
 from tasks.digits import Digits
 
 METHODS = ["vb", "iwae", "pnf", "iaf", "hvae", "hvae-untempered", "hvae-iaf"]
@@ -53,6 +53,15 @@ def test_convolutions_give_the_sizes_of_the_images():
     assert logits.shape == (2, 784)
     assert [tuple(a.shape[1:]) for a in inner] == [(450,), (512,), (32, 7, 7), (16, 14, 14)]
     assert nets.hidden(params, logits).shape == (2, 450)
+
+
+def test_the_last_layer_is_a_transposed_convolution():
+    params = parameters(ConvNets(6))
+    second = images(3, 16 * 14 * 14).unflatten(1, (16, 14, 14))
+    weight, bias = params["decoder.out.weight"][0], params["decoder.out.bias"][0]
+    plain = torch.nn.functional.conv_transpose2d(second, weight, bias, stride=2, padding=2, output_padding=1)
+    four = torch.nn.functional.conv2d(second, phases(weight), bias.expand(4), padding=1)
+    assert torch.allclose(torch.nn.functional.pixel_shuffle(four, 2), plain, rtol=1e-12, atol=1e-14)
 
 
 def test_binarisations():
