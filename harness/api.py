@@ -31,22 +31,25 @@ __all__ = [
 Batch = dict[str, Any]
 Score = Callable[[Tensor], Tensor]
 Number = TypeVar("Number", int, float)
+When = dict[str, tuple[Any, ...]] | None
 
 
 @overload
-def tunable(default: int, low: int, high: int, log: bool = False, **allowed: Any) -> int: ...
+def tunable(default: int, low: int, high: int, log: bool = False, when: When = None, **allowed: Any) -> int: ...
 @overload
-def tunable(default: float, low: float, high: float, log: bool = False, **allowed: Any) -> float: ...
-def tunable(default: Number, low: Number, high: Number, log: bool = False, **allowed: Any) -> Any:
+def tunable(default: float, low: float, high: float, log: bool = False, when: When = None, **allowed: Any) -> float: ...
+def tunable(default: Number, low: Number, high: Number, log: bool = False, when: When = None, **allowed: Any) -> Any:
     """A hyperparameter with the range in which it is worth tuning.
 
     Args:
         default: its value where nothing else is said.
         low, high: the ends of the range; values outside may still be set by hand.
         log: whether the range is covered evenly in the logarithm.
+        when: the values of other fields under which it has an effect: `{"tempering": ("free",)}`.
         allowed: pydantic's constraints (`ge=1`, `gt=0`) and `description`.
     """
-    return Field(default, json_schema_extra={"tunable": {"low": low, "high": high, "log": log}}, **allowed)
+    extra: dict[str, Any] = {"tunable": {"low": low, "high": high, "log": log, "when": when}}
+    return Field(default, json_schema_extra=extra, **allowed)
 
 
 def autograd_score(log_joint: Callable[[Tensor], Tensor]) -> Score:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
@@ -106,9 +106,14 @@ def parse_sets(texts: Sequence[str]) -> dict[str, str]:
 
 
 def expand(
-    methods: Sequence[str], tasks: Sequence[str], seeds: Sequence[int], protocol: str | None = None, sets: dict[str, Any] | None = None
+    methods: Sequence[str],
+    tasks: Sequence[str],
+    seeds: Sequence[int],
+    protocol: str | None = None,
+    sets: dict[str, Any] | None = None,
+    preset: Callable[[Setting, Setting], tuple[str, dict[str, Any]]] | None = None,
 ) -> list[NewRun]:
-    """The runs of a matrix, each once, replicates of a cell side by side.
+    """The runs of a matrix, each once, replicates of a cell side by side; `preset` gives a protocol and settings to each cell.
 
     Raises:
         UsageError: a name, field or value that is not allowed.
@@ -118,7 +123,8 @@ def expand(
     refuse_too_many(len(rows) * len(columns) * len(seeds))
     runs = {}
     for method, task in itertools.product(rows, columns):
-        for run in cell_runs(method, task, seeds, protocol, sets or {}):
+        usual, below = preset(method, task) if preset else (None, {})
+        for run in cell_runs(method, task, seeds, protocol or usual, sets or {}, below):
             runs.setdefault(run.spec.key, run)
     return list(runs.values())
 

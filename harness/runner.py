@@ -113,7 +113,7 @@ def _train(job: Job, method: Method, task: Task, state: State) -> Iterator[Event
     next_save, next_look, ended = time.monotonic() + job.options.pause(0.0), 0.0, set[str]()
     for progress in validation.train(method, task, protocol, state):
         now = time.monotonic()
-        if job.stop.is_set() or job.out_of_time() or (now >= next_save and state.step < protocol.steps):
+        if job.stop.is_set() or job.out_of_time(state.step) or (now >= next_save and state.step < protocol.steps):
             yield from _finish_diverged(job, state, ended)
         yield from _leave_if_asked(job, state)
         if now >= next_save and state.step < protocol.steps:
@@ -132,7 +132,7 @@ def _leave_if_asked(job: Job, state: State) -> Iterator[Event]:
     if job.stop.is_set():
         yield from _save(job, state)
         raise Stop
-    if reason := job.out_of_time():
+    if reason := job.out_of_time(state.step):
         yield from _save(job, state)
         raise OutOfTime(reason)
 

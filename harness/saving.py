@@ -43,6 +43,7 @@ class Options:
     total_limit_s: float | None = None
     memory_limit: int | None = None  # bytes a worker may take
     threads: int = field(default_factory=cores)
+    until: int | None = None  # the step at which runs are given back, for tuning to look at them
 
     def deadline(self, now: float) -> float:
         """When all runs together must stop, if they start now."""
@@ -78,8 +79,10 @@ class Job:
         """Seconds of work on a run, this attempt and those before."""
         return claim.wall_s + time.monotonic() - self.began
 
-    def out_of_time(self) -> str | None:
-        """Why this attempt must stop now, if it must."""
+    def out_of_time(self, step: int) -> str | None:
+        """Why this attempt must stop now, at this step, if it must."""
+        if step == self.options.until:
+            return f"step {step:,} is where tuning looks at it"
         now, limit = time.monotonic(), self.options.time_limit_s
         if limit is not None and now - self.began >= limit:
             return f"its time limit of {limit:g} s is over"

@@ -10,6 +10,15 @@
         protocol: report                               # the task's default where none is given
         set: {clip_norm: 1e-4, task.n_data: 1000}      # as --set takes them
 
+or, to tune::
+
+    summary: One line.
+    tune:                                              # `harness.tuning.fields.Tune` has all fields
+      methods: [hvae]
+      tasks: [gaussian-100]
+      space: ["lr=1e-4:1e-1:log", method.max_step]     # as --space takes them
+      trials: 50
+
 Values are read as the command line reads them. Later wins: class defaults, the task's recommendation, the protocol, `set`,
 the values of a selector, `--set` on the command line.
 """
@@ -24,16 +33,18 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, ValidationError, field_validator, model_validator
 
 from harness import plainyaml
 from harness.errors import PluginError, UnknownName, UsageError
 from harness.plainyaml import Document, Place
+from harness.tuning.fields import Tune
 
 if TYPE_CHECKING:
     from harness.matrix import Setting
     from harness.registry import Kind
     from harness.store import NewRun
+    from harness.tuning.search import Search
 
 T = TypeVar("T")
 ENDINGS = (".yaml", ".yml")
@@ -71,7 +82,8 @@ class Study(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     summary: str = Field(min_length=1)
-    grids: list[Grid] = Field(min_length=1)
+    grids: list[Grid] = Field(default=[], min_length=1)
+    tune: Tune | None = None
     _document: Document = PrivateAttr()
     _path: Path = PrivateAttr()
 
@@ -79,6 +91,12 @@ class Study(BaseModel):
     @classmethod
     def _one_line(cls, value: str) -> str:
         return " ".join(value.split())
+
+    @model_validator(mode="after")
+    def _grids_or_tune(self) -> Study:
+        if bool(self.grids) == (self.tune is not None):
+            raise ValueError("a study has either grids or tune.")
+        return self
 
     @property
     def path(self) -> Path:
@@ -104,6 +122,19 @@ class Study(BaseModel):
             for run in self._runs_of(number, sets or {}, parse):
                 found.setdefault(run.spec.key, run)
         return list(found.values())
+
+    def searches(self, sets: dict[str, Any] | None = None, trials: int | None = None) -> list[Search]:
+        """The searches of a tuning study; `sets` wins over the file, and `trials` over its number of them.
+
+        Raises:
+            UsageError: a name, field or value that is not allowed, with its place in the file.
+        """
+        from harness.tuning.search import searches
+
+        tune = self.tune
+        assert tune is not None
+        asked = tune if trials is None else tune.model_copy(update={"trials": trials})
+        return self._placed(("tune",), lambda: searches(asked, self.name, sets))
 
     def _runs_of(self, number: int, sets: dict[str, Any], parse: Callable[[Kind, str], list[Setting]]) -> Iterator[NewRun]:
         """The runs of one grid."""
@@ -196,7 +227,7 @@ def load(name_or_path: str) -> Study:
         near = [str(other) for ending in ENDINGS for other in path.parent.glob(f"*{ending}")]
         raise UnknownName("study file", shown, near, "bench list studies") from err
     if not isinstance(document.values, dict):
-        raise UsageError(document.at((), "a study is a mapping with summary and grids."))
+        raise UsageError(document.at((), "a study is a mapping with summary, and grids or tune."))
     try:
         study = Study.model_validate(document.values)
     except ValidationError as err:
@@ -224,7 +255,8 @@ def _first_line(document: Document, err: ValidationError) -> str:
     first = min(err.errors(), key=lambda error: document.lines.get(error["loc"], 0))
     place: Place = first["loc"]
     if first["type"] == "extra_forbidden":
-        owner, known = ("a grid", Grid) if len(place) > 1 else ("a study", Study)
+        owners: dict[str, tuple[str, type[BaseModel]]] = {"grids": ("a grid", Grid), "tune": ("tune", Tune)}
+        owner, known = owners.get(str(place[0]), ("a study", Study)) if len(place) > 1 else ("a study", Study)
         names = [field.alias or name for name, field in known.model_fields.items()]
         return document.at(place, str(UnknownName(f"field of {owner}", str(first["loc"][-1]), names)))
     said = {

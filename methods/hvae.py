@@ -10,6 +10,8 @@ from torch import Tensor
 
 from harness.api import Field, Method, Noise, Params, Particles, Problem, log_std_normal, model_validator, tunable
 
+TEMPERED, FREE = {"tempering": ("fixed", "fixed-variance")}, {"tempering": ("free",)}
+
 
 def logit(p: float) -> float:
     """The inverse of the logistic function."""
@@ -24,8 +26,8 @@ class Hamiltonian(Method, frozen=True):
     vary_steps: bool = Field(False, description="a step size for each step as well as for each dimension")
     max_step: float = tunable(0.5, 0.25, 1.0, log=True, gt=0, description="upper end of every step size")
     init_step: float = tunable(0.005, 0.001, 0.2, log=True, gt=0, description="first step size, below max_step")
-    init_T0: float = tunable(5.0, 1.1, 20.0, log=True, gt=0, description="first square root of the temperature")
-    init_factor: float = tunable(0.9, 0.5, 0.99, gt=0, lt=1, description="first cooling factor of tempering=free")
+    init_T0: float = tunable(5.0, 1.1, 20.0, log=True, when=TEMPERED, gt=0, description="first square root of the temperature")
+    init_factor: float = tunable(0.9, 0.5, 0.99, when=FREE, gt=0, lt=1, description="first cooling factor of tempering=free")
 
     @model_validator(mode="after")
     def _step_below_its_maximum(self) -> Hamiltonian:

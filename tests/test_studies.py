@@ -189,7 +189,7 @@ CASES = {
     "a tab": (GOOD.replace("    tasks", "\ttasks"), 4, "", "this is not YAML"),
     "two documents": (f"{GOOD}---\n{GOOD}", 7, "", "another document"),
     "a number beyond Unicode": (GOOD.replace("A study.", r'"\Uffffffff"'), 1, "", "this is not YAML"),
-    "a list": ("- a\n", 1, "", "a study is a mapping with summary and grids"),
+    "a list": ("- a\n", 1, "", "a study is a mapping with summary, and grids or tune"),
     "an unknown field of a grid": (GOOD.replace("protocol", "protocl"), 6, "grids[0].protocl", "Did you mean 'protocol'?"),
     "an unknown field of a study": (f"{GOOD}sumary: x\n", 7, "sumary", "Did you mean 'summary'?"),
     "a merge": (f"{GOOD}    <<: {{lr: 1}}\n", 7, "grids[0].<<", "No field of a grid named '<<'"),

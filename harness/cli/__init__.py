@@ -13,6 +13,7 @@ from harness.errors import BenchError
 COMMANDS = {
     "run": "run:run",
     "study": "study:study",
+    "tune": "tune:tune",
     "worker": "worker:worker",
     "list": "listing:listing",
     "show": "show:show",

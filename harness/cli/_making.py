@@ -17,6 +17,7 @@ from harness.workspace import Workspace, redact
 if TYPE_CHECKING:
     from harness.executors.follow import Progressed
     from harness.executors.local import Event
+    from harness.saving import Options
     from harness.store import NewRun, ResultStore, RunRow
 
 INTERRUPTED = 130
@@ -29,13 +30,13 @@ def carry_out(runs: list[NewRun], work: Work, as_json: bool) -> int:
 
     workspace = Workspace.current()
     with signals() as stop:
-        client = _cluster(work)
+        client = cluster(work)
         workspace.prepare()
         with ResultStore.open(workspace.database_url) as store:
             return _carry_out(workspace, store, runs, work, client, as_json, stop)
 
 
-def _cluster(work: Work) -> Any:
+def cluster(work: Work) -> Any:
     """The Dask cluster asked for, found before anything is written."""
     if work.scheduler is None:
         return None
@@ -101,7 +102,7 @@ def _work(
     with Mirror.start(workspace, keys) as mirror:
         try:
             with display() as show:
-                for event in _events(workspace, store, keys, work, client, stop):
+                for event in events(workspace, store, keys, work, work.options(), client, stop):
                     show(event)
                     if isinstance(event, Began):
                         ours |= {spec.key: "resumed" if event.step else "ran" for spec in event.specs}
@@ -117,21 +118,21 @@ def _work(
     return stopped
 
 
-def _events(
-    workspace: Workspace, store: ResultStore, keys: Sequence[str], work: Work, client: Any, stop: threading.Event
+def events(
+    workspace: Workspace, store: ResultStore, keys: Sequence[str], work: Work, options: Options, client: Any, stop: threading.Event
 ) -> Iterator[Event | Progressed]:
     """What happens while the runs are made: here, by workers, or on a cluster."""
     if client is not None:
         from harness.executors.cluster import run_on_cluster
 
-        return run_on_cluster(store, client, keys, stop, work.options())
+        return run_on_cluster(store, client, keys, stop, options)
     if work.workers is not None:
         from harness.executors.pool import run_on_workers
 
-        return run_on_workers(workspace, store, keys, work.workers, stop, work.options())
+        return run_on_workers(workspace, store, keys, work.workers, stop, options)
     from harness.executors import execute
 
-    return execute(workspace, store, keys, stop, work.options())
+    return execute(workspace, store, keys, stop, options)
 
 
 def _mirror_leftovers(workspace: Workspace, store: ResultStore, keys: list[str]) -> None:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from harness.cli._making import carry_out
 from harness.cli._options import json_option, matrix_options, plural, print_json, settings_text
 from harness.cli._work import Work, work_options
+from harness.workspace import Workspace
 
 if TYPE_CHECKING:
     from harness.spec import RunSpec
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
 
 @click.command()
 @matrix_options
+@click.option("--preset", metavar="STUDY", help="Take the winner's settings of a tuning study; the seeds must not be those it tuned on.")
 @work_options
 @click.option("--dry-run", is_flag=True, help="Print the resolved runs and their keys; run and write nothing.")
 @json_option
@@ -29,6 +31,7 @@ def run(
     seeds: str,
     protocol: str | None,
     sets: Sequence[str],
+    preset: str | None,
     work: Work,
     dry_run: bool,
     as_json: bool,
@@ -45,11 +48,21 @@ def run(
     """
     from harness.matrix import expand, parse_seeds, parse_sets
 
-    runs = expand(methods, tasks, parse_seeds(seeds), protocol, parse_sets(sets))
+    numbers = parse_seeds(seeds)
+    runs = expand(methods, tasks, numbers, protocol, parse_sets(sets), _preset(preset, numbers))
     if dry_run:
         print_plan(runs, as_json)
         return
     ctx.exit(carry_out(runs, work, as_json))
+
+
+def _preset(study: str | None, seeds: Sequence[int]) -> Any:
+    """What a tuning study has found, for `expand`."""
+    if study is None:
+        return None
+    from harness.tuning.preset import Preset
+
+    return Preset(Workspace.current().study_url, study, seeds).settings
 
 
 def print_plan(runs: list[NewRun], as_json: bool) -> None:

@@ -11,14 +11,17 @@ import click
 
 from harness.cli._making import carry_out
 from harness.cli._options import console, duration, json_option, open_store, plural, print_json
+from harness.cli._searches import found_study, go_on, show_best, show_search
 from harness.cli._work import Work, work_options
 from harness.cli.listing import print_studies, print_table
+from harness.errors import UsageError
+from harness.studies import Study
 from harness.workspace import Workspace
 
 if TYPE_CHECKING:
     from harness.outlook import AtWork, Outlook
     from harness.store import NewRun, ResultStore
-    from harness.studies import Grid, Study
+    from harness.studies import Grid
 
 COUNTED = ("running", "missing", "queued", "interrupted", "timeout", "crashed", "diverged", "failed", "pruned")
 
@@ -49,17 +52,21 @@ def list_(as_json: bool) -> None:
 
 @study.command()
 @click.argument("name", metavar="NAME-or-FILE")
+@click.option("--figures", type=click.Path(dir_okay=False), metavar="FILE", help="Of a tuning study: write its figures as an HTML page.")
 @json_option
-def show(name: str, as_json: bool) -> None:
-    """What a study is made of: its grids, and how many runs they are.
+def show(name: str, figures: str | None, as_json: bool) -> None:
+    """What a study is made of: its grids, and how many runs they are; of a tuning study, every trial.
 
     \b
     Example:
       bench study show report-gaussian
     """
-    from harness.studies import load
-
-    found = load(name)
+    found = found_study(name)
+    if not isinstance(found, Study):
+        show_search(found, figures, as_json)
+        return
+    if figures is not None:
+        raise UsageError(f"'{found.name}' is no tuning study: it has no figures.")
     described = _described(found, found.runs())
     print_json([described]) if as_json else _print_study(found, described, name)
 
@@ -118,24 +125,43 @@ def status(name: str, as_json: bool) -> None:
     Example:
       bench study status smoke
     """
-    from harness.studies import load
-
-    found = load(name)
+    found = found_study(name)
+    if not isinstance(found, Study):
+        show_best(found, as_json)
+        return
     outlook = _look(found.runs(), Work())
     _show(found, outlook, max(1, outlook.hands), as_json)
 
 
 @study.command()
 @click.argument("name", metavar="NAME-or-FILE")
+@json_option
+def best(name: str, as_json: bool) -> None:
+    """The best setting that a tuning study has found, how it fares on report seeds, and what finding it cost.
+
+    \b
+    Example:
+      bench study best tune-hvae-digits
+    """
+    found = found_study(name)
+    if isinstance(found, Study):
+        raise UsageError(f"'{found.name}' is no tuning study: it has grids. How far it is: bench study status {name}")
+    show_best(found, as_json)
+
+
+@study.command()
+@click.argument("name", metavar="NAME-or-FILE")
 @click.option("--set", "sets", multiple=True, metavar="FIELD=VALUE", help="Set a field in all runs: steps=500. Repeat for more.")
+@click.option("--trials", type=click.IntRange(1), metavar="N", help="Of a tuning study: how many settings are tried.")
 @work_options
 @click.option("--dry-run", is_flag=True, help="Print how far the study is, and how long the rest will take; run and write nothing.")
 @json_option
 @click.pass_context
-def run(ctx: click.Context, name: str, sets: Sequence[str], work: Work, dry_run: bool, as_json: bool) -> None:
+def run(ctx: click.Context, name: str, sets: Sequence[str], trials: int | None, work: Work, dry_run: bool, as_json: bool) -> None:
     """Make what is missing of a study, and print all its results.
 
-    It is what `bench run` does, for all grids of the study together: finished runs are hits, interrupted ones go on.
+    A tuning study tries settings, and scores the best one on report seeds. Other studies do what `bench run` does, for all
+    grids together: finished runs are hits, interrupted ones go on.
     Exit status: 0 all done, 2 bad usage, 3 some runs did not end done, 130 interrupted.
 
     \b
@@ -146,6 +172,10 @@ def run(ctx: click.Context, name: str, sets: Sequence[str], work: Work, dry_run:
     from harness.studies import load
 
     found = load(name)
+    if found.tune is not None:
+        ctx.exit(go_on(found, parse_sets(sets), trials, work, dry_run, as_json))
+    if trials is not None:
+        raise UsageError(f"'{found.name}' is no tuning study: it has no trials.")
     runs = found.runs(parse_sets(sets))
     outlook = _look(runs, work)
     workers = None if work.scheduler or work.queue else work.workers or 1
@@ -222,7 +252,7 @@ def _working(at_work: Sequence[AtWork]) -> list[tuple[str, ...]]:
     now = time.time()
     return [
         (
-            first.task, first.method, _ranges([run.seed for run in members]), first.host, str(first.pid),
+            first.task, first.method, ranges([run.seed for run in members]), first.host, str(first.pid),
             duration(max(0.0, now - first.since)), f"{duration(max(0.0, now - first.heartbeat))} ago",
             f"{min(run.step for run in members):,} of {first.steps:,}",
         )
@@ -230,10 +260,10 @@ def _working(at_work: Sequence[AtWork]) -> list[tuple[str, ...]]:
     ]  # fmt: skip
 
 
-def _ranges(seeds: Sequence[int]) -> str:
+def ranges(seeds: Sequence[int]) -> str:
     """Seeds as `--seeds` takes them.
 
-    >>> _ranges([2, 0, 1, 7])
+    >>> ranges([2, 0, 1, 7])
     '0-2,7'
     """
     starts = [seed for seed in sorted(seeds) if seed - 1 not in seeds]

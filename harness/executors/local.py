@@ -33,7 +33,7 @@ Event = runner.Event | Waiting
 
 
 def prepare(store: ResultStore, workspace: Workspace, runs: Sequence[NewRun], rerun: bool, retry: bool) -> None:
-    """Queue what is missing; put back to the start what is to be run anew; give what timed out or crashed another chance.
+    """Queue what is missing; put back to the start what is to be run anew; give what timed out, was pruned or crashed another chance.
 
     Args:
         store, workspace: where results and files are.
@@ -48,7 +48,7 @@ def prepare(store: ResultStore, workspace: Workspace, runs: Sequence[NewRun], re
     again = [key for key, row in rows.items() if rerun or (retry and row.status in (Status.DIVERGED, Status.FAILED))]
     if again:
         saving.remove_files(workspace, store.reset(again))
-    if any(row.status in (Status.FAILED, Status.TIMEOUT) or row.crashes for row in rows.values()):
+    if any(row.status in (Status.FAILED, Status.TIMEOUT, Status.PRUNED) or row.crashes for row in rows.values()):
         store.reopen(list(rows))
     missing = [run for run in runs if run.spec.key not in rows]
     if missing:

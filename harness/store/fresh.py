@@ -57,7 +57,7 @@ def create_file(file: Path) -> None:
     part.touch()  # a folder that cannot be written says so here
     try:
         _build(part)
-        _publish(part, file)
+        publish(part, file)
     finally:
         for left in file.parent.glob(f"{part.name}*"):
             left.unlink(missing_ok=True)
@@ -80,7 +80,8 @@ def _build(part: Path) -> None:
         os.fsync(opened.fileno())
 
 
-def _publish(part: Path, file: Path) -> None:
+def publish(part: Path, file: Path) -> None:
+    """Link a finished file into place; whoever links first wins."""
     try:
         os.link(part, file)
     except FileExistsError:

@@ -234,9 +234,14 @@ class ResultStore:
             return writing.reset(connection, keys)
 
     def reopen(self, keys: Sequence[str]) -> None:
-        """Queue runs again that ran out of time or whose processes died too often; of those that nobody holds, forget the deaths."""
+        """Queue runs again that ran out of time, were pruned or whose processes died too often; of free ones, forget the deaths."""
         with self._write() as connection:
             writing.reopen(connection, keys)
+
+    def prune(self, keys: Sequence[str], reason: str) -> None:
+        """End runs as pruned that have not ended and that nobody holds; what they reached stays."""
+        with self._write() as connection:
+            writing.prune(connection, keys, reason)
 
     def delete(self, keys: Sequence[str]) -> list[CheckpointFile]:
         """Remove runs with all that belongs to them. Returns what `save` returns.

@@ -201,11 +201,13 @@ def reset(connection: Connection, keys: Sequence[str]) -> list[CheckpointFile]:
 
 
 def reopen(connection: Connection, keys: Sequence[str]) -> None:
-    """Queue the runs again that ran out of time or were given up because their processes died; forget deaths where nobody holds a run."""
+    """Queue runs again that ran out of time, were pruned or were given up because their processes died; forget deaths of free runs."""
     locked = lock(connection, keys)
     at = now(connection)
     again = {
-        key: row for key, row in locked.items() if row.status == Status.TIMEOUT or (row.status, row.reason) == (Status.FAILED, CRASHED)
+        key: row
+        for key, row in locked.items()
+        if row.status in (Status.TIMEOUT, Status.PRUNED) or (row.status, row.reason) == (Status.FAILED, CRASHED)
     }
     for part in chunks(key for key, row in locked.items() if row.status not in TERMINAL and not is_held(row, at)):
         connection.execute(update(runs).where(runs.c.key.in_(part)).values(crashes=0))
@@ -213,6 +215,17 @@ def reopen(connection: Connection, keys: Sequence[str]) -> None:
     for part in chunks(again):
         connection.execute(update(runs).where(runs.c.key.in_(part)).values(**queued, revision=runs.c.revision + 1))
     record(connection, [change(row, at, Status.QUEUED, None) for row in again.values()])
+
+
+def prune(connection: Connection, keys: Sequence[str], reason: str) -> None:
+    """End the runs that nobody holds and that have not ended."""
+    locked = lock(connection, keys)
+    at = now(connection)
+    free = {key: row for key, row in locked.items() if row.status not in TERMINAL and not is_held(row, at)}
+    ended = {"status": Status.PRUNED.value, "reason": reason, "finished_at": at, "revision": runs.c.revision + 1}
+    for part in chunks(free):
+        connection.execute(update(runs).where(runs.c.key.in_(part)).values(**ended))
+    record(connection, [change(row, at, Status.PRUNED, reason) for row in free.values()])
 
 
 def remove(connection: Connection, keys: Sequence[str]) -> list[CheckpointFile]:

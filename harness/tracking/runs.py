@@ -81,7 +81,7 @@ def _start_ms(row: RunRow) -> int:
     return int(1000 * (row.created_at if row.started_at is None else row.started_at))
 
 
-def _experiment(client: MlflowClient, workspace: Workspace, name: str) -> str:
+def experiment_of(client: MlflowClient, workspace: Workspace, name: str) -> str:
     """The task's experiment, made or restored where it is missing."""
     from mlflow.exceptions import MlflowException
 
@@ -100,7 +100,7 @@ def _experiment(client: MlflowClient, workspace: Workspace, name: str) -> str:
 
 def _run_of(client: MlflowClient, store: ResultStore, workspace: Workspace, row: RunRow) -> Run:
     """The run's copy: the one the database names, else one with its tag, else a new one; further ones are deleted."""
-    experiment = _experiment(client, workspace, row.task_label)
+    experiment = experiment_of(client, workspace, row.task_label)
     named = _named_run(client, row)
     if named is not None and row.status in ONGOING:
         return named

@@ -1,0 +1,1 @@
+"""What stored results say: statistics, tables, verdicts."""

@@ -1,0 +1,57 @@
+"""What the commands of `bench study` do where the study is one that tunes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from harness.cli._options import print_json
+from harness.cli._work import Work
+from harness.errors import UnknownName
+from harness.studies import Study
+
+if TYPE_CHECKING:
+    from harness.tuning.search import Search
+
+
+def found_study(name: str) -> Study | list[Search]:
+    """A study of grids, or the searches of a tuning study: as they were last run in this workspace, else as the file has them."""
+    from harness.cli._tuning import stored_searches
+    from harness.studies import load
+
+    try:
+        found = load(name)
+    except UnknownName:
+        if searches := stored_searches(name):
+            return searches
+        raise
+    return found if found.tune is None else stored_searches(found.name) or found.searches()
+
+
+def go_on(found: Study, sets: dict[str, Any], trials: int | None, work: Work, dry_run: bool, as_json: bool) -> int:
+    """Go on with a tuning study."""
+    from harness.cli._tuning import look, print_verdicts, tune_all
+
+    searches = found.searches(sets, trials)
+    if not dry_run:
+        return tune_all(searches, work, as_json)
+    verdicts = look(searches)
+    print_json(verdict.plain() for verdict in verdicts) if as_json else print_verdicts(verdicts)
+    return 0
+
+
+def show_best(found: Sequence[Search], as_json: bool) -> None:
+    from harness.cli._tuning import look, print_verdicts
+
+    verdicts = look(found)
+    print_json(verdict.plain() for verdict in verdicts) if as_json else print_verdicts(verdicts)
+
+
+def show_search(found: Sequence[Search], figures: str | None, as_json: bool) -> None:
+    from harness.cli._tuning import look, print_trials, write_figures
+
+    verdicts = look(found)
+    print_trials(verdicts, as_json)
+    if figures is not None:
+        write_figures(verdicts, Path(figures))

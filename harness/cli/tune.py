@@ -1,0 +1,69 @@
+"""`bench tune`: a tuning study without a file."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import click
+
+from harness.cli._options import json_option
+from harness.cli._work import Work, work_options
+
+SAMPLERS, PRUNERS = ("tpe", "gp", "random", "grid"), ("none", "median", "hyperband", "wilcoxon")
+SPACE_HELP = (
+    "A field to tune: lr, lr=1e-4:1e-1:log or particles=1,10,100. Repeat for more. Without it: all declared ranges of real numbers."
+)
+
+
+@click.command()
+@click.option("-m", "--method", required=True, metavar="METHOD", help="A method: hvae.")
+@click.option("-t", "--task", required=True, metavar="TASK", help="A task: gaussian-100.")
+@click.option("--trials", type=click.IntRange(1), default=30, show_default=True, metavar="N", help="How many settings are tried.")
+@click.option("--space", "space", multiple=True, metavar="FIELD[=RANGE]", help=SPACE_HELP)
+@click.option("--protocol", metavar="NAME", help="How runs train; each task has its own. See: bench show TASK.")
+@click.option("--set", "sets", multiple=True, metavar="FIELD=VALUE", help="Set a field in all trials: steps=2000. Repeat for more.")
+@click.option("--seeds", default="1000-1002", show_default=True, metavar="SEEDS", help="Replicates of a trial.")
+@click.option("--report-seeds", default="0-9", show_default=True, metavar="SEEDS", help="Seeds on which the winner is scored.")
+@click.option("--sampler", type=click.Choice(SAMPLERS), default="tpe", show_default=True, help="What chooses the next setting.")
+@click.option("--pruner", type=click.Choice(PRUNERS), default="none", show_default=True, help="What ends hopeless trials early.")
+@work_options
+@json_option
+@click.pass_context
+def tune(
+    ctx: click.Context,
+    method: str,
+    task: str,
+    trials: int,
+    space: Sequence[str],
+    protocol: str | None,
+    sets: Sequence[str],
+    seeds: str,
+    report_seeds: str,
+    sampler: str,
+    pruner: str,
+    work: Work,
+    as_json: bool,
+) -> None:
+    """Find settings of a method on a task, and score them on seeds that the search never saw.
+
+    Trials are ordinary runs. They are judged by a score that sees neither the truth nor test data, on seeds of their own; then the
+    best setting and the default one are run on the report seeds. The same command goes on where it was interrupted, or adds
+    trials. Exit status: 0 all done, 2 bad usage, 3 no winner or one that fails, 130 interrupted.
+
+    \b
+    Example:
+      bench tune -m hvae -t gaussian-25 --trials 30 --set steps=500
+    """
+    from harness.cli._tuning import tune_all
+    from harness.matrix import parse_sets
+    from harness.tuning.fields import Tune
+    from harness.tuning.search import searches, short_name
+
+    fields = {
+        "methods": [method], "tasks": [task], "protocol": protocol, "space": list(space), "trials": trials,
+        "seeds": seeds, "report_seeds": report_seeds, "sampler": sampler, "pruner": pruner,
+    }  # fmt: skip
+    asked, settings = Tune.model_validate(fields), parse_sets(sets)
+    name = short_name(asked, settings)
+    click.echo(f"study {name}", err=True)
+    ctx.exit(tune_all(searches(asked, name, settings), work, as_json))

@@ -1,0 +1,1 @@
+"""Pages and figures for a browser."""

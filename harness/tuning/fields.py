@@ -1,0 +1,33 @@
+"""What a tuning study says of itself: the `tune` part of a study file, and what `bench tune` is given. Plain values; no torch."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator
+
+
+class Tune(BaseModel):
+    """The `tune` part of a study file, and what `bench tune` is given."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    methods: list[str] = Field(min_length=1)
+    tasks: list[str] = Field(min_length=1)
+    protocol: str | None = None
+    settings: dict[str, str | None] = Field(default={}, alias="set")
+    space: list[str] = []
+    trials: int = Field(default=30, ge=1, le=100_000)
+    hours: float | None = Field(default=None, gt=0)
+    seeds: str = "1000-1002"
+    report_seeds: str = "0-9"
+    metric: str | None = None
+    direction: Literal["maximize"] = "maximize"
+    sampler: Literal["tpe", "gp", "random", "grid"] = "tpe"
+    pruner: Literal["none", "median", "hyperband", "wilcoxon"] = "none"
+    sampler_seed: int = Field(default=0, ge=0)
+
+    @field_validator("seeds", "report_seeds", mode="before")
+    @classmethod
+    def _joined(cls, value: Any) -> Any:
+        return ",".join(value) if isinstance(value, list) and all(isinstance(item, str) for item in value) else value

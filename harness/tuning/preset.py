@@ -1,0 +1,53 @@
+"""The winner of a tuning study as settings for other runs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from harness.errors import UsageError
+from harness.matrix import Setting
+from harness.tuning.log import read_log, stored
+from harness.tuning.search import Search
+from harness.tuning.verdict import best_of
+
+
+class Preset:
+    """What a tuning study has found, by method and task.
+
+    Raises:
+        UsageError: there is no such study here, or one of `seeds` was tuned on.
+    """
+
+    def __init__(self, url: str, study: str, seeds: Sequence[int]) -> None:
+        self._url, self._study = url, study
+        self._searches = stored(url, study)
+        if not self._searches:
+            raise UsageError(f"No tuning study named '{study}' was run in this workspace. Run it first: bench study run {study}")
+        for search in self._searches:
+            if used := sorted(set(seeds) & set(search.seeds)):
+                raise UsageError(f"Seed {used[0]} was tuned on by '{study}': a score on it is too good. Take other seeds.")
+
+    def settings(self, method: Setting, task: Setting) -> tuple[str, dict[str, Any]]:
+        """The protocol and the settings of the winner for a method on a task.
+
+        Raises:
+            UsageError: the study did not tune this pair, or has no winner yet.
+        """
+        found = [search for search in self._searches if _same(search.column.method, method) and _same(search.column.task, task)]
+        if not found:
+            tuned = ", ".join(f"{search.method} on {search.task}" for search in self._searches)
+            raise UsageError(f"'{self._study}' did not tune {method.found.name} on {task.found.name}. It tuned {tuned}.")
+        return found[0].column.protocol, {**found[0].column.shared, **self._winner(found[0])}
+
+    def _winner(self, search: Search) -> dict[str, Any]:
+        log = read_log(self._url, search)
+        best = best_of(log.trials()) if log else None
+        if best is None:
+            raise UsageError(f"'{self._study}' has no winner for {search.method} on {search.task} yet: bench study status {self._study}")
+        return best.params
+
+
+def _same(one: Setting, other: Setting) -> bool:
+    """Whether two selectors name one plugin with the same variant; other settings of `other` are the user's."""
+    return one.found.name == other.found.name and one.found.fields == other.found.fields

@@ -1,0 +1,162 @@
+"""The coordinator of a search: it asks for trials in rounds, has their runs made, and tells how they ended.
+
+A round is as many trials as there were workers when the study began. Its trials are asked for one after another, made together, and
+told in their order when all have ended; pruners see the trials of earlier rounds only. So the trials are the same however often
+the coordinator or its workers died.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+from harness.spec import Status
+from harness.store import NewRun, ResultStore, RunRow
+from harness.tuning.log import Log, Trial, grid, rungs
+from harness.tuning.search import Search
+
+Make = Callable[[list[NewRun], int | None], None]
+"""Bring runs to their end, or to a step of their training."""
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A part of a trial after which the pruner looks: these replicates, up to a step or to the end; `at` is what Optuna is told."""
+
+    seeds: list[int]
+    until: int | None
+    at: int
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What the trials took: seconds of work, in which replicates that train as one program count once."""
+
+    runs: int = 0
+    steps: int = 0
+    seconds: float = 0.0
+
+
+def stages(search: Search) -> list[Stage]:
+    """The parts of a trial; all but the last are followed by a look of the pruner."""
+    if search.tune.pruner == "wilcoxon":
+        return [Stage([seed], None, place) for place, seed in enumerate(search.seeds)]
+    return [Stage(search.seeds, step, step) for step in rungs(search)] + [Stage(search.seeds, None, search.steps)]
+
+
+def total(search: Search) -> int:
+    """How many trials the search has at most: a grid has no more than its points."""
+    if search.tune.sampler != "grid":
+        return search.tune.trials
+    return min(search.tune.trials, math.prod(map(len, grid(search).values())))
+
+
+def tune(search: Search, log: Log, store: ResultStore, make: Make, size: int) -> Iterator[Trial]:
+    """Go on with a search to its end; yields the trials as they are told.
+
+    Args:
+        search, log: what is searched, and its trials.
+        store: where the runs of the trials are kept.
+        make: has runs made.
+        size: trials in a round, if this is the first one.
+    """
+    log.check()
+    size = log.round_size(size)
+    while True:
+        trials = log.trials()
+        going = [trial.number for trial in trials if trial.outcome is None]
+        if not going and (len(trials) >= total(search) or _is_over(search, store, trials)):
+            return
+        first = (going[0] if going else len(trials)) // size * size
+        for _ in range(len(trials), min(first + size, total(search))):
+            log.ask()
+        left = [trial for trial in log.trials()[first:] if trial.outcome is None]
+        yield from _round(search, log, store, make, left, first)
+
+
+def _is_over(search: Search, store: ResultStore, trials: Sequence[Trial]) -> bool:
+    hours = search.tune.hours
+    return hours is not None and cost(search, store, trials).seconds >= 3600 * hours
+
+
+def _round(search: Search, log: Log, store: ResultStore, make: Make, trials: list[Trial], first: int) -> Iterator[Trial]:
+    """Have these trials made, stage by stage, and tell how they ended."""
+    going = {trial.number: trial for trial in trials}
+    reports: dict[int, dict[int, float]] = {number: {} for number in going}
+    pruned: set[int] = set()
+    parts = stages(search)
+    for stage in parts if len(parts) > 1 else ():
+        make([run for trial in going.values() for run in search.runs(trial.params, stage.seeds)], stage.until)
+        for number, trial in list(going.items()):
+            seen = _report(search, store, trial, stage)
+            if seen is None:  # it diverged or failed: there is nothing to compare
+                del going[number]
+                continue
+            reports[number][stage.at] = seen
+            if stage is not parts[-1] and log.prunes(number, first, reports[number]):
+                pruned.add(number)
+                del going[number]
+    if len(parts) == 1:
+        make([run for trial in trials for run in search.runs(trial.params, search.seeds)], None)
+    for trial in trials:
+        outcome, score = ("pruned", None) if trial.number in pruned else outcome_of(search, store, trial)
+        if outcome == "pruned":
+            reason = f"the {search.tune.pruner} pruner of {search.name} ended trial {trial.number}"
+            store.prune([run.spec.key for run in search.runs(trial.params, search.seeds)], reason)
+        log.tell(trial.number, first, outcome, score, reports[trial.number])
+        yield log.trials()[trial.number]
+
+
+def _report(search: Search, store: ResultStore, trial: Trial, stage: Stage) -> float | None:
+    """What the pruner is shown of a trial after a stage: the mean over its replicates; None where there is no finite number."""
+    keys = [run.spec.key for run in search.runs(trial.params, stage.seeds)]
+    rows = store.rows(keys)
+    if any(rows[key].status in (Status.DIVERGED, Status.FAILED) for key in keys):
+        return None
+    if stage.until is None:
+        values = [metrics[search.metric].value for metrics in store.metrics(keys).values()]
+    else:
+        values = [_on_the_way(store, key, stage.until) for key in keys]
+    mean = math.fsum(values) / len(values) if len(values) == len(keys) else math.nan
+    return mean if math.isfinite(mean) else None
+
+
+def _on_the_way(store: ResultStore, key: str, step: int) -> float:
+    """The bound on the validation data at this step or the last look before it; of tasks without, the training bound's."""
+    curves = store.curves(key)
+    points = [value for at, value in curves.get("validation_bound") or curves.get("bound", []) if at <= step]
+    return points[-1] if points else math.nan
+
+
+def outcome_of(search: Search, store: ResultStore, trial: Trial) -> tuple[str, float | None]:
+    """How a trial that was made ended, and its score where all its replicates have one: their mean."""
+    keys = [run.spec.key for run in search.runs(trial.params, search.seeds)]
+    rows = store.rows(keys)
+    for status in (Status.FAILED, Status.DIVERGED):
+        if any(row.status == status for row in rows.values()):
+            return status.value, None
+    scores = [metrics[search.metric].value for metrics in store.metrics(keys).values() if search.metric in metrics]
+    mean = math.fsum(scores) / len(scores) if len(scores) == len(keys) else math.nan
+    return ("complete", mean) if math.isfinite(mean) else ("not finite", None)
+
+
+def cost(search: Search, store: ResultStore, trials: Sequence[Trial]) -> Cost:
+    """What these trials took so far."""
+    found = Cost()
+    stacks = search.column.task.found.cls.stacks
+    for trial in trials:
+        rows = list(store.rows([run.spec.key for run in search.runs(trial.params, search.seeds)]).values())
+        seconds = [row.wall_s for row in rows]
+        spent = max(seconds, default=0.0) if stacks and search.tune.pruner != "wilcoxon" else math.fsum(seconds)
+        found = Cost(found.runs + len(rows), found.steps + sum(row.step for row in rows), found.seconds + spent)
+    return found
+
+
+def has_reached(row: RunRow | None, until: int | None) -> bool:
+    """Whether a run needs no more work for a stage that ends at this step, or at the end of training."""
+    if row is None:
+        return False
+    if row.status in (Status.DONE, Status.DIVERGED, Status.FAILED):
+        return True
+    return until is not None and row.step >= until
