@@ -42,6 +42,7 @@ def go_on(found: Study, sets: dict[str, Any], trials: int | None, work: Work, dr
 
 
 def show_best(found: Sequence[Search], as_json: bool) -> None:
+    """The winners, or how far the searches are."""
     from harness.cli._tuning import look, print_verdicts
 
     verdicts = look(found)
@@ -49,6 +50,7 @@ def show_best(found: Sequence[Search], as_json: bool) -> None:
 
 
 def show_search(found: Sequence[Search], figures: str | None, as_json: bool) -> None:
+    """Every trial, and the figures where a file is named."""
     from harness.cli._tuning import look, print_trials, write_figures
 
     verdicts = look(found)
