@@ -180,7 +180,8 @@ def test_a_study_that_is_opened_anew_before_each_trial_asks_for_the_same(sampler
                     number,
                     *(("diverged", None) if number % 5 == 4 else ("complete", -abs(math.log(log.trials()[-1].params["lr"] / 0.01)))),
                 )
-        return read_log(url, search).trials()
+        with read_log(url, search) as log:
+            return log.trials()
 
     one, other = trials("one", False), trials("other", True)
     assert one == other
@@ -455,7 +456,8 @@ def everything(folder):
     environment = {**os.environ, "BENCH_HOME": str(folder)}
     workspace = Workspace(folder, environment)
     (search,) = stored(workspace.study_url, "mine")
-    trials = read_log(workspace.study_url, search).trials()
+    with read_log(workspace.study_url, search) as log:
+        trials = log.trials()
     with ResultStore.open(workspace.database_url) as store:
         keys = [run.spec.key for trial in trials for run in search.runs(trial.params, search.seeds)]
         keys += [run.spec.key for run in search.runs(best_of(trials).params, search.report_seeds)]

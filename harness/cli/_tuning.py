@@ -118,8 +118,8 @@ def read(workspace: Workspace, store: ResultStore | None, searches: Sequence[Sea
 
     found = []
     for search in searches:
-        log = read_log(workspace.study_url, search)
-        found.append(verdict(search, store, log.trials() if log else []))
+        with read_log(workspace.study_url, search) as log:
+            found.append(verdict(search, store, log.trials() if log else []))
     return found
 
 
@@ -157,18 +157,15 @@ def write_figures(verdicts: Sequence[Verdict], target: Path) -> None:
         raise UsageError("There are no trials to draw yet.")
     with store:
         for verdict in begun:
-            log = read_log(workspace.study_url, verdict.search)
-            path = (
-                target
-                if len(begun) == 1
-                else target.with_stem(f"{target.stem}-{verdict.search.column.method.found.name}-{verdict.search.task}")
-            )
-            if log is not None:
-                try:
-                    path.write_text(page(log.study, verdict, store), encoding="utf-8")
-                except OSError as err:
-                    raise UsageError(f"Cannot write {path}: {err.strerror}.") from err
-                click.echo(f"wrote {path}", err=True)
+            mark = f"-{verdict.search.column.method.found.name}-{verdict.search.task}" if len(begun) > 1 else ""
+            path = target.with_stem(target.stem + mark)
+            with read_log(workspace.study_url, verdict.search) as log:
+                drawn = page(log.study, verdict, store) if log else ""
+            try:
+                path.write_text(drawn, encoding="utf-8")
+            except OSError as err:
+                raise UsageError(f"Cannot write {path}: {err.strerror}.") from err
+            click.echo(f"wrote {path}", err=True)
 
 
 def _show_in_mlflow(workspace: Workspace, store: ResultStore, verdicts: Sequence[Verdict]) -> None:
@@ -177,17 +174,16 @@ def _show_in_mlflow(workspace: Workspace, store: ResultStore, verdicts: Sequence
     from harness.tuning.figures import page
     from harness.tuning.log import read_log
 
-    for verdict in verdicts:
-        log = read_log(workspace.study_url, verdict.search)
-        if log is None or not verdict.trials:
-            continue
+    for verdict in [verdict for verdict in verdicts if verdict.trials]:
+        search = verdict.search
+        keys = {run.spec.key: trial.number for trial in verdict.trials for run in search.runs(trial.params, search.seeds)}
         try:
-            search = verdict.search
-            keys = {run.spec.key: trial.number for trial in verdict.trials for run in search.runs(trial.params, search.seeds)}
-            show_search(workspace, store, search.name, search.task, keys, verdict.plain(), page(log.study, verdict, store))
+            with read_log(workspace.study_url, search) as log:
+                drawn = page(log.study, verdict, store) if log else ""
+            show_search(workspace, store, search.name, search.task, keys, verdict.plain(), drawn)
         except Exception as err:  # noqa: BLE001 - whatever MLflow raises, the trials are safe
             reason = (str(err).strip().splitlines() or [""])[0]
-            click.echo(f"MLflow does not show {verdict.search.name} yet ({reason[:150]}). Nothing is lost: repeat the command.", err=True)
+            click.echo(f"MLflow does not show {search.name} yet ({reason[:150]}). Nothing is lost: repeat the command.", err=True)
 
 
 def _dimensions(search: Search) -> str:

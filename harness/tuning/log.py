@@ -22,7 +22,7 @@ import optuna
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 from optuna.pruners import BasePruner, HyperbandPruner, MedianPruner, NopPruner, WilcoxonPruner
 from optuna.samplers import BaseSampler, GPSampler, GridSampler, RandomSampler, TPESampler
-from optuna.storages import BaseStorage, RDBStorage
+from optuna.storages import RDBStorage
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from harness.errors import StoreError, UsageError
@@ -69,20 +69,22 @@ def open_log(url: str, search: Search) -> Iterator[Log]:
     with exclusive(url, search.name) as ours:
         if not ours:
             raise UsageError(f"Another process tunes '{search.name}' already. Wait for it, or stop it: its trials are kept.")
-        with exclusive(url, "creation", wait=True), built_aside(url, _touch):
-            storage = _storage(url)
-        study = quietly(optuna.create_study, storage=storage, study_name=search.name, direction=search.tune.direction, load_if_exists=True)
-        yield Log(study, search)
+        with exclusive(url, "creation", wait=True), built_aside(url, _create), _storage(url):
+            pass  # whoever comes first makes the tables
+        with _storage(url) as storage:
+            named = {"storage": storage, "study_name": search.name, "direction": search.tune.direction}
+            yield Log(quietly(optuna.create_study, load_if_exists=True, **named), search)
 
 
-def read_log(url: str, search: Search) -> Log | None:
+@contextmanager
+def read_log(url: str, search: Search) -> Iterator[Log | None]:
     """The log of a search for reading; None where it has none."""
     if not _exists(url):
-        return None
-    try:
-        return Log(quietly(optuna.load_study, storage=_storage(url), study_name=search.name), search)
-    except KeyError:
-        return None
+        yield None
+        return
+    with _storage(url) as storage:
+        known = search.name in quietly(optuna.get_all_study_names, storage)
+        yield Log(quietly(optuna.load_study, storage=storage, study_name=search.name), search) if known else None
 
 
 def stored(url: str, study: str) -> list[Search]:
@@ -93,7 +95,8 @@ def stored(url: str, study: str) -> list[Search]:
     """
     if not _exists(url):
         return []
-    found = [summary for summary in quietly(optuna.get_all_study_summaries, _storage(url)) if ASKED in summary.user_attrs]
+    with _storage(url) as storage:
+        found = [summary for summary in quietly(optuna.get_all_study_summaries, storage) if ASKED in summary.user_attrs]
     asked = [summary.user_attrs[ASKED] for summary in found if summary.study_name.startswith(f"{study}/")]
     names = {summary.study_name for summary in found}
     latest = [searches(Tune.model_validate(one["tune"]), study, one["sets"]) for one in asked]
@@ -106,17 +109,25 @@ def _exists(url: str) -> bool:
     return file is None or file.exists()
 
 
-def _touch(url: str) -> None:
-    _storage(url).remove_session()
+def _create(url: str) -> None:
+    with _storage(url):
+        pass
 
 
-def _storage(url: str) -> BaseStorage:
+@contextmanager
+def _storage(url: str) -> Iterator[RDBStorage]:
+    """Optuna's database, let go of at the end."""
     logging.getLogger("alembic").setLevel(logging.WARNING)
     try:
-        return quietly(RDBStorage, url.replace("postgresql://", "postgresql+psycopg://", 1))
+        storage = quietly(RDBStorage, url.replace("postgresql://", "postgresql+psycopg://", 1))
     except Exception as err:
         reason = str(err).strip().splitlines()[0]
         raise StoreError(f"Cannot use the database of studies, {redact(url)}: {reason[:200]}") from err
+    try:
+        yield storage
+    finally:
+        storage.remove_session()
+        storage.engine.dispose()
 
 
 def quietly(act: Any, *arguments: Any, **named: Any) -> Any:

@@ -41,8 +41,8 @@ class Preset:
         return found[0].column.protocol, {**found[0].column.shared, **self._winner(found[0])}
 
     def _winner(self, search: Search) -> dict[str, Any]:
-        log = read_log(self._url, search)
-        best = best_of(log.trials()) if log else None
+        with read_log(self._url, search) as log:
+            best = best_of(log.trials()) if log else None
         if best is None:
             raise UsageError(f"'{self._study}' has no winner for {search.method} on {search.task} yet: bench study status {self._study}")
         return best.params
