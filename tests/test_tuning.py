@@ -17,6 +17,7 @@ from pathlib import Path
 import optuna
 import pytest
 from conftest import json_lines
+from mlflow import MlflowClient
 from scipy import stats
 
 from harness.analysis.statistics import paired, t_interval
@@ -425,6 +426,24 @@ def test_grids_and_tune_exclude_one_another(bench, workspace):
     assert "either grids or tune" in bench("study", "show", "mine.yaml").stderr
     assert "has no trials" in bench("study", "run", "smoke", "--trials", "3").stderr
     assert "is no tuning study" in bench("study", "best", "smoke").stderr
+
+
+@pytest.mark.mirror
+def test_mlflow_shows_a_search_over_the_runs_of_its_trials(bench, workspace):
+    result = bench("tune", *SMALL, "--trials", "2", "--seeds", "1000", "--json")
+    assert result.exit_code == 0, result.stderr
+    (shown,) = json_lines(result)
+    for _ in range(2):  # saying it twice changes nothing
+        client = MlflowClient(f"sqlite:///{workspace / 'mlflow.db'}")
+        runs = client.search_runs([client.get_experiment_by_name("gaussian-2").experiment_id])
+        (parent,) = [run for run in runs if "bench.search" in run.data.tags]
+        children = [run for run in runs if run.data.tags.get("mlflow.parentRunId") == parent.info.run_id]
+        assert sorted(run.data.tags["trial"] for run in children) == ["0", "1"]
+        assert {run.data.params["seed"] for run in children} == {"1000"}
+        assert parent.data.metrics["best_score"] == shown["best"]["score"]
+        assert parent.data.metrics["optimism_gap"] == shown["optimism_gap"]
+        assert {file.path for file in client.list_artifacts(parent.info.run_id)} == {"figures.html", "result.json"}
+        bench("tune", *SMALL, "--trials", "2", "--seeds", "1000", "--json")
 
 
 # Killed, and gone on with

@@ -153,7 +153,8 @@ def _forget(store: ResultStore, row: RunRow) -> None:
 
 
 def _run_name(row: RunRow) -> str:
-    settings = ",".join(f"{name.removeprefix('method.')}={_text(value)}" for name, value in sorted(row.settings.items()))
+    shown = {name: f"{value:.4g}" if isinstance(value, float) else _text(value) for name, value in row.settings.items()}
+    settings = ",".join(f"{name.removeprefix('method.')}={value}" for name, value in sorted(shown.items()))
     return f"{row.method}{f'[{settings[:150]}]' if settings else ''} seed {row.seed}"
 
 
