@@ -428,6 +428,19 @@ def test_grids_and_tune_exclude_one_another(bench, workspace):
     assert "is no tuning study" in bench("study", "best", "smoke").stderr
 
 
+def test_time_for_all_trials_together_ends_without_telling_one_that_is_not_done(bench, workspace):
+    command = ["tune", *SMALL, "--set", "steps=4000", "--trials", "2", "--seeds", "1000"]
+    stopped = bench(*command, "--total-time-limit", "0.5s", "--json")
+    assert stopped.exit_code == 3
+    assert "The time is over" in stopped.stderr
+    assert json_lines(stopped)[0]["counts"] == {"going": 1}
+    (shown,) = json_lines(bench(*command, "--json"))
+    assert shown["counts"] == {"complete": 2}
+    refused = bench(*command, "--time-limit", "1s")
+    assert refused.exit_code == 2
+    assert "--total-time-limit" in refused.stderr
+
+
 @pytest.mark.mirror
 def test_mlflow_shows_a_search_over_the_runs_of_its_trials(bench, workspace):
     result = bench("tune", *SMALL, "--trials", "2", "--seeds", "1000", "--json")

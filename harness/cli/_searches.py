@@ -31,7 +31,8 @@ def found_study(name: str) -> Study | list[Search]:
 
 def go_on(found: Study, sets: dict[str, Any], trials: int | None, work: Work, dry_run: bool, as_json: bool) -> int:
     """Go on with a tuning study."""
-    from harness.cli._tuning import look, print_verdicts, tune_all
+    from harness.cli._tuning import look, tune_all
+    from harness.cli._verdicts import print_verdicts
 
     searches = found.searches(sets, trials)
     if not dry_run:
@@ -43,7 +44,8 @@ def go_on(found: Study, sets: dict[str, Any], trials: int | None, work: Work, dr
 
 def show_best(found: Sequence[Search], as_json: bool) -> None:
     """The winners, or how far the searches are."""
-    from harness.cli._tuning import look, print_verdicts
+    from harness.cli._tuning import look
+    from harness.cli._verdicts import print_verdicts
 
     verdicts = look(found)
     print_json(verdict.plain() for verdict in verdicts) if as_json else print_verdicts(verdicts)
@@ -51,7 +53,8 @@ def show_best(found: Sequence[Search], as_json: bool) -> None:
 
 def show_search(found: Sequence[Search], figures: str | None, as_json: bool) -> None:
     """Every trial, and the figures where a file is named."""
-    from harness.cli._tuning import look, print_trials, write_figures
+    from harness.cli._tuning import look, write_figures
+    from harness.cli._verdicts import print_trials
 
     verdicts = look(found)
     print_trials(verdicts, as_json)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import threading
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,16 +14,15 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from harness.cli._making import INTERRUPTED, NOT_ALL_DONE, cluster, events, signals
-from harness.cli._options import console, duration, number, open_store, plural, print_json
+from harness.cli._options import open_store, plural, print_json
+from harness.cli._verdicts import dimensions, print_verdicts, trial_line
 from harness.cli._work import Work
-from harness.cli.listing import print_table
+from harness.runner import OutOfTime
 from harness.workspace import Workspace
 
 if TYPE_CHECKING:
-    from harness.analysis.statistics import Interval
     from harness.store import NewRun, ResultStore
     from harness.tracking import Mirror
-    from harness.tuning.log import Trial
     from harness.tuning.rounds import Make
     from harness.tuning.search import Search
     from harness.tuning.verdict import Verdict
@@ -34,10 +34,11 @@ def tune_all(searches: Sequence[Search], work: Work, as_json: bool) -> int:
     from harness.runner import Stop
     from harness.store import ResultStore
 
-    if work.queue or work.rerun or work.retry:
-        raise UsageError("A tuning study takes no --queue, --rerun and --retry: what its trials are follows from those before.")
+    if work.queue or work.rerun or work.retry or work.time_limit:
+        refused = "--queue, --rerun, --retry and --time-limit"
+        raise UsageError(f"Tuning takes no {refused}: what a trial is follows from those before it. For all together: --total-time-limit.")
     workspace = Workspace.current()
-    stopped = False
+    stopped, late = False, False
     with signals() as stop:
         client = cluster(work)
         workspace.prepare()
@@ -48,13 +49,17 @@ def tune_all(searches: Sequence[Search], work: Work, as_json: bool) -> int:
                         _tune(workspace, store, search, make, work)
             except Stop:
                 stopped = True
+            except OutOfTime:
+                late = True
             verdicts = read(workspace, store, searches)
             _show_in_mlflow(workspace, store, verdicts)
     print_json(verdict.plain() for verdict in verdicts) if as_json else print_verdicts(verdicts)
     if stopped:
         click.echo("Interrupted. Everything is saved; the same command goes on.", err=True)
         return INTERRUPTED
-    return 0 if all(verdict.best and not verdict.failures for verdict in verdicts) else NOT_ALL_DONE
+    if late:
+        click.echo("The time is over. The same command, with more time, goes on.", err=True)
+    return 0 if not late and all(verdict.best and not verdict.failures for verdict in verdicts) else NOT_ALL_DONE
 
 
 def _tune(workspace: Workspace, store: ResultStore, search: Search, make: Make, work: Work) -> None:
@@ -64,10 +69,10 @@ def _tune(workspace: Workspace, store: ResultStore, search: Search, make: Make, 
     from harness.tuning.verdict import best_of, report_runs
 
     with open_log(workspace.study_url, search) as log:
-        click.echo(f"{search.method} on {search.task}: {_dimensions(search)}", err=True)
+        click.echo(f"{search.method} on {search.task}: {dimensions(search)}", err=True)
         for trial in tune(search, log, store, make, work.workers or 1):
             best = best_of(log.trials())
-            click.echo(_line(trial, best, total(search)), err=True)
+            click.echo(trial_line(trial, best, total(search)), err=True)
         if runs := report_runs(search, best_of(log.trials())):
             click.echo(f"the winner and the default on {plural(len(search.report_seeds), 'report seed')}", err=True)
             make(runs, None)
@@ -83,6 +88,7 @@ def _making(workspace: Workspace, store: ResultStore, work: Work, client: Any, s
     from harness.tuning.rounds import has_reached
 
     made: list[str] = []
+    deadline = work.options().deadline(time.monotonic())
 
     def make(runs: list[NewRun], until: int | None) -> None:
         rows = store.rows([run.spec.key for run in runs])
@@ -92,12 +98,15 @@ def _making(workspace: Workspace, store: ResultStore, work: Work, client: Any, s
         if not left:
             return
         executors.prepare(store, workspace, left, rerun=False, retry=False)
-        options = dataclasses.replace(work.options(), until=until)
+        left_s = max(0.0, deadline - time.monotonic()) if math.isfinite(deadline) else None
+        options = dataclasses.replace(work.options(), until=until, total_limit_s=left_s)
         for event in events(workspace, store, keys, work, options, client, stop):
             if isinstance(event, Note):
                 click.echo(event.text, err=True)
             elif isinstance(event, Waiting) and event.owners:
                 stop.wait(1.0)
+        if not all(has_reached(row, until) for row in store.rows(keys).values()):
+            raise OutOfTime
 
     with Mirror.start(workspace, []) as mirror:
         yield make
@@ -184,108 +193,3 @@ def _show_in_mlflow(workspace: Workspace, store: ResultStore, verdicts: Sequence
         except Exception as err:  # noqa: BLE001 - whatever MLflow raises, the trials are safe
             reason = (str(err).strip().splitlines() or [""])[0]
             click.echo(f"MLflow does not show {search.name} yet ({reason[:150]}). Nothing is lost: repeat the command.", err=True)
-
-
-def _dimensions(search: Search) -> str:
-    parts = []
-    for dimension in search.space:
-        span = ", ".join(map(str, dimension.choices)) or f"{dimension.low:g} to {dimension.high:g}{' (log)' if dimension.log else ''}"
-        parts.append(f"{dimension.address} in {span}")
-    return "; ".join(parts)
-
-
-def _line(trial: Trial, best: Trial | None, total: int) -> str:
-    """`trial 7 of 30: -123.4 (best -120.1, trial 3)  lr=0.0021`."""
-    said = trial.outcome if trial.score is None else number(trial.score)
-    leading = "" if best is None or best.score is None else f" (best {number(best.score)}, trial {best.number})"
-    return f"  trial {trial.number} of {total}: {said}{leading}  {settings(trial.params)}"
-
-
-def settings(params: dict[str, Any]) -> str:
-    """Settings in one line, numbers to four digits."""
-    return " ".join(f"{name}={_short(value)}" for name, value in params.items())
-
-
-def _short(value: Any) -> str:
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
-
-
-# Printing
-
-
-def print_verdicts(verdicts: Sequence[Verdict]) -> None:
-    """A block a search: how its trials ended, the winner against the default, and what it cost."""
-    out = console()
-    for verdict in verdicts:
-        search = verdict.search
-        counts = ", ".join(f"{count} {name}" for name, count in verdict.counts.items()) or "none yet"
-        out.print(f"{search.method} on {search.task}", style="bold", markup=False)
-        out.print(f"{len(verdict.trials)} trials: {counts}; {search.metric}, seeds {_ranges(search.seeds)}", markup=False)
-        if verdict.best is None:
-            out.print("No trial has ended with a score." if verdict.trials else "Not begun.", markup=False)
-            continue
-        rows = [
-            (name, _short(verdict.default[name]), _short(value))
-            for name, value in sorted(verdict.best.params.items(), key=lambda pair: list(verdict.default).index(pair[0]))
-        ]
-        print_table(("setting", "default", "best"), rows, left=1)
-        print_scores(verdict, out)
-    if verdicts:
-        out.print(f"Next: bench study show {verdicts[0].search.study} --figures figures.html · bench ui", markup=False)
-
-
-def print_scores(verdict: Verdict, out: Any) -> None:
-    """The scores of the winner, where it was found and where it was not."""
-    best, search = verdict.best, verdict.search
-    if best is None or best.score is None:
-        return
-    lines = [f"best trial {best.number}: {search.metric} {number(best.score)} on the seeds it was tuned on"]
-    if verdict.tuned.n:
-        lines.append(f"on report seeds {_ranges(search.report_seeds)}: tuned {_mean(verdict.tuned)}, default {_mean(verdict.untuned)}")
-        lines += _gain(verdict.gain)
-        lines.append(f"optimism gap: {_signed(verdict.gap)} nats, the best trial less the same setting on report seeds")
-    of = len(search.report_seeds)
-    lines += [f"{count} of the {of} {name} runs on report seeds ended without a score" for name, count in verdict.failures.items()]
-    cost = verdict.cost
-    lines.append(f"cost of tuning: {plural(cost.runs, 'run')}, {plural(cost.steps, 'step')}, {duration(cost.seconds)} of work")
-    for line in lines:
-        out.print(line, markup=False)
-    out.print()
-
-
-def _gain(gain: Interval) -> Iterator[str]:
-    if gain.n > 1:
-        ends = f"[{_signed(gain.low)}, {_signed(gain.high)}] (95 %)"
-        sure = "excludes" if gain.low > 0 or gain.high < 0 else "includes"
-        yield f"tuned less default, paired over {gain.n} seeds: {_signed(gain.mean)} {ends}, which {sure} zero"
-
-
-def _mean(interval: Interval) -> str:
-    return number(interval.mean, None if math.isnan(interval.se) else interval.se)
-
-
-def _signed(value: float) -> str:
-    return f"{value:+.4g}"
-
-
-def _ranges(seeds: Sequence[int]) -> str:
-    from harness.cli.study import ranges
-
-    return ranges(seeds)
-
-
-def print_trials(verdicts: Sequence[Verdict], as_json: bool) -> None:
-    """Every trial with its settings."""
-    if as_json:
-        print_json({"method": v.search.method, "task": v.search.task, **vars(trial)} for v in verdicts for trial in v.trials)
-        return
-    out = console()
-    for verdict in verdicts:
-        out.print(f"{verdict.search.method} on {verdict.search.task}: {_dimensions(verdict.search)}", style="bold", markup=False)
-        names = list(verdict.default)
-        rows = [(*_judged(trial), *(_short(trial.params.get(name, "-")) for name in names)) for trial in verdict.trials]
-        print_table(("trial", "outcome", verdict.search.metric, *names), rows, left=2)
-
-
-def _judged(trial: Trial) -> tuple[str, str, str]:
-    return str(trial.number), trial.outcome or "going", "-" if trial.score is None else number(trial.score)
