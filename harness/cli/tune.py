@@ -25,7 +25,7 @@ SPACE_HELP = (
 @click.option("--seeds", default="1000-1002", show_default=True, metavar="SEEDS", help="Replicates of a trial.")
 @click.option("--report-seeds", default="0-9", show_default=True, metavar="SEEDS", help="Seeds on which the winner is scored.")
 @click.option("--sampler", type=click.Choice(SAMPLERS), default="tpe", show_default=True, help="What chooses the next setting.")
-@click.option("--pruner", type=click.Choice(PRUNERS), default="none", show_default=True, help="What ends hopeless trials early.")
+@click.option("--pruner", type=click.Choice(PRUNERS), default="median", show_default=True, help="What ends hopeless trials early.")
 @work_options
 @json_option
 @click.pass_context
