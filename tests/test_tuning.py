@@ -429,8 +429,8 @@ def test_grids_and_tune_exclude_one_another(bench, workspace):
 
 
 def test_time_for_all_trials_together_ends_without_telling_one_that_is_not_done(bench, workspace):
-    command = ["tune", *SMALL, "--set", "steps=4000", "--trials", "2", "--seeds", "1000"]
-    stopped = bench(*command, "--total-time-limit", "0.5s", "--json")
+    command = ["tune", *SMALL, "--set", "steps=800", "--trials", "2", "--seeds", "1000", "--report-seeds", "0"]
+    stopped = bench(*command, "--total-time-limit", "0.05s", "--json")
     assert stopped.exit_code == 3
     assert "The time is over" in stopped.stderr
     assert json_lines(stopped)[0]["counts"] == {"going": 1}
