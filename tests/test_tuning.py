@@ -102,6 +102,14 @@ def test_an_empty_space_is_refused(bench):
     assert "No field that can be tuned named ''" in result.stderr
 
 
+@pytest.mark.parametrize(("option", "says"), [("--sampler", "No sampler named 'x'"), ("--pruner", "No pruner named 'x'")])
+def test_an_unknown_sampler_or_pruner_is_one_line(option, says, bench, workspace):
+    result = bench("tune", "-m", "vb", "-t", "gaussian-2", option, "x")
+    assert (result.exit_code, result.stderr.count("\n")) == (2, 1)
+    assert says in result.stderr
+    assert list(workspace.iterdir()) == []
+
+
 def test_points_of_a_grid():
     assert Dimension("lr", 1e-3, 1e-1, True).points(3) == pytest.approx([1e-3, 1e-2, 1e-1], rel=1e-12)
     assert Dimension("k", 1, 4).points(4) == [1, 2, 3, 4]

@@ -58,7 +58,9 @@ def print_verdicts(verdicts: Sequence[Verdict]) -> None:
         ]
         print_table(("setting", "default", "best"), rows, left=1)
         print_scores(verdict, out)
-    if verdicts:
+    if not any(verdict.trials for verdict in verdicts):
+        out.print(f"Next: bench study run {verdicts[0].search.study}", markup=False)
+    else:
         out.print(f"Next: bench study show {verdicts[0].search.study} --figures figures.html · bench ui", markup=False)
 
 
@@ -110,6 +112,9 @@ def print_trials(verdicts: Sequence[Verdict], as_json: bool) -> None:
     out = console()
     for verdict in verdicts:
         out.print(f"{verdict.search.method} on {verdict.search.task}: {dimensions(verdict.search)}", style="bold", markup=False)
+        if not verdict.trials:
+            out.print("Not begun.\n", markup=False)
+            continue
         names = list(verdict.default)
         rows = [(*_judged(trial), *(_short(trial.params.get(name, "-")) for name in names)) for trial in verdict.trials]
         print_table(("trial", "outcome", verdict.search.metric, *names), rows, left=2)

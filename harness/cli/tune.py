@@ -8,6 +8,7 @@ import click
 
 from harness.cli._options import json_option
 from harness.cli._work import Work, work_options
+from harness.errors import UnknownName
 
 SAMPLERS, PRUNERS = ("tpe", "gp", "random", "grid"), ("none", "median", "hyperband", "wilcoxon")
 SPACE_HELP = (
@@ -24,8 +25,10 @@ SPACE_HELP = (
 @click.option("--set", "sets", multiple=True, metavar="FIELD=VALUE", help="Set a field in all trials: steps=2000. Repeat for more.")
 @click.option("--seeds", default="1000-1002", show_default=True, metavar="SEEDS", help="Replicates of a trial.")
 @click.option("--report-seeds", default="0-9", show_default=True, metavar="SEEDS", help="Seeds on which the winner is scored.")
-@click.option("--sampler", type=click.Choice(SAMPLERS), default="tpe", show_default=True, help="What chooses the next setting.")
-@click.option("--pruner", type=click.Choice(PRUNERS), default="median", show_default=True, help="What ends hopeless trials early.")
+@click.option("--sampler", metavar="NAME", default="tpe", show_default=True, help=f"What chooses the next setting: {', '.join(SAMPLERS)}.")
+@click.option(
+    "--pruner", metavar="NAME", default="median", show_default=True, help=f"What ends hopeless trials early: {', '.join(PRUNERS)}."
+)
 @work_options
 @json_option
 @click.pass_context
@@ -59,6 +62,9 @@ def tune(
     from harness.tuning.fields import Tune
     from harness.tuning.search import searches, short_name
 
+    for kind, chosen, known in (("sampler", sampler, SAMPLERS), ("pruner", pruner, PRUNERS)):
+        if chosen not in known:
+            raise UnknownName(kind, chosen, known)
     fields = {
         "methods": [method], "tasks": [task], "protocol": protocol, "space": list(space), "trials": trials,
         "seeds": seeds, "report_seeds": report_seeds, "sampler": sampler, "pruner": pruner,
