@@ -73,7 +73,7 @@ def stopped_after(looks):
     """Runs are out of time when they ask for the time this often: two times a step."""
     asked = itertools.count(1)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("harness.saving.Job.out_of_time", lambda job: "its time is over" if next(asked) > looks else None)
+        patch.setattr("harness.saving.Job.out_of_time", lambda job, step: "its time is over" if next(asked) > looks else None)
         yield
 
 
