@@ -511,7 +511,7 @@ def everything(folder):
 
 @pytest.mark.parametrize(
     ("pruner", "workers", "trials", "kills"),
-    [("median", (), 9, 2), ("none", ("--workers", "2"), 6, 2), *([("median", ("--workers", "2"), 14, 8)] if FULL else [])],
+    [("median", (), 8, 2), ("none", ("--workers", "2"), 4, 2), *([("median", ("--workers", "2"), 14, 8)] if FULL else [])],
 )
 def test_a_study_whose_processes_are_killed_has_the_same_trials(pruner, workers, trials, kills, tmp_path, record_property):
     draw, died = random.Random(7), 0
@@ -519,7 +519,7 @@ def test_a_study_whose_processes_are_killed_has_the_same_trials(pruner, workers,
     for name, deaths in (("calm", 0), ("killed", kills)):
         folder = tmp_path / name
         folder.mkdir()
-        (folder / "mine.yaml").write_text(STUDY.format(steps=900 if workers else 450, trials=trials, pruner=pruner))
+        (folder / "mine.yaml").write_text(STUDY.format(steps=900 if workers else 360, trials=trials, pruner=pruner))
         for attempt in range(deaths + 1):
             process = study_command(folder, workers)
             timer = threading.Timer(draw.uniform(4, 9), _kill, (process, bool(workers) and attempt % 2 == 1))
