@@ -19,6 +19,7 @@ import pytest
 from conftest import json_lines
 from mlflow import MlflowClient
 from scipy import stats
+from sweeps import children
 
 from harness.analysis.statistics import paired, t_interval
 from harness.errors import UsageError
@@ -539,10 +540,9 @@ def test_a_study_whose_processes_are_killed_has_the_same_trials(pruner, workers,
 
 def _kill(process, worker):
     """The coordinator, or one of its workers."""
-    listed = subprocess.run(["pgrep", "-f", "-P", str(process.pid), "executors.worker"], capture_output=True, text=True, check=False)
-    children = listed.stdout.split()
+    workers = children(process.pid, "executors.worker")
     with suppress(ProcessLookupError):
-        os.kill(int(children[0]) if worker and children else process.pid, signal.SIGKILL)
+        os.kill(workers[0] if worker and workers else process.pid, signal.SIGKILL)
     time.sleep(0.1)
 
 
