@@ -21,7 +21,7 @@ from harness.densities import DiagNormal, log_std_normal
 from harness.errors import DataError
 from harness.nets import Params
 from harness.noise import Noise
-from harness.spec import added_later
+from harness.spec import added_later, worth_tuning
 
 __all__ = [
     "Batch", "Data", "DataError", "DataStream", "DiagNormal", "Field", "Found", "Method", "Noise", "Oracle", "Params", "Particles",
@@ -48,8 +48,7 @@ def tunable(default: Number, low: Number, high: Number, log: bool = False, when:
         when: the values of other fields under which it has an effect: `{"tempering": ("free",)}`.
         allowed: pydantic's constraints (`ge=1`, `gt=0`) and `description`.
     """
-    extra: dict[str, Any] = {"tunable": {"low": low, "high": high, "log": log, "when": when}}
-    return Field(default, json_schema_extra=extra, **allowed)
+    return Field(default, json_schema_extra=worth_tuning(low, high, log, when), **allowed)
 
 
 def autograd_score(log_joint: Callable[[Tensor], Tensor]) -> Score:

@@ -16,7 +16,7 @@ from typing import Any
 from harness import training
 from harness.api import Data
 from harness.errors import UsageError
-from harness.matrix import Resolved, Setting, parse_selector, resolve
+from harness.matrix import Resolved, Setting, parse_selector, resolve, selected
 from harness.training import Progress
 
 ROUNDS = 9
@@ -214,9 +214,8 @@ class Stopwatch:
         return times
 
     def _resolve(self, entrant: Entrant, more: dict[str, Any]) -> Resolved:
-        task = {f"task.{name}": value for name, value in self._task.values.items()}
-        method = {f"method.{name}": value for name, value in entrant.setting.values.items()}
-        return resolve(entrant.setting.found, self._task.found, self._protocol, {**method, **task, **self._sets, **more})
+        given = {**selected(entrant.setting, self._task), **self._sets, **more}
+        return resolve(entrant.setting.found, self._task.found, self._protocol, given)
 
     def _start(self, point: Point) -> tuple[Iterator[Progress], int]:
         """Training of a point behind its first steps, which nobody counts, and the steps of a block."""

@@ -134,8 +134,7 @@ def cell_runs(
 ) -> list[NewRun]:
     """One method with one task: a run for each seed. The selectors' values win over `below`, and `sets` over them."""
     name = protocol or task.found.cls.default_protocol
-    selected = {f"method.{k}": v for k, v in method.values.items()} | {f"task.{k}": v for k, v in task.values.items()}
-    resolved = resolve(method.found, task.found, name, {**(below or {}), **selected, **sets})
+    resolved = resolve(method.found, task.found, name, {**(below or {}), **selected(method, task), **sets})
     first = resolved.spec(seeds[0])
     usual = _usual(method.found, task.found, resolved.method, resolved.task)
     source = f"{_source(method.found.cls)}-{_source(task.found.cls)}"
@@ -149,6 +148,13 @@ def cell_runs(
         )
         for seed in seeds
     ]
+
+
+def selected(method: Setting, task: Setting) -> dict[str, Any]:
+    """The values of two selectors by address."""
+    return {f"method.{name}": value for name, value in method.values.items()} | {
+        f"task.{name}": value for name, value in task.values.items()
+    }
 
 
 @cache

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -12,7 +11,7 @@ import torch
 from harness import evaluation, training, validation
 from harness.api import Method, Params, Particles, Task
 from harness.errors import UsageError
-from harness.matrix import Resolved, Setting, parse_selector, resolve
+from harness.matrix import Resolved, Setting, parse_selector, resolve, selected
 from harness.noise import Noise
 from harness.registry import Found
 from harness.spec import Protocol
@@ -111,9 +110,4 @@ def _one(kind: Any, given: str | Method | Task) -> Setting:
 
 
 def _resolved(method: Setting, task: Setting, protocol: str | None, settings: dict[str, Any]) -> Resolved:
-    chosen = itertools.chain(
-        ((f"method.{name}", value) for name, value in method.values.items()),
-        ((f"task.{name}", value) for name, value in task.values.items()),
-        settings.items(),
-    )
-    return resolve(method.found, task.found, protocol or task.found.cls.default_protocol, dict(chosen))
+    return resolve(method.found, task.found, protocol or task.found.cls.default_protocol, {**selected(method, task), **settings})

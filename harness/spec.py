@@ -68,9 +68,9 @@ def former_values(model: type[BaseModel]) -> dict[str, Any]:
     return {name: extra["old_runs_had"] for name, extra in extras.items() if isinstance(extra, dict) and "old_runs_had" in extra}
 
 
-def _tunable(low: float, high: float, **kwargs: Any) -> Any:
-    """A field with the range in which it is worth tuning, evenly in the logarithm."""
-    return Field(json_schema_extra={"tunable": {"low": low, "high": high, "log": True}}, **kwargs)
+def worth_tuning(low: float, high: float, log: bool = True, when: dict[str, tuple[Any, ...]] | None = None) -> dict[str, Any]:
+    """How a field keeps the range in which it is worth tuning: `Field(json_schema_extra=...)`. See `harness.api.tunable`."""
+    return {"tunable": {"low": low, "high": high, "log": log, "when": when}}
 
 
 class Protocol(BaseModel):
@@ -79,14 +79,16 @@ class Protocol(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     steps: int = Field(ge=1, description="training steps")
-    batch_size: int | None = _tunable(16, 1024, default=None, ge=1, description="examples in a batch; none: all of them")
+    batch_size: int | None = Field(
+        json_schema_extra=worth_tuning(16, 1024), default=None, ge=1, description="examples in a batch; none: all of them"
+    )
     shuffle: bool = Field(default=False, description="a new order of the examples every epoch")
     optimiser: Literal["adam", "adamax", "rmsprop"] = Field(default="adam", description="the update rule")
-    lr: float = _tunable(1e-4, 1e-1, gt=0, description="learning rate")
+    lr: float = Field(json_schema_extra=worth_tuning(1e-4, 1e-1), gt=0, description="learning rate")
     lr_schedule: Literal["constant", "cosine"] = Field(default="constant", description="cosine: falls to 0 at the last step")
     rmsprop_decay: float = Field(default=0.99, gt=0, lt=1, description="decay of rmsprop's average of squares")
     clip_norm: float | None = Field(default=None, gt=0, description="largest gradient norm of a replicate; none: unlimited")
-    particles: int = _tunable(1, 100, default=10, ge=1, description="particles in a training step")
+    particles: int = Field(json_schema_extra=worth_tuning(1, 100), default=10, ge=1, description="particles in a training step")
     bound: Literal["elbo", "iwae"] = Field(default="elbo", description="the reduction of log_w that is maximised")
     base: Literal["prior", "learned"] = Field(default="prior", description="the base density q0")
     dtype: Literal["float32", "float64"] = Field(default="float64", description="precision of parameters and densities")

@@ -396,6 +396,33 @@ def test_pruned_trials_stop_on_the_way_and_go_on_where_they_are_asked_for(bench,
     assert fresh["metrics"] == whole["metrics"], "stopping changes no bit"
 
 
+def test_a_pruner_that_looks_before_there_is_a_number_lets_the_trial_go_on(bench, workspace):
+    (workspace / "mine.yaml").write_text(
+        "summary: S.\ntune:\n  methods: [vb]\n  tasks: [digits]\n  protocol: smoke\n  set: {steps: 18, validate_every: 9}\n"
+        "  space: [lr]\n  trials: 2\n  seeds: 1000\n  report_seeds: 0\n  pruner: median\n"
+    )
+    (shown,) = json_lines(bench("study", "run", "mine.yaml", "--json"))  # it looks at steps 2 and 6; the first look at validation is 9
+    assert shown["counts"] == {"complete": 2}
+
+
+def test_a_preset_is_the_winners_whole_setting(bench, workspace):
+    (workspace / "mine.yaml").write_text(
+        'summary: S.\ntune:\n  methods: ["hvae[n_leapfrog=2,3]", vb]\n  tasks: [gaussian-2]\n  protocol: smoke\n  set: {steps: 20}\n'
+        "  space: [lr]\n  trials: 1\n  seeds: 1000\n  report_seeds: 0\n"
+    )
+    bench("study", "run", "mine.yaml")
+    command = ["run", "-t", "gaussian-2", "--preset", "mine", "--dry-run", "--json"]
+    (plan,) = json_lines(bench(*command, "-m", "hvae[n_leapfrog=3]"))
+    assert (plan["spec"]["method_fields"]["n_leapfrog"], plan["spec"]["steps"]) == (3, 20)
+    several = bench(*command, "-m", "hvae")
+    assert several.exit_code == 2
+    assert "tuned several settings of hvae on gaussian" in several.stderr
+    (workspace / "one.yaml").write_text((workspace / "mine.yaml").read_text().replace("=2,3]", "=2]"))
+    bench("study", "run", "one.yaml")
+    (plan,) = json_lines(bench("run", "-t", "gaussian-2", "--preset", "one", "--dry-run", "--json", "-m", "hvae"))
+    assert plan["spec"]["method_fields"]["n_leapfrog"] == 2, "it is the winner's, not the default"
+
+
 def test_a_setting_that_diverges_is_a_trial_that_diverged(bench, workspace):
     (workspace / "mine.yaml").write_text(
         "summary: S.\ntune:\n  methods: [hvae-untempered]\n  tasks: [gaussian-2]\n  protocol: smoke\n  set: {steps: 60, clip_norm: none}\n"

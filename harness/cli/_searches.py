@@ -31,14 +31,12 @@ def found_study(name: str) -> Study | list[Search]:
 
 def go_on(found: Study, sets: dict[str, Any], trials: int | None, work: Work, dry_run: bool, as_json: bool) -> int:
     """Go on with a tuning study."""
-    from harness.cli._tuning import look, tune_all
-    from harness.cli._verdicts import print_verdicts
+    from harness.cli._tuning import tune_all
 
     searches = found.searches(sets, trials)
     if not dry_run:
         return tune_all(searches, work, as_json)
-    verdicts = look(searches)
-    print_json(verdict.plain() for verdict in verdicts) if as_json else print_verdicts(verdicts)
+    show_best(searches, as_json)
     return 0
 
 

@@ -156,8 +156,6 @@ def write_figures(verdicts: Sequence[Verdict], target: Path) -> None:
         UsageError: there is nothing to draw yet, or the file cannot be written.
     """
     from harness.errors import UsageError
-    from harness.tuning.figures import page
-    from harness.tuning.log import read_log
 
     workspace = Workspace.current()
     store = open_store(workspace)
@@ -168,28 +166,30 @@ def write_figures(verdicts: Sequence[Verdict], target: Path) -> None:
         for verdict in begun:
             mark = f"-{verdict.search.column.method.found.name}-{verdict.search.task}" if len(begun) > 1 else ""
             path = target.with_stem(target.stem + mark)
-            with read_log(workspace.study_url, verdict.search) as log:
-                drawn = page(log.study, verdict, store) if log else ""
             try:
-                path.write_text(drawn, encoding="utf-8")
+                path.write_text(_figures(workspace, store, verdict), encoding="utf-8")
             except OSError as err:
                 raise UsageError(f"Cannot write {path}: {err.strerror}.") from err
             click.echo(f"wrote {path}", err=True)
 
 
-def _show_in_mlflow(workspace: Workspace, store: ResultStore, verdicts: Sequence[Verdict]) -> None:
-    """A parent run for each search, with its figures, over the runs of its trials."""
-    from harness.tracking.parents import show_search
+def _figures(workspace: Workspace, store: ResultStore, verdict: Verdict) -> str:
     from harness.tuning.figures import page
     from harness.tuning.log import read_log
 
+    with read_log(workspace.study_url, verdict.search) as log:
+        return page(log.study, verdict, store) if log else ""
+
+
+def _show_in_mlflow(workspace: Workspace, store: ResultStore, verdicts: Sequence[Verdict]) -> None:
+    """A parent run for each search, with its figures, over the runs of its trials."""
+    from harness.tracking.parents import show_search
+
     for verdict in [verdict for verdict in verdicts if verdict.trials]:
         search = verdict.search
-        keys = {run.spec.key: trial.number for trial in verdict.trials for run in search.runs(trial.params, search.seeds)}
+        keys = {key: trial.number for trial in verdict.trials for key in search.keys(trial.params, search.seeds)}
         try:
-            with read_log(workspace.study_url, search) as log:
-                drawn = page(log.study, verdict, store) if log else ""
-            show_search(workspace, store, search.name, search.task, keys, verdict.plain(), drawn)
+            show_search(workspace, store, search.name, search.task, keys, verdict.plain(), _figures(workspace, store, verdict))
         except Exception as err:  # noqa: BLE001 - whatever MLflow raises, the trials are safe
             reason = (str(err).strip().splitlines() or [""])[0]
             click.echo(f"MLflow does not show {search.name} yet ({reason[:150]}). Nothing is lost: repeat the command.", err=True)

@@ -29,11 +29,10 @@ def trial_line(trial: Trial, best: Trial | None, total: int) -> str:
     """`trial 7 of 30: -123.4 (best -120.1, trial 3)  lr=0.0021`."""
     said = trial.outcome if trial.score is None else number(trial.score)
     leading = "" if best is None or best.score is None else f" (best {number(best.score)}, trial {best.number})"
-    return f"  trial {trial.number} of {total}: {said}{leading}  {settings(trial.params)}"
+    return f"  trial {trial.number} of {total}: {said}{leading}  {_settings(trial.params)}"
 
 
-def settings(params: dict[str, Any]) -> str:
-    """Settings in one line, numbers to four digits."""
+def _settings(params: dict[str, Any]) -> str:
     return " ".join(f"{name}={_short(value)}" for name, value in params.items())
 
 

@@ -6,6 +6,9 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
+Sampler = Literal["tpe", "gp", "random", "grid"]
+Pruner = Literal["none", "median", "hyperband", "wilcoxon"]
+
 
 class Tune(BaseModel):
     """The `tune` part of a study file, and what `bench tune` is given."""
@@ -23,8 +26,8 @@ class Tune(BaseModel):
     report_seeds: str = "0-9"
     metric: str | None = None
     direction: Literal["maximize"] = "maximize"
-    sampler: Literal["tpe", "gp", "random", "grid"] = "tpe"
-    pruner: Literal["none", "median", "hyperband", "wilcoxon"] = "none"
+    sampler: Sampler = "tpe"
+    pruner: Pruner = "none"
     sampler_seed: int = Field(default=0, ge=0)
 
     @field_validator("seeds", "report_seeds", mode="before")

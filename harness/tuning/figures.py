@@ -41,7 +41,7 @@ def _curves(verdict: Verdict, store: ResultStore) -> Any:
     """The first replicate of each trial, the best in colour."""
     lines = []
     for trial in verdict.trials:
-        curves = store.curves(verdict.search.runs(trial.params, verdict.search.seeds)[0].spec.key)
+        curves = store.curves(verdict.search.keys(trial.params, verdict.search.seeds)[0])
         points = curves.get("validation_bound") or curves.get("bound") or []
         marked = verdict.best is not None and trial.number == verdict.best.number
         lines.append((f"trial {trial.number}", [(step, value) for step, value in points if math.isfinite(value)], marked))

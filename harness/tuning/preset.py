@@ -35,10 +35,13 @@ class Preset:
             UsageError: the study did not tune this pair, or has no winner yet.
         """
         found = [search for search in self._searches if _same(search.column.method, method) and _same(search.column.task, task)]
-        if not found:
-            tuned = ", ".join(f"{search.method} on {search.task}" for search in self._searches)
-            raise UsageError(f"'{self._study}' did not tune {method.found.name} on {task.found.name}. It tuned {tuned}.")
-        return found[0].column.protocol, {**found[0].column.shared, **self._winner(found[0])}
+        exact = [search for search in found if (search.column.method.values, search.column.task.values) == (method.values, task.values)]
+        chosen = exact or found
+        if len(chosen) != 1:
+            tuned = ", ".join(search.name.removeprefix(f"{self._study}/") for search in self._searches)
+            several = "tuned several settings of" if found else "did not tune"
+            raise UsageError(f"'{self._study}' {several} {method.found.name} on {task.found.name}. It tuned {tuned}.")
+        return chosen[0].column.protocol, {**chosen[0].column.settings, **self._winner(chosen[0])}
 
     def _winner(self, search: Search) -> dict[str, Any]:
         with read_log(self._url, search) as log:

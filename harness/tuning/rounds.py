@@ -22,11 +22,11 @@ Make = Callable[[list[NewRun], int | None], None]
 
 @dataclass(frozen=True)
 class Stage:
-    """A part of a trial after which the pruner looks: these replicates, up to a step or to the end; `at` is what Optuna is told."""
+    """A part of a trial: these replicates, up to a step or to the end; `at` is what the pruner is told of it, None for nothing."""
 
     seeds: list[int]
     until: int | None
-    at: int
+    at: int | None
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,8 @@ def stages(search: Search) -> list[Stage]:
     """The parts of a trial; all but the last are followed by a look of the pruner."""
     if search.tune.pruner == "wilcoxon":
         return [Stage([seed], None, place) for place, seed in enumerate(search.seeds)]
-    return [Stage(search.seeds, step, step) for step in rungs(search)] + [Stage(search.seeds, None, search.steps)]
+    last = Stage(search.seeds, None, None if search.tune.pruner == "none" else search.steps)
+    return [Stage(search.seeds, step, step) for step in rungs(search)] + [last]
 
 
 def total(search: Search) -> int:
@@ -86,69 +87,75 @@ def _round(search: Search, log: Log, store: ResultStore, make: Make, trials: lis
     reports: dict[int, dict[int, float]] = {number: {} for number in going}
     pruned: set[int] = set()
     parts = stages(search)
-    for stage in parts if len(parts) > 1 else ():
+    for stage in parts:
         make([run for trial in going.values() for run in search.runs(trial.params, stage.seeds)], stage.until)
         for number, trial in list(going.items()):
-            seen = _report(search, store, trial, stage)
-            if seen is None:  # it diverged or failed: there is nothing to compare
+            keys = search.keys(trial.params, stage.seeds)
+            if _has_failed(store, keys):
                 del going[number]
-                continue
-            reports[number][stage.at] = seen
-            if stage is not parts[-1] and log.prunes(number, first, reports[number]):
-                pruned.add(number)
-                del going[number]
-    if len(parts) == 1:
-        make([run for trial in trials for run in search.runs(trial.params, search.seeds)], None)
+            elif stage.at is not None and (seen := _seen(search, store, keys, stage)) is not None:
+                reports[number][stage.at] = seen
+                if stage is not parts[-1] and log.prunes(number, first, reports[number]):
+                    pruned.add(number)
+                    del going[number]
     for trial in trials:
         outcome, score = ("pruned", None) if trial.number in pruned else outcome_of(search, store, trial)
-        if outcome == "pruned":
-            reason = f"the {search.tune.pruner} pruner of {search.name} ended trial {trial.number}"
-            store.prune([run.spec.key for run in search.runs(trial.params, search.seeds)], reason)
+        if outcome != "complete":  # replicates that were stopped on the way go no further
+            reason = f"trial {trial.number} of {search.name}: {outcome} ({search.tune.pruner} pruner)"
+            store.prune(search.keys(trial.params, search.seeds), reason)
         log.tell(trial.number, first, outcome, score, reports[trial.number])
         yield log.trials()[trial.number]
 
 
-def _report(search: Search, store: ResultStore, trial: Trial, stage: Stage) -> float | None:
-    """What the pruner is shown of a trial after a stage: the mean over its replicates; None where there is no finite number."""
-    keys = [run.spec.key for run in search.runs(trial.params, stage.seeds)]
-    rows = store.rows(keys)
-    if any(rows[key].status in (Status.DIVERGED, Status.FAILED) for key in keys):
-        return None
+def _has_failed(store: ResultStore, keys: Sequence[str]) -> bool:
+    return any(row.status in (Status.DIVERGED, Status.FAILED) for row in store.rows(keys).values())
+
+
+def _seen(search: Search, store: ResultStore, keys: Sequence[str], stage: Stage) -> float | None:
+    """What the pruner is shown after a stage: the mean over replicates; None where there is no number yet, or none that is finite."""
     if stage.until is None:
-        values = [metrics[search.metric].value for metrics in store.metrics(keys).values()]
-    else:
-        values = [_on_the_way(store, key, stage.until) for key in keys]
-    mean = math.fsum(values) / len(values) if len(values) == len(keys) else math.nan
+        return _mean_score(search, store, keys)
+    return _finite_mean([_on_the_way(store, key, stage.until) for key in keys])
+
+
+def _mean_score(search: Search, store: ResultStore, keys: Sequence[str]) -> float | None:
+    """The mean over replicates, where all of them have a finite score."""
+    found = store.metrics(keys)
+    return _finite_mean([found[key][search.metric].value if search.metric in found.get(key, {}) else math.nan for key in keys])
+
+
+def _finite_mean(values: Sequence[float]) -> float | None:
+    mean = math.fsum(values) / len(values) if all(map(math.isfinite, values)) else math.nan
     return mean if math.isfinite(mean) else None
 
 
 def _on_the_way(store: ResultStore, key: str, step: int) -> float:
     """The bound on the validation data at this step or the last look before it; of tasks without, the training bound's."""
     curves = store.curves(key)
-    points = [value for at, value in curves.get("validation_bound") or curves.get("bound", []) if at <= step]
+    points = [value for at, value in curves.get("validation_bound", curves.get("bound", [])) if at <= step]
     return points[-1] if points else math.nan
 
 
 def outcome_of(search: Search, store: ResultStore, trial: Trial) -> tuple[str, float | None]:
     """How a trial that was made ended, and its score where all its replicates have one: their mean."""
-    keys = [run.spec.key for run in search.runs(trial.params, search.seeds)]
-    rows = store.rows(keys)
+    keys = search.keys(trial.params, search.seeds)
+    ended = {row.status for row in store.rows(keys).values()}
     for status in (Status.FAILED, Status.DIVERGED):
-        if any(row.status == status for row in rows.values()):
+        if status in ended:
             return status.value, None
-    scores = [metrics[search.metric].value for metrics in store.metrics(keys).values() if search.metric in metrics]
-    mean = math.fsum(scores) / len(scores) if len(scores) == len(keys) else math.nan
-    return ("complete", mean) if math.isfinite(mean) else ("not finite", None)
+    score = _mean_score(search, store, keys)
+    return ("not finite", None) if score is None else ("complete", score)
 
 
 def cost(search: Search, store: ResultStore, trials: Sequence[Trial]) -> Cost:
-    """What these trials took so far."""
+    """What these trials took so far; a run that two of them share counts once."""
+    settings = {tuple(search.keys(trial.params, search.seeds)): None for trial in trials}
+    together = search.column.task.found.cls.stacks and search.tune.pruner != "wilcoxon"
     found = Cost()
-    stacks = search.column.task.found.cls.stacks
-    for trial in trials:
-        rows = list(store.rows([run.spec.key for run in search.runs(trial.params, search.seeds)]).values())
+    for keys in settings:
+        rows = list(store.rows(keys).values())
         seconds = [row.wall_s for row in rows]
-        spent = max(seconds, default=0.0) if stacks and search.tune.pruner != "wilcoxon" else math.fsum(seconds)
+        spent = max(seconds, default=0.0) if together else math.fsum(seconds)
         found = Cost(found.runs + len(rows), found.steps + sum(row.step for row in rows), found.seconds + spent)
     return found
 

@@ -59,6 +59,10 @@ class Search:
             self._runs[name] = cell_runs(column.method, column.task, seeds, column.protocol, {**column.shared, **params})
         return self._runs[name]
 
+    def keys(self, params: dict[str, Any], seeds: list[int]) -> list[str]:
+        """The keys of those runs."""
+        return [run.spec.key for run in self.runs(params, seeds)]
+
     @property
     def steps(self) -> int:
         """Training steps of a run."""
@@ -71,12 +75,11 @@ class Search:
     def definition(self) -> dict[str, Any]:
         """What must stay the same from the first trial to the last: all but the number of trials and the seeds to report."""
         tuned = {dimension.address for dimension in self.space}
-        fixed = {f"{address}": value for address, value in self.column.values().items() if address not in tuned}
         spec = self._default[0].spec
         return {
             "method": f"{spec.method}, version {spec.method_version}",
             "task": f"{spec.task}, version {spec.task_version}",
-            **{f"set.{address}": value for address, value in fixed.items()},
+            **{f"set.{address}": value for address, value in self.column.values().items() if address not in tuned},
             **{f"space.{dimension.address}": dimension.plain() for dimension in self.space},
             **({"trials": self.tune.trials} if self.tune.sampler == "grid" else {}),
             "seeds": self.seeds,

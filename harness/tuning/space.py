@@ -17,7 +17,7 @@ from typing import Any
 from pydantic import BaseModel
 
 from harness.errors import InvalidSelector, InvalidSetting, UnknownName, UsageError
-from harness.matrix import Setting, resolve
+from harness.matrix import Setting, resolve, selected
 from harness.spec import Protocol
 
 FIXED = ("steps", "eval_particles", "validate_every", "patience", "dtype")
@@ -62,10 +62,14 @@ class Column:
     protocol: str
     shared: dict[str, Any]
 
+    @property
+    def settings(self) -> dict[str, Any]:
+        """What differs from the protocol, by address."""
+        return {**selected(self.method, self.task), **self.shared}
+
     def values(self, extra: dict[str, Any] | None = None) -> dict[str, Any]:
         """Every field by its address, with `extra` on top."""
-        selected = {f"method.{k}": v for k, v in self.method.values.items()} | {f"task.{k}": v for k, v in self.task.values.items()}
-        given = {**selected, **self.shared, **(extra or {})}
+        given = {**self.settings, **(extra or {})}
         return resolve(self.method.found, self.task.found, self.protocol, given).addresses()
 
 
@@ -93,8 +97,7 @@ def _declared(column: Column) -> dict[str, dict[str, Any]]:
         for name, field in model.model_fields.items():
             extra: Any = field.json_schema_extra
             ends = extra.get("tunable") if isinstance(extra, dict) else None
-            when = (ends or {}).get("when") or {}
-            if ends and all(values[prefix + other] in allowed for other, allowed in when.items()):
+            if ends and all(values[prefix + other] in allowed for other, allowed in (ends["when"] or {}).items()):
                 found[prefix + name] = ends
     return found
 
