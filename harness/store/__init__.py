@@ -17,6 +17,7 @@ from harness.store.rows import (
     Saved,
     Standing,
 )
+from harness.store.scores import CellRow, Replicate, Scores
 from harness.store.store import ResultStore
 from harness.store.transfer import Adoption, Result
 from harness.store.upgrade import HEAD, backup, current_revision, info, upgrade
@@ -26,6 +27,7 @@ __all__ = [
     "Adoption",
     "ArtifactFile",
     "CheckpointFile",
+    "CellRow",
     "Claim",
     "Curve",
     "HistoryRow",
@@ -34,10 +36,12 @@ __all__ = [
     "OpenRun",
     "Outcome",
     "Owner",
+    "Replicate",
     "Result",
     "ResultStore",
     "RunRow",
     "Saved",
+    "Scores",
     "Standing",
     "backup",
     "current_revision",

@@ -27,6 +27,7 @@ from harness.store.rows import (
     Saved,
     Standing,
 )
+from harness.store.scores import Scores
 from harness.store.transfer import Adoption, Result
 
 LEASE_S = 60.0
@@ -154,6 +155,11 @@ class ResultStore:
         """What the run's last attempt ran on; empty before that."""
         with self._read() as connection:
             return reading.environment(connection, key)
+
+    @property
+    def scores(self) -> Scores:
+        """What comparisons read."""
+        return Scores(self._read)
 
     def holders(self, keys: Sequence[str]) -> dict[str, tuple[Owner, float, float]]:
         """The living holder of each running run, since when, and when its lease expires (database's clock)."""

@@ -1,0 +1,95 @@
+"""What comparisons ask of the result database: few columns of many runs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection
+from contextlib import AbstractContextManager
+from typing import Any, NamedTuple
+
+from pydantic_core import from_json
+from sqlalchemy import Connection, func, select
+
+from harness.errors import StoreError
+from harness.spec import Status
+from harness.store.floats import decode, decode_curve
+from harness.store.reading import chunks
+from harness.store.rows import Curve
+from harness.store.schema import curves, environments, metrics, runs
+
+
+class CellRow(NamedTuple):
+    """What the replicates of a cell have in common; `spec` is that of the run `key`, whose name is the first in order."""
+
+    cell: str
+    method: str
+    task: str
+    task_label: str
+    protocol: str
+    settings: dict[str, Any]
+    spec: dict[str, Any]
+    key: str
+
+
+class Replicate(NamedTuple):
+    """One run of a cell: how it ended, seconds of work, and the names of its plugins' source and of its environment."""
+
+    key: str
+    cell: str
+    seed: int
+    status: Status
+    reason: str | None
+    step: int
+    wall_s: float
+    source_hash: str
+    environment: str | None
+
+
+class Scores:
+    """Reads what comparisons need, each method in one transaction."""
+
+    def __init__(self, read: Callable[[], AbstractContextManager[Connection]]) -> None:
+        self._read = read
+
+    def cells(self) -> list[CellRow]:
+        """Every cell that has runs, sorted by task, method and cell."""
+        first = select(func.min(runs.c.key)).group_by(runs.c.cell)
+        columns = [runs.c[name] for name in CellRow._fields]
+        query = select(*columns).where(runs.c.key.in_(first)).order_by(runs.c.task_label, runs.c.method, runs.c.cell)
+        with self._read() as connection:
+            return [CellRow(*row)._replace(settings=from_json(row.settings), spec=from_json(row.spec)) for row in connection.execute(query)]
+
+    def replicates(self, cells: Collection[str]) -> list[Replicate]:
+        """The runs of these cells, sorted by cell and seed."""
+        statuses = {status.value: status for status in Status}
+        query = select(*(runs.c[name] for name in Replicate._fields))
+        with self._read() as connection:
+            rows = [row for part in chunks(cells) for row in connection.execute(query.where(runs.c.cell.in_(part)))]
+        found = [Replicate(row[0], row[1], row[2], statuses[row[3]], *row[4:]) for row in rows]
+        return sorted(found, key=lambda run: (run.cell, run.seed, run.key))
+
+    def metric(self, name: str) -> dict[str, float]:
+        """One metric of every run that has it, by key."""
+        query = select(metrics.c.run, metrics.c.value, metrics.c.kind).where(metrics.c.name == name)
+        with self._read() as connection:
+            values = {key: decode(value, kind) for key, value, kind in connection.execute(query)}
+        damaged = [key for key, value in values.items() if value is None]
+        if damaged:
+            raise StoreError(f"The metric '{name}' of run {damaged[0]} has no value. Put a backup in the database's place.")
+        return {key: value for key, value in values.items() if value is not None}
+
+    def metric_names(self) -> list[str]:
+        """The names of all stored metrics, sorted."""
+        with self._read() as connection:
+            return sorted(connection.execute(select(metrics.c.name).distinct()).scalars())
+
+    def curve(self, name: str, keys: Collection[str]) -> dict[str, Curve]:
+        """One curve of these runs, by key; a run without it is left out."""
+        query = select(curves.c.run, curves.c.steps, curves.c["values"]).where(curves.c.name == name)
+        with self._read() as connection:
+            rows = [row for part in chunks(keys) for row in connection.execute(query.where(curves.c.run.in_(part)))]
+        return {key: decode_curve(steps, values) for key, steps, values in rows}
+
+    def environments(self) -> dict[str, dict[str, Any]]:
+        """Every environment on record by its name."""
+        with self._read() as connection:
+            return {row.digest: from_json(row.environment) for row in connection.execute(select(environments))}
