@@ -7,7 +7,7 @@ from contextlib import AbstractContextManager
 from typing import Any, NamedTuple
 
 from pydantic_core import from_json
-from sqlalchemy import Connection, func, select
+from sqlalchemy import Connection, Select, func, select
 
 from harness.errors import StoreError
 from harness.spec import Status
@@ -61,7 +61,7 @@ class Scores:
     def replicates(self, cells: Collection[str]) -> list[Replicate]:
         """The runs of these cells, sorted by cell and seed."""
         statuses = {status.value: status for status in Status}
-        query = select(*(runs.c[name] for name in Replicate._fields))
+        query: Select[Any] = select(*(runs.c[name] for name in Replicate._fields))
         with self._read() as connection:
             rows = [row for part in chunks(cells) for row in connection.execute(query.where(runs.c.cell.in_(part)))]
         found = [Replicate(row[0], row[1], row[2], statuses[row[3]], *row[4:]) for row in rows]
