@@ -168,6 +168,11 @@ class Task(BaseModel, frozen=True, extra="forbid", allow_inf_nan=False):
         """C, the size of `Problem.context`; 0 where there is none."""
         return 0
 
+    @property
+    def scored_by(self) -> tuple[str, ...]:
+        """The fields of the protocol that change what the final scores mean: runs that differ there are never compared."""
+        return ("eval_particles",)
+
     def load(self, noise: Noise) -> Data:
         """One replicate's data, on the CPU; never depends on the method."""
         raise NotImplementedError

@@ -135,6 +135,15 @@ class RunSpec(Protocol):
         return Protocol(**{name: getattr(self, name) for name in Protocol.model_fields})
 
 
+def settings_text(settings: dict[str, Any]) -> str:
+    """Settings in one line, as `--set` takes them.
+
+    >>> settings_text({"method.n_leapfrog": 1, "clip_norm": None})
+    'n_leapfrog=1 clip_norm=none'
+    """
+    return " ".join(f"{name.removeprefix('method.')}={'none' if value is None else value}" for name, value in settings.items())
+
+
 class Plan(BaseModel):
     """What only changes speed, kept with the run so that whoever resumes it computes the same bits."""
 

@@ -107,6 +107,11 @@ class Gaussian(Task, frozen=True):
         """d."""
         return self.dim
 
+    @property
+    def scored_by(self) -> tuple[str, ...]:
+        """Where each mini-batch is a data set of its own, also their size."""
+        return ("eval_particles",) if self.batch_likelihood == "scaled" else ("eval_particles", "batch_size")
+
     def truth(self) -> tuple[Tensor, Tensor]:
         """The true delta and sigma, [D] each."""
         n = torch.arange(self.dim, dtype=torch.float64) - (self.dim - 1) / 2

@@ -7,7 +7,9 @@ from collections.abc import Sequence
 from typing import Any
 
 from harness import registry
-from harness.cli._options import console, duration, number, settings_text
+from harness.analysis.labels import unsaid
+from harness.cli._options import console, duration, number
+from harness.spec import settings_text
 from harness.store import NewRun
 
 LEFT = ("method", "settings", "status")
@@ -42,7 +44,7 @@ def _row(task: Any, members: list[dict[str, Any]], by_key: dict[str, NewRun]) ->
     """One cell, by column."""
     first = by_key[members[0]["key"]]
     label = registry.method_label(first.spec.method, first.spec.method_fields)
-    settings = _beside(members[0]["settings"], label, first.spec.method, task.protocols[first.protocol])
+    settings = unsaid(members[0]["settings"], label, first.spec.method, task, first.protocol)
     values = {name: _mean(members, name) for name in task.headline}
     counts = {"seeds": str(len(members)), "status": _statuses(members)}
     return {"method": label, "settings": settings_text(settings)} | counts | values | {"time": _time(members)}
@@ -68,13 +70,6 @@ def _print_rows(out: Any, rows: list[dict[str, str]]) -> None:
         out.print()
         for name in columns:
             out.print(f"  {name:<{max(map(len, columns))}}  {row[name]}", markup=False)
-
-
-def _beside(settings: dict[str, Any], label: str, method: str, protocol: dict[str, Any]) -> dict[str, Any]:
-    """The settings that neither the label nor the title says."""
-    variant = registry.find("method", method).cls.variants.get(label.removeprefix(f"{method}-"), {})
-    said = protocol | {f"method.{name}": value for name, value in variant.items()}
-    return {name: value for name, value in settings.items() if name not in said or said[name] != value}
 
 
 def _statuses(members: list[dict[str, Any]]) -> str:

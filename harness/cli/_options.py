@@ -85,11 +85,6 @@ def number(value: float, error: float | None = None) -> str:
     return f"{value:.4g}" if abs(value) < 1e4 else f"{value:,.0f}"
 
 
-def settings_text(settings: dict[str, Any]) -> str:
-    """Settings in one line, as `--set` takes them."""
-    return " ".join(f"{name.removeprefix('method.')}={'none' if value is None else value}" for name, value in settings.items())
-
-
 def plural(count: int, noun: str) -> str:
     """A count with its noun.
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from harness.cli._options import console, duration, json_option, number, open_store, plural, print_json, settings_text
+from harness.cli._options import console, duration, json_option, number, open_store, plural, print_json
 from harness.workspace import Workspace
 
 if TYPE_CHECKING:
@@ -138,6 +138,7 @@ def runs(limit: int, method: str | None, task: str | None, status: str | None, a
 
 
 def _run_row(run: dict[str, Any], created_at: float) -> tuple[str, ...]:
+    from harness.spec import settings_text
 
     elbo = run["metrics"].get("elbo")
     return (

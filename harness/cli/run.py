@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from harness.cli._making import carry_out
-from harness.cli._options import json_option, matrix_options, plural, print_json, settings_text
+from harness.cli._options import json_option, matrix_options, plural, print_json
 from harness.cli._work import Work, work_options
 from harness.workspace import Workspace
 
@@ -80,6 +80,7 @@ def print_plan(runs: list[NewRun], as_json: bool) -> None:
     from rich.table import Table
 
     from harness.cli._options import console
+    from harness.spec import settings_text
 
     table = Table("key", "method", "task", "seed", "settings", title=f"{plural(len(runs), 'run')} would be made", title_justify="left")
     for plan in plans:

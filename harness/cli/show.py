@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from harness.cli._options import console, duration, json_option, number, open_store, print_json, settings_text
+from harness.cli._options import console, duration, json_option, number, open_store, print_json
 from harness.errors import UnknownName, UsageError
 from harness.workspace import Workspace
 
@@ -191,6 +191,7 @@ def _print_run(run: dict[str, Any], row: RunRow) -> None:
     from rich.table import Table
 
     from harness.registry import method_label
+    from harness.spec import settings_text
 
     out = console()
     label = method_label(row.method, row.spec["method_fields"])

@@ -62,9 +62,11 @@ class Scores:
         """The runs of these cells, sorted by cell and seed."""
         statuses = {status.value: status for status in Status}
         query: Select[Any] = select(*(runs.c[name] for name in Replicate._fields))
+        found: list[Replicate] = []
         with self._read() as connection:
-            rows = [row for part in chunks(cells) for row in connection.execute(query.where(runs.c.cell.in_(part)))]
-        found = [Replicate(row[0], row[1], row[2], statuses[row[3]], *row[4:]) for row in rows]
+            for part in chunks(cells):
+                found += map(Replicate._make, connection.execute(query.where(runs.c.cell.in_(part))))
+        found = [run._replace(status=statuses[run.status]) for run in found]
         return sorted(found, key=lambda run: (run.cell, run.seed, run.key))
 
     def metric(self, name: str) -> dict[str, float]:

@@ -1,0 +1,142 @@
+"""What stands at the head of rows and columns: how a run was trained labels its row, what its scores mean its column."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
+
+from harness import registry
+from harness.errors import BenchError
+from harness.spec import Protocol, settings_text
+from harness.store import CellRow
+
+Aspects = tuple[tuple[str, Any], ...]
+
+
+@dataclass(frozen=True)
+class RowName:
+    """A method with its variant, by address the settings that neither it nor the protocol says, and the protocol."""
+
+    method: str
+    settings: tuple[tuple[str, Any], ...]
+    protocol: str
+
+    @property
+    def text(self) -> str:
+        """`hvae n_leapfrog=1`."""
+        return f"{self.method} {settings_text(dict(self.settings))}".strip()
+
+    @property
+    def order(self) -> tuple[Any, ...]:
+        """Sorted by this, rows stand by method, then by settings, numbers by size."""
+        return self.method, [(name, not isinstance(value, int | float), value if isinstance(value, int | float) else str(value))
+                             for name, value in self.settings], self.protocol  # fmt: skip
+
+
+@dataclass(frozen=True)
+class ColumnName:
+    """A task with its variant, and by name all that its scores depend on besides what was trained."""
+
+    task: str
+    aspects: Aspects
+
+
+def unsaid(settings: dict[str, Any], label: str, method: str, task: Any, protocol: str) -> dict[str, Any]:
+    """The settings that neither the method's label nor its protocol says; `task` is the plugin's class, or None where it has gone."""
+    said = (protocol_values(task, protocol) if task else {}) | {f"method.{name}": value for name, value in _variant(method, label).items()}
+    return {name: value for name, value in settings.items() if name not in said or said[name] != value}
+
+
+def protocol_values(task: Any, protocol: str) -> dict[str, Any]:
+    """What a protocol says by its name: its own values, and the usual ones of fields that the default protocol sets instead."""
+    own = task.protocols.get(protocol, {})
+    fields = Protocol.model_fields
+    usual = {
+        name: fields[name].default for name in task.protocols[task.default_protocol] if name in fields and not fields[name].is_required()
+    }
+    return usual | own if protocol in task.protocols else {}
+
+
+def _variant(method: str, label: str) -> dict[str, Any]:
+    name, fields = registry.method_and_variant(label)
+    return fields if name == method else {}
+
+
+@cache
+def _task(name: str) -> Any:
+    try:
+        return registry.find("task", name).cls
+    except BenchError:  # a plugin that has gone since: what is stored still has a name
+        return None
+
+
+def row_name(cell: CellRow) -> RowName:
+    """How a cell's row is called."""
+    label = registry.method_label(cell.method, cell.spec["method_fields"])
+    shared = {name for name, _ in _aspects(cell)}
+    settings = {name: value for name, value in cell.settings.items() if not name.startswith("task.") and name not in shared}
+    return RowName(label, ordered(unsaid(settings, label, cell.method, _task(cell.task), cell.protocol)), cell.protocol)
+
+
+def spelt_out(rows: Sequence[RowName], specs: Sequence[dict[str, Any]]) -> list[RowName]:
+    """Rows of one method name the same fields of it: where one says `n_leapfrog=1`, the others say theirs."""
+    named: dict[str, set[str]] = {}
+    for row in rows:
+        named.setdefault(row.method, set()).update(name for name, _ in row.settings if name.startswith("method."))
+    return [_with(row, {name: at(spec, name) for name in named[row.method]}) for row, spec in zip(rows, specs, strict=True)]
+
+
+def _with(row: RowName, settings: dict[str, Any]) -> RowName:
+    return RowName(row.method, ordered(settings | dict(row.settings)), row.protocol)
+
+
+def ordered(settings: dict[str, Any]) -> tuple[tuple[str, Any], ...]:
+    """Settings by address, those of the method first."""
+    return tuple(sorted(settings.items(), key=lambda item: (not item[0].startswith("method."), item[0])))
+
+
+def at(spec: dict[str, Any], address: str) -> Any:
+    """The value of a spec at the address that `--set` knows it under."""
+    kind, _, name = address.rpartition(".")
+    return spec.get(f"{kind}_fields", {}).get(name) if kind else spec.get(name)
+
+
+def column_name(cell: CellRow) -> ColumnName:
+    """How a cell's column is called."""
+    return ColumnName(cell.task_label, _aspects(cell))
+
+
+def _aspects(cell: CellRow) -> Aspects:
+    """What the scores mean: the task's fields and version, and the fields of the protocol that scoring reads."""
+    fields = {f"task.{name}": value for name, value in sorted(cell.spec["task_fields"].items())}
+    read = {name: cell.spec.get(name) for name in _scored_by(cell)}
+    return tuple((fields | {"task_version": cell.spec["task_version"]} | read).items())
+
+
+def _scored_by(cell: CellRow) -> Iterable[str]:
+    task = _task(cell.task)
+    if task is None:
+        return ("eval_particles",)
+    try:
+        return registry.build(task, f"task '{cell.task}'", cell.spec["task_fields"], "task.").scored_by
+    except BenchError:  # fields of another version of the plugin
+        return ("eval_particles",)
+
+
+def differences(specs: Iterable[dict[str, Any]]) -> dict[str, list[Any]]:
+    """The addresses at which specs differ, with the value of each; the seed is left out. What is missing is None.
+
+    >>> differences([{"lr": 0.1, "method_fields": {"k": 1}, "seed": 0}, {"lr": 0.1, "method_fields": {"k": 2}, "seed": 1}])
+    {'method.k': [1, 2]}
+    """
+    flat = [_flat(spec) for spec in specs]
+    names = dict.fromkeys(name for one in flat for name in one)
+    columns = {name: [one.get(name) for one in flat] for name in names}
+    return {name: values for name, values in columns.items() if any(value != values[0] for value in values)}
+
+
+def _flat(spec: dict[str, Any]) -> dict[str, Any]:
+    plugins = {f"{kind}.{name}": value for kind in ("method", "task") for name, value in spec.get(f"{kind}_fields", {}).items()}
+    return plugins | {name: value for name, value in spec.items() if name not in ("method_fields", "task_fields", "seed")}

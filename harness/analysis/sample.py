@@ -1,0 +1,123 @@
+"""The runs that a comparison is about, by row and column, with their metrics."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, field, replace
+from fnmatch import fnmatchcase
+from typing import Any
+
+from harness import registry
+from harness.analysis.labels import ColumnName, RowName, column_name, differences, ordered, row_name, spelt_out
+from harness.spec import Status
+from harness.store import CellRow, Replicate, ResultStore
+
+TUNED_FROM = 1000
+"""Seeds from here on are those that settings are tuned on: comparisons leave them out unless they are asked for."""
+
+
+@dataclass(frozen=True)
+class Group:
+    """The replicates of one cell, with the row and the column where they stand; sorted by seed."""
+
+    cell: CellRow
+    row: RowName
+    column: ColumnName
+    runs: tuple[Replicate, ...]
+
+    @property
+    def failures(self) -> dict[str, int]:
+        """How many runs ended without a result, by status."""
+        return dict(Counter(run.status.value for run in self.runs if run.status is not Status.DONE))
+
+
+@dataclass
+class Sample:
+    """Groups, and what is stored of their runs; metrics are read when they are first asked for."""
+
+    store: ResultStore
+    groups: list[Group]
+    left_out: dict[str, int]
+    withdrawn: dict[str, str] = field(default_factory=dict)
+    _metrics: dict[str, dict[str, float]] = field(default_factory=dict)
+
+    def metric(self, name: str) -> dict[str, float]:
+        """A metric by run, of all runs that have it."""
+        if name not in self._metrics:
+            self._metrics[name] = self.store.scores.metric(name)
+        return self._metrics[name]
+
+    def values(self, group: Group, name: str) -> dict[int, float]:
+        """A metric of the group's finished runs, by seed."""
+        stored = self.metric(name)
+        return {run.seed: stored[run.key] for run in group.runs if run.status is Status.DONE and run.key in stored}
+
+
+def draw(
+    store: ResultStore,
+    methods: Sequence[str] = (),
+    tasks: Sequence[str] = (),
+    protocol: str | None = None,
+    seeds: Collection[int] | None = None,
+) -> Sample:
+    """The runs that are wanted.
+
+    Args:
+        methods: labels with their variant, or patterns of them: `hvae*`. Without any: all.
+        tasks: the same of tasks: `gaussian-*`.
+        protocol: of runs under this one only.
+        seeds: these replicates; without them all below `TUNED_FROM`.
+    """
+    cells = [cell for cell in store.scores.cells() if _wanted(cell, methods, tasks, protocol)]
+    by_cell: dict[str, list[Replicate]] = {cell.cell: [] for cell in cells}
+    left_out: Counter[str] = Counter()
+    for run in store.scores.replicates(list(by_cell)):
+        reason = _left_out(run, seeds)
+        if reason is None:
+            by_cell[run.cell].append(run)
+        else:
+            left_out[reason] += 1
+    groups = [Group(cell, row_name(cell), column_name(cell), tuple(by_cell[cell.cell])) for cell in cells if by_cell[cell.cell]]
+    rows = spelt_out([group.row for group in groups], [group.cell.spec for group in groups])
+    groups = [replace(group, row=row) for group, row in zip(groups, rows, strict=True)]
+    return Sample(store, _told_apart(groups), dict(left_out))
+
+
+def _wanted(cell: CellRow, methods: Sequence[str], tasks: Sequence[str], protocol: str | None) -> bool:
+    label = registry.method_label(cell.method, cell.spec["method_fields"])
+    return (
+        (not methods or any(fnmatchcase(label, pattern) or fnmatchcase(cell.method, pattern) for pattern in methods))
+        and (not tasks or any(fnmatchcase(cell.task_label, pattern) or fnmatchcase(cell.task, pattern) for pattern in tasks))
+        and (protocol is None or cell.protocol == protocol)
+    )
+
+
+def _left_out(run: Replicate, seeds: Collection[int] | None) -> str | None:
+    """Why a run is in no table; None where it is in one."""
+    if seeds is not None and run.seed not in seeds:
+        return "other seeds"
+    if seeds is None and run.seed >= TUNED_FROM:
+        return f"seeds from {TUNED_FROM} on, which are for tuning"
+    if run.status is Status.PRUNED:
+        return "pruned in tuning"
+    if run.status in (Status.QUEUED, Status.RUNNING, Status.INTERRUPTED):
+        return "not ended yet"
+    return None
+
+
+def _told_apart(groups: list[Group]) -> list[Group]:
+    """Groups that would stand at the same place get what they differ in added to their rows' names."""
+    places: dict[tuple[RowName, ColumnName], list[Group]] = {}
+    for group in groups:
+        places.setdefault((group.row, group.column), []).append(group)
+    return [group for place in places.values() for group in (_with_differences(place) if len(place) > 1 else place)]
+
+
+def _with_differences(place: list[Group]) -> list[Group]:
+    differing = differences([group.cell.spec for group in place])
+    named = []
+    for number, group in enumerate(place):
+        said: dict[str, Any] = dict(group.row.settings) | {name: values[number] for name, values in differing.items()}
+        named.append(replace(group, row=replace(group.row, settings=ordered(said))))
+    return named
