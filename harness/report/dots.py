@@ -1,0 +1,63 @@
+"""Each task's headline metrics by method: a dot for a mean, a bar for its interval."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from harness.analysis.metrics import headline, meaning
+from harness.analysis.sample import Group
+from harness.report.axes import Mark, Scale, fitting, trace, undrawn
+from harness.report.dimension import families
+from harness.report.page import Figure, Plot
+from harness.report.view import PERCENT, View, anchor, basis, columns, label, titled, unique, unit
+
+ROW_HEIGHT, AXIS_HEIGHT = 40, 60
+"""In pixels: of a row with its name above its dot, and of the horizontal axis."""
+
+
+def figures(view: View) -> list[Figure]:
+    """A figure for each task that was run in one dimension, or that has none."""
+    joined = {group.cell.cell for groups in families(view.sample.groups).values() for group in groups}
+    found = columns(group for group in view.sample.groups if group.cell.cell not in joined)
+    drawn = [
+        _figure(view, id, name, groups)
+        for id, (name, groups) in zip(unique(anchor("scores", name) for name in found), found.items(), strict=True)
+    ]
+    return [figure for figure in drawn if figure.plots]
+
+
+def _figure(view: View, id: str, name: str, groups: Sequence[Group]) -> Figure:
+    plots, notes = [], []
+    for metric in headline(groups[0].cell.task):
+        marks = [(group, Mark(-place, interval, (view.name(group),)))
+                 for place, group in enumerate(groups) if (interval := view.interval(group, metric))]  # fmt: skip
+        if marks:
+            scale = fitting([mark.interval for _, mark in marks])
+            traces = [trace([mark], view.look(group), 0, scale, "x", line=False) | {"legendgroup": ""} for group, mark in marks]
+            names = {-place: view.name(group) for place, group in enumerate(groups)}
+            plots.append(Plot(titled(metric), traces, rows_layout(names, scale, _axis(metric)), rows_height(len(groups))))
+            notes += undrawn((mark for _, mark in marks), scale, metric)
+    about = f"Means over replicates with {PERCENT} t intervals; {basis(groups)}"
+    return Figure(id, f"Scores: {name}", about, plots, notes=notes)
+
+
+def _axis(metric: str) -> str:
+    better = meaning(metric).better
+    return f"{unit(metric)} ({better} is better)" if better else unit(metric)
+
+
+def rows_height(count: int) -> int:
+    """The height of a chart with so many rows."""
+    return AXIS_HEIGHT + ROW_HEIGHT * count
+
+
+def rows_layout(names: dict[int, str], scale: Scale, title: str) -> dict[str, Any]:
+    """Rows with their names above them, so that long names leave the width to the data; places go down from 0."""
+    written = [
+        {"xref": "paper", "x": 0, "xanchor": "left", "y": place, "yanchor": "bottom", "yshift": 5, "text": label(name), "showarrow": False,
+         "font": {"size": 11}, "align": "left"}
+        for place, name in names.items()
+    ]  # fmt: skip
+    down = {"range": [min(names) - 0.4, 0.8], "tickvals": list(names), "showticklabels": False, "ticks": ""}
+    return {"annotations": written, "yaxis": down, "xaxis": scale.axis(title), "margin": {"l": 14}}
