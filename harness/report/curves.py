@@ -49,7 +49,8 @@ def _figure(
     about = (
         f"The training bound, each line the mean over the first replicates, {SEEDS} at most, with {POINTS} points at most. "
         "Gradient evaluations are those of the log-joint. Seconds are a run's seconds of work, spread evenly over its steps; "
-        "replicates that train together each have the seconds of all. The vertical axis shows where nine of ten lines are after the first tenth; a double click shows everything."
+        "replicates that train together each have the seconds of all. The vertical axis "
+        "shows where nine of ten lines are after the first tenth; a double click shows everything."
     )
     return Figure(id, f"Learning curves: {name}", about, [Plot("", traces, layout, 440)] if traces else [], keys, CHOICES)
 

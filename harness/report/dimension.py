@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from functools import cache
 from typing import Any
 
 from harness import registry
@@ -75,6 +76,7 @@ def signature(task: str, group: Group) -> Aspects:
     return tuple((name, value) for name, value in group.column.aspects if name != f"task.{_variant(task)}")
 
 
+@cache
 def _variant(task: str) -> str | None:
     try:
         return registry.find("task", task).cls.variant

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from harness.analysis.metrics import headline, meaning
+from harness.analysis.metrics import meaning
 from harness.analysis.sample import Group
 from harness.report.axes import Mark, Scale, fitting, trace, undrawn
 from harness.report.dimension import families
 from harness.report.page import Figure, Plot
-from harness.report.view import PERCENT, View, anchor, basis, columns, label, titled, unique, unit
+from harness.report.view import PERCENT, View, anchor, basis, columns, label, shown_first, titled, unique, unit
 
 ROW_HEIGHT, AXIS_HEIGHT = 40, 60
 """In pixels: of a row with its name above its dot, and of the horizontal axis."""
@@ -29,7 +29,7 @@ def figures(view: View) -> list[Figure]:
 
 def _figure(view: View, id: str, name: str, groups: Sequence[Group]) -> Figure:
     plots, notes = [], []
-    for metric in headline(groups[0].cell.task):
+    for metric in shown_first(groups[0].cell.task):
         marks = [(group, Mark(-place, interval, (view.name(group),)))
                  for place, group in enumerate(groups) if (interval := view.interval(group, metric))]  # fmt: skip
         if marks:

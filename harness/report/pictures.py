@@ -8,7 +8,7 @@ from pathlib import Path
 
 from harness.analysis.sample import Group
 from harness.report.page import Picture, Section
-from harness.report.view import View, columns
+from harness.report.view import View, columns, shown_first
 from harness.spec import Status
 from harness.store import ArtifactFile, ResultStore
 
@@ -53,9 +53,7 @@ def _files(view: View) -> list[tuple[str, ArtifactFile]]:
 
 def _may_have(group: Group) -> bool:
     """Only images have a score on data that are held out, and pictures."""
-    from harness.analysis.metrics import headline
-
-    return "nll" in headline(group.cell.task) or "validation_elbo" in headline(group.cell.task)
+    return "nll" in shown_first(group.cell.task) or "validation_elbo" in shown_first(group.cell.task)
 
 
 def _of(store: ResultStore, group: Group) -> tuple[int, Sequence[ArtifactFile]]:
