@@ -32,11 +32,11 @@ def report(
     found = [
         Section("tables", "Tables", fragments=tables),
         Section("published", "Against published values", fragments=published),
-        Section("dimension", "Error against dimension", figures=dimension.figures(view)),
-        Section("scores", "Scores by method", figures=dots.figures(view)),
-        Section("curves", "Learning curves", figures=curves.figures(view)),
-        Section("depth", "Depth", figures=sweep.figures(view)),
-        Section("temperings", "Tempering", figures=tempering.figures(view)),
+        Section("dimension", "Error against dimension", [dimension.ABOUT], figures=dimension.figures(view)),
+        Section("scores", "Scores by method", [dots.ABOUT], figures=dots.figures(view)),
+        Section("curves", "Learning curves", [curves.ABOUT], figures=curves.figures(view)),
+        Section("depth", "Depth", [sweep.ABOUT], figures=sweep.figures(view)),
+        Section("temperings", "Tempering", [tempering.ABOUT], figures=tempering.figures(view)),
         failures.section(view),
         *tuning,
         pictures.section(view, home),
@@ -46,7 +46,7 @@ def report(
 
 
 def _holds_something(section: Section) -> bool:
-    return bool(section.figures or section.tables or section.pictures or section.fragments or section.about)
+    return bool(section.figures or section.tables or section.pictures or section.fragments)
 
 
 def about(view: View) -> list[str]:

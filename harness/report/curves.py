@@ -9,7 +9,7 @@ from typing import Any
 from harness.analysis.costs import gradients
 from harness.analysis.sample import Group
 from harness.report.page import Figure, Key, Plot
-from harness.report.view import View, anchor, columns, label, unique
+from harness.report.view import View, anchor, basis, columns, label, unique
 from harness.spec import Status
 from harness.store import Curve, Replicate
 
@@ -18,6 +18,12 @@ SEEDS, POINTS = 3, 60
 CHOICES = ("step", "gradient evaluations", "seconds")
 SETTLED = 0.1
 """The share of training after which the vertical axis shows all of nine lines in ten."""
+ABOUT = (
+    f"The training bound, each line the mean over the first replicates, {SEEDS} at most, with {POINTS} points at most. "
+    "Gradient evaluations are those of the log-joint. Seconds are a run's seconds of work, spread evenly over its steps; "
+    "replicates that train together each have the seconds of all. The vertical axis "
+    "shows where nine of ten lines are after the first tenth; a double click shows everything."
+)
 Points = list[tuple[int, float]]
 
 
@@ -46,13 +52,7 @@ def _figure(
             traces.append(_trace(view, group, runs, points, len(keys) - 1))
             lines.append(points)
     layout = {"yaxis": {"title": {"text": "bound, nats"}, "range": middle(lines)}}
-    about = (
-        f"The training bound, each line the mean over the first replicates, {SEEDS} at most, with {POINTS} points at most. "
-        "Gradient evaluations are those of the log-joint. Seconds are a run's seconds of work, spread evenly over its steps; "
-        "replicates that train together each have the seconds of all. The vertical axis "
-        "shows where nine of ten lines are after the first tenth; a double click shows everything."
-    )
-    return Figure(id, f"Learning curves: {name}", about, [Plot("", traces, layout, 440)] if traces else [], keys, CHOICES)
+    return Figure(id, name, basis(groups, SEEDS), [Plot("", traces, layout, 440)] if traces else [], keys, CHOICES)
 
 
 def _trace(view: View, group: Group, runs: Sequence[Replicate], points: Points, key: int) -> dict[str, Any]:
@@ -90,10 +90,17 @@ def thinned(points: Points, most: int = POINTS) -> Points:
 
 
 def middle(lines: Sequence[Points]) -> list[float] | None:
-    """From what nine of ten lines are above when training has settled, to the highest point: the start would squeeze all else."""
-    settled = sorted(min(value for _, value in points[int(SETTLED * len(points)):]) for points in lines if points)  # fmt: skip
+    """From what nine of ten lines are above when training has settled, to the highest point: the start would squeeze all else.
+
+    A line is above a value when nine of ten of its points are.
+    """
+    settled = sorted(_low([value for _, value in points[int(SETTLED * len(points)) :]]) for points in lines if points)
     if not settled:
         return None
     low, high = settled[len(settled) // 10], max(value for points in lines for _, value in points)
     margin = 0.05 * (high - low) or 1.0
     return [low - margin, high + margin]
+
+
+def _low(values: Sequence[float]) -> float:
+    return sorted(values)[len(values) // 10]

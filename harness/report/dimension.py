@@ -14,12 +14,18 @@ from harness.analysis.statistics import Interval
 from harness.errors import BenchError
 from harness.report.axes import Mark, Scale, logarithmic, trace, undrawn
 from harness.report.page import Figure, Key, Look, Plot
-from harness.report.view import PERCENT, View, anchor, aspects_text, basis, differing, interval_of, titled, unit
+from harness.report.view import PERCENT, View, anchor, aspects_text, basis, interval_of, telling, titled, unit
 from harness.spec import Status
 
 METRICS = ("theta_sq_error", "sigma_sq_error", "delta_sq_error", "elbo_gap")
 EXACT = Look("@plain", "dash", "")
 Line = tuple[Aspects, RowName]
+
+
+ABOUT = (
+    f"Means over replicates with {PERCENT} t intervals, on logarithmic axes. A line joins cells whose scores mean the same. The dashed line "
+    "in the colour of the text is the mean error of the exact maximum-likelihood fit to the same data."
+)
 
 
 def dimension(group: Group) -> int | None:
@@ -45,7 +51,7 @@ def figures(view: View) -> list[Figure]:
 
 def _figure(view: View, task: str, groups: list[Group]) -> Figure:
     lines = _lines(task, groups)
-    names = differing(signature for signature, _ in lines)
+    names = telling(signature for signature, _ in lines)
     keys = [Key(view.names[row], view.looks[row], aspects_text(signature, names)) for signature, row in lines]
     floors = _floors(view, task, groups)
     keys += [Key("exact maximum-likelihood fit", EXACT, aspects_text(signature, names)) for signature in floors]
@@ -58,9 +64,7 @@ def _figure(view: View, task: str, groups: list[Group]) -> Figure:
             exact = [_floor(points, f"{FLOOR}{metric}", len(lines) + place) for place, points in enumerate(floors.values())]
             plots.append(Plot(titled(metric), [*traces, *(one for one in exact if one["x"])], _layout(groups, metric, scale)))
             notes += undrawn((mark for line in marks for mark in line), scale, metric)
-    about = f"Means over replicates with {PERCENT} t intervals, both axes logarithmic; {basis(groups)}"
-    said = " The dashed line is the mean error of the exact maximum-likelihood fit to the same data." if floors else ""
-    return Figure(anchor("dimension", task), f"Error against dimension: {task}", about + said, plots, keys, notes=notes)
+    return Figure(anchor("dimension", task), task, basis(groups), plots, keys, notes=notes)
 
 
 def _lines(task: str, groups: Iterable[Group]) -> dict[Line, list[Group]]:

@@ -12,6 +12,7 @@ from harness.report.dimension import families
 from harness.report.page import Figure, Plot
 from harness.report.view import PERCENT, View, anchor, basis, columns, label, shown_first, titled, unique, unit
 
+ABOUT = f"Means over replicates with {PERCENT} t intervals."
 ROW_HEIGHT, AXIS_HEIGHT = 40, 60
 """In pixels: of a row with its name above its dot, and of the horizontal axis."""
 
@@ -38,8 +39,7 @@ def _figure(view: View, id: str, name: str, groups: Sequence[Group]) -> Figure:
             names = {-place: view.name(group) for place, group in enumerate(groups)}
             plots.append(Plot(titled(metric), traces, rows_layout(names, scale, _axis(metric)), rows_height(len(groups))))
             notes += undrawn((mark for _, mark in marks), scale, metric)
-    about = f"Means over replicates with {PERCENT} t intervals; {basis(groups)}"
-    return Figure(id, f"Scores: {name}", about, plots, notes=notes)
+    return Figure(id, name, basis(groups), plots, notes=notes)
 
 
 def _axis(metric: str) -> str:

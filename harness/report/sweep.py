@@ -11,6 +11,7 @@ from harness.report.view import DASHES, PERCENT, SYMBOLS, View, anchor, basis, c
 from harness.spec import canonical_json, settings_text
 
 DEPTHS = {"n_leapfrog": "leapfrog steps", "n_layers": "layers"}
+ABOUT = f"Each line joins cells that differ in their depth K alone. Means over replicates with {PERCENT} t intervals."
 ALSO = ("sigma_sq_error", "nll")
 Line = tuple[str, str, str]
 
@@ -59,8 +60,7 @@ def _figure(view: View, id: str, name: str, lines: dict[Line, list[Group]]) -> F
             across = {"type": "log", "tickvals": values, "ticktext": [str(value) for value in values], "title": {"text": _axis(lines)}}
             plots.append(Plot(titled(metric), traces, {"xaxis": across, "yaxis": scale.axis(unit(metric))}))
             notes += undrawn(flat, scale, metric)
-    about = f"Each line joins runs that differ in their depth K alone. Means over replicates with {PERCENT} t intervals; {basis(everyone)}"
-    return Figure(id, f"Depth: {name}", about, plots, keys, notes=notes)
+    return Figure(id, name, basis(everyone), plots, keys, notes=notes)
 
 
 def _axis(lines: dict[Line, list[Group]]) -> str:

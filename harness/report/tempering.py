@@ -15,6 +15,10 @@ from harness.spec import canonical_json
 
 METRICS = ("sigma_sq_error", "elbo_gap", "nll")
 UNTEMPERED = "none"
+ABOUT = (
+    f"Pairs of cells that differ in their tempering alone, joined by a line. Means over replicates with {PERCENT} t intervals; "
+    "pointing at a tempered mean shows the difference paired by seed."
+)
 
 
 @dataclass(frozen=True)
@@ -56,11 +60,11 @@ def figures(view: View) -> list[Figure]:
         return []
     keys = [Key("tempered", Look("@blue", "", "circle")), Key("untempered", Look("@vermilion", "", "diamond"))]
     everyone = [group for pair in known for group in (pair.tempered, pair.untempered)]
-    about = (
-        f"Pairs of cells that differ in their tempering alone, joined by a line. Means over replicates with {PERCENT} t intervals; "
-        f"pointing at a tempered mean shows the difference paired by seed. {basis(everyone)}"
-    )
-    return [Figure("tempering", "Tempered against untempered", about, plots, keys, notes=[note for _, notes in drawn for note in notes])]
+    return [
+        Figure(
+            "tempering", "Tempered against untempered", basis(everyone), plots, keys, notes=[note for _, notes in drawn for note in notes]
+        )
+    ]
 
 
 def _plot(view: View, known: Sequence[Pair], metric: str) -> tuple[Plot | None, list[str]]:

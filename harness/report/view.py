@@ -10,7 +10,7 @@ from functools import cache
 from html import escape
 from typing import Any
 
-from harness.analysis.labels import Aspects, RowName
+from harness.analysis.labels import Aspects, ColumnName, RowName
 from harness.analysis.metrics import headline, meaning
 from harness.analysis.sample import Group, Sample
 from harness.analysis.statistics import CONFIDENCE, Interval, t_interval
@@ -121,10 +121,13 @@ def unique(names: Iterable[str]) -> list[str]:
     return found
 
 
-def basis(groups: Collection[Group]) -> str:
-    """On how many runs a figure stands: `3 to 10 finished runs of each, seeds 0-9; 1 run ended otherwise: 1 diverged.`"""
-    counts = [sum(run.status is Status.DONE for run in group.runs) for group in groups]
-    seeds = {run.seed for group in groups for run in group.runs if run.status is Status.DONE}
+def basis(groups: Collection[Group], most: int | None = None) -> str:
+    """On how many runs a figure stands: `n = 3 to 10 finished runs each, seeds 0-9; no run ended otherwise.`
+
+    `most` is how many of each group are drawn, the first ones.
+    """
+    drawn = [[run.seed for run in group.runs if run.status is Status.DONE][:most] for group in groups]
+    counts, seeds = [len(some) for some in drawn], {seed for some in drawn for seed in some}
     low, high = min(counts, default=0), max(counts, default=0)
     span = str(high) if low == high else f"{low} to {high}"
     text = f"n = {span} finished {'run' if high == 1 else 'runs'} each, {'seed' if len(seeds) == 1 else 'seeds'} {ranges(seeds) or 'none'}"
@@ -154,32 +157,42 @@ def unit(metric: str) -> str:
     return meaning(metric).unit or metric
 
 
-def aspects_text(aspects: Aspects, differing: Collection[str]) -> str:
-    """What of a column's aspects tells it from others: `objective=released-flow eval_particles=1000`."""
-    said: dict[str, Any] = {name.removeprefix("task."): value for name, value in aspects if name in differing}
+def aspects_text(aspects: Aspects, names: Collection[str]) -> str:
+    """Some of a column's aspects: `objective=released-flow eval_particles=1000`."""
+    said: dict[str, Any] = {name.removeprefix("task."): value for name, value in aspects if name in names}
     return settings_text(said)
 
 
-def differing(several: Iterable[Aspects]) -> set[str]:
-    """The names of the aspects in which columns differ."""
+def telling(several: Iterable[Aspects]) -> list[str]:
+    """Names of aspects, as few as tell columns apart.
+
+    >>> telling([(("a", 1), ("b", 1)), (("a", 1), ("b", 2))])
+    ['b']
+    """
     known = [dict(aspects) for aspects in several]
-    names = {name for one in known for name in one}
-    return {name for name in names if any(one.get(name) != known[0].get(name) for one in known)}
+    names = list(dict.fromkeys(name for one in known for name in one))
+    for name in reversed(names):
+        others = [other for other in names if other != name]
+        if _distinct(known, others) == _distinct(known, names):
+            names = others
+    return names
+
+
+def _distinct(known: Sequence[dict[str, Any]], names: Sequence[str]) -> int:
+    return len({tuple(repr(one.get(name)) for name in names) for one in known})
 
 
 def columns(groups: Iterable[Group]) -> dict[str, list[Group]]:
     """Groups by column, under the column's name: the task, and what tells columns of one task apart."""
-    found: dict[Any, list[Group]] = {}
+    found: dict[ColumnName, list[Group]] = {}
     for group in groups:
         found.setdefault(group.column, []).append(group)
     tasks: dict[str, list[Aspects]] = {}
     for column in found:
         tasks.setdefault(column.task, []).append(column.aspects)
-    named = {column: f"{column.task} {aspects_text(column.aspects, differing(tasks[column.task]))}".strip() for column in found}
-    return {
-        named[column]: sorted(found[column], key=lambda group: group.row.order)
-        for column in sorted(found, key=lambda one: natural(named[one]))
-    }
+    told = {task: telling(several) for task, several in tasks.items()}
+    named = {" · ".join(filter(None, (column.task, aspects_text(column.aspects, told[column.task])))): column for column in found}
+    return {name: sorted(found[named[name]], key=lambda group: group.row.order) for name in sorted(named, key=natural)}
 
 
 def natural(text: str) -> list[tuple[bool, int, str]]:
