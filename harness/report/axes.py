@@ -11,6 +11,8 @@ from harness.analysis.statistics import Interval
 from harness.report.page import Look
 from harness.report.view import label, spoken
 
+BEYOND = 1e6
+"""A mean that is so many times larger than four of five means is left outside a logarithmic axis, until one asks for all."""
 BELOW = "triangle-down-open"
 """The marker of a mean that a logarithmic axis has no place for."""
 
@@ -26,9 +28,10 @@ class Mark:
 
 @dataclass(frozen=True)
 class Scale:
-    """An axis of values: `edge` is the smallest value that a logarithmic one shows, None where it is linear."""
+    """An axis of values: `edge` is the smallest value that a logarithmic one shows, None where it is linear; `top` where it first ends."""
 
     edge: float | None
+    top: float | None = None
 
     def place(self, value: float) -> float:
         """Where a value stands; what the axis has no place for stands at its edge."""
@@ -40,10 +43,11 @@ class Scale:
 
     def axis(self, title: str) -> dict[str, Any]:
         """The axis as plotly knows it."""
-        plain = {"title": {"text": label(title)}}
-        return (
-            plain if self.edge is None else plain | {"type": "log", "exponentformat": "power", "dtick": None, "minor": {"ticks": "outside"}}
-        )
+        plain: dict[str, Any] = {"title": {"text": label(title)}}
+        if self.edge is None:
+            return plain
+        ends = {} if self.top is None else {"range": [math.log10(self.edge / 2), math.log10(self.top)]}
+        return plain | ends | {"type": "log", "exponentformat": "power"}
 
 
 LINEAR = Scale(None)
@@ -56,7 +60,14 @@ def logarithmic(intervals: Iterable[Interval]) -> Scale:
     """
     known = list(intervals)
     positive = [value for interval in known for value in (interval.mean, interval.low) if math.isfinite(value) and value > 0]
-    return Scale(min(positive) / 2) if any(interval.mean > 0 and math.isfinite(interval.mean) for interval in known) else LINEAR
+    means = sorted(interval.mean for interval in known if interval.mean > 0 and math.isfinite(interval.mean))
+    return Scale(min(positive) / 2, _top(means)) if means else LINEAR
+
+
+def _top(means: Sequence[float]) -> float | None:
+    """Where an axis ends that a few means beyond all others would stretch; None where there are none such."""
+    usual = means[max(0, 4 * len(means) // 5 - 1)] * BEYOND
+    return 3 * max(mean for mean in means if mean <= usual) if means[-1] > usual else None
 
 
 def fitting(intervals: Sequence[Interval]) -> Scale:
@@ -99,5 +110,7 @@ def undrawn(marks: Iterable[Mark], scale: Scale, metric: str) -> list[str]:
     known = list(marks)
     gone = [", ".join(mark.lines) for mark in known if not math.isfinite(mark.interval.mean)]
     low = [", ".join(mark.lines) for mark in known if math.isfinite(mark.interval.mean) and not scale.shows(mark.interval.mean)]
-    said = [f"{metric} is not finite, and not drawn, of: {'; '.join(gone)}."] if gone else []
+    high = [", ".join((*mark.lines, spoken(mark.interval))) for mark in known if scale.top and scale.top < mark.interval.mean < math.inf]
+    said = [f"{metric} is beyond the axis, which a double click on the chart extends, of: {'; '.join(high)}."] if high else []
+    said += [f"{metric} is not finite, and not drawn, of: {'; '.join(gone)}."] if gone else []
     return [*said, f"{metric} is not positive, and stands at the lower edge as an open triangle, of: {'; '.join(low)}."] if low else said

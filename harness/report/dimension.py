@@ -23,8 +23,8 @@ Line = tuple[Aspects, RowName]
 
 
 ABOUT = (
-    f"Means over replicates with {PERCENT} t intervals, on logarithmic axes. A line joins cells whose scores mean the same. The dashed line "
-    "in the colour of the text is the mean error of the exact maximum-likelihood fit to the same data."
+    f"Means over replicates with {PERCENT} t intervals, on logarithmic axes. A line joins cells whose scores mean the same. "
+    "The dashed line in the colour of the text is the mean error of the exact maximum-likelihood fit to the same data."
 )
 
 
