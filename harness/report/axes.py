@@ -13,6 +13,8 @@ from harness.report.view import label, spoken
 
 BEYOND = 1e6
 """A mean that is so many times larger than four of five means is left outside a logarithmic axis, until one asks for all."""
+TICKS, FEW_POWERS = 7, 1.5
+"""How many powers of ten have a number beside them, at most; an axis of fewer than this has numbers between them too."""
 BELOW = "triangle-down-open"
 """The marker of a mean that a logarithmic axis has no place for."""
 
@@ -28,10 +30,13 @@ class Mark:
 
 @dataclass(frozen=True)
 class Scale:
-    """An axis of values: `edge` is the smallest value that a logarithmic one shows, None where it is linear; `top` where it first ends."""
+    """An axis of values: `edge` is the smallest value that a logarithmic one shows, None where it is linear; `top` is where it ends
+    at first, if not at the largest value, `high`.
+    """
 
     edge: float | None
     top: float | None = None
+    high: float = 1.0
 
     def place(self, value: float) -> float:
         """Where a value stands; what the axis has no place for stands at its edge."""
@@ -47,7 +52,9 @@ class Scale:
         if self.edge is None:
             return plain
         ends = {} if self.top is None else {"range": [math.log10(self.edge / 2), math.log10(self.top)]}
-        return plain | ends | {"type": "log", "exponentformat": "power"}
+        powers = math.log10((self.top or self.high) / self.edge)
+        ticks = {"dtick": math.ceil(powers / TICKS)} if powers > FEW_POWERS else {}
+        return plain | ends | ticks | {"type": "log", "exponentformat": "power"}
 
 
 LINEAR = Scale(None)
@@ -61,7 +68,7 @@ def logarithmic(intervals: Iterable[Interval]) -> Scale:
     known = list(intervals)
     positive = [value for interval in known for value in (interval.mean, interval.low) if math.isfinite(value) and value > 0]
     means = sorted(interval.mean for interval in known if interval.mean > 0 and math.isfinite(interval.mean))
-    return Scale(min(positive) / 2, _top(means)) if means else LINEAR
+    return Scale(min(positive) / 2, _top(means), max(positive)) if means else LINEAR
 
 
 def _top(means: Sequence[float]) -> float | None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+import textwrap
+from collections.abc import Collection, Sequence
 from typing import Any
 
 from harness.analysis.metrics import meaning
@@ -13,8 +15,10 @@ from harness.report.page import Figure, Plot
 from harness.report.view import PERCENT, View, anchor, basis, columns, label, shown_first, titled, unique, unit
 
 ABOUT = f"Means over replicates with {PERCENT} t intervals."
-ROW_HEIGHT, AXIS_HEIGHT = 40, 60
-"""In pixels: of a row with its name above its dot, and of the horizontal axis."""
+ROW_HEIGHT, LINE_HEIGHT, AXIS_HEIGHT = 40, 14, 60
+"""In pixels: of a row with its name above its dot, of each further line of a name, and of the horizontal axis."""
+WIDTH = 46
+"""How many letters of a name stand on a line: what fits on a phone."""
 
 
 def figures(view: View) -> list[Figure]:
@@ -33,12 +37,12 @@ def _figure(view: View, id: str, name: str, groups: Sequence[Group]) -> Figure:
     for metric in shown_first(groups[0].cell.task):
         marks = [(group, Mark(-place, interval, (view.name(group),)))
                  for place, group in enumerate(groups) if (interval := view.interval(group, metric))]  # fmt: skip
-        if marks:
-            scale = fitting([mark.interval for _, mark in marks])
+        scale = fitting([mark.interval for _, mark in marks])
+        if any(math.isfinite(mark.interval.mean) for _, mark in marks):
             traces = [trace([mark], view.look(group), 0, scale, "x", line=False) | {"legendgroup": ""} for group, mark in marks]
             names = {-place: view.name(group) for place, group in enumerate(groups)}
-            plots.append(Plot(titled(metric), traces, rows_layout(names, scale, _axis(metric)), rows_height(len(groups))))
-            notes += undrawn((mark for _, mark in marks), scale, metric)
+            plots.append(Plot(titled(metric), traces, rows_layout(names, scale, _axis(metric)), rows_height(names.values())))
+        notes += undrawn((mark for _, mark in marks), scale, metric)
     return Figure(id, name, basis(groups), plots, notes=notes)
 
 
@@ -47,17 +51,25 @@ def _axis(metric: str) -> str:
     return f"{unit(metric)} ({better} is better)" if better else unit(metric)
 
 
-def rows_height(count: int) -> int:
-    """The height of a chart with so many rows."""
-    return AXIS_HEIGHT + ROW_HEIGHT * count
+def rows_height(names: Collection[str]) -> int:
+    """The height of a chart with these rows."""
+    return AXIS_HEIGHT + (ROW_HEIGHT + LINE_HEIGHT * (_lines(names) - 1)) * len(names)
 
 
 def rows_layout(names: dict[int, str], scale: Scale, title: str) -> dict[str, Any]:
     """Rows with their names above them, so that long names leave the width to the data; places go down from 0."""
     written = [
-        {"xref": "paper", "x": 0, "xanchor": "left", "y": place, "yanchor": "bottom", "yshift": 5, "text": label(name), "showarrow": False,
-         "font": {"size": 11}, "align": "left"}
+        {"xref": "paper", "x": 0, "xanchor": "left", "y": place, "yanchor": "bottom", "yshift": 5, "text": label(*_wrapped(name)),
+         "showarrow": False, "font": {"size": 11}, "align": "left"}
         for place, name in names.items()
     ]  # fmt: skip
-    down = {"range": [min(names) - 0.4, 0.8], "tickvals": list(names), "showticklabels": False, "ticks": ""}
+    down = {"range": [min(names) - 0.4, 0.9], "tickvals": list(names), "showticklabels": False, "ticks": ""}
     return {"annotations": written, "yaxis": down, "xaxis": scale.axis(title), "margin": {"l": 14}}
+
+
+def _wrapped(name: str) -> list[str]:
+    return textwrap.wrap(name, WIDTH, break_on_hyphens=False) or [name]
+
+
+def _lines(names: Collection[str]) -> int:
+    return max(len(_wrapped(name)) for name in names)

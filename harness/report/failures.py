@@ -34,7 +34,7 @@ def section(view: View) -> Section | None:
     layout = rows_layout(names, LINEAR, "runs") | {"barmode": "stack", "bargap": 0.7}
     keys = [Key(status, Look(_look(status)[0], "", "square")) for status in statuses]
     about = f"Cells with a run that did not end done: {len(named)} of {len(view.sample.groups)}. Means are over the runs that did."
-    figure = Figure("failures-by-cell", "How the runs ended", about, [Plot("", traces, layout, rows_height(len(named)))], keys)
+    figure = Figure("failures-by-cell", "How the runs ended", about, [Plot("", traces, layout, rows_height(names.values()))], keys)
     return Section("failures", "Failures", figures=[figure], tables=[_reasons(view, named)])
 
 

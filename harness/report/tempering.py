@@ -86,7 +86,7 @@ def _plot(view: View, known: Sequence[Pair], metric: str) -> tuple[Plot | None, 
     traces += [trace([both[side] for both in marks], look, side, scale, "x", line=False) for side, look in enumerate(looks)]
     layout = rows_layout(names, scale, unit(metric))
     flat = [replace(mark, lines=mark.lines[:2]) for both in marks for mark in both]
-    return Plot(titled(metric), traces, layout, rows_height(len(marks))), undrawn(flat, scale, metric)
+    return Plot(titled(metric), traces, layout, rows_height(names.values())), undrawn(flat, scale, metric)
 
 
 def _difference(view: View, pair: Pair, metric: str) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Collection, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -39,7 +40,7 @@ class View:
         """With a look for each row: methods have colours, their settings have dashes and markers."""
         rows = sorted({group.row for group in sample.groups}, key=lambda row: row.order)
         several = len({row.protocol for row in rows}) > 1
-        names = {row: f"{row.text} ({row.protocol})" if several else row.text for row in rows}
+        names = {row: f"{text} ({row.protocol})" if several else text for row, text in _texts(rows).items()}
         return cls(sample, names, _looks(rows))
 
     def interval(self, group: Group, metric: str) -> Interval | None:
@@ -57,6 +58,18 @@ class View:
     def look(self, group: Group) -> Look:
         """The look of the group's row."""
         return self.looks[group.row]
+
+
+def _texts(rows: Sequence[RowName]) -> dict[RowName, str]:
+    """Rows as they call themselves, with numbers of four digits where those still tell the rows apart."""
+    short = {row: f"{row.method} {settings_text({name: rounded(value) for name, value in row.settings})}".strip() for row in rows}
+    taken = Counter((row.protocol, text) for row, text in short.items())
+    return {row: text if taken[row.protocol, text] == 1 else row.text for row, text in short.items()}
+
+
+def rounded(value: Any) -> Any:
+    """A number to four digits; anything else as it is."""
+    return float(f"{value:.4g}") if isinstance(value, float) else value
 
 
 def _looks(rows: Sequence[RowName]) -> dict[RowName, Look]:

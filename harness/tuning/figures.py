@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Sequence
 from typing import Any
 
 import optuna
-from optuna import visualization
 
 from harness.matrix import ranges
 from harness.report import trials
@@ -26,24 +25,24 @@ def page(study: optuna.Study, verdict: Verdict, store: ResultStore) -> str:
 def section(study: optuna.Study, verdict: Verdict, store: ResultStore) -> Section:
     """What became of a search, and all its figures."""
     search, metric = verdict.search, verdict.search.metric
-    drawn: dict[str, Callable[[], Plot]] = {"Learning curves of the trials": lambda: _curves(verdict, store)}
-    if verdict.best is not None:
-        drawn = {
-            f"History: {metric} by trial": lambda: _optuna(visualization.plot_optimization_history, study, metric),
-            "Each setting against the score": lambda: _optuna(visualization.plot_slice, study, metric),
-            "All settings together": lambda: _parallel(verdict),
-            **drawn,
-        }
-    if sum(trial.score is not None for trial in verdict.trials) > 1 and len(search.space) > 1:
-        drawn["What mattered"] = lambda: _optuna(visualization.plot_param_importances, study, metric, evaluator=_evaluator())
+    scored = [(trial.number, trial.params, trial.score) for trial in verdict.trials if trial.score is not None]
+    logarithmic = frozenset(one.address for one in search.space if one.log)
+    drawn: dict[str, Sequence[Plot]] = {}
+    if scored:
+        drawn[f"History: {metric} by trial"] = [trials.history([(number, score) for number, _, score in scored], metric)]
+        drawn["Each setting against the score"] = trials.slices(scored, logarithmic, metric)
+        drawn["All settings together"] = [trials.parallel(scored, logarithmic, metric)]
+    if len(scored) > 1 and len(search.space) > 1:
+        drawn["What mattered"] = [trials.importances(_importances(study))]
+    drawn["Learning curves of the trials"] = [_curves(verdict, store)]
     id = anchor("tuning", search.name)
-    figures = [Figure(f"{id}-{place}", title, ABOUT.get(title, ""), [draw()]) for place, (title, draw) in enumerate(drawn.items(), 1)]
+    figures = [Figure(f"{id}-{place}", name, ABOUT.get(name, ""), plots) for place, (name, plots) in enumerate(drawn.items(), 1)]
     title = f"Tuning {search.method} on {search.task}"
     return Section(id, title, _about(verdict), figures, [_numbers(verdict)] if verdict.best else [])
 
 
 ABOUT = {
-    "Each setting against the score": "A point a trial; the darker, the later.",
+    "Each setting against the score": "A point a trial, the same scores against the values of each setting.",
     "All settings together": "A line a trial, each axis from the lowest value tried to the highest. The stronger, the better; the best "
     "in another colour.",
     "Learning curves of the trials": "The first replicate of each trial; the best in another colour.",
@@ -79,17 +78,8 @@ def _short(value: Any) -> str:
     return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
-def _optuna(plot: Callable[..., Any], study: optuna.Study, metric: str, **named: Any) -> Plot:
-    return trials.drawn(quietly(plot, study, target_name=metric, **named))
-
-
-def _evaluator() -> Any:
-    return optuna.importance.FanovaImportanceEvaluator(seed=0)
-
-
-def _parallel(verdict: Verdict) -> Plot:
-    scored = [(trial.number, trial.params, trial.score) for trial in verdict.trials if trial.score is not None]
-    return trials.parallel(scored, frozenset(one.address for one in verdict.search.space if one.log), verdict.search.metric)
+def _importances(study: optuna.Study) -> dict[str, float]:
+    return quietly(optuna.importance.get_param_importances, study, evaluator=optuna.importance.FanovaImportanceEvaluator(seed=0))
 
 
 def _curves(verdict: Verdict, store: ResultStore) -> Plot:
