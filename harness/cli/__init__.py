@@ -17,6 +17,7 @@ COMMANDS = {
     "worker": "worker:worker",
     "list": "listing:listing",
     "show": "show:show",
+    "compare": "compare:compare",
     "sample": "pictures:sample",
     "encode": "pictures:encode",
     "rm": "rm:rm",
