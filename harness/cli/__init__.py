@@ -19,6 +19,7 @@ COMMANDS = {
     "show": "show:show",
     "sample": "pictures:sample",
     "encode": "pictures:encode",
+    "verify": "verify:verify",
     "rm": "rm:rm",
     "export": "transfer:export",
     "import": "transfer:import_",
