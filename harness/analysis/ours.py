@@ -6,11 +6,13 @@ import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 from harness.analysis.statistics import Interval, t_interval
 from harness.errors import UsageError
 from harness.matrix import cell_runs, parse_selector
+from harness.registry import load_task
 from harness.spec import Status
 from harness.store import NewRun, ResultStore
 
@@ -55,27 +57,49 @@ class Mean:
         return {**shown, "n": self.interval.n, "of": self.of, "counts": self.counts, "keys": list(self.keys)}
 
 
-def runs_like(runs: Sequence[NewRun], method: str, task: str, fields: Mapping[str, str]) -> list[NewRun]:
-    """The replicates among `runs` of the one cell with this method, this task, and these fields of the task.
+class Ours:
+    """The runs of a study, asked for by method and task. What is asked for again is not looked up again."""
 
-    Method and task are read as the command line reads them; how the runs train may be anything.
+    def __init__(self, runs: Sequence[NewRun]) -> None:
+        self._runs = runs
+        self._settings = cache(parse_selector)  # a plugin is looked up in all files
+        self._cells: dict[tuple[str, str], list[NewRun]] = {}
+        self._truths: dict[str, tuple[list[float], int]] = {}
 
-    Raises:
-        UsageError: the runs have no such cell, or several.
-    """
-    task_selector = task + "".join(f"[{name}={value}]" for name, value in fields.items())
-    (row, *more_rows), (column, *more_columns) = parse_selector("method", method), parse_selector("task", task_selector)
-    if more_rows or more_columns:
-        raise UsageError(f"{method} on {task_selector} stands for several settings. Write one value a field.")
-    protocols = {run.protocol for run in runs}
-    wanted = [_identity(cell_runs(row, column, [0], protocol, {})[0]) for protocol in sorted(protocols)]
-    found = [run for run in runs if _identity(run) in wanted]
-    cells = len({run.spec.cell for run in found})
-    if cells != 1:
-        raise UsageError(
-            f"{method} on {task_selector} is {cells or 'none'} of the study's cells, not one. Write the fields that tell it apart."
-        )
-    return found
+    def like(self, method: str, task: str, fields: Mapping[str, str]) -> list[NewRun]:
+        """The replicates of the one cell with this method, this task, and these fields of the task.
+
+        Method and task are read as the command line reads them; how the runs train may be anything.
+
+        Raises:
+            UsageError: the study has no such cell, or several.
+        """
+        selector = task + "".join(f"[{name}={value}]" for name, value in fields.items())
+        if (method, selector) not in self._cells:
+            self._cells[method, selector] = self._found(method, task, selector)
+        return self._cells[method, selector]
+
+    def _found(self, method: str, task: str, selector: str) -> list[NewRun]:
+        rows, columns = self._settings("method", method), self._settings("task", selector)
+        if len(rows) * len(columns) != 1:
+            raise UsageError(f"{method} on {selector} stands for several settings. Write one value a field.")
+        runs = [run for run in self._runs if run.task_label == task]
+        protocols = {run.protocol for run in runs}
+        wanted = [_identity(cell_runs(rows[0], columns[0], [0], protocol, {})[0]) for protocol in protocols]
+        found = [run for run in runs if _identity(run) in wanted]
+        cells = len({run.spec.cell for run in found})
+        if cells != 1:
+            raise UsageError(
+                f"{method} on {selector} is {cells or 'none'} of the study's cells, not one. Write the fields that tell it apart."
+            )
+        return found
+
+    def truth(self, run: NewRun) -> tuple[list[float], int]:
+        """The true sigma of a run's task, and the points of a data set."""
+        if run.task_label not in self._truths:
+            task: Any = load_task(run.spec.task, run.spec.task_fields)
+            self._truths[run.task_label] = task.truth()[1].tolist(), task.n_data
+        return self._truths[run.task_label]
 
 
 def _identity(run: NewRun) -> tuple[Any, ...]:

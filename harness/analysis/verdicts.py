@@ -11,14 +11,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Collection, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import Any
 
-from harness import registry
 from harness.analysis.closed_forms import FORMS
-from harness.analysis.ours import Mean, Results, runs_like
-from harness.analysis.references import Experiment, Remark, Row, Source, Table
+from harness.analysis.ours import Mean, Ours, Results
+from harness.analysis.references import Experiment, Remark, Source, Table
 from harness.store import NewRun, ResultStore
 
 NEAR = 0.05  # of the published value
@@ -116,15 +115,13 @@ def settle(published: float, ours: Mean, n_datasets: int, band: tuple[float, flo
         return Verdict.NOT_RUN, f"{ours.standing()} runs are done."
     if band and band[0] <= published <= band[1]:
         inside = band[0] <= mean <= band[1]
-        said = (
-            f"{'inside' if inside else 'outside'} {band[0]:.4g} to {band[1]:.4g}, where data sets put it as they put the published value."
-        )
+        said = f"{'inside' if inside else 'outside'} {band[0]:.4g} to {band[1]:.4g}, where data sets put it and the published value is."
         return (Verdict.REPRODUCED if inside else Verdict.NOT_REPRODUCED), said
     off = abs(mean - published)
     errors = off / _combined(ours, n_datasets) if off else 0.0
     near = off <= NEAR * abs(published)
     said = f"{off / abs(published):.2%} off" if published else f"{off:.4g} off"
-    said += "" if math.isnan(errors) else f", {errors:.2g} standard errors."
+    said += "." if math.isnan(errors) else f", {errors:.2g} standard errors."
     return (Verdict.REPRODUCED if near or errors <= STANDARD_ERRORS else Verdict.NOT_REPRODUCED), said
 
 
@@ -136,58 +133,48 @@ def _combined(ours: Mean, n_datasets: int) -> float:
 
 
 def _experiment(results: Results, source: str, experiment: Experiment, runs_of: RunsOf, tasks: Collection[str] | None) -> Iterator[Judged]:
-    runs = runs_of(experiment.study) if experiment.study and experiment.tables else []
+    ours = Ours(runs_of(experiment.study)) if experiment.study and experiment.tables else None
     for table in experiment.tables:
         for label, values in table.values.items():
             for task, value in zip(experiment.tasks, values, strict=True):
                 if value is not None and (tasks is None or task in tasks):
-                    of_task = [run for run in runs if run.task_label == task]
-                    yield _judged(results, of_task, source, experiment, table, label, task, value)
+                    yield _judged(results, ours, source, experiment, table, label, task, value)
 
 
 def _judged(
-    results: Results, runs: Sequence[NewRun], source: str, experiment: Experiment, table: Table, label: str, task: str, value: float
+    results: Results, ours: Ours | None, source: str, experiment: Experiment, table: Table, label: str, task: str, value: float
 ) -> Judged:
-    """One value; `runs` are the study's runs on its task."""
+    """One value."""
     row = experiment.rows[label]
     remark = table.remarks.get(label, {}).get(task, Remark())
-    mine, fixed = _runs(runs, row, task, row.task), _runs(runs, row, task, row.task | row.corrected_by) if row.corrected_by else []
-    ours, corrected = (results.mean(chosen, table.metric) if chosen else None for chosen in (mine, fixed))
-    because = experiment.because or remark.because
-    if because is not None or ours is None:
-        verdict, reason = Verdict.NOT_COMPARABLE, because or "the source names no runs of ours."
-    else:
-        n_datasets = experiment.n_datasets or 1
-        verdict, reason = settle(value, ours, n_datasets, _band(table.data_dependent, mine[0], n_datasets))
-    return Judged(
-        source, experiment.name, table.metric, label, task, row.setting, row.source, value, ours, verdict, reason, remark.not_expected,
-        _form(table.explained_by.get(label, table.data_dependent), mine), corrected,
-        _form(table.corrected_explained_by.get(label, table.data_dependent), fixed),
+    said = Judged(
+        source, experiment.name, table.metric, label, task, row.setting, row.source, value, None,
+        Verdict.NOT_COMPARABLE, experiment.because or remark.because or "", remark.not_expected,
     )  # fmt: skip
+    if ours is None or row.method is None:
+        return said
+    runs, n_datasets = ours.like(row.method, task, row.task), experiment.n_datasets or 1
+    mean = results.mean(runs, table.metric)
+    if not said.reason:
+        verdict, reason = settle(value, mean, n_datasets, _band(table.data_dependent, ours, runs[0], n_datasets))
+        said = replace(said, verdict=verdict, reason=reason)
+    said = replace(said, ours=mean, closed_form=_form(table.explained_by.get(label, table.data_dependent), ours, runs[0]))
+    if not row.corrected_by:
+        return said
+    corrected = results.mean(ours.like(row.method, task, row.task | row.corrected_by), table.metric)
+    form = _form(table.corrected_explained_by.get(label, table.data_dependent), ours, runs[0])
+    return replace(said, corrected=corrected, corrected_closed_form=form)
 
 
-def _runs(runs: Sequence[NewRun], row: Row, task: str, fields: dict[str, str]) -> list[NewRun]:
-    return runs_like(runs, row.method, task, fields) if runs and row.method else []
+def _form(name: str | None, ours: Ours, run: NewRun) -> Form | None:
+    return None if name is None else Form(name, FORMS[name].value(*ours.truth(run)))
 
 
-def _form(name: str | None, runs: Sequence[NewRun]) -> Form | None:
-    """What the closed form gives for the task of these runs."""
-    if name is None or not runs:
-        return None
-    return Form(name, FORMS[name].value(*_truth(runs[0])))
-
-
-def _band(name: str | None, run: NewRun, n_datasets: int) -> tuple[float, float] | None:
+def _band(name: str | None, ours: Ours, run: NewRun, n_datasets: int) -> tuple[float, float] | None:
     """Where means of so many data sets lie, three standard deviations either way."""
     deviation = FORMS[name].deviation if name else None
     if name is None or deviation is None:
         return None
-    sigma, n_data = _truth(run)
+    sigma, n_data = ours.truth(run)
     middle, half = FORMS[name].value(sigma, n_data), STANDARD_ERRORS * deviation(sigma, n_data) / math.sqrt(n_datasets)
     return middle - half, middle + half
-
-
-def _truth(run: NewRun) -> tuple[list[float], int]:
-    """The true sigma of a run's task, and the points of a data set."""
-    task: Any = registry.load_task(run.spec.task, run.spec.task_fields)
-    return task.truth()[1].tolist(), task.n_data
