@@ -191,7 +191,8 @@ def read(path: Path) -> Source:
 
 def _first_line(document: Document, err: ValidationError) -> str:
     """What pydantic found first, with its place."""
-    first = min(err.errors(), key=lambda error: document.lines.get(error["loc"], 0))
+    # a field that is missing may be the one that is misspelt below
+    first = min(err.errors(), key=lambda error: (error["type"] == "missing", document.lines.get(error["loc"], 0)))
     place: Place = first["loc"]
     if first["type"] == "extra_forbidden":
         around = [step for step in place[:-1] if step in PARTS]
