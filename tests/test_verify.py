@@ -334,6 +334,13 @@ def test_a_failure_that_the_source_foresees_is_shown_and_does_not_fail(bench, wo
     assert "1 not reproduced (1 of them foreseen)" in result.stdout
 
 
+def test_what_is_reproduced_though_far_off_says_why(bench, workspace):
+    store_runs(cell("vb", "gaussian-25"), [0.0003, 0.0004, 0.0005], other={"delta_sq_error": Metric(14.9)})
+    printed = " ".join(bench("verify", "report2020", "-t", "gaussian-25").stdout.split())
+    assert "vb on gaussian-25 reproduced: 26.18% off, 1 standard errors." in printed
+    assert "vb on gaussian-25 reproduced: inside 12.75 to 37.25, where data sets put it" in printed
+
+
 def test_json_has_one_object_a_value(bench, workspace):
     runs = cell("iaf[n_layers=1]", "gaussian-25", objective="released-flow")
     store_runs(runs, [1.13, 1.14, 1.15])

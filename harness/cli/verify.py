@@ -140,12 +140,15 @@ def _form(form: Form | None) -> str:
 def _notes(experiment: Experiment, values: Sequence[Judged]) -> Iterator[str]:
     """Reasons, each once with the values that it is about; then what the closed forms are."""
     from harness.analysis.closed_forms import FORMS
+    from harness.analysis.verdicts import NEAR
 
     reasons: dict[str, list[str]] = {}
     for value in values:
         name = f"{value.row} on {value.task}"
         if value.verdict == "not reproduced":
             reasons.setdefault(f"not reproduced: {value.reason}", []).append(name)
+        if value.verdict == "reproduced" and abs(value.difference or 0.0) > NEAR:
+            reasons.setdefault(f"reproduced: {value.reason}", []).append(name)
         if value.verdict == "not comparable":
             reasons.setdefault(f"not comparable: {value.reason}", []).append(name)
         if value.not_expected:
