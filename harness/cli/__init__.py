@@ -20,6 +20,7 @@ COMMANDS = {
     "compare": "compare:compare",
     "sample": "pictures:sample",
     "encode": "pictures:encode",
+    "verify": "verify:verify",
     "rm": "rm:rm",
     "export": "transfer:export",
     "import": "transfer:import_",
