@@ -236,6 +236,15 @@ def load(name_or_path: str) -> Study:
     return study
 
 
+def runs_of(name: str) -> list[NewRun]:
+    """The runs of a shipped study.
+
+    Raises:
+        UsageError: there is none of that name.
+    """
+    return load(name).runs()
+
+
 def _found(text: str) -> tuple[Path, str]:
     """A study's file, and what messages call it."""
     path = Path(text)

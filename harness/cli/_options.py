@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from harness.analysis.text import number as number
 from harness.workspace import Workspace
 
 if TYPE_CHECKING:
@@ -69,20 +70,23 @@ def console(stderr: bool = False) -> Console:
     return Console(stderr=stderr, width=None if stream.isatty() else 160, highlight=False, soft_wrap=not stream.isatty())
 
 
-def number(value: float, error: float | None = None) -> str:
-    """A number to four digits, with its standard error to two.
+def write_out(content: bytes, output: Path | None) -> None:
+    """Write a file whole or not at all, or print where none is named.
 
-    >>> number(0.020312), number(-123456.789, 0.034)
-    ('0.02031', '-123456.789 ± 0.034')
+    Raises:
+        UsageError: it cannot be written.
     """
-    import math
+    if output is None:
+        click.echo(content.decode(), nl=False)
+        return
+    from harness.checkpoint import put
+    from harness.errors import UsageError
 
-    if not math.isfinite(value):
-        return str(value)
-    if error and math.isfinite(error):
-        digits = max(0, min(6, 1 - math.floor(math.log10(error))))
-        return f"{value:.{digits}f} ± {error:.{digits}f}"
-    return f"{value:.4g}" if abs(value) < 1e4 else f"{value:,.0f}"
+    try:
+        put(output, content)
+    except OSError as err:
+        raise UsageError(f"Cannot write {output}: {err.strerror or err}.") from err
+    click.echo(f"Wrote {output} ({len(content):,} bytes).", err=True)
 
 
 def plural(count: int, noun: str) -> str:

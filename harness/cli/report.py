@@ -72,7 +72,42 @@ def _why(methods: Sequence[str], tasks: Sequence[str], seeds: str | None, protoc
 def _page(workspace: Workspace, store: ResultStore, sample: Sample, title: str, methods: Sequence[str], tasks: Sequence[str]) -> str:
     from harness.report.build import report as page
 
-    return page(title, sample, workspace.home, _tuning(workspace, store, methods, tasks))
+    return page(title, sample, workspace.home, _tuning(workspace, store, methods, tasks), _tables(sample), _published(store, sample))
+
+
+def _tables(sample: Sample) -> list[tuple[str, str]]:
+    """Comparison tables of what each task shows first, and of how methods rank across tasks."""
+    from harness.analysis.formats import html
+    from harness.analysis.formats.grid import Style, grids, rank_grid
+    from harness.analysis.metrics import headline
+    from harness.analysis.ranks import across
+    from harness.analysis.tables import Options, compare
+
+    usual = compare(sample, Options())
+    ranking = across(usual)
+    names = dict.fromkeys(name for group in sample.groups for name in headline(group.cell.task))
+    known = set(sample.store.scores.metric_names())
+    found = compare(sample, Options(metrics=tuple(name for name in names if name in known)))
+    by_metric = {table.metric.name: [one for one in found if one.metric == table.metric] for table in found}
+    tables = [
+        (name, html([grid for table in same for grid in grids(table, Style(brackets=True))], page=False)) for name, same in by_metric.items()
+    ]
+    return tables + ([("Ranks", html([rank_grid(ranking)], page=False))] if ranking else [])
+
+
+def _published(store: ResultStore, sample: Sample) -> list[tuple[str, str]]:
+    """Published values beside ours, of the tasks in the report."""
+    from functools import cache
+
+    from harness.analysis import references
+    from harness.analysis.formats import html
+    from harness.analysis.formats.published import published_grids
+    from harness.analysis.verdicts import judge
+    from harness.studies import runs_of
+
+    runs, tasks = cache(runs_of), {group.cell.task_label for group in sample.groups}
+    judged = [value for name in references.sources() for value in judge(store, references.load(name), runs, tasks)]
+    return [(grid.title, html([grid], page=False)) for grid in published_grids(judged)]
 
 
 def _tuning(workspace: Workspace, store: ResultStore, methods: Collection[str], tasks: Collection[str]) -> list[Section]:

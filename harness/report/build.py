@@ -30,13 +30,13 @@ def report(
     """
     view = View.of(sample)
     found = [
-        Section("tables", "Tables", fragments=tables),
-        Section("published", "Against published values", fragments=published),
         Section("dimension", "Error against dimension", [dimension.ABOUT], figures=dimension.figures(view)),
         Section("scores", "Scores by method", [dots.ABOUT], figures=dots.figures(view)),
         Section("curves", "Learning curves", [curves.ABOUT], figures=curves.figures(view)),
         Section("depth", "Depth", [sweep.ABOUT], figures=sweep.figures(view)),
         Section("temperings", "Tempering", [tempering.ABOUT], figures=tempering.figures(view)),
+        Section("tables", "Tables", fragments=tables),
+        Section("published", "Against published values", fragments=published),
         failures.section(view),
         *tuning,
         pictures.section(view, home),

@@ -11,7 +11,6 @@ from harness.report.curves import middle
 from harness.report.page import Plot
 from harness.report.view import label
 
-
 Trials = Sequence[tuple[int, Mapping[str, Any], float]]
 """Number, settings and score of each."""
 
@@ -67,8 +66,15 @@ def history(scores: Sequence[tuple[int, float]], score: str) -> Plot:
     """A point a (trial, score), and a line of the best so far."""
     best = list(itertools.accumulate((value for _, value in scores), max))
     numbers = [number for number, _ in scores]
-    line = {"type": "scatter", "mode": "lines", "x": numbers, "y": best, "line": {"color": "@vermilion", "shape": "hv"}, "hoverinfo": "skip",
-            "showlegend": False}  # fmt: skip
+    line = {
+        "type": "scatter",
+        "mode": "lines",
+        "x": numbers,
+        "y": best,
+        "line": {"color": "@vermilion", "shape": "hv"},
+        "hoverinfo": "skip",
+        "showlegend": False,
+    }
     layout = {"xaxis": {"title": {"text": "trial"}}, "yaxis": _vertical(score, [value for _, value in scores])}
     return Plot("", [line, _dots(numbers, scores)], layout, 320)
 
@@ -95,8 +101,16 @@ def _slice(name: str, trials: Trials, logarithmic: bool, score: str) -> Plot:
 
 def _dots(places: Sequence[Any], scores: Sequence[tuple[int, float]]) -> dict[str, Any]:
     said = [f"trial {number}: {value:.7g}" for number, value in scores]
-    return {"type": "scatter", "mode": "markers", "x": list(places), "y": [value for _, value in scores], "hoverinfo": "text", "hovertext": said,
-            "marker": {"color": "@blue", "size": 8, "opacity": 0.75}, "showlegend": False}  # fmt: skip
+    return {
+        "type": "scatter",
+        "mode": "markers",
+        "x": list(places),
+        "y": [value for _, value in scores],
+        "hoverinfo": "text",
+        "hovertext": said,
+        "marker": {"color": "@blue", "size": 8, "opacity": 0.75},
+        "showlegend": False,
+    }
 
 
 def _vertical(score: str, values: Sequence[float]) -> dict[str, Any]:
@@ -110,8 +124,18 @@ def importances(shares: Mapping[str, float]) -> Plot:
     """A bar for each setting's share, the largest on top."""
     names = sorted(shares, key=lambda name: (shares[name], name))
     said = [f"{shares[name]:.2f}" for name in names]
-    bars = {"type": "bar", "orientation": "h", "x": [shares[name] for name in names], "y": [label(name) for name in names], "text": said,
-            "textposition": "outside", "cliponaxis": False, "marker": {"color": "@blue"}, "hoverinfo": "skip", "showlegend": False}  # fmt: skip
+    bars = {
+        "type": "bar",
+        "orientation": "h",
+        "x": [shares[name] for name in names],
+        "y": [label(name) for name in names],
+        "text": said,
+        "textposition": "outside",
+        "cliponaxis": False,
+        "marker": {"color": "@blue"},
+        "hoverinfo": "skip",
+        "showlegend": False,
+    }
     layout = {
         "xaxis": {"title": {"text": "share of the score's variance"}, "rangemode": "tozero"},
         "yaxis": {"type": "category"},

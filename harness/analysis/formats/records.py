@@ -1,0 +1,116 @@
+"""Tables as data: one record an entry, the same in JSON, CSV and Parquet."""
+
+from __future__ import annotations
+
+import csv
+import io
+import math
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
+
+from harness.analysis.costs import cost_of, gradients
+from harness.analysis.formats.grid import FLOOR
+from harness.analysis.sample import Sample
+from harness.analysis.statistics import Interval
+from harness.analysis.tables import Entry, Line, Table
+from harness.spec import settings_text
+
+SCHEMA_VERSION = 1
+"""Of the records of comparisons and exports: raised when a name goes or changes its meaning, not when one is added."""
+FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n")
+
+
+def records(tables: Sequence[Table], sample: Sample) -> list[dict[str, Any]]:
+    """One flat record for each entry of each table; what does not apply is None. NaN never occurs."""
+    specs = {group.cell.cell: group for group in sample.groups}
+    return [record for table in tables for record in _of_table(table, specs)]
+
+
+def _of_table(table: Table, groups: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    for line in table.lines:
+        for column, entry in zip(table.columns, line.entries, strict=True):
+            if entry is not None:
+                yield _record(table, column, line, entry, groups[entry.cell])
+    for column, floor in zip(table.columns, table.floor or (), strict=False):
+        if floor is not None:
+            yield _common(table, column, FLOOR, "", None) | _estimate(floor, table)
+
+
+def _common(table: Table, column: str, method: str, settings: str, protocol: str | None) -> dict[str, Any]:
+    return {
+        "schema_version": SCHEMA_VERSION,
+        "metric": table.metric.name,
+        "unit": table.metric.unit,
+        "better": table.metric.better,
+        "task": column,
+        "apart": settings_text(table.apart),
+        "method": method,
+        "settings": settings,
+        "protocol": protocol,
+    }
+
+
+def _estimate(interval: Interval, table: Table) -> dict[str, Any]:
+    kind = table.options.interval
+    shown = {"n": interval.n, "mean": interval.mean, "se": interval.se, "low": interval.low, "high": interval.high}
+    return {name: _plain(value) for name, value in shown.items()} | {"interval": kind}
+
+
+def _record(table: Table, column: str, line: Line, entry: Entry, group: Any) -> dict[str, Any]:
+    difference = entry.difference
+    gap = difference.interval if difference else None
+    return (
+        _common(table, column, line.row.method, settings_text(dict(line.row.settings)), line.row.protocol)
+        | {"cell": entry.cell, "seeds": " ".join(map(str, entry.seeds)), "total": entry.total}
+        | _estimate(entry.interval, table)
+        | {"failures": ", ".join(f"{count} {status}" for status, count in entry.failures.items()) or None, "best": entry.best}
+        | {"reference": difference.reference if difference else None, "test": table.options.test if difference else None}
+        | {f"difference_{name}": _plain(getattr(gap, name)) if gap else None for name in ("mean", "low", "high", "n")}
+        | {"p_holm": _plain(difference.p) if difference else None}
+        | {"steps": group.cell.spec["steps"], "gradients": gradients(group.cell.spec), "seconds": _seconds(group)}
+        | {"notes": " ".join(entry.marks) or None}
+    )
+
+
+def _seconds(group: Any) -> float | None:
+    seconds = cost_of([group]).seconds
+    return None if seconds is None else round(seconds.low, 3)
+
+
+def _plain(value: float) -> float | None:
+    return value if math.isfinite(value) else None
+
+
+def csv_text(rows: Iterable[dict[str, Any]]) -> str:
+    """Records as CSV, of which a spreadsheet takes no text for a formula: such a text begins with an apostrophe."""
+    listed = list(rows)
+    names = list(dict.fromkeys(name for row in listed for name in row))
+    out = io.StringIO()
+    writer = csv.writer(out, lineterminator="\n")
+    writer.writerow([harmless(name) for name in names])
+    writer.writerows([[harmless(row.get(name)) for name in names] for row in listed])
+    return out.getvalue()
+
+
+def harmless(value: Any) -> Any:
+    """A value for a CSV field; numbers are as they are.
+
+    >>> harmless("=1+1"), harmless(-1.5), harmless(None)
+    ("'=1+1", -1.5, '')
+    """
+    if value is None:
+        return ""
+    return f"'{value}" if isinstance(value, str) and value.startswith(FORMULA) else value
+
+
+def parquet_bytes(rows: Sequence[dict[str, Any]]) -> bytes:
+    """Records as a Parquet file; the schema's version is also in the file's metadata."""
+    import pyarrow
+    from pyarrow import parquet
+
+    names = dict.fromkeys(name for row in rows for name in row)
+    table = pyarrow.table({name: [row.get(name) for row in rows] for name in names})
+    table = table.replace_schema_metadata({"bench_schema_version": str(SCHEMA_VERSION)})
+    out = io.BytesIO()
+    parquet.write_table(table, out)
+    return out.getvalue()

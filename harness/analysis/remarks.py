@@ -1,0 +1,70 @@
+"""What must be said beside a table: marks on entries, and notes below."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from harness.analysis.metrics import Meaning
+from harness.analysis.sample import Group, Sample
+from harness.spec import Status
+
+if TYPE_CHECKING:
+    from harness.analysis.tables import Line, Options
+
+FEW = 6
+DOUBTFUL_K = 0.7
+BY_IMPORTANCE = ("log_evidence", "nll")
+LETTERS = "abcdefghijklmnopqrstuvwxyz"
+NAMES = {"t": "Student's t", "bca": "bias-corrected and accelerated bootstrap", "wilcoxon": "Wilcoxon's signed-rank"}
+
+
+class Notes:
+    """The notes of one table, in the order in which they came up; each that marks entries has a letter."""
+
+    def __init__(self) -> None:
+        self._marked: dict[str, str] = {}
+        self._plain: list[str] = []
+
+    def marks(self, sample: Sample, group: Group, metric: str) -> tuple[str, ...]:
+        """The letters of what a reader must know of a group's entry."""
+        return tuple(self._letter(text) for text in _about_group(sample, group, metric))
+
+    def _letter(self, text: str) -> str:
+        number = len(self._marked)
+        return self._marked.setdefault(text, LETTERS[number] if number < len(LETTERS) else f"n{number}")
+
+    def about(self, metric: Meaning, lines: Sequence[Line], columns: Sequence[str], options: Options, left_out: dict[str, int]) -> None:
+        """Say of the whole table what is bold, how wide intervals are, what was left out."""
+        entries = [entry for line in lines for entry in line.entries if entry is not None]
+        if metric.says:
+            end = f", {metric.better} is better" if metric.better else ""
+            self._plain.append(f"{metric.name}: {metric.says}{end}.")
+        counts = sorted({entry.interval.n for entry in entries})
+        if counts:
+            spread = f"n = {counts[0]}" if len(counts) == 1 else f"n = {counts[0]} to {counts[-1]}"
+            self._plain.append(f"Means over seeds, {spread}; 95 % intervals: {NAMES[options.interval]}.")
+        if any(entry.best for entry in entries):
+            self._plain.append(
+                f"Bold: the best mean of each column, and what {NAMES[options.test]} test of paired differences, with Holm's "
+                "correction, does not tell apart from it (5 %). A row with failed runs is never bold."
+            )
+        if counts and counts[0] < FEW:
+            self._plain.append(f"Fewer than {FEW} seeds somewhere: intervals are wide there, and tests see large differences only.")
+        self._plain += [f"Left out: {count:,} {'run' if count == 1 else 'runs'} ({why})." for why, count in sorted(left_out.items())]
+
+    def lines(self) -> tuple[str, ...]:
+        """All notes, those with letters first."""
+        return (*(f"[{letter}] {text}" for text, letter in self._marked.items()), *self._plain)
+
+
+def _about_group(sample: Sample, group: Group, metric: str) -> list[str]:
+    said = []
+    gone = sorted({sample.withdrawn[run.key] for run in group.runs if run.key in sample.withdrawn})
+    said += [f"Withdrawn: {reason}" for reason in gone]
+    if metric in BY_IMPORTANCE and any(value > DOUBTFUL_K for value in sample.values(group, "pareto_k").values()):
+        said.append(f"Pareto k is above {DOUBTFUL_K} in some of these runs: the estimate is not to be trusted.")
+    done = [run for run in group.runs if run.status is Status.DONE]
+    if len({run.source_hash for run in done}) > 1:
+        said.append("These runs were made with different code of one version: bench why shows which; --rerun makes them anew.")
+    return said

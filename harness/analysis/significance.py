@@ -1,0 +1,74 @@
+"""Which methods cannot be told apart from the best one: paired differences over shared seeds."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from harness.analysis.labels import RowName
+from harness.analysis.metrics import Better
+from harness.analysis.statistics import Interval, holm, paired, t_test, wilcoxon_test
+
+Test = Literal["t", "wilcoxon"]
+TESTS = {"t": t_test, "wilcoxon": wilcoxon_test}
+LEVEL = 0.05
+Scores = Mapping[int, float]
+
+
+@dataclass(frozen=True)
+class Difference:
+    """A row less the reference, over the seeds that both finished; `p` is corrected for the column's other rows by Holm."""
+
+    reference: str
+    interval: Interval
+    p: float
+
+
+@dataclass(frozen=True)
+class Compared:
+    """The differences of a column's rows, and the rows that are best or not told apart from the best one."""
+
+    differences: dict[RowName, Difference]
+    best: frozenset[RowName]
+
+
+def compare(
+    values: Mapping[RowName, Scores], failures: Mapping[RowName, Mapping[str, int]], better: Better | None, baseline: str | None, test: Test
+) -> Compared:
+    """Test every row of a column against the best one, and against the baseline where there is one.
+
+    The best row has the best mean among those whose runs all have a score: the mean of the others is that of survivors. They are
+    never called best, and neither is anything where the metric does not rank, or where there is one seed.
+    """
+    whole = [row for row, scores in values.items() if scores and not failures[row]]
+    best = _best(whole, values, better)
+    against_best = _differences(best, values, test) if best else {}
+    reference = (
+        next((row for row in values if baseline in (row.text, f"{row.text} ({row.protocol})", row.method)), None) if baseline else best
+    )
+    differences = against_best if reference == best else _differences(reference, values, test) if reference else {}
+    same = {row for row in whole if row in against_best and against_best[row].p > LEVEL}
+    tied = {best} | same if best and len(values[best]) > 1 else set()
+    return Compared(differences, frozenset(row for row in tied if row))
+
+
+def names(row: RowName) -> tuple[str, str, str]:
+    """What a row answers to as a baseline."""
+    return row.text, f"{row.text} ({row.protocol})", row.method
+
+
+def _best(rows: Sequence[RowName], values: Mapping[RowName, Scores], better: Better | None) -> RowName | None:
+    if better is None or not rows:
+        return None
+    sign = 1 if better == "lower" else -1
+    return min(rows, key=lambda row: (sign * math.fsum(values[row].values()) / len(values[row]), row.order))
+
+
+def _differences(reference: RowName, values: Mapping[RowName, Scores], test: Test) -> dict[RowName, Difference]:
+    others = [row for row in values if row != reference]
+    shared = {row: sorted(values[row].keys() & values[reference].keys()) for row in others}
+    pairs = {row: ([values[row][seed] for seed in seeds], [values[reference][seed] for seed in seeds]) for row, seeds in shared.items()}
+    ps = holm([TESTS[test]([a - b for a, b in zip(*pairs[row], strict=True)]) for row in others])
+    return {row: Difference(reference.text, paired(*pairs[row]), p) for row, p in zip(others, ps, strict=True)}

@@ -1,0 +1,215 @@
+"""`bench compare`: comparison tables, on a terminal, for papers and pages, and as data."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
+
+import click
+
+from harness.cli._grids import plain_text, show
+from harness.cli._options import json_option, open_store, print_json, write_out
+from harness.errors import UsageError
+from harness.workspace import Workspace
+
+if TYPE_CHECKING:
+    from harness.analysis.formats.grid import Grid, Style
+    from harness.analysis.ranks import Ranking
+    from harness.analysis.sample import Sample
+    from harness.analysis.tables import Options, Table
+    from harness.store import ResultStore
+
+Command = TypeVar("Command", bound=Callable[..., Any])
+Format = Literal["table", "markdown", "latex", "html", "csv", "json", "parquet"]
+SUFFIXES: dict[str, Format] = {
+    ".md": "markdown", ".tex": "latex", ".html": "html", ".htm": "html", ".csv": "csv", ".json": "json", ".parquet": "parquet",
+}  # fmt: skip
+
+
+def selection(command: Command) -> Command:
+    """What picks finished runs: methods, tasks, protocol, seeds."""
+    options = [
+        click.option("-m", "--method", "methods", multiple=True, metavar="METHOD", help="Of these only: vb, 'hvae*'. Repeat for more."),
+        click.option("-t", "--task", "tasks", multiple=True, metavar="TASK", help="Of these only: gaussian-25, 'gaussian-*'. Repeat."),
+        click.option("--protocol", metavar="NAME", help="Of runs under this protocol only."),
+        click.option("--seeds", metavar="SEEDS", help="Of these replicates only: 0-9. Without it: all below 1000; tuning has the others."),
+    ]
+    for option in reversed(options):
+        command = option(command)
+    return command
+
+
+@click.command()
+@selection
+@click.option("--metric", "metrics", multiple=True, metavar="NAME", help="A metric; repeat for more. Without it: each task's first one.")
+@click.option(
+    "--interval",
+    type=click.Choice(["se", "t", "bca"]),
+    default="se",
+    show_default=True,
+    help="Beside a mean: its standard error, Student's 95 % interval, or the bootstrap's.",
+)
+@click.option("--baseline", metavar="ROW", help="The row that others are tested against: vb. Without it: the best of each column.")
+@click.option("--differences", is_flag=True, help="Also print paired differences to the baseline, with intervals and p.")
+@click.option("--test", type=click.Choice(["t", "wilcoxon"]), default="t", show_default=True, help="How paired differences are tested.")
+@click.option("--ranks", is_flag=True, help="Also print mean ranks across tasks, and which of them differ.")
+@click.option("--costs/--no-costs", default=True, help="With steps, gradient evaluations and seconds of a run.")
+@click.option(
+    "--format",
+    "format_",
+    type=click.Choice(["table", "markdown", "latex", "html", "csv", "json", "parquet"]),
+    metavar="FORMAT",
+    help="table, markdown, latex, html, csv, json or parquet. Without it: what FILE ends in, or a table.",
+)
+@click.option("-o", "--output", type=click.Path(path_type=Path, dir_okay=False), metavar="FILE", help="Write there, whole or not at all.")
+@json_option
+def compare(
+    methods: Sequence[str],
+    tasks: Sequence[str],
+    protocol: str | None,
+    seeds: str | None,
+    metrics: Sequence[str],
+    interval: str,
+    baseline: str | None,
+    differences: bool,
+    test: Any,
+    ranks: bool,
+    costs: bool,
+    format_: Format | None,
+    output: Path | None,
+    as_json: bool,
+) -> None:
+    """Methods by tasks: means over seeds, what failed, and which are not told apart from the best.
+
+    Only what was scored alike stands in one column; other runs have a table of their own, which says what differs. Training
+    settings label the rows. The best of a column, and what a paired test does not tell apart from it, is bold.
+
+    \b
+    Examples:
+      bench compare -t 'gaussian-*'
+      bench compare --metric sigma_sq_error --baseline vb --differences
+      bench compare --interval t -o table.tex
+    """  # fmt: skip
+    from harness.analysis.formats.grid import Style
+    from harness.analysis.tables import Options
+
+    options = Options(tuple(metrics), "bca" if interval == "bca" else "t", test, baseline)
+    style = Style(interval != "se", differences or baseline is not None, costs)
+    chosen = "json" if as_json else chosen_format(format_, output)
+    if ranks and chosen in ("csv", "parquet"):
+        raise UsageError(f"{chosen} holds one record an entry, and no ranks. Leave --ranks out, or write json.")
+    with opened("compare") as store:
+        sample = drawn(store, methods, tasks, protocol, seeds)
+        tables = made(sample, options)
+        if as_json and output is None:
+            print_json(_records(tables, sample, ranks))
+        elif chosen == "table" and output is None:
+            show(_grids(tables, style, ranks))
+            click.echo("Next: bench why CELL, with one of the cells of bench compare --json", err=True)
+        else:
+            write_out(_rendered(tables, sample, chosen, style, ranks), output)
+
+
+def opened(doing: str) -> ResultStore:
+    """The workspace's results.
+
+    Raises:
+        UsageError: there are none.
+    """
+    store = open_store(Workspace.current())
+    if store is None:
+        raise UsageError(
+            f"There are no runs here to {doing}. Make some: bench run -m vb -m hvae -t gaussian-25 --protocol smoke --seeds 0-2"
+        )
+    return store
+
+
+def drawn(store: ResultStore, methods: Sequence[str], tasks: Sequence[str], protocol: str | None, seeds: str | None) -> Sample:
+    """The finished runs that were picked.
+
+    Raises:
+        UsageError: none fits.
+    """
+    from harness.analysis.sample import draw
+    from harness.matrix import parse_seeds
+
+    sample = draw(store, methods, tasks, protocol, None if seeds is None else set(parse_seeds(seeds)))
+    if not sample.groups:
+        waiting = "; ".join(f"{count:,} {why}" for why, count in sample.left_out.items())
+        raise UsageError(f"No finished run fits{f' ({waiting})' if waiting else ''}. What there is: bench list runs")
+    return sample
+
+
+def made(sample: Sample, options: Options) -> list[Table]:
+    """The tables of a sample.
+
+    Raises:
+        UsageError: none of the runs has the metric.
+    """
+    from harness.analysis.tables import compare as compared
+
+    tables = compared(sample, options)
+    if not tables:
+        raise UsageError(f"None of these runs has the metric '{', '.join(options.metrics)}'. What a run has: bench show KEY")
+    return tables
+
+
+def chosen_format(format_: Format | None, output: Path | None) -> Format:
+    """The format asked for, or what the file's name ends in."""
+    if format_ is not None:
+        if format_ == "parquet" and output is None:
+            raise UsageError("Parquet is no text. Say which file to write: -o FILE.parquet.")
+        return format_
+    if output is None:
+        return "table"
+    if output.suffix.lower() not in SUFFIXES:
+        raise UsageError(f"What shall {output.name} be? Give it an ending ({', '.join(SUFFIXES)}), or say --format.")
+    return SUFFIXES[output.suffix.lower()]
+
+
+def _grids(tables: Sequence[Table], style: Style, ranks: bool) -> list[Grid]:
+    from harness.analysis.formats.grid import grids, rank_grid
+
+    found = [grid for table in tables for grid in grids(table, style)]
+    return [*found, rank_grid(_ranking(tables))] if ranks else found
+
+
+def _ranking(tables: Sequence[Table]) -> Ranking:
+    from harness.analysis.ranks import across
+
+    ranking = across(tables)
+    if ranking is None:
+        raise UsageError("No two rows were run on all of these tasks: there is nothing to rank. Pick fewer tasks with -t.")
+    return ranking
+
+
+def _records(tables: Sequence[Table], sample: Sample, ranks: bool) -> list[dict[str, Any]]:
+    from harness.analysis.formats import records
+
+    return records(tables, sample) + ([{"ranking": ranking_record(_ranking(tables))}] if ranks else [])
+
+
+def ranking_record(ranking: Ranking) -> dict[str, Any]:
+    """A ranking as JSON."""
+    plain = {name: None if isinstance(value, float) and value != value else value for name, value in vars(ranking).items()}
+    return plain | {"cliques": ranking.cliques}
+
+
+def _rendered(tables: Sequence[Table], sample: Sample, chosen: Format, style: Style, ranks: bool) -> bytes:
+    """What is written, in every format."""
+    from harness.analysis import formats
+
+    if chosen == "json":
+        return (
+            json.dumps({"schema_version": formats.SCHEMA_VERSION, "records": _records(tables, sample, ranks)}, indent=1) + "\n"
+        ).encode()
+    if chosen == "csv":
+        return formats.csv_text(formats.records(tables, sample)).encode()
+    if chosen == "parquet":
+        return formats.parquet_bytes(formats.records(tables, sample))
+    found = _grids(tables, style, ranks)
+    if chosen == "table":
+        return plain_text(found).encode()
+    return {"markdown": formats.markdown, "latex": formats.latex, "html": formats.html}[chosen](found).encode()
