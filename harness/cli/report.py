@@ -90,7 +90,8 @@ def _tables(sample: Sample) -> list[tuple[str, str]]:
     found = compare(sample, Options(metrics=tuple(name for name in names if name in known)))
     by_metric = {table.metric.name: [one for one in found if one.metric == table.metric] for table in found}
     tables = [
-        (name, html([grid for table in same for grid in grids(table, Style(brackets=True))], page=False)) for name, same in by_metric.items()
+        (name, html([grid for table in same for grid in grids(table, Style(brackets=True))], page=False))
+        for name, same in by_metric.items()
     ]
     return tables + ([("Ranks", html([rank_grid(ranking)], page=False))] if ranking else [])
 

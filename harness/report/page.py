@@ -67,6 +67,12 @@ class Figure:
     choices: Sequence[str] = ()
     notes: Sequence[str] = ()
 
+    @property
+    def legend(self) -> list[tuple[int, Key]]:
+        """The keys that something is drawn under, with their places: where all runs of a row failed, there is nothing to hide."""
+        drawn = {trace.get("legendgroup") for plot in self.plots for trace in plot.data}
+        return [(place, key) for place, key in enumerate(self.keys) if str(place) in drawn]
+
 
 @dataclass(frozen=True)
 class Folded:
