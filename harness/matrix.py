@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
@@ -88,6 +88,18 @@ def parse_seeds(text: str) -> list[int]:
             raise InvalidSelector(f"Seeds '{part.strip()}' are more than {LARGEST_RANGE:,}. Split them over several commands.")
         seeds |= dict.fromkeys(range(first, last + 1))
     return list(seeds)
+
+
+def ranges(seeds: Collection[int]) -> str:
+    """Seeds as `--seeds` takes them.
+
+    >>> ranges([2, 0, 1, 7])
+    '0-2,7'
+    """
+    known = set(seeds)
+    starts = sorted(seed for seed in known if seed - 1 not in known)
+    ends = sorted(seed for seed in known if seed + 1 not in known)
+    return ",".join(str(first) if first == last else f"{first}-{last}" for first, last in zip(starts, ends, strict=True))
 
 
 def parse_sets(texts: Sequence[str]) -> dict[str, str]:

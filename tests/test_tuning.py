@@ -340,7 +340,7 @@ def test_tuning_ends_with_a_winner_on_other_seeds(bench, workspace):
     listed = json_lines(bench("study", "show", name, "--json", "--figures", str(workspace / "figures.html")))
     assert [trial["number"] for trial in listed] == [0, 1, 2, 3]
     page = (workspace / "figures.html").read_text()
-    assert page.count("Plotly.newPlot(") == 5
+    assert page.count('<article class="figure"') == 5
     assert "<script src" not in page
     assert "<link" not in page
     assert json_lines(bench("study", "best", name, "--json")) == [shown]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-SMALL = 1e-3
+SMALL, LARGE = 1e-3, 1e7
 LARGEST_DIGITS = 6
 
 
@@ -13,6 +13,8 @@ def number(value: float, error: float | None = None) -> str:
 
     >>> number(0.020312), number(-123456.789, 0.034), number(0.000317, 0.000012)
     ('0.02031', '-123456.789 ± 0.034', '(3.17 ± 0.12)e-4')
+    >>> number(8.672e26, 9.6e26), number(8.672e26)
+    ('(8.7 ± 9.6)e26', '8.672e+26')
     """
     if not math.isfinite(value):
         return str(value)
@@ -20,11 +22,11 @@ def number(value: float, error: float | None = None) -> str:
         return _estimate(value, error)
     if value and abs(value) < SMALL / 10:
         return f"{value:.3e}".replace("e-0", "e-")
-    return f"{value:.4g}" if abs(value) < 1e4 else f"{value:,.0f}"
+    return f"{value:,.0f}" if 1e4 <= abs(value) < LARGE else f"{value:.4g}"
 
 
 def _estimate(value: float, error: float) -> str:
-    if max(abs(value), error) < SMALL:
+    if not SMALL <= max(abs(value), error) < LARGE:
         power = math.floor(math.log10(max(abs(value), error)))
         return f"({_rounded(value * 10.0**-power, error * 10.0**-power)})e{power}"
     return _rounded(value, error)
@@ -45,7 +47,7 @@ def between(value: float, low: float, high: float) -> str:
     if not (math.isfinite(value) and math.isfinite(width)) or width <= 0:
         return number(value)
     largest = max(abs(value), abs(low), abs(high))
-    if largest < SMALL:
+    if not SMALL <= largest < LARGE:
         power = math.floor(math.log10(largest))
         digits = max(0, min(LARGEST_DIGITS, 1 - math.floor(math.log10(width)) + power))
         scaled = [f"{each * 10.0**-power:.{digits}f}e{power}" for each in (value, low, high)]

@@ -18,6 +18,7 @@ COMMANDS = {
     "list": "listing:listing",
     "show": "show:show",
     "compare": "compare:compare",
+    "report": "report:report",
     "sample": "pictures:sample",
     "encode": "pictures:encode",
     "verify": "verify:verify",

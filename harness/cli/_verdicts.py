@@ -98,7 +98,7 @@ def _signed(value: float) -> str:
 
 
 def _ranges(seeds: Sequence[int]) -> str:
-    from harness.cli.study import ranges
+    from harness.matrix import ranges
 
     return ranges(seeds)
 

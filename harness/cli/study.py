@@ -246,6 +246,8 @@ def _show(found: Study, outlook: Outlook, workers: int | None, as_json: bool) ->
 
 def _working(at_work: Sequence[AtWork]) -> list[tuple[str, ...]]:
     """A row for each stack that a process holds."""
+    from harness.matrix import ranges
+
     stacks: dict[tuple[str, int, str], list[AtWork]] = {}
     for run in at_work:
         stacks.setdefault((run.host, run.pid, run.cell), []).append(run)
@@ -258,17 +260,6 @@ def _working(at_work: Sequence[AtWork]) -> list[tuple[str, ...]]:
         )
         for first, *others in stacks.values() for members in [[first, *others]]
     ]  # fmt: skip
-
-
-def ranges(seeds: Sequence[int]) -> str:
-    """Seeds as `--seeds` takes them.
-
-    >>> ranges([2, 0, 1, 7])
-    '0-2,7'
-    """
-    starts = [seed for seed in sorted(seeds) if seed - 1 not in seeds]
-    ends = [seed for seed in sorted(seeds) if seed + 1 not in seeds]
-    return ",".join(str(first) if first == last else f"{first}-{last}" for first, last in zip(starts, ends, strict=True))
 
 
 def _outlook_json(found: Study, outlook: Outlook, workers: int | None) -> dict[str, Any]:

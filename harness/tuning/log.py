@@ -103,6 +103,14 @@ def stored(url: str, study: str) -> list[Search]:
     return list({search.name: search for several in latest for search in several if search.name in names}.values())
 
 
+def names(url: str) -> list[str]:
+    """The studies that were ever begun, sorted."""
+    if not _exists(url):
+        return []
+    with _storage(url) as storage:
+        return sorted({name.partition("/")[0] for name in quietly(optuna.get_all_study_names, storage)})
+
+
 def _exists(url: str) -> bool:
     """Whether there may be trials: a server is asked, a file must be there."""
     file = sqlite_file(url)

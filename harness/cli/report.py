@@ -1,0 +1,155 @@
+"""`bench report`: everything there is to see, on one page."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from harness.cli._options import open_store, plural
+from harness.errors import BenchError, UsageError
+from harness.workspace import Workspace
+
+if TYPE_CHECKING:
+    from harness.analysis.sample import Sample
+    from harness.report.page import Section
+    from harness.store import ResultStore
+
+
+@click.command()
+@click.option(
+    "-o",
+    "--output",
+    default="report.html",
+    show_default=True,
+    metavar="FILE",
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="Where the page is written.",
+)
+@click.option("-m", "--method", "methods", multiple=True, metavar="METHOD", help="Of these methods only: hvae, 'hvae*'. Repeat for more.")
+@click.option(
+    "-t", "--task", "tasks", multiple=True, metavar="TASK", help="On these tasks only: gaussian-25, 'gaussian-*'. Repeat for more."
+)
+@click.option("--seeds", metavar="SEEDS", help="Of these replicates only: 0-9,12. Without it: all but those that settings are tuned on.")
+@click.option("--protocol", metavar="NAME", help="Of runs under this protocol only.")
+@click.option("--title", default="Benchmark report", show_default=True, metavar="TEXT", help="The page's title.")
+def report(output: Path, methods: Sequence[str], tasks: Sequence[str], seeds: str | None, protocol: str | None, title: str) -> None:
+    """Write all results as one HTML page: figures, tables, failures, tuning, and the runs behind every number.
+
+    The page needs no other file and no network. It shows stored runs; none are made. The same database gives the same bytes.
+
+    \b
+    Example:
+      bench report -t 'gaussian-*' -o gaussian.html
+    """
+    from harness.analysis.sample import draw
+    from harness.matrix import parse_seeds
+    from harness.spec import Status
+
+    workspace = Workspace.current()
+    store = open_store(workspace)
+    if store is None:
+        raise UsageError("There are no runs to report on yet. Make some: bench study run smoke")
+    with store:
+        sample = draw(store, methods, tasks, protocol, None if seeds is None else set(parse_seeds(seeds)))
+        finished = sum(run.status is Status.DONE for group in sample.groups for run in group.runs)
+        if not finished:
+            raise UsageError("There are no finished runs to report on" + _why(methods, tasks, seeds, protocol) + " See: bench list runs.")
+        content = _page(workspace, store, sample, title, methods, tasks)
+    _write(output, content.encode())
+    click.echo(f"{plural(finished, 'finished run')} on one page: {output}", err=True)
+
+
+def _why(methods: Sequence[str], tasks: Sequence[str], seeds: str | None, protocol: str | None) -> str:
+    asked = [*(f"-m {name}" for name in methods), *(f"-t {name}" for name in tasks)]
+    asked += [f"--seeds {seeds}"] if seeds is not None else []
+    asked += [f"--protocol {protocol}"] if protocol is not None else []
+    return f" with {' '.join(asked)}." if asked else "."
+
+
+def _page(workspace: Workspace, store: ResultStore, sample: Sample, title: str, methods: Sequence[str], tasks: Sequence[str]) -> str:
+    from harness.report.build import report as page
+
+    return page(title, sample, workspace.home, _tuning(workspace, store, methods, tasks), _tables(sample), _published(store, sample))
+
+
+def _tables(sample: Sample) -> list[tuple[str, str]]:
+    """Comparison tables of what each task shows first, and of how methods rank across tasks."""
+    from harness.analysis.formats import html
+    from harness.analysis.formats.grid import Style, grids, rank_grid
+    from harness.analysis.metrics import headline
+    from harness.analysis.ranks import across
+    from harness.analysis.tables import Options, compare
+
+    usual = compare(sample, Options())
+    ranking = across(usual)
+    names = dict.fromkeys(name for group in sample.groups for name in headline(group.cell.task))
+    known = set(sample.store.scores.metric_names())
+    found = compare(sample, Options(metrics=tuple(name for name in names if name in known)))
+    by_metric = {table.metric.name: [one for one in found if one.metric == table.metric] for table in found}
+    tables = [
+        (name, html([grid for table in same for grid in grids(table, Style(brackets=True))], page=False))
+        for name, same in by_metric.items()
+    ]
+    return tables + ([("Ranks", html([rank_grid(ranking)], page=False))] if ranking else [])
+
+
+def _published(store: ResultStore, sample: Sample) -> list[tuple[str, str]]:
+    """Published values beside ours, of the tasks in the report."""
+    from functools import cache
+
+    from harness.analysis import references
+    from harness.analysis.formats import html
+    from harness.analysis.formats.published import published_grids
+    from harness.analysis.verdicts import judge
+    from harness.studies import runs_of
+
+    runs, tasks = cache(runs_of), {group.cell.task_label for group in sample.groups}
+    judged = [value for name in references.sources() for value in judge(store, references.load(name), runs, tasks)]
+    return [(grid.title, html([grid], page=False)) for grid in published_grids(judged)]
+
+
+def _tuning(workspace: Workspace, store: ResultStore, methods: Collection[str], tasks: Collection[str]) -> list[Section]:
+    """A section for each search that has trials; nothing is loaded where no study was ever begun."""
+    if not _may_have_studies(workspace):
+        return []
+    from fnmatch import fnmatchcase
+
+    from harness.cli._tuning import read
+    from harness.tuning.figures import section
+    from harness.tuning.log import names, read_log, stored
+
+    found = []
+    for name in names(workspace.study_url):
+        try:
+            searches = stored(workspace.study_url, name)
+        except BenchError as err:
+            click.echo(f"The tuning study {name} is left out: {err}", err=True)
+            continue
+        for verdict in read(workspace, store, sorted(searches, key=lambda search: search.name)):
+            search = verdict.search
+            if not verdict.trials or not (not methods or any(fnmatchcase(search.column.method.found.name, one) for one in methods)):
+                continue
+            if tasks and not any(fnmatchcase(search.task, one) for one in tasks):
+                continue
+            with read_log(workspace.study_url, search) as log:
+                found += [section(log.study, verdict, store)] if log else []
+    return found
+
+
+def _may_have_studies(workspace: Workspace) -> bool:
+    url = workspace.study_url
+    return not url.startswith("sqlite:///") or Path(url.removeprefix("sqlite:///")).exists()
+
+
+def _write(output: Path, content: bytes) -> None:
+    from harness.checkpoint import put
+
+    if not output.absolute().parent.is_dir():
+        raise UsageError(f"There is no folder {output.parent} to write {output.name} to.")
+    try:
+        put(output, content)
+    except OSError as err:
+        raise UsageError(f"Cannot write {output}: {err.strerror or err}.") from err

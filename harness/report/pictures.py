@@ -1,0 +1,72 @@
+"""Pictures that runs left behind: samples and reconstructions, of one seed for each row."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from pathlib import Path
+
+from harness.analysis.sample import Group
+from harness.report.page import Picture, Section
+from harness.report.view import View, columns, shown_first
+from harness.spec import Status
+from harness.store import ArtifactFile, ResultStore
+
+NAMES = {"samples.png": "samples", "reconstructions.png": "reconstructions"}
+MOST, MOST_BYTES = 40, 4_000_000
+"""How many pictures a page holds, and their bytes together."""
+SIGNATURE = b"\x89PNG\r\n\x1a\n"
+
+
+def section(view: View, home: Path) -> Section | None:
+    """Nothing where no run left a picture; `home` is the workspace."""
+    files = _files(view)
+    if not files:
+        return None
+    pictures, damaged, left, size = [], 0, 0, 0
+    for caption, file in files:
+        content = _read(home / file.path, file.sha256)
+        if content is None:
+            damaged += 1
+        elif len(pictures) == MOST or size + len(content) > MOST_BYTES:
+            left += 1
+        else:
+            pictures.append(Picture(caption, content))
+            size += len(content)
+    about = [
+        "Samples are drawn from the prior and decoded; reconstructions stand beside the images they are of. Each row's first finished seed."
+    ]
+    about += [f"Left out for the page's size: {left} of {len(files)} pictures."] if left else []
+    about += [f"Missing or damaged: {damaged} of {len(files)} pictures. See: bench doctor."] if damaged else []
+    return Section("pictures", "Pictures", about, pictures=pictures)
+
+
+def _files(view: View) -> list[tuple[str, ArtifactFile]]:
+    """What there is, with captions, by task and name."""
+    found = []
+    for column, groups in columns(group for group in view.sample.groups if _may_have(group)).items():
+        for group in groups:
+            seed, files = _of(view.sample.store, group)
+            found += [(f"{column}, {view.name(group)}: {NAMES[file.name]}, seed {seed}", file) for file in files]
+    return found
+
+
+def _may_have(group: Group) -> bool:
+    """Only images have a score on data that are held out, and pictures."""
+    return "nll" in shown_first(group.cell.task) or "validation_elbo" in shown_first(group.cell.task)
+
+
+def _of(store: ResultStore, group: Group) -> tuple[int, Sequence[ArtifactFile]]:
+    run = next((run for run in group.runs if run.status is Status.DONE), None)
+    if run is None:
+        return 0, []
+    return run.seed, sorted((file for file in store.artifacts(run.key) if file.name in NAMES), key=lambda file: file.name, reverse=True)
+
+
+def _read(path: Path, sha256: str) -> bytes | None:
+    """A picture; None where the file is not there or not the one on record."""
+    try:
+        content = path.read_bytes()
+    except OSError:
+        return None
+    return content if content.startswith(SIGNATURE) and hashlib.sha256(content).hexdigest() == sha256 else None
