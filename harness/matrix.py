@@ -5,8 +5,9 @@ from __future__ import annotations
 import itertools
 import math
 import re
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from functools import cache
 from typing import Any
 
@@ -55,6 +56,26 @@ def parse_selector(kind: registry.Kind, text: str) -> list[Setting]:
         choices[name.strip()] = alternatives
     refuse_too_many(math.prod(map(len, choices.values())))
     return [Setting(found, {**found.fields, **dict(zip(choices, values, strict=True))}) for values in itertools.product(*choices.values())]
+
+
+def picked(patterns: Sequence[str], names: Collection[str], fields: Mapping[str, Any]) -> bool:
+    """Whether a pattern stands for a plugin of these names (its own, its variant's) with these settings; none stands for all.
+
+    >>> picked(["hvae*"], ["hvae", "hvae-untempered"], {}), picked(["hvae"], ["hvae-iaf"], {}), picked([], ["vb"], {})
+    (True, False, True)
+    >>> picked(["hvae[n_leapfrog=1,10]"], ["hvae"], {"n_leapfrog": 10}), picked(["*[n_leapfrog=1]"], ["hvae"], {"n_leapfrog": 10})
+    (True, False)
+    """
+    return not patterns or any(_fits(pattern, names, fields) for pattern in patterns)
+
+
+def _fits(pattern: str, names: Collection[str], fields: Mapping[str, Any]) -> bool:
+    wanted = re.findall(r"\[(\w+)=([^\[\]]*)\]", pattern)
+    bare = re.sub(r"\[\w+=[^\[\]]*\]", "", pattern)
+    texts = {name: "none" if value is None else str(value).lower() for name, value in fields.items()}
+    return any(name == bare or fnmatchcase(name, bare) for name in names) and all(
+        texts.get(name) in [value.strip().lower() for value in values.split(",")] for name, values in wanted
+    )
 
 
 def refuse_too_many(count: int) -> None:

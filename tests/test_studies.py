@@ -513,3 +513,20 @@ def test_a_filled_workspace_of_other_runs_tells_nothing_of_a_study(bench, worksp
     (shown,) = json_lines(bench("study", "status", "smoke", "--json"))
     known = 2 * 4 * 3  # hvae and its variant on four tasks: the store has runs of the method
     assert (shown["counts"], shown["runs_without_estimate"]) == ({"missing": 84}, 84 - known)
+
+
+def test_a_part_of_a_study_is_picked_by_method_and_task(bench):
+    def picked(*options):
+        parts = json_lines(bench("study", "status", "report-gaussian", "--json", *options))[0]["parts"]
+        return {(part["task"].partition("[")[0], part["method"], sum(part["counts"].values())) for part in parts}
+
+    assert picked("-t", "gaussian-50", "-m", "vb") == {("gaussian-50", "vb", 3)}
+    assert sum(total for *_, total in picked("-m", "pnf[n_layers=30]", "-t", "gaussian-400")) == 6
+    assert {method for _, method, _ in picked("-m", "hvae*")} == {"hvae", "hvae-untempered"}
+    dry = json_lines(bench("study", "run", "report-gaussian", "-t", "gaussian-25", "--dry-run", "--json"))[0]
+    assert dry["runs"] == 33
+    for options in (("-m", "nope"), ("-t", "gaussian-25", "-m", "hvae[n_leapfrog=7]")):
+        refused = bench("study", "run", "report-gaussian", *options)
+        assert (refused.exit_code, refused.stderr.count("\n")) == (2, 1)
+        assert "bench study show report-gaussian" in refused.stderr
+    assert "tuning study" in bench("study", "run", "tune-hvae-digits", "-m", "hvae").stderr

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field, replace
-from fnmatch import fnmatchcase
 from typing import Any
 
 from harness import registry
 from harness.analysis.labels import ColumnName, RowName, column_name, differences, ordered, row_name, spelt_out
+from harness.matrix import picked
 from harness.spec import Status
 from harness.store import CellRow, Replicate, ResultStore
 
@@ -60,6 +60,7 @@ def draw(
     tasks: Sequence[str] = (),
     protocol: str | None = None,
     seeds: Collection[int] | None = None,
+    keys: Collection[str] | None = None,
 ) -> Sample:
     """The runs that are wanted.
 
@@ -68,12 +69,13 @@ def draw(
         tasks: the same of tasks: `gaussian-*`.
         protocol: of runs under this one only.
         seeds: these replicates; without them all below `TUNED_FROM`.
+        keys: of these runs only.
     """
     cells = [cell for cell in store.scores.cells() if _wanted(cell, methods, tasks, protocol)]
     by_cell: dict[str, list[Replicate]] = {cell.cell: [] for cell in cells}
     left_out: Counter[str] = Counter()
     for run in store.scores.replicates(list(by_cell)):
-        reason = _left_out(run, seeds)
+        reason = _left_out(run, seeds, keys)
         if reason is None:
             by_cell[run.cell].append(run)
         else:
@@ -87,14 +89,16 @@ def draw(
 def _wanted(cell: CellRow, methods: Sequence[str], tasks: Sequence[str], protocol: str | None) -> bool:
     label = registry.method_label(cell.method, cell.spec["method_fields"])
     return (
-        (not methods or any(fnmatchcase(label, pattern) or fnmatchcase(cell.method, pattern) for pattern in methods))
-        and (not tasks or any(fnmatchcase(cell.task_label, pattern) or fnmatchcase(cell.task, pattern) for pattern in tasks))
+        picked(methods, (cell.method, label), cell.spec["method_fields"])
+        and picked(tasks, (cell.task, cell.task_label), cell.spec["task_fields"])
         and (protocol is None or cell.protocol == protocol)
     )
 
 
-def _left_out(run: Replicate, seeds: Collection[int] | None) -> str | None:
+def _left_out(run: Replicate, seeds: Collection[int] | None, keys: Collection[str] | None) -> str | None:
     """Why a run is in no table; None where it is in one."""
+    if keys is not None and run.key not in keys:
+        return "not of the study"
     if seeds is not None and run.seed not in seeds:
         return "other seeds"
     if seeds is None and run.seed >= TUNED_FROM:

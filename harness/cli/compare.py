@@ -3,42 +3,27 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
 from harness.cli._grids import plain_text, show
-from harness.cli._options import json_option, open_store, print_json, write_out
+from harness.cli._options import json_option, print_json, write_out
+from harness.cli._selection import Selection, drawn, opened, selection
 from harness.errors import UsageError
-from harness.workspace import Workspace
 
 if TYPE_CHECKING:
     from harness.analysis.formats.grid import Grid, Style
     from harness.analysis.ranks import Ranking
     from harness.analysis.sample import Sample
     from harness.analysis.tables import Options, Table
-    from harness.store import ResultStore
 
-Command = TypeVar("Command", bound=Callable[..., Any])
 Format = Literal["table", "markdown", "latex", "html", "csv", "json", "parquet"]
 SUFFIXES: dict[str, Format] = {
     ".md": "markdown", ".tex": "latex", ".html": "html", ".htm": "html", ".csv": "csv", ".json": "json", ".parquet": "parquet",
 }  # fmt: skip
-
-
-def selection(command: Command) -> Command:
-    """What picks finished runs: methods, tasks, protocol, seeds."""
-    options = [
-        click.option("-m", "--method", "methods", multiple=True, metavar="METHOD", help="Of these only: vb, 'hvae*'. Repeat for more."),
-        click.option("-t", "--task", "tasks", multiple=True, metavar="TASK", help="Of these only: gaussian-25, 'gaussian-*'. Repeat."),
-        click.option("--protocol", metavar="NAME", help="Of runs under this protocol only."),
-        click.option("--seeds", metavar="SEEDS", help="Of these replicates only: 0-9. Without it: all below 1000; tuning has the others."),
-    ]
-    for option in reversed(options):
-        command = option(command)
-    return command
 
 
 @click.command()
@@ -66,10 +51,7 @@ def selection(command: Command) -> Command:
 @click.option("-o", "--output", type=click.Path(path_type=Path, dir_okay=False), metavar="FILE", help="Write there, whole or not at all.")
 @json_option
 def compare(
-    methods: Sequence[str],
-    tasks: Sequence[str],
-    protocol: str | None,
-    seeds: str | None,
+    chosen: Selection,
     metrics: Sequence[str],
     interval: str,
     baseline: str | None,
@@ -89,6 +71,7 @@ def compare(
     \b
     Examples:
       bench compare -t 'gaussian-*'
+      bench compare --study smoke --ranks
       bench compare --metric sigma_sq_error --baseline vb --differences
       bench compare --interval t -o table.tex
     """  # fmt: skip
@@ -97,49 +80,19 @@ def compare(
 
     options = Options(tuple(metrics), "bca" if interval == "bca" else "t", test, baseline)
     style = Style(interval != "se", differences or baseline is not None, costs)
-    chosen = "json" if as_json else chosen_format(format_, output)
-    if ranks and chosen in ("csv", "parquet"):
-        raise UsageError(f"{chosen} holds one record an entry, and no ranks. Leave --ranks out, or write json.")
+    written = "json" if as_json else chosen_format(format_, output)
+    if ranks and written in ("csv", "parquet"):
+        raise UsageError(f"{written} holds one record an entry, and no ranks. Leave --ranks out, or write json.")
     with opened("compare") as store:
-        sample = drawn(store, methods, tasks, protocol, seeds)
+        sample = drawn(store, chosen)
         tables = made(sample, options)
         if as_json and output is None:
             print_json(_records(tables, sample, ranks))
-        elif chosen == "table" and output is None:
+        elif written == "table" and output is None:
             show(_grids(tables, style, ranks))
             click.echo("Next: bench why CELL, with one of the cells of bench compare --json", err=True)
         else:
-            write_out(_rendered(tables, sample, chosen, style, ranks), output)
-
-
-def opened(doing: str) -> ResultStore:
-    """The workspace's results.
-
-    Raises:
-        UsageError: there are none.
-    """
-    store = open_store(Workspace.current())
-    if store is None:
-        raise UsageError(
-            f"There are no runs here to {doing}. Make some: bench run -m vb -m hvae -t gaussian-25 --protocol smoke --seeds 0-2"
-        )
-    return store
-
-
-def drawn(store: ResultStore, methods: Sequence[str], tasks: Sequence[str], protocol: str | None, seeds: str | None) -> Sample:
-    """The finished runs that were picked.
-
-    Raises:
-        UsageError: none fits.
-    """
-    from harness.analysis.sample import draw
-    from harness.matrix import parse_seeds
-
-    sample = draw(store, methods, tasks, protocol, None if seeds is None else set(parse_seeds(seeds)))
-    if not sample.groups:
-        waiting = "; ".join(f"{count:,} {why}" for why, count in sample.left_out.items())
-        raise UsageError(f"No finished run fits{f' ({waiting})' if waiting else ''}. What there is: bench list runs")
-    return sample
+            write_out(_rendered(tables, sample, written, style, ranks), output)
 
 
 def made(sample: Sample, options: Options) -> list[Table]:

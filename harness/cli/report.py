@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
-from harness.cli._options import open_store, plural
-from harness.errors import BenchError, UsageError
+from harness.cli._options import plural, write_out
+from harness.cli._selection import Selection, drawn, opened, selection
+from harness.errors import BenchError
 from harness.workspace import Workspace
 
 if TYPE_CHECKING:
@@ -28,14 +28,9 @@ if TYPE_CHECKING:
     type=click.Path(dir_okay=False, path_type=Path),
     help="Where the page is written.",
 )
-@click.option("-m", "--method", "methods", multiple=True, metavar="METHOD", help="Of these methods only: hvae, 'hvae*'. Repeat for more.")
-@click.option(
-    "-t", "--task", "tasks", multiple=True, metavar="TASK", help="On these tasks only: gaussian-25, 'gaussian-*'. Repeat for more."
-)
-@click.option("--seeds", metavar="SEEDS", help="Of these replicates only: 0-9,12. Without it: all but those that settings are tuned on.")
-@click.option("--protocol", metavar="NAME", help="Of runs under this protocol only.")
+@selection
 @click.option("--title", default="Benchmark report", show_default=True, metavar="TEXT", help="The page's title.")
-def report(output: Path, methods: Sequence[str], tasks: Sequence[str], seeds: str | None, protocol: str | None, title: str) -> None:
+def report(output: Path, chosen: Selection, title: str) -> None:
     """Write all results as one HTML page: figures, tables, failures, tuning, and the runs behind every number.
 
     The page needs no other file and no network. It shows stored runs; none are made. The same database gives the same bytes.
@@ -44,35 +39,17 @@ def report(output: Path, methods: Sequence[str], tasks: Sequence[str], seeds: st
     Example:
       bench report -t 'gaussian-*' -o gaussian.html
     """
-    from harness.analysis.sample import draw
-    from harness.matrix import parse_seeds
+    from harness.report.build import report as page
     from harness.spec import Status
 
     workspace = Workspace.current()
-    store = open_store(workspace)
-    if store is None:
-        raise UsageError("There are no runs to report on yet. Make some: bench study run smoke")
-    with store:
-        sample = draw(store, methods, tasks, protocol, None if seeds is None else set(parse_seeds(seeds)))
+    with opened("report on") as store:
+        sample = drawn(store, chosen)
         finished = sum(run.status is Status.DONE for group in sample.groups for run in group.runs)
-        if not finished:
-            raise UsageError("There are no finished runs to report on" + _why(methods, tasks, seeds, protocol) + " See: bench list runs.")
-        content = _page(workspace, store, sample, title, methods, tasks)
-    _write(output, content.encode())
-    click.echo(f"{plural(finished, 'finished run')} on one page: {output}", err=True)
-
-
-def _why(methods: Sequence[str], tasks: Sequence[str], seeds: str | None, protocol: str | None) -> str:
-    asked = [*(f"-m {name}" for name in methods), *(f"-t {name}" for name in tasks)]
-    asked += [f"--seeds {seeds}"] if seeds is not None else []
-    asked += [f"--protocol {protocol}"] if protocol is not None else []
-    return f" with {' '.join(asked)}." if asked else "."
-
-
-def _page(workspace: Workspace, store: ResultStore, sample: Sample, title: str, methods: Sequence[str], tasks: Sequence[str]) -> str:
-    from harness.report.build import report as page
-
-    return page(title, sample, workspace.home, _tuning(workspace, store, methods, tasks), _tables(sample), _published(store, sample))
+        tuning = _tuning(workspace, store, chosen)
+        content = page(title, sample, workspace.home, tuning, _tables(sample), _published(store, sample))
+    write_out(content.encode(), output)
+    click.echo(f"{plural(finished, 'finished run')} on one page. Next: open it in a browser", err=True)
 
 
 def _tables(sample: Sample) -> list[tuple[str, str]]:
@@ -111,13 +88,12 @@ def _published(store: ResultStore, sample: Sample) -> list[tuple[str, str]]:
     return [(grid.title, html([grid], page=False)) for grid in published_grids(judged)]
 
 
-def _tuning(workspace: Workspace, store: ResultStore, methods: Collection[str], tasks: Collection[str]) -> list[Section]:
+def _tuning(workspace: Workspace, store: ResultStore, chosen: Selection) -> list[Section]:
     """A section for each search that has trials; nothing is loaded where no study was ever begun."""
     if not _may_have_studies(workspace):
         return []
-    from fnmatch import fnmatchcase
-
     from harness.cli._tuning import read
+    from harness.matrix import picked
     from harness.tuning.figures import section
     from harness.tuning.log import names, read_log, stored
 
@@ -130,26 +106,13 @@ def _tuning(workspace: Workspace, store: ResultStore, methods: Collection[str], 
             continue
         for verdict in read(workspace, store, sorted(searches, key=lambda search: search.name)):
             search = verdict.search
-            if not verdict.trials or not (not methods or any(fnmatchcase(search.column.method.found.name, one) for one in methods)):
-                continue
-            if tasks and not any(fnmatchcase(search.task, one) for one in tasks):
-                continue
-            with read_log(workspace.study_url, search) as log:
-                found += [section(log.study, verdict, store)] if log else []
+            names = search.method, search.column.method.found.name
+            if verdict.trials and picked(chosen.methods, names, {}) and picked(chosen.tasks, (search.task,), {}):
+                with read_log(workspace.study_url, search) as log:
+                    found += [section(log.study, verdict, store)] if log else []
     return found
 
 
 def _may_have_studies(workspace: Workspace) -> bool:
     url = workspace.study_url
     return not url.startswith("sqlite:///") or Path(url.removeprefix("sqlite:///")).exists()
-
-
-def _write(output: Path, content: bytes) -> None:
-    from harness.checkpoint import put
-
-    if not output.absolute().parent.is_dir():
-        raise UsageError(f"There is no folder {output.parent} to write {output.name} to.")
-    try:
-        put(output, content)
-    except OSError as err:
-        raise UsageError(f"Cannot write {output}: {err.strerror or err}.") from err

@@ -12,6 +12,7 @@ import click
 from harness.cli._making import carry_out
 from harness.cli._options import console, duration, json_option, open_store, plural, print_json
 from harness.cli._searches import found_study, go_on, show_best, show_search
+from harness.cli._selection import pattern_options, runs_of_study
 from harness.cli._work import Work, work_options
 from harness.cli.listing import print_studies, print_table
 from harness.errors import UsageError
@@ -115,8 +116,9 @@ def _grid_lines(grid: Grid, width: int) -> list[str]:
 
 @study.command()
 @click.argument("name", metavar="NAME-or-FILE")
+@pattern_options
 @json_option
-def status(name: str, as_json: bool) -> None:
+def status(name: str, methods: Sequence[str], tasks: Sequence[str], as_json: bool) -> None:
     """How far a study is, and how long the rest will take.
 
     What is done, who is at work on what since when, and when they were last heard of. Nothing is written.
@@ -129,7 +131,7 @@ def status(name: str, as_json: bool) -> None:
     if not isinstance(found, Study):
         show_best(found, as_json)
         return
-    outlook = _look(found.runs(), Work())
+    outlook = _look(runs_of_study(found, methods, tasks), Work())
     _show(found, outlook, max(1, outlook.hands), as_json)
 
 
@@ -151,13 +153,24 @@ def best(name: str, as_json: bool) -> None:
 
 @study.command()
 @click.argument("name", metavar="NAME-or-FILE")
+@pattern_options
 @click.option("--set", "sets", multiple=True, metavar="FIELD=VALUE", help="Set a field in all runs: steps=500. Repeat for more.")
 @click.option("--trials", type=click.IntRange(1), metavar="N", help="Of a tuning study: how many settings are tried.")
 @work_options
 @click.option("--dry-run", is_flag=True, help="Print how far the study is, and how long the rest will take; run and write nothing.")
 @json_option
 @click.pass_context
-def run(ctx: click.Context, name: str, sets: Sequence[str], trials: int | None, work: Work, dry_run: bool, as_json: bool) -> None:
+def run(
+    ctx: click.Context,
+    name: str,
+    methods: Sequence[str],
+    tasks: Sequence[str],
+    sets: Sequence[str],
+    trials: int | None,
+    work: Work,
+    dry_run: bool,
+    as_json: bool,
+) -> None:
     """Make what is missing of a study, and print all its results.
 
     A tuning study tries settings, and scores the best one on report seeds. Other studies do what `bench run` does, for all
@@ -165,18 +178,20 @@ def run(ctx: click.Context, name: str, sets: Sequence[str], trials: int | None, 
     Exit status: 0 all done, 2 bad usage, 3 some runs did not end done, 130 interrupted.
 
     \b
-    Example:
+    Examples:
       bench study run smoke --workers 2
+      bench study run report-gaussian -t gaussian-25 -t gaussian-50
     """
     from harness.matrix import parse_sets
     from harness.studies import load
 
     found = load(name)
     if found.tune is not None:
+        _refuse_patterns(found, methods, tasks)
         ctx.exit(go_on(found, parse_sets(sets), trials, work, dry_run, as_json))
     if trials is not None:
         raise UsageError(f"'{found.name}' is no tuning study: it has no trials.")
-    runs = found.runs(parse_sets(sets))
+    runs = runs_of_study(found, methods, tasks, parse_sets(sets))
     outlook = _look(runs, work)
     workers = None if work.scheduler or work.queue else work.workers or 1
     if dry_run:
@@ -184,6 +199,11 @@ def run(ctx: click.Context, name: str, sets: Sequence[str], trials: int | None, 
         return
     click.echo(_in_short(outlook, workers), err=True)
     ctx.exit(carry_out(runs, work, as_json))
+
+
+def _refuse_patterns(found: Study, methods: Sequence[str], tasks: Sequence[str]) -> None:
+    if methods or tasks:
+        raise UsageError(f"'{found.name}' is a tuning study: -m and -t pick runs of other studies. One search by itself: bench tune")
 
 
 def _look(runs: Sequence[NewRun], work: Work) -> Outlook:

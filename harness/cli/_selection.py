@@ -1,0 +1,141 @@
+"""The options that pick finished runs, of every command that shows results."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import shlex
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from harness.cli._options import Command, open_store
+from harness.errors import UsageError
+from harness.workspace import Workspace
+
+if TYPE_CHECKING:
+    from harness.analysis.sample import Sample
+    from harness.store import NewRun, ResultStore
+    from harness.studies import Study
+
+
+@dataclass(frozen=True)
+class Selection:
+    """Which runs are wanted, as it was typed."""
+
+    methods: Sequence[str] = ()
+    tasks: Sequence[str] = ()
+    study: str | None = None
+    protocol: str | None = None
+    seeds: str | None = None
+
+    def __str__(self) -> str:
+        """The options as one would type them."""
+        words = [("-m", name) for name in self.methods] + [("-t", name) for name in self.tasks]
+        words += [("--study", self.study), ("--protocol", self.protocol), ("--seeds", self.seeds)]
+        return shlex.join(word for option, value in words if value is not None for word in (option, value))
+
+
+def pattern_options(command: Command) -> Command:
+    """`-m` and `-t`: names, names with their variant, or patterns."""
+    options = [
+        click.option(
+            "-m", "--method", "methods", multiple=True, metavar="METHOD",
+            help="Of these methods only: vb, 'hvae[n_leapfrog=10]' or 'hvae*'. Repeat for more.",
+        ),
+        click.option(
+            "-t", "--task", "tasks", multiple=True, metavar="TASK",
+            help="On these tasks only: gaussian-25 or 'gaussian-*'. Repeat for more.",
+        ),
+    ]  # fmt: skip
+    for option in reversed(options):
+        command = option(command)
+    return command
+
+
+def selection(command: Command) -> Command:
+    """What picks finished runs: a function that takes `chosen` in place of these options."""
+
+    @functools.wraps(command)
+    def gathered(*arguments: Any, **typed: Any) -> Any:
+        chosen = Selection(**{field.name: typed.pop(field.name) for field in dataclasses.fields(Selection)})
+        return command(*arguments, chosen=chosen, **typed)
+
+    options = [
+        click.option("--study", metavar="NAME-or-FILE", help="Of the runs of this study only."),
+        click.option("--protocol", metavar="NAME", help="Of runs under this protocol only."),
+        click.option("--seeds", metavar="SEEDS", help="Of these replicates only: 0-9. Without it: all below 1000; tuning has the others."),
+    ]
+    made: Any = gathered
+    for option in reversed(options):
+        made = option(made)
+    return pattern_options(made)
+
+
+def opened(doing: str) -> ResultStore:
+    """The workspace's results.
+
+    Raises:
+        UsageError: there are none.
+    """
+    store = open_store(Workspace.current())
+    if store is None:
+        raise UsageError(
+            f"There are no runs here to {doing}. Make some: bench run -m vb -m hvae -t gaussian-25 --protocol smoke --seeds 0-2"
+        )
+    return store
+
+
+def drawn(store: ResultStore, chosen: Selection) -> Sample:
+    """The finished runs that were picked.
+
+    Raises:
+        UsageError: none fits.
+    """
+    from harness.analysis.sample import draw
+    from harness.matrix import parse_seeds
+
+    seeds = None if chosen.seeds is None else set(parse_seeds(chosen.seeds))
+    keys = None if chosen.study is None else _keys(chosen.study)
+    sample = draw(store, chosen.methods, chosen.tasks, chosen.protocol, seeds, keys)
+    if not sample.groups:
+        waiting = "; ".join(f"{count:,} {why}" for why, count in sample.left_out.items())
+        asked = f" with {chosen}" if str(chosen) else ""
+        raise UsageError(f"There is no finished run{asked}{f' ({waiting})' if waiting else ''}. What there is: bench list runs")
+    return sample
+
+
+def _keys(study: str) -> set[str]:
+    """The keys of a study's runs.
+
+    Raises:
+        UsageError: it is a tuning study, which has trials instead.
+    """
+    from harness.studies import load
+
+    found = load(study)
+    if found.tune is not None:
+        raise UsageError(f"'{found.name}' is a tuning study. What it found: bench study best {study}")
+    return {run.spec.key for run in found.runs()}
+
+
+def runs_of_study(found: Study, methods: Sequence[str], tasks: Sequence[str], sets: dict[str, Any] | None = None) -> list[NewRun]:
+    """The runs of a study, with `-m` and `-t` those that they pick.
+
+    Raises:
+        UsageError: none fits.
+    """
+    from harness.matrix import picked
+    from harness.registry import method_label
+
+    def fits(run: NewRun) -> bool:
+        spec = run.spec
+        labels = spec.method, method_label(spec.method, spec.method_fields)
+        return picked(methods, labels, spec.method_fields) and picked(tasks, (spec.task, run.task_label), spec.task_fields)
+
+    runs = [run for run in found.runs(sets) if fits(run)]
+    if not runs:
+        raise UsageError(f"'{found.name}' has no run with {Selection(methods, tasks)}. What it has: bench study show {found.name}")
+    return runs
