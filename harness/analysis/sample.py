@@ -75,7 +75,9 @@ def draw(
     by_cell: dict[str, list[Replicate]] = {cell.cell: [] for cell in cells}
     left_out: Counter[str] = Counter()
     for run in store.scores.replicates(list(by_cell)):
-        reason = _left_out(run, seeds, keys)
+        if keys is not None and run.key not in keys:
+            continue
+        reason = _left_out(run, seeds)
         if reason is None:
             by_cell[run.cell].append(run)
         else:
@@ -95,10 +97,8 @@ def _wanted(cell: CellRow, methods: Sequence[str], tasks: Sequence[str], protoco
     )
 
 
-def _left_out(run: Replicate, seeds: Collection[int] | None, keys: Collection[str] | None) -> str | None:
+def _left_out(run: Replicate, seeds: Collection[int] | None) -> str | None:
     """Why a run is in no table; None where it is in one."""
-    if keys is not None and run.key not in keys:
-        return "not of the study"
     if seeds is not None and run.seed not in seeds:
         return "other seeds"
     if seeds is None and run.seed >= TUNED_FROM:
