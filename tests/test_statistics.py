@@ -18,7 +18,7 @@ from harness.analysis.text import between, number
 SLEEP = [0.7, -1.6, -0.2, -1.2, -0.1, 3.4, 3.7, 0.8, 0.0, 2.0]
 """Student's own example (1908): hours of sleep gained by ten patients."""
 EXTRA = [1.9, 0.8, 1.1, 0.1, -0.1, 4.4, 5.5, 1.6, 4.6, 3.4]
-MIXED = [[3.0, -1.0, 4.0, 1.5, -9.0, 2.6], [1.0, 1.0, -1.0, 2.0, 2.0, 3.0], [0.0, 1.0, 1.0, -2.0, 3.0, 3.0, 4.0], [0.0, 0.0, 1, 1, -1, -1, 5.0]]
+MIXED = [[3.0, -1.0, 4.0, 1.5, -9.0, 2.6], [1.0, 1.0, -1.0, 2.0, 2.0, 3.0], [0.0, 1.0, 1.0, -2.0, 3.0, 3.0, 4.0], [0.0, 0.0, 1, 1, -1, 5.0]]
 finite = st.floats(allow_nan=False, allow_infinity=False)
 BAD = [[math.nan, 1.0, 2.0], [math.inf, 1.0], [math.inf, -math.inf], [-math.inf]]
 
@@ -138,8 +138,7 @@ def test_the_bootstrap_leans_to_the_long_tail_and_is_the_same_every_time():
 @given(st.lists(finite, min_size=2, max_size=8))
 def test_no_values_are_too_large_or_too_small_for_the_bootstrap(values):
     found = bca_interval(values)
-    assert found.low <= found.high
-    assert min(values) <= found.low * (1 - 1e-9 * math.copysign(1, found.low)) + 1e-300 or found.low == pytest.approx(min(values), rel=1e-6)
+    assert min(values) <= found.low <= found.high <= max(values)
 
 
 # Wilcoxon
@@ -181,8 +180,9 @@ def test_holm_rejects_what_stepping_down_rejects(ps):
     corrected = holm(ps)
     ordered = sorted((p, place) for place, p in enumerate(ps) if not math.isnan(p))
     for alpha in (0.01, 0.05, 0.5):
-        passing = list(itertools.takewhile(lambda step: (len(ordered) - step[0]) * step[1][0] <= alpha, enumerate(ordered)))
-        assert {place for place, p in enumerate(corrected) if p <= alpha} == {place for _, (_, place) in passing}
+        passes = [(len(ordered) - step) * p <= alpha for step, (p, _) in enumerate(ordered)]
+        rejected = passes.index(False) if False in passes else len(passes)
+        assert {place for place, p in enumerate(corrected) if p <= alpha} == {place for _, place in ordered[:rejected]}
     assert [math.isnan(p) for p in corrected] == [math.isnan(p) for p in ps]
     assert all(after >= before for before, after in zip(ps, corrected, strict=True) if not math.isnan(before))
 

@@ -82,7 +82,8 @@ def bca_interval(values: Sequence[float], confidence: float = CONFIDENCE) -> Int
     standard = (np.asarray(scaled) - plain.mean / scale) / (plain.se / scale)  # the interval goes with the unit; sums stay near 1
     resamples = {"n_resamples": N_RESAMPLES, "rng": np.random.default_rng(0), "batch": 1000, "vectorized": True}
     found = stats.bootstrap((standard,), np.mean, confidence_level=confidence, method="BCa", **resamples)
-    low, high = (plain.mean + plain.se * float(end) for end in found.confidence_interval)
+    ends = (plain.mean + plain.se * float(end) for end in found.confidence_interval)
+    low, high = (min(max(end, min(values)), max(values)) for end in ends)  # rounding may have led out of the values
     return Interval(plain.mean, plain.se, low, high, plain.n)
 
 

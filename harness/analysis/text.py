@@ -40,7 +40,7 @@ def _estimate(value: float, error: float) -> str:
 
 def _rounded(value: float, error: float) -> str:
     shown, spread = _fixed([value, error], min(LARGEST_DIGITS, _digits(error)))
-    return f"{shown} ± {spread if float(spread.replace(',', '')) else f'{error:.1e}'.replace('e-0', 'e-')}"
+    return f"{shown} ± {spread if _digits(error) <= LARGEST_DIGITS else f'{error:.1e}'.replace('e-0', 'e-')}"
 
 
 def _power(value: float) -> int:
