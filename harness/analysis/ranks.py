@@ -88,7 +88,10 @@ def ranking(names: Sequence[str], blocks: Sequence[Sequence[float | None]], lowe
 
 
 def across(tables: Sequence[Table]) -> Ranking | None:
-    """The ranking of the rows that stand in every column of these tables; None where there are not two, or nothing ranks."""
+    """The ranking of the rows that stand in every column of these tables; None where there are not two, or nothing ranks.
+
+    The tables are of one metric, or each of its tasks' own: two metrics of one task are not two tasks.
+    """
     ranked = [table for table in tables if table.metric.better]
     columns: list[tuple[bool, dict[RowName, Entry]]] = []
     for table in ranked:
