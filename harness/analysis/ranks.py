@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from harness.analysis.labels import RowName
+from harness.analysis.labels import RowName, texts
 from harness.analysis.tables import Entry, Table
 
 LEVEL = 0.05
@@ -102,7 +102,7 @@ def across(tables: Sequence[Table]) -> Ranking | None:
     if len(rows) < 2 or not columns:
         return None
     protocols = {row.protocol for row in rows}
-    names = [row.text if len(protocols) == 1 else f"{row.text} ({row.protocol})" for row in rows]
+    names = [text if len(protocols) == 1 else f"{text} ({row.protocol})" for row, text in texts(rows).items()]
     blocks = [[_score(entries[row]) for row in rows] for _, entries in columns]
     return ranking(names, blocks, [lower for lower, _ in columns])
 

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from harness.analysis.labels import RowName
+from harness.analysis.labels import RowName, texts
 from harness.analysis.metrics import Better
 from harness.analysis.statistics import Interval, holm, paired, t_test, wilcoxon_test
 from harness.errors import UsageError
@@ -58,17 +58,18 @@ def compare(
     return Compared(reference, differences, frozenset(row for row in tied if row))
 
 
-def names(row: RowName) -> tuple[str, str, str]:
-    """What a row answers to as a baseline; of the row that has it as a longer name the others are not meant."""
-    return f"{row.text} ({row.protocol})", row.text, row.method
+def names(row: RowName) -> tuple[str, ...]:
+    """What a row answers to as a baseline, the fullest name first."""
+    return f"{row.text} ({row.protocol})", f"{row.short} ({row.protocol})", row.text, row.short, row.method
 
 
 def _called(baseline: str, rows: Iterable[RowName]) -> RowName | None:
-    for kind in range(3):
-        found = [row for row in rows if names(row)[kind] == baseline]
+    """The row that has the name; a row whose own name it is goes before rows of that method."""
+    for answers in zip(*(names(row) for row in rows), strict=True):
+        found = [row for row, name in zip(rows, answers, strict=True) if name == baseline]
         if len(found) > 1:
-            longer = [names(row)[0 if kind else 1] for row in found]
-            raise UsageError(f"'{baseline}' is {len(found)} rows here: {'; '.join(longer)}. Say which one: --baseline '{longer[0]}'")
+            full = [names(row)[0] for row in found] if baseline == found[0].text else list(texts(found).values())
+            raise UsageError(f"'{baseline}' is {len(found)} rows here: {'; '.join(full)}. Say which one: --baseline '{full[0]}'")
         if found:
             return found[0]
     return None

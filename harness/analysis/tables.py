@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 from harness.analysis import remarks, significance
 from harness.analysis.costs import Cost, cost_of
-from harness.analysis.labels import ColumnName, RowName
+from harness.analysis.labels import ColumnName, RowName, texts
 from harness.analysis.metrics import FLOOR, Meaning, headline, meaning
 from harness.analysis.sample import Group, Sample
 from harness.analysis.significance import Difference, Test
@@ -101,7 +101,7 @@ def compare(sample: Sample, options: Options) -> list[Table]:
     ]
     rows = {line.row for table in tables for line in table.lines}
     if options.baseline is not None and all(options.baseline not in significance.names(row) for row in rows):
-        raise UnknownName("row", options.baseline, {row.text for row in rows}, "bench compare")
+        raise UnknownName("row", options.baseline, texts(rows).values(), "bench compare")
     return tables
 
 
@@ -148,13 +148,14 @@ def _table(sample: Sample, metric: str, apart: dict[str, Any], groups: list[Grou
     columns = list(dict.fromkeys(group.column for group in sorted(groups, key=lambda group: _natural(group.column.task))))
     protocols = list(dict.fromkeys(group.row.protocol for group in groups))
     rows = sorted({group.row for group in groups}, key=lambda row: row.order)
+    names = texts(rows)
     placed = {(group.row, group.column): group for group in groups}
     notes = remarks.Notes()
     entries = {column: _column(sample, metric, column, rows, placed, options, notes) for column in columns}
     lines = tuple(
         Line(
             row,
-            row.text if len(protocols) == 1 else f"{row.text} ({row.protocol})",
+            names[row] if len(protocols) == 1 else f"{names[row]} ({row.protocol})",
             tuple(entries[column].get(row) for column in columns),
             cost_of(members := [placed[row, column] for column in columns if (row, column) in placed], sample.tuning),
             tuple(group.cell.cell for group in members),

@@ -123,7 +123,12 @@ def with_tuning(workspace: Workspace, sample: Sample) -> list[Verdict]:
     from harness.tuning.verdict import spent
 
     found: list[Verdict] = []
-    for name in names(workspace.study_url):
+    try:
+        begun = names(workspace.study_url)
+    except BenchError as err:
+        click.echo(f"What tuning took is left out: {err}", err=True)
+        return []
+    for name in begun:
         try:
             searches = stored(workspace.study_url, name)
         except BenchError as err:

@@ -62,7 +62,7 @@ def grids(table: Table, style: Style) -> list[Grid]:
     if table.floor is not None:
         floors = (Word("" if floor is None else estimate(floor, style.brackets)) for floor in table.floor)
         rows.append((Word(FLOOR), *floors, *(Word("") for _ in costs)))
-    notes = (*table.notes, *_reading(table, style))
+    notes = (_means_are(table, style), *table.notes, *_reading(table, style))
     found = [Grid(table.title, ("method", *table.columns, *costs), tuple(rows), notes)]
     return [*found, _differences(table)] if style.differences else found
 
@@ -71,12 +71,15 @@ def _cost_names(table: Table) -> tuple[str, ...]:
     return (*COSTS, TUNING) if any(line.cost.tuning for line in table.lines) else COSTS
 
 
-def _reading(table: Table, style: Style) -> Iterator[str]:
-    """How the numbers are to be read."""
+def _means_are(table: Table, style: Style) -> str:
     counts = sorted({entry.interval.n for line in table.lines for entry in line.entries if entry})
     spread = f"n = {counts[0]}" if len(counts) == 1 else f"n = {counts[0]} to {counts[-1]}"
     shown = f", in brackets the 95 % interval ({NAMES[table.options.interval]})" if style.brackets else " ± standard error"
-    yield f"Means over seeds{shown}; {spread}."
+    return f"Means over seeds{shown}; {spread}."
+
+
+def _reading(table: Table, style: Style) -> Iterator[str]:
+    """How all else is to be read."""
     if table.floor is not None:
         yield f"{FLOOR}: the exact maximum-likelihood fit to the same data sets."
     if any(entry is None for line in table.lines for entry in line.entries):
@@ -85,8 +88,8 @@ def _reading(table: Table, style: Style) -> Iterator[str]:
         yield f"In a table of its own because of {', '.join(table.apart)}: scores under other values are not comparable."
     if style.costs:
         yield (
-            "Costs are of one run, from the cheapest column to the dearest. Gradients: evaluations of the log-joint's, steps x particles x "
-            "(those of one draw + 1). Time: seconds of work; replicates that train together each count the time of all."
+            "Costs are of one run, from the cheapest column to the dearest. Gradients: evaluations of the log-joint's gradient, which are "
+            "steps x particles x (what a draw takes + 1). Time: seconds of work; replicates that train together each count the time of all."
         )
         tuned = any(line.cost.tuning for line in table.lines)
         yield (

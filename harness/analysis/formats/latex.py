@@ -25,7 +25,7 @@ def latex(grids: Sequence[Grid]) -> str:
 
 
 def _one(grid: Grid) -> str:
-    lines = [r"\begin{table}", r"  \centering", rf"  \caption{{{escape(grid.title)}}}", FITTED]
+    lines = [r"\begin{table}", r"  \centering", rf"  \caption{{{escape(grid.title)}}}", r"  \smallskip", FITTED]
     lines.append(rf"  \begin{{tabular}}{{l{'r' * (len(grid.heading) - 1)}}}")
     lines += [r"    \toprule", f"    {_row([escape(name) for name in grid.heading])}", r"    \midrule"]
     lines += [f"    {_row([escape(name.text), *map(_word, words)])}" for name, *words in grid.rows]
