@@ -9,7 +9,7 @@ from functools import cache
 from html import escape
 from typing import Any
 
-from harness.analysis.labels import Aspects, ColumnName, RowName
+from harness.analysis.labels import Aspects, ColumnName, RowName, texts
 from harness.analysis.metrics import headline, meaning
 from harness.analysis.sample import Group, Sample
 from harness.analysis.statistics import CONFIDENCE, Interval, t_interval
