@@ -10,7 +10,7 @@ from harness.analysis.formats.grid import NOTHING, Grid, Word
 SPECIAL = {
     "\\": r"\textbackslash{}", "{": r"\{", "}": r"\}", "$": r"\$", "&": r"\&", "%": r"\%", "#": r"\#", "_": r"\_",
     "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "<": r"\textless{}", ">": r"\textgreater{}", "|": r"\textbar{}",
-    '"': r"\char34{}", "`": r"\textasciigrave{}", "±": r"$\pm$",
+    '"': r"\char34{}", "`": r"\`{}", "±": r"$\pm$", "[": "{[}", "*": "{*}",
 }  # fmt: skip
 PACKAGES = "% Needs \\usepackage{booktabs} and \\usepackage{graphicx}."
 FITTED = r"  \resizebox{\ifdim\width>\linewidth\linewidth\else\width\fi}{!}{%"
@@ -50,7 +50,7 @@ def _word(word: Word) -> str:
 
 def _numbers(text: str) -> str:
     """Minus signs and powers of ten as mathematics."""
-    return NUMBER.sub("$-$", POWER.sub(r"$\\times 10^{\1}$", text))
+    return POWER.sub(r"$\\times 10^{\1}$", NUMBER.sub("$-$", text))
 
 
 def escape(text: str) -> str:
