@@ -37,9 +37,11 @@ class Listing:
     @property
     def summary(self) -> str:
         """The first line of the file's docstring, or where the plugin comes from."""
-        if isinstance(self.origin, EntryPoint):
-            return f"from {self.origin.value}"
-        return (ast.get_docstring(ast.parse(self.origin.read_text(encoding="utf-8"))) or "").partition("\n")[0]
+        return (
+            f"from {self.origin.value}"
+            if isinstance(self.origin, EntryPoint)
+            else (ast.get_docstring(ast.parse(self.origin.read_text(encoding="utf-8"))) or "").partition("\n")[0]
+        )
 
 
 @dataclass(frozen=True)

@@ -66,7 +66,7 @@ class Scores:
         with self._read() as connection:
             for part in chunks(cells):
                 rows: Any = connection.execute(query.where(runs.c.cell.in_(part))).all()
-                found += [Replicate(*row[:3], statuses[row[3]], *row[4:]) for row in rows]
+                found += [Replicate._make((*row[:3], statuses[row[3]], *row[4:])) for row in rows]
         return sorted(found, key=lambda run: (run.cell, run.seed, run.key))
 
     def metric(self, name: str) -> dict[str, float]:
