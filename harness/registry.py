@@ -37,11 +37,9 @@ class Listing:
     @property
     def summary(self) -> str:
         """The first line of the file's docstring, or where the plugin comes from."""
-        return (
-            f"from {self.origin.value}"
-            if isinstance(self.origin, EntryPoint)
-            else (ast.get_docstring(ast.parse(self.origin.read_text(encoding="utf-8"))) or "").partition("\n")[0]
-        )
+        if isinstance(self.origin, EntryPoint):
+            return f"from {self.origin.value}"
+        return (ast.get_docstring(ast.parse(self.origin.read_text(encoding="utf-8"))) or "").partition("\n")[0]
 
 
 @dataclass(frozen=True)
@@ -55,10 +53,8 @@ class Found:
 
 def listings(kind: Kind) -> dict[str, Listing]:
     """Every plugin by name. File names are read; nothing is imported."""
-    found = {item.name: item for item in _files(kind)}
-    for point in _entry_points(kind):
-        found.setdefault(point.name, Listing(point.name, point))
-    return dict(sorted(found.items()))
+    installed = [Listing(point.name, point) for point in _entry_points(kind)]
+    return {item.name: item for item in sorted([*installed, *_files(kind)], key=lambda item: item.name)}
 
 
 @cache
