@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Any
 
 from harness import registry
@@ -26,7 +27,7 @@ class Group:
     column: ColumnName
     runs: tuple[Replicate, ...]
 
-    @property
+    @cached_property
     def failures(self) -> dict[str, int]:
         """How many runs ended without a result, by status."""
         return dict(Counter(run.status.value for run in self.runs if run.status is not Status.DONE))
@@ -60,6 +61,7 @@ class Sample:
     withdrawn: dict[str, str] = field(default_factory=dict)
     tuning: dict[str, Spent] = field(default_factory=dict)
     _metrics: dict[str, dict[str, float]] = field(default_factory=dict)
+    _values: dict[tuple[str, str], dict[int, float]] = field(default_factory=dict)
 
     def metric(self, name: str) -> dict[str, float]:
         """A metric by run, of all runs that have it."""
@@ -69,8 +71,11 @@ class Sample:
 
     def values(self, group: Group, name: str) -> dict[int, float]:
         """A metric of the group's finished runs, by seed."""
-        stored = self.metric(name)
-        return {run.seed: stored[run.key] for run in group.runs if run.status is Status.DONE and run.key in stored}
+        place = group.cell.cell, name
+        if place not in self._values:
+            stored = self.metric(name)
+            self._values[place] = {run.seed: stored[run.key] for run in group.runs if run.status is Status.DONE and run.key in stored}
+        return self._values[place]
 
 
 def draw(

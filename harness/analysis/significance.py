@@ -83,8 +83,14 @@ def _best(rows: Sequence[RowName], values: Mapping[RowName, Scores], better: Bet
 
 
 def _differences(reference: RowName, values: Mapping[RowName, Scores], test: Test) -> dict[RowName, Difference]:
+    theirs = values[reference]
     others = [row for row in values if row != reference]
-    shared = {row: sorted(values[row].keys() & values[reference].keys()) for row in others}
-    pairs = {row: ([values[row][seed] for seed in seeds], [values[reference][seed] for seed in seeds]) for row, seeds in shared.items()}
-    ps = holm([TESTS[test]([a - b for a, b in zip(*pairs[row], strict=True)]) for row in others])
-    return {row: Difference(reference.text, paired(*pairs[row]), p) for row, p in zip(others, ps, strict=True)}
+    pairs = [_paired(values[row], theirs) for row in others]
+    ps = holm([TESTS[test]([a - b for a, b in zip(*pair, strict=True)]) for pair in pairs])
+    return {row: Difference(reference.text, paired(*pair), p) for row, pair, p in zip(others, pairs, ps, strict=True)}
+
+
+def _paired(one: Scores, other: Scores) -> tuple[list[float], list[float]]:
+    """What both have, in the order of seeds."""
+    seeds = sorted(one.keys() & other.keys())
+    return [one[seed] for seed in seeds], [other[seed] for seed in seeds]

@@ -62,8 +62,7 @@ def _tables(sample: Sample) -> list[tuple[str, str]]:
     from harness.analysis.ranks import across
     from harness.analysis.tables import Options, compare
 
-    usual = compare(sample, Options())
-    ranking = across(usual)
+    ranking = across(compare(sample, Options()))
     names = dict.fromkeys(name for group in sample.groups for name in headline(group.cell.task))
     known = set(sample.store.scores.metric_names())
     found = compare(sample, Options(metrics=tuple(name for name in names if name in known)))
