@@ -331,6 +331,17 @@ def test_a_metric_that_does_not_rank_makes_nobody_best_and_needs_a_baseline(comp
     assert of(records("--metric", "nothing", "--baseline", "vb"), "hvae", "gaussian-3")["difference_mean"] == 0.0
 
 
+@pytest.mark.parametrize("options", [[], ["--interval", "bca"], ["--test", "wilcoxon", "--differences"]])
+def test_values_as_large_as_numbers_go_are_compared(compare, tmp_path, options):
+    workspace = filled_store.workspace_in(tmp_path)
+    huge = {"vb": 8e307, "iaf": -8e307, "hvae": 8e-308}
+    runs = expand(list(huge), ["gaussian-2"], range(6), "smoke")
+    comparisons.store_runs(workspace, runs, lambda run: {"elbo_gap": huge[run.spec.method] * (1 - run.spec.seed / 10)})
+    text = compare(*options, home=tmp_path)
+    assert row(text, "iaf")[1].startswith("*")
+    assert "e307" in row(text, "vb")[1]
+
+
 def test_seeds_for_tuning_are_left_out_and_counted(compare, tmp_path):
     workspace = filled_store.workspace_in(tmp_path)
     comparisons.store_runs(workspace, expand(["vb"], ["gaussian-2"], [0, 1, 1000], "smoke"))

@@ -79,7 +79,7 @@ def _best(rows: Sequence[RowName], values: Mapping[RowName, Scores], better: Bet
     if better is None or not rows:
         return None
     sign = 1 if better == "lower" else -1
-    return min(rows, key=lambda row: (sign * math.fsum(values[row].values()) / len(values[row]), row.order))
+    return min(rows, key=lambda row: (sign * math.fsum(score / len(values[row]) for score in values[row].values()), row.order))
 
 
 def _differences(reference: RowName, values: Mapping[RowName, Scores], test: Test) -> dict[RowName, Difference]:
