@@ -48,7 +48,8 @@ class Errata:
         columns = [errata.c[name] for name in Erratum._fields]
         query: Select[Any] = select(*columns).where(errata.c.run == key).order_by(errata.c.id)
         with self._read() as connection:
-            return [Erratum(*told, from_json(result) if result else None) for *told, result in connection.execute(query)]
+            found = connection.execute(query).all()
+        return [Erratum._make((*told, from_json(result) if result else None)) for *told, result in found]
 
     def add(self, keys: Sequence[str], reason: str) -> list[str]:
         """Mark the results of runs that have ended and bear no mark yet; returns their keys, sorted."""
