@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -63,8 +64,8 @@ class Notes:
 
 def _about_group(sample: Sample, group: Group, metric: str) -> list[str]:
     said = []
-    gone = sorted({sample.withdrawn[run.key] for run in group.runs if run.key in sample.withdrawn})
-    said += [f"Withdrawn: {reason}" for reason in gone]
+    gone = Counter(sample.withdrawn[key] for key in group.withdrawn)
+    said += [f"{count} withdrawn, and in no mean: {reason}" for reason, count in sorted(gone.items())]
     if metric in BY_IMPORTANCE and any(value > DOUBTFUL_K for value in sample.values(group, "pareto_k").values()):
         said.append(f"Pareto k is above {DOUBTFUL_K} in some of these runs: the estimate is not to be trusted.")
     done = [run for run in group.runs if run.status is Status.DONE]

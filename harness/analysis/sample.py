@@ -20,12 +20,13 @@ TUNED_FROM = 1000
 
 @dataclass(frozen=True)
 class Group:
-    """The replicates of one cell, with the row and the column where they stand; sorted by seed."""
+    """The replicates of one cell, with the row and the column where they stand; sorted by seed. Withdrawn ones are named only."""
 
     cell: CellRow
     row: RowName
     column: ColumnName
     runs: tuple[Replicate, ...]
+    withdrawn: tuple[str, ...] = ()
 
     @cached_property
     def failures(self) -> dict[str, int]:
@@ -97,19 +98,26 @@ def draw(
     """
     cells = [cell for cell in store.scores.cells() if _wanted(cell, methods, tasks, protocol)]
     by_cell: dict[str, list[Replicate]] = {cell.cell: [] for cell in cells}
+    withdrawn, gone = store.errata.reasons(), {cell.cell: [] for cell in cells}
     left_out: Counter[str] = Counter()
     for run in store.scores.replicates(list(by_cell)):
         if keys is not None and run.key not in keys:
             continue
         reason = _left_out(run, seeds)
-        if reason is None:
-            by_cell[run.cell].append(run)
-        else:
+        if reason is not None:
             left_out[reason] += 1
-    groups = [Group(cell, row_name(cell), column_name(cell), tuple(by_cell[cell.cell])) for cell in cells if by_cell[cell.cell]]
+        elif run.key in withdrawn:
+            gone[run.cell].append(run.key)
+        else:
+            by_cell[run.cell].append(run)
+    groups = [
+        Group(cell, row_name(cell), column_name(cell), tuple(by_cell[cell.cell]), tuple(gone[cell.cell]))
+        for cell in cells
+        if by_cell[cell.cell] or gone[cell.cell]
+    ]
     rows = spelt_out([group.row for group in groups], [group.cell.spec for group in groups])
     groups = [replace(group, row=row) for group, row in zip(groups, rows, strict=True)]
-    return Sample(store, _told_apart(groups), dict(left_out))
+    return Sample(store, _told_apart(groups), dict(left_out), withdrawn)
 
 
 def _wanted(cell: CellRow, methods: Sequence[str], tasks: Sequence[str], protocol: str | None) -> bool:

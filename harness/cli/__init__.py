@@ -22,6 +22,7 @@ COMMANDS = {
     "sample": "pictures:sample",
     "encode": "pictures:encode",
     "verify": "verify:verify",
+    "invalidate": "invalidate:invalidate",
     "rm": "rm:rm",
     "export": "transfer:export",
     "import": "transfer:import_",

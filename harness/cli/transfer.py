@@ -99,7 +99,10 @@ def _results(store: ResultStore, pages: Iterable[list[RunRow]], methods: Sequenc
     wanted = [method_and_variant(method) for method in methods]
     for page in pages:
         fitting = [row.key for row in page if _is_of(row, wanted) and (not tasks or row.task_label in tasks)]
-        yield from store.results(fitting)
+        withdrawn = store.errata.reasons(fitting)
+        if withdrawn:
+            click.echo(f"{plural(len(withdrawn), 'withdrawn run')} left out.", err=True)
+        yield from store.results([key for key in fitting if key not in withdrawn])
 
 
 def _is_of(row: RunRow, wanted: Sequence[tuple[str, dict[str, Any]]]) -> bool:
