@@ -34,14 +34,33 @@ class Group:
         return dict(Counter(run.status.value for run in self.runs if run.status is not Status.DONE))
 
 
+@dataclass(frozen=True)
+class Spent:
+    """What finding a setting took, all trials together.
+
+    `gradients` are evaluations of the log-joint's gradient, None where they cannot be counted. Seconds are of work; replicates that
+    train as one program count once.
+    """
+
+    runs: int = 0
+    steps: int = 0
+    gradients: int | None = 0
+    seconds: float = 0.0
+
+
 @dataclass
 class Sample:
-    """Groups, and what is stored of their runs; metrics are read when they are first asked for."""
+    """Groups, and what is stored of their runs; metrics are read when they are first asked for.
+
+    `withdrawn` has the reason why a run's result does not stand, by key; `tuning` what it took to find the settings of a cell that
+    tuning found.
+    """
 
     store: ResultStore
     groups: list[Group]
     left_out: dict[str, int]
     withdrawn: dict[str, str] = field(default_factory=dict)
+    tuning: dict[str, Spent] = field(default_factory=dict)
     _metrics: dict[str, dict[str, float]] = field(default_factory=dict)
     _values: dict[tuple[str, str], dict[int, float]] = field(default_factory=dict)
 

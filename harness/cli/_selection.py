@@ -15,13 +15,14 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from harness.cli._options import Command, open_store
-from harness.errors import UsageError
+from harness.errors import BenchError, UsageError
 from harness.workspace import Workspace
 
 if TYPE_CHECKING:
     from harness.analysis.sample import Sample
     from harness.store import NewRun, ResultStore
     from harness.studies import Study
+    from harness.tuning.verdict import Verdict
 
 
 @dataclass(frozen=True)
@@ -122,6 +123,37 @@ def drawn(store: ResultStore, chosen: Selection) -> Sample:
         asked = f" with {chosen}" if str(chosen) else ""
         raise UsageError(f"There is no finished run{asked}{f' ({waiting})' if waiting else ''}. What there is: bench list runs")
     return sample
+
+
+def with_tuning(workspace: Workspace, sample: Sample) -> list[Verdict]:
+    """Tell a sample what finding its settings took; returns what became of every search of this workspace.
+
+    Nothing is loaded where no study was ever begun; a study whose plugins have changed since is left out, and said so.
+    """
+    from harness.store.connect import sqlite_file
+
+    file = sqlite_file(workspace.study_url)
+    if file is not None and not file.exists():
+        return []
+    from harness.cli._tuning import read
+    from harness.tuning.log import names, stored
+    from harness.tuning.verdict import spent
+
+    found: list[Verdict] = []
+    try:
+        begun = names(workspace.study_url)
+    except BenchError as err:
+        click.echo(f"What tuning took is left out: {err}", err=True)
+        return []
+    for name in begun:
+        try:
+            searches = stored(workspace.study_url, name)
+        except BenchError as err:
+            click.echo(f"The tuning study {name} is left out: {err}", err=True)
+            continue
+        found += read(workspace, sample.store, sorted(searches, key=lambda search: search.name))
+    sample.tuning = spent(found)
+    return found
 
 
 def _keys(study: str) -> set[str]:
