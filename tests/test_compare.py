@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import math
 import statistics
-from dataclasses import replace
 
 import comparisons
 import filled_store
@@ -13,11 +12,6 @@ import pytest
 from click.testing import CliRunner
 from scipy import stats
 
-from harness.analysis.formats import markdown
-from harness.analysis.formats.grid import Style, grids
-from harness.analysis.sample import draw
-from harness.analysis.tables import Options
-from harness.analysis.tables import compare as compared
 from harness.cli import main
 from harness.matrix import expand, parse_selector
 from harness.store import ResultStore
@@ -243,15 +237,32 @@ def test_a_baseline_that_is_several_rows_is_refused(compare, tmp_path):
 # Withdrawn results
 
 
-def test_a_withdrawn_result_has_a_footnote(workspace):
+def test_a_withdrawn_result_is_in_no_mean_and_has_a_footnote(compare, records, tmp_path):
+    workspace = filled_store.workspace_in(tmp_path)
+    runs = expand(list(GAPS), ["gaussian-2"], range(3), "smoke")
+    comparisons.store_runs(workspace, runs, gap)
+    gone = [run.spec.key for run in runs if run.spec.method == "pnf" or (run.spec.method, run.spec.seed) == ("vb", 0)]
     with ResultStore.open(workspace.database_url) as store:
-        sample = draw(store, tasks=["gaussian-2"])
-        gone = {run.key: "wrong Jacobian" for group in sample.groups for run in group.runs if group.cell.method == "pnf"}
-        found = compared(replace(sample, withdrawn=gone), Options())
-    page = markdown([grid for table in found for grid in grids(table, Style())])
-    assert page.count("\\[a\\]") == 2
-    assert "- \\[a\\] Withdrawn: wrong Jacobian" in page
-    assert "| pnf | **9.0 ± 1.7** \\[a\\] |" in page
+        store.errata.add(gone, "wrong Jacobian")
+    assert of(records(home=tmp_path), "vb")["mean"] == 2.5
+    page = compare("--format", "markdown", home=tmp_path)
+    assert page.count("\\[a\\]") == page.count("\\[b\\]") == 2
+    assert "| pnf | withdrawn \\[a\\] |" in page
+    assert "- \\[a\\] 3 withdrawn, and in no mean: wrong Jacobian" in page
+    assert "| vb | **2.50 ± 0.50 (n = 2)** \\[b\\] |" in page
+    assert "n = 2 to 3" in page
+
+
+def test_where_all_failed_there_is_no_mean_and_nothing_breaks(compare, records, tmp_path):
+    workspace = filled_store.workspace_in(tmp_path)
+    comparisons.store_runs(workspace, expand(["vb"], ["gaussian-2"], range(3), "smoke"), lambda run: "not finite")
+    comparisons.store_runs(workspace, expand(["iaf"], ["gaussian-2"], range(3), "smoke"), lambda run: {"elbo_gap": float("nan")})
+    found = records(home=tmp_path)
+    assert (of(found, "vb")["failures"], of(found, "iaf")["failures"]) == ("3 diverged", "3 not finite")
+    assert (of(found, "vb")["n"], of(found, "vb")["mean"], of(found, "vb")["best"]) == (0, None, False)
+    text = compare("--differences", home=tmp_path)
+    assert (row(text, "vb")[1], row(text, "iaf")[1]) == ("3/3 diverged", "3/3 not finite")
+    assert "Nothing to compare with on gaussian-2: every row has failed runs." in text
 
 
 # What tuning took

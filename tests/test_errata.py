@@ -215,7 +215,9 @@ def test_the_command_that_made_them_makes_them_anew(bench, workspace):
     before = {line["key"]: line for line in json_lines(bench("list", "runs", "--json"))}
     chosen = sorted(before)[0]
     assert "Next: " in bench("invalidate", chosen, "--reason", "wrong").stderr
-    study = "summary: X.\ngrids:\n  - {methods: [vb], tasks: [gaussian-2], seeds: 0-2, protocol: smoke, set: {steps: 20, eval_particles: 50}}\n"
+    study = (
+        "summary: X.\ngrids:\n  - {methods: [vb], tasks: [gaussian-2], seeds: 0-2, protocol: smoke, set: {steps: 20, eval_particles: 50}}\n"
+    )
     (workspace / "mine.yaml").write_text(study)
     (status,) = json_lines(bench("study", "status", "mine.yaml", "--json"))
     assert (status["counts"], status["left"]) == ({"done": 2, "withdrawn": 1}, 1)
