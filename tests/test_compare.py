@@ -234,10 +234,10 @@ def test_a_baseline_that_is_several_rows_is_refused(compare, tmp_path):
     assert "'hvae' is 2 rows here: hvae n_leapfrog=1; hvae n_leapfrog=5. Say which one: --baseline 'hvae n_leapfrog=1'" in said
 
 
-# Withdrawn results
+# Nothing left
 
 
-def test_a_withdrawn_result_is_in_no_mean_and_has_a_footnote(compare, records, tmp_path):
+def test_a_row_of_which_everything_is_withdrawn_says_so(compare, records, tmp_path):
     workspace = filled_store.workspace_in(tmp_path)
     runs = expand(list(GAPS), ["gaussian-2"], range(3), "smoke")
     comparisons.store_runs(workspace, runs, gap)

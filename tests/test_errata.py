@@ -215,10 +215,8 @@ def test_the_command_that_made_them_makes_them_anew(bench, workspace):
     before = {line["key"]: line for line in json_lines(bench("list", "runs", "--json"))}
     chosen = sorted(before)[0]
     assert "Next: " in bench("invalidate", chosen, "--reason", "wrong").stderr
-    study = (
-        "summary: X.\ngrids:\n  - {methods: [vb], tasks: [gaussian-2], seeds: 0-2, protocol: smoke, set: {steps: 20, eval_particles: 50}}\n"
-    )
-    (workspace / "mine.yaml").write_text(study)
+    grid = "{methods: [vb], tasks: [gaussian-2], seeds: 0-2, protocol: smoke, set: {steps: 20, eval_particles: 50}}"
+    (workspace / "mine.yaml").write_text(f"summary: X.\ngrids:\n  - {grid}\n")
     (status,) = json_lines(bench("study", "status", "mine.yaml", "--json"))
     assert (status["counts"], status["left"]) == ({"done": 2, "withdrawn": 1}, 1)
     assert "1 to make (1 withdrawn)" in bench("study", "status", "mine.yaml").stdout
