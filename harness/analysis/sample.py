@@ -71,7 +71,7 @@ def draw(
         seeds: these replicates; without them all below `TUNED_FROM`.
         keys: of these runs only.
     """
-    cells = [cell for cell in store.scores.cells() if _wanted(cell, methods, tasks, protocol)]
+    cells = [cell for cell in store.scores.cells() if wanted(cell, methods, tasks, protocol)]
     by_cell: dict[str, list[Replicate]] = {cell.cell: [] for cell in cells}
     left_out: Counter[str] = Counter()
     for run in store.scores.replicates(list(by_cell)):
@@ -86,7 +86,8 @@ def draw(
     return Sample(store, _told_apart(groups), dict(left_out))
 
 
-def _wanted(cell: CellRow, methods: Sequence[str], tasks: Sequence[str], protocol: str | None) -> bool:
+def wanted(cell: CellRow, methods: Sequence[str], tasks: Sequence[str], protocol: str | None) -> bool:
+    """Whether a cell is of these methods, on these tasks and under this protocol."""
     label = registry.method_label(cell.method, cell.spec["method_fields"])
     return (
         picked(methods, (cell.method, label), cell.spec["method_fields"])

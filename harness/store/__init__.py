@@ -18,6 +18,7 @@ from harness.store.rows import (
     Standing,
 )
 from harness.store.scores import CellRow, Replicate, Scores
+from harness.store.snapshot import Snapshot
 from harness.store.store import ResultStore
 from harness.store.transfer import Adoption, Result
 from harness.store.upgrade import HEAD, backup, current_revision, info, upgrade
@@ -42,6 +43,7 @@ __all__ = [
     "RunRow",
     "Saved",
     "Scores",
+    "Snapshot",
     "Standing",
     "backup",
     "current_revision",

@@ -82,13 +82,19 @@ def _plain(value: float) -> float | None:
 
 
 def csv_text(rows: Iterable[dict[str, Any]]) -> str:
-    """Records as CSV, of which a spreadsheet takes no text for a formula: such a text begins with an apostrophe."""
+    """Records as CSV."""
     listed = list(rows)
     names = list(dict.fromkeys(name for row in listed for name in row))
+    return csv_lines([names, *([row.get(name) for name in names] for row in listed)])
+
+
+def csv_lines(rows: Iterable[Sequence[Any]]) -> str:
+    """Rows as CSV after RFC 4180, of which a spreadsheet takes no text for a formula: such a text begins with an apostrophe.
+
+    Lines end in CR LF: then Python quotes a text that has either, and every reader finds the same lines.
+    """
     out = io.StringIO()
-    writer = csv.writer(out, lineterminator="\n")
-    writer.writerow([harmless(name) for name in names])
-    writer.writerows([[harmless(row.get(name)) for name in names] for row in listed])
+    csv.writer(out, lineterminator="\r\n").writerows([harmless(value) for value in row] for row in rows)
     return out.getvalue()
 
 
