@@ -61,6 +61,7 @@ def draw(
     protocol: str | None = None,
     seeds: Collection[int] | None = None,
     keys: Collection[str] | None = None,
+    cells: Collection[str] | None = None,
 ) -> Sample:
     """The runs that are wanted.
 
@@ -70,9 +71,10 @@ def draw(
         protocol: of runs under this one only.
         seeds: these replicates; without them all below `TUNED_FROM`.
         keys: of these runs only.
+        cells: of these cells only.
     """
-    cells = [cell for cell in store.scores.cells() if wanted(cell, methods, tasks, protocol)]
-    by_cell: dict[str, list[Replicate]] = {cell.cell: [] for cell in cells}
+    found = [cell for cell in store.scores.cells() if (cells is None or cell.cell in cells) and wanted(cell, methods, tasks, protocol)]
+    by_cell: dict[str, list[Replicate]] = {cell.cell: [] for cell in found}
     left_out: Counter[str] = Counter()
     for run in store.scores.replicates(list(by_cell)):
         reason = _left_out(run, seeds, keys)
@@ -80,7 +82,7 @@ def draw(
             by_cell[run.cell].append(run)
         else:
             left_out[reason] += 1
-    groups = [Group(cell, row_name(cell), column_name(cell), tuple(by_cell[cell.cell])) for cell in cells if by_cell[cell.cell]]
+    groups = [Group(cell, row_name(cell), column_name(cell), tuple(by_cell[cell.cell])) for cell in found if by_cell[cell.cell]]
     rows = spelt_out([group.row for group in groups], [group.cell.spec for group in groups])
     groups = [replace(group, row=row) for group, row in zip(groups, rows, strict=True)]
     return Sample(store, _told_apart(groups), dict(left_out))

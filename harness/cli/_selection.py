@@ -93,8 +93,8 @@ def opened(doing: str) -> ResultStore:
     return store
 
 
-def drawn(store: ResultStore, chosen: Selection) -> Sample:
-    """The finished runs that were picked.
+def drawn(store: ResultStore, chosen: Selection, cells: Collection[str] | None = None) -> Sample:
+    """The finished runs that were picked, of `cells` only where there are any.
 
     Raises:
         UsageError: none fits.
@@ -105,7 +105,7 @@ def drawn(store: ResultStore, chosen: Selection) -> Sample:
 
     seeds = None if chosen.seeds is None else set(parse_seeds(chosen.seeds))
     keys = None if chosen.study is None else keys_of_study(chosen.study)
-    sample = draw(store, chosen.methods, chosen.tasks, chosen.protocol, seeds, keys)
+    sample = draw(store, chosen.methods, chosen.tasks, chosen.protocol, seeds, keys, cells)
     if not sample.groups:
         waiting = "; ".join(f"{count:,} {why}" for why, count in sample.left_out.items())
         asked = f" with {chosen}" if str(chosen) else ""

@@ -59,12 +59,14 @@ def _text(name: str, about: str, value: Callable[[Run], Any], unit: str = "") ->
     return Column(name, "text", unit, about, value)
 
 
+def _environment(name: str, kind: type = str) -> Callable[[Run], Any]:
+    """What is on record of where a run was made: of another release, it may be of another kind, and then it is missing."""
+    return lambda run: value if isinstance(value := run.environment.get(name), kind) else None
+
+
 def _package(name: str) -> Callable[[Run], Any]:
-    return lambda run: (run.environment.get("packages") or {}).get(name)
-
-
-def _environment(name: str) -> Callable[[Run], Any]:
-    return lambda run: run.environment.get(name)
+    packages = _environment("packages", dict)
+    return lambda run: version if isinstance(version := (packages(run) or {}).get(name), str) else None
 
 
 @cache
@@ -122,11 +124,11 @@ ORIGIN = (
     _text("torch", "version of PyTorch", _package("torch")),
     _text("numpy", "version of NumPy", _package("numpy")),
     _text("commit", "of the source, where it was a checkout", _environment("git_commit")),
-    Column("commit_changed", "flag", "", "the checkout had changes that were not committed", _environment("git_dirty")),
+    Column("commit_changed", "flag", "", "the checkout had changes that were not committed", _environment("git_dirty", bool)),
     _text("source_hash", "of the files of the method and the task", lambda run: run.row.source_hash),
     _text("system", "operating system and architecture", _environment("system")),
     _text("cpu", "name of the processor", _environment("cpu")),
-    Column("cores", "integer", "", "of the machine", _environment("cores")),
+    Column("cores", "integer", "", "of the machine", _environment("cores", int)),
     Column("threads", "integer", "", "used by the stack", lambda run: run.plan.get("threads")),
     _text("mlflow_run_id", "the run's name in MLflow", lambda run: run.row.mlflow_run_id),
 )

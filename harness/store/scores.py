@@ -7,12 +7,12 @@ from contextlib import AbstractContextManager
 from typing import Any, NamedTuple
 
 from pydantic_core import from_json
-from sqlalchemy import Connection, Select, func, select
+from sqlalchemy import Connection, Select, func, or_, select
 
 from harness.errors import StoreError
 from harness.spec import Status
 from harness.store.floats import decode, decode_curve
-from harness.store.reading import CHUNK, chunks
+from harness.store.reading import CHUNK, begins, chunks
 from harness.store.rows import Curve
 from harness.store.schema import curves, environments, metrics, runs
 
@@ -54,6 +54,12 @@ class Scores:
         """Every cell that has runs, sorted by task, method and cell."""
         with self._read() as connection:
             return list(each_cell(connection))
+
+    def cells_named(self, prefix: str) -> list[str]:
+        """The cells whose names begin with `prefix`, or the key of one of whose runs does, sorted."""
+        fitting = or_(begins(runs.c.cell, prefix), begins(runs.c.key, prefix))
+        with self._read() as connection:
+            return sorted(connection.execute(select(runs.c.cell).where(fitting).distinct()).scalars())
 
     def replicates(self, cells: Collection[str]) -> list[Replicate]:
         """The runs of these cells, sorted by cell and seed."""
