@@ -64,9 +64,12 @@ def export(
     """
     if bundle is not None and (output, what, format_) != (None, "runs", None):
         raise UsageError("A bundle is no table: leave out -o, --what and --format, or --bundle.")
+    for key in keys:
+        if Path(key).suffix in SUFFIXES:
+            raise UsageError(f"'{key}' is no run's key. To write a file of that name: bench export -o {key}")
     written = "" if bundle else _format("jsonl" if as_json else format_, output)
     with opened("export") as store:
-        rows = [_named(store, key) for key in dict.fromkeys(keys)]
+        rows = [run_of(store, key) for key in dict.fromkeys(keys)]
         choice = choice_of(chosen, statuses, {row.key for row in rows} if rows else None)
         if bundle is None:
             _write_table(store, choice, what, written, output)
@@ -87,12 +90,6 @@ def _format(given: str | None, output: Path | None) -> str:
     if output.suffix.lower() not in SUFFIXES:
         raise UsageError(f"What shall {output.name} be? Give it an ending ({', '.join(SUFFIXES)}), or say --format.")
     return SUFFIXES[output.suffix.lower()]
-
-
-def _named(store: ResultStore, prefix: str) -> RunRow:
-    if Path(prefix).suffix in SUFFIXES:
-        raise UsageError(f"'{prefix}' is no run's key. To write a file of that name: bench export -o {prefix}")
-    return run_of(store, prefix)
 
 
 def _write_table(store: ResultStore, choice: Choice, what: str, written: str, output: Path | None) -> None:

@@ -28,7 +28,7 @@ def write_jsonl(table: Table, file: BinaryIO) -> None:
     for block in table.blocks:
         for place in floats:
             block[place] = [None if value is None else plain_number(value) for value in block[place]]
-        lines = (json.dumps(dict(zip(names, row, strict=True)), ensure_ascii=False) + "\n" for row in zip(*block, strict=True))
+        lines = (json.dumps(dict(zip(names, row, strict=True))) + "\n" for row in zip(*block, strict=True))
         file.write("".join(lines).encode())
 
 
