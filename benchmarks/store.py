@@ -39,6 +39,7 @@ from harness.store.schema import curves, metrics, plans, runs  # noqa: E402
 N_RUNS = 100_000
 DIMS, METHODS = (2, 25, 100, 400), ("vb", "hvae", "iaf", "pnf")
 BLOCK = 5_000
+Score = Callable[[NewRun, str], float]
 METRICS = ("elbo", "elbo_gap", "ess", "evidence_gap", "log_evidence", "pareto_k", "sigma_sq_error", "theta_sq_error")
 
 
@@ -52,22 +53,20 @@ def finished_runs(n: int) -> Iterator[NewRun]:
             yield replace(pattern, spec=pattern.spec.model_copy(update={"steps": steps, "seed": seed}))
 
 
-def fill(url: str, n: int) -> None:
-    """Put `n` finished runs into an empty database, as the program would have left them."""
+def fill(url: str, made: Iterator[NewRun], score: Score = lambda run, name: -1.5, points: int = 200) -> None:
+    """Put finished runs into an empty database, as the program would have left them, with curves of so many points."""
     with ResultStore.open(url):
         pass
     engine = engine_for(url)
-    block: list[NewRun] = []
-    for number, run in enumerate(finished_runs(n), 1):
-        block.append(run)
-        if len(block) == BLOCK or number == n:
-            with engine.begin() as connection:
-                write(connection, block, number)
-            block.clear()
+    count = 0
+    while block := list(itertools.islice(made, BLOCK)):
+        count += len(block)
+        with engine.begin() as connection:
+            write(connection, block, count, score, points)
     engine.dispose()
 
 
-def write(connection, block: list[NewRun], last: int) -> None:
+def write(connection, block: list[NewRun], last: int, score: Score, points: int) -> None:
     """Insert finished runs with their metrics, curves and plans."""
     now = time.time() - N_RUNS
     stacks = {}
@@ -86,11 +85,12 @@ def write(connection, block: list[NewRun], last: int) -> None:
         for place, run in enumerate(block)
     ]  # fmt: skip
     connection.execute(insert(runs), rows)
-    number = {"value": -1.5, "kind": "finite", "se": 0.1, "se_kind": "finite"}
-    values = [{"run": row["key"], "name": name, **number} for row in rows for name in METRICS]
+    rest = {"kind": "finite", "se": 0.1, "se_kind": "finite"}
+    values = [{"run": run.spec.key, "name": name, "value": score(run, name), **rest} for run in block for name in METRICS]
     connection.execute(insert(metrics), values)
-    text = canonical_json(list(range(200)))
-    connection.execute(insert(curves), [{"run": row["key"], "name": "bound", "steps": text, "values": text} for row in rows])
+    steps = canonical_json(list(range(1, points + 1)))
+    bounds = canonical_json([-1000.0 - 1e4 / step for step in range(1, points + 1)])
+    connection.execute(insert(curves), [{"run": row["key"], "name": "bound", "steps": steps, "values": bounds} for row in rows])
 
 
 def measured(call: Callable[[], object], repeats: int) -> list[float]:
@@ -177,7 +177,7 @@ def run(n: int, repeats: int) -> dict[str, object]:
         for kind, url in urls.items():
             os.environ["BENCH_DATABASE_URL"] = url
             began = time.perf_counter()
-            fill(url, n)
+            fill(url, finished_runs(n))
             print(f"{kind}: {n:,} finished runs put in within {time.perf_counter() - began:.0f} s", file=sys.stderr)
             for question, call in questions(url, Path(name)).items():
                 taken = measured(call, repeats)

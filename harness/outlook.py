@@ -16,7 +16,8 @@ from harness.store.store import LEASE_S
 
 MISSING = "missing"  # from the database
 GIVEN_UP = "crashed"  # failed because its processes died: a repeated command tries again
-OPEN = (MISSING, GIVEN_UP, Status.QUEUED, Status.INTERRUPTED, Status.TIMEOUT, Status.RUNNING)
+WITHDRAWN = "withdrawn"  # it has ended, and its result does not stand
+OPEN = (MISSING, GIVEN_UP, WITHDRAWN, Status.QUEUED, Status.INTERRUPTED, Status.TIMEOUT, Status.RUNNING)
 AGAIN = (Status.FAILED, Status.DIVERGED)  # made anew where the command asks for it
 # Settings that leave the time of a step as it is.
 FREE = {"steps", "lr", "lr_schedule", "rmsprop_decay", "optimiser", "clip_norm", "eval_particles"}
@@ -24,7 +25,8 @@ FREE = {"steps", "lr", "lr_schedule", "rmsprop_decay", "optimiser", "clip_norm",
 
 @dataclass(frozen=True)
 class Part:
-    """The runs of one method on one task, counted by status; `missing` are not in the database, `crashed` failed with their processes."""
+    """The runs of one method on one task, counted by status; `missing` are not in the database, `crashed` failed with their processes,
+    results that are `withdrawn` do not stand."""
 
     task: str
     method: str
@@ -108,9 +110,11 @@ def look(runs: Sequence[NewRun], store: ResultStore | None, stack: int, *, rerun
     standings = store.standings([run.key for run in named]) if store else {}
     holders = store.holders([key for key, run in standings.items() if run.status == Status.RUNNING]) if store else {}
     failed = store.rows([key for key, run in standings.items() if run.status == Status.FAILED]) if store else {}
-    crashed = {key for key, row in failed.items() if row.reason == CRASHED}
-    stored = [_standing(run, standings.get(run.key), run.key in holders, run.key in crashed) for run in named]
-    left = [replace(run, step=0) if rerun or run.state in AGAIN else run for run in stored if rerun or run.state in _to_make(retry)]
+    marked = dict.fromkeys((key for key, row in failed.items() if row.reason == CRASHED), GIVEN_UP)
+    marked |= dict.fromkeys(store.errata.reasons(standings) if store else (), WITHDRAWN)
+    stored = [_standing(run, standings.get(run.key), run.key in holders, marked.get(run.key)) for run in named]
+    anew = (*AGAIN, WITHDRAWN)
+    left = [replace(run, step=0) if rerun or run.state in anew else run for run in stored if rerun or run.state in _to_make(retry)]
     times, unknown = _times(left, Speeds(store, [run.new for run in left]), stack)
     return Outlook(_parts(stored), list(_at_work(stored, holders)), len(left), math.fsum(times), max(times, default=0.0), unknown)
 
@@ -119,12 +123,12 @@ def _to_make(retry: bool) -> tuple[str, ...]:
     return OPEN + AGAIN if retry else OPEN
 
 
-def _standing(run: _Run, standing: Standing | None, held: bool, crashed: bool) -> _Run:
+def _standing(run: _Run, standing: Standing | None, held: bool, mark: str | None) -> _Run:
     """A run as it is for whoever waits for it: one whose process died is interrupted."""
     if standing is None:
         return run
     died = standing.status == Status.RUNNING and not held
-    return replace(run, state=GIVEN_UP if crashed else str(Status.INTERRUPTED if died else standing.status), step=standing.step)
+    return replace(run, state=mark or str(Status.INTERRUPTED if died else standing.status), step=standing.step)
 
 
 def _at_work(runs: Sequence[_Run], holders: dict[str, tuple[Owner, float, float]]) -> Iterator[AtWork]:

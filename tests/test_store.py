@@ -41,7 +41,7 @@ from harness.workspace import sqlite_url
 
 def test_the_public_names_are_these():
     rows = {"ArtifactFile", "CheckpointFile", "Claim", "Curve", "HistoryRow", "Metric", "NewRun", "OpenRun", "Outcome", "Owner", "RunRow"}
-    rows |= {"Adoption", "CellRow", "Replicate", "Result", "Saved", "Scores", "Snapshot", "Standing"}
+    rows |= {"Adoption", "CellRow", "Errata", "Erratum", "Replicate", "Result", "Saved", "Scores", "Snapshot", "Standing"}
     assert set(harness.store.__all__) == rows | {"HEAD", "ResultStore", "backup", "current_revision", "info", "upgrade"}
     assert all(hasattr(harness.store, name) for name in harness.store.__all__)
 
@@ -328,14 +328,15 @@ def test_each_saved_database_upgrades_and_reads(saved, file):
         assert repr(store.metrics([done.key])) == repr({done.key: {"elbo": Metric(-2.5, 0.1), "pareto_k": Metric(math.nan)}})
         assert store.curves(done.key)["bound"] == [(0, -math.inf), (500, -2.5)]
         assert [file.role for file in store.checkpoints(done.key)] == ["final", "last"]
+        assert store.errata.reasons() == ({} if saved.stem == "bench-0001" else {done.key: "the machine's memory was faulty"})
         claims = store.claim([done.key, interrupted.key, queued.key], ME)
         assert [(claim.key, claim.plan) for claim in claims] == [(interrupted.key, stack(done.key, interrupted.key)), (queued.key, None)]
 
 
 def test_other_revisions_are_refused_and_only_upgraded_on_request(store, url, monkeypatch):
     revisions = sys.modules[REVISION_MODULE]
-    monkeypatch.setattr(revisions, "REVISIONS", ("0001", "0002"))
-    monkeypatch.setattr(revisions, "HEAD", "0002")
+    monkeypatch.setattr(revisions, "REVISIONS", (*REVISIONS, "0003"))
+    monkeypatch.setattr(revisions, "HEAD", "0003")
     with pytest.raises(SchemaMismatch, match="run: bench db upgrade"):
         ResultStore.open(url)
     monkeypatch.undo()
@@ -417,7 +418,7 @@ def test_info_tells_what_is_there(store, url):
     store.claim(KEYS[:1], ME)
     shown = info(url)
     assert shown.pop("size_bytes") > 0
-    assert shown == {"url": connect.label(url), "revision": "0001", "head": "0001", "runs": {"queued": 19, "running": 1}}
+    assert shown == {"url": connect.label(url), "revision": REVISIONS[-1], "head": REVISIONS[-1], "runs": {"queued": 19, "running": 1}}
 
 
 def test_a_backup_is_a_whole_database(file, tmp_path):

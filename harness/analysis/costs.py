@@ -1,15 +1,15 @@
-"""What a run costs: steps, gradient evaluations, seconds."""
+"""What a run costs: steps, gradient evaluations, seconds; and what finding its settings took."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
 from harness import registry
-from harness.analysis.sample import Group
+from harness.analysis.sample import Group, Spent
 from harness.errors import BenchError
 from harness.spec import Status
 
@@ -36,38 +36,46 @@ class Span:
 
 @dataclass(frozen=True)
 class Cost:
-    """Of a run of each of some groups: steps, gradient evaluations of the log-joint, and seconds of work."""
+    """Of a run of each of some groups: steps, gradient evaluations of the log-joint, and seconds of work.
+
+    `tuning` has what was spent on finding the settings of those groups whose settings tuning found.
+    """
 
     steps: Span | None
     gradients: Span | None
     seconds: Span | None
+    tuning: tuple[Spent, ...]
 
 
-def cost_of(groups: Iterable[Group]) -> Cost:
+def cost_of(groups: Iterable[Group], tuning: Mapping[str, Spent]) -> Cost:
     """From the cheapest group to the dearest; seconds are means over a group's finished runs.
 
-    The members of a stack train together, and each has the seconds of the whole stack.
+    The members of a stack train together, and each has the seconds of the whole stack. `tuning` is by cell.
     """
     known = list(groups)
     return Cost(
         Span.of(group.cell.spec["steps"] for group in known),
         Span.of(gradients(group.cell.spec) for group in known),
-        Span.of(_seconds(group) for group in known),
+        Span.of(seconds(group) for group in known),
+        tuple(tuning[group.cell.cell] for group in known if group.cell.cell in tuning),
     )
 
 
-def _seconds(group: Group) -> float | None:
+def seconds(group: Group) -> float | None:
+    """Of work of a finished run, the mean; None where none has finished."""
     times = [run.wall_s for run in group.runs if run.status is Status.DONE]
     return sum(times) / len(times) if times else None
 
 
-def gradients(spec: dict[str, Any]) -> int | None:
-    """Gradient evaluations of the log-joint, or of a mini-batch's, in a whole run: steps x particles x (scores a draw takes + 1).
+def gradients(spec: dict[str, Any], steps: int | None = None) -> int | None:
+    """Gradient evaluations of the log-joint, or of a mini-batch's: steps x particles x (scores a draw takes + 1).
 
-    How many scores a draw takes is counted, by drawing once. None where the method is not here to be asked.
+    How many scores a draw takes is counted, by drawing once. None where the method is not here to be asked. Without `steps`: of a
+    whole run.
     """
     scores = _scores(spec["method"], json.dumps(spec["method_fields"], sort_keys=True))
-    return None if scores is None else spec["steps"] * spec["particles"] * (scores + BACKWARD)
+    taken = spec["steps"] if steps is None else steps
+    return None if scores is None else taken * spec["particles"] * (scores + BACKWARD)
 
 
 @cache

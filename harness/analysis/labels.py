@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -27,6 +28,11 @@ class RowName:
     def text(self) -> str:
         """`hvae n_leapfrog=1`."""
         return f"{self.method} {settings_text(dict(self.settings))}".strip()
+
+    @property
+    def short(self) -> str:
+        """The same with numbers of four digits."""
+        return f"{self.method} {settings_text({name: _rounded(value) for name, value in self.settings})}".strip()
 
     @property
     def order(self) -> tuple[Any, ...]:
@@ -78,6 +84,17 @@ def row_name(cell: CellRow) -> RowName:
     shared = {name for name, _ in _aspects(cell)}
     settings = {name: value for name, value in cell.settings.items() if not name.startswith("task.") and name not in shared}
     return RowName(label, ordered(unsaid(settings, label, cell.method, _task(cell.task), cell.protocol)), cell.protocol)
+
+
+def texts(rows: Iterable[RowName]) -> dict[RowName, str]:
+    """Rows as they call themselves, with numbers of four digits where those still tell the rows apart."""
+    short = {row: row.short for row in rows}
+    taken = Counter((row.protocol, text) for row, text in short.items())
+    return {row: text if taken[row.protocol, text] == 1 else row.text for row, text in short.items()}
+
+
+def _rounded(value: Any) -> Any:
+    return float(f"{value:.4g}") if isinstance(value, float) else value
 
 
 def spelt_out(rows: Sequence[RowName], specs: Sequence[dict[str, Any]]) -> list[RowName]:

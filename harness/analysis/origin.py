@@ -26,7 +26,7 @@ class Made:
 
 @dataclass(frozen=True)
 class Origin:
-    """A number of a table with the runs behind it; `environments` are by the name that the runs call them."""
+    """A number of a table with the runs behind it; `environments` are by the name that the runs call them, `withdrawn` by key."""
 
     table: Table
     name: str
@@ -34,6 +34,7 @@ class Origin:
     group: Group
     runs: tuple[Made, ...]
     environments: dict[str, dict[str, Any]]
+    withdrawn: dict[str, str]
 
     @property
     def notes(self) -> list[str]:
@@ -98,7 +99,8 @@ def _origin(sample: Sample, table: Table, name: str, entry: Entry, group: Group,
         score = scores.get(run.key, {}).get(table.metric.name)
         plan = plans.get(run.key, ({}, {}))[1]
         made.append(Made(run, score, files[0] if files else None, row.mlflow_run_id if row else None, places.name(run), plan))
-    return Origin(table, name, entry, group, tuple(made), places.of(group))
+    withdrawn = {key: sample.withdrawn[key] for key in group.withdrawn}
+    return Origin(table, name, entry, group, tuple(made), places.of(group), withdrawn)
 
 
 def flattened(environment: dict[str, Any]) -> dict[str, Any]:

@@ -17,13 +17,14 @@ from harness.spec import Status
 from harness.store import NewRun, ResultStore
 
 LOST = (Status.DIVERGED, "not finite")
+WITHDRAWN = "withdrawn"
 
 
 @dataclass(frozen=True)
 class Mean:
     """One metric of the replicates of a cell: the mean of those that are done, of how many, and how many stand where.
 
-    `counts` has every replicate once: by status, or as `missing` (not in the database), `not finite` or `without` the metric.
+    `counts` has every replicate once: by status, or as `missing` (not in the database), `withdrawn`, `not finite` or `without` the metric.
     """
 
     interval: Interval
@@ -45,7 +46,7 @@ class Mean:
         """`2 of 3, 1 diverged`: what there is, and how the others ended."""
         ended = [
             f"{self.counts[name]} {name}"
-            for name in (*LOST, Status.FAILED, Status.TIMEOUT, Status.PRUNED, "without")
+            for name in (*LOST, Status.FAILED, Status.TIMEOUT, Status.PRUNED, WITHDRAWN, "without")
             if self.counts.get(name)
         ]
         return ", ".join([f"{self.interval.n} of {self.of}", *ended])
@@ -112,13 +113,15 @@ class Results:
     def __init__(self, store: ResultStore | None) -> None:
         self._store = store
         self._metrics: dict[str, dict[str, float]] = {}
+        self._withdrawn = {} if store is None else store.errata.reasons()
 
     def mean(self, runs: Sequence[NewRun], metric: str) -> Mean:
         """The mean of one metric over these replicates."""
         keys = tuple(run.spec.key for run in runs)
         standings = {} if self._store is None else self._store.standings(keys)
-        values = self._metric(metric)
+        values, withdrawn = self._metric(metric), self._withdrawn
         states = {key: _state(standings[key].status, values.get(key)) if key in standings else "missing" for key in keys}
+        states |= dict.fromkeys((key for key in keys if key in withdrawn), WITHDRAWN)
         done = [values[key] for key in keys if states[key] == Status.DONE]
         return Mean(t_interval(done), len(keys), dict(Counter(states.values())), keys)
 

@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from harness.analysis.labels import RowName
+from harness.analysis.labels import RowName, texts
 from harness.analysis.tables import Entry, Table
 
 LEVEL = 0.05
@@ -88,7 +88,10 @@ def ranking(names: Sequence[str], blocks: Sequence[Sequence[float | None]], lowe
 
 
 def across(tables: Sequence[Table]) -> Ranking | None:
-    """The ranking of the rows that stand in every column of these tables; None where there are not two, or nothing ranks."""
+    """The ranking of the rows that stand in every column of these tables; None where there are not two, or nothing ranks.
+
+    The tables are of one metric, or each of its tasks' own: two metrics of one task are not two tasks.
+    """
     ranked = [table for table in tables if table.metric.better]
     columns: list[tuple[bool, dict[RowName, Entry]]] = []
     for table in ranked:
@@ -99,7 +102,7 @@ def across(tables: Sequence[Table]) -> Ranking | None:
     if len(rows) < 2 or not columns:
         return None
     protocols = {row.protocol for row in rows}
-    names = [row.text if len(protocols) == 1 else f"{row.text} ({row.protocol})" for row in rows]
+    names = [text if len(protocols) == 1 else f"{text} ({row.protocol})" for row, text in texts(rows).items()]
     blocks = [[_score(entries[row]) for row in rows] for _, entries in columns]
     return ranking(names, blocks, [lower for lower, _ in columns])
 

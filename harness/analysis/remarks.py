@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from harness.analysis.metrics import Meaning
 from harness.analysis.sample import Group, Sample
+from harness.analysis.statistics import BCA_FROM, WILCOXON_FROM
 from harness.spec import Status
 
 if TYPE_CHECKING:
@@ -16,6 +18,7 @@ FEW = 6
 DOUBTFUL_K = 0.7
 BY_IMPORTANCE = ("log_evidence", "nll")
 LETTERS = "abcdefghijklmnopqrstuvwxyz"
+TESTED_FROM = {"t": 2, "wilcoxon": WILCOXON_FROM}
 NAMES = {"t": "Student's t", "bca": "bias-corrected and accelerated bootstrap", "wilcoxon": "Wilcoxon's signed-rank"}
 
 
@@ -34,23 +37,24 @@ class Notes:
         number = len(self._marked)
         return self._marked.setdefault(text, LETTERS[number] if number < len(LETTERS) else f"n{number}")
 
-    def about(self, metric: Meaning, lines: Sequence[Line], columns: Sequence[str], options: Options, left_out: dict[str, int]) -> None:
-        """Say of the whole table what is bold, how wide intervals are, what was left out."""
+    def about(self, metric: Meaning, lines: Sequence[Line], options: Options, left_out: dict[str, int]) -> None:
+        """Say of the whole table what its metric is, what is bold, where there are few runs, and what was left out."""
         entries = [entry for line in lines for entry in line.entries if entry is not None]
         if metric.says:
             end = f", {metric.better} is better" if metric.better else ""
             self._plain.append(f"{metric.name}: {metric.says}{end}.")
-        counts = sorted({entry.interval.n for entry in entries})
-        if counts:
-            spread = f"n = {counts[0]}" if len(counts) == 1 else f"n = {counts[0]} to {counts[-1]}"
-            self._plain.append(f"Means over seeds, {spread}; 95 % intervals: {NAMES[options.interval]}.")
+        fewest = min(entry.interval.n for entry in entries)
         if any(entry.best for entry in entries):
             self._plain.append(
                 f"Bold: the best mean of each column, and what {NAMES[options.test]} test of paired differences, with Holm's "
                 "correction, does not tell apart from it (5 %). A row with failed runs is never bold."
             )
-        if counts and counts[0] < FEW:
+            if fewest < TESTED_FROM[options.test]:
+                self._plain.append(f"Of fewer than {TESTED_FROM[options.test]} shared seeds this test says nothing: it tells nobody apart.")
+        if fewest < FEW:
             self._plain.append(f"Fewer than {FEW} seeds somewhere: intervals are wide there, and tests see large differences only.")
+        if options.interval == "bca" and fewest < BCA_FROM:
+            self._plain.append(f"Fewer than {BCA_FROM} seeds somewhere: the bootstrap's intervals are too narrow there.")
         self._plain += [f"Left out: {count:,} {'run' if count == 1 else 'runs'} ({why})." for why, count in sorted(left_out.items())]
 
     def lines(self) -> tuple[str, ...]:
@@ -60,8 +64,8 @@ class Notes:
 
 def _about_group(sample: Sample, group: Group, metric: str) -> list[str]:
     said = []
-    gone = sorted({sample.withdrawn[run.key] for run in group.runs if run.key in sample.withdrawn})
-    said += [f"Withdrawn: {reason}" for reason in gone]
+    gone = Counter(sample.withdrawn[key] for key in group.withdrawn)
+    said += [f"{count} withdrawn, and in no mean: {reason}" for reason, count in sorted(gone.items())]
     if metric in BY_IMPORTANCE and any(value > DOUBTFUL_K for value in sample.values(group, "pareto_k").values()):
         said.append(f"Pareto k is above {DOUBTFUL_K} in some of these runs: the estimate is not to be trusted.")
     done = [run for run in group.runs if run.status is Status.DONE]

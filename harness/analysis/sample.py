@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Any
 
 from harness import registry
@@ -19,28 +20,49 @@ TUNED_FROM = 1000
 
 @dataclass(frozen=True)
 class Group:
-    """The replicates of one cell, with the row and the column where they stand; sorted by seed."""
+    """The replicates of one cell, with the row and the column where they stand; sorted by seed. Withdrawn ones are named only."""
 
     cell: CellRow
     row: RowName
     column: ColumnName
     runs: tuple[Replicate, ...]
+    withdrawn: tuple[str, ...] = ()
 
-    @property
+    @cached_property
     def failures(self) -> dict[str, int]:
         """How many runs ended without a result, by status."""
         return dict(Counter(run.status.value for run in self.runs if run.status is not Status.DONE))
 
 
+@dataclass(frozen=True)
+class Spent:
+    """What finding a setting took, all trials together.
+
+    `gradients` are evaluations of the log-joint's gradient, None where they cannot be counted. Seconds are of work; replicates that
+    train as one program count once.
+    """
+
+    runs: int = 0
+    steps: int = 0
+    gradients: int | None = 0
+    seconds: float = 0.0
+
+
 @dataclass
 class Sample:
-    """Groups, and what is stored of their runs; metrics are read when they are first asked for."""
+    """Groups, and what is stored of their runs; metrics are read when they are first asked for.
+
+    `withdrawn` has the reason why a run's result does not stand, by key; `tuning` what it took to find the settings of a cell that
+    tuning found.
+    """
 
     store: ResultStore
     groups: list[Group]
     left_out: dict[str, int]
     withdrawn: dict[str, str] = field(default_factory=dict)
+    tuning: dict[str, Spent] = field(default_factory=dict)
     _metrics: dict[str, dict[str, float]] = field(default_factory=dict)
+    _values: dict[tuple[str, str], dict[int, float]] = field(default_factory=dict)
 
     def metric(self, name: str) -> dict[str, float]:
         """A metric by run, of all runs that have it."""
@@ -50,8 +72,11 @@ class Sample:
 
     def values(self, group: Group, name: str) -> dict[int, float]:
         """A metric of the group's finished runs, by seed."""
-        stored = self.metric(name)
-        return {run.seed: stored[run.key] for run in group.runs if run.status is Status.DONE and run.key in stored}
+        place = group.cell.cell, name
+        if place not in self._values:
+            stored = self.metric(name)
+            self._values[place] = {run.seed: stored[run.key] for run in group.runs if run.status is Status.DONE and run.key in stored}
+        return self._values[place]
 
 
 def draw(
@@ -75,17 +100,26 @@ def draw(
     """
     found = [cell for cell in store.scores.cells() if (cells is None or cell.cell in cells) and wanted(cell, methods, tasks, protocol)]
     by_cell: dict[str, list[Replicate]] = {cell.cell: [] for cell in found}
+    withdrawn, gone = store.errata.reasons(), {cell.cell: [] for cell in found}
     left_out: Counter[str] = Counter()
     for run in store.scores.replicates(list(by_cell)):
-        reason = _left_out(run, seeds, keys)
-        if reason is None:
-            by_cell[run.cell].append(run)
-        else:
+        if keys is not None and run.key not in keys:
+            continue
+        reason = _left_out(run, seeds)
+        if reason is not None:
             left_out[reason] += 1
-    groups = [Group(cell, row_name(cell), column_name(cell), tuple(by_cell[cell.cell])) for cell in found if by_cell[cell.cell]]
+        elif run.key in withdrawn:
+            gone[run.cell].append(run.key)
+        else:
+            by_cell[run.cell].append(run)
+    groups = [
+        Group(cell, row_name(cell), column_name(cell), tuple(by_cell[cell.cell]), tuple(gone[cell.cell]))
+        for cell in found
+        if by_cell[cell.cell] or gone[cell.cell]
+    ]
     rows = spelt_out([group.row for group in groups], [group.cell.spec for group in groups])
     groups = [replace(group, row=row) for group, row in zip(groups, rows, strict=True)]
-    return Sample(store, _told_apart(groups), dict(left_out))
+    return Sample(store, _told_apart(groups), dict(left_out), withdrawn)
 
 
 def wanted(cell: CellRow, methods: Sequence[str], tasks: Sequence[str], protocol: str | None) -> bool:
@@ -98,10 +132,8 @@ def wanted(cell: CellRow, methods: Sequence[str], tasks: Sequence[str], protocol
     )
 
 
-def _left_out(run: Replicate, seeds: Collection[int] | None, keys: Collection[str] | None) -> str | None:
+def _left_out(run: Replicate, seeds: Collection[int] | None) -> str | None:
     """Why a run is in no table; None where it is in one."""
-    if keys is not None and run.key not in keys:
-        return "not of the study"
     if seeds is not None and run.seed not in seeds:
         return "other seeds"
     if seeds is None and run.seed >= TUNED_FROM:

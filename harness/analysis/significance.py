@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from harness.analysis.labels import RowName
+from harness.analysis.labels import RowName, texts
 from harness.analysis.metrics import Better
 from harness.analysis.statistics import Interval, holm, paired, t_test, wilcoxon_test
+from harness.errors import UsageError
 
 Test = Literal["t", "wilcoxon"]
 TESTS = {"t": t_test, "wilcoxon": wilcoxon_test}
@@ -28,8 +29,9 @@ class Difference:
 
 @dataclass(frozen=True)
 class Compared:
-    """The differences of a column's rows, and the rows that are best or not told apart from the best one."""
+    """The row that others are held against, their differences from it, and the rows that are best or not told apart from the best one."""
 
+    reference: RowName | None
     differences: dict[RowName, Difference]
     best: frozenset[RowName]
 
@@ -40,35 +42,55 @@ def compare(
     """Test every row of a column against the best one, and against the baseline where there is one.
 
     The best row has the best mean among those whose runs all have a score: the mean of the others is that of survivors. They are
-    never called best, and neither is anything where the metric does not rank, or where there is one seed.
+    never called best, and neither is anything where the metric does not rank, or where the best has one seed. A row that shares too
+    few seeds with the best to be tested is not told apart from it.
+
+    Raises:
+        UsageError: several rows are called like the baseline.
     """
     whole = [row for row, scores in values.items() if scores and not failures[row]]
     best = _best(whole, values, better)
     against_best = _differences(best, values, test) if best else {}
-    reference = (
-        next((row for row in values if baseline in (row.text, f"{row.text} ({row.protocol})", row.method)), None) if baseline else best
-    )
+    reference = _called(baseline, values) if baseline else best
     differences = against_best if reference == best else _differences(reference, values, test) if reference else {}
-    same = {row for row in whole if row in against_best and against_best[row].p > LEVEL}
+    same = {row for row in whole if row in against_best and not against_best[row].p <= LEVEL}
     tied = {best} | same if best and len(values[best]) > 1 else set()
-    return Compared(differences, frozenset(row for row in tied if row))
+    return Compared(reference, differences, frozenset(row for row in tied if row))
 
 
-def names(row: RowName) -> tuple[str, str, str]:
-    """What a row answers to as a baseline."""
-    return row.text, f"{row.text} ({row.protocol})", row.method
+def names(row: RowName) -> tuple[str, ...]:
+    """What a row answers to as a baseline, the fullest name first."""
+    return f"{row.text} ({row.protocol})", f"{row.short} ({row.protocol})", row.text, row.short, row.method
+
+
+def _called(baseline: str, rows: Iterable[RowName]) -> RowName | None:
+    """The row that has the name; a row whose own name it is goes before rows of that method."""
+    for answers in zip(*(names(row) for row in rows), strict=True):
+        found = [row for row, name in zip(rows, answers, strict=True) if name == baseline]
+        if len(found) > 1:
+            full = [names(row)[0] for row in found] if baseline == found[0].text else list(texts(found).values())
+            raise UsageError(f"'{baseline}' is {len(found)} rows here: {'; '.join(full)}. Say which one: --baseline '{full[0]}'")
+        if found:
+            return found[0]
+    return None
 
 
 def _best(rows: Sequence[RowName], values: Mapping[RowName, Scores], better: Better | None) -> RowName | None:
     if better is None or not rows:
         return None
     sign = 1 if better == "lower" else -1
-    return min(rows, key=lambda row: (sign * math.fsum(values[row].values()) / len(values[row]), row.order))
+    return min(rows, key=lambda row: (sign * math.fsum(score / len(values[row]) for score in values[row].values()), row.order))
 
 
 def _differences(reference: RowName, values: Mapping[RowName, Scores], test: Test) -> dict[RowName, Difference]:
+    theirs = values[reference]
     others = [row for row in values if row != reference]
-    shared = {row: sorted(values[row].keys() & values[reference].keys()) for row in others}
-    pairs = {row: ([values[row][seed] for seed in seeds], [values[reference][seed] for seed in seeds]) for row, seeds in shared.items()}
-    ps = holm([TESTS[test]([a - b for a, b in zip(*pairs[row], strict=True)]) for row in others])
-    return {row: Difference(reference.text, paired(*pairs[row]), p) for row, p in zip(others, ps, strict=True)}
+    pairs = [_paired(values[row], theirs) for row in others]
+    ps = holm([TESTS[test]([a - b for a, b in zip(*pair, strict=True)]) for pair in pairs])
+    return {row: Difference(reference.text, paired(*pair), p) for row, pair, p in zip(others, pairs, ps, strict=True)}
+
+
+def _paired(one: Scores, other: Scores) -> tuple[list[float], list[float]]:
+    """What both have, in the order of seeds."""
+    seeds = sorted(one.keys() & other.keys())
+    return [one[seed] for seed in seeds], [other[seed] for seed in seeds]

@@ -9,6 +9,8 @@ from typing import Any
 
 CONFIDENCE = 0.95
 N_RESAMPLES = 9_999
+BCA_FROM = 20
+"""Of fewer values the bootstrap's intervals are too narrow."""
 WILCOXON_FROM = 6
 """Five signs in agreement have p = 1/16: the signed-rank test cannot reach 5 % with fewer pairs than this."""
 
@@ -25,21 +27,33 @@ class Interval:
 
 
 def t_interval(values: Sequence[float], confidence: float = CONFIDENCE) -> Interval:
-    r"""$\bar x \pm t_{n-1} \, s / \sqrt n$, Student's interval for the mean.
+    r"""$\bar x \pm t_{n-1} \, s / \sqrt n$, Student's interval for the mean; NaN where a value is not finite.
 
     Args:
         values: independent draws of one quantity.
         confidence: the share of intervals that cover the mean, for normal draws at every n.
     """
-    from scipy import stats
+    from scipy import special
 
     n = len(values)
-    mean = math.fsum(values) / n if n else math.nan
-    if n < 2:
-        return Interval(mean, math.nan, math.nan, math.nan, n)
-    se = math.sqrt(math.fsum((value - mean) ** 2 for value in values) / (n - 1) / n)
-    half = float(stats.t.ppf((1 + confidence) / 2, n - 1)) * se
-    return Interval(mean, se, mean - half, mean + half, n)
+    if not n or not all(map(math.isfinite, values)):
+        return Interval(math.nan, math.nan, math.nan, math.nan, n)
+    if n == 1:
+        return Interval(values[0], math.nan, math.nan, math.nan, n)
+    if min(values) == max(values):
+        return Interval(values[0], 0.0, values[0], values[0], n)
+    scale, scaled = _scaled(values)
+    centre = math.fsum(scaled) / n
+    spread, deviations = _scaled([value - centre for value in scaled])
+    se = spread * math.sqrt(math.fsum(deviation**2 for deviation in deviations) / (n - 1) / n)
+    half = float(special.stdtrit(n - 1, (1 + confidence) / 2)) * se  # the quantile; scipy.stats takes a second to load
+    return Interval(centre * scale, se * scale, (centre - half) * scale, (centre + half) * scale, n)
+
+
+def _scaled(values: Sequence[float]) -> tuple[float, list[float]]:
+    """A power of two, and the values over it, at most 2 in size: their sums and squares are not too large, nor too small, for a float."""
+    scale = math.ldexp(1.0, math.frexp(max(map(abs, values)))[1] - 1)
+    return scale, [value / scale for value in values]
 
 
 def paired(one: Sequence[float], other: Sequence[float], confidence: float = CONFIDENCE) -> Interval:
@@ -52,7 +66,7 @@ def paired(one: Sequence[float], other: Sequence[float], confidence: float = CON
 
 
 def bca_interval(values: Sequence[float], confidence: float = CONFIDENCE) -> Interval:
-    """The bias-corrected and accelerated bootstrap interval for the mean: for skewed values, and twenty of them or more.
+    """The bias-corrected and accelerated bootstrap interval for the mean: for skewed values, and `BCA_FROM` of them or more.
 
     The resamples are the same every time. Of equal values the interval is the value.
 
@@ -62,33 +76,38 @@ def bca_interval(values: Sequence[float], confidence: float = CONFIDENCE) -> Int
     from scipy import stats
 
     plain = t_interval(values, confidence)
-    if plain.n < 2 or plain.se == 0:
+    if plain.n < 2 or not plain.se > 0:
         return plain
+    scale, scaled = _scaled(values)
+    standard = (np.asarray(scaled) - plain.mean / scale) / (plain.se / scale)  # the interval goes with the unit; sums stay near 1
     resamples = {"n_resamples": N_RESAMPLES, "rng": np.random.default_rng(0), "batch": 1000, "vectorized": True}
-    found = stats.bootstrap((np.asarray(values),), np.mean, confidence_level=confidence, method="BCa", **resamples)
-    return Interval(plain.mean, plain.se, float(found.confidence_interval.low), float(found.confidence_interval.high), plain.n)
+    found = stats.bootstrap((standard,), np.mean, confidence_level=confidence, method="BCa", **resamples)
+    ends = (plain.mean + plain.se * float(end) for end in found.confidence_interval)
+    low, high = (min(max(end, min(values)), max(values)) for end in ends)  # rounding may have led out of the values
+    return Interval(plain.mean, plain.se, low, high, plain.n)
 
 
 def t_test(differences: Sequence[float]) -> float:
-    """Student's test that paired differences have mean 0: two-sided p; NaN for fewer than two."""
-    from scipy import stats
+    """Student's test that paired differences have mean 0: two-sided p; NaN for fewer than two, or where one is not finite."""
+    from scipy import special
 
-    if len(differences) < 2:
+    found = t_interval(differences)
+    if math.isnan(found.se):
         return math.nan
-    if len(set(differences)) == 1:  # no spread: the statistic is infinite, or has no value
-        return 0.0 if differences[0] else 1.0
-    found: Any = stats.ttest_1samp(differences, 0.0)
-    return float(found.pvalue)
+    if not found.se:  # no spread: the statistic is infinite, or has no value
+        return 0.0 if found.mean else 1.0
+    return 2 * float(special.stdtr(found.n - 1, -abs(found.mean / found.se)))
 
 
 def wilcoxon_test(differences: Sequence[float]) -> float:
     """The signed-rank test that paired differences are symmetric about 0: two-sided p.
 
-    NaN for fewer than `WILCOXON_FROM`, of which no ordering reaches 5 %.
+    NaN for fewer than `WILCOXON_FROM`, of which no ordering reaches 5 %, or where one is not finite. Differences of 0 say nothing
+    and are dropped.
     """
     from scipy import stats
 
-    if len(differences) < WILCOXON_FROM:
+    if len(differences) < WILCOXON_FROM or not all(map(math.isfinite, differences)):
         return math.nan
     if not any(differences):
         return 1.0

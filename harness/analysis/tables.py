@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 from harness.analysis import remarks, significance
 from harness.analysis.costs import Cost, cost_of
-from harness.analysis.labels import ColumnName, RowName
+from harness.analysis.labels import ColumnName, RowName, texts
 from harness.analysis.metrics import FLOOR, Meaning, headline, meaning
 from harness.analysis.sample import Group, Sample
 from harness.analysis.significance import Difference, Test
@@ -35,7 +35,8 @@ class Options:
 class Entry:
     """A method on a task: the mean over its finished runs, how many others ended otherwise, and how it differs from the reference.
 
-    `best` says that it is the best one, or cannot be told apart from it. `marks` are letters that the table's notes explain.
+    `best` says that it is the best one, or cannot be told apart from it; `is_reference` that the column's others are held against it.
+    `marks` are letters that the table's notes explain.
     """
 
     cell: str
@@ -43,6 +44,7 @@ class Entry:
     failures: dict[str, int]
     interval: Interval
     difference: Difference | None
+    is_reference: bool
     best: bool
     marks: tuple[str, ...]
 
@@ -90,15 +92,16 @@ def compare(sample: Sample, options: Options) -> list[Table]:
 
     Raises:
         UnknownName: no run has such a metric, or no row is called like the baseline.
+        UsageError: several rows are.
     """
     tables = [
         table
         for name, groups in _by_metric(sample, options).items()
         for table in (_table(sample, name, apart, members, options) for apart, members in _comparable(groups))
     ]
-    names = {name for table in tables for line in table.lines for name in significance.names(line.row)}
-    if options.baseline is not None and options.baseline not in names:
-        raise UnknownName("row", options.baseline, sorted(names), "bench compare")
+    rows = {line.row for table in tables for line in table.lines}
+    if options.baseline is not None and all(options.baseline not in significance.names(row) for row in rows):
+        raise UnknownName("row", options.baseline, texts(rows).values(), "bench compare")
     return tables
 
 
@@ -145,15 +148,16 @@ def _table(sample: Sample, metric: str, apart: dict[str, Any], groups: list[Grou
     columns = list(dict.fromkeys(group.column for group in sorted(groups, key=lambda group: _natural(group.column.task))))
     protocols = list(dict.fromkeys(group.row.protocol for group in groups))
     rows = sorted({group.row for group in groups}, key=lambda row: row.order)
+    names = texts(rows)
     placed = {(group.row, group.column): group for group in groups}
     notes = remarks.Notes()
     entries = {column: _column(sample, metric, column, rows, placed, options, notes) for column in columns}
     lines = tuple(
         Line(
             row,
-            row.text if len(protocols) == 1 else f"{row.text} ({row.protocol})",
+            names[row] if len(protocols) == 1 else f"{names[row]} ({row.protocol})",
             tuple(entries[column].get(row) for column in columns),
-            cost_of(members := [placed[row, column] for column in columns if (row, column) in placed]),
+            cost_of(members := [placed[row, column] for column in columns if (row, column) in placed], sample.tuning),
             tuple(group.cell.cell for group in members),
         )
         for row in rows
@@ -161,7 +165,7 @@ def _table(sample: Sample, metric: str, apart: dict[str, Any], groups: list[Grou
     floor = tuple(_floor(sample, metric, column, groups, options) for column in columns)
     kept = floor if any(interval is not None for interval in floor) else None
     said = meaning(metric)
-    notes.about(said, lines, [column.task for column in columns], options, sample.left_out)
+    notes.about(said, lines, options, sample.left_out)
     protocol = protocols[0] if len(protocols) == 1 else None
     return Table(said, tuple(column.task for column in columns), apart, protocol, lines, kept, notes.lines(), options)
 
@@ -195,6 +199,7 @@ def _column(
             failures[row],
             INTERVALS[options.interval](list(finite[row].values())),
             compared.differences.get(row),
+            row == compared.reference,
             row in compared.best,
             notes.marks(sample, group, metric),
         )
@@ -212,5 +217,7 @@ def _failures(group: Group, values: dict[int, float]) -> dict[str, int]:
 
 def _floor(sample: Sample, metric: str, column: ColumnName, groups: list[Group], options: Options) -> Interval | None:
     """The exact maximum-likelihood fit's error over the data sets of a column."""
-    by_seed = {seed: value for group in groups if group.column == column for seed, value in sample.values(group, FLOOR + metric).items()}
-    return INTERVALS[options.interval](list(by_seed.values())) if by_seed else None
+    members = [group for group in groups if group.column == column]
+    by_seed = {seed: value for group in members for seed, value in sorted(sample.values(group, FLOOR + metric).items())}
+    finite = [value for _, value in sorted(by_seed.items()) if math.isfinite(value)]
+    return INTERVALS[options.interval](finite) if finite else None

@@ -3,57 +3,83 @@
 from __future__ import annotations
 
 import math
+import sys
+from collections.abc import Sequence
+from decimal import Decimal
 
 SMALL, LARGE = 1e-3, 1e7
 LARGEST_DIGITS = 6
 
 
 def number(value: float, error: float | None = None) -> str:
-    """A number to four digits, with its standard error to two.
+    """A number to four digits; with its standard error, where that is more than rounding, to two digits of that.
 
-    >>> number(0.020312), number(-123456.789, 0.034), number(0.000317, 0.000012)
-    ('0.02031', '-123456.789 ± 0.034', '(3.17 ± 0.12)e-4')
-    >>> number(8.672e26, 9.6e26), number(8.672e26)
-    ('(8.7 ± 9.6)e26', '8.672e+26')
+    >>> number(0.020312), number(-123456.789, 0.034), number(0.000317, 0.000012), number(1057766, 9394)
+    ('0.02031', '-123,456.789 ± 0.034', '(3.17 ± 0.12)e-4', '1,057,800 ± 9,400')
+    >>> number(8.672e26, 9.6e26), number(8.672e26), number(9999.6)
+    ('(8.7 ± 9.6)e26', '8.672e26', '10,000')
     """
     if not math.isfinite(value):
         return str(value)
-    if error and math.isfinite(error):
+    if error and math.isfinite(error) and error > abs(value) * sys.float_info.epsilon:
         return _estimate(value, error)
-    if value and abs(value) < SMALL / 10:
-        return f"{value:.3e}".replace("e-0", "e-")
-    return f"{value:,.0f}" if 1e4 <= abs(value) < LARGE else f"{value:.4g}"
+    size = abs(float(f"{value:.3e}"))
+    if size and not SMALL / 10 <= size < LARGE:
+        power = _power(value)
+        return f"{_over(value, power):.3f}e{power}"
+    return _fixed([value], 0)[0] if size >= 1e4 else f"{value:.4g}"
 
 
 def _estimate(value: float, error: float) -> str:
-    if not SMALL <= max(abs(value), error) < LARGE:
-        power = math.floor(math.log10(max(abs(value), error)))
-        return f"({_rounded(value * 10.0**-power, error * 10.0**-power)})e{power}"
+    largest = max(abs(value), error)
+    if not SMALL <= largest < LARGE:
+        power = _power(largest)
+        return f"({_rounded(_over(value, power), _over(error, power))})e{power}"
     return _rounded(value, error)
 
 
 def _rounded(value: float, error: float) -> str:
-    digits = max(0, min(LARGEST_DIGITS, 1 - math.floor(math.log10(error))))
-    return f"{value:.{digits}f} ± {error:.{digits}f}"
+    shown, spread = _fixed([value, error], min(LARGEST_DIGITS, _digits(error)))
+    return f"{shown} ± {spread if _digits(error) <= LARGEST_DIGITS else f'{error:.1e}'.replace('e-0', 'e-')}"
+
+
+def _power(value: float) -> int:
+    """The power of ten of a number to four digits."""
+    return int(f"{value:.3e}".partition("e")[2])
+
+
+def _over(value: float, power: int) -> float:
+    """`value` over a power of ten that a float may not hold."""
+    return float(Decimal(value).scaleb(-power))
+
+
+def _digits(error: float) -> int:
+    """After the point, as many as show two digits of an error; below 0 where it has more before the point."""
+    return 1 - int(f"{error:.1e}".partition("e")[2])
+
+
+def _fixed(values: Sequence[float], digits: int) -> list[str]:
+    """To so many digits after the point, or zeros before it; in groups of three where one has five digits before the point."""
+    group = "," if max(abs(round(value, digits)) for value in values) >= 1e4 else ""
+    return [f"{round(value, digits):z{group}.{max(digits, 0)}f}" for value in values]
 
 
 def between(value: float, low: float, high: float) -> str:
     """A number with the ends of its interval, all to the digits that the interval's width supports.
 
-    >>> between(0.020312, 0.0195, 0.0211), between(0.00031712, 0.0003, 0.00033)
-    ('0.02031 [0.01950, 0.02110]', '3.17e-4 [3.00e-4, 3.30e-4]')
+    >>> between(0.020312, 0.0195, 0.0211), between(0.00031712, 0.0003, 0.00033), between(123456, 120000, 127000)
+    ('0.02031 [0.01950, 0.02110]', '3.17e-4 [3.00e-4, 3.30e-4]', '123,500 [120,000, 127,000]')
     """
-    width = (high - low) / 2
+    width = high / 2 - low / 2
     if not (math.isfinite(value) and math.isfinite(width)) or width <= 0:
         return number(value)
     largest = max(abs(value), abs(low), abs(high))
     if not SMALL <= largest < LARGE:
-        power = math.floor(math.log10(largest))
-        digits = max(0, min(LARGEST_DIGITS, 1 - math.floor(math.log10(width)) + power))
-        scaled = [f"{each * 10.0**-power:.{digits}f}e{power}" for each in (value, low, high)]
+        power = _power(largest)
+        digits = max(0, min(LARGEST_DIGITS, _digits(width) + power))
+        scaled = [f"{text}e{power}" for text in _fixed([_over(each, power) for each in (value, low, high)], digits)]
     else:
-        digits = max(0, min(LARGEST_DIGITS, 1 - math.floor(math.log10(width))))
-        scaled = [f"{each:.{digits}f}" for each in (value, low, high)]
+        scaled = _fixed([value, low, high], min(LARGEST_DIGITS, _digits(width)))
     return f"{scaled[0]} [{scaled[1]}, {scaled[2]}]"
 
 

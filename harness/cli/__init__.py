@@ -23,6 +23,7 @@ COMMANDS = {
     "sample": "pictures:sample",
     "encode": "pictures:encode",
     "verify": "verify:verify",
+    "invalidate": "invalidate:invalidate",
     "rm": "rm:rm",
     "export": "export:export",
     "import": "transfer:import_",

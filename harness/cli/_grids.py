@@ -27,7 +27,7 @@ def show(grids: Sequence[Grid]) -> None:
 
 
 def plain_text(grids: Sequence[Grid]) -> str:
-    """The same for a file, however wide."""
+    """The same for a file, however wide; an asterisk stands for bold."""
     from rich.console import Console
 
     out = Console(file=io.StringIO(), width=FILE_WIDTH, highlight=False, color_system=None)
@@ -40,17 +40,19 @@ def _print(out: Any, grid: Grid) -> None:
     from rich.measure import Measurement
 
     out.print(grid.title, style="bold", markup=False)
-    table = _table(grid)
+    plain = not out.is_terminal
+    table = _table(grid, plain)
     if Measurement.get(out, out.options.update(max_width=FILE_WIDTH), table).maximum <= out.width:
         out.print(table)
     else:
         _print_blocks(out, grid)
-    for note in grid.notes:
+    starred = plain and any(word.bold for row in grid.rows for word in row)
+    for note in [*grid.notes, *(["*: bold."] if starred else [])]:
         out.print(note, style="dim", markup=False)
     out.print()
 
 
-def _table(grid: Grid) -> Any:
+def _table(grid: Grid, plain: bool) -> Any:
     from rich import box
     from rich.table import Table
 
@@ -58,14 +60,14 @@ def _table(grid: Grid) -> Any:
     for number, name in enumerate(grid.heading):
         table.add_column(name, justify="right" if number else "left", no_wrap=True)
     for row in grid.rows:
-        table.add_row(*(_text(word) for word in row))
+        table.add_row(*(_text(word, plain) for word in row))
     return table
 
 
-def _text(word: Word) -> Any:
+def _text(word: Word, plain: bool) -> Any:
     from rich.text import Text
 
-    text = Text(word.text, style="bold" if word.bold else "")
+    text = Text(f"*{word.text}" if word.bold and plain else word.text, style="bold" if word.bold else "")
     return text.append(f" [{','.join(word.marks)}]", style="not bold dim") if word.marks else text
 
 
@@ -75,8 +77,8 @@ def _print_blocks(out: Any, grid: Grid) -> None:
     width = max(map(len, grid.heading))
     for row in grid.rows:
         out.print()
-        out.print(_text(row[0]), style="bold")
+        out.print(_text(row[0], plain=False), style="bold")
         for name, word in zip(grid.heading[1:], row[1:], strict=True):
             if word.text:
-                out.print(Text(f"  {name:<{width}}  ").append(_text(word)))
+                out.print(Text(f"  {name:<{width}}  ").append(_text(word, plain=False)))
     out.print()

@@ -54,6 +54,8 @@ def _carry_out(
 
     keys = [run.spec.key for run in runs]
     before = {} if work.rerun else store.rows(keys)
+    if withdrawn := store.errata.reasons(keys):
+        click.echo(f"{plural(len(withdrawn), 'withdrawn run')} made anew; what was withdrawn is kept beside: bench show KEY", err=True)
     executors.prepare(store, workspace, runs, work.rerun, work.retry)
     _warn_of_other_source(runs, before)
     ended = {key for key, row in store.rows(keys).items() if row.status in TERMINAL}
@@ -61,7 +63,7 @@ def _carry_out(
         return _leave_queued(store, keys, len(keys) - len(ended), as_json)
     outcomes = dict.fromkeys(ended, "hit")
     stopped = _work(workspace, store, [run for run in runs if run.spec.key not in ended], outcomes, work, client, stop)
-    _mirror_leftovers(workspace, store, keys)
+    mirror_leftovers(workspace, store, keys)
     results = collect(store, keys, outcomes)
     if as_json:
         print_json(result for result in results if result["key"] in outcomes)
@@ -135,7 +137,7 @@ def events(
     return execute(workspace, store, keys, stop, options)
 
 
-def _mirror_leftovers(workspace: Workspace, store: ResultStore, keys: list[str]) -> None:
+def mirror_leftovers(workspace: Workspace, store: ResultStore, keys: list[str]) -> None:
     """Mirror ended runs that an earlier command could not mirror."""
     from harness.spec import TERMINAL
     from harness.tracking.fresh import is_missing

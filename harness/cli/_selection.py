@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import atexit
+import contextlib
 import dataclasses
 import functools
+import gc
 import shlex
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from harness.cli._options import Command, open_store
-from harness.errors import UnknownName, UsageError
+from harness.errors import BenchError, UnknownName, UsageError
 from harness.workspace import Workspace
 
 if TYPE_CHECKING:
@@ -20,6 +23,7 @@ if TYPE_CHECKING:
     from harness.results.choice import Choice
     from harness.store import NewRun, ResultStore, RunRow
     from harness.studies import Study
+    from harness.tuning.verdict import Verdict
 
 
 @dataclass(frozen=True)
@@ -62,7 +66,8 @@ def selection(command: Command) -> Command:
     @functools.wraps(command)
     def gathered(*arguments: Any, **typed: Any) -> Any:
         chosen = Selection(**{field.name: typed.pop(field.name) for field in dataclasses.fields(Selection)})
-        return command(*arguments, chosen=chosen, **typed)
+        with _uncollected():
+            return command(*arguments, chosen=chosen, **typed)
 
     options = [
         click.option("--study", metavar="NAME-or-FILE", help="Of the runs of this study only."),
@@ -77,6 +82,19 @@ def selection(command: Command) -> Command:
     for option in reversed(options):
         made = option(made)
     return pattern_options(made)
+
+
+@contextlib.contextmanager
+def _uncollected() -> Iterator[None]:
+    """Without looking for garbage in cycles, now or at the end: at 100,000 runs that takes as long as all the rest."""
+    collecting = gc.isenabled()
+    gc.disable()
+    atexit.register(gc.freeze)
+    try:
+        yield
+    finally:
+        if collecting:
+            gc.enable()
 
 
 def opened(doing: str) -> ResultStore:
@@ -111,6 +129,37 @@ def drawn(store: ResultStore, chosen: Selection, cells: Collection[str] | None =
         asked = f" with {chosen}" if str(chosen) else ""
         raise UsageError(f"There is no finished run{asked}{f' ({waiting})' if waiting else ''}. What there is: bench list runs")
     return sample
+
+
+def with_tuning(workspace: Workspace, sample: Sample) -> list[Verdict]:
+    """Tell a sample what finding its settings took; returns what became of every search of this workspace.
+
+    Nothing is loaded where no study was ever begun; a study whose plugins have changed since is left out, and said so.
+    """
+    from harness.store.connect import sqlite_file
+
+    file = sqlite_file(workspace.study_url)
+    if file is not None and not file.exists():
+        return []
+    from harness.cli._tuning import read
+    from harness.tuning.log import names, stored
+    from harness.tuning.verdict import spent
+
+    found: list[Verdict] = []
+    try:
+        begun = names(workspace.study_url)
+    except BenchError as err:
+        click.echo(f"What tuning took is left out: {err}", err=True)
+        return []
+    for name in begun:
+        try:
+            searches = stored(workspace.study_url, name)
+        except BenchError as err:
+            click.echo(f"The tuning study {name} is left out: {err}", err=True)
+            continue
+        found += read(workspace, sample.store, sorted(searches, key=lambda search: search.name))
+    sample.tuning = spent(found)
+    return found
 
 
 def choice_of(chosen: Selection, statuses: Sequence[str] = (), keys: Collection[str] | None = None) -> Choice:

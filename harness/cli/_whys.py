@@ -32,6 +32,7 @@ def described(found: Sequence[Origin], sample: Sample, workspace: Workspace) -> 
         record = next(one for one in records([origin.table], sample) if one.get("cell") == origin.entry.cell)
         yield {name: value for name, value in record.items() if not name.startswith(AMONG_OTHERS)} | {
             "notes": origin.notes,
+            "withdrawn": origin.withdrawn,
             "left_out": sample.left_out,
             "spec": {name: value for name, value in origin.group.cell.spec.items() if name != "seed"},
             "differs": {address: values[place] for address, values in differing.items()},
@@ -138,6 +139,8 @@ def _afterwards(origin: Origin, workspace: Workspace) -> Iterator[str]:
     from harness.analysis.origin import environments_differ
     from harness.tracking.fresh import run_page
 
+    for key, reason in origin.withdrawn.items():
+        yield f"{key} withdrawn: {reason}"
     for made in origin.runs[:SHOWN]:
         if made.run.reason:
             yield f"seed {made.run.seed} {made.run.status.value}: {made.run.reason}"

@@ -12,8 +12,9 @@ import click
 
 from harness.cli._grids import plain_text, show
 from harness.cli._options import json_option, print_json, write_out
-from harness.cli._selection import Selection, drawn, opened, selection
+from harness.cli._selection import Selection, drawn, opened, selection, with_tuning
 from harness.errors import UsageError
+from harness.workspace import Workspace
 
 if TYPE_CHECKING:
     from harness.analysis.formats.grid import Grid, Style
@@ -41,7 +42,7 @@ SUFFIXES: dict[str, Format] = {
 @click.option("--differences", is_flag=True, help="Also print paired differences to the baseline, with intervals and p.")
 @click.option("--test", type=click.Choice(["t", "wilcoxon"]), default="t", show_default=True, help="How paired differences are tested.")
 @click.option("--ranks", is_flag=True, help="Also print mean ranks across tasks, and which of them differ.")
-@click.option("--costs/--no-costs", default=True, help="With steps, gradient evaluations and seconds of a run.")
+@click.option("--costs/--no-costs", default=True, help="With what a run takes, and what tuning took.")
 @click.option(
     "--format",
     "format_",
@@ -84,8 +85,12 @@ def compare(
     written = "json" if as_json else chosen_format(format_, output)
     if ranks and written in ("csv", "parquet"):
         raise UsageError(f"{written} holds one record an entry, and no ranks. Leave --ranks out, or write json.")
+    if ranks and len(metrics) > 1:
+        raise UsageError("Ranks are of one metric: two of a task are not two tasks. Give --metric once.")
     with opened("compare") as store:
         sample = drawn(store, chosen)
+        if costs or written in ("csv", "json", "parquet"):
+            with_tuning(Workspace.current(), sample)
         tables = made(sample, options)
         if as_json and output is None:
             print_json(_records(tables, sample, ranks))
@@ -140,9 +145,11 @@ def _grids(tables: Sequence[Table], style: Style, ranks: bool) -> list[Grid]:
 def _ranking(tables: Sequence[Table]) -> Ranking:
     from harness.analysis.ranks import across
 
+    if not any(table.metric.better for table in tables):
+        raise UsageError(f"'{tables[0].metric.name}' has no better end: it explains, and does not rank. Give another --metric.")
     ranking = across(tables)
     if ranking is None:
-        raise UsageError("No two rows were run on all of these tasks: there is nothing to rank. Pick fewer tasks with -t.")
+        raise UsageError("No two rows stand in every column: there is nothing to rank. Pick fewer with -t, --protocol or --study.")
     return ranking
 
 

@@ -117,7 +117,11 @@ def _write_bundle(store: ResultStore, rows: Sequence[RunRow], choice: Choice, bu
             raise UsageError(f"Run {row.key} is {row.status}. Only finished runs can be exported.")
     finished = dataclasses.replace(choice, statuses=TERMINAL.intersection(choice.statuses or TERMINAL))
     with store.snapshot() as snapshot:
-        keys = sorted(choose(snapshot, finished).keys)
+        found = choose(snapshot, finished).keys
+        withdrawn = snapshot.withdrawn(found)
+    if withdrawn:
+        click.echo(f"{plural(len(withdrawn), 'withdrawn run')} left out.", err=True)
+    keys = sorted(key for key in found if key not in withdrawn)
     lines: list[dict[str, Any]] = []
     for key, missing in watched(write(bundle, Workspace.current().home, _results(store, keys)), len(keys), "Writing"):
         lines.append({"key": key, "outcome": "exported", "missing": missing})

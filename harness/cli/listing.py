@@ -127,21 +127,24 @@ def runs(limit: int, method: str | None, task: str | None, status: str | None, a
         found = store.recent(limit if not fields else 10**9, method=name, task_label=task, status=status)
         found = [row for row in found if fields.items() <= row.spec["method_fields"].items()][:limit]
         metrics = store.metrics([row.key for row in found])
+        withdrawn = store.errata.reasons([row.key for row in found])
         total = sum(store.count().values())
     if as_json:
-        print_json(described(row, metrics.get(row.key, {})) for row in found)
+        print_json(described(row, metrics.get(row.key, {})) | {"withdrawn": withdrawn.get(row.key)} for row in found)
         return
     columns = ("key", "method", "settings", "task", "seed", "status", "step", "elbo", "time", "age")
-    print_table(columns, (_run_row(described(row, metrics.get(row.key, {})), row.created_at) for row in found))
+    rows = (_run_row(described(row, metrics.get(row.key, {})), row.created_at, row.key in withdrawn) for row in found)
+    print_table(columns, rows)
     hint = "One of them in full: bench show KEY" if found else "None of them fits."
     console(stderr=True).print(f"{len(found)} of {plural(total, 'run')}. {hint}")
 
 
-def _run_row(run: dict[str, Any], created_at: float) -> tuple[str, ...]:
+def _run_row(run: dict[str, Any], created_at: float, withdrawn: bool) -> tuple[str, ...]:
     from harness.spec import settings_text
 
     elbo = run["metrics"].get("elbo")
     return (
-        run["key"], run["method"], settings_text(run["settings"]), run["task"], str(run["seed"]), run["status"], f"{run['step']:,}",
+        run["key"], run["method"], settings_text(run["settings"]), run["task"], str(run["seed"]),
+        run["status"] + (", withdrawn" if withdrawn else ""), f"{run['step']:,}",
         "-" if elbo is None else number(float(elbo)), duration(run["wall_s"]), duration(time.time() - created_at),
     )  # fmt: skip

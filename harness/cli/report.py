@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
 from harness.cli._options import plural, write_out
-from harness.cli._selection import Selection, drawn, opened, selection
-from harness.errors import BenchError
+from harness.cli._selection import Selection, drawn, opened, selection, with_tuning
 from harness.workspace import Workspace
 
 if TYPE_CHECKING:
     from harness.analysis.sample import Sample
     from harness.report.page import Section
     from harness.store import ResultStore
+    from harness.tuning.verdict import Verdict
 
 
 @click.command()
@@ -45,8 +46,9 @@ def report(output: Path, chosen: Selection, title: str) -> None:
     workspace = Workspace.current()
     with opened("report on") as store:
         sample = drawn(store, chosen)
+        verdicts = with_tuning(workspace, sample)
         finished = sum(run.status is Status.DONE for group in sample.groups for run in group.runs)
-        tuning = _tuning(workspace, store, chosen)
+        tuning = _tuning(workspace, store, verdicts, chosen)
         content = page(title, sample, workspace.home, tuning, _tables(sample), _published(store, sample))
     write_out(content.encode(), output)
     click.echo(f"{plural(finished, 'finished run')} on one page. Next: open it in a browser", err=True)
@@ -60,8 +62,7 @@ def _tables(sample: Sample) -> list[tuple[str, str]]:
     from harness.analysis.ranks import across
     from harness.analysis.tables import Options, compare
 
-    usual = compare(sample, Options())
-    ranking = across(usual)
+    ranking = across(compare(sample, Options()))
     names = dict.fromkeys(name for group in sample.groups for name in headline(group.cell.task))
     known = set(sample.store.scores.metric_names())
     found = compare(sample, Options(metrics=tuple(name for name in names if name in known)))
@@ -88,31 +89,18 @@ def _published(store: ResultStore, sample: Sample) -> list[tuple[str, str]]:
     return [(grid.title, html([grid], page=False)) for grid in published_grids(judged)]
 
 
-def _tuning(workspace: Workspace, store: ResultStore, chosen: Selection) -> list[Section]:
-    """A section for each search that has trials; nothing is loaded where no study was ever begun."""
-    if not _may_have_studies(workspace):
-        return []
-    from harness.cli._tuning import read
+def _tuning(workspace: Workspace, store: ResultStore, verdicts: Sequence[Verdict], chosen: Selection) -> list[Section]:
+    """A section for each search that has trials and is picked."""
     from harness.matrix import picked
-    from harness.tuning.figures import section
-    from harness.tuning.log import names, read_log, stored
 
     found = []
-    for name in names(workspace.study_url):
-        try:
-            searches = stored(workspace.study_url, name)
-        except BenchError as err:
-            click.echo(f"The tuning study {name} is left out: {err}", err=True)
-            continue
-        for verdict in read(workspace, store, sorted(searches, key=lambda search: search.name)):
-            search = verdict.search
-            names = search.method, search.column.method.found.name
-            if verdict.trials and picked(chosen.methods, names, {}) and picked(chosen.tasks, (search.task,), {}):
-                with read_log(workspace.study_url, search) as log:
-                    found += [section(log.study, verdict, store)] if log else []
+    for verdict in verdicts:
+        search = verdict.search
+        methods = search.method, search.column.method.found.name
+        if verdict.trials and picked(chosen.methods, methods, {}) and picked(chosen.tasks, (search.task,), {}):
+            from harness.tuning.figures import section
+            from harness.tuning.log import read_log
+
+            with read_log(workspace.study_url, search) as log:
+                found += [section(log.study, verdict, store)] if log else []
     return found
-
-
-def _may_have_studies(workspace: Workspace) -> bool:
-    url = workspace.study_url
-    return not url.startswith("sqlite:///") or Path(url.removeprefix("sqlite:///")).exists()

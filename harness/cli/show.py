@@ -184,6 +184,7 @@ def _run(store: ResultStore, row: RunRow) -> dict[str, Any]:
         "curves": {name: [[step, plain_number(value)] for step, value in curve] for name, curve in store.curves(row.key).items()},
         "plan": plan.model_dump(mode="json") if plan else None,
         "environment": store.environment(row.key),
+        "errata": [mark._asdict() for mark in store.errata.of(row.key)],
     }
 
 
@@ -203,6 +204,7 @@ def _print_run(run: dict[str, Any], row: RunRow) -> None:
         "key": f"{row.key} (cell {row.cell})",
         "settings": settings_text(row.settings) or "the defaults",
         "reason": row.reason,
+        "withdrawn": "; ".join(mark["reason"] for mark in run["errata"] if not (mark["lifted_at"] or mark["replaced_at"])),
         "protocol": row.protocol,
         "time": duration(row.wall_s),
         "stack": f"{len(run['plan']['members'])} replicates, {run['plan']['threads']} thread" if run["plan"] else None,
@@ -222,8 +224,15 @@ def _print_run(run: dict[str, Any], row: RunRow) -> None:
     if run["metrics"]:
         out.print(table)
     for line in run["history"]:
-        when = time.strftime("%Y-%m-%d %H:%M:%S", time.gmtime(line["at"]))
-        out.print(f"  {when} UTC  {line['status']} at step {line['step']:,}{': ' + line['reason'] if line['reason'] else ''}", markup=False)
+        said = f": {line['reason']}" if line["reason"] else ""
+        out.print(f"  {_when(line['at'])}  {line['status']} at step {line['step']:,}{said}", markup=False)
+    for mark in run["errata"]:
+        after = [f", {said} {_when(mark[at])}" for at, said in (("lifted_at", "lifted"), ("replaced_at", "made anew")) if mark[at]]
+        out.print(f"  {_when(mark['at'])}  withdrawn{''.join(after)}: {mark['reason']}", markup=False)
+
+
+def _when(at: float) -> str:
+    return time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime(at))
 
 
 def _sparkline(values: list[Any]) -> str:

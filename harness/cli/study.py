@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from harness.store import NewRun, ResultStore
     from harness.studies import Grid
 
-COUNTED = ("running", "missing", "queued", "interrupted", "timeout", "crashed", "diverged", "failed", "pruned")
+COUNTED = ("running", "missing", "withdrawn", "queued", "interrupted", "timeout", "crashed", "diverged", "failed", "pruned")
 
 
 @click.group()
@@ -231,7 +231,8 @@ def _in_short(outlook: Outlook, workers: int | None) -> str:
     """`180 runs: 20 done, 160 to make, about 3.1 h with 2 workers`."""
     counts = outlook.counts
     ended = [f"{counts[status]:,} {status}" for status in ("done", "diverged", "failed", "crashed", "pruned") if counts[status]]
-    working = f" ({counts['running']:,} at work)" if counts["running"] else ""
+    noted = [f"{counts[state]:,} {said}" for state, said in (("running", "at work"), ("withdrawn", "withdrawn")) if counts[state]]
+    working = f" ({', '.join(noted)})" if noted else ""
     to_make = f"{outlook.left:,} to make{working}" if outlook.left else "nothing to make"
     return f"{plural(outlook.counts.total(), 'run')}: {', '.join([*ended, to_make, *_time_left(outlook, workers)])}"
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING
 
 import click
 
@@ -14,8 +14,6 @@ from harness.workspace import Workspace, redact
 
 if TYPE_CHECKING:
     from harness.store import Adoption, ResultStore
-
-Item = TypeVar("Item")
 
 NOT_ALL_IN = 3
 WORDS = {

@@ -33,7 +33,8 @@ Event = runner.Event | Waiting
 
 
 def prepare(store: ResultStore, workspace: Workspace, runs: Sequence[NewRun], rerun: bool, retry: bool) -> None:
-    """Queue what is missing; put back to the start what is to be run anew; give what timed out, was pruned or crashed another chance.
+    """Queue what is missing; put back to the start what was withdrawn or is to be run anew; give what timed out, was pruned or crashed
+    another chance.
 
     Args:
         store, workspace: where results and files are.
@@ -45,7 +46,8 @@ def prepare(store: ResultStore, workspace: Workspace, runs: Sequence[NewRun], re
         UsageError: a living process holds a run that is to be put back.
     """
     rows = store.rows([run.spec.key for run in runs])
-    again = [key for key, row in rows.items() if rerun or (retry and row.status in (Status.DIVERGED, Status.FAILED))]
+    withdrawn = store.errata.reasons(rows)
+    again = [key for key, row in rows.items() if rerun or key in withdrawn or (retry and row.status in (Status.DIVERGED, Status.FAILED))]
     if again:
         saving.remove_files(workspace, store.reset(again))
     if any(row.status in (Status.FAILED, Status.TIMEOUT, Status.PRUNED) or row.crashes for row in rows.values()):

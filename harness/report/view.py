@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections import Counter
 from collections.abc import Collection, Iterable, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cache
 from html import escape
 from typing import Any
 
-from harness.analysis.labels import Aspects, ColumnName, RowName
+from harness.analysis.labels import Aspects, ColumnName, RowName, texts
 from harness.analysis.metrics import headline, meaning
 from harness.analysis.sample import Group, Sample
 from harness.analysis.statistics import CONFIDENCE, Interval, t_interval
@@ -40,7 +38,7 @@ class View:
         """With a look for each row: methods have colours, their settings have dashes and markers."""
         rows = sorted({group.row for group in sample.groups}, key=lambda row: row.order)
         several = len({row.protocol for row in rows}) > 1
-        names = {row: f"{text} ({row.protocol})" if several else text for row, text in _texts(rows).items()}
+        names = {row: f"{text} ({row.protocol})" if several else text for row, text in texts(rows).items()}
         return cls(sample, names, _looks(rows))
 
     def interval(self, group: Group, metric: str) -> Interval | None:
@@ -60,18 +58,6 @@ class View:
         return self.looks[group.row]
 
 
-def _texts(rows: Sequence[RowName]) -> dict[RowName, str]:
-    """Rows as they call themselves, with numbers of four digits where those still tell the rows apart."""
-    short = {row: f"{row.method} {settings_text({name: rounded(value) for name, value in row.settings})}".strip() for row in rows}
-    taken = Counter((row.protocol, text) for row, text in short.items())
-    return {row: text if taken[row.protocol, text] == 1 else row.text for row, text in short.items()}
-
-
-def rounded(value: Any) -> Any:
-    """A number to four digits; anything else as it is."""
-    return float(f"{value:.4g}") if isinstance(value, float) else value
-
-
 def _looks(rows: Sequence[RowName]) -> dict[RowName, Look]:
     methods = list(dict.fromkeys(row.method for row in rows))
     seen: dict[str, int] = {}
@@ -87,8 +73,7 @@ def _looks(rows: Sequence[RowName]) -> dict[RowName, Look]:
 def interval_of(values: Sequence[float]) -> Interval:
     """The interval, or what one value that is not finite makes of it: NaN or an infinity, never a mean of the others."""
     if all(math.isfinite(value) for value in values):
-        with suppress(OverflowError):  # their squares are beyond what a float holds
-            return t_interval(values)
+        return t_interval(values)
     return Interval(sum(values) / max(1, len(values)), math.nan, math.nan, math.nan, len(values))
 
 

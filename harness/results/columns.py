@@ -30,10 +30,11 @@ FIELDS = list(RunSpec.model_fields)
 
 @dataclass(frozen=True)
 class Run:
-    """One run with its scores, what it ran on, and the plan that it followed."""
+    """One run with its scores, why they do not stand where they do not, what it ran on, and the plan that it followed."""
 
     row: RunRow
     metrics: Mapping[str, Metric]
+    withdrawn: str | None
     environment: Mapping[str, Any]
     plan: Mapping[str, Any]
 
@@ -83,8 +84,7 @@ def _settings(run: Run) -> str:
 
 
 def _gradients(run: Run) -> int | None:
-    whole = gradients(run.row.spec)
-    return None if whole is None else whole // run.row.spec["steps"] * run.row.step
+    return gradients(run.row.spec, run.row.step)
 
 
 def _moment(seconds: float | None) -> str | None:
@@ -106,6 +106,7 @@ IDENTITY = (
     Column("seed", "integer", "", "which replicate, and so which data", lambda run: run.row.seed),
     Column("for_tuning", "flag", "", f"seed {TUNED_FROM} or above: made in a search, in no table", lambda run: run.row.seed >= TUNED_FROM),
     _text("status", "done, diverged, failed, timeout, pruned, interrupted, running or queued", lambda run: run.row.status.value),
+    _text("withdrawn", "why its result does not stand, and is in no table: `bench invalidate`", lambda run: run.withdrawn),
 )
 ENDING = (
     _text("reason", "why it is not done", lambda run: run.row.reason),

@@ -66,8 +66,8 @@ def _table(columns: Sequence[Field], snapshot: Snapshot, chosen: Chosen, values:
 
 
 def _read(snapshot: Snapshot, keys: Sequence[str]) -> list[Run]:
-    rows, scores, origins = snapshot.rows(keys), snapshot.metrics(keys), snapshot.origins(keys)
-    return [Run(replace(row, spec=FORMER | row.spec), scores.get(key, {}), *origins[key]) for key, row in rows.items()]
+    rows, scores, withdrawn, origins = snapshot.rows(keys), snapshot.metrics(keys), snapshot.withdrawn(keys), snapshot.origins(keys)
+    return [Run(replace(row, spec=FORMER | row.spec), scores.get(key, {}), withdrawn.get(key), *origins[key]) for key, row in rows.items()]
 
 
 def _repeated(found: Sequence[Run], counts: Sequence[int]) -> Values:

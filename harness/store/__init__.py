@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from harness.store.errata import Errata, Erratum
 from harness.store.rows import (
     ArtifactFile,
     CheckpointFile,
@@ -31,6 +32,8 @@ __all__ = [
     "CheckpointFile",
     "Claim",
     "Curve",
+    "Errata",
+    "Erratum",
     "HistoryRow",
     "Metric",
     "NewRun",

@@ -155,3 +155,17 @@ artifacts = Table(
     Column("sha256", Text, nullable=False),
     Column("size", BigInteger, nullable=False),
 )
+
+# Marks on results that do not stand. `result` holds what the run had when it was made anew; until then it is in the tables above.
+errata = Table(
+    "errata",
+    metadata,
+    Column("id", RowNumber, primary_key=True),
+    _run(),
+    Column("at", Double, nullable=False),
+    Column("reason", Text, nullable=False),
+    Column("lifted_at", Double),
+    Column("replaced_at", Double),
+    Column("result", Text),
+    Index(None, "run"),
+)

@@ -11,7 +11,7 @@ from sqlalchemy import Connection, Select, func, or_, select
 
 from harness.errors import StoreError
 from harness.spec import Status
-from harness.store.floats import decode, decode_curve
+from harness.store.floats import FINITE, decode, decode_curve
 from harness.store.reading import CHUNK, begins, chunks
 from harness.store.rows import Curve
 from harness.store.schema import curves, environments, metrics, runs
@@ -68,19 +68,30 @@ class Scores:
         found: list[Replicate] = []
         with self._read() as connection:
             for part in chunks(cells):
-                found += map(Replicate._make, connection.execute(query.where(runs.c.cell.in_(part))))
-        found = [run._replace(status=statuses[run.status]) for run in found]
+                rows: Any = connection.execute(query.where(runs.c.cell.in_(part))).all()
+                found += [Replicate._make((*row[:3], statuses[row[3]], *row[4:])) for row in rows]
         return sorted(found, key=lambda run: (run.cell, run.seed, run.key))
 
     def metric(self, name: str) -> dict[str, float]:
         """One metric of every run that has it, by key."""
         query = select(metrics.c.run, metrics.c.value, metrics.c.kind).where(metrics.c.name == name)
         with self._read() as connection:
-            values = {key: decode(value, kind) for key, value, kind in connection.execute(query)}
-        damaged = [key for key, value in values.items() if value is None]
-        if damaged:
-            raise StoreError(f"The metric '{name}' of run {damaged[0]} has no value. Put a backup in the database's place.")
-        return {key: value for key, value in values.items() if value is not None}
+            rows = connection.execute(query).all()
+        values = {key: value for key, value, kind in rows if kind == FINITE and value is not None}
+        if len(values) < len(rows):
+            values |= {key: self._other(name, key, value, kind) for key, value, kind in rows if key not in values}
+        return values
+
+    @staticmethod
+    def _other(name: str, key: str, value: float | None, kind: str) -> float:
+        """A value that is not finite.
+
+        Raises:
+            StoreError: there is none.
+        """
+        if (known := decode(value, kind)) is None:
+            raise StoreError(f"The metric '{name}' of run {key} has no value. Put a backup in the database's place.")
+        return known
 
     def metric_names(self) -> list[str]:
         """The names of all stored metrics, sorted."""
@@ -91,7 +102,7 @@ class Scores:
         """One curve of these runs, by key; a run without it is left out."""
         query = select(curves.c.run, curves.c.steps, curves.c["values"]).where(curves.c.name == name)
         with self._read() as connection:
-            rows = [row for part in chunks(keys) for row in connection.execute(query.where(curves.c.run.in_(part)))]
+            rows = [row for part in chunks(keys) for row in connection.execute(query.where(curves.c.run.in_(part))).all()]
         return {key: decode_curve(steps, values) for key, steps, values in rows}
 
     def environments(self) -> dict[str, dict[str, Any]]:

@@ -11,6 +11,7 @@ from sqlalchemy import Connection, Engine, Table, func, select
 
 from harness.store import reading
 from harness.store.connect import clear_errors, freeze
+from harness.store.errata import Errata
 from harness.store.floats import decode_curve
 from harness.store.reading import chunks
 from harness.store.rows import Curve, Metric, RunRow
@@ -45,6 +46,10 @@ class Snapshot(Scores):
                 for name, errors in connection.execute(query.where(metrics.c.run.in_(part))):
                     found[name] = found.get(name, False) or errors > 0
         return dict(sorted(found.items()))
+
+    def withdrawn(self, keys: Collection[str]) -> dict[str, str]:
+        """Why results do not stand, by run; a run whose result stands is left out."""
+        return Errata(self._read, self._read).reasons(keys)
 
     def curves(self, keys: Collection[str]) -> list[tuple[str, str, Curve]]:
         """All curves of these runs as (key, name, points), sorted by name within a run."""

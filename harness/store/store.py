@@ -12,6 +12,7 @@ from sqlalchemy import Connection, Engine
 from harness.spec import Plan, Status
 from harness.store import claims as claiming
 from harness.store import connect, fresh, reading, snapshot, transfer, writing
+from harness.store.errata import Errata
 from harness.store.rows import (
     ArtifactFile,
     CheckpointFile,
@@ -39,6 +40,8 @@ class ResultStore:
 
     Every method is one transaction. Threads may share a store; a child process opens its own.
 
+    `scores` is what comparisons read; `errata` marks results that do not stand.
+
     A run belongs to the process whose claim raised its fence last. The lease says for how long others must believe that
     the process lives; on the same host they look for themselves. Every method that takes a claim raises `LeaseLost`, and
     writes nothing, when the run belongs to someone else meanwhile. Every method raises `StoreError` when the database
@@ -48,6 +51,8 @@ class ResultStore:
     def __init__(self, engine: Engine, url: str) -> None:
         self._engine = engine
         self._url = url
+        self.scores = Scores(self._read)
+        self.errata = Errata(self._read, self._write)
 
     @classmethod
     def open(cls, url: str) -> Self:
@@ -157,11 +162,6 @@ class ResultStore:
         with self._read() as connection:
             return reading.environment(connection, key)
 
-    @property
-    def scores(self) -> Scores:
-        """What comparisons read."""
-        return Scores(self._read)
-
     def snapshot(self) -> AbstractContextManager[Snapshot]:
         """All results as one moment shows them, for reading much piece by piece."""
         return snapshot.taken(self._engine, self._url)
@@ -236,7 +236,7 @@ class ResultStore:
             writing.drop_checkpoints(connection, key, paths)
 
     def reset(self, keys: Sequence[str]) -> list[CheckpointFile]:
-        """Put runs back to their start, without results; the history stays. Returns what `save` returns.
+        """Put runs back to their start, without results; history and errata stay. Returns what `save` returns.
 
         Raises:
             UsageError: a living process holds one of them; nothing is changed.

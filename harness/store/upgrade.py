@@ -15,7 +15,7 @@ from harness.store.connect import clear_errors, engine_for, label, reading, sqli
 from harness.store.schema import metadata, runs
 
 VERSION_TABLE = "bench_alembic_version"
-REVISIONS = ("0001",)  # oldest first; migrations/versions has a file for each
+REVISIONS = ("0001", "0002")  # oldest first; migrations/versions has a file for each
 HEAD = REVISIONS[-1]
 # "bench" in ASCII: the name of the server's lock under which a schema is changed.
 SCHEMA_LOCK = 0x62656E6368

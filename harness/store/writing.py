@@ -11,6 +11,7 @@ from harness.errors import LeaseLost, StoreError
 from harness.spec import TERMINAL, Plan, Status, canonical_json, digest
 from harness.store.claims import CRASHED, NO_OWNER, change, fenced, fenced_running, lock, record, refuse_held
 from harness.store.connect import now
+from harness.store.errata import archive
 from harness.store.floats import encode, encode_curve
 from harness.store.reading import checkpoint_file, chunks, is_held
 from harness.store.rows import ArtifactFile, CheckpointFile, Claim, Curve, Metric, NewRun, Outcome, Saved
@@ -185,12 +186,13 @@ def drop_files(connection: Connection, keys: Iterable[str]) -> list[CheckpointFi
 
 
 def reset(connection: Connection, keys: Sequence[str]) -> list[CheckpointFile]:
-    """Put runs back to their start without their results; return the checkpoints that are no longer kept."""
+    """Put runs back to their start without their results, which withdrawn ones keep beside; return the checkpoints no longer kept."""
     locked = lock(connection, keys)
     at = now(connection)
     refuse_held(row for row in locked.values() if is_held(row, at))
     start = {"status": Status.QUEUED.value, "step": 0, "wall_s": 0.0, "crashes": 0}
     start |= dict.fromkeys(("reason", "started_at", "finished_at", "plan", "environment"))
+    archive(connection, locked, at)
     for part in chunks(locked):
         raised = {"fence": runs.c.fence + 1, "revision": runs.c.revision + 1}
         connection.execute(update(runs).where(runs.c.key.in_(part)).values(**start, **raised, **NO_OWNER))

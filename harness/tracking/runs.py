@@ -195,6 +195,7 @@ def _tags(store: ResultStore, row: RunRow, metrics: dict[str, Metric]) -> dict[s
         "bench.seed": str(row.seed),
         "bench.status": row.status.value,
         "bench.reason": row.reason,
+        "bench.withdrawn": store.errata.reasons([row.key]).get(row.key),
         "bench.protocol": row.protocol,
         "bench.version": str(environment.get("bench", harness.__version__)),
         "bench.not_finite": ", ".join(odd),  # MLflow shows an infinity as 1.8e308

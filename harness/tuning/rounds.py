@@ -11,6 +11,8 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
+from harness.analysis.costs import gradients
+from harness.analysis.sample import Spent
 from harness.spec import Status
 from harness.store import NewRun, ResultStore, RunRow
 from harness.tuning.log import Log, Trial, grid, rungs
@@ -27,15 +29,6 @@ class Stage:
     seeds: list[int]
     until: int | None
     at: int | None
-
-
-@dataclass(frozen=True)
-class Cost:
-    """What the trials took: seconds of work, in which replicates that train as one program count once."""
-
-    runs: int = 0
-    steps: int = 0
-    seconds: float = 0.0
 
 
 def stages(search: Search) -> list[Stage]:
@@ -147,16 +140,23 @@ def outcome_of(search: Search, store: ResultStore, trial: Trial) -> tuple[str, f
     return ("not finite", None) if score is None else ("complete", score)
 
 
-def cost(search: Search, store: ResultStore, trials: Sequence[Trial]) -> Cost:
+def cost(search: Search, store: ResultStore, trials: Sequence[Trial]) -> Spent:
     """What these trials took so far; a run that two of them share counts once."""
     settings = {tuple(search.keys(trial.params, search.seeds)): None for trial in trials}
     together = search.column.task.found.cls.stacks and search.tune.pruner != "wilcoxon"
-    found = Cost()
+    found = Spent()
     for keys in settings:
         rows = list(store.rows(keys).values())
         seconds = [row.wall_s for row in rows]
         spent = max(seconds, default=0.0) if together else math.fsum(seconds)
-        found = Cost(found.runs + len(rows), found.steps + sum(row.step for row in rows), found.seconds + spent)
+        taken = [gradients(row.spec, row.step) for row in rows]
+        known = [count for count in (found.gradients, *taken) if count is not None]
+        found = Spent(
+            found.runs + len(rows),
+            found.steps + sum(row.step for row in rows),
+            sum(known) if len(known) > len(taken) else None,
+            found.seconds + spent,
+        )
     return found
 
 

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from harness.analysis.sample import Spent
 from harness.analysis.statistics import Interval, paired, t_interval
 from harness.spec import Status
 from harness.store import NewRun, ResultStore
 from harness.tuning.log import Trial
-from harness.tuning.rounds import Cost, cost, total
+from harness.tuning.rounds import cost, total
 from harness.tuning.search import Search
 
 
@@ -32,7 +33,7 @@ class Verdict:
     untuned: Interval
     gain: Interval
     failures: dict[str, int]
-    cost: Cost
+    cost: Spent
 
     @property
     def gap(self) -> float:
@@ -77,6 +78,16 @@ def best_of(trials: Sequence[Trial]) -> Trial | None:
     return max(complete, default=(None, None, None))[2]
 
 
+def spent(verdicts: Iterable[Verdict]) -> dict[str, Spent]:
+    """What was spent on finding the settings of a cell, by cell: of every search's winner; where several found it, the dearest."""
+    found: dict[str, Spent] = {}
+    for verdict in sorted(verdicts, key=lambda verdict: verdict.cost.steps):
+        if verdict.best is not None:
+            (run,) = verdict.search.runs(verdict.best.params, verdict.search.report_seeds[:1])
+            found[run.spec.cell] = verdict.cost
+    return found
+
+
 def report_runs(search: Search, best: Trial | None) -> list[NewRun]:
     """The winner and the default setting on the report seeds."""
     settings = [] if best is None else [best.params, {}]
@@ -96,7 +107,7 @@ def verdict(search: Search, store: ResultStore | None, trials: list[Trial]) -> V
         t_interval(list(tuned.values())), t_interval(list(untuned.values())),
         paired([tuned[seed] for seed in both], [untuned[seed] for seed in both]),
         {name: count for name, count in (("tuned", lost), ("default", lost_default)) if count},
-        Cost() if store is None else cost(search, store, trials),
+        Spent() if store is None else cost(search, store, trials),
     )  # fmt: skip
 
 

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from harness.analysis.costs import Span
 from harness.analysis.ranks import Ranking
+from harness.analysis.remarks import NAMES
+from harness.analysis.sample import Spent
 from harness.analysis.statistics import Interval
 from harness.analysis.tables import Entry, Line, Table
 from harness.analysis.text import between, count, number, probability
 
 FLOOR = "exact MLE"
 COSTS = ("steps", "gradients", "time")
+TUNING = "tuning"
+NOTHING = "-"
 
 
 @dataclass(frozen=True)
@@ -50,13 +55,48 @@ class Style:
 
 def grids(table: Table, style: Style) -> list[Grid]:
     """The table of means, and after it that of differences where it is wanted."""
-    costs = COSTS if style.costs else ()
-    rows = [(Word(line.name), *_means(line, style.brackets), *(_costs(line) if costs else ())) for line in table.lines]
+    costs = _cost_names(table) if style.costs else ()
+    usual = Counter(entry.total for line in table.lines for entry in line.entries if entry).most_common(1)[0][0]
+    means = [[_mean(entry, style.brackets, usual) for entry in line.entries] for line in table.lines]
+    rows = [(Word(line.name), *words, *_costs(line)[: len(costs)]) for line, words in zip(table.lines, means, strict=True)]
     if table.floor is not None:
         floors = (Word("" if floor is None else estimate(floor, style.brackets)) for floor in table.floor)
         rows.append((Word(FLOOR), *floors, *(Word("") for _ in costs)))
-    means = Grid(table.title, ("method", *table.columns, *costs), tuple(rows), table.notes)
-    return [means, _differences(table)] if style.differences else [means]
+    notes = (_means_are(table, style), *table.notes, *_reading(table, style))
+    found = [Grid(table.title, ("method", *table.columns, *costs), tuple(rows), notes)]
+    return [*found, _differences(table)] if style.differences else found
+
+
+def _cost_names(table: Table) -> tuple[str, ...]:
+    return (*COSTS, TUNING) if any(line.cost.tuning for line in table.lines) else COSTS
+
+
+def _means_are(table: Table, style: Style) -> str:
+    counts = sorted({entry.interval.n for line in table.lines for entry in line.entries if entry})
+    spread = f"n = {counts[0]}" if len(counts) == 1 else f"n = {counts[0]} to {counts[-1]}"
+    shown = f", in brackets the 95 % interval ({NAMES[table.options.interval]})" if style.brackets else " ± standard error"
+    return f"Means over seeds{shown}; {spread}."
+
+
+def _reading(table: Table, style: Style) -> Iterator[str]:
+    """How all else is to be read."""
+    if table.floor is not None:
+        yield f"{FLOOR}: the exact maximum-likelihood fit to the same data sets."
+    if any(entry is None for line in table.lines for entry in line.entries):
+        yield f"{NOTHING}: not run."
+    if table.apart:
+        yield f"In a table of its own because of {', '.join(table.apart)}: scores under other values are not comparable."
+    if style.costs:
+        yield (
+            "Costs are of one run, from the cheapest column to the dearest. Gradients: evaluations of the log-joint's gradient, which are "
+            "steps x particles x (what a draw takes + 1). Time: seconds of work; replicates that train together each count the time of all."
+        )
+        tuned = any(line.cost.tuning for line in table.lines)
+        yield (
+            f"Tuning: all trials of the search that found a row's settings; {NOTHING} where none did."
+            if tuned
+            else ("No settings here were found by a tuning study of this workspace.")
+        )
 
 
 def rank_grid(ranking: Ranking) -> Grid:
@@ -65,7 +105,7 @@ def rank_grid(ranking: Ranking) -> Grid:
     groups = {name: [str(number) for number, clique in enumerate(ranking.cliques, 1) if name in clique] for name in ranking.names}
     ranked = [(ranking.names[place], ranking.mean_ranks[place]) for place in order]
     rows = tuple((Word(name), Word(f"{rank:.2f}"), Word(" ".join(groups[name]))) for name, rank in ranked)
-    notes = [f"Ranks within each of {ranking.n_blocks} tasks, 1 the best; a method with failed runs on a task is last there."]
+    notes = [f"Ranks within each of {ranking.n_blocks} columns, 1 the best; a method with failed runs is last in that column."]
     if ranking.p == ranking.p:
         notes.append(f"Friedman's test that all are alike: chi-squared {number(ranking.chi_square)}, p {probability(ranking.p)}.")
     near = number(ranking.critical_difference)
@@ -80,45 +120,69 @@ def estimate(interval: Interval, brackets: bool) -> str:
     return number(interval.mean, interval.se)
 
 
-def _means(line: Line, brackets: bool) -> Iterator[Word]:
-    return (_mean(entry, brackets) for entry in line.entries)
-
-
-def _mean(entry: Entry | None, brackets: bool) -> Word:
+def _mean(entry: Entry | None, brackets: bool, usual: int) -> Word:
+    """`usual` is how many runs an entry has; of others the number is said."""
     if entry is None:
-        return Word("-")
-    failed = ", ".join(f"{some}/{entry.total} {status}" for status, some in entry.failures.items())
+        return Word(NOTHING)
+    said = [f"{some}/{entry.total} {status}" for status, some in entry.failures.items()]
     if not entry.interval.n:
-        return Word(failed or "-", False, entry.marks, entry.cell)
-    text = estimate(entry.interval, brackets) + (f" ({failed})" if failed else "")
+        return Word(", ".join(said) or NOTHING, False, entry.marks, entry.cell)
+    if entry.total != usual:
+        said.append(f"n = {entry.interval.n}")
+    text = estimate(entry.interval, brackets) + (f" ({', '.join(said)})" if said else "")
     return Word(text, entry.best, entry.marks, entry.cell)
 
 
 def _costs(line: Line) -> tuple[Word, ...]:
-    return Word(_span(line.cost.steps)), Word(_span(line.cost.gradients)), Word(_span(line.cost.seconds, " s"))
+    cost = line.cost
+    return Word(_span(cost.steps)), Word(_span(cost.gradients)), Word(_span(cost.seconds, " s")), Word(_tuning(cost.tuning))
+
+
+def _tuning(spent: Sequence[Spent]) -> str:
+    """Gradient evaluations, or steps where those cannot be counted, and seconds."""
+    if not spent:
+        return NOTHING
+    gradients = Span.of(one.gradients for one in spent)
+    work = f"{_span(gradients)} gradients" if gradients else f"{_span(Span.of(one.steps for one in spent))} steps"
+    return f"{work}, {_span(Span.of(one.seconds for one in spent), ' s')}"
 
 
 def _span(span: Span | None, unit: str = "") -> str:
     if span is None:
-        return "-"
-    low, high = (f"{each:.2g}" if each < 10 and unit else count(each) for each in (span.low, span.high))
+        return NOTHING
+    low, high = (f"{each:#.2g}" if each < 10 and unit else count(each) for each in (span.low, span.high))
     return (low if low == high else f"{low} to {high}") + unit
 
 
 def _differences(table: Table) -> Grid:
     """Each row less the reference: the mean with its 95 % interval, and the corrected p."""
-    references = {entry.difference.reference for line in table.lines for entry in line.entries if entry and entry.difference}
-    whose = references.pop() if len(references) == 1 else "the best of each column"
+    whose = table.options.baseline or "the best row of each column"
     rows = tuple((Word(line.name), *(_difference(entry) for entry in line.entries)) for line in table.lines)
-    note = "Paired over the seeds that both finished; p is corrected for the column's other rows (Holm)."
-    return Grid(f"{table.metric.name}: less {whose}", ("method", *table.columns), rows, (note,))
+    test = NAMES[table.options.test]
+    note = (
+        "Each row less the reference, paired over the seeds that both finished: mean, 95 % interval (Student's t), and p by "
+        f"{test} test, corrected for the column's other rows (Holm)."
+    )
+    nobody = [column for place, column in enumerate(table.columns) if not _has_reference(table, place)]
+    missing = [f"Nothing to compare with on {', '.join(nobody)}: {_why_not(table)}."] if nobody else []
+    return Grid(f"{table.title}: differences from {whose}", ("method", *table.columns), rows, (note, *missing))
+
+
+def _has_reference(table: Table, place: int) -> bool:
+    return any(entry.is_reference for line in table.lines if (entry := line.entries[place]))
+
+
+def _why_not(table: Table) -> str:
+    if table.options.baseline:
+        return f"{table.options.baseline} was not run there"
+    return "every row has failed runs" if table.metric.better else "this metric does not rank, so a baseline must be named"
 
 
 def _difference(entry: Entry | None) -> Word:
     if entry is None:
-        return Word("-")
+        return Word(NOTHING)
     if entry.difference is None:
-        return Word("reference" if entry.interval.n else "-", False, (), entry.cell)
+        return Word("reference" if entry.is_reference else NOTHING, False, (), entry.cell)
     interval = entry.difference.interval
     if interval.n < 2:
         return Word(number(interval.mean) if interval.n else "no shared seed", False, (), entry.cell)

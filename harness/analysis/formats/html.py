@@ -48,6 +48,7 @@ table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
 th, td { padding: .3rem .8rem; text-align: right; white-space: nowrap; }
 th[scope=row], thead th:first-child { text-align: left; font-weight: normal; }
 thead th { border-block: 2px solid currentcolor; border-bottom-width: 1px; font-weight: 600; }
+@media (max-width: 40rem) { th[scope=row] { white-space: normal; min-width: 7rem; } }
 tbody tr:last-child > * { border-bottom: 2px solid currentcolor; }
 .notes { font-size: .85rem; opacity: .8; padding-left: 1.2rem; }
 </style>

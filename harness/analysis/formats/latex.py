@@ -1,20 +1,21 @@
-"""Tables in LaTeX, for `booktabs`."""
+"""Tables in LaTeX, for `booktabs` and `graphicx`."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Sequence
 
-from harness.analysis.formats.grid import Grid, Word
+from harness.analysis.formats.grid import NOTHING, Grid, Word
 
 SPECIAL = {
     "\\": r"\textbackslash{}", "{": r"\{", "}": r"\}", "$": r"\$", "&": r"\&", "%": r"\%", "#": r"\#", "_": r"\_",
     "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "<": r"\textless{}", ">": r"\textgreater{}", "|": r"\textbar{}",
-    '"': r"\char34{}", "`": r"\textasciigrave{}", "±": r"$\pm$",
+    '"': r"\char34{}", "`": r"\`{}", "±": r"$\pm$", "[": "{[}", "*": "{*}",
 }  # fmt: skip
-PACKAGES = "% Needs \\usepackage{booktabs}."
-SCALED = re.compile(r"\(([-0-9. ±]+)\)e(-?\d+)")
-POWER = re.compile(r"(-?\d+(?:\.\d+)?)e(-?\d+)")
+PACKAGES = "% Needs \\usepackage{booktabs} and \\usepackage{graphicx}."
+FITTED = r"  \resizebox{\ifdim\width>\linewidth\linewidth\else\width\fi}{!}{%"
+"""A table that is wider than the text is made as small as the text is wide."""
+POWER = re.compile(r"(?<=[\d)])e(-?\d+)\b")
 NUMBER = re.compile(r"(?<![\w.,])-(?=\d)")
 
 
@@ -24,14 +25,15 @@ def latex(grids: Sequence[Grid]) -> str:
 
 
 def _one(grid: Grid) -> str:
-    bold = {(number, place) for number, row in enumerate(grid.rows) for place, word in enumerate(row) if word.bold and word.text}
-    lines = [r"\begin{table}", r"  \centering", rf"  \caption{{{escape(grid.title)}}}"]
+    lines = [r"\begin{table}", r"  \centering", rf"  \caption{{{escape(grid.title)}}}", r"  \smallskip", FITTED]
     lines.append(rf"  \begin{{tabular}}{{l{'r' * (len(grid.heading) - 1)}}}")
     lines += [r"    \toprule", f"    {_row([escape(name) for name in grid.heading])}", r"    \midrule"]
-    for number, row in enumerate(grid.rows):
-        lines.append(f"    {_row([_word(word, (number, place) in bold) for place, word in enumerate(row)])}")
-    lines += [r"    \bottomrule", r"  \end{tabular}"]
-    lines += [rf"  \par\smallskip\footnotesize {escape(note)}" for note in grid.notes]
+    lines += [f"    {_row([escape(name.text), *map(_word, words)])}" for name, *words in grid.rows]
+    lines += [r"    \bottomrule", r"  \end{tabular}}"]
+    if grid.notes:
+        lines += [r"  \begin{minipage}{\linewidth}", r"    \footnotesize\raggedright\smallskip"]
+        lines += [rf"    {escape(note)}\par" for note in grid.notes]
+        lines.append(r"  \end{minipage}")
     lines += [r"\end{table}", ""]
     return "\n".join(lines)
 
@@ -40,17 +42,15 @@ def _row(words: Sequence[str]) -> str:
     return " & ".join(words) + r" \\"
 
 
-def _word(word: Word, bold: bool) -> str:
-    text = _numbers(escape(word.text))
+def _word(word: Word) -> str:
+    text = "--" if word.text == NOTHING else _numbers(escape(word.text))
     marks = rf"\textsuperscript{{{','.join(word.marks)}}}" if word.marks else ""
-    return (rf"{{\boldmath\textbf{{{text}}}}}" if bold else text) + marks
+    return (rf"{{\boldmath\textbf{{{text}}}}}" if word.bold and text else text) + marks
 
 
 def _numbers(text: str) -> str:
     """Minus signs and powers of ten as mathematics."""
-    text = SCALED.sub(r"(\1)$\\times 10^{\2}$", text)
-    text = POWER.sub(r"\1$\\times 10^{\2}$", text)
-    return NUMBER.sub("$-$", text)
+    return POWER.sub(r"$\\times 10^{\1}$", NUMBER.sub("$-$", text))
 
 
 def escape(text: str) -> str:

@@ -30,8 +30,8 @@ def _row(words: Sequence[str]) -> str:
 
 def _word(word: Word) -> str:
     text = escape(word.text)
-    marks = f" [{','.join(word.marks)}]" if word.marks else ""
-    return (f"**{text}**" if word.bold and text else text) + escape(marks)
+    marks = " " + escape(f"[{','.join(word.marks)}]") if word.marks else ""
+    return (f"**{text}**" if word.bold and text else text) + marks
 
 
 def escape(text: str) -> str:

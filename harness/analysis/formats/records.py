@@ -8,9 +8,9 @@ import math
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
-from harness.analysis.costs import cost_of, gradients
+from harness.analysis.costs import gradients, seconds
 from harness.analysis.formats.grid import FLOOR
-from harness.analysis.sample import Sample
+from harness.analysis.sample import Group, Sample
 from harness.analysis.statistics import Interval
 from harness.analysis.tables import Entry, Line, Table
 from harness.spec import settings_text
@@ -22,11 +22,17 @@ FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n")
 
 def records(tables: Sequence[Table], sample: Sample) -> list[dict[str, Any]]:
     """One flat record for each entry of each table; what does not apply is None. NaN never occurs."""
-    specs = {group.cell.cell: group for group in sample.groups}
-    return [record for table in tables for record in _of_table(table, specs)]
+    groups = {group.cell.cell: group for group in sample.groups}
+    return [record | _tuning(sample, record) for table in tables for record in _of_table(table, groups)]
 
 
-def _of_table(table: Table, groups: dict[str, Any]) -> Iterator[dict[str, Any]]:
+def _tuning(sample: Sample, record: dict[str, Any]) -> dict[str, Any]:
+    """What finding the settings of an entry took."""
+    spent = sample.tuning.get(record.get("cell", ""))
+    return {f"tuning_{name}": getattr(spent, name, None) for name in ("runs", "steps", "gradients", "seconds")}
+
+
+def _of_table(table: Table, groups: dict[str, Group]) -> Iterator[dict[str, Any]]:
     for line in table.lines:
         for column, entry in zip(table.columns, line.entries, strict=True):
             if entry is not None:
@@ -56,7 +62,7 @@ def _estimate(interval: Interval, table: Table) -> dict[str, Any]:
     return {name: _plain(value) for name, value in shown.items()} | {"interval": kind}
 
 
-def _record(table: Table, column: str, line: Line, entry: Entry, group: Any) -> dict[str, Any]:
+def _record(table: Table, column: str, line: Line, entry: Entry, group: Group) -> dict[str, Any]:
     difference = entry.difference
     gap = difference.interval if difference else None
     return (
@@ -67,14 +73,9 @@ def _record(table: Table, column: str, line: Line, entry: Entry, group: Any) -> 
         | {"reference": difference.reference if difference else None, "test": table.options.test if difference else None}
         | {f"difference_{name}": _plain(getattr(gap, name)) if gap else None for name in ("mean", "low", "high", "n")}
         | {"p_holm": _plain(difference.p) if difference else None}
-        | {"steps": group.cell.spec["steps"], "gradients": gradients(group.cell.spec), "seconds": _seconds(group)}
+        | {"steps": group.cell.spec["steps"], "gradients": gradients(group.cell.spec), "seconds": seconds(group)}
         | {"notes": " ".join(entry.marks) or None}
     )
-
-
-def _seconds(group: Any) -> float | None:
-    seconds = cost_of([group]).seconds
-    return None if seconds is None else round(seconds.low, 3)
 
 
 def _plain(value: float) -> float | None:

@@ -1,0 +1,96 @@
+"""Write the Gaussian tables of docs/findings.md from a workspace that has runs of `report-gaussian` and `corrected-gaussian`.
+
+    BENCH_HOME=... PYTHONPATH=. python docs/make_gaussian_findings.py gaussian-25 gaussian-50 gaussian-100
+
+What stands between `<!-- NAME -->` and `<!-- end -->` is replaced.
+"""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections import Counter
+from collections.abc import Sequence
+from functools import cache
+from pathlib import Path
+
+from harness.analysis import references
+from harness.analysis.formats.grid import Grid, Style, Word, grids
+from harness.analysis.formats.markdown import markdown
+from harness.analysis.ours import Mean
+from harness.analysis.sample import draw
+from harness.analysis.tables import Options, compare
+from harness.analysis.text import number
+from harness.analysis.verdicts import Form, Judged, judge
+from harness.store import ResultStore
+from harness.studies import load, runs_of
+from harness.workspace import Workspace
+
+PAGE = Path(__file__).with_name("findings.md")
+ERRORS = ("sigma_sq_error", "delta_sq_error")
+MEANT = ("sigma_sq_error", "evidence_gap", "elbo_gap")
+
+
+def main(tasks: Sequence[str]) -> None:
+    """Replace the tables."""
+    page = PAGE.read_text()
+    with ResultStore.open(Workspace.current().database_url) as store:
+        judged = judge(store, references.load("report2020"), cache(runs_of), set(tasks))
+        for metric in ERRORS:
+            page = replaced(page, metric, [published(metric, [value for value in judged if value.metric == metric])])
+        corrected = [value for value in judged if value.metric == ERRORS[0] and value.corrected is not None]
+        page = replaced(page, "objective", [objectives(corrected)])
+        keys = {run.spec.key for run in load("corrected-gaussian").runs()}
+        tables = compare(draw(store, tasks=tasks, keys=keys), Options(MEANT, test="wilcoxon"))
+        page = replaced(page, "corrected", [grid for table in tables for grid in grids(table, Style(costs=False))])
+    verdicts = Counter(str(value.verdict) for value in judged)
+    page = re.sub(r"(<!-- verdicts -->).*?(<!-- end -->)", rf"\g<1>{said(verdicts)}\2", page, flags=re.DOTALL)
+    PAGE.write_text(page)
+
+
+def replaced(page: str, name: str, found: Sequence[Grid]) -> str:
+    """The page with these tables in the place of that name."""
+    text = markdown(found).replace("### ", "#### ").strip()
+    return re.sub(rf"(<!-- {name} -->\n).*?(<!-- end -->)", lambda match: f"{match[1]}{text}\n{match[2]}", page, flags=re.DOTALL)
+
+
+def said(verdicts: Counter[str]) -> str:
+    """`48 reproduced`, and whatever else there is."""
+    return ", ".join(f"{count} {name}" for name, count in verdicts.most_common())
+
+
+def published(metric: str, judged: Sequence[Judged]) -> Grid:
+    """Methods by dimensions: the published value, and ours."""
+    tasks = list(dict.fromkeys(value.task for value in judged))
+    heading = ("method", *(text for task in tasks for text in (f"d = {task.rpartition('-')[2]}, published", "ours")), "verdict")
+    rows = []
+    for name in dict.fromkeys(value.row for value in judged):
+        values = [value for value in judged if value.row == name]
+        counts = Counter(str(value.verdict) for value in values)
+        cells = [text for value in values for text in (f"{value.published:.7g}", mean(value.ours))]
+        rows.append(tuple(map(Word, (name, *cells, said(counts) if len(counts) > 1 else next(iter(counts))))))
+    return Grid(metric, heading, tuple(rows))
+
+
+def objectives(judged: Sequence[Judged]) -> Grid:
+    """Flows with the objective as it was released, and with the density itself."""
+    heading = ("method", "d", "as released", "closed form", "exact density", "closed form")
+    rows = []
+    for value in judged:
+        released = mean(value.ours), form(value.closed_form)
+        rows.append((value.row, value.task.rpartition("-")[2], *released, mean(value.corrected), form(value.corrected_closed_form)))
+    return Grid("sigma_sq_error of the flows", heading, tuple(tuple(map(Word, row)) for row in rows))
+
+
+def mean(found: Mean | None) -> str:
+    """A mean with its standard error over data sets."""
+    return "" if found is None else number(found.interval.mean, found.interval.se)
+
+
+def form(found: Form | None) -> str:
+    """What calculation says."""
+    return "" if found is None else number(found.value)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

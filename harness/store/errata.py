@@ -1,0 +1,102 @@
+"""Results that do not stand: marks with a reason, and what was kept of those that were made anew."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import AbstractContextManager
+from typing import Any, NamedTuple
+
+from pydantic_core import from_json
+from sqlalchemy import Connection, Select, insert, select, update
+
+from harness.spec import TERMINAL, canonical_json
+from harness.store.connect import now
+from harness.store.reading import chunks
+from harness.store.schema import checkpoints, curves, errata, metrics, runs
+
+STANDING = errata.c.lifted_at.is_(None) & errata.c.replaced_at.is_(None)
+
+
+class Erratum(NamedTuple):
+    """A mark on a run's result: since when, why, and when it was lifted, or the run made anew; then `result` is what there was before."""
+
+    run: str
+    at: float
+    reason: str
+    lifted_at: float | None
+    replaced_at: float | None
+    result: dict[str, Any] | None
+
+
+class Errata:
+    """Marks results and reads the marks, each method in one transaction."""
+
+    def __init__(
+        self, read: Callable[[], AbstractContextManager[Connection]], write: Callable[[], AbstractContextManager[Connection]]
+    ) -> None:
+        self._read, self._write = read, write
+
+    def reasons(self, keys: Iterable[str] | None = None) -> dict[str, str]:
+        """Why results do not stand, by run: of these runs, or of all; a run whose result stands is left out."""
+        query = select(errata.c.run, errata.c.reason).where(STANDING).order_by(errata.c.id)
+        with self._read() as connection:
+            parts = [query] if keys is None else [query.where(errata.c.run.in_(part)) for part in chunks(keys)]
+            return {run: reason for part in parts for run, reason in connection.execute(part)}
+
+    def of(self, key: str) -> list[Erratum]:
+        """Every mark that a run ever had, the first one first."""
+        columns = [errata.c[name] for name in Erratum._fields]
+        query: Select[Any] = select(*columns).where(errata.c.run == key).order_by(errata.c.id)
+        with self._read() as connection:
+            found = connection.execute(query).all()
+        return [Erratum._make((*told, from_json(result) if result else None)) for *told, result in found]
+
+    def add(self, keys: Sequence[str], reason: str) -> list[str]:
+        """Mark the results of runs that have ended and bear no mark yet; returns their keys, sorted."""
+        with self._write() as connection:
+            at = now(connection)
+            ended = [status.value for status in TERMINAL]
+            marked = select(errata.c.run).where(STANDING)
+            free = select(runs.c.key).where(runs.c.status.in_(sorted(ended)), runs.c.key.not_in(marked))
+            found = sorted(key for part in chunks(keys) for key in connection.execute(free.where(runs.c.key.in_(part))).scalars())
+            if found:
+                connection.execute(insert(errata), [{"run": key, "at": at, "reason": reason} for key in found])
+            _changed(connection, found)
+            return found
+
+    def lift(self, keys: Sequence[str]) -> list[str]:
+        """Take marks back; returns the keys of the runs that had one, sorted."""
+        with self._write() as connection:
+            at, found = now(connection), []
+            for part in chunks(keys):
+                lifted = update(errata).where(errata.c.run.in_(part), STANDING).values(lifted_at=at)
+                found += connection.execute(lifted.returning(errata.c.run)).scalars()
+            _changed(connection, found)
+            return sorted(found)
+
+
+def _changed(connection: Connection, keys: Iterable[str]) -> None:
+    """The mirror is behind now."""
+    for part in chunks(keys):
+        connection.execute(update(runs).where(runs.c.key.in_(part)).values(revision=runs.c.revision + 1))
+
+
+def archive(connection: Connection, keys: Iterable[str], at: float) -> None:
+    """Before runs lose their results: put those that bear a mark into it. A result without a mark is not kept."""
+    for part in chunks(keys):
+        marked = connection.execute(select(errata.c.id, errata.c.run).where(errata.c.run.in_(part), STANDING)).all()
+        for number, run in marked:
+            values = {"replaced_at": at, "result": canonical_json(_result(connection, run))}
+            connection.execute(update(errata).where(errata.c.id == number).values(**values))
+
+
+def _result(connection: Connection, run: str) -> dict[str, Any]:
+    """What is on record of a run's result, as the tables hold it."""
+    told = ("status", "reason", "step", "wall_s", "started_at", "finished_at", "source_hash", "plan", "environment")
+    row = connection.execute(select(*(runs.c[name] for name in told)).where(runs.c.key == run)).one()
+    kept: dict[str, Any] = dict(row._mapping)
+    for table in (metrics, curves, checkpoints):
+        columns = [column for column in table.c if column.name not in ("run", "id")]
+        found = connection.execute(select(*columns).where(table.c.run == run))
+        kept[table.name] = [dict(each._mapping) for each in found]
+    return kept
