@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import math
 import statistics
-from dataclasses import replace
 
 import comparisons
 import filled_store
@@ -13,11 +12,6 @@ import pytest
 from click.testing import CliRunner
 from scipy import stats
 
-from harness.analysis.formats import markdown
-from harness.analysis.formats.grid import Style, grids
-from harness.analysis.sample import draw
-from harness.analysis.tables import Options
-from harness.analysis.tables import compare as compared
 from harness.cli import main
 from harness.matrix import expand, parse_selector
 from harness.store import ResultStore
@@ -238,20 +232,6 @@ def test_a_baseline_that_is_several_rows_is_refused(compare, tmp_path):
     said = compare("--baseline", "hvae", home=tmp_path, status=2)
     assert said.count("\n") == 1
     assert "'hvae' is 2 rows here: hvae n_leapfrog=1; hvae n_leapfrog=5. Say which one: --baseline 'hvae n_leapfrog=1'" in said
-
-
-# Withdrawn results
-
-
-def test_a_withdrawn_result_has_a_footnote(workspace):
-    with ResultStore.open(workspace.database_url) as store:
-        sample = draw(store, tasks=["gaussian-2"])
-        gone = {run.key: "wrong Jacobian" for group in sample.groups for run in group.runs if group.cell.method == "pnf"}
-        found = compared(replace(sample, withdrawn=gone), Options())
-    page = markdown([grid for table in found for grid in grids(table, Style())])
-    assert page.count("\\[a\\]") == 2
-    assert "- \\[a\\] Withdrawn: wrong Jacobian" in page
-    assert "| pnf | **9.0 ± 1.7** \\[a\\] |" in page
 
 
 # What tuning took
