@@ -205,6 +205,18 @@ def test_a_study_s_runs_are_picked(workspace, tmp_path):
     assert list(harness.results.load(home=workspace.home, study=str(study), seeds=2).runs.key) == [second["key"]]
 
 
+def test_a_withdrawn_result_says_so_in_tables_and_is_in_no_bundle(tmp_path):
+    workspace = filled_store.workspace_in(tmp_path)
+    kept, gone = filled_store.fill(workspace, [0, 1])
+    with ResultStore.open(workspace.database_url) as store:
+        store.errata.add([gone], "=faulty memory")
+    for frame in (harness.results.load(home=tmp_path).runs, exported(workspace, tmp_path / "c.parquet", "--what", "curves")):
+        assert frame.groupby("key", sort=False).withdrawn.first().dropna().to_dict() == {gone: "=faulty memory"}
+        assert set(frame.key) == {kept, gone}
+    result = export(workspace, "--bundle", tmp_path / "x.bench", "--json")
+    assert ([line["key"] for line in json_lines(result)], result.stderr.splitlines()[0]) == ([kept], "1 withdrawn run left out.")
+
+
 # Refusals
 
 

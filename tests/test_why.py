@@ -122,7 +122,7 @@ def test_pages_in_mlflow_are_named(workspace):
     assert pages(MLFLOW_TRACKING_URI="https://ada:secret@example.org/mlflow/")[2] == "https://ada:***@example.org/mlflow/#/runs/0123abc"
     assert pages(MLFLOW_TRACKING_URI="databricks")[2] is None
     shown = bench(workspace, "why", "-m", "vb", "-t", "gaussian-25")
-    assert "seed 2 in MLflow: http://127.0.0.1:5000/#/runs/0123abc" in shown.stdout
+    assert "seed 2    http://127.0.0.1:5000/#/runs/0123abc" in shown.stdout
     assert "bench ui, for the pages above" in shown.stderr
     assert "bench ui" not in bench(workspace, "why", "-m", "iaf", "-t", "gaussian-25").stderr
 
@@ -130,9 +130,19 @@ def test_pages_in_mlflow_are_named(workspace):
 def test_runs_that_are_in_no_table_are_counted_and_shown_when_asked_for(workspace):
     shown = bench(workspace, "why", "-m", "vb", "-t", "gaussian-2")
     assert "Left out: 1 run (seeds from 1000 on, which are for tuning)." in shown.stdout
-    assert "mean of   3 of 3 runs, seeds 0-2" in shown.stdout
+    assert "3 of 3 runs, seeds 0-2; ± is one standard error" in shown.stdout
     (line,) = json_lines(bench(workspace, "why", "-m", "vb", "-t", "gaussian-2", "--seeds", "1000", "--json"))
     assert [run["seed"] for run in line["runs"]] == [1000]
+
+
+def test_withdrawn_runs_are_named_with_their_reason(tmp_path):
+    workspace = filled_store.workspace_in(tmp_path)
+    keys = comparisons.store_runs(workspace, comparisons.gaussian_runs(range(3), ["gaussian-2"])[:3])
+    with ResultStore.open(workspace.database_url) as store:
+        store.errata.add(keys[:1], "faulty memory")
+    (line,) = json_lines(bench(workspace, "why", keys[0], "--json"))
+    assert (line["withdrawn"], line["n"], [run["key"] for run in line["runs"]]) == ({keys[0]: "faulty memory"}, 2, keys[1:])
+    assert f"{keys[0]} withdrawn: faulty memory" in bench(workspace, "why", keys[0]).stdout
 
 
 @pytest.mark.parametrize("name", comparisons.HOSTILE[:5])

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from textwrap import fill
 from typing import TYPE_CHECKING, Any
 
-from harness.cli._options import console, duration, number, plural
+from harness.cli._options import console, number, plural
 from harness.cli.listing import print_table
 from harness.spec import plain_number, settings_text
 from harness.workspace import Workspace
@@ -78,22 +79,19 @@ def show(found: Sequence[Origin], left_out: dict[str, int], workspace: Workspace
 
 
 def _print(origin: Origin, workspace: Workspace) -> None:
-    from rich.table import Table
-    from rich.text import Text
-
     out = console()
     apart = settings_text({"protocol": origin.group.cell.protocol} | origin.table.apart)
     out.print(f"{origin.name} on {origin.group.column.task}, {apart}", style="bold", markup=False)
-    facts = Table.grid(padding=(0, 2))
-    for name, value in _facts(origin):
-        if value:
-            facts.add_row("", Text(name), Text(value))
-    out.print(facts)
-    print_table(("key", "seed", "status", origin.table.metric.name, "step", "time", "checkpoint", "on"), _rows(origin), left=1)
+    facts = [(name, value) for name, value in _facts(origin) if value]
+    indent = 4 + max(len(name) for name, _ in facts)
+    for name, value in facts:
+        line = f"  {name:<{indent - 4}}  {value}"
+        out.print(fill(line, out.width, subsequent_indent=indent * " ", break_on_hyphens=False) if out.is_terminal else line, markup=False)
+    print_table(("key", "seed", "status", origin.table.metric.name, "checkpoint", "on"), _rows(origin), left=1)
     if len(origin.runs) > SHOWN:
         out.print(f"  and {plural(len(origin.runs) - SHOWN, 'more run')}: --json lists all", markup=False)
-    for line in _afterwards(origin, workspace):
-        out.print(f"  {line}", markup=False)
+    for line in (*_afterwards(origin), *_pages(origin, workspace)):
+        out.print(f"  {line}", markup=False, soft_wrap=True)
     out.print()
 
 
@@ -128,16 +126,13 @@ def _facts(origin: Origin) -> Iterator[tuple[str, str]]:
 def _rows(origin: Origin) -> Iterator[tuple[str, ...]]:
     for made in origin.runs[:SHOWN]:
         run, score, file = made.run, made.score, made.checkpoint
-        yield (
-            run.key, str(run.seed), run.status.value, "-" if score is None else number(score.value, score.se), f"{run.step:,}",
-            duration(run.wall_s), f"step {file.step:,}" if file else "-", made.environment or "-",
-        )  # fmt: skip
+        value = "-" if score is None else number(score.value, score.se)
+        yield run.key, str(run.seed), run.status.value, value, f"step {file.step:,}" if file else "-", made.environment or "-"
 
 
-def _afterwards(origin: Origin, workspace: Workspace) -> Iterator[str]:
-    """What the table of runs has no room for: why runs failed, where environments differ, and pages in MLflow."""
+def _afterwards(origin: Origin) -> Iterator[str]:
+    """What the table of runs has no room for: what was withdrawn, why runs failed, where environments differ."""
     from harness.analysis.origin import environments_differ
-    from harness.tracking.fresh import run_page
 
     for key, reason in origin.withdrawn.items():
         yield f"{key} withdrawn: {reason}"
@@ -146,9 +141,18 @@ def _afterwards(origin: Origin, workspace: Workspace) -> Iterator[str]:
             yield f"seed {made.run.seed} {made.run.status.value}: {made.run.reason}"
     for address, values in environments_differ([origin]).items():
         yield f"{address} differs: {', '.join(f'{name} {value}' for name, value in values.items())}"
-    for made in origin.runs[:SHOWN]:
-        if made.mlflow_run_id and (page := run_page(workspace, made.mlflow_run_id)):
-            yield f"seed {made.run.seed} in MLflow: {page}"
+
+
+def _pages(origin: Origin, workspace: Workspace) -> Iterator[str]:
+    """Where MLflow shows the runs."""
+    from harness.tracking.fresh import run_page
+
+    mirrored = [(made.run.seed, made.mlflow_run_id) for made in origin.runs[:SHOWN] if made.mlflow_run_id]
+    pages = [(seed, page) for seed, name in mirrored if (page := run_page(workspace, name))]
+    if pages:
+        yield "in MLflow:"
+    for seed, page in pages:
+        yield f"  seed {seed:<4} {page}"
 
 
 def _print_differences(found: Sequence[Origin]) -> None:
