@@ -125,6 +125,18 @@ def test_the_horizontal_axis_of_learning_curves_can_be_chosen(browser, page):
 
 
 @needs_browser
+def test_bars_join_methods_that_are_not_told_apart(browser, page):
+    tab, _, complaints = opened(browser, page)
+    joined = tab.locator("#ranks .plot").evaluate("p => p.data.filter(t => t.mode === 'lines').map(t => t.hovertext)")
+    ranks = tab.locator("#ranks .plot").evaluate("p => p.data.at(-1).x")
+    assert joined
+    assert all(text.startswith("not told apart") for text in joined)
+    assert ranks == sorted(ranks)
+    assert complaints == []
+    tab.context.close()
+
+
+@needs_browser
 def test_dark_and_light_have_colours_of_their_own(browser, page):
     light, *_ = opened(browser, page, color_scheme="light")
     paper = "getComputedStyle(document.body).backgroundColor"

@@ -13,6 +13,7 @@ from harness.cli._selection import Selection, drawn, opened, selection, with_tun
 from harness.workspace import Workspace
 
 if TYPE_CHECKING:
+    from harness.analysis.ranks import Ranking
     from harness.analysis.sample import Sample
     from harness.report.page import Section
     from harness.store import ResultStore
@@ -40,6 +41,8 @@ def report(output: Path, chosen: Selection, title: str) -> None:
     Example:
       bench report -t 'gaussian-*' -o gaussian.html
     """
+    from harness.analysis.ranks import across
+    from harness.analysis.tables import Options, compare
     from harness.report.build import report as page
     from harness.spec import Status
 
@@ -49,20 +52,20 @@ def report(output: Path, chosen: Selection, title: str) -> None:
         verdicts = with_tuning(workspace, sample)
         finished = sum(run.status is Status.DONE for group in sample.groups for run in group.runs)
         tuning = _tuning(workspace, store, verdicts, chosen)
-        content = page(title, sample, workspace.home, tuning, _tables(sample), _published(store, sample))
+        ranking = across(compare(sample, Options()))
+        tables, published = _tables(sample, ranking), _published(store, sample)
+        content = page(title, sample, workspace.home, tuning, tables, published, ranking)
     write_out(content.encode(), output)
     click.echo(f"{plural(finished, 'finished run')} on one page. Next: open it in a browser", err=True)
 
 
-def _tables(sample: Sample) -> list[tuple[str, str]]:
+def _tables(sample: Sample, ranking: Ranking | None) -> list[tuple[str, str]]:
     """Comparison tables of what each task shows first, and of how methods rank across tasks."""
     from harness.analysis.formats import html
     from harness.analysis.formats.grid import Style, grids, rank_grid
     from harness.analysis.metrics import headline
-    from harness.analysis.ranks import across
     from harness.analysis.tables import Options, compare
 
-    ranking = across(compare(sample, Options()))
     names = dict.fromkeys(name for group in sample.groups for name in headline(group.cell.task))
     known = set(sample.store.scores.metric_names())
     found = compare(sample, Options(metrics=tuple(name for name in names if name in known)))

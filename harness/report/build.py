@@ -6,8 +6,9 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
+from harness.analysis.ranks import Ranking
 from harness.analysis.sample import Sample
-from harness.report import curves, dimension, dots, failures, pictures, provenance, sweep, tempering
+from harness.report import curves, dimension, dots, failures, pictures, provenance, ranks, sweep, tempering
 from harness.report.page import Section, render
 from harness.report.view import View
 from harness.spec import Status
@@ -16,7 +17,13 @@ Fragments = Sequence[tuple[str, str]]
 
 
 def report(
-    title: str, sample: Sample, home: Path, tuning: Sequence[Section] = (), tables: Fragments = (), published: Fragments = ()
+    title: str,
+    sample: Sample,
+    home: Path,
+    tuning: Sequence[Section] = (),
+    tables: Fragments = (),
+    published: Fragments = (),
+    ranking: Ranking | None = None,
 ) -> str:
     """The page.
 
@@ -27,6 +34,7 @@ def report(
         tuning: what became of tuning studies.
         tables: titles with HTML that is trusted: comparisons.
         published: the same: stored results against published ones.
+        ranking: of the methods across tasks.
     """
     view = View.of(sample)
     found = [
@@ -35,6 +43,7 @@ def report(
         Section("curves", "Learning curves", [curves.ABOUT], figures=curves.figures(view)),
         Section("depth", "Depth", [sweep.ABOUT], figures=sweep.figures(view)),
         Section("temperings", "Tempering", [tempering.ABOUT], figures=tempering.figures(view)),
+        Section("ranks", "Methods across tasks", [ranks.ABOUT], figures=ranks.figures(ranking)),
         Section("tables", "Tables", fragments=tables),
         Section("published", "Against published values", fragments=published),
         failures.section(view),
