@@ -1,23 +1,25 @@
 """bench: a benchmark harness for variational inference.
 
-In a notebook: `harness.fit("hvae", "gaussian-25", protocol="smoke")`.
+In a notebook: `harness.fit("hvae", "gaussian-25", protocol="smoke")` trains, and `harness.results.load()` gives what is stored.
 """
 
 from __future__ import annotations
 
+import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from harness import results
     from harness.notebook import Fit, fit
 
-__all__ = ["Fit", "__version__", "fit"]
+__all__ = ["Fit", "__version__", "fit", "results"]
 __version__ = "0.1.0"
 
 
 def __getattr__(name: str) -> Any:
-    """`fit` and `Fit`, loaded when first used: importing `harness` loads nothing else."""
-    if name not in ("fit", "Fit"):
+    """`fit`, `Fit` and `results`, loaded when first used: importing `harness` loads nothing else."""
+    if name not in ("fit", "Fit", "results"):
         raise AttributeError(f"module 'harness' has no attribute '{name}'")
-    from harness import notebook
-
-    return getattr(notebook, name)
+    if name == "results":
+        return importlib.import_module("harness.results")
+    return getattr(importlib.import_module("harness.notebook"), name)

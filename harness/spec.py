@@ -144,6 +144,15 @@ def settings_text(settings: dict[str, Any]) -> str:
     return " ".join(f"{name.removeprefix('method.')}={'none' if value is None else value}" for name, value in settings.items())
 
 
+def plain_number(value: float) -> float | str:
+    """A number that JSON can hold: finite as it is, else its name.
+
+    >>> plain_number(0.5), plain_number(float("-inf"))
+    (0.5, '-inf')
+    """
+    return value if abs(value) < float("inf") else str(float(value))
+
+
 class Plan(BaseModel):
     """What only changes speed, kept with the run so that whoever resumes it computes the same bits."""
 

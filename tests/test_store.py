@@ -41,7 +41,7 @@ from harness.workspace import sqlite_url
 
 def test_the_public_names_are_these():
     rows = {"ArtifactFile", "CheckpointFile", "Claim", "Curve", "HistoryRow", "Metric", "NewRun", "OpenRun", "Outcome", "Owner", "RunRow"}
-    rows |= {"Adoption", "CellRow", "Errata", "Erratum", "Replicate", "Result", "Saved", "Scores", "Standing"}
+    rows |= {"Adoption", "CellRow", "Errata", "Erratum", "Replicate", "Result", "Saved", "Scores", "Snapshot", "Standing"}
     assert set(harness.store.__all__) == rows | {"HEAD", "ResultStore", "backup", "current_revision", "info", "upgrade"}
     assert all(hasattr(harness.store, name) for name in harness.store.__all__)
 
@@ -449,3 +449,39 @@ def test_backups_that_cannot_be_made_are_refused(file, tmp_path):
         backup(sqlite_url(file), file)
     with pytest.raises(StoreError):
         backup(sqlite_url(file), tmp_path / "nowhere" / "copy.db")
+
+
+# Much at a time
+
+
+def test_a_snapshot_is_of_one_moment_while_others_write(store, url):
+    with store.snapshot() as snapshot:
+        before = list(snapshot.each_cell())
+        with ResultStore.open(url) as other:
+            (claim,) = other.claim(KEYS[:1], ME)
+            other.finish(claim, outcome(metrics={"elbo": Metric(1.0)}))
+            other.enqueue([new_run(99)])
+        assert snapshot.rows(KEYS)[KEYS[0]].status is Status.QUEUED
+        assert snapshot.measured(KEYS) == snapshot.metrics(KEYS) == {}
+        assert len(snapshot.replicates([cell.cell for cell in before])) == 20
+    with store.snapshot() as snapshot:
+        assert snapshot.rows(KEYS)[KEYS[0]].status is Status.DONE
+        assert snapshot.measured(KEYS) == {"elbo": False}
+        assert len(snapshot.replicates([cell.cell for cell in before])) == 21
+
+
+def test_what_goes_wrong_with_a_snapshot_in_hand_is_not_the_database_s_fault(store):
+    def fill_the_disk():
+        with store.snapshot() as snapshot:
+            list(snapshot.each_cell())
+            raise OSError("no room")
+
+    with pytest.raises(OSError, match="no room"):
+        fill_the_disk()
+
+
+def test_cells_are_found_by_their_names_and_by_their_runs(store):
+    (cell,) = {run.cell for run in store.rows(KEYS).values()}
+    assert store.scores.cells_named(cell[:6]) == store.scores.cells_named(KEYS[3]) == [cell]
+    assert store.scores.cells_named("") == [cell]
+    assert store.scores.cells_named("vb") == store.scores.cells_named("f" * 16) == []

@@ -148,12 +148,13 @@ def differences(specs: Iterable[dict[str, Any]]) -> dict[str, list[Any]]:
     >>> differences([{"lr": 0.1, "method_fields": {"k": 1}, "seed": 0}, {"lr": 0.1, "method_fields": {"k": 2}, "seed": 1}])
     {'method.k': [1, 2]}
     """
-    flat = [_flat(spec) for spec in specs]
-    names = dict.fromkeys(name for one in flat for name in one)
-    columns = {name: [one.get(name) for one in flat] for name in names}
+    known = [flat(spec) for spec in specs]
+    names = dict.fromkeys(name for one in known for name in one)
+    columns = {name: [one.get(name) for one in known] for name in names}
     return {name: values for name, values in columns.items() if any(value != values[0] for value in values)}
 
 
-def _flat(spec: dict[str, Any]) -> dict[str, Any]:
+def flat(spec: dict[str, Any]) -> dict[str, Any]:
+    """A spec's values by address, without the seed."""
     plugins = {f"{kind}.{name}": value for kind in ("method", "task") for name, value in spec.get(f"{kind}_fields", {}).items()}
     return plugins | {name: value for name, value in spec.items() if name not in ("method_fields", "task_fields", "seed")}

@@ -86,6 +86,7 @@ def draw(
     protocol: str | None = None,
     seeds: Collection[int] | None = None,
     keys: Collection[str] | None = None,
+    cells: Collection[str] | None = None,
 ) -> Sample:
     """The runs that are wanted.
 
@@ -95,10 +96,11 @@ def draw(
         protocol: of runs under this one only.
         seeds: these replicates; without them all below `TUNED_FROM`.
         keys: of these runs only.
+        cells: of these cells only.
     """
-    cells = [cell for cell in store.scores.cells() if _wanted(cell, methods, tasks, protocol)]
-    by_cell: dict[str, list[Replicate]] = {cell.cell: [] for cell in cells}
-    withdrawn, gone = store.errata.reasons(), {cell.cell: [] for cell in cells}
+    found = [cell for cell in store.scores.cells() if (cells is None or cell.cell in cells) and wanted(cell, methods, tasks, protocol)]
+    by_cell: dict[str, list[Replicate]] = {cell.cell: [] for cell in found}
+    withdrawn, gone = store.errata.reasons(), {cell.cell: [] for cell in found}
     left_out: Counter[str] = Counter()
     for run in store.scores.replicates(list(by_cell)):
         if keys is not None and run.key not in keys:
@@ -112,7 +114,7 @@ def draw(
             by_cell[run.cell].append(run)
     groups = [
         Group(cell, row_name(cell), column_name(cell), tuple(by_cell[cell.cell]), tuple(gone[cell.cell]))
-        for cell in cells
+        for cell in found
         if by_cell[cell.cell] or gone[cell.cell]
     ]
     rows = spelt_out([group.row for group in groups], [group.cell.spec for group in groups])
@@ -120,7 +122,8 @@ def draw(
     return Sample(store, _told_apart(groups), dict(left_out), withdrawn)
 
 
-def _wanted(cell: CellRow, methods: Sequence[str], tasks: Sequence[str], protocol: str | None) -> bool:
+def wanted(cell: CellRow, methods: Sequence[str], tasks: Sequence[str], protocol: str | None) -> bool:
+    """Whether a cell is of these methods, on these tasks and under this protocol."""
     label = registry.method_label(cell.method, cell.spec["method_fields"])
     return (
         picked(methods, (cell.method, label), cell.spec["method_fields"])

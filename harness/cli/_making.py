@@ -49,7 +49,7 @@ def _carry_out(
     workspace: Workspace, store: ResultStore, runs: list[NewRun], work: Work, client: Any, as_json: bool, stop: threading.Event
 ) -> int:
     from harness import executors
-    from harness.results import collect
+    from harness.cli._described import collect
     from harness.spec import TERMINAL, Status
 
     keys = [run.spec.key for run in runs]
@@ -78,7 +78,7 @@ def _carry_out(
 
 
 def _leave_queued(store: ResultStore, keys: list[str], n_open: int, as_json: bool) -> int:
-    from harness.results import collect
+    from harness.cli._described import collect
 
     if as_json:
         print_json(collect(store, keys))

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, BinaryIO, TypeVar
 
 import click
 
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from harness.store import ResultStore
 
 Command = TypeVar("Command", bound=Callable[..., Any])
+Item = TypeVar("Item")
 
 
 def json_option(command: Command) -> Command:
@@ -49,11 +51,10 @@ def matrix_options(command: Command) -> Command:
 def open_store(workspace: Workspace) -> ResultStore | None:
     """The result database for reading; None where the workspace has none yet."""
     from harness.store import ResultStore
+    from harness.store.fresh import is_missing
 
     url = workspace.database_url
-    if url.startswith("sqlite:///") and not Path(url.removeprefix("sqlite:///")).exists():
-        return None
-    return ResultStore.open(url)
+    return None if is_missing(url) else ResultStore.open(url)
 
 
 def print_json(values: Iterable[Any]) -> None:
@@ -76,17 +77,41 @@ def write_out(content: bytes, output: Path | None) -> None:
     Raises:
         UsageError: it cannot be written.
     """
+    with out_file(output) as file:
+        file.write(content)
+
+
+@contextmanager
+def out_file(output: Path | None) -> Iterator[BinaryIO]:
+    """A file to fill piece by piece, there whole when the block has ended well or not at all; stdout where none is named.
+
+    Raises:
+        UsageError: it cannot be written.
+    """
     if output is None:
-        click.echo(content.decode(), nl=False)
+        yield sys.stdout.buffer
+        sys.stdout.buffer.flush()
         return
-    from harness.checkpoint import put
+    from harness.checkpoint import whole
     from harness.errors import UsageError
 
     try:
-        put(output, content)
+        with whole(output) as file:
+            yield file
+            size = file.tell()
     except OSError as err:
         raise UsageError(f"Cannot write {output}: {err.strerror or err}.") from err
-    click.echo(f"Wrote {output} ({len(content):,} bytes).", err=True)
+    click.echo(f"Wrote {output} ({size:,} bytes).", err=True)
+
+
+def watched(items: Iterable[Item], total: int | None, doing: str) -> Iterator[Item]:
+    """The items, with a bar on a terminal."""
+    if not sys.stderr.isatty():
+        yield from items
+        return
+    from rich.progress import track
+
+    yield from track(items, doing, total=total, console=console(stderr=True), transient=True)
 
 
 def plural(count: int, noun: str) -> str:

@@ -8,19 +8,20 @@ import dataclasses
 import functools
 import gc
 import shlex
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from harness.cli._options import Command, open_store
-from harness.errors import BenchError, UsageError
+from harness.errors import BenchError, UnknownName, UsageError
 from harness.workspace import Workspace
 
 if TYPE_CHECKING:
     from harness.analysis.sample import Sample
-    from harness.store import NewRun, ResultStore
+    from harness.results.choice import Choice
+    from harness.store import NewRun, ResultStore, RunRow
     from harness.studies import Study
     from harness.tuning.verdict import Verdict
 
@@ -71,7 +72,11 @@ def selection(command: Command) -> Command:
     options = [
         click.option("--study", metavar="NAME-or-FILE", help="Of the runs of this study only."),
         click.option("--protocol", metavar="NAME", help="Of runs under this protocol only."),
-        click.option("--seeds", metavar="SEEDS", help="Of these replicates only: 0-9. Without it: all below 1000; tuning has the others."),
+        click.option(
+            "--seeds",
+            metavar="SEEDS",
+            help="Of these replicates only: 0-9. Those from 1000 on, of tuning, are in no table unasked.",
+        ),
     ]
     made: Any = gathered
     for option in reversed(options):
@@ -106,18 +111,19 @@ def opened(doing: str) -> ResultStore:
     return store
 
 
-def drawn(store: ResultStore, chosen: Selection) -> Sample:
-    """The finished runs that were picked.
+def drawn(store: ResultStore, chosen: Selection, cells: Collection[str] | None = None) -> Sample:
+    """The finished runs that were picked, of `cells` only where there are any.
 
     Raises:
         UsageError: none fits.
     """
     from harness.analysis.sample import draw
     from harness.matrix import parse_seeds
+    from harness.results.choice import keys_of_study
 
     seeds = None if chosen.seeds is None else set(parse_seeds(chosen.seeds))
-    keys = None if chosen.study is None else _keys(chosen.study)
-    sample = draw(store, chosen.methods, chosen.tasks, chosen.protocol, seeds, keys)
+    keys = None if chosen.study is None else keys_of_study(chosen.study)
+    sample = draw(store, chosen.methods, chosen.tasks, chosen.protocol, seeds, keys, cells)
     if not sample.groups:
         waiting = "; ".join(f"{count:,} {why}" for why, count in sample.left_out.items())
         asked = f" with {chosen}" if str(chosen) else ""
@@ -156,18 +162,33 @@ def with_tuning(workspace: Workspace, sample: Sample) -> list[Verdict]:
     return found
 
 
-def _keys(study: str) -> set[str]:
-    """The keys of a study's runs.
+def choice_of(chosen: Selection, statuses: Sequence[str] = (), keys: Collection[str] | None = None) -> Choice:
+    """The runs of an export that were picked, `keys` among them only.
 
     Raises:
-        UsageError: it is a tuning study, which has trials instead.
+        UsageError: there is no such study or status.
     """
-    from harness.studies import load
+    from harness.matrix import parse_seeds
+    from harness.results.choice import Choice, keys_of_study, parse_statuses
 
-    found = load(study)
-    if found.tune is not None:
-        raise UsageError(f"'{found.name}' is a tuning study. What it found: bench study best {study}")
-    return {run.spec.key for run in found.runs()}
+    said = " ".join([*([str(chosen)] if str(chosen) else []), *(f"--status {name}" for name in statuses)])
+    seeds = None if chosen.seeds is None else set(parse_seeds(chosen.seeds))
+    if chosen.study is not None:
+        of_study = keys_of_study(chosen.study)
+        keys = of_study if keys is None else of_study.intersection(keys)
+    return Choice(chosen.methods, chosen.tasks, chosen.protocol, seeds, parse_statuses(statuses), keys, said)
+
+
+def run_of(store: ResultStore, prefix: str) -> RunRow:
+    """The one run whose key begins so.
+
+    Raises:
+        UnknownName: there is none, or there are several.
+    """
+    found = store.find(prefix)
+    if len(found) != 1:
+        raise UnknownName("run of that key alone" if found else "run", prefix, [row.key for row in found[:10]], "bench list runs")
+    return found[0]
 
 
 def runs_of_study(found: Study, methods: Sequence[str], tasks: Sequence[str], sets: dict[str, Any] | None = None) -> list[NewRun]:

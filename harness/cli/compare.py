@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -95,7 +96,7 @@ def compare(
             print_json(_records(tables, sample, ranks))
         elif written == "table" and output is None:
             show(_grids(tables, style, ranks))
-            click.echo("Next: bench why CELL, with one of the cells of bench compare --json", err=True)
+            click.echo(f"Next: {_example(tables[0])}, or bench why CELL with a cell of bench compare --json", err=True)
         else:
             write_out(_rendered(tables, sample, written, style, ranks), output)
 
@@ -112,6 +113,13 @@ def made(sample: Sample, options: Options) -> list[Table]:
     if not tables:
         raise UsageError(f"None of these runs has the metric '{', '.join(options.metrics)}'. What a run has: bench show KEY")
     return tables
+
+
+def _example(table: Table) -> str:
+    """The command that explains a number of the table."""
+    line = table.lines[0]
+    column = next(column for column, entry in zip(table.columns, line.entries, strict=True) if entry is not None)
+    return shlex.join(["bench", "why", "-m", line.row.method, "-t", column])
 
 
 def chosen_format(format_: Format | None, output: Path | None) -> Format:

@@ -11,9 +11,9 @@ import click
 
 from harness.cli._making import mirror_leftovers
 from harness.cli._options import json_option, open_store, plural, print_json
-from harness.cli._selection import pattern_options
+from harness.cli._selection import pattern_options, run_of
 from harness.cli.listing import print_table
-from harness.errors import UnknownName, UsageError
+from harness.errors import UsageError
 from harness.workspace import Workspace
 
 if TYPE_CHECKING:
@@ -130,19 +130,11 @@ def _ended(
             and (task_version is None or task_version(cell.spec["task_version"]))
         )
 
-    named = {_one(store, prefix) for prefix in keys}
+    named = {run_of(store, prefix).key for prefix in keys}
     cells = {cell.cell: cell for cell in store.scores.cells() if fits(cell)}
     for run in store.scores.replicates(list(cells)):
         if run.status in TERMINAL and (not named or run.key in named):
             yield cells[run.cell], run
-
-
-def _one(store: ResultStore, prefix: str) -> str:
-    """The key that begins so."""
-    found = store.find(prefix)
-    if len(found) != 1:
-        raise UnknownName("run of that key alone" if found else "run", prefix, [row.key for row in found[:10]], "bench list runs")
-    return found[0].key
 
 
 def _tell(chosen: Sequence[tuple[CellRow, Replicate]], reason: str, lift: bool, dry_run: bool, as_json: bool) -> None:

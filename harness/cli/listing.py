@@ -111,9 +111,9 @@ def runs(limit: int, method: str | None, task: str | None, status: str | None, a
     Example:
       bench list runs -t gaussian-25 --status done
     """
+    from harness.cli._described import described
     from harness.errors import UnknownName
     from harness.registry import method_and_variant
-    from harness.results import described
     from harness.spec import Status
 
     if status is not None and status not in list(Status):

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import click
 
 from harness.cli._options import open_store, plural
+from harness.cli._selection import run_of
 from harness.errors import UnknownName
 from harness.workspace import Workspace
 
@@ -31,12 +32,7 @@ def rm(keys: Sequence[str], yes: bool) -> None:
     if store is None:
         raise UnknownName("run", keys[0], [], "bench list runs")
     with store:
-        rows = []
-        for prefix in dict.fromkeys(keys):
-            found = store.find(prefix)
-            if len(found) != 1:
-                raise UnknownName("run of that key alone" if found else "run", prefix, [row.key for row in found[:10]], "bench list runs")
-            rows += found
+        rows = [run_of(store, prefix) for prefix in dict.fromkeys(keys)]
         if not yes:
             names = ", ".join(f"{row.key} ({row.method} on {row.task_label}, seed {row.seed}, {row.status})" for row in rows)
             click.confirm(f"Remove {names}?", abort=True, err=True)

@@ -168,7 +168,8 @@ def _pictures(workspace: Workspace, store: ResultStore, row: RunRow) -> Iterator
 
 
 def _run(store: ResultStore, row: RunRow) -> dict[str, Any]:
-    from harness.results import described, plain_number
+    from harness.cli._described import described
+    from harness.spec import plain_number
 
     plan = store.plan(row.key)
     return described(row, store.metrics([row.key]).get(row.key, {})) | {

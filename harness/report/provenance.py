@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
 from typing import Any
 
+from harness.analysis.origin import summary
 from harness.analysis.sample import Group
 from harness.matrix import ranges
 from harness.report.page import Folded, Section, Table
 from harness.report.view import View, columns
 from harness.spec import Status, settings_text
-from harness.store import ResultStore
 
 SHOWN = 20
 """How many keys of a cell are listed."""
@@ -28,7 +27,7 @@ def section(view: View) -> Section:
         "Every number of this page is computed from the runs below and nothing else. `bench show KEY` prints one run with its full "
         "specification, history, metrics and files; the same database gives the same page, byte for byte."
     )
-    tables = [Table(COLUMNS, rows, "Cells", 10), _environments(view.sample.store, environments, names)]
+    tables = [Table(COLUMNS, rows, "Cells", 10), _environments(environments, names)]
     return Section("provenance", "How each number was obtained", [about.replace("`", "")], tables=tables)
 
 
@@ -47,15 +46,6 @@ def _row(view: View, column: str, group: Group, names: dict[str, str]) -> tuple[
     )  # fmt: skip
 
 
-def _environments(store: ResultStore, known: dict[str, dict[str, Any]], names: dict[str, str]) -> Table:
-    rows = [(name, *_described(known.get(digest, {}))) for digest, name in names.items()]
-    return Table(("name", "bench", "commit", "torch", "numpy", "python", "machine"), rows, "Environments")
-
-
-def _described(found: dict[str, Any]) -> Sequence[str]:
-    packages = found.get("packages") or {}
-    commit = (found.get("git_commit") or "none")[:12] + (", changed" if found.get("git_dirty") else "")
-    machine = ", ".join(str(found[name]) for name in ("system", "cpu") if found.get(name))
-    cores = f", {found['cores']} cores" if found.get("cores") else ""
-    said = (found.get("bench"), commit, packages.get("torch"), packages.get("numpy"), found.get("python"), machine + cores)
-    return [str(value) if value else "-" for value in said]
+def _environments(known: dict[str, dict[str, Any]], names: dict[str, str]) -> Table:
+    rows = [(name, *summary(known.get(digest, {})).values()) for digest, name in names.items()]
+    return Table(("name", *summary({})), rows, "Environments")

@@ -19,6 +19,7 @@ from harness.store.rows import (
     Standing,
 )
 from harness.store.scores import CellRow, Replicate, Scores
+from harness.store.snapshot import Snapshot
 from harness.store.store import ResultStore
 from harness.store.transfer import Adoption, Result
 from harness.store.upgrade import HEAD, backup, current_revision, info, upgrade
@@ -45,6 +46,7 @@ __all__ = [
     "RunRow",
     "Saved",
     "Scores",
+    "Snapshot",
     "Standing",
     "backup",
     "current_revision",

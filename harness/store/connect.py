@@ -144,6 +144,12 @@ def reading(engine: Engine, url: str) -> Iterator[Connection]:
         yield connection
 
 
+def freeze(connection: Connection) -> None:
+    """Let a transaction that has not begun to read see one moment, however long it takes; on SQLite all of them do."""
+    if connection.dialect.name == "postgresql":
+        connection.execute(text("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ"))
+
+
 def now(connection: Connection) -> float:
     """The database's clock, seconds since 1970: the server's, or for a file this machine's."""
     if connection.dialect.name == "postgresql":

@@ -17,6 +17,12 @@ from harness.workspace import sqlite_url
 NO_HARD_LINKS = {errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK}
 
 
+def is_missing(url: str) -> bool:
+    """Whether the address is one of a file that is not there yet."""
+    file = sqlite_file(url)
+    return file is not None and not file.exists()
+
+
 def ready_engine(url: str) -> Engine:
     """An engine on a database with this program's schema; an empty or missing database gets it silently.
 

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 from pydantic import ValidationError
 from pydantic_core import from_json
-from sqlalchemy import Connection, Row, Select, Table, func, select
+from sqlalchemy import Column, ColumnElement, Connection, Row, Select, Table, and_, false, func, select
 
 from harness.errors import StoreError
 from harness.spec import OPEN, Plan, Status
@@ -88,14 +88,19 @@ def standings(connection: Connection, keys: Iterable[str]) -> dict[str, Standing
     return {row[0]: Standing(Status(row[1]), *row[2:]) for row in found}
 
 
-def find(connection: Connection, prefix: str) -> list[RunRow]:
-    """The runs whose keys begin with `prefix`, sorted by key."""
+def begins(column: Column[str], prefix: str) -> ColumnElement[bool]:
+    """Whether a name of hexadecimal digits begins with `prefix`; an index on the column finds it."""
     start = prefix.lower()
     if not re.fullmatch("[0-9a-f]*", start):
-        return []
-    # No key has a letter behind f, so this range is the prefix's, and the index finds it.
-    query = select(*RUN_COLUMNS).where(runs.c.key >= start, runs.c.key < start + "g") if start else select(*RUN_COLUMNS)
-    return [run_row(row) for row in connection.execute(query.order_by(runs.c.key))]
+        return false()
+    # No name has a letter behind f, so this range is the prefix's.
+    return and_(column >= start, column < start + "g")
+
+
+def find(connection: Connection, prefix: str) -> list[RunRow]:
+    """The runs whose keys begin with `prefix`, sorted by key."""
+    query = select(*RUN_COLUMNS).where(begins(runs.c.key, prefix)).order_by(runs.c.key)
+    return [run_row(row) for row in connection.execute(query)]
 
 
 def recent(connection: Connection, limit: int, method: str | None, task_label: str | None, status: str | None) -> list[RunRow]:

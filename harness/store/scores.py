@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterator
 from contextlib import AbstractContextManager
 from typing import Any, NamedTuple
 
 from pydantic_core import from_json
-from sqlalchemy import Connection, Select, func, select
+from sqlalchemy import Connection, Select, func, or_, select
 
 from harness.errors import StoreError
 from harness.spec import Status
 from harness.store.floats import FINITE, decode, decode_curve
-from harness.store.reading import chunks
+from harness.store.reading import CHUNK, begins, chunks
 from harness.store.rows import Curve
 from harness.store.schema import curves, environments, metrics, runs
 
@@ -52,11 +52,14 @@ class Scores:
 
     def cells(self) -> list[CellRow]:
         """Every cell that has runs, sorted by task, method and cell."""
-        first = select(func.min(runs.c.key)).group_by(runs.c.cell)
-        columns = [runs.c[name] for name in CellRow._fields]
-        query = select(*columns).where(runs.c.key.in_(first)).order_by(runs.c.task_label, runs.c.method, runs.c.cell)
         with self._read() as connection:
-            return [CellRow(*row)._replace(settings=from_json(row.settings), spec=from_json(row.spec)) for row in connection.execute(query)]
+            return list(each_cell(connection))
+
+    def cells_named(self, prefix: str) -> list[str]:
+        """The cells whose names begin with `prefix`, or the key of one of whose runs does, sorted."""
+        fitting = or_(begins(runs.c.cell, prefix), begins(runs.c.key, prefix))
+        with self._read() as connection:
+            return sorted(connection.execute(select(runs.c.cell).where(fitting).distinct()).scalars())
 
     def replicates(self, cells: Collection[str]) -> list[Replicate]:
         """The runs of these cells, sorted by cell and seed."""
@@ -106,3 +109,12 @@ class Scores:
         """Every environment on record by its name."""
         with self._read() as connection:
             return {row.digest: from_json(row.environment) for row in connection.execute(select(environments))}
+
+
+def each_cell(connection: Connection) -> Iterator[CellRow]:
+    """Every cell that has runs, sorted by task, method and cell; few are held at a time."""
+    first = select(func.min(runs.c.key)).group_by(runs.c.cell)
+    columns = [runs.c[name] for name in CellRow._fields]
+    query = select(*columns).where(runs.c.key.in_(first)).order_by(runs.c.task_label, runs.c.method, runs.c.cell)
+    for row in connection.execute(query.execution_options(yield_per=CHUNK)):
+        yield CellRow(*row)._replace(settings=from_json(row.settings), spec=from_json(row.spec))

@@ -11,7 +11,7 @@ from sqlalchemy import Connection, Engine
 
 from harness.spec import Plan, Status
 from harness.store import claims as claiming
-from harness.store import connect, fresh, reading, transfer, writing
+from harness.store import connect, fresh, reading, snapshot, transfer, writing
 from harness.store.errata import Errata
 from harness.store.rows import (
     ArtifactFile,
@@ -29,6 +29,7 @@ from harness.store.rows import (
     Standing,
 )
 from harness.store.scores import Scores
+from harness.store.snapshot import Snapshot
 from harness.store.transfer import Adoption, Result
 
 LEASE_S = 60.0
@@ -161,6 +162,10 @@ class ResultStore:
         with self._read() as connection:
             return reading.environment(connection, key)
 
+    def snapshot(self) -> AbstractContextManager[Snapshot]:
+        """All results as one moment shows them, for reading much piece by piece."""
+        return snapshot.taken(self._engine, self._url)
+
     def holders(self, keys: Sequence[str]) -> dict[str, tuple[Owner, float, float]]:
         """The living holder of each running run, since when, and when its lease expires (database's clock)."""
         with self._read() as connection:
@@ -259,11 +264,6 @@ class ResultStore:
             return writing.remove(connection, keys)
 
     # Between databases
-
-    def finished(self, after: str = "") -> list[RunRow]:
-        """A page of finished runs whose keys come behind `after`, sorted by key; empty when there are no more."""
-        with self._read() as connection:
-            return transfer.finished(connection, after)
 
     def results(self, keys: Sequence[str]) -> list[Result]:
         """These runs with all that is on record of them, in the keys' order; unfinished ones are left out."""

@@ -6,19 +6,18 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from sqlalchemy import Connection, Row, delete, insert, select, text, update
+from sqlalchemy import Connection, Row, delete, insert, update
 
 from harness.errors import StoreError
 from harness.spec import TERMINAL, Plan, RunSpec, Status, canonical_json, digest
 from harness.store import reading
 from harness.store.claims import change, lock, record
-from harness.store.connect import now
+from harness.store.connect import freeze, now
 from harness.store.floats import encode_curve
 from harness.store.rows import CheckpointFile, HistoryRow, Metric, NewRun, Outcome, Owner, RunRow
 from harness.store.schema import curves, environments, plans, run_history, runs
 from harness.store.writing import drop_files, finish_one, insert_new, new_row
 
-PAGE = 100
 ADDED, SAME, CONFLICT, REPLACED, HELD = "added", "same", "conflict", "replaced an unfinished run", "held"
 IMPORTED = "imported"
 
@@ -56,17 +55,9 @@ class Adoption:
     dropped: list[CheckpointFile] = field(default_factory=list)
 
 
-def finished(connection: Connection, after: str) -> list[RunRow]:
-    """The next `PAGE` finished runs whose keys come behind `after`, sorted by key."""
-    ended = runs.c.status.in_(sorted(status.value for status in TERMINAL))
-    query = select(*reading.RUN_COLUMNS).where(runs.c.key > after, ended).order_by(runs.c.key).limit(PAGE)
-    return [reading.run_row(row) for row in connection.execute(query)]
-
-
 def results(connection: Connection, keys: Sequence[str]) -> list[Result]:
     """These runs as one moment shows them; those that are not finished are left out."""
-    if connection.dialect.name == "postgresql":  # SQLite's transactions see one moment anyway
-        connection.execute(text("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ"))
+    freeze(connection)
     found = reading.rows(connection, keys)
     return [_result(connection, row) for row in found.values() if row.status in TERMINAL]
 

@@ -29,6 +29,9 @@ ENVIRONMENT = {
 }
 
 
+UI_HOST, UI_PORT = "127.0.0.1", 5000
+
+
 def import_mlflow() -> None:
     """Import mlflow, after setting what it reads then: some seconds."""
     os.environ.update({name: value for name, value in ENVIRONMENT.items() if name not in os.environ})
@@ -109,7 +112,15 @@ def _flush(path: Path) -> None:
         os.close(handle)
 
 
-def ui_command(workspace: Workspace, host: str = "127.0.0.1", port: int = 5000) -> tuple[list[str], dict[str, str]]:
+def run_page(workspace: Workspace, run_id: str) -> str | None:
+    """Where MLflow shows a run: on its server, or once `bench ui` runs; None where it has no page of this kind."""
+    if workspace.tracking_uri.startswith("databricks"):
+        return None
+    base = redact(workspace.tracking_uri).rstrip("/") if is_remote(workspace) else f"http://{UI_HOST}:{UI_PORT}"
+    return f"{base}/#/runs/{run_id}"
+
+
+def ui_command(workspace: Workspace, host: str = UI_HOST, port: int = UI_PORT) -> tuple[list[str], dict[str, str]]:
     """The command and the environment that serve MLflow's pages over the workspace: one worker, no job runner.
 
     The addresses are handed over in the environment, where other users of the machine see no password.

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from harness.spec import plain_number
 from harness.store import Metric, ResultStore, RunRow
 
 
@@ -27,11 +28,6 @@ def described(row: RunRow, metrics: dict[str, Metric], outcome: str | None = Non
         "mlflow_run_id": row.mlflow_run_id,
     }
     return shown if outcome else {name: value for name, value in shown.items() if name != "outcome"}
-
-
-def plain_number(value: float) -> float | str:
-    """A number that JSON can hold: finite as it is, else its name."""
-    return value if abs(value) < float("inf") else str(float(value))
 
 
 def collect(store: ResultStore, keys: Sequence[str], outcomes: dict[str, str] | None = None) -> list[dict[str, Any]]:

@@ -1,0 +1,139 @@
+"""`bench export`: results out of a workspace, as tables to analyse or as a bundle for another workspace."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from harness.cli._options import json_option, out_file, plural, print_json, watched
+from harness.cli._selection import Selection, choice_of, opened, run_of, selection
+from harness.errors import UsageError
+from harness.workspace import Workspace
+
+if TYPE_CHECKING:
+    from harness.results.choice import Choice
+    from harness.store import Result, ResultStore, RunRow
+
+SUFFIXES = {".csv": "csv", ".jsonl": "jsonl", ".ndjson": "jsonl", ".parquet": "parquet"}
+PAGE = 100
+
+
+@click.command()
+@click.argument("keys", nargs=-1, metavar="[KEY]...")
+@click.option("-o", "--output", type=click.Path(path_type=Path, dir_okay=False), metavar="FILE", help="Write there, whole or not at all.")
+@click.option("--what", type=click.Choice(["runs", "metrics", "curves"]), default="runs", show_default=True, help="What a row is.")
+@click.option(
+    "--format",
+    "format_",
+    type=click.Choice(["csv", "jsonl", "parquet"]),
+    metavar="FORMAT",
+    help="csv, jsonl or parquet. Without it: what FILE ends in.",
+)
+@click.option("--bundle", type=click.Path(path_type=Path), metavar="FILE", help="Write a bundle instead; there must be no such file.")
+@selection
+@click.option("--status", "statuses", multiple=True, metavar="STATUS", help="Of this status only: done, diverged, ... Repeat for more.")
+@json_option
+def export(
+    keys: Sequence[str],
+    output: Path | None,
+    what: str,
+    format_: str | None,
+    bundle: Path | None,
+    chosen: Selection,
+    statuses: Sequence[str],
+    as_json: bool,
+) -> None:
+    """Write results to a file: a table to analyse, or a bundle for `bench import` in another workspace.
+
+    A table has all runs, whatever became of them: a row a run with its metrics, costs, versions and settings, or with --what
+    a row a run and metric, or a row a run, metric and step. docs/results.md explains the columns. Without FILE it is printed.
+
+    A bundle holds the specs, metrics, curves, history, plans, environments, last checkpoints and pictures of finished runs. The
+    same runs give the same file, to the byte. A run is named by its key or the first digits of it; without names all are written.
+
+    \b
+    Examples:
+      bench export -o results.parquet
+      bench export --what curves --study smoke -o curves.csv
+      bench export -t 'gaussian-*' --format csv
+      bench export --bundle results.bench -t gaussian-25
+    """
+    if bundle is not None and (output, what, format_) != (None, "runs", None):
+        raise UsageError("A bundle is no table: leave out -o, --what and --format, or --bundle.")
+    for key in keys:
+        if Path(key).suffix in SUFFIXES:
+            raise UsageError(f"'{key}' is no run's key. To write a file of that name: bench export -o {key}")
+    written = "" if bundle else _format("jsonl" if as_json else format_, output)
+    with opened("export") as store:
+        rows = [run_of(store, key) for key in dict.fromkeys(keys)]
+        choice = choice_of(chosen, statuses, {row.key for row in rows} if rows else None)
+        if bundle is None:
+            _write_table(store, choice, what, written, output)
+        else:
+            _write_bundle(store, rows, choice, bundle, as_json)
+
+
+def _format(given: str | None, output: Path | None) -> str:
+    """The format asked for, or what the file's name ends in."""
+    if given == "parquet" and output is None:
+        raise UsageError("Parquet is no text. Say which file to write: -o FILE.parquet.")
+    if given is not None:
+        return given
+    if output is None:
+        raise UsageError(
+            "Say what to write: a table with -o FILE.csv (.jsonl, .parquet) or --format csv to print it, or bench export --bundle FILE."
+        )
+    if output.suffix.lower() not in SUFFIXES:
+        raise UsageError(f"What shall {output.name} be? Give it an ending ({', '.join(SUFFIXES)}), or say --format.")
+    return SUFFIXES[output.suffix.lower()]
+
+
+def _write_table(store: ResultStore, choice: Choice, what: str, written: str, output: Path | None) -> None:
+    from harness.results.choice import choose_some
+    from harness.results.files import FORMATS
+    from harness.results.tables import TABLES
+
+    with store.snapshot() as snapshot:
+        chosen = choose_some(snapshot, choice)
+        table = TABLES[what](snapshot, chosen)
+        shown = dataclasses.replace(table, blocks=watched(table.blocks, table.n_blocks, "Writing"))
+        with out_file(output) as file:
+            FORMATS[written](shown, file)
+    if output is not None:
+        click.echo(f"{chosen}. What the columns mean: docs/results.md", err=True)
+
+
+def _write_bundle(store: ResultStore, rows: Sequence[RunRow], choice: Choice, bundle: Path, as_json: bool) -> None:
+    from harness.bundle import write
+    from harness.results.choice import choose
+    from harness.spec import TERMINAL
+
+    for row in rows:
+        if row.status not in TERMINAL:
+            raise UsageError(f"Run {row.key} is {row.status}. Only finished runs can be exported.")
+    finished = dataclasses.replace(choice, statuses=TERMINAL.intersection(choice.statuses or TERMINAL))
+    with store.snapshot() as snapshot:
+        found = choose(snapshot, finished).keys
+        withdrawn = snapshot.withdrawn(found)
+    if withdrawn:
+        click.echo(f"{plural(len(withdrawn), 'withdrawn run')} left out.", err=True)
+    keys = sorted(key for key in found if key not in withdrawn)
+    lines: list[dict[str, Any]] = []
+    for key, missing in watched(write(bundle, Workspace.current().home, _results(store, keys)), len(keys), "Writing"):
+        lines.append({"key": key, "outcome": "exported", "missing": missing})
+    incomplete = sum(bool(line["missing"]) for line in lines)
+    if as_json:
+        print_json(lines)
+    else:
+        click.echo(f"Wrote {plural(len(lines), 'run')} to {bundle} ({bundle.stat().st_size:,} bytes).")
+    if incomplete:
+        click.echo(f"{plural(incomplete, 'run')} went without files that are missing or damaged here. See: bench doctor.", err=True)
+
+
+def _results(store: ResultStore, keys: Sequence[str]) -> Iterator[Result]:
+    for start in range(0, len(keys), PAGE):
+        yield from store.results(keys[start : start + PAGE])
