@@ -1,0 +1,137 @@
+"""A step of each method on Gaussian data, alone and in a stack of ten, beside the published way.
+
+    python benchmarks/gaussian.py
+
+The published way is that of the code released with arXiv:1805.11328: each step goes over all 10,000 points for their mean and their
+d x d matrix of products, of which it needs only a trace; then HVAE's ten steps with ten particles, backward, and RMSProp. It is
+written here in the same torch, in single precision as it was published. Ours takes the moments of the data once. Beside both: a
+Python loop over ten replicates, and ten times and a hundred times the data. One thread.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import timing
+import torch
+from timing import claim, ratio, spread, stepper, table, text
+
+METHODS = ("vb", "iwae", "pnf", "iaf", "hvae", "hvae-untempered", "hvae-iaf")
+DIMS = (25, 400)
+STACK, PARTICLES, K, POINTS = 10, 10, 10, 10_000
+PUBLISHED = {"optimiser": "rmsprop", "particles": PARTICLES, "batch_size": None, "dtype": "float32"}
+ALONE, STACKED, LOOP, PUBLISHED_WAY = "alone", "stack of ten", "loop over ten", "published way"
+
+
+def published(dim: int) -> Callable[[], None]:
+    """A step of tempered HVAE over the full data, as published."""
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(POINTS, dim, generator=generator)
+    leaves = [torch.zeros(dim), torch.full((dim,), 3.0), torch.full((dim,), math.log(0.01 / 0.99)), torch.tensor(math.log(4.0))]
+    delta, log_sigma, logit_epsilon, log_excess = leaves = [leaf.requires_grad_() for leaf in leaves]
+    optimiser = torch.optim.RMSprop(leaves, lr=1e-6)
+
+    def step() -> None:
+        mean, products = x.mean(0), x.T @ x  # [d], [d, d]
+        z, gamma = torch.randn(2, PARTICLES, dim, generator=generator)
+        variance, epsilon = torch.exp(2 * log_sigma), 0.5 * torch.sigmoid(logit_epsilon)
+        p, last = (1 + log_excess.exp()) * gamma, 1 + log_excess.exp()
+
+        def slope(z: torch.Tensor) -> torch.Tensor:
+            return z + POINTS * (z + delta - mean) / variance
+
+        for k in range(1, K + 1):
+            p = p - epsilon / 2 * slope(z)
+            z = z + epsilon * p
+            p = p - epsilon / 2 * slope(z)
+            temperature = 1 + log_excess.exp() * (1 - k**2 / K**2)
+            p, last = temperature / last * p, temperature
+        precision = torch.exp(-2 * log_sigma)
+        trace = torch.trace(torch.diag(precision) @ products)
+        fit = ((z + delta) * precision * (z + delta - 2 * mean)).sum(1).mean()
+        bound = -POINTS * log_sigma.sum() - trace / 2 - POINTS / 2 * fit - (z.square().sum(1) + p.square().sum(1)).mean() / 2
+        optimiser.zero_grad()
+        (-bound).backward()
+        optimiser.step()
+
+    return step
+
+
+def loop(method: str, task: str, settings: dict[str, Any]) -> Callable[[], None]:
+    """A step of each of ten stacks of one."""
+    alone = [stepper(method, task, settings) for _ in range(STACK)]
+
+    def step() -> None:
+        for one in alone:
+            one()
+
+    return step
+
+
+def contenders(dim: int) -> dict[str, Callable[[], None]]:
+    """Every method alone and in a stack, and the references of HVAE."""
+    task = f"gaussian-{dim}"
+    found = {}
+    for method in METHODS:
+        found[f"{method}, {ALONE}"] = stepper(method, task, PUBLISHED)
+        found[f"{method}, {STACKED}"] = stepper(method, task, PUBLISHED, STACK)
+    double = PUBLISHED | {"dtype": "float64"}
+    found[f"hvae in double precision, {ALONE}"] = stepper("hvae", task, double)
+    found[f"hvae in double precision, {STACKED}"] = stepper("hvae", task, double, STACK)
+    found[f"hvae, {LOOP}"] = loop("hvae", task, PUBLISHED)
+    return found | {f"hvae, {PUBLISHED_WAY}": published(dim)}
+
+
+def more_data(rounds: int) -> dict[str, dict[str, list[float]]]:
+    """Steps with 10,000 and 1,000,000 points at d = 25."""
+    sizes = (POINTS, 100 * POINTS)
+    found = {f"{n:,} points": stepper("hvae", "gaussian-25", PUBLISHED | {"task.n_data": n}, STACK) for n in sizes}
+    return timing.race(found, 5 * rounds, dict.fromkeys(found, 20))
+
+
+def measure(rounds: int) -> dict[str, Any]:
+    """Tables and claims."""
+    torch.set_num_threads(1)
+    tables, claims, kept = {}, [], {}
+    for dim in DIMS:
+        found = contenders(dim)
+        quick = {name: 10 for name in found if PUBLISHED_WAY not in name and LOOP not in name}
+        kept[f"gaussian-{dim}"] = taken = timing.race(found, rounds, quick)
+        tables[f"gaussian-{dim}: milliseconds a step"] = shown(taken)
+        way = f"hvae, {PUBLISHED_WAY}"
+        faster = {
+            "alone": ratio(taken, way, f"hvae, {ALONE}"),
+            "in a stack of ten, a replicate": ratio(taken, way, f"hvae, {STACKED}", share=STACK),
+            "in a stack of ten, than one Python loop over ten": ratio(taken, f"hvae, {LOOP}", f"hvae, {STACKED}"),
+        }
+        tables[f"gaussian-{dim}: times as fast as the published way, or a loop"] = table(
+            ["hvae", "ratio of processor time"], [[name, text(figure)] for name, figure in faster.items()]
+        )
+        if dim == DIMS[-1]:
+            names = tuple(faster)
+            claims.append(claim("gaussian-400, hvae alone, times as fast as published", faster[names[0]]["median"], 60, at_most=False))
+            claims.append(claim("gaussian-400, hvae in a stack of ten, times as fast as published", faster[names[1]]["median"], 250, False))
+    kept["points"] = points = more_data(rounds)
+    first, second = points
+    share = ratio(points, second, first)
+    tables["Data points, gaussian-25, hvae in a stack of ten"] = table(
+        ["data", "processor ms a step"], [[name, text(spread(clocks["processor"]), 1e-3)] for name, clocks in points.items()]
+    )
+    claims.append(claim("a step with 1,000,000 points over one with 10,000", share["median"], 1.05, at_most=True))
+    return {"tables": tables, "claims": claims, "seconds": kept}
+
+
+def shown(taken: timing.Seconds) -> str:
+    """Elapsed and processor time of each step, and a replicate's share of it."""
+    rows = []
+    for name, clocks in taken.items():
+        figures = {clock: spread(values) for clock, values in clocks.items()}
+        replicates = STACK if STACKED in name or LOOP in name else 1
+        rows.append([name, *(text(figure, 1e-3) for figure in figures.values()), f"{figures['processor']['median'] / replicates * 1e3:.3g}"])
+    return table(["step", "elapsed", "processor", "processor, a replicate"], rows)
+
+
+if __name__ == "__main__":
+    timing.run(measure, __doc__, __file__)
