@@ -67,27 +67,27 @@ class Hamiltonian(Method, frozen=True):
 
         One step is $v \mathrel{+}= \tfrac\epsilon2 s(z)$, $z \mathrel{+}= \epsilon v$, $v \mathrel{+}= \tfrac\epsilon2 s(z)$ with
         $s = \nabla_z \log p(x, z)$: its Jacobian is 1, and the powers of $T_0$ from the start and from the cooling cancel.
-        The score at the end of a step is the one at the start of the next, so K steps take K + 1 scores.
+
+        Computed with $u = v / T$, which cooling leaves alone: step k drifts by $\epsilon_k T_{k-1} u$ and kicks u by
+        $a_k = \epsilon_k / (2 T_{k-1})$ times the score, before and after. The score after a step is the one before the next, so the
+        two kicks are one, of $a_k + a_{k+1}$, and K steps take K + 1 scores. As $T_K = 1$, $u_K = v_K$.
 
         Returns: $[z_0 \dots z_K]$, each [S, N, D]; $v_K$ [S, N, D]; $-\log q_0(z_0) - \log N(g)$ [S, N].
         """
         z = problem.base.sample(noise, n_particles)
         g = noise.normal(*z.shape, like=z)
         log_start = -problem.base.log_prob(z) - log_std_normal(g)
-        T = self.temperatures(params)
-        cooling = T[1:] / T[:-1]  # [K, R, 1]
+        T = self.temperatures(params)[:-1]  # [K, R, 1]
         steps = self.max_step * torch.sigmoid(params["step"])  # [R, D] or [R, K, D]
-        epsilons = steps.unbind(1) if self.vary_steps else [steps] * self.n_leapfrog
-        halves = (steps / 2).unbind(1) if self.vary_steps else [steps / 2] * self.n_leapfrog
-        path, v, score = [z], T[0] * g, problem.score(z)
-        for epsilon, half, cool in zip(epsilons, halves, cooling.unbind(), strict=True):
-            v = torch.addcmul(v, half, score)
-            z = torch.addcmul(z, epsilon, v)
-            score = problem.score(z)
-            v = torch.addcmul(v, half, score)
-            v = v if self.tempering == "none" else cool * v
+        epsilon = steps.transpose(0, 1) if self.vary_steps else steps  # [K, R, D] or [R, D]
+        half = epsilon / (2 * T)  # [K, R, D]
+        kicks = torch.cat([half[:1], half[:-1] + half[1:], half[-1:]]).unbind()  # K + 1 of [R, D]
+        path, u = [z], g + kicks[0] * problem.score(z)
+        for drift, kick in zip((epsilon * T).unbind(), kicks[1:], strict=True):
+            z = z + drift * u
+            u = u + kick * problem.score(z)
             path.append(z)
-        return path, v, log_start
+        return path, u, log_start
 
 
 class HVAE(Hamiltonian, frozen=True):
