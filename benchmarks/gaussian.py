@@ -136,7 +136,9 @@ def shown(taken: timing.Seconds) -> str:
     for name, clocks in taken.items():
         figures = {clock: spread(values) for clock, values in clocks.items()}
         replicates = STACK if STACKED in name or LOOP in name else 1
-        rows.append([name, *(text(figure, 1e-3) for figure in figures.values()), f"{figures['processor']['median'] / replicates * 1e3:.3g}"])
+        rows.append(
+            [name, *(text(figure, 1e-3) for figure in figures.values()), f"{figures['processor']['median'] / replicates * 1e3:.3g}"]
+        )
     return table(["step", "elapsed", "processor", "processor, a replicate"], rows)
 
 

@@ -107,7 +107,9 @@ def rival(name: str, nets: PlainNets | FastNets) -> Callable[[], None]:
     sizes = {"input_dim": (784,), "latent_dim": LATENT, "reconstruction_loss": "bce"}
     torch.manual_seed(0)
     if name == "hvae":
-        model = HVAE(HVAEConfig(**sizes, n_lf=K, eps_lf=0.01, beta_zero=2 / 3, learn_eps_lf=True, learn_beta_zero=True), Encoder(), Decoder())
+        model = HVAE(
+            HVAEConfig(**sizes, n_lf=K, eps_lf=0.01, beta_zero=2 / 3, learn_eps_lf=True, learn_beta_zero=True), Encoder(), Decoder()
+        )
     else:
         model = IWAE(IWAEConfig(**sizes, number_samples=PARTICLES), Encoder(), Decoder())
     x = (torch.rand(2560, 784) < 0.13).float()

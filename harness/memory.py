@@ -19,4 +19,4 @@ def keep_freed_memory() -> bool:
     if not sys.platform.startswith("linux"):
         return False
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
-    return mallopt is not None and all([mallopt(setting, value) == 1 for setting, value in KEPT.items()])
+    return mallopt is not None and all(mallopt(setting, value) == 1 for setting, value in KEPT.items())

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 
 import torch
 
-from harness import environment, gallery, registry, validation
+from harness import devices, environment, gallery, registry, validation
 from harness.api import Method, Task
 from harness.errors import BenchError, DataError, LeaseLost, PluginError, StoreError
 from harness.evaluation import Score, scoring
@@ -74,6 +74,7 @@ def run(job: Job) -> Iterator[Event]:
         LeaseLost: another process has taken over.
     """
     try:
+        devices.use(job.plan.device)
         method, task = _plugins(job.specs[0])
         patiently(lambda: job.store.begin(list(job.claims.values()), job.plan, environment.describe()))
         torch.set_num_threads(job.plan.threads)
@@ -82,7 +83,9 @@ def run(job: Job) -> Iterator[Event]:
         tidy(job)
         yield from map(Note, warnings)
         yield Began(tuple(spec for _, spec, _ in job.members()), state.step)
+        state.to(job.plan.device)
         yield from _train(job, method, task, state)
+        state.to("cpu")  # scores and files are made there
         yield from _finish(job, method, task, state)
         tidy(job)
     except (Stop, GeneratorExit):

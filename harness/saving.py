@@ -43,6 +43,7 @@ class Options:
     total_limit_s: float | None = None
     memory_limit: int | None = None  # bytes a worker may take
     threads: int = field(default_factory=cores)
+    device: str = "cpu"
     until: int | None = None  # the step at which runs are given back, for tuning to look at them
 
     def deadline(self, now: float) -> float:
@@ -89,9 +90,9 @@ class Job:
         return "the time for all runs together is over" if now >= self.deadline else None
 
 
-def new_plan(specs: Sequence[RunSpec], threads: int) -> Plan:
+def new_plan(specs: Sequence[RunSpec], threads: int, device: str = "cpu") -> Plan:
     """How a stack is computed from now on, whoever goes on with it."""
-    return Plan(members=tuple(spec.key for spec in specs), threads=threads, torch=torch.__version__)
+    return Plan(members=tuple(spec.key for spec in specs), threads=threads, device=device, torch=torch.__version__)
 
 
 def resume(job: Job, method: Method, task: Task) -> tuple[State, list[str]]:

@@ -67,6 +67,15 @@ class State:
         """Which replicates still train, [R]."""
         return self.diverged_at == NEVER
 
+    def to(self, device: str) -> None:
+        """Move every tensor to a device."""
+        for name, kept in list(vars(self).items()):
+            if isinstance(kept, Tensor):
+                setattr(self, name, kept.to(device))
+        self.moments = {name: moment.to(device) for name, moment in self.moments.items()}
+        splits = {name: split for name, split in vars(self.data).items() if split is not None}
+        self.data = Data(**{name: {leaf: kept.to(device) for leaf, kept in split.items()} for name, split in splits.items()})
+
     def reached(self, replicate: int) -> int:
         """Steps that a replicate has taken: all so far, or those before it was frozen."""
         diverged = int(self.diverged_at[replicate])

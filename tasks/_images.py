@@ -101,7 +101,7 @@ class BinaryImages(Task, frozen=True):
         x = x if batch_size is None else mini_batch(x[None], step, batch_size, noise)[0]
         if self.binarisation != "dynamic":
             return {"x": x}
-        drawn = noise.at(step).uniform(*x.shape, like=torch.zeros((), dtype=torch.float32))
+        drawn = noise.at(step).uniform(*x.shape, like=x.new_zeros((), dtype=torch.float32))
         return {"x": (drawn * 255 < x).to(torch.uint8)}
 
     def scored_batches(self, data: Data, batch_size: int | None, noise: Noise) -> Iterator[Batch]:

@@ -54,6 +54,7 @@ class Work:
     memory_limit: float | None = None
     time_limit: float | None = None
     total_time_limit: float | None = None
+    device: str = "cpu"
 
     def check(self) -> None:
         """Refuse what contradicts itself.
@@ -67,13 +68,25 @@ class Work:
             raise UsageError("Give one of --workers (processes here), --scheduler (a Dask cluster) and --queue (leave it to bench worker).")
         if self.memory_limit and not (self.workers or self.scheduler):
             raise UsageError("--memory-limit is a worker's: give --workers N too.")
+        self.check_device()
+
+    def check_device(self) -> None:
+        """Refuse a device that is not here.
+
+        Raises:
+            UsageError: it is not.
+        """
+        if self.device != "cpu":
+            from harness import devices
+
+            devices.use(self.device)
 
     def options(self) -> Options:
         """The part that whoever makes the runs must know."""
         from harness.saving import Options
 
         memory = None if self.memory_limit is None else int(self.memory_limit)
-        return Options(self.save_every, self.other_torch, self.time_limit, self.total_time_limit, memory)
+        return Options(self.save_every, self.other_torch, self.time_limit, self.total_time_limit, memory, device=self.device)
 
 
 SAVE_HELP = "Time between checkpoints. Without it: five seconds, or longer, so that they take under one percent of a run."
@@ -85,6 +98,7 @@ def limit_options(command: Command) -> Command:
         click.option("--time-limit", type=DURATION, metavar="TIME", help="For each run: 90s, 15m, 2.5h. It is saved, and ends as timeout."),
         click.option("--total-time-limit", type=DURATION, metavar="TIME", help="For all runs together; what is not begun stays queued."),
         click.option("--memory-limit", type=MEMORY, metavar="SIZE", help="For each worker: 4G. A run that wants more fails."),
+        click.option("--device", default="cpu", show_default=True, metavar="NAME", help="Where new runs are made: cpu, cuda or cuda:N."),
         click.option("--save-every", type=click.FloatRange(0), metavar="SECONDS", help=SAVE_HELP),
         click.option("--other-torch", is_flag=True, help="Go on with runs that began under another torch; their bits may differ."),
     ]  # fmt: skip

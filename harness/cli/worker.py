@@ -32,6 +32,7 @@ def worker(ctx: click.Context, drain: bool, **limits: Any) -> None:
     from harness.store import ResultStore
 
     work = Work(**limits)
+    work.check_device()
     workspace = Workspace.current()
     with signals() as stop:
         workspace.prepare()

@@ -149,7 +149,7 @@ def run_claims(
 def _new_plan(specs: Sequence[RunSpec], options: Options) -> Plan:
     """How a stack is computed here: one thread, which is the fastest for small replicated problems; all that there are for large ones."""
     threads = 1 if registry.find("task", specs[0].task).cls.stacks else options.threads
-    return saving.new_plan(specs, threads)
+    return saving.new_plan(specs, threads, options.device)
 
 
 def _specs(store: ResultStore, keys: Sequence[str]) -> list[RunSpec]:

@@ -1,0 +1,78 @@
+"""Where runs are computed: the plan's device, one that is not there, and memory that is kept."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from dataclasses import fields
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+from torch import Tensor
+
+from harness import training
+from harness.cli import main
+from harness.matrix import resolve
+from harness.registry import find, listings
+
+
+@pytest.mark.parametrize(
+    "command", [("run", "-m", "vb", "-t", "gaussian-2"), ("worker", "--drain"), ("tune", "-m", "vb", "-t", "gaussian-2")]
+)
+@pytest.mark.parametrize("device", ["cuda:99", "toaster"])
+def test_a_device_that_is_not_there_is_one_line_and_nothing_is_written(command, device, tmp_path, monkeypatch):
+    monkeypatch.setenv("BENCH_HOME", str(tmp_path / "home"))
+    result = CliRunner().invoke(main, [*command, "--device", device])
+    assert result.exit_code == 2
+    assert f"No device '{device}' on this machine. Available: cpu" in result.stderr
+    assert "Choose one: --device" in result.stderr
+    assert len(result.stderr.strip().splitlines()) == 1
+    assert not (tmp_path / "home").exists()
+
+
+@pytest.mark.parametrize(("task", "settings"), [("gaussian-2", {}), ("digits", {"validate_every": 1})])
+def test_a_state_moves_as_a_whole(task, settings):
+    found = resolve(find("method", "hvae"), find("task", task), "smoke", {"steps": 2} | settings)
+    state = training.start(found.method, found.task, found.protocol, [0])
+    state.to("meta")
+    splits = [split for split in (state.data.train, state.data.validation, state.data.test) if split]
+    owned = [getattr(state, item.name) for item in fields(state)]
+    tensors = (
+        [leaf for leaf in owned if isinstance(leaf, Tensor)] + [*state.moments.values()] + [x for split in splits for x in split.values()]
+    )
+    assert len(tensors) > 8
+    assert {tensor.device.type for tensor in tensors} == {"meta"}
+
+
+def test_no_task_names_a_device():
+    from harness.conformance.method_checks import device_words
+
+    sources = {item.name: find("task", item.name).cls.__module__ for item in listings("task").values()}
+    assert len(sources) > 3
+    for module in set(sources.values()):
+        assert device_words(Path(str(sys.modules[module].__file__)).read_text(encoding="utf-8")) == [], module
+
+
+FAULTS = """
+import resource, sys, torch
+from harness.memory import keep_freed_memory
+if sys.argv[1] == "keep":
+    assert keep_freed_memory()
+def step():
+    blocks = [torch.ones(7 * 2**20) for _ in range(4)]  # 28 MB each
+step()
+before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+for _ in range(10):
+    step()
+print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+"""
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="glibc's")
+def test_memory_that_was_freed_comes_back_without_the_system():
+    faults = {}
+    for how in ("keep", "give"):
+        done = subprocess.run([sys.executable, "-c", FAULTS, how], capture_output=True, text=True, check=True)
+        faults[how] = int(done.stdout)
+    assert 4 * faults["keep"] < faults["give"]
