@@ -10,9 +10,7 @@ calls in seconds, with the smallest and the largest.
 from __future__ import annotations
 
 import argparse
-import json
 import os
-import platform
 import random
 import statistics
 import subprocess
@@ -23,7 +21,9 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
-from store import ROOT, databases, fill, measured
+import timing
+from store import databases, fill, measured
+from timing import ROOT
 
 from harness.matrix import expand
 from harness.store import NewRun
@@ -71,16 +71,14 @@ def run(seeds: int, repeats: int) -> dict[str, object]:
                 taken = measured(call, repeats)
                 figures[f"{kind}: {said}"] = {"median_s": statistics.median(taken), "min_s": min(taken), "max_s": max(taken)}
                 print(f"{kind:10} {said:64} {statistics.median(taken):6.2f} s  ({min(taken):.2f} to {max(taken):.2f})", flush=True)
-    count = sum(1 for _ in finished_runs(1)) * seeds
-    return {"runs": count, "repeats": repeats, "machine": platform.platform(), "cores": os.cpu_count(), "figures": figures}
+    return timing.medians(repeats, figures)
 
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", type=int, default=SEEDS)
     parser.add_argument("--repeats", type=int, default=5)
-    parser.add_argument("--json", type=Path)
+    parser.add_argument("--json", type=Path, default=timing.FIGURES / f"{Path(__file__).stem}.json")
     arguments = parser.parse_args()
     result = run(arguments.seeds, arguments.repeats)
-    if arguments.json:
-        arguments.json.write_text(json.dumps(result, indent=2) + "\n")
+    timing.keep(result, arguments.json)

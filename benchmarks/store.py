@@ -11,9 +11,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import itertools
-import json
 import os
-import platform
 import statistics
 import sys
 import tempfile
@@ -22,19 +20,17 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
-ROOT = Path(__file__).parent.parent
-sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
+import timing
+from click.testing import CliRunner
+from sqlalchemy import insert
 
-from click.testing import CliRunner  # noqa: E402
-from sqlalchemy import insert  # noqa: E402
-
-from harness.cli import main  # noqa: E402
-from harness.executors.local import stacks  # noqa: E402
-from harness.matrix import expand  # noqa: E402
-from harness.spec import Plan, Status, canonical_json, digest  # noqa: E402
-from harness.store import NewRun, Owner, ResultStore  # noqa: E402
-from harness.store.connect import engine_for  # noqa: E402
-from harness.store.schema import curves, metrics, plans, runs  # noqa: E402
+from harness.cli import main
+from harness.executors.local import stacks
+from harness.matrix import expand
+from harness.spec import Plan, Status, canonical_json, digest
+from harness.store import NewRun, Owner, ResultStore
+from harness.store.connect import engine_for
+from harness.store.schema import curves, metrics, plans, runs
 
 N_RUNS = 100_000
 DIMS, METHODS = (2, 25, 100, 400), ("vb", "hvae", "iaf", "pnf")
@@ -183,15 +179,14 @@ def run(n: int, repeats: int) -> dict[str, object]:
                 taken = measured(call, repeats)
                 figures[f"{kind}: {question}"] = {"median_s": statistics.median(taken), "min_s": min(taken), "max_s": max(taken)}
                 print(f"{kind:10} {question:52} {statistics.median(taken):6.3f} s  ({min(taken):.3f} to {max(taken):.3f})")
-    return {"runs": n, "repeats": repeats, "machine": platform.platform(), "cores": os.cpu_count(), "figures": figures}
+    return timing.medians(repeats, figures)
 
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--runs", type=int, default=N_RUNS)
     parser.add_argument("--repeats", type=int, default=5)
-    parser.add_argument("--json", type=Path)
+    parser.add_argument("--json", type=Path, default=timing.FIGURES / f"{Path(__file__).stem}.json")
     arguments = parser.parse_args()
     result = run(arguments.runs, arguments.repeats)
-    if arguments.json:
-        arguments.json.write_text(json.dumps(result, indent=2) + "\n")
+    timing.keep(result, arguments.json)

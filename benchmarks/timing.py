@@ -131,8 +131,26 @@ def run(measure: Callable[[int], dict[str, Any]], about: str | None, file: str, 
         print(f"\n{title}\n\n{shown}")
     for one in result["claims"]:
         print(said(one))
-    arguments.json.parent.mkdir(parents=True, exist_ok=True)
-    arguments.json.write_text(json.dumps(result, indent=2) + "\n")
+    keep(result, arguments.json)
+
+
+def keep(result: dict[str, Any], path: Path) -> None:
+    """Write figures to a file."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(result, indent=2) + "\n")
+
+
+def medians(repeats: int, figures: dict[str, dict[str, float]]) -> dict[str, Any]:
+    """The result of a benchmark that times calls by name: `median_s`, `min_s` and `max_s` of each."""
+    rows = [[name, f"{one['median_s']:.3g} ({one['min_s']:.3g} to {one['max_s']:.3g})"] for name, one in figures.items()]
+    shown = {"Seconds: median, smallest and largest": table(["call", "seconds"], rows)}
+    return {
+        "rounds": repeats,
+        "tables": shown,
+        "claims": [],
+        "seconds": figures,
+        "made_on": made_on() | {"load": (os.getloadavg()[0],) * 2},
+    }
 
 
 def said(one: dict[str, Any]) -> str:

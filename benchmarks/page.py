@@ -1,0 +1,78 @@
+"""Writes `docs/performance.md` from the figures that the benchmarks kept.
+
+python benchmarks/page.py
+"""
+
+from __future__ import annotations
+
+import ast
+import json
+from pathlib import Path
+from typing import Any
+
+HERE = Path(__file__).parent
+PAGE = HERE.parent / "docs" / "performance.md"
+BENCHMARKS = {
+    "gaussian": "A step on Gaussian data",
+    "rivals": "A step on images, beside Pythae",
+    "images": "A step on images, and the score written out",
+    "scaling": "How time grows",
+    "tracking": "A whole run, beside its bare loop",
+    "store": "The result database at 100,000 finished runs",
+    "results": "Tables and reports of 100,000 finished runs",
+}
+INTRODUCTION = """# Performance
+
+This page is written by `python benchmarks/page.py` from the figures in `benchmarks/figures/`; `python benchmarks/all.py` makes them all
+anew. Figures are medians with the quartiles in brackets, unless said. Ratios mean more than seconds: contenders take turns, and a ratio
+is taken round by round. A load above 1 at the start tells of other work on the machine, which disturbs elapsed time most. Make the
+figures on your machine.
+"""
+POLICY = """## On a CUDA card
+
+`--device cuda` (or `cuda:N`) has new runs made on a card; the device is in the run's plan, and whoever goes on with the run needs it too.
+Single precision is true single precision there: TF32 is off, for products and for convolutions. Steps are not compiled. Noise is drawn on
+the processor, so that a run sees the same numbers on every device; scores are made on the processor. No figure on this page was made on a
+card.
+
+## What bounds a step
+
+- **Small problems** (Gaussian data): a step is some hundreds of operations of torch on a few thousand numbers each, and takes the time of
+  starting them, not of computing. This is why a stack of ten takes about as long as one replicate, and why the dimension hardly matters.
+- **Images**: convolutions and their gradients. `hvae` with K steps runs the decoder K + 2 times and its transpose K + 1 times, and
+  training goes back through both. Maps innermost in memory halve the convolutions, and the last layer, a transposed convolution to one
+  map, is four small convolutions of stride 1 (`tasks/_nets.py`).
+- Memory that a step frees is kept for the next (`harness/memory.py`), with glibc: else the system hands out zeroed pages at every step.
+"""
+
+
+def section(name: str, title: str) -> str:
+    """A benchmark's own words, its tables, its targets, and what they were made on."""
+    path = HERE / "figures" / f"{name}.json"
+    about = ast.get_docstring(ast.parse((HERE / f"{name}.py").read_text(encoding="utf-8"))) or ""
+    if not path.exists():
+        return f"## {title}\n\n{about}\n\nNo figures are kept yet.\n"
+    kept = json.loads(path.read_text(encoding="utf-8"))
+    parts = [f"## {title}", about, *(f"**{head}**\n\n{table}" for head, table in kept["tables"].items())]
+    if kept["claims"]:
+        parts.append("Targets:\n\n" + "\n".join(map(target, kept["claims"])))
+    return "\n\n".join([*parts, made_on(kept)]) + "\n"
+
+
+def target(claim: dict[str, Any]) -> str:
+    """A target as a line of a list."""
+    bound = f"{'at most' if claim['at_most'] else 'at least'} {claim['limit']:g}"
+    return f"- {claim['claim']}: {claim['value']:.3g}; {bound} **{'holds' if claim['holds'] else 'does not hold'}**."
+
+
+def made_on(kept: dict[str, Any]) -> str:
+    """Rounds, machine, releases and day."""
+    where = kept["made_on"]
+    load = "load {:.1f} before and {:.1f} after".format(*where["load"])
+    machine = f"{where['cpu']}, {where['cores']} cores, Python {where['python']}, torch {where['torch']}"
+    return f"{kept['rounds']} rounds; {machine}; {where['date']}, {load}."
+
+
+if __name__ == "__main__":
+    sections = [section(name, title) for name, title in BENCHMARKS.items()]
+    PAGE.write_text("\n".join([INTRODUCTION, *sections, POLICY]), encoding="utf-8")

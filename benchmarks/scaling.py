@@ -1,0 +1,113 @@
+"""How a step's time grows with replicates, dimensions, particles and data, and how far a step is from the machine's peak.
+
+    python benchmarks/scaling.py
+
+A step of `hvae` with ten leapfrog steps on Gaussian data, double precision, one thread. One size grows and the others stay at ten
+replicates, d = 25, ten particles, 10,000 points. The exponent is the slope of log time on log size over the larger half of the sizes: 0
+where starting the operations takes the time, 1 where the numbers do. Floating-point work of a step on Gaussian data is counted by hand
+from the formulas, 60 operations for each leapfrog step, particle and dimension, forward and back; that of a step on images by torch's own
+counter, products and convolutions alone. The peaks are those of a product of matrices and of a copy in the same run, on one thread.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import timing
+import torch
+from images import SIZES, RandomImages
+from timing import Found, spread, stepper, table, text
+from torch.utils.flop_counter import FlopCounterMode
+
+K = 10
+USUAL = {"replicates": 10, "dimensions": 25, "particles": 10, "points": 10_000}
+GROWTH = {
+    "replicates": (1, 10, 100, 1000),
+    "dimensions": (25, 250, 2500, 25_000),
+    "particles": (10, 100, 1000, 10_000),
+    "points": (1000, 10_000, 100_000),
+}
+SMALLER = {"points": 1000, "replicates": 2}  # while the dimension grows, so that the data fit into memory
+A_LEAPFROG_STEP = 60
+SIDE, COPIED = 2000, 2**25
+
+
+def sized(**changed: int) -> Callable[[], None]:
+    """A step at these sizes."""
+    size = USUAL | changed
+    settings = {"particles": size["particles"], "task.n_data": size["points"], "method.n_leapfrog": K, "batch_size": None}
+    return stepper("hvae", f"gaussian-{size['dimensions']}", settings, size["replicates"])
+
+
+def growth(rounds: int) -> dict[str, dict[int, dict[str, float]]]:
+    """Processor seconds of a step by what grows and how large it is."""
+    found = {}
+    for what, sizes in GROWTH.items():
+        kept = SMALLER if what == "dimensions" else {}
+        calls = {str(size): sized(**kept | {what: size}) for size in sizes}
+        taken = timing.race(calls, rounds, dict.fromkeys(calls, 5))
+        found[what] = {size: spread(taken[str(size)]["processor"]) for size in sizes}
+    return found
+
+
+def exponent(times: dict[int, dict[str, float]]) -> float:
+    """The slope of log time on log size over the larger half."""
+    last = list(times.items())[-(len(times) // 2 + len(times) % 2) :]
+    return float(np.polyfit(np.log([size for size, _ in last]), np.log([one["median"] for _, one in last]), 1)[0])
+
+
+def peaks(rounds: int) -> dict[str, dict[str, dict[str, float]]]:
+    """Seconds of a product of two matrices of each precision, and of a copy."""
+    calls: dict[str, Callable[[], object]] = {}
+    for dtype in (torch.float32, torch.float64):
+        a, b = torch.randn(2, SIDE, SIDE, dtype=dtype)
+        calls[f"product, {str(dtype)[6:]}"] = lambda a=a, b=b: a @ b
+    source, goal = torch.randn(2, COPIED)
+    calls["copy"] = lambda: goal.copy_(source)
+    return {name: {clock: spread(values) for clock, values in clocks.items()} for name, clocks in timing.race(calls, rounds).items()}
+
+
+def distances(rounds: int) -> list[list[str]]:
+    """What hot steps compute, how fast, and as a share of the peak of a product of matrices."""
+    peak = {name: 2 * SIDE**3 / clocks["processor"]["median"] for name, clocks in peaks(rounds).items() if name != "copy"}
+    images = Found(RandomImages, "mnist")
+    calls = {
+        "hvae K=10, gaussian-400, stack of ten": sized(dimensions=400),
+        "hvae K=15, images": stepper("hvae", images, SIZES | {"method.n_leapfrog": 15}),
+        "iwae k=40, images": stepper("iwae", images, SIZES | {"particles": 40}),
+    }
+    work = {}
+    for name, call in calls.items():
+        with FlopCounterMode(display=False) as counter:
+            call()
+        counted = counter.get_total_flops()
+        work[name] = counted or A_LEAPFROG_STEP * K * USUAL["replicates"] * USUAL["particles"] * 400
+    taken = timing.race(calls, rounds)
+    rows = []
+    for name, flops in work.items():
+        speed = flops / spread(taken[name]["processor"])["median"]
+        best = peak["product, float64" if "gaussian" in name else "product, float32"]
+        rows.append([name, f"{flops / 1e9:.3g}", f"{speed / 1e9:.3g}", f"{best / 1e9:.3g}", f"{speed / best:.1%}"])
+    return rows
+
+
+def measure(rounds: int) -> dict[str, Any]:
+    """Tables."""
+    torch.set_num_threads(1)
+    found = growth(rounds)
+    rows = [[what, f"{size:,}", text(one, 1e-3)] for what, times in found.items() for size, one in times.items()]
+    slopes = {what: exponent(times) for what, times in found.items()}
+    copied = peaks(rounds)["copy"]["processor"]["median"]
+    tables = {
+        "Milliseconds a step, processor": table(["what grows", "size", "processor ms"], rows),
+        "Exponents": table(["what grows", "time grows as its power"], [[what, f"{slope:.2f}"] for what, slope in slopes.items()]),
+        "Distance from the peak": table(["step", "GFLOP a step", "GFLOP/s", "peak GFLOP/s", "share"], distances(rounds)),
+        "Copy": table(["memory, read and written", "GB/s"], [[f"{8 * COPIED / 1e9:.2g} GB", f"{8 * COPIED / copied / 1e9:.3g}"]]),
+    }
+    return {"tables": tables, "claims": [], "seconds": found, "exponents": slopes}
+
+
+if __name__ == "__main__":
+    timing.run(measure, __doc__, __file__, rounds=5)
