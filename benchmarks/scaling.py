@@ -5,7 +5,7 @@
 A step of `hvae` with ten leapfrog steps on Gaussian data, double precision, one thread. One size grows and the others stay at ten
 replicates, d = 25, ten particles, 10,000 points. The exponent is the slope of log time on log size over the larger half of the sizes: 0
 where starting the operations takes the time, 1 where the numbers do. Floating-point work of a step on Gaussian data is counted by hand
-from the formulas, 60 operations for each leapfrog step, particle and dimension, forward and back; that of a step on images by torch's own
+from the formulas, 18 operations for each leapfrog step, particle and dimension, forward and back; that of a step on images by torch's own
 counter, products and convolutions alone. The peaks are those of a product of matrices and of a copy in the same run, on one thread.
 """
 
@@ -30,7 +30,9 @@ GROWTH = {
     "points": (1000, 10_000, 100_000),
 }
 SMALLER = {"points": 1000, "replicates": 2}  # while the dimension grows, so that the data fit into memory
-A_LEAPFROG_STEP = 60
+A_LEAPFROG_STEP = 3 * (2 + 4)
+"""Operations a particle and dimension: drift, score and kick are a + b c each. Forward a product and a sum; back the products for b and
+for c, a sum over particles for the one and a sum with what else is asked of the other."""
 SIDE, COPIED = 2000, 2**25
 
 
