@@ -158,6 +158,22 @@ def test_a_file_is_the_same_whatever_is_held_at_a_time(workspace, tmp_path, monk
     assert parquet.ParquetFile(tmp_path / "x.parquet").num_row_groups > 10
 
 
+def test_postgresql_gives_the_same_tables(postgres_database, tmp_path):
+    runs = comparisons.gaussian_runs(range(2), ("gaussian-2",))
+    loaded = []
+    for number, environment in enumerate(({}, {"BENCH_DATABASE_URL": postgres_database()})):
+        workspace = filled_store.workspace_in(tmp_path / str(number), **environment)
+        comparisons.store_runs(workspace, runs)
+        with ResultStore.open(workspace.database_url) as store:
+            store.errata.add([runs[0].spec.key], "wrong")
+        loaded.append(harness.results.load(database=workspace.database_url))
+    here, there = loaded
+    times = ["created_at", "started_at", "finished_at"]
+    assert_frame_equal(here.runs.drop(columns=times), there.runs.drop(columns=times))
+    assert_frame_equal(here.metrics, there.metrics)
+    assert_frame_equal(here.curves, there.curves)
+
+
 # Names
 
 
