@@ -234,6 +234,37 @@ def test_a_baseline_that_is_several_rows_is_refused(compare, tmp_path):
     assert "'hvae' is 2 rows here: hvae n_leapfrog=1; hvae n_leapfrog=5. Say which one: --baseline 'hvae n_leapfrog=1'" in said
 
 
+# Nothing left
+
+
+def test_a_row_of_which_everything_is_withdrawn_says_so(compare, records, tmp_path):
+    workspace = filled_store.workspace_in(tmp_path)
+    runs = expand(list(GAPS), ["gaussian-2"], range(3), "smoke")
+    comparisons.store_runs(workspace, runs, gap)
+    gone = [run.spec.key for run in runs if run.spec.method == "pnf" or (run.spec.method, run.spec.seed) == ("vb", 0)]
+    with ResultStore.open(workspace.database_url) as store:
+        store.errata.add(gone, "wrong Jacobian")
+    assert of(records(home=tmp_path), "vb")["mean"] == 2.5
+    page = compare("--format", "markdown", home=tmp_path)
+    assert page.count("\\[a\\]") == page.count("\\[b\\]") == 2
+    assert "| pnf | withdrawn \\[a\\] |" in page
+    assert "- \\[a\\] 3 withdrawn, and in no mean: wrong Jacobian" in page
+    assert "| vb | **2.50 ± 0.50 (n = 2)** \\[b\\] |" in page
+    assert "n = 2 to 3" in page
+
+
+def test_where_all_failed_there_is_no_mean_and_nothing_breaks(compare, records, tmp_path):
+    workspace = filled_store.workspace_in(tmp_path)
+    comparisons.store_runs(workspace, expand(["vb"], ["gaussian-2"], range(3), "smoke"), lambda run: "not finite")
+    comparisons.store_runs(workspace, expand(["iaf"], ["gaussian-2"], range(3), "smoke"), lambda run: {"elbo_gap": float("nan")})
+    found = records(home=tmp_path)
+    assert (of(found, "vb")["failures"], of(found, "iaf")["failures"]) == ("3 diverged", "3 not finite")
+    assert (of(found, "vb")["n"], of(found, "vb")["mean"], of(found, "vb")["best"]) == (0, None, False)
+    text = compare("--differences", home=tmp_path)
+    assert (row(text, "vb")[1], row(text, "iaf")[1]) == ("3/3 diverged", "3/3 not finite")
+    assert "Nothing to compare with on gaussian-2: every row has failed runs." in text
+
+
 # What tuning took
 
 

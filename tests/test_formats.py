@@ -26,12 +26,8 @@ from markdown_it import MarkdownIt
 from pyarrow import parquet
 from test_browser import CHROMIUM, FLAGS
 
-from harness.analysis.formats import SCHEMA_VERSION, csv_text, html, latex, markdown
-from harness.analysis.formats.grid import Style, grids
+from harness.analysis.formats import SCHEMA_VERSION, csv_text
 from harness.analysis.formats.records import FORMULA
-from harness.analysis.sample import draw
-from harness.analysis.tables import Options
-from harness.analysis.tables import compare as compared
 from harness.cli import main
 from harness.cli._options import write_out
 from harness.errors import UsageError
@@ -46,18 +42,21 @@ needs_latex = pytest.mark.skipif(not shutil.which("pdflatex") and "CI" not in os
 
 @pytest.fixture(scope="module")
 def workspace(tmp_path_factory):
-    """Methods of such names on two tasks, one of them of such a name, and large and small numbers."""
+    """Methods of such names on two tasks, one of them of such a name, and large and small numbers; a third run of each is withdrawn."""
     workspace = filled_store.workspace_in(tmp_path_factory.mktemp("formats"))
     runs = comparisons.gaussian_runs(range(6), ["gaussian-2", "gaussian-25"])
     renamed = [replace(run, task_label=TASK) if run.task_label == "gaussian-25" else run for run in runs]
     comparisons.store_runs(workspace, renamed)
     first = [run for run in renamed if run.spec.method == "vb"]
-    large = [comparisons.renamed(run, name) for name in NAMES for run in first[:2]]
+    large = [comparisons.renamed(run, name) for name in NAMES for run in first[:3]]
     comparisons.store_runs(
         workspace,
         large,
         lambda run: {name: -value * 10.0 ** (3 * len(run.spec.method) - 20) for name, value in comparisons.scores(run).items()},
     )
+    with ResultStore.open(workspace.database_url) as store:
+        for run in large[2::3]:
+            store.errata.add([run.spec.key], f"reason {run.spec.method}")
     return workspace
 
 
@@ -78,16 +77,6 @@ def compare(workspace):
 def records(compare):
     """What is in the tables, as data."""
     return [json.loads(line) for line in compare("--json").splitlines()]
-
-
-@pytest.fixture(scope="module")
-def table(workspace):
-    """The grids of the tables, with a withdrawn result for each name, of which the name is the reason."""
-    with ResultStore.open(workspace.database_url) as store:
-        sample = draw(store)
-        marked = [replace(group, withdrawn=(group.cell.method,)) if group.cell.method in NAMES else group for group in sample.groups]
-        tables = compared(replace(sample, groups=marked, withdrawn={name: f"reason {name}" for name in NAMES}), Options())
-        return [grid for one in tables for grid in grids(one, Style(differences=True))]
 
 
 def means(records):
@@ -165,9 +154,10 @@ def test_a_wide_terminal_shows_a_table_with_bold_and_a_narrow_one_blocks(workspa
 # Markdown
 
 
-def test_markdown_renders_to_tables_of_the_same_cells(compare, records, table):
+def test_markdown_renders_to_tables_of_the_same_cells(compare, records):
     rendered = MarkdownIt("commonmark").enable(["table", "strikethrough"])
-    tokens = rendered.parse(compare("--format", "markdown", "--no-costs"))
+    text = compare("--format", "markdown", "--no-costs")
+    tokens = rendered.parse(text)
     rows, here = [], []
     for before, token in itertools.pairwise(tokens):
         if token.type == "tr_close":
@@ -181,7 +171,7 @@ def test_markdown_renders_to_tables_of_the_same_cells(compare, records, table):
     assert {len(row) for row in body} == {3}
     agree(body, records)
 
-    page = rendered.render(markdown(table))
+    page = rendered.render(text)
     assert "<script" not in page
     notes = re.findall(r"<li>(.*?)</li>", page)
     said = {Text.of(note).partition("] ")[2] for note in notes if "withdrawn" in note}
@@ -223,16 +213,15 @@ def test_html_has_a_cell_for_every_word_and_no_element_of_a_name(compare, record
     agree(reader.rows[1:], records)
     assert reader.elements <= {
         "html", "head", "meta", "title", "style", "body", "figure", "figcaption", "div", "table", "thead", "tbody", "tr", "th", "td",
-        "strong", "ul", "li",
+        "strong", "sup", "ul", "li",
     }  # fmt: skip
 
 
 @needs_browser
-def test_a_browser_shows_the_page_runs_nothing_and_asks_nobody(table, tmp_path):
+def test_a_browser_shows_the_page_runs_nothing_and_asks_nobody(compare):
     from playwright.sync_api import sync_playwright
 
-    page = tmp_path / "table.html"
-    page.write_text(html(table))
+    page = compare("--differences", to="table.html")
     complaints = []
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=CHROMIUM, args=[f"--{flag}" for flag in FLAGS])
@@ -279,8 +268,8 @@ def typeset(folder, text):
 
 
 @needs_latex
-def test_latex_compiles_and_prints_every_name_and_number(compare, table, records, tmp_path):
-    log, printed = typeset(tmp_path, latex(table))
+def test_latex_compiles_and_prints_every_name_and_number(compare, records, tmp_path):
+    log, printed = typeset(tmp_path, compare("--format", "latex", "--differences"))
     assert "LaTeX Error" not in log
     assert max([float(width) for width in re.findall(r"Overfull \\hbox \(([\d.]+)pt", log)], default=0.0) < 1
     for name in NAMES:

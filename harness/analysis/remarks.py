@@ -43,7 +43,7 @@ class Notes:
         if metric.says:
             end = f", {metric.better} is better" if metric.better else ""
             self._plain.append(f"{metric.name}: {metric.says}{end}.")
-        fewest = min(entry.interval.n for entry in entries)
+        fewest = min((entry.interval.n for entry in entries if entry.interval.n), default=0)
         if any(entry.best for entry in entries):
             self._plain.append(
                 f"Bold: the best mean of each column, and what {NAMES[options.test]} test of paired differences, with Holm's "

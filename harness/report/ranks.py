@@ -16,7 +16,7 @@ ABOUT = (
     "(Nemenyi's test at 5 %; Demsar 2006)."
 )
 MARGIN = 0.12
-"""Ranks between the best method and the first bar, and from bar to bar."""
+"""Ranks between the last method and the first bar, and from bar to bar."""
 
 
 def figures(ranking: Ranking | None) -> list[Figure]:
@@ -25,10 +25,10 @@ def figures(ranking: Ranking | None) -> list[Figure]:
         return []
     order = sorted(zip(ranking.mean_ranks, ranking.names, strict=True))
     places = {name: -place for place, (_, name) in enumerate(order)}
-    first = order[0][0]
+    last = order[-1][0]
     joins = [
         {
-            "type": "scatter", "mode": "lines", "x": [first - MARGIN * (1 + number)] * 2, "y": [places[clique[0]], places[clique[-1]]],
+            "type": "scatter", "mode": "lines", "x": [last + MARGIN * (1 + number)] * 2, "y": [places[clique[0]], places[clique[-1]]],
             "line": {"color": "@grey", "width": 5}, "hoverinfo": "text", "hovertext": label("not told apart", *clique), "showlegend": False,
         }
         for number, clique in enumerate(ranking.cliques)

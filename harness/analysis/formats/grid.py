@@ -72,7 +72,7 @@ def _cost_names(table: Table) -> tuple[str, ...]:
 
 
 def _means_are(table: Table, style: Style) -> str:
-    counts = sorted({entry.interval.n for line in table.lines for entry in line.entries if entry})
+    counts = sorted({entry.interval.n for line in table.lines for entry in line.entries if entry and entry.interval.n} or {0})
     spread = f"n = {counts[0]}" if len(counts) == 1 else f"n = {counts[0]} to {counts[-1]}"
     shown = f", in brackets the 95 % interval ({NAMES[table.options.interval]})" if style.brackets else " ± standard error"
     return f"Means over seeds{shown}; {spread}."
@@ -126,7 +126,7 @@ def _mean(entry: Entry | None, brackets: bool, usual: int) -> Word:
         return Word(NOTHING)
     said = [f"{some}/{entry.total} {status}" for status, some in entry.failures.items()]
     if not entry.interval.n:
-        return Word(", ".join(said) or NOTHING, False, entry.marks, entry.cell)
+        return Word(", ".join(said) or "withdrawn", False, entry.marks, entry.cell)
     if entry.total != usual:
         said.append(f"n = {entry.interval.n}")
     text = estimate(entry.interval, brackets) + (f" ({', '.join(said)})" if said else "")
