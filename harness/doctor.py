@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from harness import tracking
+from harness.data import KNOWN, verify
 from harness.spec import TERMINAL, Status
 from harness.store import CheckpointFile, Owner, ResultStore
 from harness.workspace import Workspace
@@ -18,20 +19,23 @@ ABANDONED = "abandoned"
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing that is wrong: what it is, and what mends it; None where nothing can, and then `advice` says what is lost."""
+    """One thing that is wrong: what it is, and what mends it; None where nothing here can. Of what is `lost`, `advice` says what it is."""
 
     kind: str
     text: str
     advice: str
     mend: Callable[[], None] | None
+    lost: bool = False
 
 
 def examine(workspace: Workspace, store: ResultStore) -> Iterator[Finding]:
-    """Every fault of a workspace: claims, then checkpoints, then files, then MLflow."""
+    """Every fault of a workspace: claims, then files on record, then other files, then MLflow, then data sets."""
     yield from abandoned_claims(store)
     yield from bad_checkpoints(workspace, store)
+    yield from bad_pictures(workspace, store)
     yield from orphan_files(workspace, store)
     yield from mirror_faults(workspace, store)
+    yield from bad_data()
 
 
 def abandoned_claims(store: ResultStore) -> Iterator[Finding]:
@@ -53,38 +57,68 @@ def bad_checkpoints(workspace: Workspace, store: ResultStore) -> Iterator[Findin
     rows = store.rows(list(files))
     for key, listed in files.items():
         for place, file in enumerate(listed):
-            fault = _fault(workspace.home / file.path, file)
+            fault = _fault(workspace.home / file.path, file.sha256)
             if fault is None:
                 continue
             text = f"checkpoint {file.path} of run {key} is {fault}"
-            copy = _copy_in_mirror(workspace, file)
+            copy = _copy_in_mirror(workspace, f"checkpoint/{Path(file.path).parent.name}.safetensors", file.sha256)
             if copy is not None:
                 yield Finding("checkpoint", text, "MLflow's copy of it is good", _restorer(copy, workspace.home / file.path))
             elif rows[key].status not in TERMINAL or place > 0:
                 yield Finding(
-                    "checkpoint", text, "the run does not need it: an older one, or the start, takes its place", _dropper(store, key, file)
+                    "checkpoint",
+                    text,
+                    "the run does not need it: an older one, or the start, takes its place",
+                    _dropper(store, key, file, workspace.home / file.path),
                 )
             else:
                 yield Finding(
-                    "checkpoint", text, "the trained state is lost, its metrics and curves are not; bench run --rerun makes it again", None
+                    "checkpoint",
+                    text,
+                    "the trained state is lost, its metrics and curves are not; bench run --rerun makes it again",
+                    None,
+                    True,
                 )
 
 
-def _fault(path: Path, file: CheckpointFile) -> str | None:
+def bad_pictures(workspace: Workspace, store: ResultStore) -> Iterator[Finding]:
+    """Pictures on record whose file is missing or has other bytes."""
+    for key, listed in store.all_artifacts().items():
+        for file in listed:
+            fault = _fault(workspace.home / file.path, file.sha256)
+            if fault is None:
+                continue
+            text = f"picture {file.path} of run {key} is {fault}"
+            copy = _copy_in_mirror(workspace, f"pictures/{Path(file.name).name}", file.sha256)
+            if copy is not None:
+                yield Finding("picture", text, "MLflow's copy of it is good", _restorer(copy, workspace.home / file.path))
+            else:
+                yield Finding(
+                    "picture", text, "the picture is lost, the run's numbers are not; bench run --rerun makes it again", None, True
+                )
+
+
+def bad_data() -> Iterator[Finding]:
+    """Files of data sets that are there and have other bytes than they should. Nothing that trains would read them."""
+    for name in KNOWN:
+        for file in verify(name):
+            if file.state == "wrong":
+                yield Finding("data", file.reason, f"to replace it: bench data fetch {name} --force", None)
+
+
+def _fault(path: Path, sha256: str) -> str | None:
     try:
         content = path.read_bytes()
     except FileNotFoundError:
         return "missing"
     except OSError as err:
         return f"unreadable ({err.strerror})"
-    return None if hashlib.sha256(content).hexdigest() == file.sha256 else "damaged"
+    return None if hashlib.sha256(content).hexdigest() == sha256 else "damaged"
 
 
-def _copy_in_mirror(workspace: Workspace, file: CheckpointFile) -> Path | None:
-    """A file among MLflow's local artifacts with the right bytes."""
-    key = Path(file.path).parent.name
-    copies = workspace.artifacts.glob(f"*/artifacts/checkpoint/{key}.safetensors")
-    return next((copy for copy in copies if _fault(copy, file) is None), None)
+def _copy_in_mirror(workspace: Workspace, name: str, sha256: str) -> Path | None:
+    """A file of that name among MLflow's local artifacts with the right bytes."""
+    return next((copy for copy in workspace.artifacts.glob(f"*/artifacts/{name}") if _fault(copy, sha256) is None), None)
 
 
 def _restorer(source: Path, target: Path) -> Callable[[], None]:
@@ -97,17 +131,19 @@ def _restorer(source: Path, target: Path) -> Callable[[], None]:
     return restore
 
 
-def _dropper(store: ResultStore, key: str, file: CheckpointFile) -> Callable[[], None]:
-    return lambda: store.drop_checkpoints(key, [file.path])
+def _dropper(store: ResultStore, key: str, file: CheckpointFile, path: Path) -> Callable[[], None]:
+    def drop() -> None:
+        store.drop_checkpoints(key, [file.path])
+        path.unlink(missing_ok=True)
+
+    return drop
 
 
 def orphan_files(workspace: Workspace, store: ResultStore) -> Iterator[Finding]:
     """Files in the folders of checkpoints and pictures that the database does not know; those of runs at work are theirs."""
     known = {workspace.home / file.path for files in store.all_checkpoints().values() for file in files}
-    pictures = sorted(workspace.pictures.glob("*/*"))
-    for key in sorted({path.parent.name for path in pictures}):
-        known |= {workspace.home / file.path for file in store.artifacts(key)}
-    present = [path for path in [*sorted(workspace.checkpoints.glob("*/*")), *pictures] if path not in known]
+    known |= {workspace.home / file.path for files in store.all_artifacts().values() for file in files}
+    present = sorted(path for folder in (workspace.checkpoints, workspace.pictures) for path in folder.glob("*/*") if path not in known)
     held = store.holders(sorted({path.parent.name for path in present}))
     for path in present:
         if path.parent.name not in held:

@@ -306,7 +306,7 @@ def test_of_two_processes_one_downloads_and_the_other_finds_the_files(at, server
     second = start(at("good"))
     assert "waiting for it" in second.stderr.readline()
     server.released.set()
-    ended = [(process.communicate(timeout=30), process.returncode) for process in (first, second)]
+    ended = [(process.communicate(timeout=120), process.returncode) for process in (first, second)]
     assert [status for _, status in ended] == [0, 0]
     assert [out.split()[::2] for (out, _), _ in ended] == [["fetched", "fetched"], ["kept", "kept"]]
     assert server.asked == [("waiting", IMAGES), ("waiting", LABELS)]
@@ -329,7 +329,7 @@ def test_ctrl_c_leaves_nothing_behind(at, server, tmp_path):
     process = start(at("waiting"))
     wait_for(lambda: any((tmp_path / "data" / "toy").glob(".*.part")))
     process.send_signal(signal.SIGINT)
-    _, said = process.communicate(timeout=30)
+    _, said = process.communicate(timeout=120)
     assert (process.returncode, said.splitlines()[-1]) == (130, "Interrupted.")
     assert content_of(tmp_path / "data") == {}
 
@@ -338,7 +338,7 @@ def test_ctrl_c_leaves_nothing_behind(at, server, tmp_path):
 def test_killed_at_a_chosen_place_a_file_is_whole_or_not_there(place, at, tmp_path):
     mark = tmp_path / "mark"
     process = start(at("good"), PATH_FIRST=FAULTY, FAULT=place, FAULT_MARK=str(mark))
-    process.communicate(timeout=30)
+    process.communicate(timeout=120)
     assert (process.returncode, mark.exists()) == (-9, True)
     assert {item.state for item in verify("toy")} <= {"missing", "right"}
     list(fetch("toy", mirrors=[at("good")]))
@@ -349,7 +349,7 @@ def test_a_terminal_sees_a_bar(at, tmp_path):
     ours, theirs = pty.openpty()
     process = start(at("good"), theirs, TERM="xterm", COLUMNS="120")
     os.close(theirs)
-    out, _ = process.communicate(timeout=30)
+    out, _ = process.communicate(timeout=120)
     shown = b""
     with contextlib.suppress(OSError):  # the other end is closed
         while block := os.read(ours, 2**16):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import time
 from pathlib import Path
 
@@ -75,11 +76,13 @@ def backup(output: Path | None) -> None:
 
 
 def backup_file(workspace: Workspace, output: Path | None) -> Path:
-    """Copy the database to `output`, or to a name with the date; returns where it is."""
+    """Copy the database to `output`, or to a name with the date that no other backup has; returns where it is."""
     from harness.store.upgrade import backup as copy
 
     if output is not None and output.exists():
         raise UsageError(f"{output} exists already. Give a backup a name of its own.")
-    target = output or workspace.home / time.strftime("bench-%Y%m%d-%H%M%S.db", time.gmtime())
+    stem = time.strftime("bench-%Y%m%d-%H%M%S", time.gmtime())
+    dated = (workspace.home / f"{stem}{number}.db" for number in ("", *(f"-{n}" for n in itertools.count(2))))
+    target = output or next(path for path in dated if not path.exists())
     copy(workspace.database_url, target)
     return target

@@ -21,7 +21,7 @@ FAULTS_LEFT = 3
 @json_option
 @click.pass_context
 def doctor(ctx: click.Context, repair: bool, as_json: bool) -> None:
-    """Look for abandoned claims, damaged or missing checkpoints, orphan files, and an MLflow that is behind.
+    """Look for abandoned claims, damaged or missing files, orphan files, an MLflow that is behind, and data that is not what it should be.
 
     Nothing is changed without --repair. Exit status 3 when faults are left.
 
@@ -50,7 +50,7 @@ def doctor(ctx: click.Context, repair: bool, as_json: bool) -> None:
 
 
 def _treated(finding: Finding, repair: bool) -> dict[str, Any]:
-    line = {"kind": finding.kind, "fault": finding.text, "advice": finding.advice, "state": "found" if finding.mend else "lost"}
+    line = {"kind": finding.kind, "fault": finding.text, "advice": finding.advice, "state": "lost" if finding.lost else "found"}
     if repair and finding.mend is not None:
         try:
             finding.mend()

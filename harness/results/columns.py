@@ -16,7 +16,7 @@ from harness.analysis.formats.records import SCHEMA_VERSION
 from harness.analysis.labels import at, flat, ordered
 from harness.analysis.metrics import meaning
 from harness.analysis.sample import TUNED_FROM
-from harness.spec import RunSpec, canonical_json, former_values, settings_text
+from harness.spec import RunSpec, Status, canonical_json, former_values, settings_text
 from harness.store import Metric, RunRow
 
 Kind = Literal["text", "integer", "number", "flag"]
@@ -91,6 +91,10 @@ def _moment(seconds: float | None) -> str | None:
     return None if seconds is None else datetime.fromtimestamp(seconds, UTC).isoformat()
 
 
+def _in_means(run: Run) -> bool:
+    return run.row.status is Status.DONE and run.row.seed < TUNED_FROM and run.withdrawn is None
+
+
 def _not_finite(run: Run) -> str | None:
     return " ".join(f"{name}={metric.value}" for name, metric in run.metrics.items() if not math.isfinite(metric.value)) or None
 
@@ -107,6 +111,7 @@ IDENTITY = (
     Column("for_tuning", "flag", "", f"seed {TUNED_FROM} or above: made in a search, in no table", lambda run: run.row.seed >= TUNED_FROM),
     _text("status", "done, diverged, failed, timeout, pruned, interrupted, running or queued", lambda run: run.row.status.value),
     _text("withdrawn", "why its result does not stand, and is in no table: `bench invalidate`", lambda run: run.withdrawn),
+    Column("in_means", "flag", "", "done, not for tuning and not withdrawn: the means of tables count it", _in_means),
 )
 ENDING = (
     _text("reason", "why it is not done", lambda run: run.row.reason),

@@ -169,6 +169,14 @@ def artifacts_of(connection: Connection, key: str) -> list[ArtifactFile]:
     return [ArtifactFile(row.name, row.path, row.sha256, row.size) for row in found]
 
 
+def all_artifacts(connection: Connection) -> dict[str, list[ArtifactFile]]:
+    """The pictures and tables of every run, sorted by name."""
+    found: dict[str, list[ArtifactFile]] = {}
+    for row in connection.execute(select(artifacts).order_by(artifacts.c.run, artifacts.c.name)):
+        found.setdefault(row.run, []).append(ArtifactFile(row.name, row.path, row.sha256, row.size))
+    return found
+
+
 def history(connection: Connection, key: str) -> list[HistoryRow]:
     """Every change of a run's status, the first one first."""
     found = connection.execute(select(run_history).where(run_history.c.run == key).order_by(run_history.c.id))

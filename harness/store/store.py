@@ -74,9 +74,6 @@ class ResultStore:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self.close()
 
-    def __repr__(self) -> str:
-        return f"ResultStore({connect.label(self._url)!r})"
-
     def _read(self) -> AbstractContextManager[Connection]:
         return connect.reading(self._engine, self._url)
 
@@ -146,6 +143,11 @@ class ResultStore:
         """The pictures and tables of a run, sorted by name."""
         with self._read() as connection:
             return reading.artifacts_of(connection, key)
+
+    def all_artifacts(self) -> dict[str, list[ArtifactFile]]:
+        """The pictures and tables by run, sorted by name; a run without any is left out."""
+        with self._read() as connection:
+            return reading.all_artifacts(connection)
 
     def history(self, key: str) -> list[HistoryRow]:
         """Every change of a run's status, the first one first."""

@@ -42,14 +42,23 @@ STATUSES = {
 ONGOING = frozenset({Status.QUEUED, Status.RUNNING})
 PARAMS_A_CALL, POINTS_A_CALL, LONGEST = 100, 1000, 5000  # MLflow's limits; the last one is below its 6,000 characters of a parameter
 LARGEST = sys.float_info.max
+WRITTEN_TWICE, TRIES = re.compile("unique|duplicate", re.IGNORECASE), 3
 
 
 def sync(client: MlflowClient, store: ResultStore, workspace: Workspace, key: str) -> None:
     """Bring MLflow's copy of a run to what the database says; a run that is not stored is left alone."""
-    seen = None
+    from mlflow.exceptions import MlflowException
+
+    seen, tries = None, TRIES
     while (row := store.rows([key]).get(key)) is not None and row.revision != seen:
-        seen = row.revision  # what is read after this is at least as new
-        run_id = _copy(client, store, workspace, row)
+        try:
+            run_id = _copy(client, store, workspace, row)
+        except MlflowException as err:
+            tries -= 1
+            if not tries or not WRITTEN_TWICE.search(str(err)):
+                raise
+            continue  # another process wrote the same at once: it is found there now
+        seen = row.revision
         # Whoever wrote an older revision last looks again here, so the newest one stays.
         now = store.rows([key]).get(key)
         if now is not None and now.mlflow_run_id == run_id:

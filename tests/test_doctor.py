@@ -1,0 +1,148 @@
+"""A workspace damaged in every way: each fault is reported, mended or named as lost, and nothing changes unasked."""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+import sqlite3
+from contextlib import closing
+from pathlib import Path
+
+import filled_store
+import pytest
+from conftest import json_lines
+from stores import gone_owner
+
+from harness.data import KNOWN
+from harness.spec import Plan, Status
+from harness.store import ArtifactFile, CheckpointFile, ResultStore, Saved
+from harness.workspace import Workspace
+
+pytestmark = pytest.mark.usefixtures("no_mirror")
+DATA = Path(__file__).with_name("data")
+
+
+@pytest.fixture
+def here(workspace, monkeypatch):
+    """The workspace; there is nothing in MLflow to ask for, and a data folder of its own."""
+    monkeypatch.setattr("harness.doctor.mirror_faults", lambda *unused: iter(()))
+    monkeypatch.setenv("BENCH_DATA", str(workspace / "data"))
+    return Workspace.current()
+
+
+def on_record(here, path, content):
+    """A file of the workspace, with its hash."""
+    filled_store.write_file(here, path, content)
+    return hashlib.sha256(content).hexdigest()
+
+
+def finished(here, seed):
+    """A finished run with a checkpoint and a picture; returns its key and their places."""
+    with ResultStore.open(here.database_url) as store:
+        (claim,) = filled_store.start(store, [seed])
+        places = f"checkpoints/{claim.key}/step-000020000.safetensors", f"pictures/{claim.key}/samples.png"
+        state, picture = (on_record(here, place, f"{place} of {seed}".encode()) for place in places)
+        filled_store.finish(
+            here, store, claim,
+            checkpoint=CheckpointFile("final", 20_000, places[0], state, 9),
+            artifacts=[ArtifactFile("samples.png", places[1], picture, 9)],
+        )  # fmt: skip
+        for place in places:  # `finish` writes files of its own
+            on_record(here, place, f"{place} of {seed}".encode())
+        return claim.key, *places
+
+
+def interrupted(here, seed):
+    """A run at work with a checkpoint whose process is gone; returns its key and the checkpoint's place."""
+    with ResultStore.open(here.database_url) as store:
+        run = filled_store.new_run(seed)
+        store.enqueue([run])
+        (claim,) = store.claim([run.spec.key], gone_owner())
+        store.begin([claim], Plan(members=(claim.key,), threads=1, torch="2.13.0"), filled_store.ENVIRONMENT)
+        place = f"checkpoints/{claim.key}/step-000000100.safetensors"
+        store.save([claim], [Saved(100, 1.0, checkpoint=CheckpointFile("last", 100, place, on_record(here, place, b"on its way"), 9))])
+        return claim.key, place
+
+
+def snapshot(folder):
+    """Every file with its bytes; SQLite's log and its index come and go with readers."""
+    return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file() and path.suffix not in (".db-wal", ".db-shm")}
+
+
+def faults(bench, *options):
+    """What doctor says, and its exit status."""
+    done = bench("doctor", "--json", *options)
+    return {line["fault"]: line["state"] for line in json_lines(done)}, done.exit_code
+
+
+def test_each_damage_is_reported_and_mended_or_named_as_lost(here, bench, workspace):
+    whole, *_ = finished(here, 0)
+    bare, state, picture = finished(here, 1)
+    left, place = interrupted(here, 2)
+    assert faults(bench, "--repair")[1] == 0  # the claim of a process that is gone
+    with ResultStore.open(here.database_url) as store:
+        assert store.rows([left])[left].status is Status.INTERRUPTED
+    (workspace / state).unlink()
+    (workspace / picture).write_bytes(b"another picture")
+    (workspace / place).write_bytes(b"on its wax")
+    stray = workspace / "checkpoints" / whole / "stray.safetensors"
+    stray.write_bytes(b"?")
+    (workspace / "pictures" / whole / "stray.png").write_bytes(b"?")
+    wrong = workspace / "data" / "mnist" / KNOWN["mnist"].files[0].name
+    wrong.parent.mkdir(parents=True)
+    wrong.write_bytes(b"no images")
+
+    before = snapshot(workspace)
+    found, status = faults(bench)
+    assert status == 3
+    assert snapshot(workspace) == before
+    assert {text: said for text, said in found.items() if str(wrong) not in text} == {
+        f"checkpoint {state} of run {bare} is missing": "lost",
+        f"checkpoint {place} of run {left} is damaged": "found",
+        f"picture {picture} of run {bare} is damaged": "lost",
+        f"checkpoints/{whole}/stray.safetensors belongs to no checkpoint on record": "found",
+        f"pictures/{whole}/stray.png belongs to no picture on record": "found",
+    }
+    assert [said for text, said in found.items() if str(wrong) in text] == ["found"]
+
+    backups = len(list(workspace.glob("bench-*.db")))
+    mended, status = faults(bench, "--repair")
+    assert (status, mended.keys()) == (3, found.keys())
+    assert sorted(mended.values()) == ["found", "lost", "lost", "mended", "mended", "mended"]
+    assert len(list(workspace.glob("bench-*.db"))) == backups + 1
+    after, status = faults(bench)
+    assert sorted(after.values()) == ["found", "lost", "lost"]  # the data set, and what only another run gives back
+    assert not stray.exists()
+    with ResultStore.open(here.database_url) as store:
+        assert store.checkpoints(left) == []
+        assert store.metrics([bare])[bare] == filled_store.METRICS
+
+
+def test_copies_in_mlflow_give_files_back(here, bench, workspace):
+    key, state, picture = finished(here, 0)
+    kept = {place: (workspace / place).read_bytes() for place in (state, picture)}
+    copies = workspace / "mlruns" / "run" / "artifacts"
+    for target, place in ((copies / "checkpoint" / f"{key}.safetensors", state), (copies / "pictures" / "samples.png", picture)):
+        target.parent.mkdir(parents=True)
+        target.write_bytes(kept[place])
+        (workspace / place).unlink()
+    assert set(faults(bench)[0].values()) == {"found"}
+    assert faults(bench, "--repair")[1] == 0
+    assert {place: (workspace / place).read_bytes() for place in (state, picture)} == kept
+    assert faults(bench) == ({}, 0)
+
+
+def test_a_schema_that_is_behind_is_brought_up_after_a_backup(here, bench, workspace):
+    shutil.copyfile(DATA / "bench-0001.db", workspace / "bench.db")
+    with closing(sqlite3.connect(workspace / "bench.db")) as connection:
+        connection.execute("PRAGMA journal_mode = WAL")  # as the program leaves it
+    before = snapshot(workspace)
+    refused = bench("doctor")
+    assert (refused.exit_code, refused.stderr.count("\n")) == (1, 1)
+    assert "run: bench db upgrade" in refused.stderr
+    assert snapshot(workspace) == before
+    bench("doctor", "--repair")
+    assert bench("list", "runs").exit_code == 0
+    (backup,) = workspace.glob("bench-*.db")
+    with closing(sqlite3.connect(backup)) as connection:
+        assert connection.execute("SELECT version_num FROM bench_alembic_version").fetchall() == [("0001",)]
