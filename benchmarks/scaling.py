@@ -3,7 +3,7 @@
     python benchmarks/scaling.py
 
 A step of `hvae` with ten leapfrog steps on Gaussian data, double precision, one thread. One size grows and the others stay at ten
-replicates, d = 25, ten particles, 10,000 points. The exponent is the slope of log time on log size over the larger half of the sizes: 0
+replicates, d = 25, ten particles, 10,000 points (1,000 while replicates or dimensions grow, and two replicates for dimensions). The exponent is the slope of log time on log size over the larger half of the sizes: 0
 where starting the operations takes the time, 1 where the numbers do. Floating-point work of a step on Gaussian data is counted by hand
 from the formulas, 18 operations for each leapfrog step, particle and dimension, forward and back; that of a step on images by torch's own
 counter, products and convolutions alone. The peaks are those of a product of matrices and of a copy in the same run, on one thread.
@@ -29,7 +29,7 @@ GROWTH = {
     "particles": (10, 100, 1000, 10_000),
     "points": (1000, 10_000, 100_000),
 }
-SMALLER = {"points": 1000, "replicates": 2}  # while the dimension grows, so that the data fit into memory
+SMALLER = {"dimensions": {"points": 1000, "replicates": 2}, "replicates": {"points": 1000}}  # so that the data fit into memory
 A_LEAPFROG_STEP = 3 * (2 + 4)
 """Operations a particle and dimension: drift, score and kick are a + b c each. Forward a product and a sum; back the products for b and
 for c, a sum over particles for the one and a sum with what else is asked of the other."""
@@ -47,7 +47,7 @@ def growth(rounds: int) -> dict[str, dict[int, dict[str, float]]]:
     """Processor seconds of a step by what grows and how large it is."""
     found = {}
     for what, sizes in GROWTH.items():
-        kept = SMALLER if what == "dimensions" else {}
+        kept = SMALLER.get(what, {})
         calls = {str(size): sized(**kept | {what: size}) for size in sizes}
         taken = timing.race(calls, rounds, dict.fromkeys(calls, 5))
         found[what] = {size: spread(taken[str(size)]["processor"]) for size in sizes}
