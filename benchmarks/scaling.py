@@ -3,10 +3,11 @@
     python benchmarks/scaling.py
 
 A step of `hvae` with ten leapfrog steps on Gaussian data, double precision, one thread. One size grows and the others stay at ten
-replicates, d = 25, ten particles, 10,000 points (1,000 while replicates or dimensions grow, and two replicates for dimensions). The exponent is the slope of log time on log size over the larger half of the sizes: 0
-where starting the operations takes the time, 1 where the numbers do. Floating-point work of a step on Gaussian data is counted by hand
-from the formulas, 18 operations for each leapfrog step, particle and dimension, forward and back; that of a step on images by torch's own
-counter, products and convolutions alone. The peaks are those of a product of matrices and of a copy in the same run, on one thread.
+replicates, d = 25, ten particles, 10,000 points (1,000 while replicates or dimensions grow, and two replicates for dimensions). The
+exponent is the slope of log time on log size over the larger half of the sizes: 0 where starting the operations takes the time, 1 where
+the numbers do. Floating-point work of a step on Gaussian data is counted by hand from the formulas, 18 operations for each leapfrog step,
+particle and dimension, forward and back; that of a step on images by torch's own counter, products and convolutions alone. The peaks are
+those of a product of matrices and of a copy in the same run, on one thread.
 """
 
 from __future__ import annotations
