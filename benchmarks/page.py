@@ -42,7 +42,6 @@ card.
 - **Images**: convolutions and their gradients. `hvae` with K steps runs the decoder K + 2 times and its transpose K + 1 times, and
   training goes back through both. Maps innermost in memory halve the convolutions, and the last layer, a transposed convolution to one
   map, is four small convolutions of stride 1 (`tasks/_nets.py`).
-- Memory that a step frees is kept for the next (`harness/memory.py`), with glibc: else the system hands out zeroed pages at every step.
 """
 
 

@@ -21,7 +21,6 @@ import torch  # noqa: E402
 
 from harness import environment, training  # noqa: E402
 from harness.matrix import resolve  # noqa: E402
-from harness.memory import keep_freed_memory  # noqa: E402
 from harness.registry import Found, find  # noqa: E402
 
 FIGURES = Path(__file__).parent / "figures"
@@ -123,7 +122,6 @@ def run(measure: Callable[[int], dict[str, Any]], about: str | None, file: str, 
     arguments = parser.parse_args()
     if arguments.rounds < 5:
         parser.error("five rounds or more")
-    keep_freed_memory()  # as runs do
     load = os.getloadavg()[0]
     result = {"rounds": arguments.rounds} | measure(arguments.rounds)
     result["made_on"] = made_on() | {"load": (load, os.getloadavg()[0])}

@@ -13,7 +13,6 @@ from harness import devices, environment, gallery, registry, validation
 from harness.api import Method, Task
 from harness.errors import BenchError, DataError, LeaseLost, PluginError, StoreError
 from harness.evaluation import Score, scoring
-from harness.memory import keep_freed_memory
 from harness.model import trained
 from harness.saving import Job, all_curves, patiently, remove_files, resume, save, tidy, write_member, write_picture
 from harness.spec import RunSpec, Status
@@ -78,7 +77,6 @@ def run(job: Job) -> Iterator[Event]:
         method, task = _plugins(job.specs[0])
         patiently(lambda: job.store.begin(list(job.claims.values()), job.plan, environment.describe()))
         torch.set_num_threads(job.plan.threads)
-        keep_freed_memory()
         state, warnings = resume(job, method, task)
         tidy(job)
         yield from map(Note, warnings)

@@ -1,9 +1,7 @@
-"""Where runs are computed: the plan's device, one that is not there, and memory that is kept."""
+"""Where runs are computed: the plan's device, and one that is not there."""
 
 from __future__ import annotations
 
-import os
-import subprocess
 import sys
 from dataclasses import fields
 from pathlib import Path
@@ -53,29 +51,3 @@ def test_no_task_names_a_device():
     assert len(sources) > 3
     for module in set(sources.values()):
         assert device_words(Path(str(sys.modules[module].__file__)).read_text(encoding="utf-8")) == [], module
-
-
-FAULTS = """
-import resource, sys, torch
-from harness.memory import keep_freed_memory
-if sys.argv[1] == "keep":
-    assert keep_freed_memory()
-def step():
-    blocks = [torch.ones(7 * 2**20) for _ in range(4)]  # 28 MB each
-for _ in range(3):
-    step()
-before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
-for _ in range(10):
-    step()
-print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
-"""
-
-
-@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="glibc's")
-def test_memory_that_was_freed_comes_back_without_the_system():
-    environment = {**os.environ, "GLIBC_TUNABLES": "glibc.malloc.mmap_threshold=1048576"}  # else glibc itself learns to keep some
-    faults = {}
-    for how in ("keep", "give"):
-        done = subprocess.run([sys.executable, "-c", FAULTS, how], env=environment, capture_output=True, text=True, check=True)
-        faults[how] = int(done.stdout)
-    assert 4 * faults["keep"] < faults["give"]
