@@ -11,7 +11,6 @@ from typing import Any
 from harness import registry
 from harness.analysis.sample import Group, Spent
 from harness.errors import BenchError
-from harness.spec import Status
 
 BACKWARD = 1
 """The gradient of the bound, taken once a step, goes through the log-joint once more."""
@@ -63,7 +62,7 @@ def cost_of(groups: Iterable[Group], tuning: Mapping[str, Spent]) -> Cost:
 
 def seconds(group: Group) -> float | None:
     """Of work of a finished run, the mean; None where none has finished."""
-    times = [run.wall_s for run in group.runs if run.status is Status.DONE]
+    times = [run.wall_s for run in group.done]
     return sum(times) / len(times) if times else None
 
 

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING
 from harness.analysis.metrics import Meaning
 from harness.analysis.sample import Group, Sample
 from harness.analysis.statistics import BCA_FROM, WILCOXON_FROM
-from harness.spec import Status
 
 if TYPE_CHECKING:
     from harness.analysis.tables import Line, Options
@@ -68,7 +67,6 @@ def _about_group(sample: Sample, group: Group, metric: str) -> list[str]:
     said += [f"{count} withdrawn, and in no mean: {reason}" for reason, count in sorted(gone.items())]
     if metric in BY_IMPORTANCE and any(value > DOUBTFUL_K for value in sample.values(group, "pareto_k").values()):
         said.append(f"Pareto k is above {DOUBTFUL_K} in some of these runs: the estimate is not to be trusted.")
-    done = [run for run in group.runs if run.status is Status.DONE]
-    if len({run.source_hash for run in done}) > 1:
+    if len({run.source_hash for run in group.done}) > 1:
         said.append("These runs were made with different code of one version: bench why shows which; --rerun makes them anew.")
     return said

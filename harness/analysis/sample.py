@@ -29,6 +29,11 @@ class Group:
     withdrawn: tuple[str, ...] = ()
 
     @cached_property
+    def done(self) -> tuple[Replicate, ...]:
+        """The finished runs."""
+        return tuple(run for run in self.runs if run.status is Status.DONE)
+
+    @cached_property
     def failures(self) -> dict[str, int]:
         """How many runs ended without a result, by status."""
         return dict(Counter(run.status.value for run in self.runs if run.status is not Status.DONE))
@@ -75,7 +80,7 @@ class Sample:
         place = group.cell.cell, name
         if place not in self._values:
             stored = self.metric(name)
-            self._values[place] = {run.seed: stored[run.key] for run in group.runs if run.status is Status.DONE and run.key in stored}
+            self._values[place] = {run.seed: stored[run.key] for run in group.done if run.key in stored}
         return self._values[place]
 
 

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 from harness.analysis.labels import RowName, texts
 from harness.analysis.metrics import Better
-from harness.analysis.statistics import Interval, holm, paired, t_test, wilcoxon_test
+from harness.analysis.statistics import Interval, holm, t_interval, t_test, wilcoxon_test
 from harness.errors import UsageError
 
 Test = Literal["t", "wilcoxon"]
@@ -79,18 +78,17 @@ def _best(rows: Sequence[RowName], values: Mapping[RowName, Scores], better: Bet
     if better is None or not rows:
         return None
     sign = 1 if better == "lower" else -1
-    return min(rows, key=lambda row: (sign * math.fsum(score / len(values[row]) for score in values[row].values()), row.order))
+    return min(rows, key=lambda row: (sign * t_interval(list(values[row].values())).mean, row.order))
 
 
 def _differences(reference: RowName, values: Mapping[RowName, Scores], test: Test) -> dict[RowName, Difference]:
     theirs = values[reference]
     others = [row for row in values if row != reference]
-    pairs = [_paired(values[row], theirs) for row in others]
-    ps = holm([TESTS[test]([a - b for a, b in zip(*pair, strict=True)]) for pair in pairs])
-    return {row: Difference(reference.text, paired(*pair), p) for row, pair, p in zip(others, pairs, ps, strict=True)}
+    less = [_less(values[row], theirs) for row in others]
+    ps = holm([TESTS[test](differences) for differences in less])
+    return {row: Difference(reference.text, t_interval(differences), p) for row, differences, p in zip(others, less, ps, strict=True)}
 
 
-def _paired(one: Scores, other: Scores) -> tuple[list[float], list[float]]:
-    """What both have, in the order of seeds."""
-    seeds = sorted(one.keys() & other.keys())
-    return [one[seed] for seed in seeds], [other[seed] for seed in seeds]
+def _less(one: Scores, other: Scores) -> list[float]:
+    """One less the other over the seeds that both have, in the order of seeds."""
+    return [one[seed] - other[seed] for seed in sorted(one.keys() & other.keys())]

@@ -5,7 +5,11 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
 
 CONFIDENCE = 0.95
 N_RESAMPLES = 9_999
@@ -33,6 +37,7 @@ def t_interval(values: Sequence[float], confidence: float = CONFIDENCE) -> Inter
         values: independent draws of one quantity.
         confidence: the share of intervals that cover the mean, for normal draws at every n.
     """
+    import numpy as np
     from scipy import special
 
     n = len(values)
@@ -42,18 +47,18 @@ def t_interval(values: Sequence[float], confidence: float = CONFIDENCE) -> Inter
         return Interval(values[0], math.nan, math.nan, math.nan, n)
     if min(values) == max(values):
         return Interval(values[0], 0.0, values[0], values[0], n)
-    scale, scaled = _scaled(values)
-    centre = math.fsum(scaled) / n
-    spread, deviations = _scaled([value - centre for value in scaled])
-    se = spread * math.sqrt(math.fsum(deviation**2 for deviation in deviations) / (n - 1) / n)
+    scale, scaled = _scaled(np.asarray(values, dtype=float))
+    centre = math.fsum(scaled.tolist()) / n
+    spread, deviations = _scaled(scaled - centre)
+    se = spread * math.sqrt(math.fsum(np.square(deviations).tolist()) / (n - 1) / n)
     half = float(special.stdtrit(n - 1, (1 + confidence) / 2)) * se  # the quantile; scipy.stats takes a second to load
     return Interval(centre * scale, se * scale, (centre - half) * scale, (centre + half) * scale, n)
 
 
-def _scaled(values: Sequence[float]) -> tuple[float, list[float]]:
+def _scaled(values: NDArray[np.float64]) -> tuple[float, NDArray[np.float64]]:
     """A power of two, and the values over it, at most 2 in size: their sums and squares are not too large, nor too small, for a float."""
-    scale = math.ldexp(1.0, math.frexp(max(map(abs, values)))[1] - 1)
-    return scale, [value / scale for value in values]
+    scale = math.ldexp(1.0, math.frexp(float(abs(values).max()))[1] - 1)
+    return scale, values / scale
 
 
 def paired(one: Sequence[float], other: Sequence[float], confidence: float = CONFIDENCE) -> Interval:
@@ -78,8 +83,8 @@ def bca_interval(values: Sequence[float], confidence: float = CONFIDENCE) -> Int
     plain = t_interval(values, confidence)
     if plain.n < 2 or not plain.se > 0:
         return plain
-    scale, scaled = _scaled(values)
-    standard = (np.asarray(scaled) - plain.mean / scale) / (plain.se / scale)  # the interval goes with the unit; sums stay near 1
+    scale, scaled = _scaled(np.asarray(values, dtype=float))
+    standard = (scaled - plain.mean / scale) / (plain.se / scale)  # the interval goes with the unit; sums stay near 1
     resamples = {"n_resamples": N_RESAMPLES, "rng": np.random.default_rng(0), "batch": 1000, "vectorized": True}
     found = stats.bootstrap((standard,), np.mean, confidence_level=confidence, method="BCa", **resamples)
     ends = (plain.mean + plain.se * float(end) for end in found.confidence_interval)

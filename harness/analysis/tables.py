@@ -189,7 +189,7 @@ def _column(
     groups = {row: placed[row, column] for row in rows if (row, column) in placed}
     values = {row: sample.values(group, metric) for row, group in groups.items()}
     finite = {row: {seed: value for seed, value in one.items() if math.isfinite(value)} for row, one in values.items()}
-    failures = {row: _failures(groups[row], values[row]) for row in groups}
+    failures = {row: _failures(groups[row], len(values[row]), len(finite[row])) for row in groups}
     better = meaning(metric).better
     compared = significance.compare(finite, failures, better, options.baseline, options.test)
     return {
@@ -207,11 +207,11 @@ def _column(
     }
 
 
-def _failures(group: Group, values: dict[int, float]) -> dict[str, int]:
+def _failures(group: Group, n_values: int, n_finite: int) -> dict[str, int]:
     """Runs without a finite score, by what became of them."""
     counts = Counter(group.failures)
-    counts["not finite"] = sum(not math.isfinite(value) for value in values.values())
-    counts["without this metric"] = len(group.runs) - sum(group.failures.values()) - len(values)
+    counts["not finite"] = n_values - n_finite
+    counts["without this metric"] = len(group.done) - n_values
     return {name: count for name, count in counts.items() if count}
 
 

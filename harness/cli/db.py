@@ -82,7 +82,7 @@ def backup_file(workspace: Workspace, output: Path | None) -> Path:
     if output is not None and output.exists():
         raise UsageError(f"{output} exists already. Give a backup a name of its own.")
     stem = time.strftime("bench-%Y%m%d-%H%M%S", time.gmtime())
-    dated = (workspace.home / f"{stem}{number}.db" for number in ("", *(f"-{n}" for n in itertools.count(2))))
-    target = output or next(path for path in dated if not path.exists())
+    names = itertools.chain([stem], (f"{stem}-{number}" for number in itertools.count(2)))
+    target = output or next(path for name in names if not (path := workspace.home / f"{name}.db").exists())
     copy(workspace.database_url, target)
     return target

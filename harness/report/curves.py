@@ -10,7 +10,6 @@ from harness.analysis.costs import gradients
 from harness.analysis.sample import Group
 from harness.report.page import Figure, Key, Plot
 from harness.report.view import View, anchor, basis, columns, label, unique
-from harness.spec import Status
 from harness.store import Curve, Replicate
 
 SEEDS, POINTS = 3, 60
@@ -38,7 +37,7 @@ def figures(view: View) -> list[Figure]:
 
 
 def _first(group: Group) -> list[Replicate]:
-    return [run for run in group.runs if run.status is Status.DONE][:SEEDS]
+    return list(group.done[:SEEDS])
 
 
 def _figure(

@@ -15,7 +15,6 @@ from harness.errors import BenchError
 from harness.report.axes import Mark, Scale, logarithmic, trace, undrawn
 from harness.report.page import Figure, Key, Look, Plot
 from harness.report.view import PERCENT, View, anchor, aspects_text, basis, interval_of, telling, titled, unit
-from harness.spec import Status
 
 METRICS = ("theta_sq_error", "sigma_sq_error", "delta_sq_error", "elbo_gap")
 EXACT = Look("@plain", "dash", "")
@@ -106,7 +105,7 @@ def _floors(view: View, task: str, groups: Iterable[Group]) -> dict[Aspects, Flo
     """By meaning of the scores and by dimension, the exact fit's errors over the distinct seeds; equal ones stand once."""
     gathered: dict[Aspects, dict[int, dict[str, dict[int, float]]]] = {}
     for group in groups:
-        if any(run.status is Status.DONE for run in group.runs):
+        if group.done:
             by_metric = gathered.setdefault(signature(task, group), {}).setdefault(dimension(group) or 0, {})
             for metric in METRICS[:-1]:
                 by_metric.setdefault(f"{FLOOR}{metric}", {}).update(view.sample.values(group, f"{FLOOR}{metric}"))

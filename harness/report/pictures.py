@@ -9,7 +9,6 @@ from pathlib import Path
 from harness.analysis.sample import Group
 from harness.report.page import Picture, Section
 from harness.report.view import View, columns, shown_first
-from harness.spec import Status
 from harness.store import ArtifactFile, ResultStore
 
 NAMES = {"samples.png": "samples", "reconstructions.png": "reconstructions"}
@@ -57,7 +56,7 @@ def _may_have(group: Group) -> bool:
 
 
 def _of(store: ResultStore, group: Group) -> tuple[int, Sequence[ArtifactFile]]:
-    run = next((run for run in group.runs if run.status is Status.DONE), None)
+    run = next(iter(group.done), None)
     if run is None:
         return 0, []
     return run.seed, sorted((file for file in store.artifacts(run.key) if file.name in NAMES), key=lambda file: file.name, reverse=True)

@@ -15,7 +15,7 @@ from harness.analysis.sample import Group, Sample
 from harness.analysis.statistics import CONFIDENCE, Interval, t_interval
 from harness.matrix import ranges
 from harness.report.page import Look
-from harness.spec import Status, settings_text
+from harness.spec import settings_text
 
 COLORS = ("@blue", "@vermilion", "@green", "@purple", "@orange", "@sky", "@grey", "@yellow")
 """After Okabe and Ito (2008): told apart by people who see no red or no green, too."""
@@ -124,7 +124,7 @@ def basis(groups: Collection[Group], most: int | None = None) -> str:
 
     `most` is how many of each group are drawn, the first ones.
     """
-    drawn = [[run.seed for run in group.runs if run.status is Status.DONE][:most] for group in groups]
+    drawn = [[run.seed for run in group.done[:most]] for group in groups]
     counts, seeds = [len(some) for some in drawn], {seed for some in drawn for seed in some}
     low, high = min(counts, default=0), max(counts, default=0)
     span = str(high) if low == high else f"{low} to {high}"
