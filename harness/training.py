@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -14,6 +15,7 @@ from harness.bounds import BOUNDS
 from harness.errors import PluginError
 from harness.noise import TRAIN_BLOCK, Noise
 from harness.optimisers import UPDATES, learning_rate
+from harness.replay import Replayed
 from harness.spec import Protocol
 
 CURVES = ("bound", "grad_norm")
@@ -163,13 +165,23 @@ def draw(method: Method, task: Task, problem: Problem, phi: Params, noise: Noise
     return particles
 
 
-def replicate_bound(method: Method, task: Task, protocol: Protocol, state: State, flat: Tensor, batch: Batch, noise: Noise) -> Tensor:
+def replicate_bound(method: Method, task: Task, protocol: Protocol, layout: Layout, flat: Tensor, batch: Batch, noise: Noise) -> Tensor:
     """The bound of each replicate at parameters `flat`, nats: [R]."""
-    theta, phi = state.layout.owned(flat)
+    theta, phi = layout.owned(flat)
     problem = task.problem(theta, batch, protocol.base, training=True)
     log_w = draw(method, task, problem, phi, noise, protocol.particles).log_w
     bound = BOUNDS[protocol.bound](log_w)  # [S, N] -> [N]
     return bound if task.stacks else bound.mean(0, keepdim=True)  # [N] = [R], or [1]
+
+
+def bound_and_gradient(
+    method: Method, task: Task, protocol: Protocol, layout: Layout, flat: Tensor, batch: Batch, noise: Noise
+) -> tuple[Tensor, Tensor]:
+    """The bound of each replicate [R], nats, and its gradient by that replicate's parameters [R, P]."""
+    flat = flat.detach().requires_grad_()
+    bound = replicate_bound(method, task, protocol, layout, flat, batch, noise)
+    (gradient,) = torch.autograd.grad(bound.sum(), flat)
+    return bound.detach(), gradient
 
 
 def train(method: Method, task: Task, protocol: Protocol, state: State) -> Iterator[Progress]:
@@ -182,12 +194,11 @@ def train(method: Method, task: Task, protocol: Protocol, state: State) -> Itera
     noise = Noise(streams(state.seeds, "train"), TRAIN_BLOCK)
     order = Noise(streams(state.seeds, "batch"), shuffled=protocol.shuffle)
     stride = curve_stride(protocol.steps)
+    climb = Replayed(partial(bound_and_gradient, method, task, protocol, state.layout), worth=task.stacks)
     while state.step < protocol.steps and bool(state.alive.any()):
         batch = task.batch(state.data, state.step, protocol.batch_size, order.at(state.step))
-        flat = state.flat.detach().requires_grad_()
-        bound = replicate_bound(method, task, protocol, state, flat, batch, noise.at(state.step))
-        (gradient,) = torch.autograd.grad(bound.sum(), flat)
-        bound, norm = bound.detach(), gradient.norm(dim=1)
+        bound, gradient = climb(state.flat, batch, noise, state.step)
+        norm = gradient.norm(dim=1)
         healthy = (bound + norm).isfinite()
         if not healthy.all():
             state.diverged_at.masked_fill_(state.alive & ~healthy, state.step)
