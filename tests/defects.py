@@ -17,28 +17,41 @@ from tasks.gaussian_ar1 import GaussianAR1
 from tasks.norms import Norms
 
 
-class UnkickedMomentum(HVAE, frozen=True):
-    """The position moves with the momentum from before the kick."""
+class AsPrinted(HVAE, frozen=True):
+    """Right: the leapfrog of the paper's Algorithm 1, word by word."""
 
-    name: ClassVar[str] = "unkicked-momentum"
+    name: ClassVar[str] = "as-printed"
 
     def evolve(self, params: Params, problem: Problem, noise: Noise, n_particles: int):
         z = problem.base.sample(noise, n_particles)
         g = noise.normal(*z.shape, like=z)
-        log_start = -problem.base.log_prob(z) - (-0.5 * (g.square() + torch.log(torch.tensor(2 * torch.pi))).sum(-1))
+        log_start = -problem.base.log_prob(z) - (-0.5 * (g.square() + math.log(2 * math.pi))).sum(-1)
         T = self.temperatures(params)
         path, v = [z], T[0] * g
         for k in range(1, self.n_leapfrog + 1):
             step = self.max_step * torch.sigmoid(params["step"])
             epsilon = step[:, k - 1] if self.vary_steps else step
             kicked = v + epsilon / 2 * problem.score(z)
-            z = z + epsilon * v  # not `kicked`
+            z = z + epsilon * self.moving(v, kicked)
             v = (T[k] / T[k - 1]) * (kicked + epsilon / 2 * problem.score(z))
             path.append(z)
         return path, v, log_start
 
+    def moving(self, v: torch.Tensor, kicked: torch.Tensor) -> torch.Tensor:
+        """The momentum that moves the position."""
+        return kicked
 
-class DroppedTempering(HVAE, frozen=True):
+
+class UnkickedMomentum(AsPrinted, frozen=True):
+    """The position moves with the momentum from before the kick."""
+
+    name: ClassVar[str] = "unkicked-momentum"
+
+    def moving(self, v: torch.Tensor, kicked: torch.Tensor) -> torch.Tensor:
+        return v
+
+
+class DroppedTempering(AsPrinted, frozen=True):
     """The momentum starts hot and is never cooled."""
 
     name: ClassVar[str] = "dropped-tempering"
@@ -48,7 +61,7 @@ class DroppedTempering(HVAE, frozen=True):
         return T[:1].expand_as(T)
 
 
-class CooledTwice(HVAE, frozen=True):
+class CooledTwice(AsPrinted, frozen=True):
     """The momentum ends colder than it began, and the weights do not know."""
 
     name: ClassVar[str] = "cooled-twice"

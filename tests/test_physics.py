@@ -6,6 +6,7 @@ import warnings
 
 import pytest
 import torch
+from defects import AsPrinted
 
 from harness.api import DiagNormal, Problem, autograd_score
 from harness.nets import autoregressive_masks
@@ -71,6 +72,18 @@ def jacobian(function, z, g):
         return torch.cat(function(row[:D].view(1, 1, D), row[D:].view(1, 1, D)), -1).flatten()
 
     return torch.autograd.functional.jacobian(joint, torch.cat([z.flatten(), g.flatten()]))
+
+
+@pytest.mark.parametrize("vary_steps", [False, True])
+@pytest.mark.parametrize("tempering", ["none", "fixed", "fixed-variance", "free"])
+def test_the_leapfrog_is_the_papers(tempering, vary_steps):
+    """Algorithm 1 of arXiv:1805.11328, printed in other variables: the same path, momentum and weights up to rounding."""
+    ours, printed = (cls(n_leapfrog=5, tempering=tempering, vary_steps=vary_steps) for cls in (HVAE, AsPrinted))
+    params = jittered(ours, D, Noise(["0/jitter"]), 0.3)
+    z, g = draws()
+    one, other = (method.evolve(params, curved(), Given(z, g), len(z)) for method in (ours, printed))
+    torch.testing.assert_close(torch.stack(one[0]), torch.stack(other[0]), rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(one[1:], other[1:], rtol=1e-12, atol=1e-12)
 
 
 @pytest.mark.parametrize("vary_steps", [False, True])
