@@ -76,7 +76,7 @@ class FastNets(torch.nn.Module):
 
     def logits(self, z: Tensor) -> Tensor:
         """z [M, D] -> [M, 784]."""
-        return self.nets.logits(self.dotted(), z)[0]
+        return self.nets.row_order(self.nets.logits(self.dotted(), z)[0])
 
     def dotted(self) -> dict[str, Tensor]:
         """Leaves under the names that the nets know them by."""

@@ -20,6 +20,7 @@ from tasks._idx import read as read_idx
 from tasks._nets import Nets, dense
 from tasks.gaussian import mini_batch
 
+AT_ONCE = 1024  # images that are decoded together in a step: what their layers give stays in a processor's cache until it is needed
 PART = 10  # images that are scored at a time: it bounds memory and touches no number
 RECOMMENDED: dict[str, dict[str, Any]] = {
     "vb": {"particles": 1},
@@ -117,13 +118,17 @@ class BinaryImages(Task, frozen=True):
         nets = self.nets
         x = batch["x"].to(params["decoder.out.bias"].dtype)  # [N, P]
         hidden = nets.hidden(params, x)
+        pixels = nets.own_order(x)
 
-        def log_joint(z: Tensor) -> Tensor:
+        def log_likelihood(z: Tensor) -> Tensor:
             logits, _ = nets.logits(params, z.flatten(0, 1))
             logits = logits.unflatten(0, z.shape[:2])  # [S, N, P]
-            return log_prior(z) + (x * logits - softplus(logits)).sum(-1)
+            return (pixels * logits - softplus(logits)).sum(-1)
 
-        return Problem(log_joint, decoder_score(nets, params, x), self.base(params, hidden, base), hidden)
+        def log_joint(z: Tensor) -> Tensor:
+            return log_prior(z) + torch.cat([log_likelihood(some) for some in z.split(max(1, AT_ONCE // z.shape[1]))])
+
+        return Problem(log_joint, decoder_score(nets, params, pixels), self.base(params, hidden, base), hidden)
 
     def base(self, params: Params, hidden: Tensor, base: str) -> DiagNormal:
         """The prior N(0, I), or the encoder's mean and softplus scale: [N, D] each."""
@@ -135,7 +140,7 @@ class BinaryImages(Task, frozen=True):
     def decode(self, params: Params, z: Tensor) -> Tensor:
         """The probability of each pixel: z [..., D] -> [..., side, side]."""
         logits, _ = self.nets.logits(params, z.reshape(-1, self.latent))
-        pixels = squares(logits.sigmoid())
+        pixels = squares(self.nets.row_order(logits.sigmoid()))
         return pixels.reshape(*z.shape[:-1], *pixels.shape[-2:])
 
     def originals(self, batch: Batch) -> Tensor:
@@ -176,16 +181,16 @@ def log_prior(z: Tensor) -> Tensor:
     return DiagNormal(torch.zeros_like(z[0]), torch.zeros_like(z[0])).log_prob(z)
 
 
-def decoder_score(nets: Nets, params: Params, x: Tensor) -> Callable[[Tensor], Tensor]:
+def decoder_score(nets: Nets, params: Params, pixels: Tensor) -> Callable[[Tensor], Tensor]:
     r"""$\nabla_z \log p(x, z) = J(z)^\top (x - \mathrm{logistic}(l(z))) - z$, with $J$ the Jacobian of the logits.
 
     Being an expression like any other it is differentiated once for training, where a gradient by automatic differentiation would be
-    differentiated a second time.
+    differentiated a second time. `pixels` [N, P] are the images x in the decoder's own order.
     """
 
     def score(z: Tensor) -> Tensor:
         logits, inner = nets.logits(params, z.flatten(0, 1))
-        residual = x - logits.unflatten(0, z.shape[:2]).sigmoid()
+        residual = pixels - logits.unflatten(0, z.shape[:2]).sigmoid()
         return nets.pull_back(params, inner, residual.flatten(0, 1)).unflatten(0, z.shape[:2]) - z
 
     return score

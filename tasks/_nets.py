@@ -8,7 +8,7 @@ from typing import Protocol
 
 import torch
 from torch import Tensor
-from torch.nn.functional import conv2d, conv_transpose2d, pad, pixel_shuffle, pixel_unshuffle
+from torch.nn.functional import conv2d, conv_transpose2d, pad
 
 from harness.api import Noise, Params
 from harness.nets import init_linear
@@ -77,12 +77,20 @@ class Nets(Protocol):
         """What the encoder sees in images: [M, P] -> [M, hidden]."""
         ...
 
+    def own_order(self, pixels: Tensor) -> Tensor:
+        """Pixels given row by row, in the order in which the decoder gives them: [..., P] -> [..., P]."""
+        ...
+
+    def row_order(self, pixels: Tensor) -> Tensor:
+        """The inverse: [..., P] -> [..., P]."""
+        ...
+
     def logits(self, params: Params, z: Tensor) -> tuple[Tensor, list[Tensor]]:
-        """The decoder: z [M, D] -> logits [M, P], and what each layer got before its softplus."""
+        """The decoder: z [M, D] -> logits [M, P] in its own order, and what each layer got before its softplus."""
         ...
 
     def pull_back(self, params: Params, inner: list[Tensor], gradient: Tensor) -> Tensor:
-        r"""$J^\top g$ for the decoder's Jacobian where it gave `inner`: g [M, P] -> [M, D]."""
+        r"""$J^\top g$ for the decoder's Jacobian where it gave `inner`: g [M, P], in its own order, -> [M, D]."""
         ...
 
 
@@ -103,6 +111,12 @@ class DenseNets:
     def hidden(self, params: Params, x: Tensor) -> Tensor:
         """[M, P] -> [M, hidden]."""
         return softplus(dense(params, "encoder.in", x))
+
+    def own_order(self, pixels: Tensor) -> Tensor:
+        """Row by row."""
+        return pixels
+
+    row_order = own_order
 
     def logits(self, params: Params, z: Tensor) -> tuple[Tensor, list[Tensor]]:
         """z [M, D] -> [M, P]."""
@@ -143,6 +157,14 @@ class ConvNets:
             x = softplus(conv2d(x, kernel(params, name), params[f"{name}.bias"][0], stride=2, padding=2))
         return softplus(dense(params, "encoder.in", x.flatten(1)))
 
+    def own_order(self, pixels: Tensor) -> Tensor:
+        """Squares of two by two pixels, row by row: what the last layer makes at a place lies together."""
+        return pixels.unflatten(-1, (14, 2, 14, 2)).transpose(-3, -2).flatten(-4)
+
+    def row_order(self, pixels: Tensor) -> Tensor:
+        """Row by row."""
+        return pixels.unflatten(-1, (14, 14, 2, 2)).transpose(-3, -2).flatten(-4)
+
     def logits(self, params: Params, z: Tensor) -> tuple[Tensor, list[Tensor]]:
         """z [M, D] -> [M, 784]."""
         a = dense(params, "decoder.in", z)
@@ -151,7 +173,7 @@ class ConvNets:
         second = self.enlarge(params, "decoder.conv1", softplus(first), extra=1)
         kernels = innermost(phases(params["decoder.out.weight"][0]))
         four = conv2d(softplus(second), kernels, params["decoder.out.bias"][0].expand(4), padding=1)
-        return pixel_shuffle(four, 2).flatten(1), [a, spread, first, second]
+        return four.permute(0, 2, 3, 1).flatten(1), [a, spread, first, second]
 
     def enlarge(self, params: Params, name: str, x: Tensor, extra: int) -> Tensor:
         """A transposed convolution: maps of side s become maps of side 2 s - 1 + extra."""
@@ -161,7 +183,7 @@ class ConvNets:
     def pull_back(self, params: Params, inner: list[Tensor], gradient: Tensor) -> Tensor:
         """g [M, 784] -> [M, D]: a transposed convolution's transpose is the convolution."""
         a, spread, first, second = inner
-        four = innermost(pixel_unshuffle(gradient.unflatten(-1, (1, 28, 28)), 2))
+        four = innermost(gradient.unflatten(-1, (14, 14, 4)).permute(0, 3, 1, 2))
         kernels = innermost(phases(params["decoder.out.weight"][0]).flip(2, 3).transpose(0, 1))
         g = conv2d(four, kernels, padding=1) * second.sigmoid()
         g = conv2d(g, kernel(params, "decoder.conv1"), stride=2, padding=2) * first.sigmoid()

@@ -12,9 +12,9 @@ from harness.api import Noise, autograd_score
 from harness.errors import UsageError
 from harness.evaluation import evaluate
 from harness.matrix import resolve
-from harness.registry import Found
+from harness.registry import Found, find
 from tasks._images import binarised, decoder_score
-from tasks._nets import ConvNets, DenseNets, phases
+from tasks._nets import ConvNets, DenseNets, phases, softplus
 from tasks.digits import Digits
 
 METHODS = ["vb", "iwae", "pnf", "iaf", "hvae", "hvae-untempered", "hvae-iaf"]
@@ -36,9 +36,9 @@ def test_the_score_written_out_is_autograds_and_so_is_its_gradient(nets, pixels)
 
     def log_joint(z):
         logits = nets.logits(params, z.flatten(0, 1))[0].unflatten(0, z.shape[:2])
-        return -0.5 * z.square().sum(-1) + (x * logits - torch.nn.functional.softplus(logits, threshold=40)).sum(-1)
+        return -0.5 * z.square().sum(-1) + (nets.own_order(x) * logits - torch.nn.functional.softplus(logits, threshold=40)).sum(-1)
 
-    written, automatic = decoder_score(nets, params, x)(z), autograd_score(log_joint)(z)
+    written, automatic = decoder_score(nets, params, nets.own_order(x))(z), autograd_score(log_joint)(z)
     assert torch.allclose(written, automatic, rtol=1e-12, atol=1e-13)
     direction = Noise(["d"]).normal(*z.shape, like=x)
     second = [torch.autograd.grad((score * direction).sum(), [z, *weights.values()]) for score in (written, automatic)]
@@ -62,6 +62,37 @@ def test_the_last_layer_is_a_transposed_convolution():
     plain = torch.nn.functional.conv_transpose2d(second, weight, bias, stride=2, padding=2, output_padding=1)
     four = torch.nn.functional.conv2d(second, phases(weight), bias.expand(4), padding=1)
     assert torch.allclose(torch.nn.functional.pixel_shuffle(four, 2), plain, rtol=1e-12, atol=1e-14)
+
+
+def test_the_decoder_is_transposed_convolutions_and_its_order_is_known():
+    """Of torch's own layers, pixels row by row."""
+    nets = ConvNets(6, 20)
+    params = parameters(nets)
+    leaf = {name: value[0] for name, value in params.items()}
+    z = Noise(["z"]).normal(3, 6, like=leaf["decoder.in.bias"])
+    x = z
+    for name in ("decoder.in", "decoder.spread"):
+        x = softplus(torch.nn.functional.linear(x, leaf[f"{name}.weight"], leaf[f"{name}.bias"]))
+    x = x.unflatten(1, (32, 4, 4))
+    for name, extra in (("decoder.conv0", 0), ("decoder.conv1", 1)):
+        weight, bias = leaf[f"{name}.weight"], leaf[f"{name}.bias"]
+        x = softplus(torch.nn.functional.conv_transpose2d(x, weight, bias, stride=2, padding=2, output_padding=extra))
+    weight, bias = leaf["decoder.out.weight"], leaf["decoder.out.bias"]
+    plain = torch.nn.functional.conv_transpose2d(x, weight, bias, stride=2, padding=2, output_padding=1).flatten(1)
+    logits, _ = nets.logits(params, z)
+    assert torch.allclose(nets.row_order(logits), plain, rtol=1e-12, atol=1e-14)
+    assert torch.equal(nets.own_order(nets.row_order(logits)), logits)
+
+
+def test_many_particles_are_decoded_in_parts():
+    """The same to rounding, whatever is decoded together."""
+    found = resolve(find("method", "iwae"), find("task", "digits"), "smoke", {})
+    task = found.task
+    params = {name: leaf[None] for name, leaf in task.init("learned", Noise(["0/init"])).items()}
+    problem = task.problem(params, {"x": images(3, 64).to(torch.uint8)}, "learned")
+    z = Noise(["z"]).normal(1000, 3, task.latent_dim, like=params["decoder.out.bias"])
+    together = problem.log_joint(z)
+    assert torch.allclose(together, torch.cat([problem.log_joint(some) for some in z.split(7)]), rtol=1e-12)
 
 
 def test_binarisations():
