@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 from harness.cli._options import print_json
 from harness.cli._work import Work
 from harness.errors import UnknownName
-from harness.studies import Study
 
 if TYPE_CHECKING:
+    from harness.studies import Study
     from harness.tuning.search import Search
 
 

@@ -16,13 +16,12 @@ from harness.cli._selection import pattern_options, runs_of_study
 from harness.cli._work import Work, work_options
 from harness.cli.listing import print_studies, print_table
 from harness.errors import UsageError
-from harness.studies import Study
 from harness.workspace import Workspace
 
 if TYPE_CHECKING:
     from harness.outlook import AtWork, Outlook
     from harness.store import NewRun, ResultStore
-    from harness.studies import Grid
+    from harness.studies import Grid, Study
 
 COUNTED = ("running", "missing", "withdrawn", "queued", "interrupted", "timeout", "crashed", "diverged", "failed", "pruned")
 
@@ -63,7 +62,7 @@ def show(name: str, figures: str | None, as_json: bool) -> None:
       bench study show report-gaussian
     """
     found = found_study(name)
-    if not isinstance(found, Study):
+    if isinstance(found, list):
         show_search(found, figures, as_json)
         return
     if figures is not None:
@@ -128,7 +127,7 @@ def status(name: str, methods: Sequence[str], tasks: Sequence[str], as_json: boo
       bench study status smoke
     """
     found = found_study(name)
-    if not isinstance(found, Study):
+    if isinstance(found, list):
         show_best(found, as_json)
         return
     outlook = _look(runs_of_study(found, methods, tasks), Work())
@@ -146,7 +145,7 @@ def best(name: str, as_json: bool) -> None:
       bench study best tune-hvae-digits
     """
     found = found_study(name)
-    if isinstance(found, Study):
+    if not isinstance(found, list):
         raise UsageError(f"'{found.name}' is no tuning study: it has grids. How far it is: bench study status {name}")
     show_best(found, as_json)
 

@@ -10,10 +10,9 @@ import click
 from harness.cli._options import json_option
 from harness.cli._work import Work, work_options
 from harness.errors import UnknownName
-from harness.tuning.fields import Pruner, Sampler, Tune
+from harness.tuning.usual import REPORT_SEEDS, SAMPLER, SEEDS, TRIALS, Pruner, Sampler
 
 SAMPLERS, PRUNERS = get_args(Sampler), get_args(Pruner)
-USUAL = {name: field.default for name, field in Tune.model_fields.items()}
 SPACE_HELP = (
     "A field to tune: lr, lr=1e-4:1e-1:log or particles=1,10,100. Repeat for more. Without it: all declared ranges of real numbers."
 )
@@ -22,18 +21,14 @@ SPACE_HELP = (
 @click.command()
 @click.option("-m", "--method", required=True, metavar="METHOD", help="A method: hvae.")
 @click.option("-t", "--task", required=True, metavar="TASK", help="A task: gaussian-100.")
-@click.option(
-    "--trials", type=click.IntRange(1), default=USUAL["trials"], show_default=True, metavar="N", help="How many settings are tried."
-)
+@click.option("--trials", type=click.IntRange(1), default=TRIALS, show_default=True, metavar="N", help="How many settings are tried.")
 @click.option("--space", "space", multiple=True, metavar="FIELD[=RANGE]", help=SPACE_HELP)
 @click.option("--protocol", metavar="NAME", help="How runs train; each task has its own. See: bench show TASK.")
 @click.option("--set", "sets", multiple=True, metavar="FIELD=VALUE", help="Set a field in all trials: steps=2000. Repeat for more.")
-@click.option("--seeds", default=USUAL["seeds"], show_default=True, metavar="SEEDS", help="Replicates of a trial.")
+@click.option("--seeds", default=SEEDS, show_default=True, metavar="SEEDS", help="Replicates of a trial.")
+@click.option("--report-seeds", default=REPORT_SEEDS, show_default=True, metavar="SEEDS", help="Seeds on which the winner is scored.")
 @click.option(
-    "--report-seeds", default=USUAL["report_seeds"], show_default=True, metavar="SEEDS", help="Seeds on which the winner is scored."
-)
-@click.option(
-    "--sampler", metavar="NAME", default=USUAL["sampler"], show_default=True, help=f"What chooses the next setting: {', '.join(SAMPLERS)}."
+    "--sampler", metavar="NAME", default=SAMPLER, show_default=True, help=f"What chooses the next setting: {', '.join(SAMPLERS)}."
 )
 @click.option(
     "--pruner", metavar="NAME", default="median", show_default=True, help=f"What ends hopeless trials early: {', '.join(PRUNERS)}."
@@ -68,6 +63,7 @@ def tune(
     """
     from harness.cli._tuning import tune_all
     from harness.matrix import parse_sets
+    from harness.tuning.fields import Tune
     from harness.tuning.search import searches, short_name
 
     for kind, chosen, known in (("sampler", sampler, SAMPLERS), ("pruner", pruner, PRUNERS)):

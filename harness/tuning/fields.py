@@ -6,8 +6,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
-Sampler = Literal["tpe", "gp", "random", "grid"]
-Pruner = Literal["none", "median", "hyperband", "wilcoxon"]
+from harness.tuning.usual import REPORT_SEEDS, SAMPLER, SEEDS, TRIALS, Pruner, Sampler
 
 
 class Tune(BaseModel):
@@ -20,13 +19,13 @@ class Tune(BaseModel):
     protocol: str | None = None
     settings: dict[str, str | None] = Field(default={}, alias="set")
     space: list[str] = []
-    trials: int = Field(default=30, ge=1, le=100_000)
+    trials: int = Field(default=TRIALS, ge=1, le=100_000)
     hours: float | None = Field(default=None, gt=0)
-    seeds: str = "1000-1002"
-    report_seeds: str = "0-9"
+    seeds: str = SEEDS
+    report_seeds: str = REPORT_SEEDS
     metric: str | None = None
     direction: Literal["maximize"] = "maximize"
-    sampler: Sampler = "tpe"
+    sampler: Sampler = SAMPLER
     pruner: Pruner = "none"
     sampler_seed: int = Field(default=0, ge=0)
 
