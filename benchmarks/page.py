@@ -18,6 +18,7 @@ BENCHMARKS = {
     "images": "A step on images, and the score written out",
     "scaling": "How time grows",
     "tracking": "A whole run, beside its bare loop",
+    "workers": "Two workers, beside one",
     "store": "The result database at 100,000 finished runs",
     "results": "Tables and reports of 100,000 finished runs",
 }
@@ -39,9 +40,16 @@ card.
 
 - **Small problems** (Gaussian data): a step is some hundreds of operations of torch on a few thousand numbers each, and takes the time of
   starting them, not of computing. This is why a stack of ten takes about as long as one replicate, and why the dimension hardly matters.
-- **Images**: convolutions and their gradients. `hvae` with K steps runs the decoder K + 2 times and its transpose K + 1 times, and
-  training goes back through both. Maps innermost in memory halve the convolutions, and the last layer, a transposed convolution to one
-  map, is four small convolutions of stride 1 (`tasks/_nets.py`).
+  From its 2,000th step on a run is therefore played back from a recording of the operations of one step (`harness/replay.py`), which
+  spares all but the operations themselves and gives the same bits; every thousandth step is taken both ways, and a difference ends the
+  run as failed. `BENCH_REPLAY=off` in the environment turns it off, `BENCH_REPLAY=always` records before the first step. Compiling the
+  step instead (`torch.compile`) would be faster still, but takes longer than most of these runs, and changes the last bits: it is not
+  used.
+- **Images**: convolutions and their gradients, which no recording makes faster. `hvae` with K steps runs the decoder K + 2 times and its
+  transpose K + 1 times, and
+  training goes back through both. Maps innermost in memory halve the convolutions, the last layer, a transposed convolution to one
+  map, is four small convolutions of stride 1 (`tasks/_nets.py`), and what many particles decode is decoded a thousand images at a time,
+  so that the maps are still in the cache when the next layer asks for them.
 """
 
 

@@ -85,7 +85,9 @@ def claim(sentence: str, value: float, limit: float, at_most: bool) -> dict[str,
     return {"claim": sentence, "limit": limit, "at_most": at_most, "value": value, "holds": holds}
 
 
-def stepper(method: str, task: str | Found, settings: dict[str, Any], seeds: int = 1, protocol: str | None = None) -> Callable[[], None]:
+def stepper(
+    method: str, task: str | Found, settings: dict[str, Any], seeds: int = 1, protocol: str | None = None, recorded: bool = True
+) -> Callable[[], None]:
     """A call that takes the next step of training without end.
 
     Args:
@@ -93,12 +95,15 @@ def stepper(method: str, task: str | Found, settings: dict[str, Any], seeds: int
         settings: as `--set` takes them.
         seeds: replicates in the stack.
         protocol: its name; the task's own without it.
+        recorded: small problems from a recording, as most steps of a long run are taken; or one by one.
     """
     found = find("task", task) if isinstance(task, str) else task
     endless = {"steps": 10**9, "lr_schedule": "constant", "lr": 1e-6, "validate_every": None}
     resolved = resolve(find("method", method), found, protocol or found.cls.default_protocol, endless | settings)
     state = training.start(resolved.method, resolved.task, resolved.protocol, list(range(seeds)))
     going: Iterator[training.Progress] = training.train(resolved.method, resolved.task, resolved.protocol, state)
+    os.environ["BENCH_REPLAY"] = "always" if recorded and resolved.task.stacks else "off"
+    next(going)
 
     def step() -> None:
         bound = next(going).bound

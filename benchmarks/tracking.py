@@ -2,7 +2,7 @@
 
     python benchmarks/tracking.py
 
-Each round makes one run of `vb` on `gaussian-25` of about a minute by `bench run`, with its result database and MLflow, in a workspace of
+Each round makes one run of `hvae` on `gaussian-25` of about a minute by `bench run`, with its result database and MLflow, in a workspace of
 its own, and takes the same steps in a bare loop in a process of its own, turn about. The run counts from its first step to its stored
 result, as the database has it (`wall_s`), scoring left out on both sides. Start-up, a first run of two steps in an empty folder and a
 second one beside it are whole commands. One thread.
@@ -23,8 +23,8 @@ import timing
 from timing import ROOT, claim, spread, table, text
 
 MINUTE_S = 60
-CALIBRATION = 3000
-METHOD, TASK = "vb", "gaussian-25"
+CALIBRATION = 20_000
+METHOD, TASK = "hvae", "gaussian-25"
 BENCH = (sys.executable, "-m", "harness.cli")
 FEW_PARTICLES = ("--set", "eval_particles=2")  # scoring takes no time
 BARE = """
