@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import importlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import click
@@ -36,6 +38,18 @@ COMMANDS = {
 }
 
 
+@contextmanager
+def _one_line() -> Iterator[None]:
+    """Whatever was typed, what click says of it is one printable line of bounded length."""
+    try:
+        yield
+    except click.ClickException as err:
+        from harness.analysis.text import one_line
+
+        err.message = one_line(err.message)  # type: ignore[misc]
+        raise
+
+
 class LazyGroup(click.Group):
     """Commands by name and place, imported when used. Here, and nowhere else, a `BenchError` becomes an exit status."""
 
@@ -59,12 +73,20 @@ class LazyGroup(click.Group):
             raise UnknownName("command", args[0], COMMANDS, "bench --help")
         return super().resolve_command(ctx, args)
 
+    def make_context(self, *args: Any, **extra: Any) -> click.Context:
+        """As click's, with what it says of bad usage on a line of ours."""
+        with _one_line():
+            return super().make_context(*args, **extra)
+
     def invoke(self, ctx: click.Context) -> Any:
         """Run a command; an error of ours is one line on stderr."""
         try:
-            return super().invoke(ctx)
+            with _one_line():
+                return super().invoke(ctx)
         except BenchError as err:
-            click.echo(f"bench: {err}", err=True)
+            from harness.analysis.text import one_line
+
+            click.echo(one_line(f"bench: {err}"), err=True)
             ctx.exit(err.exit_status)
         except KeyboardInterrupt:
             click.echo("Interrupted.", err=True)

@@ -28,9 +28,9 @@ def show(grids: Sequence[Grid]) -> None:
 
 def plain_text(grids: Sequence[Grid]) -> str:
     """The same for a file, however wide; an asterisk stands for bold."""
-    from rich.console import Console
+    from harness.cli._terminal import Harmless
 
-    out = Console(file=io.StringIO(), width=FILE_WIDTH, highlight=False, color_system=None)
+    out = Harmless(file=io.StringIO(), width=FILE_WIDTH, highlight=False, color_system=None)
     for grid in grids:
         _print(out, grid)
     return "\n".join(line.rstrip() for line in out.file.getvalue().splitlines()) + "\n"  # type: ignore[attr-defined]

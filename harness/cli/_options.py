@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO, TypeVar
 import click
 
 from harness.analysis.text import number as number
+from harness.analysis.text import printable
 from harness.workspace import Workspace
 
 if TYPE_CHECKING:
@@ -60,15 +61,16 @@ def open_store(workspace: Workspace) -> ResultStore | None:
 def print_json(values: Iterable[Any]) -> None:
     """One JSON object a line on stdout."""
     for value in values:
-        click.echo(json.dumps(value, ensure_ascii=False))
+        text = json.dumps(value, ensure_ascii=False)
+        click.echo(text if text.isprintable() else json.dumps(value))
 
 
 def console(stderr: bool = False) -> Console:
     """A rich console; wide where nobody's screen is the limit, and plain where it is not a terminal."""
-    from rich.console import Console
+    from harness.cli._terminal import Harmless
 
     stream = sys.stderr if stderr else sys.stdout
-    return Console(stderr=stderr, width=None if stream.isatty() else 160, highlight=False, soft_wrap=not stream.isatty())
+    return Harmless(stderr=stderr, width=None if stream.isatty() else 160, highlight=False, soft_wrap=not stream.isatty())
 
 
 def write_out(content: bytes, output: Path | None) -> None:

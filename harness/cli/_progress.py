@@ -10,6 +10,7 @@ from typing import Any
 
 import click
 
+from harness.analysis.text import printable
 from harness.cli._options import duration
 from harness.executors import Event, Waiting
 from harness.executors.follow import Progressed
@@ -46,7 +47,7 @@ class _Lines:
 
     def say(self, text: str) -> None:
         """One line."""
-        click.echo(text, err=True)
+        click.echo(printable(text), err=True)
 
     def show(self, event: Event | Progressed) -> None:
         """Take note of an event and print what is due."""
@@ -99,11 +100,12 @@ class _Bar(_Lines):
 
     def __init__(self) -> None:
         super().__init__()
-        from rich.console import Console
         from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
+        from harness.cli._terminal import Harmless
+
         columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[state]}"), TimeElapsedColumn())
-        self._bar: Any = Progress(*columns, console=Console(stderr=True))
+        self._bar: Any = Progress(*columns, console=Harmless(stderr=True))
         self._task: Any = None
         self._bar.start()
 
