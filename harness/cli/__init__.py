@@ -46,7 +46,7 @@ def _one_line() -> Iterator[None]:
     except click.ClickException as err:
         from harness.analysis.text import one_line
 
-        err.message = one_line(err.message)  # type: ignore[misc]
+        err.message = one_line(err.message, 1800)  # type: ignore[misc]
         raise
 
 
