@@ -24,6 +24,15 @@ import difflib
 from collections.abc import Iterable
 
 
+def harmless(text: str) -> str:
+    """The text for a terminal: what would not be printed, but obeyed, stands there as its escape.
+
+    >>> harmless("a\\x1b[31mb")
+    'a\\\\x1b[31mb'
+    """
+    return "".join(sign if sign.isprintable() or sign == "\n" else sign.encode("unicode_escape").decode() for sign in text)
+
+
 class BenchError(Exception):
     """The program cannot go on."""
 

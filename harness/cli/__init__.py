@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 import harness
-from harness.errors import BenchError
+from harness.errors import BenchError, harmless
 
 COMMANDS = {
     "run": "run:run",
@@ -64,7 +64,7 @@ class LazyGroup(click.Group):
         try:
             return super().invoke(ctx)
         except BenchError as err:
-            click.echo(f"bench: {err}", err=True)
+            click.echo(harmless(f"bench: {err}"), err=True)
             ctx.exit(err.exit_status)
         except KeyboardInterrupt:
             click.echo("Interrupted.", err=True)
