@@ -24,6 +24,26 @@ import difflib
 from collections.abc import Iterable
 
 
+def harmless(text: str) -> str:
+    """The text for a terminal: what would not be printed, but obeyed, stands there as its escape.
+
+    >>> harmless("a\\x1b[31mb")
+    'a\\\\x1b[31mb'
+    """
+    return "".join(sign if sign.isprintable() or sign == "\n" else sign.encode("unicode_escape").decode() for sign in text)
+
+
+def one_line(text: str, longest: int = 2000) -> str:
+    """A message on one harmless line of bounded length: of a longer one the middle goes.
+
+    >>> one_line("a\\n  b"), one_line("x" * 30 + "y" * 30, 21)
+    ('a b', 'xxxxxxxx ... yyyyyyyy')
+    """
+    line = harmless(" ".join(text.split()))
+    half = (longest - 5) // 2
+    return line if len(line) <= longest else f"{line[:half]} ... {line[-half:]}"
+
+
 class BenchError(Exception):
     """The program cannot go on."""
 

@@ -22,9 +22,38 @@ LONGEST = 2000
 """Characters of a message."""
 
 ESCAPES = ("\x1b[2J", "\x1b]0;title\x07", "\x9b31m", "\r\x08", "‮", "\x00", "\ud800", "​", "\u2028")
-MARKUP = ("[bold]", "[/]", "[link=file:///etc/passwd]", "<script>alert(1)</script>", "{{7*7}}", "${x}", "%s%n", "';DROP TABLE runs;--", "../" * 9)
+MARKUP = (
+    "[bold]",
+    "[/]",
+    "[link=file:///etc/passwd]",
+    "<script>alert(1)</script>",
+    "{{7*7}}",
+    "${x}",
+    "%s%n",
+    "';DROP TABLE runs;--",
+    "../" * 9,
+)
 LARGE = ("9" * 5000, "1e999", "-1e999", "nan", "-0", "1" + "0" * 400, "0x10", "[" * 3000, '{"a":' * 2000, "x" * 20_000)
-WORDS = ("vb", "hvae", "gaussian-2", "smoke", "0-1", "lr", "steps", "method.n_leapfrog", "task.dim", "none", "true", "=", "[", "]", ",", "-", ":", "~")
+WORDS = (
+    "vb",
+    "hvae",
+    "gaussian-2",
+    "smoke",
+    "0-1",
+    "lr",
+    "steps",
+    "method.n_leapfrog",
+    "task.dim",
+    "none",
+    "true",
+    "=",
+    "[",
+    "]",
+    ",",
+    "-",
+    ":",
+    "~",
+)
 
 TEXTS = st.one_of(
     st.sampled_from((*ESCAPES, *MARKUP, *LARGE)),

@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import dataclasses
+import functools
 import hashlib
 import shutil
 import sqlite3
+import threading
 from contextlib import closing
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import filled_store
 import pytest
 from conftest import json_lines
 from stores import gone_owner
+from toy_data import CONTENT, IMAGES, TOY, ZIPPED, put
 
-from harness.data import KNOWN
+from harness.data import KNOWN, DataSet, verify
 from harness.spec import Plan, Status
 from harness.store import ArtifactFile, CheckpointFile, ResultStore, Saved
 from harness.workspace import Workspace
@@ -27,6 +32,8 @@ def here(workspace, monkeypatch):
     """The workspace; there is nothing in MLflow to ask for, and a data folder of its own."""
     monkeypatch.setattr("harness.doctor.mirror_faults", lambda *unused: iter(()))
     monkeypatch.setenv("BENCH_DATA", str(workspace / "data"))
+    for name, known in KNOWN.items():
+        monkeypatch.setitem(KNOWN, name, dataclasses.replace(known, mirrors=("http://127.0.0.1:9/",)))
     return Workspace.current()
 
 
@@ -108,7 +115,7 @@ def test_each_damage_is_reported_and_mended_or_named_as_lost(here, bench, worksp
     backups = len(list(workspace.glob("bench-*.db")))
     mended, status = faults(bench, "--repair")
     assert (status, mended.keys()) == (3, found.keys())
-    assert sorted(mended.values()) == ["found", "lost", "lost", "mended", "mended", "mended"]
+    assert sorted(mended.values()) == ["lost", "lost", "mended", "mended", "mended", "not mended"]  # nobody serves the data set
     assert len(list(workspace.glob("bench-*.db"))) == backups + 1
     after, status = faults(bench)
     assert sorted(after.values()) == ["found", "lost", "lost"]  # the data set, and what only another run gives back
@@ -137,14 +144,46 @@ def test_a_schema_that_is_behind_is_brought_up_after_a_backup(here, bench, works
     with closing(sqlite3.connect(workspace / "bench.db")) as connection:
         connection.execute("PRAGMA journal_mode = WAL")  # as the program leaves it
     before = snapshot(workspace)
-    refused = bench("doctor")
-    assert (refused.exit_code, refused.stderr.count("\n")) == (1, 1)
-    assert "run: bench db upgrade" in refused.stderr
+    found, status = faults(bench)
+    assert (status, list(found.values())) == (3, ["found"])
+    assert "has schema 0001, this program needs 0002" in next(iter(found))
+    assert "bench db upgrade" in bench("doctor").stdout
     assert snapshot(workspace) == before
-    bench("doctor", "--repair")
+    mended, _ = faults(bench, "--repair")
+    assert (next(iter(mended)), mended[next(iter(found))]) == (next(iter(found)), "mended")
+    assert not any("schema" in text for text in faults(bench)[0])
     assert bench("list", "runs").exit_code == 0
     kept = []
     for backup in workspace.glob("bench-*.db"):  # before the upgrade, and before the repairs in the same second
         with closing(sqlite3.connect(backup)) as connection:
             kept += connection.execute("SELECT version_num FROM bench_alembic_version").fetchone()
     assert sorted(kept) == ["0001", "0002"]
+
+
+def test_a_wrong_data_set_is_downloaded_anew(here, bench, workspace, monkeypatch):
+    served = workspace / "served"
+    monkeypatch.setenv("no_proxy", "127.0.0.1")
+    put(served, {f"{name}.gz": zipped for name, zipped in ZIPPED.items()})
+    handler = functools.partial(SimpleHTTPRequestHandler, directory=served)
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        monkeypatch.setitem(KNOWN, "toy", DataSet("toy", "A toy", TOY, (f"http://127.0.0.1:{server.server_port}/",)))
+        put(workspace / "data" / "toy", CONTENT | {IMAGES: b"no images"})
+        finished(here, 0)
+        found, status = faults(bench)
+        assert (status, list(found.values())) == (3, ["found"])
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        mended, status = faults(bench, "--repair")
+        server.shutdown()
+    assert (status, list(mended.values())) == (0, ["mended"])
+    assert [file.state for file in verify("toy")] == ["right", "right"]
+    assert faults(bench) == ({}, 0)
+
+
+def test_what_doctor_says_is_harmless(here, bench, workspace):
+    """A file's name cannot write to the terminal."""
+    key, *_ = finished(here, 0)
+    (workspace / "checkpoints" / key / "stray\x1b[2J\r\u202efox").write_bytes(b"?")
+    said = bench("doctor")
+    assert said.exit_code == 3
+    assert "stray\\x1b[2J\\r\\u202efox belongs to no checkpoint" in said.stdout
+    assert (said.stdout + said.stderr).replace("\n", "").isprintable()

@@ -1,17 +1,14 @@
-"""Numbers and texts as one reads them."""
+"""Numbers as one reads them."""
 
 from __future__ import annotations
 
 import math
 import sys
-import unicodedata
 from collections.abc import Sequence
 from decimal import Decimal
 
 SMALL, LARGE = 1e-3, 1e7
 LARGEST_DIGITS = 6
-UNSEEN = ("Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp")
-"""Unicode's categories of what moves a cursor, turns text around, or has no sign."""
 
 
 def number(value: float, error: float | None = None) -> str:
@@ -105,30 +102,3 @@ def count(value: float) -> str:
         if value >= size:
             return f"{value / size:.3g} {letter}"
     return f"{value:,.0f}"
-
-
-def printable(text: str) -> str:
-    """A text that does nothing but stand there: what steers a terminal or has no sign is written out; lines and tabs stay.
-
-    >>> printable("a\\x1b[2Jb\\u202e")
-    'a\\\\x1b[2Jb\\\\u202e'
-    """
-    if text.isprintable():
-        return text
-    return "".join(_seen(letter) for letter in text)
-
-
-def _seen(letter: str) -> str:
-    hidden = unicodedata.category(letter) in UNSEEN and letter not in "\n\t"
-    return letter.encode("unicode_escape").decode() if hidden else letter
-
-
-def one_line(text: str, longest: int = 2000) -> str:
-    """A message on one line, printable and of bounded length: of a longer one the middle goes.
-
-    >>> one_line("a\\n  b"), one_line("x" * 30 + "y" * 30, 21)
-    ('a b', 'xxxxxxxx ... yyyyyyyy')
-    """
-    line = printable(" ".join(text.split()))
-    half = (longest - 5) // 2
-    return line if len(line) <= longest else f"{line[:half]} ... {line[-half:]}"

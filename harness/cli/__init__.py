@@ -10,7 +10,7 @@ from typing import Any
 import click
 
 import harness
-from harness.errors import BenchError
+from harness.errors import BenchError, one_line
 
 COMMANDS = {
     "run": "run:run",
@@ -44,8 +44,6 @@ def _one_line() -> Iterator[None]:
     try:
         yield
     except click.ClickException as err:
-        from harness.analysis.text import one_line
-
         err.message = one_line(err.message, 1800)  # type: ignore[misc]
         raise
 
@@ -84,8 +82,6 @@ class LazyGroup(click.Group):
             with _one_line():
                 return super().invoke(ctx)
         except BenchError as err:
-            from harness.analysis.text import one_line
-
             click.echo(one_line(f"bench: {err}"), err=True)
             ctx.exit(err.exit_status)
         except KeyboardInterrupt:

@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any, BinaryIO, TypeVar
 import click
 
 from harness.analysis.text import number as number
-from harness.analysis.text import printable
 from harness.workspace import Workspace
 
 if TYPE_CHECKING:

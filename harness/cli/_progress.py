@@ -10,8 +10,8 @@ from typing import Any
 
 import click
 
-from harness.analysis.text import printable
 from harness.cli._options import duration
+from harness.errors import harmless
 from harness.executors import Event, Waiting
 from harness.executors.follow import Progressed
 from harness.registry import load_task, method_label, task_label
@@ -47,7 +47,7 @@ class _Lines:
 
     def say(self, text: str) -> None:
         """One line."""
-        click.echo(printable(text), err=True)
+        click.echo(harmless(text), err=True)
 
     def show(self, event: Event | Progressed) -> None:
         """Take note of an event and print what is due."""

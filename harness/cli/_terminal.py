@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from rich.console import Console, ConsoleOptions, RenderableType
 from rich.segment import Segment
 
-from harness.analysis.text import printable
+from harness.errors import harmless
 
 
 class Harmless(Console):
@@ -19,4 +19,4 @@ class Harmless(Console):
             if segment.control or segment.text.isprintable():
                 yield segment
             else:
-                yield Segment(printable(segment.text), segment.style)
+                yield Segment(harmless(segment.text), segment.style)

@@ -7,11 +7,12 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from harness.cli._options import json_option, open_store, plural, print_json
-from harness.errors import BenchError
+from harness.errors import BenchError, harmless
 from harness.workspace import Workspace
 
 if TYPE_CHECKING:
     from harness.doctor import Finding
+    from harness.store import ResultStore
 
 FAULTS_LEFT = 3
 
@@ -21,7 +22,7 @@ FAULTS_LEFT = 3
 @json_option
 @click.pass_context
 def doctor(ctx: click.Context, repair: bool, as_json: bool) -> None:
-    """Look for abandoned claims, damaged or missing files, orphan files, an MLflow that is behind, and data that is not what it should be.
+    """Look for an old schema, abandoned claims, damaged or missing files, orphan files, an MLflow that is behind, and wrong data sets.
 
     Nothing is changed without --repair. Exit status 3 when faults are left.
 
@@ -30,23 +31,28 @@ def doctor(ctx: click.Context, repair: bool, as_json: bool) -> None:
       bench doctor --repair
     """
     workspace = Workspace.current()
-    _bring_up_schema(workspace, repair)
-    store = open_store(workspace)
-    if store is None:
-        click.echo("There is no database here yet, so nothing can be wrong with it.", err=True)
-        return
+    lines = [_treated(behind, repair)] if (behind := _schema_behind(workspace)) else []
+    if not lines or lines[0]["state"] == "mended":
+        store = open_store(workspace)
+        if store is None:
+            click.echo("There is no database here yet, so nothing can be wrong with it.", err=True)
+            return
+        lines += _examined(workspace, store, repair)
+    if as_json:
+        print_json(lines)
+    else:
+        _print(lines, repair)
+    ctx.exit(FAULTS_LEFT if any(line["state"] != "mended" for line in lines) else 0)
+
+
+def _examined(workspace: Workspace, store: ResultStore, repair: bool) -> list[dict[str, Any]]:
     from harness.doctor import examine
 
     with store:
         findings = list(examine(workspace, store))
         if findings and repair:
             _back_up(workspace)
-        lines = [_treated(finding, repair) for finding in findings]
-    if as_json:
-        print_json(lines)
-    else:
-        _print(lines, repair)
-    ctx.exit(FAULTS_LEFT if any(line["state"] != "mended" for line in lines) else 0)
+        return [_treated(finding, repair) for finding in findings]
 
 
 def _treated(finding: Finding, repair: bool) -> dict[str, Any]:
@@ -62,7 +68,7 @@ def _treated(finding: Finding, repair: bool) -> dict[str, Any]:
 
 def _print(lines: list[dict[str, Any]], repair: bool) -> None:
     for line in lines:
-        click.echo(f"{line['state']}: {line['fault']}; {line['advice']}")
+        click.echo(harmless(f"{line['state']}: {line['fault']}; {line['advice']}"))
     if not lines:
         click.echo("Nothing is wrong here.")
     elif not repair:
@@ -78,19 +84,23 @@ def _back_up(workspace: Workspace) -> None:
         click.echo("The database is on a server, and is not backed up from here.", err=True)
 
 
-def _bring_up_schema(workspace: Workspace, repair: bool) -> None:
-    """With --repair, an older schema is upgraded first; without, opening the database says so."""
+def _schema_behind(workspace: Workspace) -> Finding | None:
+    """What there is to say of a database whose schema is older than this program's; nothing else can be looked at then."""
+    from harness.doctor import Finding
     from harness.errors import SchemaMismatch
 
     try:
         store = open_store(workspace)
-        if store is not None:
-            store.close()
     except SchemaMismatch as err:
-        if not repair or "bench db upgrade" not in str(err):
+        if "bench db upgrade" not in str(err):
             raise
         from harness.store.upgrade import upgrade
 
-        _back_up(workspace)
-        upgrade(workspace.database_url)
-        click.echo("The database's schema was behind and is brought up.", err=True)
+        def bring_up() -> None:
+            _back_up(workspace)
+            upgrade(workspace.database_url)
+
+        return Finding("schema", str(err).partition(": run:")[0], "bench db upgrade brings it up; then the rest can be looked at", bring_up)
+    if store is not None:
+        store.close()
+    return None

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import click
 
 from harness.cli._options import json_option, plural, print_json, watched
+from harness.errors import one_line
 from harness.workspace import Workspace, redact
 
 if TYPE_CHECKING:
@@ -72,7 +73,7 @@ def _print(counts: Counter[str], kept_out: Sequence[Adoption]) -> None:
     for adoption in kept_out:
         named = "; ".join(adoption.why[:DIFFERENCES])
         more = len(adoption.why) - DIFFERENCES
-        click.echo(f"{adoption.what}: run {adoption.key}: {named}{f'; and {more} more' if more > 0 else ''}")
+        click.echo(one_line(f"{adoption.what}: run {adoption.key}: {named}{f'; and {more} more' if more > 0 else ''}"))
     parts = ", ".join(f"{counts[what]:,} {words}" for what, words in WORDS.items() if counts[what])
     click.echo(f"{plural(counts.total(), 'run')}: {parts or 'nothing to take in'}.")
     if counts["conflict"]:

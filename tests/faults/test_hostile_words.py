@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from hostile import LARGE, TEXTS, called, snapshot, tried
+from hostile import TEXTS, called, snapshot, tried
 from hypothesis import strategies as st
 
 pytestmark = pytest.mark.usefixtures("no_mirror")
@@ -17,8 +17,12 @@ SELECTORS = st.one_of(
     st.builds("./{}.py:{}".format, TEXTS, TEXTS),
 )
 FIELDS = st.sampled_from(("lr", "steps", "batch_size", "dtype", "clip_norm", "task.dim", "task.n_data", "eval_particles"))
-SETTINGS = st.one_of(TEXTS, st.builds("{}={}".format, FIELDS | TEXTS, TEXTS), st.builds("{}={}".format, FIELDS, st.integers() | st.floats()))
-SEEDS = st.one_of(TEXTS, st.builds("{}-{}".format, st.integers(), st.integers()), st.lists(st.integers(), max_size=5).map(lambda n: ",".join(map(str, n))))
+SETTINGS = st.one_of(
+    TEXTS, st.builds("{}={}".format, FIELDS | TEXTS, TEXTS), st.builds("{}={}".format, FIELDS, st.integers() | st.floats())
+)
+SEEDS = st.one_of(
+    TEXTS, st.builds("{}-{}".format, st.integers(), st.integers()), st.lists(st.integers(), max_size=5).map(lambda n: ",".join(map(str, n)))
+)
 OPTIONS = {"-m": SELECTORS, "-t": SELECTORS, "--set": SETTINGS, "--seeds": SEEDS, "--protocol": TEXTS, "--preset": TEXTS}
 
 
@@ -46,10 +50,12 @@ def test_whatever_is_typed_is_runs_or_one_line(option, home, monkeypatch, record
 COMMANDS = (
     *(("show",), ("why",), ("rm",), ("verify",), ("nothing",), ("import",), ("sample", "-r"), ("encode", "-r")),
     *(("study", "show"), ("study", "status"), ("study", "best"), ("study", "run", "--dry-run"), ("data", "verify"), ("data", "fetch")),
-    *(("list", "runs", "--status"), ("list", "runs", "-m"), ("list", "runs", "-n"), ("compare", "--metric"), ("compare", "-m"), ("compare", "--seeds")),
-    *(("export", "--format"), ("export", "--status"), ("export", "--study"), ("invalidate", "--reason"), ("invalidate", "-m"), (*RUN, "--time-limit")),
-    *((*RUN, "--memory-limit"), (*RUN, "--workers"), ("tune", "-m"), ("tune", *RUN[1:5], "--space"), ("tune", *RUN[1:5], "--sampler")),
-)  # fmt: skip
+    *(("list", "runs", "--status"), ("list", "runs", "-m"), ("list", "runs", "-n")),
+    *(("compare", "--metric"), ("compare", "-m"), ("compare", "--seeds"), ("invalidate", "--reason"), ("invalidate", "-m")),
+    *(("export", "--format"), ("export", "--status"), ("export", "--study")),
+    *((*RUN, "--time-limit"), (*RUN, "--memory-limit"), (*RUN, "--workers")),
+    *(("tune", "-m"), ("tune", *RUN[1:5], "--space"), ("tune", *RUN[1:5], "--sampler")),
+)
 
 
 @pytest.mark.parametrize("command", COMMANDS, ids=" ".join)
