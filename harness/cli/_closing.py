@@ -55,13 +55,14 @@ def _print_rows(out: Any, rows: list[dict[str, str]]) -> None:
     from rich import box
     from rich.measure import Measurement
     from rich.table import Table
+    from rich.text import Text
 
     columns = [name for name in rows[0] if any(row[name] for row in rows)]
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     for name in columns:
         table.add_column(name, justify="left" if name in LEFT else "right", no_wrap=name not in LEFT[:2], overflow="fold")
     for row in rows:
-        table.add_row(*(row[name] for name in columns))
+        table.add_row(*(Text(row[name]) for name in columns))
     unlimited = out.options.update(max_width=10_000)
     if Measurement.get(out, unlimited, table).maximum <= out.width or not out.is_terminal:
         out.print(table)

@@ -55,10 +55,11 @@ def _print(out: Any, grid: Grid) -> None:
 def _table(grid: Grid, plain: bool) -> Any:
     from rich import box
     from rich.table import Table
+    from rich.text import Text
 
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     for number, name in enumerate(grid.heading):
-        table.add_column(name, justify="right" if number else "left", no_wrap=True)
+        table.add_column(Text(name), justify="right" if number else "left", no_wrap=True)
     for row in grid.rows:
         table.add_row(*(_text(word, plain) for word in row))
     return table
