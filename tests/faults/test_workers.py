@@ -10,14 +10,14 @@ from pathlib import Path
 import psycopg
 import pytest
 from postgres import server
-from runs import finished, kill, mirrored, prepared, start, state, wait_for_checkpoint
+from runs import ROOT, finished, kill, mirrored, prepared, start, state, wait_for_checkpoint
 from sweeps import Place, children, states, sweep
 
 from harness.store import ResultStore
 
 RUN = ["-m", "vb", "-m", "iwae", "-m", "hvae[n_leapfrog=1,2]", "-t", "gaussian-2", "--seeds", "0-1"]
 SHORT = [*RUN, "--protocol", "smoke", "--set", "steps=1500"]
-PLUGINS = Path(__file__).with_name("plugins.py")
+PLUGINS = ROOT / "tests" / "plugins.py"
 OUTAGE_S = 60.0 if os.environ.get("BENCH_TESTS") == "full" else 6.0
 AWAY = {"MLFLOW_TRACKING_URI": "http://127.0.0.1:9"}
 
@@ -120,7 +120,7 @@ def test_a_worker_drains_the_database_whatever_its_clock_says(tmp_path, postgres
     keys = [run.spec.key for run in runs]
     with place.store() as store:
         store.enqueue(runs)
-    ahead = {"PATH_FIRST": str(Path(__file__).with_name("faulty")), "CLOCK_AHEAD_S": "3600"}
+    ahead = {"PATH_FIRST": str(ROOT / "tests" / "faulty"), "CLOCK_AHEAD_S": "3600"}
     workers = [start(place.home, ["--drain"], command="worker", **place.environment, **extra) for extra in ({}, ahead)]
     for worker in workers:
         _, said = worker.communicate(timeout=120)

@@ -11,13 +11,13 @@ import time
 from pathlib import Path
 
 import pytest
-from runs import copies, finished, kill, mirrored, opened, prepared, start, state, steps_saved, wait_for_checkpoint
+from runs import ROOT, copies, finished, kill, mirrored, opened, prepared, start, state, steps_saved, wait_for_checkpoint
 
 from harness.store import CheckpointFile
 
 RUN = ["-m", "vb", "-t", "gaussian-2", "--set", "steps=3000", "--set", "eval_particles=500"]
 LONGER = [*RUN, "--set", "steps=9000"]
-FAULTY = str(Path(__file__).with_name("faulty"))
+FAULTY = str(ROOT / "tests" / "faulty")
 
 PLACES = {
     "inside a checkpoint write": "fsync:checkpoints/.*tmp:2",
