@@ -87,6 +87,8 @@ def batter(make: Callable[[], Process], dice: random.Random, longest_s: float, m
             process.communicate(timeout=dice.uniform(soonest, longest_s))
             return kills, process
         kill(process)
+        if process.returncode != -signal.SIGKILL:  # it was faster
+            return kills, process
         kills += 1
 
 

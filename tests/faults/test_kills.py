@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
+import json
 import os
 import random
 import shutil
@@ -14,12 +16,14 @@ import bundles
 import filled_store
 import pytest
 import store_processes as processes
+from bundles import bundle, source  # noqa: F401
+from conftest import json_lines
 from counts import compared
-from runs import ROOT, batter, copies, finished, mirrored, prepared, start, state
+from runs import ROOT, batter, copies, finished, mirrored, opened, prepared, start, state
 from stores import DATA, killed
 
 from harness.store import upgrade
-from harness.workspace import sqlite_url
+from harness.workspace import Workspace, sqlite_url
 
 FULL = os.environ.get("BENCH_TESTS") == "full"
 FAULTY = str(ROOT / "tests" / "faulty")
@@ -75,8 +79,10 @@ def test_killed_before_a_statement_the_upgrade_is_repeated(upgraded, tmp_path, r
 
 def test_killed_at_random_moments_the_upgrade_is_repeated(upgraded, tmp_path, record_property):
     dice, kills, wanted = random.Random(1), 0, 40 if FULL else 3
-    while kills < wanted:
-        home = old_database(tmp_path / str(kills))
+    for number in itertools.count():
+        if kills == wanted:
+            break
+        home = old_database(tmp_path / str(number))
         made, process = batter(lambda: start(home, ["upgrade"], command="db"), dice, upgraded[1], wanted - kills)  # noqa: B023
         process.communicate(timeout=60)
         assert process.returncode == 0
@@ -123,15 +129,43 @@ def test_killed_while_it_exports_the_same_command_gives_the_same_bundle(tmp_path
     record_property("interruptions", kills)
 
 
-@pytest.mark.skipif(not FULL, reason="at chosen places in test_bundles.py; at random moments with BENCH_TESTS=full")
+def test_killed_at_chosen_places_the_same_import_goes_on(source, bundle, tmp_path, record_property):
+    home = prepared(tmp_path / "home")
+    places = ("fsync:checkpoints/.*tmp:1", "-replace:pictures/.*png:2")
+    for number, place in enumerate(places):
+        fault = {"PATH_FIRST": FAULTY, "FAULT": place, "FAULT_MARK": str(tmp_path / f"fault-{number}")}
+        killed = start(home, [str(bundle), "--json"], command="import", **fault)
+        killed.communicate(timeout=300)
+        assert killed.returncode == -9
+        with opened(home) as store:
+            assert all(store.checkpoints(row.key) for row in store.find(""))
+            assert sum(store.count().values()) == number
+    kinds = {line["kind"] for line in json_lines(bundles.cli(Workspace(home), "doctor", "--json"))}
+    assert kinds == {"orphan file", "mirror"}
+    process = start(home, [str(bundle), "--json"], command="import")
+    out, said = process.communicate(timeout=300)
+    assert (process.returncode, said) == (0, "")
+    assert [json.loads(line)["outcome"] for line in out.splitlines()] == ["same", "added", "added"]
+    found, wanted = (
+        dict(zip(sorted(state(home)), bundles.told(space, state(home)), strict=True)) for space in (Workspace(home), source[0])
+    )
+    record_property("interruptions", len(places))
+    compared(record_property, found, wanted)
+    assert list(mirrored(home).values()) == [["FINISHED"]] * 3
+    assert bundles.cli(Workspace(home), "doctor", "--repair").exit_code == 0
+    assert set(bundles.files(Workspace(home))) == set(bundles.files(source[0]))
+
+
+@pytest.mark.skipif(not FULL, reason="at chosen places above; at random moments with BENCH_TESTS=full")
 def test_killed_while_it_imports_the_same_command_goes_on(tmp_path, record_property):
     source = filled_store.workspace_in(tmp_path / "source")
     keys = bundles.fill(source, range(30))
     bundles.export(source, tmp_path / "x.bench", keys)
-    dice, kills, number = random.Random(3), 0, 0
-    while kills < 20:
+    dice, kills = random.Random(3), 0
+    for number in itertools.count():
+        if kills >= 20:
+            break
         goal = filled_store.workspace_in(tmp_path / f"goal-{number}")
-        number += 1
         made, process = batter(lambda: start(goal.home, [str(tmp_path / "x.bench")], "import", **AWAY), dice, 1.5, 5)  # noqa: B023
         _, said = process.communicate(timeout=60)
         assert process.returncode == 0, said
