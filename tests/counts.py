@@ -48,12 +48,7 @@ def table(files: dict[str, dict[str, float]]) -> list[str]:
     total = {kind: sum(counts[kind] for counts in files.values()) for kind in KINDS}
     rows = [("", *KINDS)] + [(name, *(f"{counts[kind]:,}" for kind in KINDS)) for name, counts in [*sorted(files.items()), ("all", total)]]
     widths = [max(len(row[place]) for row in rows) for place in range(len(KINDS) + 1)]
-    return [
-        "  ".join(
-            text.ljust(width) if not place else text.rjust(width) for place, (text, width) in enumerate(zip(row, widths, strict=True))
-        )
-        for row in rows
-    ]
+    return ["  ".join([row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])]) for row in rows]
 
 
 def keep(files: dict[str, dict[str, float]], path: Path) -> None:

@@ -185,7 +185,7 @@ def test_killed_in_mlflows_first_start_the_same_command_goes_on(tmp_path, record
     whole, broken = prepared(tmp_path / "whole"), tmp_path / "broken"
     finished(start(whole, command))
     dice, kills = random.Random(4), 0
-    while kills < 8:
+    while kills < 5:
         shutil.rmtree(broken, ignore_errors=True)
         made, process = batter(lambda: start(broken, command), dice, 9.0, 4)
         finished(process)

@@ -57,7 +57,7 @@ def everything(folder):
 
 @pytest.mark.parametrize(
     ("pruner", "workers", "trials", "kills"),
-    [("median", (), 8, 2), ("none", ("--workers", "2"), 4, 2), *([("median", ("--workers", "2"), 14, 8)] if FULL else [])],
+    [("median", (), 8, 2), ("none", ("--workers", "2"), 4, 2), *([("median", ("--workers", "2"), 6, 5)] if FULL else [])],
 )
 def test_a_study_whose_processes_are_killed_has_the_same_trials(pruner, workers, trials, kills, tmp_path, record_property):
     draw, died = random.Random(7), 0

@@ -16,7 +16,7 @@ FULL = os.environ.get("BENCH_TESTS") == "full"
 RUN = ["-m", "vb", "-t", "gaussian-2", "--set", "steps=1200", "--set", "eval_particles=500"]
 AWAY = {"MLFLOW_TRACKING_URI": "http://127.0.0.1:9"}
 KIB = 1024
-FREE_KIB = [0, 4, 16, 64, 80, 96, 112, 128, 144, 160, 192, 224, 256, 288, 320, 384] if FULL else [0, 96, 192]
+FREE_KIB = [0, 16, 96, 128, 160, 224, 288, 352] if FULL else [0, 96, 192]
 
 
 @pytest.fixture(scope="module")

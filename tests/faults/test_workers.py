@@ -84,7 +84,7 @@ def test_workers_die_with_their_coordinator_and_the_same_command_goes_on(alone, 
     finished(sweep())
     compared(record_property, state(home), state(alone))
     dice, number = random.Random(5), 0
-    while FULL and kills < 12:
+    while FULL and kills < 9:
         number += 1
         home = prepared(tmp_path / f"home-{number}")
         (home / "mine.yaml").write_text(STUDY)
