@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import counts
 import pytest
 import torch
 from click.testing import CliRunner, Result
@@ -21,6 +23,18 @@ def pytest_terminal_summary(terminalreporter: Any) -> None:
         for name, text in report.user_properties:
             if name == "printed":
                 terminalreporter.write_line(text)
+    files = counts.summed(report for reports in terminalreporter.stats.values() for report in reports)
+    if files:
+        terminalreporter.write_line("\n".join(counts.table(files)))
+        if path := os.environ.get("BENCH_FAULTS_JSON"):
+            counts.keep(files, Path(path))
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Tests of the folder `faults` have the marker of that name."""
+    for item in items:
+        if item.path.parent.name == "faults":
+            item.add_marker("faults")
 
 
 @pytest.fixture(autouse=True)

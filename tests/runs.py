@@ -6,16 +6,21 @@ import atexit
 import json
 import multiprocessing
 import os
+import random
 import shutil
 import signal
 import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
+from contextlib import suppress
 from functools import cache
 from pathlib import Path
 from typing import Any
+
+from forked import Forked
 
 from harness import tracking
 from harness.store import ResultStore
@@ -42,27 +47,52 @@ def prepared(home: Path) -> Path:
     return home
 
 
-def start(home: Path, arguments: list[str], command: str = "run", **environment: str) -> subprocess.Popen[str]:
-    """Start `bench COMMAND` over the workspace `home`."""
+Process = subprocess.Popen[str] | Forked
+
+
+def start(home: Path, arguments: list[str], command: str = "run", **environment: str) -> Any:
+    """Start `bench COMMAND` over the workspace `home`; what torch reads when it is loaded takes an interpreter of its own."""
     known = {name: value for name, value in os.environ.items() if not name.startswith(("BENCH_", "MLFLOW_"))}
     extra = ["--json", "--save-every", SAVE_S] if command == "run" else []
     path = os.pathsep.join(filter(None, [environment.pop("PATH_FIRST", ""), str(ROOT)]))
-    return subprocess.Popen(
-        [sys.executable, "-m", "harness.cli", command, *arguments, *extra],
-        env={**known, "BENCH_HOME": str(home), "PYTHONPATH": path, **environment},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
+    fresh = "OMP_NUM_THREADS" in environment
+    words, environment = [command, *arguments, *extra], {**known, "BENCH_HOME": str(home), "PYTHONPATH": path, **environment}
+    if not fresh:
+        return Forked(words, environment)
+    argv = [sys.executable, "-m", "harness.cli", *words]
+    return subprocess.Popen(argv, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
-def kill(process: subprocess.Popen[str]) -> None:
+def kill(process: Process) -> None:
     """kill -9, and wait for the end."""
     process.send_signal(signal.SIGKILL)
     process.communicate()
 
 
-def finished(process: subprocess.Popen[str], errors: list[str] | None = None) -> list[dict[str, Any]]:
+def batter(make: Callable[[], Process], dice: random.Random, longest_s: float, most: int) -> tuple[int, Process]:
+    """Repeat a command, killed after a random time up to `longest_s` seconds each but `most` times at most, until it ends by itself.
+
+    Every third time may be before its first checkpoint, no more often: what dies three times in a row before one is given up.
+
+    Returns:
+        How often it was killed, and the process that ended.
+    """
+    kills = 0
+    while True:
+        process = make()
+        if kills == most:
+            return kills, process
+        soonest = 0.0 if kills % 3 == 0 else longest_s / 3
+        with suppress(subprocess.TimeoutExpired):
+            process.communicate(timeout=dice.uniform(soonest, longest_s))
+            return kills, process
+        kill(process)
+        if process.returncode != -signal.SIGKILL:  # it was faster
+            return kills, process
+        kills += 1
+
+
+def finished(process: Process, errors: list[str] | None = None) -> list[dict[str, Any]]:
     """The runs that a command printed, by seed, once it has ended; its stderr goes to `errors`."""
     out, said = process.communicate(timeout=PATIENCE_S)
     assert process.returncode in (0, 3), said
@@ -86,7 +116,7 @@ def steps_saved(home: Path) -> int:
     return max((file.step for file in files), default=0)
 
 
-def wait_for_checkpoint(home: Path, process: subprocess.Popen[str], beyond: int) -> None:
+def wait_for_checkpoint(home: Path, process: Process, beyond: int) -> None:
     """Wait until a checkpoint later than `beyond` is on record."""
     while steps_saved(home) <= beyond:
         assert process.poll() is None, process.communicate()

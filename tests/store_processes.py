@@ -69,8 +69,8 @@ def claim_and_stay(url: str, keys: list[str], report: Any) -> None:
     signal.pause()
 
 
-def die_at_statement(url: str, number: int) -> None:
-    """Open a database and be killed before its n-th statement."""
+def die_at_statement(url: str, number: int, work: Callable[[str], object] = ResultStore.open) -> None:
+    """Open a database, or do something else to it, and be killed before the n-th statement."""
     seen = 0
 
     def count(*_: Any) -> None:
@@ -80,7 +80,7 @@ def die_at_statement(url: str, number: int) -> None:
             die()
 
     event.listen(Engine, "before_cursor_execute", count)
-    ResultStore.open(url)
+    work(url)
 
 
 def die_at_call(url: str, name: str, after: bool) -> None:

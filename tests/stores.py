@@ -9,6 +9,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import forked
 import pytest
 import store_processes as processes
 from sqlalchemy import text
@@ -104,7 +105,7 @@ def in_processes(number, work, *arguments):
 
 def killed(target, *arguments):
     """Run a process that kills itself, and make sure that it did."""
-    process = SPAWN.Process(target=target, args=arguments)
+    process = forked.server().Process(target=target, args=arguments)
     process.start()
     process.join()
     return process.exitcode == -signal.SIGKILL

@@ -71,9 +71,10 @@ def test_import_contracts_hold():
     assert done.returncode == 0, done.stdout
 
 
-def test_the_command_reference_is_fresh():
+@pytest.mark.parametrize("script", ["docs/make_commands.py", "docs/make_reliability.py"])
+def test_generated_pages_are_fresh(script):
     done = subprocess.run(
-        [sys.executable, "docs/make_commands.py", "--check"], cwd=ROOT, env={"PYTHONPATH": "."}, capture_output=True, text=True
+        [sys.executable, script, "--check"], cwd=ROOT, env={"PYTHONPATH": "."}, capture_output=True, text=True
     )
     assert done.returncode == 0, done.stderr
 

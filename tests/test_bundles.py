@@ -12,14 +12,12 @@ import filled_store
 import pytest
 from bundles import CURVE, FAULTY, ODD, SMOKE, bundle, cli, export, files, fill, goal, here, source, take, tensors, there, told  # noqa: F401
 from conftest import json_lines
-from runs import mirrored, opened, prepared, start, state
 from stores import gone_owner
 
 import harness.bundle
 from harness.errors import LeaseLost
 from harness.spec import Status
 from harness.store import CheckpointFile, Metric, Owner, ResultStore, Saved
-from harness.workspace import Workspace
 
 
 @pytest.fixture(autouse=True)
@@ -173,30 +171,6 @@ def test_a_file_that_cannot_be_written_leaves_no_row(there, bundle):
     assert "Cannot write the checkpoint" in result.stderr
     with ResultStore.open(there.database_url) as store:
         assert store.count() == {}
-
-
-@pytest.mark.mirror
-def test_killed_at_any_moment_the_same_import_goes_on(source, bundle, tmp_path):
-    home = prepared(tmp_path / "home")
-    places = ("fsync:checkpoints/.*tmp:1", "-replace:pictures/.*png:2")
-    for number, place in enumerate(places):
-        fault = {"PATH_FIRST": FAULTY, "FAULT": place, "FAULT_MARK": str(tmp_path / f"fault-{number}")}
-        killed = start(home, [str(bundle), "--json"], command="import", **fault)
-        killed.communicate(timeout=300)
-        assert killed.returncode == -9
-        with opened(home) as store:
-            assert all(store.checkpoints(row.key) for row in store.find(""))
-            assert sum(store.count().values()) == number
-    kinds = {line["kind"] for line in json_lines(cli(Workspace(home), "doctor", "--json"))}
-    assert kinds == {"orphan file", "mirror"}
-    process = start(home, [str(bundle), "--json"], command="import")
-    out, said = process.communicate(timeout=300)
-    assert (process.returncode, said) == (0, "")
-    assert [json.loads(line)["outcome"] for line in out.splitlines()] == ["same", "added", "added"]
-    assert told(Workspace(home), state(home)) == told(source[0], state(home))
-    assert list(mirrored(home).values()) == [["FINISHED"]] * 3
-    assert cli(Workspace(home), "doctor", "--repair").exit_code == 0
-    assert set(files(Workspace(home))) == set(files(source[0]))
 
 
 # The commands

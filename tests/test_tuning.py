@@ -4,22 +4,13 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import random
-import signal
-import subprocess
-import sys
-import threading
-import time
-from contextlib import suppress
-from pathlib import Path
 
 import optuna
 import pytest
 from conftest import json_lines
 from mlflow import MlflowClient
 from scipy import stats
-from sweeps import children
 
 from harness.analysis.statistics import paired, t_interval
 from harness.errors import UsageError
@@ -493,84 +484,6 @@ def test_mlflow_shows_a_search_over_the_runs_of_its_trials(bench, workspace):
         assert parent.data.metrics["optimism_gap"] == shown["optimism_gap"]
         assert {file.path for file in client.list_artifacts(parent.info.run_id)} == {"figures.html", "result.json"}
         bench("tune", *SMALL, "--trials", "2", "--seeds", "1000", "--json")
-
-
-# Killed, and gone on with
-
-
-STUDY = """summary: S.
-tune:
-  methods: ["hvae[n_leapfrog=2]"]
-  tasks: [gaussian-25]
-  protocol: smoke
-  set: {{steps: {steps}, eval_particles: 50}}
-  space: [method.max_step, method.init_step, "lr=1e-4:1e-1:log"]
-  trials: {trials}
-  seeds: 1000-1001
-  report_seeds: 0-1
-  pruner: {pruner}
-"""
-FULL = os.environ.get("BENCH_TESTS") == "full"
-
-
-def study_command(folder, workers):
-    environment = {**os.environ, "BENCH_HOME": str(folder), "PYTHONPATH": str(Path.cwd())}
-    command = [sys.executable, "-m", "harness.cli", "study", "run", str(folder / "mine.yaml"), *workers, "--save-every", "0.2"]
-    return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True)
-
-
-def everything(folder):
-    """The trials of a study with what their runs left."""
-    environment = {**os.environ, "BENCH_HOME": str(folder)}
-    workspace = Workspace(folder, environment)
-    (search,) = stored(workspace.study_url, "mine")
-    with read_log(workspace.study_url, search) as log:
-        trials = log.trials()
-    with ResultStore.open(workspace.database_url) as store:
-        keys = [run.spec.key for trial in trials for run in search.runs(trial.params, search.seeds)]
-        keys += [run.spec.key for run in search.runs(best_of(trials).params, search.report_seeds)]
-        rows, metrics = store.rows(keys), store.metrics(keys)
-        runs = {
-            key: (row.status, row.step, repr(metrics.get(key)), repr(store.curves(key)), store.checkpoints(key)[0].sha256)
-            for key, row in rows.items()
-        }
-    return trials, runs
-
-
-@pytest.mark.parametrize(
-    ("pruner", "workers", "trials", "kills"),
-    [("median", (), 8, 2), ("none", ("--workers", "2"), 4, 2), *([("median", ("--workers", "2"), 14, 8)] if FULL else [])],
-)
-def test_a_study_whose_processes_are_killed_has_the_same_trials(pruner, workers, trials, kills, tmp_path, record_property):
-    draw, died = random.Random(7), 0
-    results = []
-    for name, deaths in (("calm", 0), ("killed", kills)):
-        folder = tmp_path / name
-        folder.mkdir()
-        (folder / "mine.yaml").write_text(STUDY.format(steps=900 if workers else 360, trials=trials, pruner=pruner))
-        for attempt in range(deaths + 1):
-            process = study_command(folder, workers)
-            timer = threading.Timer(draw.uniform(4, 9), _kill, (process, bool(workers) and attempt % 2 == 1))
-            if attempt < deaths:
-                timer.start()
-            _, said = process.communicate(timeout=300)
-            timer.cancel()
-            died += process.returncode < 0 or "ended with signal 9" in said
-        assert process.returncode == 0, said
-        results.append(everything(folder))
-    assert results[0] == results[1]
-    assert died >= 1
-    how = " ".join(workers) or "in one process"
-    text = f"a study of {len(results[0][0])} trials, {how}, pruner {pruner}: killed {died} times and continued; trials and runs are equal"
-    record_property("printed", text)
-
-
-def _kill(process, worker):
-    """The coordinator, or one of its workers."""
-    workers = children(process.pid, "executors.worker")
-    with suppress(ProcessLookupError):
-        os.kill(workers[0] if worker and workers else process.pid, signal.SIGKILL)
-    time.sleep(0.1)
 
 
 # Statistics

@@ -22,6 +22,7 @@ from harness.errors import UsageError, WorkspaceError
 from harness.saving import remove_files
 from harness.spec import canonical_json
 from harness.store import Adoption, ArtifactFile, CheckpointFile, Result, ResultStore
+from harness.store.fresh import part_beside
 from harness.store.upgrade import sync_folder
 from harness.workspace import Workspace
 
@@ -48,7 +49,8 @@ def write(target: Path, home: Path, results: Iterable[Result]) -> Iterator[tuple
         WorkspaceError: the file cannot be written.
     """
     _refuse_existing(target)
-    temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
+    with _writing_to(target):
+        temporary = part_beside(target)
     files: dict[str, Path] = {}
     count = 0
     with _writing_to(target, temporary), tempfile.TemporaryFile(dir=target.parent) as lines:
@@ -74,14 +76,15 @@ def _refuse_existing(target: Path) -> None:
 
 
 @contextmanager
-def _writing_to(target: Path, temporary: Path) -> Iterator[None]:
+def _writing_to(target: Path, temporary: Path | None = None) -> Iterator[None]:
     try:
         yield
     except OSError as err:
         raise WorkspaceError(f"Cannot write {target}: {err.strerror or err}.") from err
     finally:
         with suppress(OSError):
-            temporary.unlink(missing_ok=True)
+            if temporary is not None:
+                temporary.unlink(missing_ok=True)
 
 
 def _line(result: Result) -> bytes:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import sqlite3
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -115,7 +116,7 @@ def clear_errors(url: str) -> Iterator[None]:
         yield
     except DBAPIError as err:
         raise StoreError(_one_line(url, str(err.orig))) from err
-    except SQLAlchemyError as err:
+    except (SQLAlchemyError, sqlite3.Error) as err:
         raise StoreError(_one_line(url, str(err))) from err
     except OSError as err:
         raise StoreError(_one_line(url, err.strerror or str(err))) from err

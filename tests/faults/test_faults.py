@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import http.server
+import os
 import shutil
 import socket
 import sqlite3
@@ -11,13 +12,16 @@ import time
 from pathlib import Path
 
 import pytest
-from runs import copies, finished, kill, mirrored, opened, prepared, start, state, steps_saved, wait_for_checkpoint
+from counts import compared
+from runs import ROOT, copies, finished, kill, mirrored, opened, prepared, start, state, steps_saved, wait_for_checkpoint
 
 from harness.store import CheckpointFile
 
-RUN = ["-m", "vb", "-t", "gaussian-2", "--set", "steps=3000", "--set", "eval_particles=500"]
-LONGER = [*RUN, "--set", "steps=9000"]
-FAULTY = str(Path(__file__).with_name("faulty"))
+RUN = ["-m", "vb", "-t", "gaussian-2", "--set", "steps=1500", "--set", "eval_particles=500"]
+LONGER = [*RUN, "--set", "steps=3000"]
+FULL = os.environ.get("BENCH_TESTS") == "full"
+LOCKED_S = 60.0 if FULL else 8.0
+FAULTY = str(ROOT / "tests" / "faulty")
 
 PLACES = {
     "inside a checkpoint write": "fsync:checkpoints/.*tmp:2",
@@ -36,7 +40,7 @@ def whole(tmp_path_factory):
 
 
 @pytest.mark.parametrize("place", PLACES)
-def test_killed_there_the_same_command_goes_on(place, whole, tmp_path):
+def test_killed_there_the_same_command_goes_on(place, whole, tmp_path, record_property):
     mark = tmp_path / "fault"
     fault = {"PATH_FIRST": FAULTY, "FAULT": PLACES[place], "FAULT_MARK": str(mark)}
     first = start(tmp_path / "home", RUN, **fault)
@@ -44,13 +48,14 @@ def test_killed_there_the_same_command_goes_on(place, whole, tmp_path):
     assert mark.exists()
     assert first.returncode == -9
     finished(start(tmp_path / "home", RUN, **fault))
-    assert state(tmp_path / "home") == state(whole)
+    record_property("interruptions", 1)
+    compared(record_property, state(tmp_path / "home"), state(whole))
     assert list(mirrored(tmp_path / "home").values()) == [["FINISHED"]]
     assert not [path for path in (tmp_path / "home").rglob("*") if path.name.endswith((".tmp", ".new"))]
     assert sum(path.is_file() for path in (tmp_path / "home" / "checkpoints").rglob("*")) <= 3
 
 
-def test_killed_while_mlflow_is_written(whole, tmp_path):
+def test_killed_while_mlflow_is_written(whole, tmp_path, record_property):
     """The files of the run are being copied to MLflow when both processes die."""
     shutil.copytree(whole, tmp_path / "home")
     with opened(tmp_path / "home") as store:
@@ -65,11 +70,12 @@ def test_killed_while_mlflow_is_written(whole, tmp_path):
     (run,) = finished(start(tmp_path / "home", RUN))
     assert run["outcome"] == "hit"
     assert list(mirrored(tmp_path / "home").values()) == [["FINISHED"]]
-    assert copies(tmp_path / "home").keys() == copies(whole).keys()
+    record_property("interruptions", 1)
+    compared(record_property, dict.fromkeys(copies(tmp_path / "home")), dict.fromkeys(copies(whole)))
 
 
-def damage(home: Path, kind: str) -> CheckpointFile:
-    """Harm the newest checkpoint of the only run."""
+def damage(home: Path, kind: str, other: Path) -> CheckpointFile:
+    """Harm the newest checkpoint of the only run; `other` is a checkpoint of another one."""
     with opened(home) as store:
         (row,) = store.recent()
         file = store.checkpoints(row.key)[0]
@@ -80,6 +86,8 @@ def damage(home: Path, kind: str) -> CheckpointFile:
         path.write_bytes(content)
     elif kind == "truncated":
         path.write_bytes(content[: len(content) // 2])
+    elif kind == "another run's":
+        path.write_bytes(other.read_bytes())
     else:
         path.unlink()
     return file
@@ -93,21 +101,22 @@ def longer(tmp_path_factory):
     return home
 
 
-@pytest.mark.parametrize("kind", ["flipped", "truncated", "missing"])
-def test_a_bad_checkpoint_falls_back_to_the_one_before_and_says_so(kind, longer, tmp_path):
+@pytest.mark.parametrize("kind", ["flipped", "truncated", "another run's", "missing"])
+def test_a_bad_checkpoint_falls_back_to_the_one_before_and_says_so(kind, longer, whole, tmp_path, record_property):
     process = start(prepared(tmp_path), LONGER)
     wait_for_checkpoint(tmp_path, process, 0)
     wait_for_checkpoint(tmp_path, process, steps_saved(tmp_path))
     kill(process)
-    damage(tmp_path, kind)
+    damage(tmp_path, kind, next((whole / "checkpoints").rglob("*.safetensors")))
     errors: list[str] = []
     finished(start(tmp_path, LONGER), errors)
     assert ("damaged" if kind != "missing" else "Cannot read") in errors[0]
     assert "Going on from step" in errors[0]
-    assert state(tmp_path) == state(longer)
+    record_property("faults", 1)
+    compared(record_property, state(tmp_path), state(longer))
 
 
-def test_with_mlflow_away_the_run_is_done_and_doctor_mirrors_it_later(whole, tmp_path):
+def test_with_mlflow_away_the_run_is_done_and_doctor_mirrors_it_later(whole, tmp_path, record_property):
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
     errors: list[str] = []
@@ -120,6 +129,8 @@ def test_with_mlflow_away_the_run_is_done_and_doctor_mirrors_it_later(whole, tmp
     mended = start(tmp_path, ["--repair"], command="doctor")
     out, _ = mended.communicate(timeout=120)
     assert (mended.returncode, out.count("mended: ")) == (0, 1)
+    record_property("faults", 1)
+    compared(record_property, state(tmp_path), state(whole))
     (copy,), (expected,) = copies(tmp_path).values(), copies(whole).values()
     assert copy[0] == expected[0]
     curves, wanted = ({name: [point[:2] for point in points] for name, points in each[2].items()} for each in (copy, expected))
@@ -137,8 +148,17 @@ class _Broken(http.server.BaseHTTPRequestHandler):
         return
 
 
-def test_an_mlflow_that_answers_500_costs_nothing_but_its_copy(whole, tmp_path):
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), _Broken)
+class _Hanging(_Broken):
+    def _hang(self) -> None:
+        time.sleep(60)  # longer than anybody waits
+
+    do_GET = do_POST = do_PUT = do_PATCH = _hang
+
+
+@pytest.mark.parametrize("how", [_Broken, _Hanging])
+def test_an_mlflow_that_answers_500_or_nothing_costs_nothing_but_its_copy(how, whole, tmp_path, record_property):
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), how)
+    server.block_on_close = False
     threading.Thread(target=server.serve_forever, daemon=True).start()
     errors: list[str] = []
     (run,) = finished(start(tmp_path, RUN, MLFLOW_TRACKING_URI=f"http://127.0.0.1:{server.server_port}"), errors)
@@ -146,10 +166,13 @@ def test_an_mlflow_that_answers_500_costs_nothing_but_its_copy(whole, tmp_path):
     server.server_close()
     assert run["status"] == "done"
     assert "Nothing is lost" in errors[0]
-    assert state(tmp_path) == state(whole)
+    finished(start(prepared(tmp_path), RUN))
+    assert list(mirrored(tmp_path).values()) == [["FINISHED"]]
+    record_property("faults", 1)
+    compared(record_property, state(tmp_path), state(whole))
 
 
-def test_mlflows_files_deleted_are_made_again_equal(whole, tmp_path):
+def test_mlflows_files_deleted_are_made_again_equal(whole, tmp_path, record_property):
     home = tmp_path / "home"
     shutil.copytree(whole, home)
     with opened(home) as store:
@@ -174,23 +197,26 @@ def test_mlflows_files_deleted_are_made_again_equal(whole, tmp_path):
     mend()
     assert copies(home) == before
     assert list(home.glob("bench-*.db"))
+    record_property("faults", 3)
+    compared(record_property, state(home), state(whole))
 
 
-def test_a_database_locked_for_a_while_loses_nothing(longer, tmp_path):
+def test_a_database_locked_for_a_while_loses_nothing(longer, tmp_path, record_property):
     process = start(prepared(tmp_path), LONGER)
     wait_for_checkpoint(tmp_path, process, 0)
     lock = sqlite3.connect(tmp_path / "bench.db", isolation_level=None)
     lock.execute("BEGIN IMMEDIATE")
-    time.sleep(40)  # longer than a connection waits by itself
+    time.sleep(LOCKED_S)
     lock.execute("COMMIT")
     lock.close()
     finished(process)
-    assert state(tmp_path) == state(longer)
+    record_property("faults", 1)
+    compared(record_property, state(tmp_path), state(longer))
 
 
 def test_a_run_that_starves_every_thread_keeps_its_lease(tmp_path):
     """Leases are kept by another process: one that is stopped altogether still holds its runs."""
-    process = start(prepared(tmp_path), [*RUN, "--set", "steps=60000"])
+    process = start(prepared(tmp_path), [*RUN, "--set", "steps=20000"])
     wait_for_checkpoint(tmp_path, process, 0)
     with opened(tmp_path) as store:
         (row,) = store.recent()

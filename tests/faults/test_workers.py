@@ -3,22 +3,25 @@
 from __future__ import annotations
 
 import os
+import random
 import signal
 import time
 from pathlib import Path
 
 import psycopg
 import pytest
+from counts import compared
 from postgres import server
-from runs import finished, kill, mirrored, prepared, start, state, wait_for_checkpoint
+from runs import ROOT, batter, finished, kill, mirrored, prepared, start, state, wait_for_checkpoint
 from sweeps import Place, children, states, sweep
 
 from harness.store import ResultStore
 
 RUN = ["-m", "vb", "-m", "iwae", "-m", "hvae[n_leapfrog=1,2]", "-t", "gaussian-2", "--seeds", "0-1"]
 SHORT = [*RUN, "--protocol", "smoke", "--set", "steps=1500"]
-PLUGINS = Path(__file__).with_name("plugins.py")
-OUTAGE_S = 60.0 if os.environ.get("BENCH_TESTS") == "full" else 6.0
+PLUGINS = ROOT / "tests" / "plugins.py"
+FULL = os.environ.get("BENCH_TESTS") == "full"
+OUTAGE_S = 40.0 if FULL else 6.0
 AWAY = {"MLFLOW_TRACKING_URI": "http://127.0.0.1:9"}
 
 
@@ -38,7 +41,7 @@ def wait_until(true, process, patience_s=120.0):
         time.sleep(0.05)
 
 
-def test_workers_give_the_numbers_of_one_process_and_a_dead_one_is_replaced(alone, tmp_path):
+def test_workers_give_the_numbers_of_one_process_and_a_dead_one_is_replaced(alone, tmp_path, record_property):
     home = prepared(tmp_path / "home")
     process = start(home, [*SHORT, "--workers", "2"])
     wait_until(lambda: len(children(process.pid, "executors.worker")) == 2, process)
@@ -48,27 +51,48 @@ def test_workers_give_the_numbers_of_one_process_and_a_dead_one_is_replaced(alon
     results = finished(process, errors)
     assert [run["status"] for run in results] == ["done"] * 8
     assert "ended with signal 9; another one takes its place" in errors[0]
-    assert state(home) == state(alone)
+    record_property("interruptions", 1)
+    compared(record_property, state(home), state(alone))
     assert mirrored(home) == {key: ["FINISHED"] for key in state(home)}
 
 
-def test_workers_die_with_their_command_and_the_same_command_goes_on(alone, tmp_path):
+STUDY = """summary: The same runs.
+grids:
+  - {methods: [vb, iwae, "hvae[n_leapfrog=1,2]"], tasks: [gaussian-2], seeds: 0-1, protocol: smoke, set: {steps: 1500}}
+"""
+
+
+def test_workers_die_with_their_coordinator_and_the_same_command_goes_on(alone, tmp_path, record_property):
     home = prepared(tmp_path / "home")
-    process = start(home, [*SHORT, "--workers", "2"], **AWAY)
+    (home / "mine.yaml").write_text(STUDY)
+    command = ["run", str(home / "mine.yaml"), "--workers", "2", "--save-every", "0.2", "--json"]
+    sweep = lambda: start(home, command, command="study", **AWAY)  # noqa: E731
+    process = sweep()
     wait_for_checkpoint(home, process, 0)
     workers = children(process.pid, "executors.worker")
     kill(process)
-    deadline = time.monotonic() + 10
+    kills, deadline = 1, time.monotonic() + 10
     while any(Path(f"/proc/{pid}").exists() for pid in workers):
         assert time.monotonic() < deadline
         time.sleep(0.05)
-    again = start(home, [*SHORT, "--workers", "2"], **AWAY)
+    again = sweep()
     wait_until(lambda: len(children(again.pid, "executors.worker")) == 2, again)
     again.send_signal(signal.SIGINT)
     _, said = again.communicate(timeout=60)
     assert (again.returncode, "Traceback" in said) == (130, False)
-    finished(start(home, [*SHORT, "--workers", "2"], **AWAY))
-    assert state(home) == state(alone)
+    kills += 1
+    finished(sweep())
+    compared(record_property, state(home), state(alone))
+    dice, number = random.Random(5), 0
+    while FULL and kills < 9:
+        number += 1
+        home = prepared(tmp_path / f"home-{number}")
+        (home / "mine.yaml").write_text(STUDY)
+        made, process = batter(lambda: start(home, ["run", str(home / "mine.yaml"), *command[2:]], "study", **AWAY), dice, 9.0, 5)  # noqa: B023
+        finished(process)
+        kills += made
+        compared(record_property, state(home), state(alone))
+    record_property("interruptions", kills)
 
 
 def test_time_limits_save_and_the_same_command_goes_on(alone, tmp_path):
@@ -120,7 +144,7 @@ def test_a_worker_drains_the_database_whatever_its_clock_says(tmp_path, postgres
     keys = [run.spec.key for run in runs]
     with place.store() as store:
         store.enqueue(runs)
-    ahead = {"PATH_FIRST": str(Path(__file__).with_name("faulty")), "CLOCK_AHEAD_S": "3600"}
+    ahead = {"PATH_FIRST": str(ROOT / "tests" / "faulty"), "CLOCK_AHEAD_S": "3600"}
     workers = [start(place.home, ["--drain"], command="worker", **place.environment, **extra) for extra in ({}, ahead)]
     for worker in workers:
         _, said = worker.communicate(timeout=120)
@@ -132,8 +156,8 @@ def test_a_worker_drains_the_database_whatever_its_clock_says(tmp_path, postgres
     assert max(at) - min(at) < 600
 
 
-def test_a_server_that_goes_away_in_mid_run_is_waited_for(tmp_path):
-    (run,) = sweep(1, 20_000)
+def test_a_server_that_goes_away_in_mid_sweep_is_waited_for(tmp_path, record_property):
+    runs = sweep(2, 5_000)
     places = [Place.sqlite(tmp_path / "whole")]
     with server() as running:
         with psycopg.connect(f"{running.url}/postgres", autocommit=True) as connection:
@@ -141,7 +165,7 @@ def test_a_server_that_goes_away_in_mid_run_is_waited_for(tmp_path):
         places.append(Place(prepared(tmp_path / "home"), f"{running.url}/bench"))
         for place in places:
             with place.store() as store:
-                store.enqueue([run])
+                store.enqueue(runs)
         processes = [start(place.home, ["--drain", "--save-every", "0.5"], command="worker", **place.environment) for place in places]
         wait_until(lambda: list((places[1].home / "checkpoints").glob("*/*")), processes[1])
         running.stop()
@@ -150,6 +174,8 @@ def test_a_server_that_goes_away_in_mid_run_is_waited_for(tmp_path):
         errors = [process.communicate(timeout=300)[1] for process in processes]
         assert [process.returncode for process in processes] == [0, 0], errors
         assert "Training goes on" in errors[1]
-        assert states(places[1]) == states(places[0])
+        record_property("faults", 1)
+        compared(record_property, states(places[1]), states(places[0]))
         with places[1].store() as store:
-            assert [line.status.value for line in store.history(run.spec.key)] == ["queued", "running", "done"]
+            histories = [[line.status.value for line in store.history(run.spec.key)] for run in runs]
+        assert histories == [["queued", "running", "done"]] * 2
