@@ -73,9 +73,7 @@ def test_import_contracts_hold():
 
 @pytest.mark.parametrize("script", ["docs/make_commands.py", "docs/make_reliability.py"])
 def test_generated_pages_are_fresh(script):
-    done = subprocess.run(
-        [sys.executable, script, "--check"], cwd=ROOT, env={"PYTHONPATH": "."}, capture_output=True, text=True
-    )
+    done = subprocess.run([sys.executable, script, "--check"], cwd=ROOT, env={"PYTHONPATH": "."}, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
 
 
