@@ -38,16 +38,16 @@ card.
 
 ## What bounds a step
 
-- **Small problems** (Gaussian data): a step is some hundreds of operations of torch on a few thousand numbers each, and takes the time of
-  starting them, not of computing. This is why a stack of ten takes about as long as one replicate, and why the dimension hardly matters.
-  From its 2,000th step on a run is therefore played back from a recording of the operations of one step (`harness/replay.py`), which
-  spares all but the operations themselves and gives the same bits; every thousandth step is taken both ways, and a difference ends the
-  run as failed. `BENCH_REPLAY=off` in the environment turns it off, `BENCH_REPLAY=always` records before the first step. Compiling the
-  step instead (`torch.compile`) would be faster still, but takes longer than most of these runs, and changes the last bits: it is not
-  used.
+- **Small problems** (Gaussian data of tens of dimensions): a step is some hundreds of operations of torch on a few thousand numbers each,
+  and takes the time of starting them, not of computing: a stack of ten takes about as long as one replicate. From its 2,000th step on a
+  run is therefore played back from a recording of the operations of one step (`harness/replay.py`), which spares all but the operations
+  themselves and gives the same bits; every thousandth step is taken both ways, and a difference ends the run as failed.
+  `BENCH_REPLAY=off` in the environment turns it off, `BENCH_REPLAY=always` records before the first step. Compiling the step instead
+  (`torch.compile`) would be faster still, but takes longer than most of these runs, and changes the last bits: it is not used.
+- **Larger ones** (a stack of ten at d = 400: 40,000 numbers an operation): each operation goes over its numbers in memory once, and the
+  passes take the time. Recording saves less here, and a stack gains less on a loop over its members.
 - **Images**: convolutions and their gradients, which no recording makes faster. `hvae` with K steps runs the decoder K + 2 times and its
-  transpose K + 1 times, and
-  training goes back through both. Maps innermost in memory halve the convolutions, the last layer, a transposed convolution to one
+  transpose K + 1 times, and training goes back through both. Maps innermost in memory halve the convolutions, the last layer, a transposed convolution to one
   map, is four small convolutions of stride 1 (`tasks/_nets.py`), and what many particles decode is decoded a thousand images at a time,
   so that the maps are still in the cache when the next layer asks for them.
 """
