@@ -47,9 +47,9 @@ card.
 - **Larger ones** (a stack of ten at d = 400: 40,000 numbers an operation): each operation goes over its numbers in memory once, and the
   passes take the time. Recording saves less here, and a stack gains less on a loop over its members.
 - **Images**: convolutions and their gradients, which no recording makes faster. `hvae` with K steps runs the decoder K + 2 times and its
-  transpose K + 1 times, and training goes back through both. Maps innermost in memory halve the convolutions, the last layer, a transposed convolution to one
-  map, is four small convolutions of stride 1 (`tasks/_nets.py`), and what many particles decode is decoded a thousand images at a time,
-  so that the maps are still in the cache when the next layer asks for them.
+  transpose K + 1 times, and training goes back through both. Maps innermost in memory halve the convolutions, the last layer, a
+  transposed convolution to one map, is four small convolutions of stride 1 (`tasks/_nets.py`), and what many particles decode is
+  decoded a thousand images at a time, so that the maps are still in the cache when the next layer asks for them.
 """
 
 
