@@ -99,10 +99,7 @@ def stepper(
     """
     found = find("task", task) if isinstance(task, str) else task
     endless = {"steps": 10**9, "lr_schedule": "constant", "lr": 1e-6, "validate_every": None}
-    ways, named = find("method", method), {}
-    for kind, known in (("method", ways), ("task", found)):  # gaussian-400 is gaussian with dim=400
-        named |= {f"{kind}.{name}": value for name, value in known.fields.items()}
-    resolved = resolve(ways, found, protocol or found.cls.default_protocol, endless | named | settings)
+    resolved = resolve(find("method", method), found, protocol or found.cls.default_protocol, endless | settings)
     state = training.start(resolved.method, resolved.task, resolved.protocol, list(range(seeds)))
     going: Iterator[training.Progress] = training.train(resolved.method, resolved.task, resolved.protocol, state)
     os.environ["BENCH_REPLAY"] = "always" if recorded and resolved.task.stacks else "off"

@@ -33,7 +33,7 @@ from harness import training
 from harness.matrix import resolve
 from harness.registry import find
 torch.set_num_threads(1)
-found = resolve(find("method", "{method}"), find("task", "{task}"), "smoke", {{"steps": {steps}, "task.dim": 25}})
+found = resolve(find("method", "{method}"), find("task", "{task}"), "smoke", {{"steps": {steps}}})
 state = training.start(found.method, found.task, found.protocol, [0])
 began, worked = time.perf_counter(), time.process_time()
 for progress in training.train(found.method, found.task, found.protocol, state):

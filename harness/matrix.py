@@ -6,7 +6,7 @@ import itertools
 import math
 import re
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from functools import cache
 from typing import Any
@@ -226,7 +226,9 @@ class Resolved:
 
 
 def resolve(method: Found, task: Found, protocol: str, values: dict[str, Any]) -> Resolved:
-    """Fill in every field; later wins: class defaults, the task's recommendation, the protocol, `values` by address.
+    """Fill in every field; later wins: class defaults, the task's recommendation, the protocol, what the names say, `values` by address.
+
+    What a name says are the fields of its variant or size: `gaussian-400` is `gaussian` with dim=400.
 
     Raises:
         UnknownName: no such protocol or field.
@@ -235,7 +237,8 @@ def resolve(method: Found, task: Found, protocol: str, values: dict[str, Any]) -
     if protocol not in task.cls.protocols:
         raise UnknownName(f"protocol of task '{task.name}'", protocol, task.cls.protocols, f"bench show {task.name}")
     defaults = {"bound": method.cls.bound, "base": method.cls.base or task.cls.default_base}
-    layers = defaults | task.cls.recommended.get(method.name, {}) | task.cls.protocols[protocol] | values
+    said = {f"method.{k}": v for k, v in method.fields.items()} | {f"task.{k}": v for k, v in task.fields.items()}
+    layers = defaults | task.cls.recommended.get(method.name, {}) | task.cls.protocols[protocol] | said | values
     _known(layers, method, task)
     method_fields = {k.removeprefix("method."): v for k, v in layers.items() if k.startswith("method.")}
     task_fields = {k.removeprefix("task."): v for k, v in layers.items() if k.startswith("task.")}
@@ -261,4 +264,4 @@ def _known(layers: dict[str, Any], method: Found, task: Found) -> None:
 def _usual(method: Found, task: Found, built: Method, built_task: Task) -> dict[str, Any]:
     """The addresses of the same pair where nothing was asked for: what need not be said of a run."""
     variant = {f"task.{task.cls.variant}": getattr(built_task, task.cls.variant)} if task.cls.variant else {}
-    return resolve(method, task, task.cls.default_protocol, variant).addresses()
+    return resolve(replace(method, fields={}), replace(task, fields={}), task.cls.default_protocol, variant).addresses()
