@@ -11,8 +11,10 @@ from pathlib import Path
 from harness import tracking
 from harness.data import KNOWN, verify
 from harness.download import fetch
+from harness.errors import SchemaBehind
 from harness.spec import TERMINAL, Status
 from harness.store import CheckpointFile, Owner, ResultStore
+from harness.store.upgrade import upgrade
 from harness.workspace import Workspace
 
 ABANDONED = "abandoned"
@@ -25,8 +27,18 @@ class Finding:
     kind: str
     text: str
     advice: str
-    mend: Callable[[], None] | None
+    mend: Callable[[], object] | None
     lost: bool = False
+
+
+def old_schema(workspace: Workspace) -> Finding | None:
+    """A database whose schema is older than this program's: nothing else of it can be looked at then."""
+    try:
+        ResultStore.open(workspace.database_url).close()
+    except SchemaBehind as err:
+        advice = "bench db upgrade brings it up; then the rest can be looked at"
+        return Finding("schema", str(err).partition(": run:")[0], advice, lambda: upgrade(workspace.database_url))
+    return None
 
 
 def examine(workspace: Workspace, store: ResultStore) -> Iterator[Finding]:

@@ -11,7 +11,7 @@
     ├── PluginError            a method or task that breaks its contract
     ├── WorkspaceError         a folder that cannot be read or written
     ├── StoreError             the result database cannot be used
-    │   ├── SchemaMismatch     its schema is older or newer than this program
+    │   ├── SchemaMismatch     its schema is older (SchemaBehind) or newer than this program
     │   └── LeaseLost          another process has taken the run over; nothing more may be written
     └── CheckpointError        a checkpoint file that is missing, damaged or of another run
 
@@ -95,6 +95,10 @@ class StoreError(BenchError):
 
 class SchemaMismatch(StoreError):
     """The database's schema is older or newer than this program."""
+
+
+class SchemaBehind(SchemaMismatch):
+    """It is older: `bench db upgrade` brings it up."""
 
 
 class LeaseLost(StoreError):

@@ -290,8 +290,7 @@ def source_hash(cls: type) -> str:
             continue
         seen[current] = current.read_text(encoding="utf-8")
         queue += [near for name in _imports(seen[current]) if (near := path.parent / f"{name}.py").is_file()]
-    text = "\0".join(seen[current] for current in sorted(seen))
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
+    return hashlib.sha256("\0".join(text for _, text in sorted(seen.items())).encode()).hexdigest()[:16]
 
 
 def _imports(text: str) -> Iterator[str]:

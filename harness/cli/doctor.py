@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from harness.cli._options import json_option, open_store, plural, print_json
+from harness.cli._options import json_option, plural, print_json
 from harness.errors import BenchError, harmless
 from harness.workspace import Workspace
 
 if TYPE_CHECKING:
     from harness.doctor import Finding
-    from harness.store import ResultStore
 
 FAULTS_LEFT = 3
 
@@ -30,14 +30,19 @@ def doctor(ctx: click.Context, repair: bool, as_json: bool) -> None:
     Example:
       bench doctor --repair
     """
+    from harness.doctor import examine, old_schema
+    from harness.store import ResultStore
+    from harness.store.fresh import is_missing
+
     workspace = Workspace.current()
-    lines = [_treated(behind, repair)] if (behind := _schema_behind(workspace)) else []
-    if not lines or lines[0]["state"] == "mended":
-        store = open_store(workspace)
-        if store is None:
-            click.echo("There is no database here yet, so nothing can be wrong with it.", err=True)
-            return
-        lines += _examined(workspace, store, repair)
+    if is_missing(workspace.database_url):
+        click.echo("There is no database here yet, so nothing can be wrong with it.", err=True)
+        return
+    behind = old_schema(workspace)
+    lines = _treated([behind], workspace, repair) if behind else []
+    if behind is None or lines[0]["state"] == "mended":
+        with ResultStore.open(workspace.database_url) as store:
+            lines += _treated(list(examine(workspace, store)), workspace, repair)
     if as_json:
         print_json(lines)
     else:
@@ -45,25 +50,25 @@ def doctor(ctx: click.Context, repair: bool, as_json: bool) -> None:
     ctx.exit(FAULTS_LEFT if any(line["state"] != "mended" for line in lines) else 0)
 
 
-def _examined(workspace: Workspace, store: ResultStore, repair: bool) -> list[dict[str, Any]]:
-    from harness.doctor import examine
-
-    with store:
-        findings = list(examine(workspace, store))
-        if findings and repair:
-            _back_up(workspace)
-        return [_treated(finding, repair) for finding in findings]
+def _treated(findings: Sequence[Finding], workspace: Workspace, repair: bool) -> list[dict[str, Any]]:
+    """What is said of each; mended, after a backup, where that was asked for."""
+    if findings and repair:
+        _back_up(workspace)
+    return [_mended(finding) if repair else _line(finding) for finding in findings]
 
 
-def _treated(finding: Finding, repair: bool) -> dict[str, Any]:
-    line = {"kind": finding.kind, "fault": finding.text, "advice": finding.advice, "state": "lost" if finding.lost else "found"}
-    if repair and finding.mend is not None:
-        try:
-            finding.mend()
-            line["state"] = "mended"
-        except (BenchError, OSError) as err:
-            line |= {"state": "not mended", "advice": str(err)}
-    return line
+def _line(finding: Finding) -> dict[str, Any]:
+    return {"kind": finding.kind, "fault": finding.text, "advice": finding.advice, "state": "lost" if finding.lost else "found"}
+
+
+def _mended(finding: Finding) -> dict[str, Any]:
+    if finding.mend is None:
+        return _line(finding)
+    try:
+        finding.mend()
+    except (BenchError, OSError) as err:
+        return _line(finding) | {"state": "not mended", "advice": str(err)}
+    return _line(finding) | {"state": "mended"}
 
 
 def _print(lines: list[dict[str, Any]], repair: bool) -> None:
@@ -82,25 +87,3 @@ def _back_up(workspace: Workspace) -> None:
         click.echo(f"Backed up to {backup_file(workspace, None)}", err=True)
     else:
         click.echo("The database is on a server, and is not backed up from here.", err=True)
-
-
-def _schema_behind(workspace: Workspace) -> Finding | None:
-    """What there is to say of a database whose schema is older than this program's; nothing else can be looked at then."""
-    from harness.doctor import Finding
-    from harness.errors import SchemaMismatch
-
-    try:
-        store = open_store(workspace)
-    except SchemaMismatch as err:
-        if "bench db upgrade" not in str(err):
-            raise
-        from harness.store.upgrade import upgrade
-
-        def bring_up() -> None:
-            _back_up(workspace)
-            upgrade(workspace.database_url)
-
-        return Finding("schema", str(err).partition(": run:")[0], "bench db upgrade brings it up; then the rest can be looked at", bring_up)
-    if store is not None:
-        store.close()
-    return None

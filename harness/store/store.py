@@ -38,9 +38,8 @@ LEASE_S = 60.0
 class ResultStore:
     """Runs, who holds them, and their results, in a SQLite file or on a PostgreSQL server.
 
-    Every method is one transaction. Threads may share a store; a child process opens its own.
-
-    `scores` is what comparisons read; `errata` marks results that do not stand.
+    Every method is one transaction. Threads may share a store; a child process opens its own. `scores` is what comparisons read;
+    `errata` marks results that do not stand.
 
     A run belongs to the process whose claim raised its fence last. The lease says for how long others must believe that
     the process lives; on the same host they look for themselves. Every method that takes a claim raises `LeaseLost`, and

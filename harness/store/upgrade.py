@@ -10,7 +10,7 @@ from typing import Any
 
 from sqlalchemy import Connection, Engine, func, inspect, select, text
 
-from harness.errors import SchemaMismatch, StoreError, UsageError
+from harness.errors import SchemaBehind, SchemaMismatch, StoreError, UsageError
 from harness.store.connect import clear_errors, engine_for, label, reading, sqlite_file, writing
 from harness.store.schema import metadata, runs
 
@@ -38,12 +38,13 @@ def check_revision(revision: str | None, url: str) -> None:
     """Pass only the revision that this program is written for.
 
     Raises:
-        SchemaMismatch: the schema is older (an upgrade must be asked for) or newer.
+        SchemaBehind: the schema is older; an upgrade must be asked for.
+        SchemaMismatch: it is newer.
     """
     if revision == HEAD:
         return
     if revision in REVISIONS:
-        raise SchemaMismatch(f"The result database {label(url)} has schema {revision}, this program needs {HEAD}: run: bench db upgrade")
+        raise SchemaBehind(f"The result database {label(url)} has schema {revision}, this program needs {HEAD}: run: bench db upgrade")
     raise _newer(revision, url)
 
 
