@@ -138,3 +138,10 @@ def test_the_examples_of_the_docs_hold(tmp_path):
     cls = registry.find("method", str(path)).cls
     assert [check for check in conformance.check_method(cls) if not check.holds] == []
     assert fit(cls(), "gaussian-2", protocol="smoke").score()["elbo_gap"] >= 0
+
+
+def test_commands_say_what_they_say_in_one_way():
+    """`say` and rich's console that is harmless: no name or reason reaches a terminal otherwise."""
+    files = {path.name: path.read_text(encoding="utf-8") for path in (ROOT / "harness" / "cli").glob("*.py")}
+    assert [name for name, text in files.items() if "click.echo(" in text or "click.secho(" in text] == ["_options.py"]
+    assert [name for name, text in files.items() if "rich.console import" in text and "TYPE_CHECKING" not in text] == ["_terminal.py"]

@@ -10,6 +10,7 @@ from typing import Any
 import click
 
 import harness
+from harness.cli._options import say
 from harness.errors import BenchError, one_line
 
 COMMANDS = {
@@ -82,10 +83,10 @@ class LazyGroup(click.Group):
             with _one_line():
                 return super().invoke(ctx)
         except BenchError as err:
-            click.echo(one_line(f"bench: {err}"), err=True)
+            say(one_line(f"bench: {err}"), err=True)
             ctx.exit(err.exit_status)
         except KeyboardInterrupt:
-            click.echo("Interrupted.", err=True)
+            say("Interrupted.", err=True)
             ctx.exit(130)
 
 

@@ -6,9 +6,7 @@ import io
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-import click
-
-from harness.cli._options import console
+from harness.cli._options import console, say
 
 if TYPE_CHECKING:
     from harness.analysis.formats.grid import Grid, Word
@@ -20,7 +18,7 @@ def show(grids: Sequence[Grid]) -> None:
     """Print each grid: as a table where it fits, else a block a row."""
     out = console()
     if not out.is_terminal:
-        click.echo(plain_text(grids), nl=False)
+        say(plain_text(grids), nl=False)
         return
     for grid in grids:
         _print(out, grid)

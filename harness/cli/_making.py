@@ -8,9 +8,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-import click
-
-from harness.cli._options import plural, print_json
+from harness.cli._options import plural, print_json, say
 from harness.cli._work import Work
 from harness.workspace import Workspace, redact
 
@@ -55,7 +53,7 @@ def _carry_out(
     keys = [run.spec.key for run in runs]
     before = {} if work.rerun else store.rows(keys)
     if withdrawn := store.errata.reasons(keys):
-        click.echo(f"{plural(len(withdrawn), 'withdrawn run')} made anew; what was withdrawn is kept beside: bench show KEY", err=True)
+        say(f"{plural(len(withdrawn), 'withdrawn run')} made anew; what was withdrawn is kept beside: bench show KEY", err=True)
     executors.prepare(store, workspace, runs, work.rerun, work.retry)
     _warn_of_other_source(runs, before)
     ended = {key for key, row in store.rows(keys).items() if row.status in TERMINAL}
@@ -72,7 +70,7 @@ def _carry_out(
 
         print_closing([result for result in results if result["key"] in outcomes], runs)
     if stopped:
-        click.echo("Interrupted. Everything is saved; the same command goes on.", err=True)
+        say("Interrupted. Everything is saved; the same command goes on.", err=True)
         return INTERRUPTED
     return 0 if all(result["status"] == Status.DONE for result in results) else NOT_ALL_DONE
 
@@ -82,7 +80,7 @@ def _leave_queued(store: ResultStore, keys: list[str], n_open: int, as_json: boo
 
     if as_json:
         print_json(collect(store, keys))
-    click.echo(f"{plural(n_open, 'run')} to make. Start any number of workers, here or elsewhere: bench worker --drain", err=True)
+    say(f"{plural(n_open, 'run')} to make. Start any number of workers, here or elsewhere: bench worker --drain", err=True)
     return 0
 
 
@@ -153,7 +151,7 @@ def mirror_leftovers(workspace: Workspace, store: ResultStore, keys: list[str]) 
 
 
 def _say_unmirrored(workspace: Workspace, keys: list[str], error: str | None) -> None:
-    click.echo(
+    say(
         f"MLflow at {redact(workspace.tracking_uri)} does not show {len(keys)} of these runs yet ({(error or 'no answer')[:100]}). "
         "Nothing is lost: the same command, or bench doctor --repair, mirrors them.",
         err=True,
@@ -166,7 +164,7 @@ def _warn_of_other_source(runs: list[NewRun], before: dict[str, RunRow]) -> None
     other = [run for run in runs if (row := before.get(run.spec.key)) and row.status in TERMINAL and row.source_hash != run.source_hash]
     if other:
         names = ", ".join(sorted({run.spec.method for run in other}))
-        click.echo(
+        say(
             f"{len(other)} of these runs ({names}) were made with other source code of the method or task. To make them anew: --rerun",
             err=True,
         )

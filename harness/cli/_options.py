@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO, TypeVar
 import click
 
 from harness.analysis.text import number as number
+from harness.errors import harmless
 from harness.workspace import Workspace
 
 if TYPE_CHECKING:
@@ -55,6 +56,11 @@ def open_store(workspace: Workspace) -> ResultStore | None:
 
     url = workspace.database_url
     return None if is_missing(url) else ResultStore.open(url)
+
+
+def say(text: object, err: bool = False, nl: bool = True) -> None:
+    """Print a text, from whomever its names and reasons come: it cannot steer a terminal."""
+    click.echo(harmless(str(text)), err=err, nl=nl)
 
 
 def print_json(values: Iterable[Any]) -> None:
@@ -102,7 +108,7 @@ def out_file(output: Path | None) -> Iterator[BinaryIO]:
             size = file.tell()
     except OSError as err:
         raise UsageError(f"Cannot write {output}: {err.strerror or err}.") from err
-    click.echo(f"Wrote {output} ({size:,} bytes).", err=True)
+    say(f"Wrote {output} ({size:,} bytes).", err=True)
 
 
 def watched(items: Iterable[Item], total: int | None, doing: str) -> Iterator[Item]:

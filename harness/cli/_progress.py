@@ -8,10 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-import click
-
-from harness.cli._options import duration
-from harness.errors import harmless
+from harness.cli._options import duration, say
 from harness.executors import Event, Waiting
 from harness.executors.follow import Progressed
 from harness.registry import load_task, method_label, task_label
@@ -47,7 +44,7 @@ class _Lines:
 
     def say(self, text: str) -> None:
         """One line."""
-        click.echo(harmless(text), err=True)
+        say(text, err=True)
 
     def show(self, event: Event | Progressed) -> None:
         """Take note of an event and print what is due."""

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from harness.cli._options import Command, open_store
+from harness.cli._options import Command, open_store, say
 from harness.errors import BenchError, UnknownName, UsageError, one_line
 from harness.workspace import Workspace
 
@@ -149,13 +149,13 @@ def with_tuning(workspace: Workspace, sample: Sample) -> list[Verdict]:
     try:
         begun = names(workspace.study_url)
     except BenchError as err:
-        click.echo(one_line(f"What tuning took is left out: {err}"), err=True)
+        say(one_line(f"What tuning took is left out: {err}"), err=True)
         return []
     for name in begun:
         try:
             searches = stored(workspace.study_url, name)
         except BenchError as err:
-            click.echo(one_line(f"The tuning study {name} is left out: {err}"), err=True)
+            say(one_line(f"The tuning study {name} is left out: {err}"), err=True)
             continue
         found += read(workspace, sample.store, sorted(searches, key=lambda search: search.name))
     sample.tuning = spent(found)

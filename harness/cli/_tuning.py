@@ -11,10 +11,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import click
-
 from harness.cli._making import INTERRUPTED, NOT_ALL_DONE, cluster, events, signals
-from harness.cli._options import open_store, plural, print_json
+from harness.cli._options import open_store, plural, print_json, say
 from harness.cli._verdicts import dimensions, print_verdicts, trial_line
 from harness.cli._work import Work
 from harness.runner import OutOfTime
@@ -55,10 +53,10 @@ def tune_all(searches: Sequence[Search], work: Work, as_json: bool) -> int:
             _show_in_mlflow(workspace, store, verdicts)
     print_json(verdict.plain() for verdict in verdicts) if as_json else print_verdicts(verdicts)
     if stopped:
-        click.echo("Interrupted. Everything is saved; the same command goes on.", err=True)
+        say("Interrupted. Everything is saved; the same command goes on.", err=True)
         return INTERRUPTED
     if late:
-        click.echo("The time is over. The same command, with more time, goes on.", err=True)
+        say("The time is over. The same command, with more time, goes on.", err=True)
     return 0 if not late and all(verdict.best and not verdict.failures for verdict in verdicts) else NOT_ALL_DONE
 
 
@@ -69,12 +67,12 @@ def _tune(workspace: Workspace, store: ResultStore, search: Search, make: Make, 
     from harness.tuning.verdict import best_of, report_runs
 
     with open_log(workspace.study_url, search) as log:
-        click.echo(f"{search.method} on {search.task}: {dimensions(search)}", err=True)
+        say(f"{search.method} on {search.task}: {dimensions(search)}", err=True)
         for trial in tune(search, log, store, make, work.workers or 1):
             best = best_of(log.trials())
-            click.echo(trial_line(trial, best, total(search)), err=True)
+            say(trial_line(trial, best, total(search)), err=True)
         if runs := report_runs(search, best_of(log.trials())):
-            click.echo(f"the winner and the default on {plural(len(search.report_seeds), 'report seed')}", err=True)
+            say(f"the winner and the default on {plural(len(search.report_seeds), 'report seed')}", err=True)
             make(runs, None)
 
 
@@ -102,7 +100,7 @@ def _making(workspace: Workspace, store: ResultStore, work: Work, client: Any, s
         options = dataclasses.replace(work.options(), until=until, total_limit_s=left_s)
         for event in events(workspace, store, keys, work, options, client, stop):
             if isinstance(event, Note):
-                click.echo(event.text, err=True)
+                say(event.text, err=True)
             elif isinstance(event, Waiting) and event.owners:
                 stop.wait(1.0)
         if not all(has_reached(row, until) for row in store.rows(keys).values()):
@@ -170,7 +168,7 @@ def write_figures(verdicts: Sequence[Verdict], target: Path) -> None:
                 path.write_text(_figures(workspace, store, verdict), encoding="utf-8")
             except OSError as err:
                 raise UsageError(f"Cannot write {path}: {err.strerror}.") from err
-            click.echo(f"wrote {path}", err=True)
+            say(f"wrote {path}", err=True)
 
 
 def _figures(workspace: Workspace, store: ResultStore, verdict: Verdict) -> str:
@@ -192,4 +190,4 @@ def _show_in_mlflow(workspace: Workspace, store: ResultStore, verdicts: Sequence
             show_search(workspace, store, search.name, search.task, keys, verdict.plain(), _figures(workspace, store, verdict))
         except Exception as err:  # noqa: BLE001 - whatever MLflow raises, the trials are safe
             reason = (str(err).strip().splitlines() or [""])[0]
-            click.echo(f"MLflow does not show {search.name} yet ({reason[:150]}). Nothing is lost: repeat the command.", err=True)
+            say(f"MLflow does not show {search.name} yet ({reason[:150]}). Nothing is lost: repeat the command.", err=True)

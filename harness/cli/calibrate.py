@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from harness.cli._options import console, json_option, plural, print_json
+from harness.cli._options import console, json_option, plural, print_json, say
 from harness.cli.listing import print_table
 
 if TYPE_CHECKING:
@@ -98,7 +98,7 @@ def _telling(watch: Stopwatch, entrants: Sequence[Entrant]) -> Any:
 
     def measure(points: Sequence[Point], rounds: int) -> Mapping[Point, Sequence[float]]:
         what = ", ".join(f"{entrants[point.method].typed} with {entrants[point.method].field}={point.value}" for point in points)
-        click.echo(f"Timing {what}: {plural(rounds, 'round')}", err=True)
+        say(f"Timing {what}: {plural(rounds, 'round')}", err=True)
         return watch(points, rounds)
 
     return measure

@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any, Literal
 import click
 
 from harness.cli._grids import plain_text, show
-from harness.cli._options import json_option, print_json, write_out
+from harness.cli._options import json_option, print_json, say, write_out
 from harness.cli._selection import Selection, drawn, opened, selection, with_tuning
-from harness.errors import UsageError, harmless
+from harness.errors import UsageError
 from harness.workspace import Workspace
 
 if TYPE_CHECKING:
@@ -96,7 +96,7 @@ def compare(
             print_json(_records(tables, sample, ranks))
         elif written == "table" and output is None:
             show(_grids(tables, style, ranks))
-            click.echo(harmless(f"Next: {_example(tables[0])}, or bench why CELL with a cell of bench compare --json"), err=True)
+            say(f"Next: {_example(tables[0])}, or bench why CELL with a cell of bench compare --json", err=True)
         else:
             write_out(_rendered(tables, sample, written, style, ranks), output)
 

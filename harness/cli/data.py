@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from harness.cli._options import json_option, print_json
+from harness.cli._options import json_option, print_json, say
 
 if TYPE_CHECKING:
     from harness.data import Checked
@@ -55,7 +55,7 @@ def fetch(name: str, folder: Path | None, mirrors: Sequence[str], force: bool, a
             if as_json:
                 print_json([{"data_set": name, "path": str(fetched.path), "fetched": fetched.new}])
             else:
-                click.echo(f"{'fetched' if fetched.new else 'kept':<8} {fetched.path}")
+                say(f"{'fetched' if fetched.new else 'kept':<8} {fetched.path}")
 
 
 @data.command()
@@ -82,12 +82,12 @@ def verify(ctx: click.Context, name: str | None, folder: Path | None, as_json: b
             if as_json:
                 print_json([_plain(item)])
             else:
-                click.echo(f"{item.state:<8} {item.reason or item.path}")
+                say(f"{item.state:<8} {item.reason or item.path}")
     faulty = [item for item in checked if item.state != "right"]
     for known in dict.fromkeys(item.file.data_set for item in faulty):
         where = f" --data {folder}" if folder else ""
         force = " --force" if any(item.state == "wrong" for item in faulty if item.file.data_set == known) else ""
-        click.echo(f"To mend it: bench data fetch {known}{where}{force}", err=True)
+        say(f"To mend it: bench data fetch {known}{where}{force}", err=True)
     ctx.exit(NOT_ALL_RIGHT if faulty else 0)
 
 
@@ -119,7 +119,7 @@ def listing(folder: Path | None, as_json: bool) -> None:
             continue
         where = " and ".join(dict.fromkeys(str(path.parent) for path in found))
         state = f"{len(found)} of {len(known.files)} files in {where}" if found else f"not here; to have it: bench data fetch {known.name}"
-        click.echo(f"{known.name:<8} {known.title}: {state}")
+        say(f"{known.name:<8} {known.title}: {state}")
 
 
 @contextmanager
@@ -139,7 +139,7 @@ class _Lines:
 
     def say(self, text: str) -> None:
         """One line."""
-        click.echo(text, err=True)
+        say(text, err=True)
 
     def advance(self, name: str, url: str, got: int, total: int | None) -> None:
         """Take note of bytes that have come."""

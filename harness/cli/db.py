@@ -8,7 +8,7 @@ from pathlib import Path
 
 import click
 
-from harness.cli._options import json_option, print_json
+from harness.cli._options import json_option, print_json, say
 from harness.errors import UsageError
 from harness.workspace import Workspace
 
@@ -40,7 +40,7 @@ def info(as_json: bool) -> None:
         return
     for name, value in known.items():
         shown = ", ".join(f"{count} {status}" for status, count in value.items()) or "none" if isinstance(value, dict) else value
-        click.echo(f"{name:<10} {shown}")
+        say(f"{name:<10} {shown}")
 
 
 @db.command()
@@ -58,9 +58,9 @@ def upgrade() -> None:
     url = workspace.database_url
     if url.startswith("sqlite:"):
         saved = backup_file(workspace, None)
-        click.echo(f"Backed up to {saved}", err=True)
+        say(f"Backed up to {saved}", err=True)
     bring_up(url)
-    click.echo(f"The schema is {HEAD}.")
+    say(f"The schema is {HEAD}.")
 
 
 @db.command()
@@ -72,7 +72,7 @@ def backup(output: Path | None) -> None:
     Example:
       bench db backup -o before-upgrade.db
     """
-    click.echo(backup_file(Workspace.current(), output))
+    say(backup_file(Workspace.current(), output))
 
 
 def backup_file(workspace: Workspace, output: Path | None) -> Path:

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from harness.cli._options import json_option, plural, print_json
-from harness.errors import BenchError, harmless
+from harness.cli._options import json_option, plural, print_json, say
+from harness.errors import BenchError
 from harness.workspace import Workspace
 
 if TYPE_CHECKING:
@@ -36,7 +36,7 @@ def doctor(ctx: click.Context, repair: bool, as_json: bool) -> None:
 
     workspace = Workspace.current()
     if is_missing(workspace.database_url):
-        click.echo("There is no database here yet, so nothing can be wrong with it.", err=True)
+        say("There is no database here yet, so nothing can be wrong with it.", err=True)
         return
     behind = old_schema(workspace)
     lines = _treated([behind], workspace, repair) if behind else []
@@ -73,17 +73,17 @@ def _mended(finding: Finding) -> dict[str, Any]:
 
 def _print(lines: list[dict[str, Any]], repair: bool) -> None:
     for line in lines:
-        click.echo(harmless(f"{line['state']}: {line['fault']}; {line['advice']}"))
+        say(f"{line['state']}: {line['fault']}; {line['advice']}")
     if not lines:
-        click.echo("Nothing is wrong here.")
+        say("Nothing is wrong here.")
     elif not repair:
-        click.echo(f"{plural(len(lines), 'fault')}. To mend what can be mended: bench doctor --repair", err=True)
+        say(f"{plural(len(lines), 'fault')}. To mend what can be mended: bench doctor --repair", err=True)
 
 
 def _back_up(workspace: Workspace) -> None:
     from harness.cli.db import backup_file
 
     if workspace.database_url.startswith("sqlite:"):
-        click.echo(f"Backed up to {backup_file(workspace, None)}", err=True)
+        say(f"Backed up to {backup_file(workspace, None)}", err=True)
     else:
-        click.echo("The database is on a server, and is not backed up from here.", err=True)
+        say("The database is on a server, and is not backed up from here.", err=True)

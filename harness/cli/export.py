@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from harness.cli._options import json_option, out_file, plural, print_json, watched
+from harness.cli._options import json_option, out_file, plural, print_json, say, watched
 from harness.cli._selection import Selection, choice_of, opened, run_of, selection
 from harness.errors import UsageError
 from harness.workspace import Workspace
@@ -104,7 +104,7 @@ def _write_table(store: ResultStore, choice: Choice, what: str, written: str, ou
         with out_file(output) as file:
             FORMATS[written](shown, file)
     if output is not None:
-        click.echo(f"{chosen}. What the columns mean: docs/results.md", err=True)
+        say(f"{chosen}. What the columns mean: docs/results.md", err=True)
 
 
 def _write_bundle(store: ResultStore, rows: Sequence[RunRow], choice: Choice, bundle: Path, as_json: bool) -> None:
@@ -120,7 +120,7 @@ def _write_bundle(store: ResultStore, rows: Sequence[RunRow], choice: Choice, bu
         found = choose(snapshot, finished).keys
         withdrawn = snapshot.withdrawn(found)
     if withdrawn:
-        click.echo(f"{plural(len(withdrawn), 'withdrawn run')} left out.", err=True)
+        say(f"{plural(len(withdrawn), 'withdrawn run')} left out.", err=True)
     keys = sorted(key for key in found if key not in withdrawn)
     lines: list[dict[str, Any]] = []
     for key, missing in watched(write(bundle, Workspace.current().home, _results(store, keys)), len(keys), "Writing"):
@@ -129,9 +129,9 @@ def _write_bundle(store: ResultStore, rows: Sequence[RunRow], choice: Choice, bu
     if as_json:
         print_json(lines)
     else:
-        click.echo(f"Wrote {plural(len(lines), 'run')} to {bundle} ({bundle.stat().st_size:,} bytes).")
+        say(f"Wrote {plural(len(lines), 'run')} to {bundle} ({bundle.stat().st_size:,} bytes).")
     if incomplete:
-        click.echo(f"{plural(incomplete, 'run')} went without files that are missing or damaged here. See: bench doctor.", err=True)
+        say(f"{plural(incomplete, 'run')} went without files that are missing or damaged here. See: bench doctor.", err=True)
 
 
 def _results(store: ResultStore, keys: Sequence[str]) -> Iterator[Result]:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from harness.cli._making import mirror_leftovers
-from harness.cli._options import json_option, open_store, plural, print_json
+from harness.cli._options import json_option, open_store, plural, print_json, say
 from harness.cli._selection import pattern_options, run_of
 from harness.cli.listing import print_table
 from harness.errors import UsageError
@@ -160,6 +160,6 @@ def _tell(chosen: Sequence[tuple[CellRow, Replicate]], reason: str, lift: bool, 
     ]  # fmt: skip
     print_table(("method", "settings", "task", "protocol", "version", "seeds"), rows, left=4)
     marks = "marks" if lift else "results"
-    click.echo(f"{plural(len(chosen), 'result')} {outcome}{f': {reason}' if reason else ''}.")
+    say(f"{plural(len(chosen), 'result')} {outcome}{f': {reason}' if reason else ''}.")
     if not dry_run and not lift:
-        click.echo(f"Next: the commands that made these {marks} make them anew; bench invalidate --lift takes this back", err=True)
+        say(f"Next: the commands that made these {marks} make them anew; bench invalidate --lift takes this back", err=True)

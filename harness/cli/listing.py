@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from harness.cli._options import console, duration, json_option, number, open_store, plural, print_json
+from harness.cli._options import console, duration, json_option, number, open_store, plural, print_json, say
 from harness.workspace import Workspace
 
 if TYPE_CHECKING:
@@ -120,7 +120,7 @@ def runs(limit: int, method: str | None, task: str | None, status: str | None, a
         raise UnknownName("status", status, list(Status))
     store = open_store(Workspace.current())
     if store is None:
-        click.echo("No runs here yet. Make one: bench run -m vb -t gaussian-25 --protocol smoke", err=True)
+        say("No runs here yet. Make one: bench run -m vb -t gaussian-25 --protocol smoke", err=True)
         return
     with store:
         name, fields = method_and_variant(method) if method else (None, {})

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from harness.cli._options import open_store, plural
+from harness.cli._options import open_store, plural, say
 from harness.errors import UnknownName, UsageError
 from harness.workspace import Workspace
 
@@ -55,7 +55,7 @@ def sample(key: str, n: int, output: Path, seed: int, force: bool) -> None:
     arrays = model.sample(n, f"{seed}/sample")
     content = _png(arrays["pixels"]) if output.suffix.lower() == ".png" else _npz(arrays)
     _write(output, content, force)
-    click.echo(f"{plural(n, 'picture')} in {output}")
+    say(f"{plural(n, 'picture')} in {output}")
 
 
 @click.command()
@@ -82,7 +82,7 @@ def encode(key: str, images: Path, output: Path, particles: int, force: bool) ->
     size = model.picture_size()
     grey = _grey(_read(images, model), images, size)
     _write(output, _npz(model.encode(grey, particles)), force)
-    click.echo(f"Latents of {plural(len(grey), 'image')} in {output}")
+    say(f"Latents of {plural(len(grey), 'image')} in {output}")
 
 
 def _model(prefix: str) -> Model:
@@ -105,7 +105,7 @@ def _model(prefix: str) -> Model:
     except CheckpointError as err:
         raise UsageError(f"{err} See: bench doctor.") from err
     if file.step < row.steps and row.status.value != "done":
-        click.echo(f"Run {row.key} is {row.status.value}: its parameters are those of step {file.step:,} of {row.steps:,}.", err=True)
+        say(f"Run {row.key} is {row.status.value}: its parameters are those of step {file.step:,} of {row.steps:,}.", err=True)
     model.picture_size()  # says so where there are no pictures
     return model
 

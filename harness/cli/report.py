@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from harness.cli._options import plural, write_out
+from harness.cli._options import plural, say, write_out
 from harness.cli._selection import Selection, drawn, opened, selection, with_tuning
 from harness.workspace import Workspace
 
@@ -56,7 +56,7 @@ def report(output: Path, chosen: Selection, title: str) -> None:
         tables, published = _tables(sample, ranking), _published(store, sample)
         content = page(title, sample, workspace.home, tuning, tables, published, ranking)
     write_out(content.encode(), output)
-    click.echo(f"{plural(finished, 'finished run')} on one page. Next: open it in a browser", err=True)
+    say(f"{plural(finished, 'finished run')} on one page. Next: open it in a browser", err=True)
 
 
 def _tables(sample: Sample, ranking: Ranking | None) -> list[tuple[str, str]]:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import click
 
-from harness.cli._options import open_store, plural
+from harness.cli._options import open_store, plural, say
 from harness.cli._selection import run_of
 from harness.errors import UnknownName
 from harness.workspace import Workspace
@@ -40,6 +40,6 @@ def rm(keys: Sequence[str], yes: bool) -> None:
         remove_files(workspace, [*store.delete([row.key for row in rows]), *pictures])
         mirrored = [row.mlflow_run_id for row in rows if row.mlflow_run_id]
         left = tracking.delete_copies(workspace, store, mirrored) if mirrored else None
-    click.echo(f"Removed {plural(len(rows), 'run')}.")
+    say(f"Removed {plural(len(rows), 'run')}.")
     if left:
-        click.echo(f"MLflow still shows them ({left}); bench doctor --repair removes them there.", err=True)
+        say(f"MLflow still shows them ({left}); bench doctor --repair removes them there.", err=True)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from harness.cli._options import console, duration, json_option, number, open_store, print_json
+from harness.cli._options import console, duration, json_option, number, open_store, print_json, say
 from harness.errors import UnknownName, UsageError
 from harness.workspace import Workspace
 
@@ -145,7 +145,7 @@ def _copy_pictures(workspace: Workspace, store: ResultStore, row: RunRow, folder
                 raise UsageError(f"{folder / name} exists already and is another picture. Choose another folder.")
         for name, content in pictures.items():
             put(folder / name, content)
-            click.echo(str(folder / name))
+            say(str(folder / name))
     except OSError as err:
         raise UsageError(f"Cannot write to {folder}: {err.strerror or err}.") from err
 
@@ -164,7 +164,7 @@ def _pictures(workspace: Workspace, store: ResultStore, row: RunRow) -> Iterator
         if hashlib.sha256(content).hexdigest() == file.sha256:
             yield file.name, content
         else:
-            click.echo(f"{path} is {'damaged' if content else 'missing'}; bench run --rerun makes it again.", err=True)
+            say(f"{path} is {'damaged' if content else 'missing'}; bench run --rerun makes it again.", err=True)
 
 
 def _run(store: ResultStore, row: RunRow) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from harness.cli._making import carry_out
-from harness.cli._options import console, duration, json_option, open_store, plural, print_json
+from harness.cli._options import console, duration, json_option, open_store, plural, print_json, say
 from harness.cli._searches import found_study, go_on, show_best, show_search
 from harness.cli._selection import pattern_options, runs_of_study
 from harness.cli._work import Work, work_options
@@ -196,7 +196,7 @@ def run(
     if dry_run:
         _show(found, outlook, workers, as_json)
         return
-    click.echo(_in_short(outlook, workers), err=True)
+    say(_in_short(outlook, workers), err=True)
     ctx.exit(carry_out(runs, work, as_json))
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from harness.cli._options import json_option, plural, print_json, watched
+from harness.cli._options import json_option, plural, print_json, say, watched
 from harness.errors import one_line
 from harness.workspace import Workspace, redact
 
@@ -73,11 +73,11 @@ def _print(counts: Counter[str], kept_out: Sequence[Adoption]) -> None:
     for adoption in kept_out:
         named = "; ".join(adoption.why[:DIFFERENCES])
         more = len(adoption.why) - DIFFERENCES
-        click.echo(one_line(f"{adoption.what}: run {adoption.key}: {named}{f'; and {more} more' if more > 0 else ''}"))
+        say(one_line(f"{adoption.what}: run {adoption.key}: {named}{f'; and {more} more' if more > 0 else ''}"))
     parts = ", ".join(f"{counts[what]:,} {words}" for what, words in WORDS.items() if counts[what])
-    click.echo(f"{plural(counts.total(), 'run')}: {parts or 'nothing to take in'}.")
+    say(f"{plural(counts.total(), 'run')}: {parts or 'nothing to take in'}.")
     if counts["conflict"]:
-        click.echo("What was here is kept. To take the other result instead: bench rm KEY, and import again.", err=True)
+        say("What was here is kept. To take the other result instead: bench rm KEY, and import again.", err=True)
 
 
 def _mirror(workspace: Workspace, store: ResultStore, keys: list[str]) -> None:
@@ -90,7 +90,7 @@ def _mirror(workspace: Workspace, store: ResultStore, keys: list[str]) -> None:
     with Mirror.start(workspace, behind) as mirror:
         left = mirror.finish()
     if left:
-        click.echo(
+        say(
             f"MLflow at {redact(workspace.tracking_uri)} does not show {len(left)} of these runs yet "
             f"({(mirror.error or 'no answer')[:100]}). Nothing is lost: bench doctor --repair mirrors them.",
             err=True,

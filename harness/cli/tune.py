@@ -7,7 +7,7 @@ from typing import get_args
 
 import click
 
-from harness.cli._options import json_option
+from harness.cli._options import json_option, say
 from harness.cli._work import Work, work_options
 from harness.errors import UnknownName
 from harness.tuning.usual import REPORT_SEEDS, SAMPLER, SEEDS, TRIALS, Pruner, Sampler
@@ -75,5 +75,5 @@ def tune(
     }  # fmt: skip
     asked, settings = Tune.model_validate(fields), parse_sets(sets)
     name = short_name(asked, settings)
-    click.echo(f"study {name}", err=True)
+    say(f"study {name}", err=True)
     ctx.exit(tune_all(searches(asked, name, settings), work, as_json))

@@ -6,6 +6,7 @@ import os
 
 import click
 
+from harness.cli._options import say
 from harness.workspace import Workspace
 
 
@@ -23,6 +24,6 @@ def ui(port: int) -> None:
     workspace = Workspace.current()
     workspace.prepare()
     argv, environment = ui_command(workspace, "127.0.0.1", port)
-    click.echo(f"MLflow's pages come up at http://127.0.0.1:{port} in some seconds. Ctrl-C ends them.", err=True)
-    click.echo("If an experiment opens without runs, choose 'Model training' at the top left; MLflow remembers it.", err=True)
+    say(f"MLflow's pages come up at http://127.0.0.1:{port} in some seconds. Ctrl-C ends them.", err=True)
+    say("If an experiment opens without runs, choose 'Model training' at the top left; MLflow remembers it.", err=True)
     os.execvpe(argv[0], argv, environment)

@@ -7,7 +7,7 @@ from typing import Any
 import click
 
 from harness.cli._making import INTERRUPTED, NOT_ALL_DONE, signals
-from harness.cli._options import plural
+from harness.cli._options import plural, say
 from harness.cli._work import Work, limit_options
 from harness.errors import BenchError
 from harness.workspace import Workspace
@@ -70,5 +70,5 @@ def _work(workspace: Workspace, store: Any, options: Any, stop: Any, stay: bool)
         raise fault
     standing = store.standings(ended).values()
     done = sum(run.status == Status.DONE for run in standing)
-    click.echo(f"Ended {plural(len(ended), 'run')}, {done} of them done.", err=True)
+    say(f"Ended {plural(len(ended), 'run')}, {done} of them done.", err=True)
     return status or (0 if done == len(ended) else NOT_ALL_DONE)
