@@ -215,7 +215,7 @@ def _score(job: Job, method: Method, task: Task, state: State) -> Generator[Even
 
 
 def _is_running(job: Job, key: str) -> bool:
-    return job.store.rows([key])[key].status == Status.RUNNING
+    return patiently(lambda: job.store.rows([key]))[key].status == Status.RUNNING
 
 
 def _done(job: Job, state: State, place: int, spec: RunSpec, claim: Claim, scores: dict[str, Score]) -> Outcome:
@@ -255,7 +255,7 @@ def _forget(job: Job) -> None:
 
 def _fail(job: Job, reason: str) -> Iterator[Event]:
     left = [claim for _, spec, claim in job.members() if _is_running(job, spec.key)]
-    steps = job.store.rows([claim.key for claim in left])
+    steps = patiently(lambda: job.store.rows([claim.key for claim in left]))
     _store(job, left, [Outcome(Status.FAILED, reason, steps[claim.key].step, job.wall_s(claim)) for claim in left])
     for claim in left:
         yield Ended(claim.key)

@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TypeVar
 
 import torch
@@ -109,7 +110,7 @@ def resume(job: Job, method: Method, task: Task) -> tuple[State, list[str]]:
     state = training.start(method, task, job.specs[0].protocol(), [spec.seed for spec in job.specs])
     fresh = checkpoint_members(state)
     warnings: list[str] = []
-    files = {spec.key: job.store.checkpoints(spec.key) for _, spec, _ in job.members()}
+    files = {spec.key: patiently(partial(job.store.checkpoints, spec.key)) for _, spec, _ in job.members()}
     for step in sorted({file.step for listed in files.values() for file in listed}, reverse=True):
         try:
             members = [_saved_member(job, spec, files, step, fresh[place]) for place, spec in enumerate(job.specs)]
@@ -180,7 +181,7 @@ def write_picture(workspace: Workspace, key: str, name: str, content: bytes) -> 
 def tidy(job: Job) -> None:
     """Delete files of our runs that the database does not know: a crash between file and row leaves them, and a run's new start."""
     for _, spec, _ in job.members():
-        files = [*job.store.checkpoints(spec.key), *job.store.artifacts(spec.key)]
+        files = [*patiently(partial(job.store.checkpoints, spec.key)), *patiently(partial(job.store.artifacts, spec.key))]
         known = {job.workspace.home / file.path for file in files}
         for folder in (job.workspace.checkpoints / spec.key, job.workspace.pictures / spec.key):
             for path in folder.glob("*"):

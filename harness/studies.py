@@ -181,9 +181,10 @@ def _culprit(grid: Grid, method: Setting, task: Setting, message: str) -> tuple[
     from harness.matrix import cell_runs
 
     bare_method, bare_task = (replace(each, values=each.found.fields) for each in (method, task))
+    any_method, any_task = (replace(each, found=replace(each.found, fields={}), values={}) for each in (method, task))
     attempts: list[tuple[tuple[str, ...], Setting, Setting, str | None, dict[str, Any]]] = [
-        (("methods",), method, replace(task, values={}), None, {}),
-        (("tasks",), replace(method, values={}), task, None, {}),
+        (("methods",), method, any_task, None, {}),
+        (("tasks",), any_method, task, None, {}),
         (("protocol",), bare_method, bare_task, grid.protocol, {}),
     ]
     attempts += [(("set", name), bare_method, bare_task, grid.protocol, {name: value}) for name, value in grid.settings.items()]

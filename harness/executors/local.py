@@ -154,7 +154,7 @@ def _new_plan(specs: Sequence[RunSpec], options: Options) -> Plan:
 
 def _specs(store: ResultStore, keys: Sequence[str]) -> list[RunSpec]:
     """The specs of a stack in order; a member that was removed since is replaced by one that nobody claims."""
-    rows = store.rows(keys)
+    rows = saving.patiently(partial(store.rows, keys))
     known = {key: RunSpec.from_plain(row.spec) for key, row in rows.items()}
     stand_in = next(iter(known.values()))
     return [known.get(key) or stand_in.model_copy(update={"seed": 2**62 + place}) for place, key in enumerate(keys)]
