@@ -10,6 +10,7 @@ from functools import cache
 from typing import Any
 
 from harness.analysis.statistics import Interval, t_interval
+from harness.analysis.stored import StoredMetrics
 from harness.errors import UsageError
 from harness.matrix import cell_runs, parse_selector
 from harness.registry import load_task
@@ -112,23 +113,18 @@ class Results:
 
     def __init__(self, store: ResultStore | None) -> None:
         self._store = store
-        self._metrics: dict[str, dict[str, float]] = {}
+        self._metrics = StoredMetrics(store)
         self._withdrawn = {} if store is None else store.errata.reasons()
 
     def mean(self, runs: Sequence[NewRun], metric: str) -> Mean:
         """The mean of one metric over these replicates."""
         keys = tuple(run.spec.key for run in runs)
         standings = {} if self._store is None else self._store.standings(keys)
-        values, withdrawn = self._metric(metric), self._withdrawn
+        values, withdrawn = self._metrics.of(metric), self._withdrawn
         states = {key: _state(standings[key].status, values.get(key)) if key in standings else "missing" for key in keys}
         states |= dict.fromkeys((key for key in keys if key in withdrawn), WITHDRAWN)
         done = [values[key] for key in keys if states[key] == Status.DONE]
         return Mean(t_interval(done), len(keys), dict(Counter(states.values())), keys)
-
-    def _metric(self, name: str) -> dict[str, float]:
-        if name not in self._metrics:
-            self._metrics[name] = {} if self._store is None else self._store.scores.metric(name)
-        return self._metrics[name]
 
 
 def _state(status: Status, value: float | None) -> str:

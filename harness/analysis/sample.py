@@ -10,6 +10,7 @@ from typing import Any
 
 from harness import registry
 from harness.analysis.labels import ColumnName, RowName, column_name, differences, ordered, row_name, spelt_out
+from harness.analysis.stored import StoredMetrics
 from harness.matrix import picked
 from harness.spec import Status
 from harness.store import CellRow, Replicate, ResultStore
@@ -66,20 +67,18 @@ class Sample:
     left_out: dict[str, int]
     withdrawn: dict[str, str] = field(default_factory=dict)
     tuning: dict[str, Spent] = field(default_factory=dict)
-    _metrics: dict[str, dict[str, float]] = field(default_factory=dict)
     _values: dict[tuple[str, str], dict[int, float]] = field(default_factory=dict)
 
-    def metric(self, name: str) -> dict[str, float]:
-        """A metric by run, of all runs that have it."""
-        if name not in self._metrics:
-            self._metrics[name] = self.store.scores.metric(name)
-        return self._metrics[name]
+    @cached_property
+    def metrics(self) -> StoredMetrics:
+        """Every metric by run."""
+        return StoredMetrics(self.store)
 
     def values(self, group: Group, name: str) -> dict[int, float]:
         """A metric of the group's finished runs, by seed."""
         place = group.cell.cell, name
         if place not in self._values:
-            stored = self.metric(name)
+            stored = self.metrics.of(name)
             self._values[place] = {run.seed: stored[run.key] for run in group.done if run.key in stored}
         return self._values[place]
 

@@ -8,7 +8,7 @@ from typing import Literal
 
 from harness.analysis.labels import RowName, texts
 from harness.analysis.metrics import Better
-from harness.analysis.statistics import Interval, holm, t_interval, t_test, wilcoxon_test
+from harness.analysis.statistics import Interval, holm, mean, t_interval, t_test, wilcoxon_test
 from harness.errors import UsageError
 
 Test = Literal["t", "wilcoxon"]
@@ -78,7 +78,7 @@ def _best(rows: Sequence[RowName], values: Mapping[RowName, Scores], better: Bet
     if better is None or not rows:
         return None
     sign = 1 if better == "lower" else -1
-    return min(rows, key=lambda row: (sign * t_interval(list(values[row].values())).mean, row.order))
+    return min(rows, key=lambda row: (sign * mean(list(values[row].values())), row.order))
 
 
 def _differences(reference: RowName, values: Mapping[RowName, Scores], test: Test) -> dict[RowName, Difference]:

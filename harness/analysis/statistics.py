@@ -40,19 +40,27 @@ def t_interval(values: Sequence[float], confidence: float = CONFIDENCE) -> Inter
     import numpy as np
     from scipy import special
 
-    n = len(values)
-    if not n or not all(map(math.isfinite, values)):
+    n, each = len(values), np.asarray(values, dtype=float)
+    if not n or not np.isfinite(each).all():
         return Interval(math.nan, math.nan, math.nan, math.nan, n)
     if n == 1:
         return Interval(values[0], math.nan, math.nan, math.nan, n)
-    if min(values) == max(values):
+    if each.min() == each.max():
         return Interval(values[0], 0.0, values[0], values[0], n)
-    scale, scaled = _scaled(np.asarray(values, dtype=float))
+    scale, scaled = _scaled(each)
     centre = math.fsum(scaled.tolist()) / n
     spread, deviations = _scaled(scaled - centre)
     se = spread * math.sqrt(math.fsum(np.square(deviations).tolist()) / (n - 1) / n)
     half = float(special.stdtrit(n - 1, (1 + confidence) / 2)) * se  # the quantile; scipy.stats takes a second to load
     return Interval(centre * scale, se * scale, (centre - half) * scale, (centre + half) * scale, n)
+
+
+def mean(values: Sequence[float]) -> float:
+    r"""$\bar x$ of finite values, correctly summed, however large they are."""
+    import numpy as np
+
+    scale, scaled = _scaled(np.asarray(values, dtype=float))
+    return math.fsum(scaled.tolist()) / len(values) * scale
 
 
 def _scaled(values: NDArray[np.float64]) -> tuple[float, NDArray[np.float64]]:

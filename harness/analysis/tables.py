@@ -112,7 +112,7 @@ def _by_metric(sample: Sample, options: Options) -> dict[str, list[Group]]:
         for group in sample.groups:
             chosen.setdefault(headline(group.cell.task)[0], []).append(group)
         return chosen
-    known = sample.store.scores.metric_names()
+    known = sample.metrics.names
     for name in options.metrics:
         if name not in known:
             raise UnknownName("metric", name, known, "bench show KEY")
@@ -121,7 +121,7 @@ def _by_metric(sample: Sample, options: Options) -> dict[str, list[Group]]:
 
 def _with_metric(sample: Sample, name: str) -> list[Group]:
     """The groups on tasks that have the metric: there one that failed altogether has its place."""
-    stored = sample.metric(name)
+    stored = sample.metrics.of(name)
     having = {group.column for group in sample.groups if any(run.key in stored for run in group.runs)}
     return [group for group in sample.groups if group.column in having]
 
@@ -188,7 +188,7 @@ def _column(
     """The entries of one column by row."""
     groups = {row: placed[row, column] for row in rows if (row, column) in placed}
     values = {row: sample.values(group, metric) for row, group in groups.items()}
-    finite = {row: {seed: value for seed, value in one.items() if math.isfinite(value)} for row, one in values.items()}
+    finite = {row: _finite(one) for row, one in values.items()}
     failures = {row: _failures(groups[row], len(values[row]), len(finite[row])) for row in groups}
     better = meaning(metric).better
     compared = significance.compare(finite, failures, better, options.baseline, options.test)
@@ -205,6 +205,12 @@ def _column(
         )
         for row, group in groups.items()
     }
+
+
+def _finite(values: dict[int, float]) -> dict[int, float]:
+    if all(map(math.isfinite, values.values())):
+        return values
+    return {seed: value for seed, value in values.items() if math.isfinite(value)}
 
 
 def _failures(group: Group, n_values: int, n_finite: int) -> dict[str, int]:

@@ -67,8 +67,7 @@ def _tables(sample: Sample, ranking: Ranking | None) -> list[tuple[str, str]]:
     from harness.analysis.tables import Options, compare
 
     names = dict.fromkeys(name for group in sample.groups for name in headline(group.cell.task))
-    known = set(sample.store.scores.metric_names())
-    found = compare(sample, Options(metrics=tuple(name for name in names if name in known)))
+    found = compare(sample, Options(metrics=tuple(name for name in names if name in sample.metrics.names)))
     by_metric = {table.metric.name: [one for one in found if one.metric == table.metric] for table in found}
     tables = [
         (name, html([grid for table in same for grid in grids(table, Style(brackets=True))], page=False))
