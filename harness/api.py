@@ -17,15 +17,16 @@ from pydantic import BaseModel, Field, model_validator
 from torch import Tensor
 
 from harness.data import DataStream, Found, find_data, open_data
-from harness.densities import DiagNormal, log_std_normal
+from harness.densities import DiagNormal, LinearScore, log_std_normal
 from harness.errors import DataError
 from harness.nets import Params
 from harness.noise import Noise
 from harness.spec import added_later, worth_tuning
 
 __all__ = [
-    "Batch", "Data", "DataError", "DataStream", "DiagNormal", "Field", "Found", "Method", "Noise", "Oracle", "Params", "Particles",
-    "Problem", "Task", "added_later", "autograd_score", "find_data", "log_std_normal", "model_validator", "open_data", "tunable",
+    "Batch", "Data", "DataError", "DataStream", "DiagNormal", "Field", "Found", "LinearScore", "Method", "Noise", "Oracle", "Params",
+    "Particles", "Problem", "Score", "Task", "added_later", "autograd_score", "find_data", "log_std_normal", "model_validator",
+    "open_data", "tunable",
 ]  # fmt: skip
 
 Batch = dict[str, Any]
@@ -70,7 +71,8 @@ class Problem:
 
     Args:
         log_joint: z [S, N, D] -> log p(x, z) [S, N], nats.
-        score: z [S, N, D] -> its gradient in z [S, N, D], differentiable; `autograd_score(log_joint)` unless the task knows better.
+        score: z [S, N, D] -> its gradient in z [S, N, D], differentiable; `autograd_score(log_joint)` unless the task knows better;
+            a `LinearScore` where it is one, which saves much of hvae's work.
         base: q0(z | x).
         context: [N, C], what an amortised flow may condition on.
     """

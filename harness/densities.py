@@ -48,3 +48,20 @@ class DiagNormal:
     def log_prob(self, z: Tensor) -> Tensor:
         """The log-density at `z` [S, N, D], in nats: [S, N]."""
         return log_std_normal((z - self.mean) * torch.exp(-self.log_scale)) - self.log_scale.sum(-1)
+
+
+@dataclass(frozen=True)
+class LinearScore:
+    r"""$s(z) = \kappa (c - z)$: the score where the log-joint is quadratic in z and its dimensions apart, as if each were a spring.
+
+    Args:
+        centre: $c$, [N, D].
+        stiffness: $\kappa$, [N, D].
+    """
+
+    centre: Tensor
+    stiffness: Tensor
+
+    def __call__(self, z: Tensor) -> Tensor:
+        """The score at `z` [S, N, D]."""
+        return self.stiffness * (self.centre - z)

@@ -8,7 +8,8 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Tensor
 
-from harness.api import Field, Method, Noise, Params, Particles, Problem, log_std_normal, model_validator, tunable
+from harness.api import Field, LinearScore, Method, Noise, Params, Particles, Problem, log_std_normal, model_validator, tunable
+from methods._leapfrog import leapfrog, swung
 
 TEMPERED, FREE = {"tempering": ("fixed", "fixed-variance")}, {"tempering": ("free",)}
 
@@ -62,7 +63,9 @@ class Hamiltonian(Method, frozen=True):
         T = 1 + (torch.exp(power * params["log_T0"]) - 1) * (1 - k**2 / K**2)
         return T.sqrt() if power == 2 else T
 
-    def evolve(self, params: Params, problem: Problem, noise: Noise, n_particles: int) -> tuple[list[Tensor], Tensor, Tensor]:
+    def evolve(
+        self, params: Params, problem: Problem, noise: Noise, n_particles: int, trace: bool = False
+    ) -> tuple[list[Tensor], Tensor, Tensor]:
         r"""Leapfrog from $z_0 \sim q_0$, $v_0 = T_0 g$, cooling $v_k \leftarrow (T_k / T_{k-1})\, v_k$ after each step.
 
         One step is $v \mathrel{+}= \tfrac\epsilon2 s(z)$, $z \mathrel{+}= \epsilon v$, $v \mathrel{+}= \tfrac\epsilon2 s(z)$ with
@@ -72,7 +75,7 @@ class Hamiltonian(Method, frozen=True):
         $a_k = \epsilon_k / (2 T_{k-1})$ times the score, before and after. The score after a step is the one before the next, so the
         two kicks are one, of $a_k + a_{k+1}$, and K steps take K + 1 scores. As $T_K = 1$, $u_K = v_K$.
 
-        Returns: $[z_0 \dots z_K]$, each [S, N, D]; $v_K$ [S, N, D]; $-\log q_0(z_0) - \log N(g)$ [S, N].
+        Returns: $[z_0 \dots z_K]$ when traced, else at least its end, each [S, N, D]; $v_K$ [S, N, D]; $-\log q_0(z_0) - \log N(g)$ [S, N].
         """
         z = problem.base.sample(noise, n_particles)
         g = noise.normal(*z.shape, like=z)
@@ -81,13 +84,12 @@ class Hamiltonian(Method, frozen=True):
         steps = self.max_step * torch.sigmoid(params["step"])  # [R, D] or [R, K, D]
         epsilon = steps.transpose(0, 1) if self.vary_steps else steps  # [K, R, D] or [R, D]
         half = epsilon / (2 * T)  # [K, R, D]
-        kicks = torch.cat([half[:1], half[:-1] + half[1:], half[-1:]]).unbind()  # K + 1 of [R, D]
-        path, u = [z], g + kicks[0] * problem.score(z)
-        for drift, kick in zip((epsilon * T).unbind(), kicks[1:], strict=True):
-            z = z + drift * u
-            u = u + kick * problem.score(z)
-            path.append(z)
-        return path, u, log_start
+        drifts, kicks = epsilon * T, torch.cat([half[:1], half[:-1] + half[1:], half[-1:]])  # [K, R, D], [K + 1, R, D]
+        if isinstance(problem.score, LinearScore) and not trace:
+            z, v = swung(z, g, drifts, kicks, problem.score)
+            return [z], v, log_start
+        path, v = leapfrog(z, g, drifts.unbind(), kicks.unbind(), problem.score)
+        return path, v, log_start
 
 
 class HVAE(Hamiltonian, frozen=True):
@@ -111,6 +113,6 @@ class HVAE(Hamiltonian, frozen=True):
 
     def particles(self, params: Params, problem: Problem, noise: Noise, n_particles: int, trace: bool = False) -> Particles:
         """Evolve draws of the base. Shapes: z [S, N, D], log_w [S, N]."""
-        path, v, log_start = self.evolve(params, problem, noise, n_particles)
+        path, v, log_start = self.evolve(params, problem, noise, n_particles, trace)
         log_w = problem.log_joint(path[-1]) + log_std_normal(v) + log_start
         return Particles(path[-1], log_w, torch.stack(path) if trace else None)

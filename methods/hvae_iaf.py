@@ -31,7 +31,7 @@ class HVAEIAF(Hamiltonian, Autoregressive, frozen=True):
 
     def particles(self, params: Params, problem: Problem, noise: Noise, n_particles: int, trace: bool = False) -> Particles:
         """Evolve draws of the base, then transform. Shapes: z [S, N, D], log_w [S, N]."""
-        path, v, log_w = self.evolve(params, problem, noise, n_particles)
+        path, v, log_w = self.evolve(params, problem, noise, n_particles, trace)
         steps = self.flow(params, torch.cat([path[-1], v], -1), problem.context)
         z, v = self._split(steps[-1][0])
         log_w = log_w + sum(log_det for _, log_det in steps) + problem.log_joint(z) + log_std_normal(v)

@@ -8,7 +8,7 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Tensor
 
-from harness.api import Batch, Data, DiagNormal, Field, Noise, Params, Problem, Task
+from harness.api import Batch, Data, DiagNormal, Field, LinearScore, Noise, Params, Problem, Task
 from harness.densities import LOG_2PI
 
 
@@ -163,11 +163,8 @@ class Gaussian(Task, frozen=True):
         def log_joint(z: Tensor) -> Tensor:
             return constant - 0.5 * (z.square() + precision * (m - z).square()).sum(-1)
 
-        pull, stiffness = precision * m, -(1 + precision)
-
-        def score(z: Tensor) -> Tensor:  # lambda (m - z) - z
-            return pull + stiffness * z
-
+        stiffness = 1 + precision
+        score = LinearScore(precision * m / stiffness, stiffness)  # lambda (m - z) - z
         return Problem(log_joint, score, base_density(params, base))
 
     def metrics(self, params: Params, data: Data) -> dict[str, Tensor]:

@@ -22,7 +22,7 @@ class AsPrinted(HVAE, frozen=True):
 
     name: ClassVar[str] = "as-printed"
 
-    def evolve(self, params: Params, problem: Problem, noise: Noise, n_particles: int):
+    def evolve(self, params: Params, problem: Problem, noise: Noise, n_particles: int, trace: bool = False):
         z = problem.base.sample(noise, n_particles)
         g = noise.normal(*z.shape, like=z)
         log_start = -problem.base.log_prob(z) - (-0.5 * (g.square() + math.log(2 * math.pi))).sum(-1)
@@ -87,8 +87,8 @@ class ZeroMomentum(HVAE, frozen=True):
 
     name: ClassVar[str] = "zero-momentum"
 
-    def evolve(self, params: Params, problem: Problem, noise: Noise, n_particles: int):
-        return super().evolve(params, problem, _Still(noise), n_particles)  # type: ignore[arg-type]
+    def evolve(self, params: Params, problem: Problem, noise: Noise, n_particles: int, trace: bool = False):
+        return super().evolve(params, problem, _Still(noise), n_particles, trace)  # type: ignore[arg-type]
 
 
 class ForgottenMomentum(HVAE, frozen=True):
@@ -100,8 +100,9 @@ class ForgottenMomentum(HVAE, frozen=True):
         T = super().temperatures(params)
         return torch.cat([torch.zeros_like(T[:1]), torch.ones_like(T[1:])])
 
-    def evolve(self, params: Params, problem: Problem, noise: Noise, n_particles: int):
-        path, v, log_start = HVAE(**self.model_dump() | {"tempering": "none"}).evolve(params, problem, _Still(noise), n_particles)  # type: ignore[arg-type]
+    def evolve(self, params: Params, problem: Problem, noise: Noise, n_particles: int, trace: bool = False):
+        untempered = HVAE(**self.model_dump() | {"tempering": "none"})
+        path, v, log_start = untempered.evolve(params, problem, _Still(noise), n_particles, trace)  # type: ignore[arg-type]
         return path, v, log_start + 0.5 * noise.normal(*v.shape, like=v).square().sum(-1)
 
 
@@ -110,8 +111,8 @@ class DetachedScore(HVAE, frozen=True):
 
     name: ClassVar[str] = "detached-score"
 
-    def evolve(self, params: Params, problem: Problem, noise: Noise, n_particles: int):
-        return super().evolve(params, dataclasses.replace(problem, score=lambda z: problem.score(z).detach()), noise, n_particles)
+    def evolve(self, params: Params, problem: Problem, noise: Noise, n_particles: int, trace: bool = False):
+        return super().evolve(params, dataclasses.replace(problem, score=lambda z: problem.score(z).detach()), noise, n_particles, trace)
 
 
 class PermutedBatch(IAF, frozen=True):
@@ -149,9 +150,9 @@ class LeakyReplicates(HVAE, frozen=True):
 
     name: ClassVar[str] = "leaky-replicates"
 
-    def evolve(self, params: Params, problem: Problem, noise: Noise, n_particles: int):
+    def evolve(self, params: Params, problem: Problem, noise: Noise, n_particles: int, trace: bool = False):
         shared = params["step"].mean(0, keepdim=True).expand_as(params["step"])
-        return super().evolve(params | {"step": shared}, problem, noise, n_particles)
+        return super().evolve(params | {"step": shared}, problem, noise, n_particles, trace)
 
 
 class IdleParameter(VB, frozen=True):

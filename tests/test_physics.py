@@ -8,7 +8,7 @@ import pytest
 import torch
 from defects import AsPrinted
 
-from harness.api import DiagNormal, Problem, autograd_score
+from harness.api import DiagNormal, LinearScore, Problem, autograd_score
 from harness.nets import autoregressive_masks
 from harness.noise import Noise
 from methods.hvae import HVAE
@@ -84,6 +84,27 @@ def test_the_leapfrog_is_the_papers(tempering, vary_steps):
     one, other = (method.evolve(params, curved(), Given(z, g), len(z)) for method in (ours, printed))
     torch.testing.assert_close(torch.stack(one[0]), torch.stack(other[0]), rtol=1e-12, atol=1e-12)
     torch.testing.assert_close(one[1:], other[1:], rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("vary_steps", [False, True])
+@pytest.mark.parametrize("tempering", ["none", "fixed", "fixed-variance", "free"])
+def test_springs_swing_as_they_do_step_by_step(tempering, vary_steps):
+    """Where every dimension is a spring the steps are taken at once: the same ends, momenta and gradients up to rounding."""
+    method = HVAE(n_leapfrog=5, tempering=tempering, vary_steps=vary_steps)
+    params, noise = jittered(method, D, Noise(["0/jitter"]), 0.3), Noise(["0/springs"])
+    centre, stiffness = noise.normal(1, D, like=LIKE), noise.uniform(1, D, like=LIKE) + 0.5
+    leaves = [leaf.requires_grad_() for leaf in (centre, stiffness, *params.values())]
+    base = DiagNormal(torch.zeros_like(centre), torch.zeros_like(centre))
+    z, g = draws()
+    ends = []
+    for score in (LinearScore(centre, stiffness), lambda z: stiffness * (centre - z)):
+        path, v, log_start = method.evolve(params, Problem(lambda z: z.sum(-1), score, base), Given(z, g), len(z))
+        weight = noise.at(1).normal(2, *z.shape, like=z)
+        ends.append([path[-1], v, log_start, *torch.autograd.grad((torch.stack([path[-1], v]) * weight).sum(), leaves)])
+    torch.testing.assert_close(*ends, rtol=1e-12, atol=1e-12)
+    traced = method.evolve(params, Problem(lambda z: z.sum(-1), LinearScore(centre, stiffness), base), Given(z, g), len(z), trace=True)
+    assert len(traced[0]) == 6
+    torch.testing.assert_close((traced[0][-1], traced[1]), (path[-1], v), rtol=0, atol=0)
 
 
 @pytest.mark.parametrize("vary_steps", [False, True])
