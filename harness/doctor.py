@@ -14,6 +14,7 @@ from harness.download import fetch
 from harness.errors import SchemaBehind
 from harness.spec import TERMINAL, Status
 from harness.store import CheckpointFile, Owner, ResultStore
+from harness.store.sound import edited
 from harness.store.upgrade import upgrade
 from harness.workspace import Workspace
 
@@ -42,13 +43,26 @@ def old_schema(workspace: Workspace) -> Finding | None:
 
 
 def examine(workspace: Workspace, store: ResultStore) -> Iterator[Finding]:
-    """Every fault of a workspace: claims, then files on record, then other files, then MLflow, then data sets."""
+    """Every fault of a workspace: claims, then files on record, then other files, then MLflow, then data sets.
+
+    Where rows were edited, only those: what they say cannot be built upon.
+    """
+    rows = list(edited_rows(workspace))
+    if rows:
+        yield from rows
+        return
     yield from abandoned_claims(store)
     yield from bad_checkpoints(workspace, store)
     yield from bad_pictures(workspace, store)
     yield from orphan_files(workspace, store)
     yield from mirror_faults(workspace, store)
     yield from bad_data()
+
+
+def edited_rows(workspace: Workspace) -> Iterator[Finding]:
+    """Rows of the database that hold what bench never writes."""
+    for row in edited(workspace.database_url):
+        yield Finding("row", str(row), "what stood there is lost: put a backup of the database in its place", None, True)
 
 
 def abandoned_claims(store: ResultStore) -> Iterator[Finding]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Generator, Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 
 import torch
@@ -14,6 +14,7 @@ from harness.api import Method, Task
 from harness.errors import BenchError, DataError, LeaseLost, PluginError, StoreError
 from harness.evaluation import Score, scoring
 from harness.model import trained
+from harness.overdue import GRACE_S, Overdue, broken_off
 from harness.saving import Job, all_curves, patiently, remove_files, resume, save, tidy, write_member, write_picture
 from harness.spec import RunSpec, Status
 from harness.store import ArtifactFile, Claim, Metric, Outcome
@@ -114,7 +115,12 @@ def _train(job: Job, method: Method, task: Task, state: State) -> Iterator[Event
     """Train to the end, saving on a cadence that costs under one percent of the time."""
     protocol = job.specs[0].protocol()
     next_save, next_look, ended = time.monotonic() + job.options.pause(0.0), 0.0, set[str]()
-    for progress in validation.train(method, task, protocol, state):
+    steps = validation.train(method, task, protocol, state)
+    while True:
+        with _in_time(job):
+            progress = next(steps, None)
+        if progress is None:
+            return
         now = time.monotonic()
         if job.stop.is_set() or job.out_of_time(state.step) or (now >= next_save and state.step < protocol.steps):
             yield from _finish_diverged(job, state, ended)
@@ -126,6 +132,20 @@ def _train(job: Job, method: Method, task: Task, state: State) -> Iterator[Event
             next_look = now + LOOK_S
             alive = state.alive
             yield Advanced(progress.step, float(progress.bound[alive].mean()), int((~alive).sum()))
+
+
+@contextmanager
+def _in_time(job: Job) -> Iterator[None]:
+    """One step.
+
+    Raises:
+        OutOfTime: it had not ended long after the time was over. What was made since the last checkpoint is lost: it may be half done.
+    """
+    try:
+        with broken_off(job.time_is_over):
+            yield
+    except Overdue:
+        raise OutOfTime(f"its time was over, and {GRACE_S:g} s later its step had not ended; it goes on from its last checkpoint") from None
 
 
 def _leave_if_asked(job: Job, state: State) -> Iterator[Event]:
@@ -208,7 +228,8 @@ def _score(job: Job, method: Method, task: Task, state: State) -> Generator[Even
     steps = scoring(method, task, job.specs[0].protocol(), state)
     while True:
         try:
-            next(steps)
+            with _in_time(job):
+                next(steps)
         except StopIteration as done:
             return done.value
         yield from _leave_if_asked(job, state)

@@ -81,6 +81,12 @@ class Job:
         """Seconds of work on a run, this attempt and those before."""
         return claim.wall_s + time.monotonic() - self.began
 
+    @property
+    def time_is_over(self) -> float:
+        """When this attempt must stop."""
+        limit = self.options.time_limit_s
+        return min(self.deadline, math.inf if limit is None else self.began + limit)
+
     def out_of_time(self, step: int) -> str | None:
         """Why this attempt must stop now, at this step, if it must."""
         if step == self.options.until:

@@ -3,25 +3,25 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from urllib.parse import urlsplit, urlunsplit
 
 from harness.errors import WorkspaceError
 
 
 def redact(url: str) -> str:
-    """The address without its password.
+    """The address without its password, which is neither before the host nor in the query; also of what is no address.
 
     >>> redact("postgresql://ada:secret@localhost/bench")
     'postgresql://ada:***@localhost/bench'
     """
-    parts = urlsplit(url)
-    if parts.password is None:
-        return url
-    host = parts.netloc.rpartition("@")[2]
-    return urlunsplit(parts._replace(netloc=f"{parts.username}:***@{host}"))
+    scheme, slashes, rest = url.partition("://") if "://" in url else ("", "", url)
+    user, _, host = rest.rpartition("@")
+    name, colon, _ = user.partition(":")
+    shown = f"{scheme}{slashes}{name}:***@{host}" if colon else url
+    return re.sub(r"(?i)(password=)[^&]*", r"\1***", shown)
 
 
 def sqlite_url(path: Path) -> str:

@@ -11,7 +11,7 @@ import click
 
 import harness
 from harness.cli._options import say
-from harness.errors import BenchError, one_line
+from harness.errors import BenchError, StoreError, one_line
 
 COMMANDS = {
     "run": "run:run",
@@ -49,6 +49,34 @@ def _one_line() -> Iterator[None]:
         raise
 
 
+@contextmanager
+def _edited_rows() -> Iterator[None]:
+    """A command that stumbles over a row which bench cannot have written names the row; any other fault of the program passes."""
+    try:
+        yield
+    except (BenchError, click.ClickException, click.Abort, click.exceptions.Exit):
+        raise
+    except Exception as err:
+        found = _first_edited()
+        if found is None:
+            raise
+        advice = "Put a backup of the database in its place; bench doctor lists every such row."
+        raise StoreError(f"The result database holds what bench never writes: {found}. {advice}") from err
+
+
+def _first_edited() -> str | None:
+    """The first row that shows it."""
+    from harness.store.fresh import is_missing
+    from harness.store.sound import edited
+    from harness.workspace import Workspace
+
+    try:
+        url = Workspace.current().database_url
+        return None if is_missing(url) else next(map(str, edited(url)), None)
+    except Exception:  # noqa: BLE001  it is another fault that is told
+        return None
+
+
 class LazyGroup(click.Group):
     """Commands by name and place, imported when used. Here, and nowhere else, a `BenchError` becomes an exit status."""
 
@@ -80,7 +108,7 @@ class LazyGroup(click.Group):
     def invoke(self, ctx: click.Context) -> Any:
         """Run a command; an error of ours is one line on stderr."""
         try:
-            with _one_line():
+            with _one_line(), _edited_rows():
                 return super().invoke(ctx)
         except BenchError as err:
             say(one_line(f"bench: {err}"), err=True)

@@ -14,9 +14,8 @@ from harness.results.choice import Choice, Chosen, choose_some, keys_of_study, p
 from harness.results.files import arrow_batches, arrow_schema
 from harness.results.tables import TABLES
 from harness.store import ResultStore
-from harness.store.connect import label
 from harness.store.fresh import is_missing
-from harness.workspace import Workspace
+from harness.workspace import Workspace, redact
 
 if TYPE_CHECKING:
     import pandas
@@ -94,7 +93,7 @@ def load(
     )
     url = database or (Workspace.current() if home is None else Workspace(Path(home).expanduser().resolve())).database_url
     if is_missing(url):
-        raise UsageError(f"There are no results at {label(url)}. Name a workspace: load(home=...).")
+        raise UsageError(f"There are no results at {redact(url)}. Name a workspace: load(home=...).")
     with ResultStore.open(url) as store, store.snapshot() as snapshot:
         return Results(url, choose_some(snapshot, choice))
 

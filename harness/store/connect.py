@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import sqlite3
 import time
 from collections.abc import Iterator
@@ -31,15 +30,6 @@ HINTS = {
 }
 
 
-def label(url: str) -> str:
-    """The address as messages show it: no password, neither before the host nor in the query."""
-    try:
-        shown = redact(url)
-    except ValueError:
-        shown = f"{url.partition(':')[0]}://***"
-    return re.sub(r"(?i)(password=)[^&]*", r"\1***", shown)
-
-
 def parse(url: str) -> URL:
     """The address, if it is one that results can be kept at.
 
@@ -49,13 +39,13 @@ def parse(url: str) -> URL:
     try:
         parsed = make_url(url)
     except (ArgumentError, ValueError) as err:
-        raise UsageError(f"'{label(url)}' is not a database address. Write sqlite:///FILE or postgresql://HOST/NAME.") from err
+        raise UsageError(f"'{redact(url)}' is not a database address. Write sqlite:///FILE or postgresql://HOST/NAME.") from err
     backend = parsed.get_backend_name()
     if backend == "postgresql":
         return parsed.set(drivername="postgresql+psycopg")
     if backend == "sqlite" and parsed.database and parsed.database != ":memory:" and not parsed.query:
         return parsed
-    raise UsageError(f"Results cannot be kept at {label(url)}. Write sqlite:///FILE or postgresql://HOST/NAME.")
+    raise UsageError(f"Results cannot be kept at {redact(url)}. Write sqlite:///FILE or postgresql://HOST/NAME.")
 
 
 def sqlite_file(url: str) -> Path | None:
@@ -128,7 +118,7 @@ def _one_line(url: str, message: str) -> str:
     if password:
         reason = reason.replace(str(password), "***")
     hint = next((f" {hint}" for sign, hint in HINTS.items() if sign in reason), "")
-    return f"Cannot use the result database {label(url)}: {reason}.{hint}"
+    return f"Cannot use the result database {redact(url)}: {reason}.{hint}"
 
 
 @contextmanager

@@ -11,8 +11,9 @@ from typing import Any
 from sqlalchemy import Connection, Engine, func, inspect, select, text
 
 from harness.errors import SchemaBehind, SchemaMismatch, StoreError, UsageError
-from harness.store.connect import clear_errors, engine_for, label, reading, sqlite_file, writing
+from harness.store.connect import clear_errors, engine_for, reading, sqlite_file, writing
 from harness.store.schema import metadata, runs
+from harness.workspace import redact
 
 VERSION_TABLE = "bench_alembic_version"
 REVISIONS = ("0001", "0002")  # oldest first; migrations/versions has a file for each
@@ -44,13 +45,13 @@ def check_revision(revision: str | None, url: str) -> None:
     if revision == HEAD:
         return
     if revision in REVISIONS:
-        raise SchemaBehind(f"The result database {label(url)} has schema {revision}, this program needs {HEAD}: run: bench db upgrade")
+        raise SchemaBehind(f"The result database {redact(url)} has schema {revision}, this program needs {HEAD}: run: bench db upgrade")
     raise _newer(revision, url)
 
 
 def _newer(revision: str | None, url: str) -> SchemaMismatch:
     return SchemaMismatch(
-        f"The result database {label(url)} has schema {revision}, which this program does not know (it knows up to {HEAD}): "
+        f"The result database {redact(url)} has schema {revision}, which this program does not know (it knows up to {HEAD}): "
         "a newer release made it. Install that release, or name another database with BENCH_DATABASE_URL."
     )
 
@@ -79,7 +80,7 @@ def _refuse_foreign_tables(connection: Connection, url: str) -> None:
     clashes = sorted(set(metadata.tables) & set(inspect(connection).get_table_names()))
     if clashes:
         raise StoreError(
-            f"{label(url)} is not a result database: another program made its tables ({', '.join(clashes)}). "
+            f"{redact(url)} is not a result database: another program made its tables ({', '.join(clashes)}). "
             "Name a database of its own with BENCH_DATABASE_URL."
         )
 
@@ -124,7 +125,7 @@ def backup(url: str, path: Path | str) -> None:
     """
     source, target = sqlite_file(url), Path(path)
     if source is None:
-        raise UsageError(f"{label(url)} is on a server. Use pg_dump to back it up.")
+        raise UsageError(f"{redact(url)} is on a server. Use pg_dump to back it up.")
     _require_file(url)
     if target.exists() and target.samefile(source):
         raise UsageError(f"{target} is the database itself. Name another file for its backup.")

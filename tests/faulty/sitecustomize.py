@@ -1,7 +1,8 @@
 """Imported by every Python that has this folder on its path: kills the process, and its parent, at a chosen call.
 
 FAULT is `CALL:PATTERN:COUNT`: at the COUNT-th call of os.CALL on a path that the pattern fits, before it is made (`-replace`: after).
-FAULT_MARK names a file that is made first, so that each fault happens once. CLOCK_AHEAD_S sets the clock of this process ahead.
+FAULT_MARK names a file that is made first, so that each fault happens once. CLOCK_AHEAD_S sets the clock of this process ahead. AUDIT
+names a file that gets a line for each class that is unpickled, each address that is connected to, and each file that is written.
 """
 
 from __future__ import annotations
@@ -51,3 +52,21 @@ if FAULT:
 if AHEAD := float(os.environ.get("CLOCK_AHEAD_S", "0")):
     _time = time.time
     time.time = lambda: _time() + AHEAD
+
+
+if AUDIT := os.environ.get("AUDIT"):
+    _audited = os.open(AUDIT, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
+    _WRITING = os.O_WRONLY | os.O_RDWR
+
+    def _hear(event, values):
+        if event == "open" and isinstance(values[0], str | bytes) and isinstance(values[2], int) and values[2] & _WRITING:
+            said = os.path.abspath(os.fsdecode(values[0]))  # noqa: PTH100
+        elif event == "pickle.find_class":
+            said = f"{values[0]}.{values[1]}"
+        elif event == "socket.connect":
+            said = str(values[1][0] if isinstance(values[1], tuple) else "unix")
+        else:
+            return
+        os.write(_audited, f"{event} {said}\n".encode(errors="replace"))
+
+    sys.addaudithook(_hear)

@@ -1,0 +1,119 @@
+"""Rows that hold what bench never writes: edited by hand, or by a failing disk."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
+
+from pydantic_core import from_json
+from sqlalchemy import Column, Connection, Double, Row, Table, Text, select
+
+from harness.spec import Status, digest
+from harness.store.connect import engine_for, reading
+from harness.store.floats import FINITE, decode_curve
+from harness.store.schema import metadata
+
+LATEST = 32_503_680_000
+"""The year 3000, in seconds since 1970."""
+KINDS = (FINITE, "nan", "+inf", "-inf")
+
+
+class Edited(NamedTuple):
+    """A row that bench cannot have written: its table and name, and the column that shows it."""
+
+    table: str
+    row: str
+    column: str
+    value: str
+
+    def __str__(self) -> str:
+        return f"row '{self.row}' of table {self.table} has {self.value} as {self.column}"
+
+
+def edited(url: str) -> Iterator[Edited]:
+    """The rows of a database that hold what bench never writes, each with its first such column.
+
+    A number that was replaced by another number is not found, unless it is part of what a run is.
+
+    Raises:
+        StoreError: the database cannot be read.
+    """
+    engine = engine_for(url)
+    try:
+        with reading(engine, url) as connection:
+            if connection.dialect.name == "sqlite":
+                driver: Any = connection.connection.driver_connection
+                driver.text_factory = lambda text: text.decode(errors="surrogateescape")
+            for table in metadata.sorted_tables:
+                yield from _of(connection, table)
+    finally:
+        engine.dispose()
+
+
+def _of(connection: Connection, table: Table) -> Iterator[Edited]:
+    for row in connection.execute(select(table).execution_options(yield_per=500)):
+        wrong = next((column.name for column in table.columns if not _is_right(table.name, column, row)), None)
+        if wrong is not None:
+            name = " ".join(f"{row._mapping[column.name]}" for column in table.primary_key)
+            yield Edited(table.name, name, wrong, f"{row._mapping[wrong]!r:.60}")
+
+
+def _is_right(table: str, column: Column[Any], row: Row[Any]) -> bool:
+    value = row._mapping[column.name]
+    if value is None:
+        return bool(column.nullable)
+    content = CONTENT.get((table, column.name))
+    try:
+        return _has_type(column, value) and (content is None or content(value, row))
+    except (ValueError, TypeError, LookupError, AttributeError, RecursionError):
+        return False
+
+
+def _has_type(column: Column[Any], value: Any) -> bool:
+    if isinstance(column.type, Text):
+        return isinstance(value, str) and bool(value.encode() or True)  # half a character cannot be encoded
+    if isinstance(column.type, Double):
+        is_time = column.name.endswith("at") or column.name == "lease_expires"
+        return isinstance(value, float | int) and (not is_time or 0 <= value < LATEST)
+    return isinstance(value, int) and value >= -1
+
+
+def _is_mapping(value: str, _row: Row[Any]) -> bool:
+    return isinstance(from_json(value, allow_inf_nan=False), dict)
+
+
+def _is_its_spec(value: str, row: Row[Any]) -> bool:
+    spec = from_json(value, allow_inf_nan=False)
+    return digest(spec) == row.key and all(spec[name] == getattr(row, name) for name in ("method", "task", "seed", "steps"))
+
+
+def _is_status(value: str, _row: Row[Any]) -> bool:
+    return value in set(Status)
+
+
+def _is_metric(value: str, row: Row[Any]) -> bool:
+    return value in KINDS and (value == FINITE) == (row.value is not None)
+
+
+def _is_error(value: str, row: Row[Any]) -> bool:
+    return value in KINDS and (value == FINITE) == (row.se is not None)
+
+
+def _is_curve(value: str, row: Row[Any]) -> bool:
+    points = decode_curve(row.steps, value)
+    return all(type(step) is int for step, _ in points)
+
+
+CONTENT: dict[tuple[str, str], Callable[[Any, Row[Any]], bool]] = {
+    ("runs", "spec"): _is_its_spec,
+    ("runs", "settings"): _is_mapping,
+    ("runs", "status"): _is_status,
+    ("run_history", "status"): _is_status,
+    ("metrics", "kind"): _is_metric,
+    ("metrics", "se_kind"): _is_error,
+    ("curves", "values"): _is_curve,
+    ("plans", "plan"): _is_mapping,
+    ("environments", "environment"): _is_mapping,
+    ("errata", "result"): _is_mapping,
+}
+"""What a column of text must hold beside text: (value, row) -> whether it does."""
