@@ -172,7 +172,7 @@ def info(url: str) -> dict[str, Any]:
     finally:
         engine.dispose()
     return {
-        "url": label(url),
+        "url": redact(url),
         "revision": revision,
         "head": HEAD,
         "runs": dict(sorted((row[0], row[1]) for row in counts)),
