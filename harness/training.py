@@ -204,7 +204,7 @@ def train(method: Method, task: Task, protocol: Protocol, state: State) -> Itera
             state.diverged_at.masked_fill_(state.alive & ~healthy, state.step)
         if protocol.clip_norm is not None:
             gradient = gradient * (protocol.clip_norm / (norm + 1e-6)).clamp(max=1.0)[:, None]
-        rate = torch.full_like(norm, learning_rate(protocol, state.step))[:, None]  # [R, 1]
+        rate = torch.full_like(norm, learning_rate(protocol, state.step), dtype=torch.float64).to(norm.dtype)[:, None]  # [R, 1]
         frozen = ~state.alive
         disturbed = bool(frozen.any())
         kept = [(tensor, tensor[frozen]) for tensor in (state.flat, *state.moments.values())] if disturbed else []

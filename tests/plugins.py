@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+import time
+from typing import Any, ClassVar, Literal
 
 import torch
 
@@ -78,3 +79,58 @@ class Eats(_Shift, frozen=True):
 
     def bent(self, log_w: torch.Tensor, noise: Noise) -> torch.Tensor:
         return log_w + torch.zeros(2**30, dtype=torch.float64)[0]
+
+
+EXTREMES = {
+    "nan": float("nan"),
+    "inf": float("inf"),
+    "-inf": float("-inf"),
+    "greatest": 1.7976931348623157e308,
+    "-greatest": -1.7976931348623157e308,
+    "least": 5e-324,
+    "-least": -5e-324,
+    "nothing": 0.0,
+}
+
+
+class _Graft(torch.autograd.Function):
+    """Zero, with a gradient of one's own."""
+
+    @staticmethod
+    def forward(ctx: Any, leaf: torch.Tensor, slope: torch.Tensor) -> torch.Tensor:
+        ctx.save_for_backward(slope)
+        return leaf.new_zeros(leaf.shape[0])
+
+    @staticmethod
+    def backward(ctx: Any, *grads: torch.Tensor) -> tuple[torch.Tensor, None]:
+        (slope,) = ctx.saved_tensors
+        return slope.clone(), None
+
+
+class Poisoned(_Shift, frozen=True):
+    """From step 50 on, the second replicate of a stack has this number added to its weights, or to its gradient."""
+
+    name: ClassVar[str] = "poisoned"
+
+    where: Literal["weights", "gradient"] = "weights"
+    number: Literal["nan", "inf", "-inf", "greatest", "-greatest", "least", "-least", "nothing"] = "nothing"
+
+    def particles(self, params: Params, problem: Problem, noise: Any, n_particles: int, trace: bool = False) -> Particles:
+        found = super().particles(params, problem, noise, n_particles, trace)
+        if not noise.streams[0].endswith("train") or noise._step < 50:
+            return found
+        added = torch.tensor([EXTREMES[self.number] if name.startswith("1/") else 0.0 for name in noise.streams], dtype=found.z.dtype)
+        if self.where == "gradient":
+            added = _Graft.apply(params["shift"], added[:, None].expand_as(params["shift"]))
+        return Particles(found.z, found.log_w + added)
+
+
+class Hangs(_Shift, frozen=True):
+    """A step that does not end."""
+
+    name: ClassVar[str] = "hangs"
+
+    def bent(self, log_w: torch.Tensor, noise: Any) -> torch.Tensor:
+        while noise._step >= 50:
+            time.sleep(0.01)
+        return log_w
