@@ -45,7 +45,9 @@ card.
   `BENCH_REPLAY=off` in the environment turns it off, `BENCH_REPLAY=always` records before the first step. Compiling the step instead
   (`torch.compile`) would be faster still, but takes longer than most of these runs, and changes the last bits: it is not used.
 - **Larger ones** (a stack of ten at d = 400: 40,000 numbers an operation): each operation goes over its numbers in memory once, and the
-  passes take the time. Recording saves less here, and a stack gains less on a loop over its members.
+  passes take the time. Recording saves less here, and a stack gains less on a loop over its members. Where every dimension is a spring,
+  as in `gaussian`, the leapfrog is a matrix in each dimension (`methods/_leapfrog.py`): its two columns go through the steps, forward and
+  back, and the particles through it once, so that leapfrog steps cost the same with ten particles and with ten thousand.
 - **Images**: convolutions and their gradients, which no recording makes faster. `hvae` with K steps runs the decoder K + 2 times and its
   transpose K + 1 times, and training goes back through both. Maps innermost in memory halve the convolutions, the last layer, a
   transposed convolution to one map, is four small convolutions of stride 1 (`tasks/_nets.py`), and what many particles decode is

@@ -5,9 +5,9 @@
 A step of `hvae` with ten leapfrog steps on Gaussian data, double precision, one thread. One size grows and the others stay at ten
 replicates, d = 25, ten particles, 10,000 points (1,000 while replicates or dimensions grow, and two replicates for dimensions). The
 exponent is the slope of log time on log size over the larger half of the sizes: 0 where starting the operations takes the time, 1 where
-the numbers do. Floating-point work of a step on Gaussian data is counted by hand from the formulas, 18 operations for each leapfrog step,
-particle and dimension, forward and back; that of a step on images by torch's own counter, products and convolutions alone. The peaks are
-those of a product of matrices and of a copy in the same run, on one thread.
+the numbers do. Floating-point work of a step on Gaussian data is counted by hand from the formulas, 24 operations for each leapfrog step
+and dimension and 53 for each particle and dimension, forward and back; that of a step on images by torch's own counter, products and
+convolutions alone. The peaks are those of a product of matrices and of a copy in the same run, on one thread.
 """
 
 from __future__ import annotations
@@ -31,9 +31,12 @@ GROWTH = {
     "points": (1000, 10_000, 100_000),
 }
 SMALLER = {"dimensions": {"points": 1000, "replicates": 2}, "replicates": {"points": 1000}}  # so that the data fit into memory
-A_LEAPFROG_STEP = 3 * (2 + 4)
-"""Operations a particle and dimension: drift, score and kick are a + b c each. Forward a product and a sum; back the products for b and
-for c, a sum over particles for the one and a sum with what else is asked of the other."""
+A_LEAPFROG_STEP = 2 * (4 + 8)
+"""Operations a dimension and replicate, whatever the particles: both columns of the step's matrix drift and are kicked, a + b c each; back,
+the products for b and for c, a sum over the columns for the one and a sum with what else is asked of the other."""
+A_PARTICLE = 3 * (8 + 6 + 2) + 5
+"""Operations a particle and dimension: through the matrix, and the densities of its end, each forward and twice as much back; and the
+densities of its start, which have no gradient."""
 SIDE, COPIED = 2000, 2**25
 
 
@@ -86,7 +89,7 @@ def distances(rounds: int) -> list[list[str]]:
         with FlopCounterMode(display=False) as counter:
             call()
         counted = counter.get_total_flops()
-        work[name] = counted or A_LEAPFROG_STEP * K * USUAL["replicates"] * USUAL["particles"] * 400
+        work[name] = counted or (A_LEAPFROG_STEP * K + A_PARTICLE * USUAL["particles"]) * USUAL["replicates"] * 400
     taken = timing.race(calls, rounds)
     rows = []
     for name, flops in work.items():

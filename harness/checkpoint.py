@@ -65,6 +65,16 @@ def put(path: Path, content: bytes) -> None:
         file.write(content)
 
 
+def _on_its_way(path: Path, pid: int | str) -> Path:
+    return path.with_name(f".{path.name}.{pid}.tmp")
+
+
+def clear_way(path: Path) -> None:
+    """Remove what was on its way to `path` when its process was killed; nobody else may be writing there."""
+    for left in path.parent.glob(_on_its_way(path, "*").name):
+        left.unlink(missing_ok=True)
+
+
 @contextmanager
 def whole(path: Path) -> Iterator[BinaryIO]:
     """A file to fill piece by piece: it is at `path` when the block has ended well, whole, and else not at all; folders are made.
@@ -72,7 +82,7 @@ def whole(path: Path) -> Iterator[BinaryIO]:
     Raises:
         OSError: it cannot be written.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary = _on_its_way(path, os.getpid())
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with temporary.open("wb") as file:

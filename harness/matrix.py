@@ -15,6 +15,7 @@ from harness import registry
 from harness.api import Method, Task
 from harness.errors import InvalidSelector, UnknownName
 from harness.registry import Found
+from harness.sources import source_hash
 from harness.spec import Protocol, RunSpec
 from harness.store import NewRun
 
@@ -192,7 +193,7 @@ def selected(method: Setting, task: Setting) -> dict[str, Any]:
 
 @cache
 def _source(cls: type) -> str:
-    return registry.source_hash(cls)
+    return source_hash(cls)
 
 
 @dataclass(frozen=True)

@@ -43,7 +43,7 @@ class Noise:
         self.shuffled = shuffled
         self._step = 0
         self._calls = 0
-        self._blocks: dict[tuple[str, int], tuple[int, tuple[int, ...], Tensor]] = {}
+        self._blocks: dict[tuple[str, int], _Block] = {}
 
     def at(self, step: int) -> Noise:
         """The same streams at the start of another step."""
@@ -71,19 +71,39 @@ class Noise:
         place = (kind, self._calls)
         self._calls += 1
         known = self._blocks.get(place)
-        if known is None or known[:2] != (block, shape) or known[2].dtype != like.dtype:
-            known = (block, shape, self._draw_block(kind, place[1], block, shape).to(like.device, like.dtype))
-            self._blocks[place] = known
-        return known[2][index]
+        if known is None or known.shape != shape:
+            known = self._blocks[place] = _Block(shape, self._drawn_alone(shape), self.steps_per_block)
+        if known.number != block:
+            known.fill([_generator(stream, block, kind, place[1]) for stream in self.streams], block, kind)
+        return torch.empty(shape, dtype=like.dtype, device=like.device).copy_(known.step(index))
 
-    def _draw_block(self, kind: str, call: int, block: int, shape: tuple[int, ...]) -> Tensor:
-        several = len(self.streams) > 1
-        if several and (len(shape) < 2 or shape[1] != len(self.streams)):
-            raise ValueError(f"axis 1 of a draw has one entry a stream: got shape {shape} for {len(self.streams)} streams")
-        each = (self.steps_per_block, *((shape[0], *shape[2:]) if several else shape))
-        drawn = [_fill(_generator(stream, block, kind, call), kind, each) for stream in self.streams]
-        return torch.from_numpy(np.stack(drawn, axis=2) if several else drawn[0])
+    def _drawn_alone(self, shape: tuple[int, ...]) -> tuple[int, ...]:
+        """The shape with an axis of streams before it, and without the one within."""
+        n = len(self.streams)
+        if n == 1:
+            return (1, *shape)
+        if len(shape) < 2 or shape[1] != n:
+            raise ValueError(f"axis 1 of a draw has one entry a stream: got shape {shape} for {n} streams")
+        return (n, shape[0], *shape[2:])
 
 
-def _fill(generator: np.random.Generator, kind: str, shape: tuple[int, ...]) -> np.ndarray:
-    return generator.standard_normal(shape) if kind == "normal" else generator.random(shape)
+class _Block:
+    """The numbers of some steps, in memory that is filled again and again: a new piece each time costs a quarter more."""
+
+    def __init__(self, shape: tuple[int, ...], alone: tuple[int, ...], n_steps: int) -> None:
+        self.shape, self.number = shape, -1
+        self._numbers = np.empty((alone[0], n_steps, *alone[1:]))
+
+    def fill(self, generators: Sequence[np.random.Generator], number: int, kind: str) -> None:
+        """Draw the block of that number, a stream at a time."""
+        for generator, numbers in zip(generators, self._numbers, strict=True):
+            if kind == "normal":
+                generator.standard_normal(out=numbers)
+            else:
+                generator.random(out=numbers)
+        self.number = number
+
+    def step(self, index: int) -> Tensor:
+        """One step's numbers in the shape that was asked for; they change when the block is filled again."""
+        numbers = torch.from_numpy(self._numbers[:, index])
+        return numbers[0] if len(numbers) == 1 else numbers.transpose(0, 1)

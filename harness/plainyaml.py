@@ -80,8 +80,8 @@ def _text(path: Path, name: str) -> str:
             content = file.read(LARGEST + 1)
     except FileNotFoundError:
         raise
-    except OSError as err:
-        raise UsageError(f"Cannot read {name}: {err.strerror or err}.") from err
+    except (OSError, ValueError) as err:  # ValueError: no file can have such a name
+        raise UsageError(f"Cannot read {name}: {getattr(err, 'strerror', None) or err}.") from err
     if len(content) > LARGEST:
         raise UsageError(f"{name} is larger than {LARGEST:,} bytes.")
     try:

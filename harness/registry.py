@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import ast
-import hashlib
-import importlib
 import importlib.util
-import sys
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -16,7 +13,8 @@ from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
-from harness.errors import InvalidSetting, PluginError, UnknownName, UsageError
+from harness.errors import InvalidSetting, UnknownName, UsageError
+from harness.sources import executed, imported
 
 if TYPE_CHECKING:
     from pydantic import BaseModel
@@ -105,48 +103,20 @@ def _variant_fields(kind: Kind, cls: Any, name: str, variant: str) -> dict[str, 
 def _from_listing(kind: Kind, item: Listing) -> Any:
     module = item.origin.module if isinstance(item.origin, EntryPoint) else f"{kind}s.{item.origin.stem}"
     attribute = item.origin.attr if isinstance(item.origin, EntryPoint) else ""
-    return _class_in(kind, _imported(module), attribute, item.name)
+    return _class_in(kind, imported(module), attribute, item.name)
 
 
 def _from_path(kind: Kind, text: str) -> tuple[Any, str]:
     place, _, attribute = text.rpartition(":") if ":" in text else (text, "", "")
     if not place.endswith(".py"):
-        return _class_in(kind, _imported(place), attribute, text), text
+        return _class_in(kind, imported(place), attribute, text), text
     path = Path(place).expanduser().resolve()
     if not path.is_file():
         raise UnknownName(f"{kind} file", place, sorted(str(near) for near in Path().glob("*.py")))
-    module_name = "bench_plugin_" + hashlib.sha256(str(path).encode()).hexdigest()[:12]
-    module = sys.modules.get(module_name) or _execute(module_name, path)
+    module = executed(path)
     cls = _class_in(kind, module, attribute, text)
     shown = path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
     return cls, f"./{shown}:{cls.__name__}" if not shown.is_absolute() else f"{shown}:{cls.__name__}"
-
-
-def _imported(name: str) -> ModuleType:
-    try:
-        return importlib.import_module(name)
-    except ModuleNotFoundError as err:
-        if err.name is None or not (name == err.name or name.startswith(err.name + ".")):
-            raise PluginError(f"Cannot import '{name}': {err}.") from err
-        near = Path(name.replace(".", "/") + ".py")
-        hint = f" Did you mean './{near}:CLASS'?" if near.is_file() else " Is its package installed?"
-        raise UsageError(f"No module named '{name}'.{hint} A file is named with its path: ./mine.py:Mine.") from err
-    except Exception as err:
-        raise PluginError(f"Cannot import '{name}': {type(err).__name__}: {err}.") from err
-
-
-def _execute(name: str, path: Path) -> ModuleType:
-    spec = importlib.util.spec_from_file_location(name, path)
-    if spec is None or spec.loader is None:
-        raise PluginError(f"Cannot load {path} as Python.")
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module
-    try:
-        spec.loader.exec_module(module)
-    except Exception as err:
-        del sys.modules[name]
-        raise PluginError(f"Cannot load {path}: {type(err).__name__}: {err}.") from err
-    return module
 
 
 def _class_in(kind: Kind, module: ModuleType, attribute: str, name: str) -> Any:
@@ -275,25 +245,3 @@ def _variants(name: str) -> dict[str, dict[str, Any]]:
 def task_label(name: str, task: Task) -> str:
     """The name with its variant: `gaussian-400`."""
     return name if task.variant is None else f"{name}-{getattr(task, task.variant)}"
-
-
-def source_hash(cls: type) -> str:
-    """A hash of the text of a plugin's file and of the files beside it that it imports."""
-    import inspect
-
-    path = Path(inspect.getfile(cls))
-    seen: dict[Path, str] = {}
-    queue = [path]
-    while queue:
-        current = queue.pop()
-        if current in seen:
-            continue
-        seen[current] = current.read_text(encoding="utf-8")
-        queue += [near for name in _imports(seen[current]) if (near := path.parent / f"{name}.py").is_file()]
-    return hashlib.sha256("\0".join(text for _, text in sorted(seen.items())).encode()).hexdigest()[:16]
-
-
-def _imports(text: str) -> Iterator[str]:
-    for node in ast.walk(ast.parse(text)):
-        if isinstance(node, ast.ImportFrom) and node.module:
-            yield node.module.rpartition(".")[2]

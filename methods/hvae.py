@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from harness.api import Field, LinearScore, Method, Noise, Params, Particles, Problem, log_std_normal, model_validator, tunable
-from methods._leapfrog import leapfrog, swung
+from methods._leapfrog import joined, leapfrog, swung
 
 TEMPERED, FREE = {"tempering": ("fixed", "fixed-variance")}, {"tempering": ("free",)}
 
@@ -83,10 +83,12 @@ class Hamiltonian(Method, frozen=True):
         T = self.temperatures(params)[:-1]  # [K, R, 1]
         steps = self.max_step * torch.sigmoid(params["step"])  # [R, D] or [R, K, D]
         epsilon = steps.transpose(0, 1) if self.vary_steps else steps  # [K, R, D] or [R, D]
-        half = epsilon / (2 * T)  # [K, R, D]
-        drifts, kicks = epsilon * T, torch.cat([half[:1], half[:-1] + half[1:], half[-1:]])  # [K, R, D], [K + 1, R, D]
-        if isinstance(problem.score, LinearScore) and not trace:
-            z, v = swung(z, g, drifts, kicks, problem.score)
+        springs = problem.score if isinstance(problem.score, LinearScore) and not trace else None
+        half, force = 0.5 / T, epsilon if springs is None else -springs.stiffness * epsilon
+        kicks = joined(half * force) if self.vary_steps else joined(half) * force  # [K + 1, R, D]
+        drifts = T * epsilon  # [K, R, D]
+        if springs is not None:
+            z, v = swung(z, g, drifts, kicks, springs.centre)
             return [z], v, log_start
         path, v = leapfrog(z, g, drifts.unbind(), kicks.unbind(), problem.score)
         return path, v, log_start

@@ -170,4 +170,6 @@ def read_in(workspace: Workspace, store: ResultStore, bundle: Bundle) -> Iterato
 
 def _settle(workspace: Workspace, bundle: Bundle, result: Result) -> None:
     for file in _files_of(result):
-        checkpoint.write(workspace.home / file.path, bundle.content(file.sha256))
+        path = workspace.home / file.path
+        checkpoint.clear_way(path)
+        checkpoint.write(path, bundle.content(file.sha256))

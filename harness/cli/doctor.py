@@ -22,7 +22,7 @@ FAULTS_LEFT = 3
 @json_option
 @click.pass_context
 def doctor(ctx: click.Context, repair: bool, as_json: bool) -> None:
-    """Look for an old schema, abandoned claims, damaged or missing files, orphan files, an MLflow that is behind, and wrong data sets.
+    """Look for an old schema, edited rows, abandoned claims, damaged, missing or orphan files, an MLflow that is behind, wrong data sets.
 
     Nothing is changed without --repair. Exit status 3 when faults are left.
 

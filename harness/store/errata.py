@@ -6,11 +6,11 @@ from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager
 from typing import Any, NamedTuple
 
-from pydantic_core import from_json
 from sqlalchemy import Connection, Select, insert, select, update
 
 from harness.spec import TERMINAL, canonical_json
 from harness.store.connect import now
+from harness.store.floats import stored_json
 from harness.store.reading import chunks
 from harness.store.schema import checkpoints, curves, errata, metrics, runs
 
@@ -49,7 +49,7 @@ class Errata:
         query: Select[Any] = select(*columns).where(errata.c.run == key).order_by(errata.c.id)
         with self._read() as connection:
             found = connection.execute(query).all()
-        return [Erratum._make((*told, from_json(result) if result else None)) for *told, result in found]
+        return [Erratum._make((*told, stored_json(result) if result else None)) for *told, result in found]
 
     def add(self, keys: Sequence[str], reason: str) -> list[str]:
         """Mark the results of runs that have ended and bear no mark yet; returns their keys, sorted."""

@@ -1,10 +1,13 @@
-"""Floats that survive every database: NaN and the infinities by name, finite ones exactly."""
+"""Values that survive every database: NaN and the infinities by name, finite numbers exactly, plain values as JSON."""
 
 from __future__ import annotations
 
 import json
 import math
 from collections.abc import Iterable
+from typing import Any
+
+from pydantic_core import from_json
 
 from harness.store.rows import Curve
 
@@ -49,9 +52,18 @@ def encode_curve(curve: Curve) -> tuple[str, str]:
     return json.dumps([int(step) for step, _ in curve]), json.dumps([_token(float(value)) for _, value in curve])
 
 
+def stored_json(text: str) -> Any:
+    """Plain values as the database keeps them.
+
+    Raises:
+        ValueError: it is not JSON, in which no number is NaN.
+    """
+    return from_json(text, allow_inf_nan=False)
+
+
 def decode_curve(steps: str, values: str) -> Curve:
     """The curve that `encode_curve` took apart."""
-    return list(zip(json.loads(steps), _floats(json.loads(values)), strict=True))
+    return list(zip(stored_json(steps), _floats(stored_json(values)), strict=True))
 
 
 def _token(value: float) -> float | str:

@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import fields
 from typing import Any, NamedTuple
 
 from pydantic import ValidationError
-from pydantic_core import from_json
 from sqlalchemy import Column, ColumnElement, Connection, Row, Select, Table, and_, false, func, select
 
 from harness.errors import StoreError
 from harness.spec import OPEN, Plan, Status
 from harness.store.connect import now
-from harness.store.floats import decode, decode_curve
+from harness.store.floats import decode, decode_curve, stored_json
 from harness.store.rows import ArtifactFile, CheckpointFile, Curve, HistoryRow, Metric, OpenRun, Owner, RunRow, Standing
 from harness.store.schema import artifacts, checkpoints, curves, environments, metrics, plans, run_history, runs
 
@@ -52,8 +50,8 @@ def is_held(row: Row[Any], at: float) -> bool:
 def run_row(row: Row[Any]) -> RunRow:
     """A row of `select(*RUN_COLUMNS)` as plain values."""
     values = dict(zip(RUN_NAMES, row, strict=False))
-    values["spec"] = from_json(values["spec"])
-    values["settings"] = from_json(values["settings"])
+    values["spec"] = stored_json(values["spec"])
+    values["settings"] = stored_json(values["settings"])
     values["status"] = Status(values["status"])
     return RunRow(**values, owner=owner_of(row))
 
@@ -209,7 +207,7 @@ def plan(connection: Connection, key: str) -> Plan | None:
 def environment(connection: Connection, key: str) -> dict[str, Any]:
     """What the run's last attempt ran on; empty before that."""
     text = connection.execute(_joined(environments, key).with_only_columns(environments.c.environment)).scalar()
-    return {} if text is None else json.loads(text)
+    return {} if text is None else stored_json(text)
 
 
 def _joined(table: Table, key: str) -> Select[Any]:

@@ -6,12 +6,11 @@ from collections.abc import Callable, Collection, Iterator
 from contextlib import AbstractContextManager
 from typing import Any, NamedTuple
 
-from pydantic_core import from_json
 from sqlalchemy import Connection, Select, func, or_, select
 
 from harness.errors import StoreError
 from harness.spec import Status
-from harness.store.floats import FINITE, decode, decode_curve
+from harness.store.floats import FINITE, decode, decode_curve, stored_json
 from harness.store.reading import CHUNK, begins, chunks
 from harness.store.rows import Curve
 from harness.store.schema import curves, environments, metrics, runs
@@ -108,7 +107,7 @@ class Scores:
     def environments(self) -> dict[str, dict[str, Any]]:
         """Every environment on record by its name."""
         with self._read() as connection:
-            return {row.digest: from_json(row.environment) for row in connection.execute(select(environments))}
+            return {row.digest: stored_json(row.environment) for row in connection.execute(select(environments))}
 
 
 def each_cell(connection: Connection) -> Iterator[CellRow]:
@@ -117,4 +116,4 @@ def each_cell(connection: Connection) -> Iterator[CellRow]:
     columns = [runs.c[name] for name in CellRow._fields]
     query = select(*columns).where(runs.c.key.in_(first)).order_by(runs.c.task_label, runs.c.method, runs.c.cell)
     for row in connection.execute(query.execution_options(yield_per=CHUNK)):
-        yield CellRow(*row)._replace(settings=from_json(row.settings), spec=from_json(row.spec))
+        yield CellRow(*row)._replace(settings=stored_json(row.settings), spec=stored_json(row.spec))

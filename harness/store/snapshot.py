@@ -6,13 +6,12 @@ from collections.abc import Collection, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
-from pydantic_core import from_json
 from sqlalchemy import Connection, Engine, Table, func, select
 
 from harness.store import reading
 from harness.store.connect import clear_errors, freeze
 from harness.store.errata import Errata
-from harness.store.floats import decode_curve
+from harness.store.floats import decode_curve, stored_json
 from harness.store.reading import chunks
 from harness.store.rows import Curve, Metric, RunRow
 from harness.store.schema import curves, environments, metrics, plans, runs
@@ -71,7 +70,7 @@ def _plain(connection: Connection, table: Table, names: set[str | None]) -> dict
     """What is stored under these names, which are hashes of it."""
     wanted = [name for name in names if name is not None]
     query = select(table)
-    return {row[0]: from_json(row[1]) for part in chunks(wanted) for row in connection.execute(query.where(table.c.digest.in_(part)))}
+    return {row[0]: stored_json(row[1]) for part in chunks(wanted) for row in connection.execute(query.where(table.c.digest.in_(part)))}
 
 
 @contextmanager

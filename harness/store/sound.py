@@ -5,12 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
-from pydantic_core import from_json
 from sqlalchemy import Column, Connection, Double, Row, Table, Text, select
 
 from harness.spec import Status, digest
 from harness.store.connect import engine_for, reading
-from harness.store.floats import FINITE, decode_curve
+from harness.store.floats import FINITE, decode_curve, stored_json
 from harness.store.schema import metadata
 
 LATEST = 32_503_680_000
@@ -79,11 +78,11 @@ def _has_type(column: Column[Any], value: Any) -> bool:
 
 
 def _is_mapping(value: str, _row: Row[Any]) -> bool:
-    return isinstance(from_json(value, allow_inf_nan=False), dict)
+    return isinstance(stored_json(value), dict)
 
 
 def _is_its_spec(value: str, row: Row[Any]) -> bool:
-    spec = from_json(value, allow_inf_nan=False)
+    spec = stored_json(value)
     return digest(spec) == row.key and all(spec[name] == getattr(row, name) for name in ("method", "task", "seed", "steps"))
 
 

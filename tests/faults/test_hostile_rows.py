@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import ast
+import random
 import shutil
 import sqlite3
+from contextlib import closing
 from pathlib import Path
 
 import filled_store
 import pytest
-from hostile import ESCAPES, MARKUP, called, parsed, snapshot
+from hostile import ESCAPES, FULL, MARKUP, called, parsed, snapshot
+
+from harness.store.schema import metadata
 
 pytestmark = pytest.mark.usefixtures("no_mirror")
 
@@ -44,6 +48,99 @@ def test_stored_text_steers_no_terminal(column, filled, tmp_path, record_propert
         assert snapshot(home) == before
         shutil.rmtree(home)
     record_property("bad inputs", len(hostile) * len(READING))
+
+
+EDITS = ("'abc'", "NULL", "-1", "1e300", "x'ff00'", "'[[['", "'{}'", "'null'", "9223372036854775807", "''", "'{\"a\":NaN}'", "-1e300")
+COMMANDS = (
+    *(
+        ("list", "runs", "--json"),
+        ("show", "KEY", "--json"),
+        ("doctor", "--json"),
+        ("compare", "--json"),
+        ("why", "hvae"),
+        ("list", "runs"),
+    ),
+    *(("show", "KEY"), ("report", "-o", "report.html"), ("export", "--format", "csv", "-o", "runs.csv"), ("export", "--bundle", "x.bench")),
+    *(("invalidate", "-m", "hvae", "--reason", "wrong"), ("rm", "KEY", "--yes"), ("run", "-m", "hvae", "-t", "gaussian-2", "--dry-run")),
+)
+COLUMNS = [(table.name, column.name) for table in metadata.sorted_tables for column in table.columns]
+
+
+def edited_copy(filled, home, table, column, value):
+    """A copy of a workspace in which every row of a table has this in a column; None where the database itself refuses it."""
+    shutil.copytree(filled, home)
+    with closing(sqlite3.connect(home / "bench.db")) as database:
+        try:
+            database.execute(f'UPDATE {table} SET "{column}" = {value}')
+        except sqlite3.Error:
+            shutil.rmtree(home)
+            return None
+        database.commit()
+    return home
+
+
+@pytest.mark.parametrize(("table", "column"), COLUMNS, ids=".".join)
+def test_an_edited_column_is_read_or_named(table, column, filled, tmp_path, monkeypatch, record_property):
+    """Whatever stands in it: no traceback, nothing outside the workspace; what bench cannot have written is named by `doctor`."""
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
+    dice, tried = random.Random(f"{table}.{column}"), 0
+    edits = EDITS if FULL else dice.sample(EDITS, 3)
+    for number, value in enumerate(edits):
+        home = edited_copy(filled, tmp_path / "home", table, column, value)
+        if home is None:
+            continue
+        monkeypatch.chdir(home)
+        with closing(sqlite3.connect(home / "bench.db")) as database:
+            (key,) = database.execute("SELECT key FROM runs ORDER BY seed").fetchone()
+        key = key if isinstance(key, str) else "0"
+        for command in COMMANDS if FULL else (COMMANDS[:3] if number else COMMANDS):
+            shown = called([key if word == "KEY" else word for word in command], home, strict=False)
+            if "--json" in command and shown.exit_code == 0:
+                parsed(shown)
+            tried += 1
+        monkeypatch.chdir(tmp_path)
+        assert [path.name for path in tmp_path.iterdir()] == ["home"]
+        shutil.rmtree(home)
+    record_property("bad inputs", tried)
+
+
+@pytest.mark.parametrize(
+    ("statement", "named"),
+    [
+        ("UPDATE runs SET spec = '[]' WHERE seed = 1", "'[]' as spec"),
+        ("UPDATE runs SET spec = replace(spec, '0.01', '0.02')", "as spec"),
+        ("UPDATE runs SET status = 'finished' WHERE seed = 1", "'finished' as status"),
+        ("UPDATE runs SET created_at = 1e300", "1e+300 as created_at"),
+        ("UPDATE metrics SET kind = 'many'", "'many' as kind"),
+        ("UPDATE curves SET steps = '[1, 2'", "as values"),
+        ("UPDATE environments SET environment = 'none'", "'none' as environment"),
+        ("UPDATE runs SET method = x'ff00' WHERE seed = 1", "as method"),
+    ],
+)
+def test_doctor_names_a_row_that_was_edited_and_says_what_to_do(statement, named, filled, tmp_path):
+    home = tmp_path / "home"
+    shutil.copytree(filled, home)
+    with closing(sqlite3.connect(home / "bench.db")) as database:
+        database.execute(statement)
+        database.commit()
+    before = snapshot(home)
+    found = called(("doctor", "--json"), home)
+    faults = parsed(found)
+    assert (found.exit_code, {fault["kind"] for fault in faults}, {fault["state"] for fault in faults}) == (3, {"row"}, {"lost"})
+    assert all(named in fault["fault"] and "backup" in fault["advice"] for fault in faults)
+    assert snapshot(home) == before
+
+
+def test_a_command_that_stumbles_over_an_edited_row_names_it(filled, tmp_path):
+    home = tmp_path / "home"
+    shutil.copytree(filled, home)
+    with closing(sqlite3.connect(home / "bench.db")) as database:
+        database.execute("UPDATE runs SET settings = '[[['")
+        database.commit()
+    shown = called(("list", "runs"), home)
+    assert shown.exit_code == 1
+    assert "'[[[' as settings" in shown.stderr
+    assert "Put a backup of the database in its place" in shown.stderr
 
 
 def calls(tree):

@@ -2,12 +2,26 @@
 
 from __future__ import annotations
 
+import os
+import re
+from contextlib import suppress
+
 import pytest
-from hostile import TEXTS, called, snapshot, tried
+from hostile import TEXTS as WRITTEN
+from hostile import called, snapshot, tried
 from hypothesis import strategies as st
 
 pytestmark = pytest.mark.usefixtures("no_mirror")
 
+
+def can_be_typed(text: str) -> bool:
+    """Whether a system passes a program such an argument: without a NUL, and made of bytes."""
+    with suppress(UnicodeEncodeError):
+        return b"\0" not in os.fsencode(text)
+    return False
+
+
+TEXTS = WRITTEN.filter(can_be_typed)
 RUN = ("run", "-m", "vb", "-t", "gaussian-2", "--protocol", "smoke", "--dry-run", "--json")
 SELECTORS = st.one_of(
     TEXTS,
@@ -47,6 +61,8 @@ def test_whatever_is_typed_is_runs_or_one_line(option, home, monkeypatch, record
     assert snapshot(home.parent) == before
 
 
+RIGHT_SPACE = re.compile("lr|steps|leapfrog|dim")
+"""Such a space may be one to search, and then it is searched."""
 COMMANDS = (
     *(("show",), ("why",), ("rm",), ("verify",), ("nothing",), ("import",), ("sample", "-r"), ("encode", "-r")),
     *(("study", "show"), ("study", "status"), ("study", "best"), ("study", "run", "--dry-run"), ("data", "verify"), ("data", "fetch")),
@@ -67,5 +83,6 @@ def test_every_command_refuses_what_it_does_not_know(command, home, monkeypatch,
     def typed(value):
         called([*command, value], home)
 
-    record_property("bad inputs", tried(typed, {"value": TEXTS.filter(bool)}, 12, 1000))
+    texts = TEXTS.filter(lambda text: bool(text) and not (command[-1] == "--space" and RIGHT_SPACE.search(text)))
+    record_property("bad inputs", tried(typed, {"value": texts}, 12, 1000))
     assert snapshot(home.parent) == before

@@ -152,8 +152,8 @@ def test_killed_at_chosen_places_the_same_import_goes_on(source, bundle, tmp_pat
     record_property("interruptions", len(places))
     compared(record_property, found, wanted)
     assert list(mirrored(home).values()) == [["FINISHED"]] * 3
-    assert bundles.cli(Workspace(home), "doctor", "--repair").exit_code == 0
-    assert set(bundles.files(Workspace(home))) == set(bundles.files(source[0]))
+    assert set(bundles.files(Workspace(home))) == set(bundles.files(source[0]))  # nothing half-written is left
+    assert bundles.cli(Workspace(home), "doctor").exit_code == 0
 
 
 @pytest.mark.skipif(not FULL, reason="at chosen places above; at random moments with BENCH_TESTS=full")
