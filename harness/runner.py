@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import math
 import time
-from collections.abc import Generator, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Generator, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, replace
+from functools import partial
+from typing import TypeVar
 
 import torch
 
@@ -20,6 +23,7 @@ from harness.spec import RunSpec, Status
 from harness.store import ArtifactFile, Claim, Metric, Outcome
 from harness.training import State
 
+T = TypeVar("T")
 LOOK_S = 0.1  # between two reports of progress
 
 
@@ -115,12 +119,8 @@ def _train(job: Job, method: Method, task: Task, state: State) -> Iterator[Event
     """Train to the end, saving on a cadence that costs under one percent of the time."""
     protocol = job.specs[0].protocol()
     next_save, next_look, ended = time.monotonic() + job.options.pause(0.0), 0.0, set[str]()
-    steps = validation.train(method, task, protocol, state)
-    while True:
-        with _in_time(job):
-            progress = next(steps, None)
-        if progress is None:
-            return
+    step = partial(next, validation.train(method, task, protocol, state), None)
+    while progress := _in_time(job, step):
         now = time.monotonic()
         if job.stop.is_set() or job.out_of_time(state.step) or (now >= next_save and state.step < protocol.steps):
             yield from _finish_diverged(job, state, ended)
@@ -134,16 +134,17 @@ def _train(job: Job, method: Method, task: Task, state: State) -> Iterator[Event
             yield Advanced(progress.step, float(progress.bound[alive].mean()), int((~alive).sum()))
 
 
-@contextmanager
-def _in_time(job: Job) -> Iterator[None]:
+def _in_time(job: Job, step: Callable[[], T]) -> T:
     """One step.
 
     Raises:
         OutOfTime: it had not ended long after the time was over. What was made since the last checkpoint is lost: it may be half done.
     """
+    if job.time_is_over == math.inf:
+        return step()
     try:
         with broken_off(job.time_is_over):
-            yield
+            return step()
     except Overdue:
         raise OutOfTime(f"its time was over, and {GRACE_S:g} s later its step had not ended; it goes on from its last checkpoint") from None
 
@@ -228,8 +229,7 @@ def _score(job: Job, method: Method, task: Task, state: State) -> Generator[Even
     steps = scoring(method, task, job.specs[0].protocol(), state)
     while True:
         try:
-            with _in_time(job):
-                next(steps)
+            _in_time(job, partial(next, steps))
         except StopIteration as done:
             return done.value
         yield from _leave_if_asked(job, state)
