@@ -86,3 +86,8 @@ def test_every_command_refuses_what_it_does_not_know(command, home, monkeypatch,
     texts = TEXTS.filter(lambda text: bool(text) and not (command[-1] == "--space" and RIGHT_SPACE.search(text)))
     record_property("bad inputs", tried(typed, {"value": texts}, 12, 1000))
     assert snapshot(home.parent) == before
+
+
+@pytest.mark.parametrize("command", ["show", "run --dry-run -t gaussian-2 -m"])
+def test_a_name_that_no_file_can_have_is_refused(command, home):
+    assert called([*command.split(), '{"a":' * 2000], home).exit_code == 2

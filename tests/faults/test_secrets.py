@@ -17,7 +17,7 @@ from sqlalchemy import MetaData, select
 
 from harness.store import connect
 from harness.tracking.fresh import ui_command
-from harness.workspace import Workspace
+from harness.workspace import Workspace, redact
 
 SECRET = "Tr0ub4dor&3/x"
 TOLD = (SECRET, quote(SECRET, safe=""))
@@ -104,6 +104,14 @@ def test_no_error_repeats_a_password(address, variable, tmp_path, monkeypatch, r
         result = called(command, tmp_path, strict=False)
         assert is_kept(result.output), command
     record_property("bad inputs", len(commands))
+
+
+@pytest.mark.parametrize("address", ["postgresql://ada:{}@host/bench", "ada:{}@host/bench", "postgresql://host/bench?password={}"])
+def test_a_password_is_hidden_however_it_is_written(address):
+    """Also one whose slashes are not spelt out, which makes the address one that no parser reads as it was meant."""
+    shown = redact(address.format("a/b:c"))
+    assert "a/b" not in shown
+    assert "***" in shown
 
 
 # Servers, and other machines
