@@ -6,6 +6,7 @@ Parameters carry a leading R, which is N (tasks that stack: one problem a replic
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,8 +26,8 @@ from harness.spec import added_later, worth_tuning
 
 __all__ = [
     "Batch", "Data", "DataError", "DataStream", "DiagNormal", "Field", "Found", "LinearScore", "Method", "Noise", "Oracle", "Params",
-    "Particles", "Problem", "Score", "Task", "added_later", "autograd_score", "find_data", "log_std_normal", "model_validator",
-    "open_data", "tunable",
+    "Particles", "Problem", "Score", "Task", "abstractmethod", "added_later", "autograd_score", "find_data", "log_std_normal",
+    "model_validator", "open_data", "tunable",
 ]  # fmt: skip
 
 Batch = dict[str, Any]
@@ -117,13 +118,13 @@ class Method(BaseModel, frozen=True, extra="forbid", allow_inf_nan=False):
     bound: ClassVar[str] = "elbo"
     base: ClassVar[str | None] = None
 
+    @abstractmethod
     def init(self, dim: int, noise: Noise, n_context: int = 0) -> Params:
         """One replicate's parameters [*event], unconstrained reals; a scalar has shape [1]."""
-        raise NotImplementedError
 
+    @abstractmethod
     def particles(self, params: Params, problem: Problem, noise: Noise, n_particles: int, trace: bool = False) -> Particles:
         """Draw `n_particles` weighted particles for each problem."""
-        raise NotImplementedError
 
 
 class Oracle(Protocol):
@@ -161,9 +162,9 @@ class Task(BaseModel, frozen=True, extra="forbid", allow_inf_nan=False):
     headline: ClassVar[tuple[str, ...]] = ("elbo", "elbo_gap")  # the metrics that a closing table shows
 
     @property
+    @abstractmethod
     def latent_dim(self) -> int:
         """D, the number of latent dimensions."""
-        raise NotImplementedError
 
     @property
     def n_context(self) -> int:
@@ -175,17 +176,17 @@ class Task(BaseModel, frozen=True, extra="forbid", allow_inf_nan=False):
         """The fields of the protocol that change what the final scores mean: runs that differ there are never compared."""
         return ("eval_particles",)
 
+    @abstractmethod
     def load(self, noise: Noise) -> Data:
         """One replicate's data, on the CPU; never depends on the method."""
-        raise NotImplementedError
 
+    @abstractmethod
     def init(self, base: str, noise: Noise) -> Params:
         """The model's parameters, and the base's where it is learned: one replicate's leaves, unconstrained reals."""
-        raise NotImplementedError
 
+    @abstractmethod
     def batch(self, data: Data, step: int, batch_size: int | None, noise: Noise) -> Batch:
         """What step `step` trains on; all of the data where `batch_size` is None."""
-        raise NotImplementedError
 
     def scored_batches(self, data: Data, batch_size: int | None, noise: Noise) -> Iterable[Batch]:
         """What the final scores are taken over. The whole training data by default.
@@ -200,9 +201,9 @@ class Task(BaseModel, frozen=True, extra="forbid", allow_inf_nan=False):
         """The validation data, in parts; nothing where there are none."""
         return []
 
+    @abstractmethod
     def problem(self, params: Params, batch: Batch, base: str, training: bool = False) -> Problem:
         """The inference problems of a batch at `params`."""
-        raise NotImplementedError
 
     def metrics(self, params: Params, data: Data) -> dict[str, Tensor]:
         """The task's own scores of fitted parameters, each [R]."""

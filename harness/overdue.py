@@ -19,7 +19,7 @@ class Overdue(BaseException):
 
 @contextmanager
 def broken_off(deadline: float) -> Iterator[None]:
-    """Break off what goes on `GRACE_S` after `deadline`, a moment of `time.monotonic`.
+    """Break off what goes on `GRACE_S` after `deadline`, a finite moment of `time.monotonic`.
 
     Python code is broken off wherever it is, a single call of a library when it returns. Elsewhere than in the main thread, and on
     systems without SIGALRM, nothing is.
@@ -27,7 +27,7 @@ def broken_off(deadline: float) -> Iterator[None]:
     Raises:
         Overdue: it was broken off; what it was at work on may be half done.
     """
-    if deadline == float("inf") or threading.current_thread() is not threading.main_thread() or not hasattr(signal, "setitimer"):
+    if threading.current_thread() is not threading.main_thread() or not hasattr(signal, "setitimer"):
         yield
         return
 

@@ -136,6 +136,8 @@ def _class_in(kind: Kind, module: ModuleType, attribute: str, name: str) -> Any:
         raise UsageError(
             f"'{name}' must name one subclass of {base.__name__} with a `name`: FILE.py:CLASS. It has: {', '.join(names) or 'none'}."
         )
+    if lacking := sorted(chosen[0].__abstractmethods__):
+        raise UsageError(f"'{name}' lacks what every {kind} has: {', '.join(lacking)}. See docs/add-a-{kind}.md.")
     return chosen[0]
 
 

@@ -91,10 +91,11 @@ class Job:
         """Why this attempt must stop now, at this step, if it must."""
         if step == self.options.until:
             return f"step {step:,} is where tuning looks at it"
-        now, limit = time.monotonic(), self.options.time_limit_s
-        if limit is not None and now - self.began >= limit:
-            return f"its time limit of {limit:g} s is over"
-        return "the time for all runs together is over" if now >= self.deadline else None
+        if time.monotonic() < self.time_is_over:
+            return None
+        if self.time_is_over == self.deadline:
+            return "the time for all runs together is over"
+        return f"its time limit of {self.options.time_limit_s:g} s is over"
 
 
 def new_plan(specs: Sequence[RunSpec], threads: int, device: str = "cpu") -> Plan:

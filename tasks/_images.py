@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import softplus
 
-from harness.api import Batch, Data, DataError, DiagNormal, Field, Noise, Params, Problem, Task
+from harness.api import Batch, Data, DataError, DiagNormal, Field, Noise, Params, Problem, Task, abstractmethod
 from harness.nets import init_linear
 from tasks._idx import Split
 from tasks._idx import read as read_idx
@@ -62,14 +62,14 @@ class BinaryImages(Task, frozen=True):
     n_validation: int = Field(10_000, ge=1, description="images after those, for early stopping and tuning")
     n_test: int = Field(10_000, ge=1, description="images to score: the first ones of the test files")
 
+    @abstractmethod
     def grey(self, split: Split) -> np.ndarray:
         """All images of a split, "train" or "test": uint8 [n, P]."""
-        raise NotImplementedError
 
     @property
+    @abstractmethod
     def nets(self) -> Nets:
         """The encoder's trunk and the decoder."""
-        raise NotImplementedError
 
     @property
     def latent_dim(self) -> int:

@@ -309,3 +309,13 @@ def test_runs_are_listed_by_variant(bench):
 
 def test_a_time_between_checkpoints_is_a_number(bench):
     assert bench("run", "-m", "vb", *SMOKE, "--save-every", "nan").exit_code == 2
+
+
+def test_a_plugin_without_what_every_plugin_has_is_told_what_it_lacks(bench, workspace):
+    (workspace / "mine.py").write_text(
+        "from harness.api import Method\n\nclass Mine(Method, frozen=True):\n    name = 'mine'\n    source = 'me'\n"
+    )
+    result = bench("run", "-m", "./mine.py:Mine", "-t", "gaussian-2", "--protocol", "smoke")
+    assert result.exit_code == 2
+    assert "'./mine.py:Mine' lacks what every method has: init, particles" in result.stderr
+    assert not (workspace / "bench.db").exists()

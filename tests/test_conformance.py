@@ -88,6 +88,9 @@ def test_what_a_plugin_raises_is_one_failed_line():
         def init(self, dim, noise, n_context=0):
             raise RuntimeError("two\nlines")
 
+        def particles(self, params, problem, noise, n_particles, trace=False):
+            raise AssertionError("without parameters there are no particles")
+
     checks = {check.name: check for check in check_method(Broken)}
     assert checks.keys() == METHOD_CHECKS.keys()
     assert not checks["weights are proper"].holds

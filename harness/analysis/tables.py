@@ -188,7 +188,7 @@ def _column(
     """The entries of one column by row."""
     groups = {row: placed[row, column] for row in rows if (row, column) in placed}
     values = {row: sample.values(group, metric) for row, group in groups.items()}
-    finite = {row: _finite(one) for row, one in values.items()}
+    finite = {row: {seed: value for seed, value in one.items() if math.isfinite(value)} for row, one in values.items()}
     failures = {row: _failures(groups[row], len(values[row]), len(finite[row])) for row in groups}
     better = meaning(metric).better
     compared = significance.compare(finite, failures, better, options.baseline, options.test)
@@ -205,12 +205,6 @@ def _column(
         )
         for row, group in groups.items()
     }
-
-
-def _finite(values: dict[int, float]) -> dict[int, float]:
-    if all(map(math.isfinite, values.values())):
-        return values
-    return {seed: value for seed, value in values.items() if math.isfinite(value)}
 
 
 def _failures(group: Group, n_values: int, n_finite: int) -> dict[str, int]:

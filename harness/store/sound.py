@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
@@ -14,6 +15,8 @@ from harness.store.schema import metadata
 
 LATEST = 32_503_680_000
 """The year 3000, in seconds since 1970."""
+HALF_A_CHARACTER = re.compile("[\ud800-\udfff]")
+"""What bytes that are not UTF-8 are read as."""
 KINDS = (FINITE, "nan", "+inf", "-inf")
 
 
@@ -70,11 +73,11 @@ def _is_right(table: str, column: Column[Any], row: Row[Any]) -> bool:
 
 def _has_type(column: Column[Any], value: Any) -> bool:
     if isinstance(column.type, Text):
-        return isinstance(value, str) and bool(value.encode() or True)  # half a character cannot be encoded
+        return isinstance(value, str) and not HALF_A_CHARACTER.search(value)
     if isinstance(column.type, Double):
-        is_time = column.name.endswith("at") or column.name == "lease_expires"
+        is_time = column.name in ("at", "lease_expires") or column.name.endswith("_at")
         return isinstance(value, float | int) and (not is_time or 0 <= value < LATEST)
-    return isinstance(value, int) and value >= -1
+    return isinstance(value, int) and value >= -1  # of what was never mirrored
 
 
 def _is_mapping(value: str, _row: Row[Any]) -> bool:
