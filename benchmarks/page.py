@@ -26,8 +26,8 @@ INTRODUCTION = """# Performance
 
 This page is written by `python benchmarks/page.py` from the figures in `benchmarks/figures/`; `python benchmarks/all.py` makes them all
 anew. Figures are medians with the quartiles in brackets, unless said. Ratios mean more than seconds: contenders take turns, and a ratio
-is taken round by round. A load above 1 at the start tells of other work on the machine, which disturbs elapsed time most. Make the
-figures on your machine.
+is taken round by round. Under each benchmark stands the commit at which its figures were made: they are not all of today's code. A load
+above 1 at the start tells of other work on the machine, which disturbs elapsed time most. Make the figures on your machine.
 """
 POLICY = """## On a CUDA card
 
@@ -75,11 +75,12 @@ def target(claim: dict[str, Any]) -> str:
 
 
 def made_on(kept: dict[str, Any]) -> str:
-    """Rounds, machine, releases and day."""
+    """Rounds, machine, releases, commit and day."""
     where = kept["made_on"]
     load = "load {:.1f} before and {:.1f} after".format(*where["load"])
     machine = f"{where['cpu']}, {where['cores']} cores, Python {where['python']}, torch {where['torch']}"
-    return f"{kept['rounds']} rounds; {machine}; {where['date']}, {load}."
+    commit = f"commit {where['git_commit'][:7]}" if "git_commit" in where else "commit not kept"
+    return f"{kept['rounds']} rounds; {machine}; {where['date']}, {commit}, {load}."
 
 
 if __name__ == "__main__":

@@ -163,9 +163,9 @@ def said(one: dict[str, Any]) -> str:
 
 
 def made_on() -> dict[str, Any]:
-    """Machine, releases and day."""
+    """Machine, releases, commit and day."""
     where = environment.describe()
-    return {name: where[name] for name in ("cpu", "cores", "system", "python")} | {
+    return {name: where[name] for name in ("cpu", "cores", "system", "python", "git_commit")} | {
         "torch": torch.__version__,
         "date": datetime.now(UTC).date().isoformat(),
     }
