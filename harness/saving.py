@@ -19,6 +19,7 @@ from harness import checkpoint, training, validation
 from harness.api import Method, Task
 from harness.errors import CheckpointError, LeaseLost, StoreError, UsageError
 from harness.spec import Plan, RunSpec
+from harness.stopping import StopRequest
 from harness.store import ArtifactFile, CheckpointFile, Claim, Curve, ResultStore, Saved
 from harness.training import State
 from harness.workspace import Workspace
@@ -65,7 +66,7 @@ class Job:
     specs: list[RunSpec]
     claims: dict[str, Claim]
     plan: Plan
-    stop: threading.Event
+    stop: StopRequest
     lost: threading.Event
     options: Options
     deadline: float = math.inf

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import signal
-import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from harness.cli._options import plural, print_json, say
 from harness.cli._work import Work
+from harness.stopping import StopRequest
 from harness.workspace import Workspace, redact
 
 if TYPE_CHECKING:
@@ -44,7 +44,7 @@ def cluster(work: Work) -> Any:
 
 
 def _carry_out(
-    workspace: Workspace, store: ResultStore, runs: list[NewRun], work: Work, client: Any, as_json: bool, stop: threading.Event
+    workspace: Workspace, store: ResultStore, runs: list[NewRun], work: Work, client: Any, as_json: bool, stop: StopRequest
 ) -> int:
     from harness import executors
     from harness.cli._described import collect
@@ -85,7 +85,7 @@ def _leave_queued(store: ResultStore, keys: list[str], n_open: int, as_json: boo
 
 
 def _work(
-    workspace: Workspace, store: ResultStore, runs: list[NewRun], outcomes: dict[str, str], work: Work, client: Any, stop: threading.Event
+    workspace: Workspace, store: ResultStore, runs: list[NewRun], outcomes: dict[str, str], work: Work, client: Any, stop: StopRequest
 ) -> bool:
     """Run what has not ended, filling in `outcomes`; says whether it was interrupted."""
     if not runs:
@@ -119,7 +119,7 @@ def _work(
 
 
 def events(
-    workspace: Workspace, store: ResultStore, keys: Sequence[str], work: Work, options: Options, client: Any, stop: threading.Event
+    workspace: Workspace, store: ResultStore, keys: Sequence[str], work: Work, options: Options, client: Any, stop: StopRequest
 ) -> Iterator[Event | Progressed]:
     """What happens while the runs are made: here, by workers, or on a cluster."""
     if client is not None:
@@ -171,9 +171,9 @@ def _warn_of_other_source(runs: list[NewRun], before: dict[str, RunRow]) -> None
 
 
 @contextmanager
-def signals() -> Iterator[threading.Event]:
+def signals() -> Iterator[StopRequest]:
     """An event that the first SIGINT or SIGTERM sets; the second one ends the process as usual."""
-    stop = threading.Event()
+    stop = StopRequest()
     before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
 
     def ask(number: int, frame: Any) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import math
-import threading
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -16,6 +15,7 @@ from harness.cli._options import open_store, plural, print_json, say
 from harness.cli._verdicts import dimensions, print_verdicts, trial_line
 from harness.cli._work import Work
 from harness.runner import OutOfTime
+from harness.stopping import StopRequest
 from harness.workspace import Workspace
 
 if TYPE_CHECKING:
@@ -77,7 +77,7 @@ def _tune(workspace: Workspace, store: ResultStore, search: Search, make: Make, 
 
 
 @contextmanager
-def _making(workspace: Workspace, store: ResultStore, work: Work, client: Any, stop: threading.Event) -> Iterator[Make]:
+def _making(workspace: Workspace, store: ResultStore, work: Work, client: Any, stop: StopRequest) -> Iterator[Make]:
     """A function that brings runs to their end or to a step, while MLflow follows."""
     from harness import executors
     from harness.executors import Waiting

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
-import threading
 import time
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -14,6 +13,7 @@ from harness.executors.follow import Event, Lost, follow
 from harness.executors.local import stacks
 from harness.runner import Note
 from harness.saving import Options
+from harness.stopping import StopRequest
 from harness.store import ResultStore
 from harness.workspace import Workspace
 
@@ -123,7 +123,7 @@ def _fault(future: Any, group: list[str]) -> Lost | None:
     return Lost(f"A worker of the cluster was lost ({fault['error']}); its runs go on elsewhere.")
 
 
-def run_on_cluster(store: ResultStore, client: Any, keys: Sequence[str], stop: threading.Event, options: Options) -> Iterator[Event]:
+def run_on_cluster(store: ResultStore, client: Any, keys: Sequence[str], stop: StopRequest, options: Options) -> Iterator[Event]:
     """Run these runs on the cluster of `client`: only their keys travel, and its workers claim them in the database.
 
     Raises:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -12,6 +11,7 @@ from harness.errors import BenchError
 from harness.runner import Ended, Note, Stop
 from harness.saving import patiently
 from harness.spec import OPEN, Status
+from harness.stopping import StopRequest
 from harness.store import ResultStore, Standing
 
 LOOK_S = 1.0
@@ -62,7 +62,7 @@ class Hands(Protocol):
         ...
 
 
-def follow(store: ResultStore, keys: Sequence[str], hands: Hands, stop: threading.Event) -> Iterator[Event]:
+def follow(store: ResultStore, keys: Sequence[str], hands: Hands, stop: StopRequest) -> Iterator[Event]:
     """Yield what happens to these runs, until all have ended or the hands have.
 
     Raises:

@@ -13,6 +13,7 @@ from harness.errors import LeaseLost
 from harness.heartbeat import Heartbeat
 from harness.saving import Options
 from harness.spec import Plan, RunSpec, Status
+from harness.stopping import StopRequest
 from harness.store import Claim, NewRun, OpenRun, Owner, ResultStore
 from harness.workspace import Workspace
 
@@ -58,7 +59,7 @@ def prepare(store: ResultStore, workspace: Workspace, runs: Sequence[NewRun], re
 
 
 def execute(
-    workspace: Workspace, store: ResultStore, keys: Sequence[str] | None, stop: threading.Event, options: Options, stay: bool = False
+    workspace: Workspace, store: ResultStore, keys: Sequence[str] | None, stop: StopRequest, options: Options, stay: bool = False
 ) -> Iterator[Event]:
     """Run these runs, or whatever the database has open, in this process, until every one has ended or run out of time.
 
@@ -127,7 +128,7 @@ def run_claims(
     workspace: Workspace,
     store: ResultStore,
     claims: Sequence[Claim],
-    stop: threading.Event,
+    stop: StopRequest,
     lost: threading.Event,
     options: Options,
     deadline: float,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -12,6 +11,7 @@ from harness.executors.follow import Event, Lost, follow
 from harness.executors.worker import Worker
 from harness.runner import Note
 from harness.saving import Options
+from harness.stopping import StopRequest
 from harness.store import ResultStore
 from harness.workspace import Workspace
 
@@ -87,7 +87,7 @@ def pool(workspace: Workspace, keys: Sequence[str], n: int, options: Options) ->
 
 
 def run_on_workers(
-    workspace: Workspace, store: ResultStore, keys: Sequence[str], n: int, stop: threading.Event, options: Options
+    workspace: Workspace, store: ResultStore, keys: Sequence[str], n: int, stop: StopRequest, options: Options
 ) -> Iterator[Event]:
     """Run these runs on `n` processes of this machine, which share its processors.
 

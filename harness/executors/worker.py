@@ -21,6 +21,7 @@ from typing import Any
 from harness.child import die_with_parent, end, spawn
 from harness.errors import BenchError, UsageError
 from harness.saving import Options
+from harness.stopping import StopRequest
 from harness.store import ResultStore
 from harness.workspace import Workspace, redact
 
@@ -94,7 +95,7 @@ class Worker:
 
 def main() -> None:
     """Run what standard input names, until all has ended, SIGTERM comes or the parent dies."""
-    stop = threading.Event()
+    stop = StopRequest()
     signal.signal(signal.SIGTERM, lambda *_: stop.set())
     die_with_parent()
     report = os.fdopen(os.dup(1), "w", buffering=1)
@@ -120,7 +121,7 @@ def _end_with_input() -> None:
     os._exit(0)
 
 
-def _work(workspace: Workspace, keys: Sequence[str], options: Options, stop: threading.Event) -> Iterator[str]:
+def _work(workspace: Workspace, keys: Sequence[str], options: Options, stop: StopRequest) -> Iterator[str]:
     """Run these runs and yield what is worth saying."""
     from harness.executors.local import execute
     from harness.runner import Note, Stop
