@@ -26,8 +26,7 @@ def sweep(workers: int) -> float:
     words = [word for dim in DIMS for word in ("-t", f"gaussian-{dim}")]
     with tempfile.TemporaryDirectory() as folder:
         fields = ("--protocol", "smoke", "--set", f"steps={STEPS}", *FEW_PARTICLES)
-        seconds, _ = bench(Path(folder), "run", "-m", "hvae", *words, *fields, "--workers", str(workers))
-    return seconds
+        return bench(Path(folder), "run", "-m", "hvae", *words, *fields, "--workers", str(workers))
 
 
 def measure(rounds: int) -> dict[str, Any]:
