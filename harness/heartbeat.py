@@ -10,11 +10,13 @@ from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import asdict
 from types import TracebackType
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 from harness.child import die_with_parent, end, spawn
 from harness.errors import LeaseLost, StoreError
-from harness.store import Claim, ResultStore
+
+if TYPE_CHECKING:
+    from harness.store import Claim
 
 BEAT_S = 15.0
 
@@ -57,7 +59,10 @@ class Heartbeat:
 
 
 def main() -> None:
-    """In the helper: beat until standard input ends; a line on standard output says that a lease is lost."""
+    """In the helper: beat until standard input ends; a line on standard output says that a lease is lost.
+
+    A claim is fresh for a while: before the first beat is due, loading the store would only take time from the run's first steps.
+    """
     die_with_parent()
     news, orders = threading.Event(), [json.loads(sys.stdin.readline())]
 
@@ -68,17 +73,28 @@ def main() -> None:
         os._exit(0)
 
     threading.Thread(target=follow, daemon=True).start()
+    while True:
+        news.wait(BEAT_S)
+        with suppress(StoreError):  # a lease outlives several beats
+            _beat(orders, news)
+
+
+def _beat(orders: list[dict[str, Any]], news: threading.Event) -> None:
+    """Prolong the leases of the last order, and go on.
+
+    Raises:
+        StoreError: the database is away.
+    """
+    from harness.store import Claim, ResultStore
+
     with ResultStore.open(orders[0]["url"]) as store:
         while True:
-            news.wait(BEAT_S)
             news.clear()
-            claims = [Claim(**values) for values in orders[-1]["claims"]]
             try:
-                store.heartbeat(claims)
+                store.heartbeat([Claim(**values) for values in orders[-1]["claims"]])
             except LeaseLost:
                 print("lost", flush=True)
-            except StoreError:
-                continue  # a lease outlives several beats
+            news.wait(BEAT_S)
 
 
 if __name__ == "__main__":

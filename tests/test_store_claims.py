@@ -8,6 +8,7 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 
 import pytest
 import store_processes as processes
@@ -15,6 +16,7 @@ from store_processes import new_run, spec
 from stores import ELSEWHERE, KEYS, ME, SPAWN, checkpoint, execute, gone_owner, in_processes, outcome, stack, store, url  # noqa: F401
 
 from harness.errors import LeaseLost, UsageError
+from harness.heartbeat import Heartbeat
 from harness.spec import Status
 from harness.store import (
     Metric,
@@ -105,6 +107,23 @@ def test_a_living_holder_is_respected_until_its_lease_expires(store):
     (claim,) = store.claim(KEYS[:1], ME)
     assert (claim.fence, store.rows(KEYS)[KEYS[0]].crashes) == (2, 1)
     assert "another-host pid 17" in store.history(KEYS[0])[-1].reason
+
+
+def test_a_helper_keeps_leases_alive_and_tells_of_a_lost_one(store, url):
+    claims = store.claim(KEYS[:2], ELSEWHERE, lease_s=5.0)
+    before = {key: expires for key, (_, _, expires) in store.holders(KEYS).items()}
+    with Heartbeat(url) as heartbeat:
+        heartbeat.hold(claims[:1])
+        heartbeat.hold(claims)  # what changes is beaten at once
+        patience = time.monotonic() + 60
+        while time.monotonic() < patience and any(store.holders(KEYS)[key][2] < before[key] + 30 for key in before):
+            time.sleep(0.05)
+        assert {key: expires > before[key] + 30 for key, (_, _, expires) in store.holders(KEYS).items()} == dict.fromkeys(before, True)
+        assert not heartbeat.lost.is_set()
+        store.heartbeat(claims, lease_s=-1.0)
+        store.claim(KEYS[:1], ME)
+        heartbeat.hold(claims)
+        assert heartbeat.lost.wait(60)
 
 
 def test_a_run_of_a_killed_process_is_free_at_once(store, url):
