@@ -100,13 +100,20 @@ def watched(folder: Path, steps: int, seed: int) -> tuple[float, float]:
     return float(seconds), whole
 
 
+def both(folder: Path, steps: int, number: int) -> dict[str, float]:
+    """The same steps both ways; which one is first takes turns."""
+    loop = bare(steps) if number % 2 else 0.0
+    run, whole = watched(folder, steps, number)
+    return {"bare loop": loop or bare(steps), "bench run": run, "whole command": whole}
+
+
 def measure(rounds: int) -> dict[str, Any]:
     """Tables and claims."""
     kept: dict[str, list[float]] = {name: [] for name in ("bare loop", "bench run", "whole command", "help", "first run", "second run")}
     steps = round(CALIBRATION * MINUTE_S / bare(CALIBRATION))
-    with tempfile.TemporaryDirectory() as name:
+    with tempfile.TemporaryDirectory() as home:
         for number in range(rounds):
-            fresh, folder = Path(name) / f"fresh{number}", Path(name) / "kept"
+            fresh, folder = Path(home) / f"fresh{number}", Path(home) / "kept"
             fresh.mkdir()
             folder.mkdir(exist_ok=True)
             bench(folder, "--help")
@@ -115,10 +122,8 @@ def measure(rounds: int) -> dict[str, Any]:
             kept["second run"].append(bench(fresh, *words_of(2, 1)))
             if number == 0:
                 bench(folder, *words_of(2, rounds))
-            kept["bare loop"].append(bare(steps))
-            from_first_step, whole = watched(folder, steps, number)
-            kept["bench run"].append(from_first_step)
-            kept["whole command"].append(whole)
+            for name, seconds in both(folder, steps, number).items():
+                kept[name].append(seconds)
             print(f"round {number + 1} of {rounds}", file=sys.stderr)
     share = spread([run / loop for run, loop in zip(kept["bench run"], kept["bare loop"], strict=True)])
     said = {
