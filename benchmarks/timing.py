@@ -19,7 +19,7 @@ sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 import numpy as np  # noqa: E402
 import torch  # noqa: E402
 
-from harness import environment, training  # noqa: E402
+from harness import devices, environment, training  # noqa: E402
 from harness.matrix import resolve  # noqa: E402
 from harness.registry import Found, find  # noqa: E402
 
@@ -102,6 +102,7 @@ def stepper(
     resolved = resolve(find("method", method), found, protocol or found.cls.default_protocol, endless | settings)
     state = training.start(resolved.method, resolved.task, resolved.protocol, list(range(seeds)))
     going: Iterator[training.Progress] = training.train(resolved.method, resolved.task, resolved.protocol, state)
+    devices.use("cpu")
     os.environ["BENCH_REPLAY"] = "always" if recorded and resolved.task.stacks else "off"
     next(going)
 

@@ -47,9 +47,10 @@ main(prog_name="bench")
 FEW_PARTICLES = ("--set", "eval_particles=2")  # scoring takes no time
 BARE = """
 import time, torch
-from harness import training
+from harness import devices, training
 from harness.matrix import resolve
 from harness.registry import find
+devices.use("cpu")
 torch.set_num_threads(1)
 found = resolve(find("method", "{method}"), find("task", "{task}"), "smoke", {{"steps": {steps}}})
 state = training.start(found.method, found.task, found.protocol, [0])

@@ -2,9 +2,16 @@
 
 from __future__ import annotations
 
+import ctypes
+from contextlib import suppress
+
 import torch
 
 from harness.errors import UsageError
+
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # malloc.h of the GNU C library
+KEPT = 2**31 - 1
+LARGEST_KEPT = 2**30
 
 
 def available() -> list[str]:
@@ -15,6 +22,8 @@ def available() -> list[str]:
 def use(name: str) -> None:
     """Make a device ready: single precision is true single precision on it, in products and convolutions alike (no TF32).
 
+    On the processor, memory that one step frees is there for the next.
+
     Raises:
         UsageError: this machine has none of that name.
     """
@@ -24,3 +33,13 @@ def use(name: str) -> None:
     if name != "cpu":
         torch.backends.cuda.matmul.fp32_precision = "ieee"
         torch.backends.cudnn.conv.fp32_precision = "ieee"  # pyright: ignore[reportAttributeAccessIssue]
+    keep_memory()
+
+
+def keep_memory() -> None:
+    """Have freed memory kept by the process: a step of thousands of particles frees megabytes at a time, and if the system took them
+    back, it would hand out every page of them anew, filled with zeros, in the next step."""
+    with suppress(OSError, AttributeError, TypeError):  # another C library has its own ways
+        library = ctypes.CDLL(None)
+        library.mallopt(M_MMAP_THRESHOLD, LARGEST_KEPT)
+        library.mallopt(M_TRIM_THRESHOLD, KEPT)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 import sys
 from dataclasses import fields
 from pathlib import Path
@@ -28,6 +29,26 @@ def test_a_device_that_is_not_there_is_one_line_and_nothing_is_written(command, 
     assert "Choose one: --device" in result.stderr
     assert len(result.stderr.strip().splitlines()) == 1
     assert not (tmp_path / "home").exists()
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="the GNU C library's memory")
+def test_memory_that_a_step_frees_is_there_for_the_next():
+    source = """if True:
+        import resource, torch
+        from harness import devices
+        {}
+        def steps():
+            for _ in range(10):
+                torch.ones(10, 1_000_000).mul_(2)
+            return resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+        before = steps()
+        print(steps() - before)
+    """
+    faults = [
+        int(subprocess.run([sys.executable, "-c", source.format(line)], capture_output=True, check=True).stdout)
+        for line in ("", "devices.use('cpu')")
+    ]
+    assert faults[1] < 100 < 10_000 < faults[0]
 
 
 @pytest.mark.parametrize(("task", "settings"), [("gaussian-2", {}), ("digits", {"validate_every": 1})])
