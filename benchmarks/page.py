@@ -47,11 +47,18 @@ card.
 - **Larger ones** (a stack of ten at d = 400: 40,000 numbers an operation): each operation goes over its numbers in memory once, and the
   passes take the time. Recording saves less here, and a stack gains less on a loop over its members. Where every dimension is a spring,
   as in `gaussian`, the leapfrog is a matrix in each dimension (`methods/_leapfrog.py`): its two columns go through the steps, forward and
-  back, and the particles through it once, so that leapfrog steps cost the same with ten particles and with ten thousand.
+  back, and the particles through it once, so that leapfrog steps cost the same with ten particles and with ten thousand. Memory that a
+  step frees is kept for the next (`harness/devices.py`): handed back, it would come anew in every step, page by page and filled with
+  zeros, which takes as long as the step itself.
 - **Images**: convolutions and their gradients, which no recording makes faster. `hvae` with K steps runs the decoder K + 2 times and its
   transpose K + 1 times, and training goes back through both. Maps innermost in memory halve the convolutions, the last layer, a
   transposed convolution to one map, is four small convolutions of stride 1 (`tasks/_nets.py`), and what many particles decode is
   decoded a thousand images at a time, so that the maps are still in the cache when the next layer asks for them.
+- **A whole run**: between two steps it looks at the clock and at whether it was asked to stop; a checkpoint is written so seldom that
+  saving takes half a percent, and the bound is said ten times a second. What more it costs falls into its first seconds, when the process
+  that mirrors it loads MLflow on another core, and the two share what memory can carry.
+- **A sweep on workers**: each worker loads torch, and the process that mirrors runs works where with one worker a core lies idle: loading
+  MLflow, and a picture and a few transactions for each run.
 """
 
 
