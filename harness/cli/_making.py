@@ -72,7 +72,8 @@ def _carry_out(
     if stopped:
         say("Interrupted. Everything is saved; the same command goes on.", err=True)
         return INTERRUPTED
-    return 0 if all(result["status"] == Status.DONE for result in results) else NOT_ALL_DONE
+    n_done = sum(result["status"] == Status.DONE for result in results)
+    return 0 if n_done == len(keys) else NOT_ALL_DONE
 
 
 def _leave_queued(store: ResultStore, keys: list[str], n_open: int, as_json: bool) -> int:

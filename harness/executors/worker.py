@@ -74,11 +74,13 @@ class Worker:
         end(self._child, self._listener)
 
     def said(self) -> Iterator[str]:
-        """What it said since the last call.
+        """What it said since the last call; once it has ended, all of it.
 
         Raises:
             WorkerFailed: an error ended it.
         """
+        if self._child.poll() is not None:
+            self._listener.join()
         while not self.notes.empty():
             message = self.notes.get()
             if "error" in message:

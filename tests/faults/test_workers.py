@@ -15,7 +15,10 @@ from postgres import server
 from runs import ROOT, batter, finished, kill, mirrored, prepared, start, state, wait_for_checkpoint
 from sweeps import Place, children, states, sweep
 
+from harness.executors.worker import Worker, WorkerFailed
+from harness.saving import Options
 from harness.store import ResultStore
+from harness.workspace import Workspace
 
 RUN = ["-m", "vb", "-m", "iwae", "-m", "hvae[n_leapfrog=1,2]", "-t", "gaussian-2", "--seeds", "0-1"]
 SHORT = [*RUN, "--protocol", "smoke", "--set", "steps=1500"]
@@ -125,6 +128,19 @@ def test_what_goes_wrong_in_a_worker_is_said_by_the_command(tmp_path):
     assert process.returncode == 1
     assert "log_w" in said
     assert "Traceback" not in said
+
+
+def test_the_last_words_of_a_worker_are_heard_however_late_they_are_read(tmp_path, monkeypatch):
+    read = Worker._listen
+    monkeypatch.setattr(Worker, "_listen", lambda self: (self._child.wait(), time.sleep(0.5), read(self)))
+    workspace = Workspace(prepared(tmp_path / "home"), {"BENCH_HOME": str(tmp_path / "home")})
+    worker = Worker(workspace, ["0" * 16], Options())
+    try:
+        assert worker.wait() == 0
+        with pytest.raises(WorkerFailed, match="None of the runs asked for"):
+            list(worker.said())
+    finally:
+        worker.close()
 
 
 def test_a_scheduler_that_is_not_there_is_one_line_within_ten_seconds(tmp_path):
