@@ -7,7 +7,9 @@ replicates, d = 25, ten particles, 10,000 points (1,000 while replicates or dime
 exponent is the slope of log time on log size over the larger half of the sizes: 0 where starting the operations takes the time, 1 where
 the numbers do. Floating-point work of a step on Gaussian data is counted by hand from the formulas, 24 operations for each leapfrog step
 and dimension and 53 for each particle and dimension, forward and back; that of a step on images by torch's own counter, products and
-convolutions alone. The peaks are those of a product of matrices and of a copy in the same run, on one thread.
+convolutions alone. Bytes are those of the arguments and the results of every operation that is more than a view: what would be moved if
+no cache were there, so that a share of the copy's speed above 100 % is the caches' work. The peaks are those of a product of matrices and
+of a copy in the same run, on one thread.
 """
 
 from __future__ import annotations
@@ -20,6 +22,8 @@ import timing
 import torch
 from images import SIZES, RandomImages
 from timing import Found, spread, stepper, table, text
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
 K = 10
@@ -38,13 +42,31 @@ A_PARTICLE = 3 * (8 + 6 + 2) + 5
 """Operations a particle and dimension: through the matrix, and the densities of its end, each forward and twice as much back; and the
 densities of its start, which have no gradient."""
 SIDE, COPIED = 2000, 2**25
+GAUSSIAN = "hvae K=10, gaussian-400, stack of ten"
+SHOWN = ["step", "GFLOP", "GFLOP/s", "of a product's", "share", "GB", "GB/s", "share of a copy's"]
 
 
-def sized(**changed: int) -> Callable[[], None]:
+class Moved(TorchDispatchMode):
+    """Counts the bytes of every operation's arguments and results; a broadcast one counts once."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.bytes = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        """One operation."""
+        result = func(*args, **(kwargs or {}))
+        if not func.is_view and "empty" not in str(func):
+            tensors = [one for one in tree_leaves((args, kwargs, result)) if isinstance(one, torch.Tensor)]
+            self.bytes += sum(min(one.numel() * one.element_size(), one.untyped_storage().nbytes()) for one in tensors)
+        return result
+
+
+def sized(recorded: bool = True, **changed: int) -> Callable[[], None]:
     """A step at these sizes."""
     size = USUAL | changed
     settings = {"particles": size["particles"], "task.n_data": size["points"], "method.n_leapfrog": K, "batch_size": None}
-    return stepper("hvae", f"gaussian-{size['dimensions']}", settings, size["replicates"])
+    return stepper("hvae", f"gaussian-{size['dimensions']}", settings, size["replicates"], recorded=recorded)
 
 
 def growth(rounds: int) -> dict[str, dict[int, dict[str, float]]]:
@@ -76,27 +98,32 @@ def peaks(rounds: int) -> dict[str, dict[str, dict[str, float]]]:
 
 
 def distances(rounds: int) -> list[list[str]]:
-    """What hot steps compute, how fast, and as a share of the peak of a product of matrices."""
-    peak = {name: 2 * SIDE**3 / clocks["processor"]["median"] for name, clocks in peaks(rounds).items() if name != "copy"}
+    """What hot steps compute and move, how fast, and as shares of the peaks."""
+    best = {name: clocks["processor"]["median"] for name, clocks in peaks(rounds).items()}
     images = Found(RandomImages, "mnist")
     calls = {
-        "hvae K=10, gaussian-400, stack of ten": sized(dimensions=400),
+        GAUSSIAN: sized(dimensions=400),
         "hvae K=15, images": stepper("hvae", images, SIZES | {"method.n_leapfrog": 15}),
         "iwae k=40, images": stepper("iwae", images, SIZES | {"particles": 40}),
     }
-    work = {}
-    for name, call in calls.items():
-        with FlopCounterMode(display=False) as counter:
-            call()
-        counted = counter.get_total_flops()
-        work[name] = counted or (A_LEAPFROG_STEP * K + A_PARTICLE * USUAL["particles"]) * USUAL["replicates"] * 400
+    counted = {name: work(call) for name, call in (calls | {GAUSSIAN: sized(recorded=False, dimensions=400)}).items()}
     taken = timing.race(calls, rounds)
     rows = []
-    for name, flops in work.items():
-        speed = flops / spread(taken[name]["processor"])["median"]
-        best = peak["product, float64" if "gaussian" in name else "product, float32"]
-        rows.append([name, f"{flops / 1e9:.3g}", f"{speed / 1e9:.3g}", f"{best / 1e9:.3g}", f"{speed / best:.1%}"])
+    for name, (flops, moved) in counted.items():
+        seconds = spread(taken[name]["processor"])["median"]
+        product = 2 * SIDE**3 / best["product, float64" if name == GAUSSIAN else "product, float32"]
+        shares = (f"{flops / seconds / product:.1%}", f"{moved / seconds / (8 * COPIED / best['copy']):.0%}")
+        rows.append([name, f"{flops / 1e9:.3g}", f"{flops / seconds / 1e9:.3g}", f"{product / 1e9:.3g}", shares[0]])
+        rows[-1] += [f"{moved / 1e9:.3g}", f"{moved / seconds / 1e9:.3g}", shares[1]]
     return rows
+
+
+def work(step: Callable[[], None]) -> tuple[float, float]:
+    """Floating-point operations and bytes of a step."""
+    with FlopCounterMode(display=False) as counter, Moved() as moved:
+        step()
+    by_hand = (A_LEAPFROG_STEP * K + A_PARTICLE * USUAL["particles"]) * USUAL["replicates"] * 400
+    return counter.get_total_flops() or by_hand, moved.bytes
 
 
 def measure(rounds: int) -> dict[str, Any]:
@@ -109,7 +136,7 @@ def measure(rounds: int) -> dict[str, Any]:
     tables = {
         "Milliseconds a step, processor": table(["what grows", "size", "processor ms"], rows),
         "Exponents": table(["what grows", "time grows as its power"], [[what, f"{slope:.2f}"] for what, slope in slopes.items()]),
-        "Distance from the peak": table(["step", "GFLOP a step", "GFLOP/s", "peak GFLOP/s", "share"], distances(rounds)),
+        "Distance from the peak": table(SHOWN, distances(rounds)),
         "Copy": table(["memory, read and written", "GB/s"], [[f"{8 * COPIED / 1e9:.2g} GB", f"{8 * COPIED / copied / 1e9:.3g}"]]),
     }
     return {"tables": tables, "claims": [], "seconds": found, "exponents": slopes}
