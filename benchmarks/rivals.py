@@ -20,6 +20,7 @@ from timing import Found, claim, ratio, spread, stepper, table, text
 from torch import Tensor
 
 from harness.api import Noise
+from tasks._decoder import decoded
 from tasks._nets import ConvNets
 
 try:
@@ -76,7 +77,7 @@ class FastNets(torch.nn.Module):
 
     def logits(self, z: Tensor) -> Tensor:
         """z [M, D] -> [M, 784]."""
-        return self.nets.row_order(self.nets.logits(self.dotted(), z)[0])
+        return self.nets.row_order(decoded(self.nets.decoder(self.dotted()), z))
 
     def dotted(self) -> dict[str, Tensor]:
         """Leaves under the names that the nets know them by."""

@@ -56,8 +56,8 @@ class Springs(torch.autograd.Function):
         one, zero = torch.ones_like(drifts[0]), torch.zeros_like(drifts[0])
         zs, us = [torch.stack([one, zero])], [torch.stack([kicks[0], one])]
         for d, a in zip(drifts.unbind(), kicks[1:].unbind(), strict=True):
-            zs.append(zs[-1] + d * us[-1])
-            us.append(us[-1] + a * zs[-1])
+            zs.append(torch.addcmul(zs[-1], d, us[-1]))
+            us.append(torch.addcmul(us[-1], a, zs[-1]))
         ctx.save_for_backward(drifts, kicks, *zs, *us)
         return zs[-1], us[-1]
 
@@ -70,8 +70,8 @@ class Springs(torch.autograd.Function):
         grad_d, grad_a = [], []
         for k in range(K, 0, -1):
             grad_a.append((grad_u * zs[k]).sum(0))
-            grad_z = grad_z + kicks[k] * grad_u
+            grad_z = torch.addcmul(grad_z, kicks[k], grad_u)
             grad_d.append((grad_z * us[k - 1]).sum(0))
-            grad_u = grad_u + drifts[k - 1] * grad_z
+            grad_u = torch.addcmul(grad_u, drifts[k - 1], grad_z)
         grad_a.append(grad_u[0])
         return torch.stack(grad_d[::-1]), torch.stack(grad_a[::-1])

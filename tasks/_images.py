@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, ClassVar, Literal
@@ -15,12 +15,12 @@ from torch.nn.functional import softplus
 
 from harness.api import Batch, Data, DataError, DiagNormal, Field, Noise, Params, Problem, Task, abstractmethod
 from harness.nets import init_linear
+from tasks._decoder import Likelihood, decoded
 from tasks._idx import Split
 from tasks._idx import read as read_idx
 from tasks._nets import Nets, dense
 from tasks.gaussian import mini_batch
 
-AT_ONCE = 1024  # images that are decoded together in a step: what their layers give stays in a processor's cache until it is needed
 PART = 10  # images that are scored at a time: it bounds memory and touches no number
 RECOMMENDED: dict[str, dict[str, Any]] = {
     "vb": {"particles": 1},
@@ -115,20 +115,18 @@ class BinaryImages(Task, frozen=True):
 
     def problem(self, params: Params, batch: Batch, base: str, training: bool = False) -> Problem:
         """The joint density of each image and its latent; the score is written out: no automatic differentiation of it is needed."""
-        nets = self.nets
+        nets, layers = self.nets, self.nets.decoder(params)
         x = batch["x"].to(params["decoder.out.bias"].dtype)  # [N, P]
         hidden = nets.hidden(params, x)
-        pixels = nets.own_order(x)
-
-        def log_likelihood(z: Tensor) -> Tensor:
-            logits, _ = nets.logits(params, z.flatten(0, 1))
-            logits = logits.unflatten(0, z.shape[:2])  # [S, N, P]
-            return (pixels * logits - softplus(logits)).sum(-1)
+        likelihood = Likelihood(layers, nets.own_order(x))
 
         def log_joint(z: Tensor) -> Tensor:
-            return log_prior(z) + torch.cat([log_likelihood(some) for some in z.split(max(1, AT_ONCE // z.shape[1]))])
+            return log_prior(z) + likelihood(z)
 
-        return Problem(log_joint, decoder_score(nets, params, pixels), self.base(params, hidden, base), hidden)
+        def score(z: Tensor) -> Tensor:
+            return likelihood.score(z) - z
+
+        return Problem(log_joint, score, self.base(params, hidden, base), hidden)
 
     def base(self, params: Params, hidden: Tensor, base: str) -> DiagNormal:
         """The prior N(0, I), or the encoder's mean and softplus scale: [N, D] each."""
@@ -139,7 +137,7 @@ class BinaryImages(Task, frozen=True):
 
     def decode(self, params: Params, z: Tensor) -> Tensor:
         """The probability of each pixel: z [..., D] -> [..., side, side]."""
-        logits, _ = self.nets.logits(params, z.reshape(-1, self.latent))
+        logits = decoded(self.nets.decoder(params), z.reshape(-1, self.latent))
         pixels = squares(self.nets.row_order(logits.sigmoid()))
         return pixels.reshape(*z.shape[:-1], *pixels.shape[-2:])
 
@@ -179,21 +177,6 @@ def squares(images: Tensor) -> Tensor:
 def log_prior(z: Tensor) -> Tensor:
     """log N(z; 0, I): [S, N, D] -> [S, N]."""
     return DiagNormal(torch.zeros_like(z[0]), torch.zeros_like(z[0])).log_prob(z)
-
-
-def decoder_score(nets: Nets, params: Params, pixels: Tensor) -> Callable[[Tensor], Tensor]:
-    r"""$\nabla_z \log p(x, z) = J(z)^\top (x - \mathrm{logistic}(l(z))) - z$, with $J$ the Jacobian of the logits.
-
-    Being an expression like any other it is differentiated once for training, where a gradient by automatic differentiation would be
-    differentiated a second time. `pixels` [N, P] are the images x in the decoder's own order.
-    """
-
-    def score(z: Tensor) -> Tensor:
-        logits, inner = nets.logits(params, z.flatten(0, 1))
-        residual = pixels - logits.unflatten(0, z.shape[:2]).sigmoid()
-        return nets.pull_back(params, inner, residual.flatten(0, 1)).unflatten(0, z.shape[:2]) - z
-
-    return score
 
 
 def parts(split: dict[str, Tensor] | None) -> Iterator[Batch]:

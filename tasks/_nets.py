@@ -1,24 +1,20 @@
-"""Encoders and decoders of images whose weights carry R = 1, and the score through a decoder written out."""
+"""Encoders and decoders of images whose weights carry R = 1."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
 import torch
 from torch import Tensor
-from torch.nn.functional import conv2d, conv_transpose2d, pad
+from torch.nn.functional import conv2d
 
 from harness.api import Noise, Params
 from harness.nets import init_linear
-
-LINEAR_ABOVE = 40.0  # there softplus(a) = a and its slope is 1 to double precision
-
-
-def softplus(a: Tensor) -> Tensor:
-    r"""$\log(1 + e^a)$, whose slope is the logistic function of a."""
-    return torch.nn.functional.softplus(a, threshold=LINEAR_ABOVE)
+from tasks._decoder import softplus
+from tasks._layers import Affine, Dense, Widening, in_blocks, phases
 
 
 def dense(params: Params, name: str, x: Tensor) -> Tensor:
@@ -46,19 +42,10 @@ def kernel(params: Params, name: str) -> Tensor:
     return innermost(params[f"{name}.weight"][0])
 
 
-def phases(weight: Tensor) -> Tensor:
-    """A transposed convolution of stride 2 as a convolution of stride 1 with a map for each parity of row and column.
-
-    `conv_transpose2d(x, weight, stride=2, padding=2, output_padding=1) = pixel_shuffle(conv2d(x, phases(weight), padding=1), 2)`:
-    at row 2m + p it sums over tap 2d + p + 2 of row m - d of x. With one map to make it is three times as fast.
-
-    Args:
-        weight: [in, out, 5, 5].
-
-    Returns: [4 out, in, 3, 3].
-    """
-    taps = pad(weight, (0, 1, 0, 1)).unflatten(3, (3, 2)).unflatten(2, (3, 2))  # [in, out, d, p, d, p]
-    return taps.flip(2, 4).permute(1, 3, 5, 0, 2, 4).flatten(0, 2)
+def widening(weight: Tensor, bias: Tensor, side: int, made: int, stride: int = 2) -> Widening:
+    """A transposed convolution by its weights [in, out, k, k], in the way that takes the least time."""
+    blocks = None if made % 2 else innermost(in_blocks(weight.detach(), stride))
+    return Widening(innermost(weight), bias, side, made, stride, blocks)
 
 
 class Nets(Protocol):
@@ -85,12 +72,8 @@ class Nets(Protocol):
         """The inverse: [..., P] -> [..., P]."""
         ...
 
-    def logits(self, params: Params, z: Tensor) -> tuple[Tensor, list[Tensor]]:
-        """The decoder: z [M, D] -> logits [M, P] in its own order, and what each layer got before its softplus."""
-        ...
-
-    def pull_back(self, params: Params, inner: list[Tensor], gradient: Tensor) -> Tensor:
-        r"""$J^\top g$ for the decoder's Jacobian where it gave `inner`: g [M, P], in its own order, -> [M, D]."""
+    def decoder(self, params: Params) -> Sequence[Affine]:
+        """The decoder's layers, from z [M, D] to logits [M, P] in its own order."""
         ...
 
 
@@ -118,14 +101,9 @@ class DenseNets:
 
     row_order = own_order
 
-    def logits(self, params: Params, z: Tensor) -> tuple[Tensor, list[Tensor]]:
-        """z [M, D] -> [M, P]."""
-        a = dense(params, "decoder.in", z)
-        return dense(params, "decoder.out", softplus(a)), [a]
-
-    def pull_back(self, params: Params, inner: list[Tensor], gradient: Tensor) -> Tensor:
-        """g [M, P] -> [M, D]."""
-        return (gradient @ params["decoder.out.weight"][0] * inner[0].sigmoid()) @ params["decoder.in.weight"][0]
+    def decoder(self, params: Params) -> Sequence[Affine]:
+        """Two."""
+        return [Dense(params[f"{name}.weight"][0], params[f"{name}.bias"][0]) for name in ("decoder.in", "decoder.out")]
 
 
 @dataclass(frozen=True)
@@ -165,27 +143,15 @@ class ConvNets:
         """Row by row."""
         return pixels.unflatten(-1, (14, 14, 2, 2)).transpose(-3, -2).flatten(-4)
 
-    def logits(self, params: Params, z: Tensor) -> tuple[Tensor, list[Tensor]]:
-        """z [M, D] -> [M, 784]."""
-        a = dense(params, "decoder.in", z)
-        spread = dense(params, "decoder.spread", softplus(a))
-        first = self.enlarge(params, "decoder.conv0", softplus(spread).unflatten(-1, (self.maps[2], self.side, self.side)), extra=0)
-        second = self.enlarge(params, "decoder.conv1", softplus(first), extra=1)
-        kernels = innermost(phases(params["decoder.out.weight"][0]))
-        four = conv2d(softplus(second), kernels, params["decoder.out.bias"][0].expand(4), padding=1)
-        return four.permute(0, 2, 3, 1).flatten(1), [a, spread, first, second]
-
-    def enlarge(self, params: Params, name: str, x: Tensor, extra: int) -> Tensor:
-        """A transposed convolution: maps of side s become maps of side 2 s - 1 + extra."""
-        bias = params[f"{name}.bias"][0]
-        return conv_transpose2d(innermost(x), kernel(params, name), bias, stride=2, padding=2, output_padding=extra)
-
-    def pull_back(self, params: Params, inner: list[Tensor], gradient: Tensor) -> Tensor:
-        """g [M, 784] -> [M, D]: a transposed convolution's transpose is the convolution."""
-        a, spread, first, second = inner
-        four = innermost(gradient.unflatten(-1, (14, 14, 4)).permute(0, 3, 1, 2))
-        kernels = innermost(phases(params["decoder.out.weight"][0]).flip(2, 3).transpose(0, 1))
-        g = conv2d(four, kernels, padding=1) * second.sigmoid()
-        g = conv2d(g, kernel(params, "decoder.conv1"), stride=2, padding=2) * first.sigmoid()
-        g = conv2d(g, kernel(params, "decoder.conv0"), stride=2, padding=2).flatten(1) * spread.sigmoid()
-        return (g @ params["decoder.spread.weight"][0] * a.sigmoid()) @ params["decoder.in.weight"][0]
+    def decoder(self, params: Params) -> Sequence[Affine]:
+        """Two dense layers and three transposed convolutions."""
+        leaf = {name: value[0] for name, value in params.items() if name.startswith("decoder.")}
+        grid = (self.maps[2], self.side, self.side)
+        spread = [leaf[f"decoder.spread.{kind}"].unflatten(0, grid).movedim(0, 2).flatten(0, 2) for kind in ("weight", "bias")]
+        return (
+            Dense(leaf["decoder.in.weight"], leaf["decoder.in.bias"]),
+            Dense(*spread),
+            widening(leaf["decoder.conv0.weight"], leaf["decoder.conv0.bias"], 4, 7),
+            widening(leaf["decoder.conv1.weight"], leaf["decoder.conv1.bias"], 7, 14),
+            widening(phases(leaf["decoder.out.weight"]), leaf["decoder.out.bias"].repeat(4), 14, 14, stride=1),
+        )

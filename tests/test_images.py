@@ -13,8 +13,10 @@ from harness.errors import UsageError
 from harness.evaluation import evaluate
 from harness.matrix import resolve
 from harness.registry import Found, find
-from tasks._images import binarised, decoder_score
-from tasks._nets import ConvNets, DenseNets, phases, softplus
+from tasks._decoder import Likelihood, decoded, softplus
+from tasks._images import binarised
+from tasks._layers import flat, maps, phases
+from tasks._nets import ConvNets, DenseNets, widening
 from tasks.digits import Digits
 
 METHODS = ["vb", "iwae", "pnf", "iaf", "hvae", "hvae-untempered", "hvae-iaf"]
@@ -34,11 +36,8 @@ def test_the_score_written_out_is_autograds_and_so_is_its_gradient(nets, pixels)
     z = Noise(["z"]).normal(2, 3, nets.latent, like=x).requires_grad_()
     weights = {name: leaf.requires_grad_() for name, leaf in params.items() if name.startswith("decoder")}
 
-    def log_joint(z):
-        logits = nets.logits(params, z.flatten(0, 1))[0].unflatten(0, z.shape[:2])
-        return -0.5 * z.square().sum(-1) + (nets.own_order(x) * logits - torch.nn.functional.softplus(logits, threshold=40)).sum(-1)
-
-    written, automatic = decoder_score(nets, params, nets.own_order(x))(z), autograd_score(log_joint)(z)
+    likelihood = Likelihood(nets.decoder(params), nets.own_order(x))
+    written, automatic = likelihood.score(z), autograd_score(likelihood)(z.clone())
     assert torch.allclose(written, automatic, rtol=1e-12, atol=1e-13)
     direction = Noise(["d"]).normal(*z.shape, like=x)
     second = [torch.autograd.grad((score * direction).sum(), [z, *weights.values()]) for score in (written, automatic)]
@@ -49,9 +48,10 @@ def test_the_score_written_out_is_autograds_and_so_is_its_gradient(nets, pixels)
 def test_convolutions_give_the_sizes_of_the_images():
     nets = ConvNets(6)
     params = parameters(nets, torch.float32)
-    logits, inner = nets.logits(params, torch.zeros(2, 6))
-    assert logits.shape == (2, 784)
-    assert [tuple(a.shape[1:]) for a in inner] == [(450,), (512,), (32, 7, 7), (16, 14, 14)]
+    logits = torch.zeros(2, 6)
+    for layer, units in zip(nets.decoder(params), (450, 4 * 4 * 32, 7 * 7 * 32, 14 * 14 * 16, 784), strict=True):
+        logits = layer(logits)
+        assert logits.shape == (2, units)
     assert nets.hidden(params, logits).shape == (2, 450)
 
 
@@ -60,8 +60,53 @@ def test_the_last_layer_is_a_transposed_convolution():
     second = images(3, 16 * 14 * 14).unflatten(1, (16, 14, 14))
     weight, bias = params["decoder.out.weight"][0], params["decoder.out.bias"][0]
     plain = torch.nn.functional.conv_transpose2d(second, weight, bias, stride=2, padding=2, output_padding=1)
-    four = torch.nn.functional.conv2d(second, phases(weight), bias.expand(4), padding=1)
+    four = torch.nn.functional.conv_transpose2d(second, phases(weight), bias.expand(4), padding=1)
     assert torch.allclose(torch.nn.functional.pixel_shuffle(four, 2), plain, rtol=1e-12, atol=1e-14)
+
+
+@pytest.mark.parametrize(("side", "made", "stride", "k"), [(4, 7, 2, 5), (7, 14, 2, 5), (14, 14, 1, 3), (5, 5, 1, 3)])
+def test_a_widening_layer_is_the_transpose_of_a_convolution_forward_and_back(side, made, stride, k):
+    """Values and gradients of torch's own layer, and gradients of the gradients by finite differences."""
+    plain = images(3, 2 * side**2).unflatten(1, (2, side, side))
+    weight, bias = images(2 * 3 * k, k).reshape(2, 3, k, k).requires_grad_(), images(1, 3)[0].requires_grad_()
+    layer = widening(weight, bias, side, made, stride)
+    assert (layer.blocks is None) == (made % 2 == 1)
+    h = plain.permute(0, 2, 3, 1).flatten(1).requires_grad_()
+    extra = made - 1 - stride * (side - 1)
+    expected = torch.nn.functional.conv_transpose2d(maps(h, side), weight, bias, stride, k // 2, extra)
+    assert torch.allclose(maps(layer(h), made), expected, rtol=1e-12, atol=1e-13)
+    g = images(3, layer(h).shape[1])
+    for one, other in zip(*(torch.autograd.grad((y * g).sum(), (h, weight, bias)) for y in (layer(h), flat(expected))), strict=True):
+        assert torch.allclose(one, other, rtol=1e-12, atol=1e-13)
+    assert torch.autograd.gradgradcheck(
+        lambda *given: widening(*given[1:], side, made, stride)(given[0]), (h[:1].detach().requires_grad_(), weight, bias)
+    )
+
+
+def test_the_density_where_the_score_was_asked_for_last_takes_its_logits():
+    """And no others: neither for an equal z, nor for the same one with other numbers in it, nor where only one of them wants a gradient."""
+    nets, x = DenseNets(64, 5, 11), images(3, 64)
+    likelihood, z = Likelihood(nets.decoder(parameters(nets)), x), Noise(["z"]).normal(2, 3, 5, like=x)
+    fresh = likelihood(z)
+    likelihood.score(z)
+    assert torch.allclose(likelihood(z), fresh, rtol=1e-12)
+    assert torch.allclose(likelihood(z + 1), likelihood((z + 1).clone()), rtol=1e-12)
+    z.add_(1)
+    assert torch.allclose(likelihood(z), likelihood(z.clone()), rtol=1e-12)
+    assert not torch.allclose(likelihood(z), fresh)
+    z.requires_grad_()
+    with torch.no_grad():
+        likelihood.score(z)
+    assert likelihood(z).requires_grad
+
+
+def test_the_gradient_of_a_score_is_taken_once():
+    nets, x = DenseNets(64, 5, 11), images(3, 64)
+    z = Noise(["z"]).normal(2, 3, 5, like=x).requires_grad_()
+    total = Likelihood(nets.decoder(parameters(nets)), x).score(z).sum()
+    torch.autograd.grad(total, z, retain_graph=True)
+    with pytest.raises(RuntimeError, match="twice"):
+        torch.autograd.grad(total, z)
 
 
 def test_the_decoder_is_transposed_convolutions_and_its_order_is_known():
@@ -79,7 +124,7 @@ def test_the_decoder_is_transposed_convolutions_and_its_order_is_known():
         x = softplus(torch.nn.functional.conv_transpose2d(x, weight, bias, stride=2, padding=2, output_padding=extra))
     weight, bias = leaf["decoder.out.weight"], leaf["decoder.out.bias"]
     plain = torch.nn.functional.conv_transpose2d(x, weight, bias, stride=2, padding=2, output_padding=1).flatten(1)
-    logits, _ = nets.logits(params, z)
+    logits = decoded(nets.decoder(params), z)
     assert torch.allclose(nets.row_order(logits), plain, rtol=1e-12, atol=1e-14)
     assert torch.equal(nets.own_order(nets.row_order(logits)), logits)
 
