@@ -5,7 +5,7 @@
 
 Batches of 256 random images of 28 x 28, 64 latent dimensions, Adamax, one thread and two. Pythae's encoder and decoder are the same
 convolutions and dense layers, once of torch's own layers, as its users write them, and once lent this project's faster code for them
-(`tasks/_nets.py`). Pythae's HVAE does less: its gradient does not pass through the leapfrog. Where Pythae is missing, only ours is timed.
+(`tasks/_layers.py`). Pythae's HVAE does less: its gradient does not pass through the leapfrog. Where Pythae is missing, only ours is timed.
 """
 
 from __future__ import annotations
