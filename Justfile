@@ -8,7 +8,7 @@ setup:
     python -m pip install -e '.[dev]'
 
 test:
-    python -m pytest -n 2
+    python -m pytest -n 2 --dist worksteal
 
 lint:
     ruff check .

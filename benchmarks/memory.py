@@ -2,7 +2,7 @@
 
     python benchmarks/memory.py
 
-Each contender takes twenty steps in a process of its own, whose largest resident memory the system keeps (`VmHWM`, Linux). First stands a
+Each contender takes six steps in a process of its own, whose largest resident memory the system keeps (`VmHWM`, Linux). First stands a
 process that loads torch and this project and takes no step; what the others take beyond it is theirs. Gaussian data: double precision,
 HVAE with ten leapfrog steps and ten particles; beside it the published way, and a hundred times the data, of which steps need the moments
 alone. Images: 28 x 28, batches of 256, 64 latent dimensions, HVAE with 15 leapfrog steps, IWAE with 40 particles; beside HVAE the score by
@@ -24,7 +24,7 @@ from gaussian import PUBLISHED, STACK, published
 from images import SIZES, AutomaticScore, RandomImages
 from timing import Found, spread, stepper, table, text
 
-STEPS = 20
+STEPS = 6
 LOADED = "no step: torch and this project loaded"
 HVAE = SIZES | {"method.n_leapfrog": 15}
 CONTENDERS: dict[str, Callable[[], Callable[[], object]]] = {

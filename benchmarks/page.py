@@ -51,12 +51,12 @@ card.
   back, and the particles through it once, so that leapfrog steps cost the same with ten particles and with ten thousand. Memory that a
   step frees is kept for the next (`harness/devices.py`): handed back, it would come anew in every step, page by page and filled with
   zeros, which takes as long as the step itself.
-- **Images**: products, convolutions and their gradients take three quarters of a step, and no recording makes them faster. `hvae` with K steps runs the
-  decoder K + 1 times and its transpose as often, and training goes back through both, twice as much work again; that gradient is
-  written out (`tasks/_decoder.py`, docs/decisions/0011), so that what lies between the convolutions goes over memory as seldom as it
-  can. Maps innermost in memory halve the convolutions; a transposed one is made as a convolution of two by two places at once, and its
-  gradient is the convolution's (`tasks/_layers.py`); and what many particles decode is decoded a thousand images at a time, so that
-  the maps are still in the cache when the next layer asks for them.
+- **Images**: products, convolutions and their gradients take three quarters of a step, and no recording makes them faster. `hvae` with
+  K steps runs the decoder K + 1 times and its transpose as often, and training goes back through both, twice as much work again; that
+  gradient is written out (`tasks/_decoder.py`, docs/decisions/0011), so that what lies between the convolutions goes over memory as
+  seldom as it can. Maps innermost in memory halve the convolutions; a transposed one is made as a convolution of two by two places at
+  once, and its gradient is the convolution's (`tasks/_layers.py`); and what many particles decode is decoded a thousand images at a
+  time, so that the maps are still in the cache when the next layer asks for them.
 - **A whole run**: between two steps it looks at the clock and at whether it was asked to stop; a checkpoint is written so seldom that
   saving takes half a percent, and the bound is said ten times a second. What more it costs falls into its first seconds, when the process
   that mirrors it loads MLflow on another core, and the two share what memory can carry.

@@ -37,36 +37,38 @@ def swung(z: Tensor, u: Tensor, drifts: Tensor, kicks: Tensor, centre: Tensor) -
 
     Shapes: `drifts` [K, R, D], `kicks` [K + 1, R, D], `centre` [R, D].
     """
-    columns: Any = Springs.apply(drifts, kicks)
-    (zz, zu), (uz, uu) = columns
-    away = z - centre
-    return torch.addcmul(torch.addcmul(centre, zz, away), zu, u), torch.addcmul(uz * away, uu, u)
+    ends: Any = Springs.apply(z, u, drifts, kicks, centre)
+    return ends
 
 
 class Springs(torch.autograd.Function):
-    r"""Leapfrog under $s(z) = z$ from $(z, u) = (1, 0)$ and $(0, 1)$: where it ends, [2, R, D] each of z and u; its gradient written out.
+    r"""`swung` with its gradient written out.
 
-    With $\bar z, \bar u$ the gradients in $z_k, u_k$, a step goes back by $\bar a_k = \bar u z_k$, $\bar z \mathrel{+}= a_k \bar u$,
-    $\bar d_k = \bar z u_{k-1}$, $\bar u \mathrel{+}= d_k \bar z$: half of what automatic differentiation does.
+    The columns of M are the leapfrog under $s(z) = z$ from $(z, u) = (1, 0)$ and $(0, 1)$. With $\bar z, \bar u$ the gradients in
+    $z_k, u_k$, a step goes back by $\bar a_k = \bar u z_k$, $\bar z \mathrel{+}= a_k \bar u$, $\bar d_k = \bar z u_{k-1}$,
+    $\bar u \mathrel{+}= d_k \bar z$: half of what automatic differentiation does.
     """
 
     @staticmethod
-    def forward(ctx: Any, drifts: Tensor, kicks: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(ctx: Any, z: Tensor, u: Tensor, drifts: Tensor, kicks: Tensor, centre: Tensor) -> tuple[Tensor, Tensor]:
         """`drifts` d [K, R, D] and `kicks` a [K + 1, R, D]."""
         one, zero = torch.ones_like(drifts[0]), torch.zeros_like(drifts[0])
         zs, us = [torch.stack([one, zero])], [torch.stack([kicks[0], one])]
         for d, a in zip(drifts.unbind(), kicks[1:].unbind(), strict=True):
             zs.append(torch.addcmul(zs[-1], d, us[-1]))
             us.append(torch.addcmul(us[-1], a, zs[-1]))
-        ctx.save_for_backward(drifts, kicks, *zs, *us)
-        return zs[-1], us[-1]
+        (zz, zu), (uz, uu), away = zs[-1], us[-1], z - centre
+        ctx.save_for_backward(away, u, drifts, kicks, *zs, *us)
+        return torch.addcmul(torch.addcmul(centre, zz, away), zu, u), torch.addcmul(uz * away, uu, u)
 
     @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor]:
-        """The gradients in d and a."""
-        drifts, kicks, *kept = ctx.saved_tensors
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        """The gradients in z, u, d, a and c."""
+        away, u, drifts, kicks, *kept = ctx.saved_tensors
         K, drifts, kicks = len(drifts), drifts.unbind(), kicks.unbind()
-        zs, us, (grad_z, grad_u) = kept[: K + 1], kept[K + 1 :], grads
+        zs, us = kept[: K + 1], kept[K + 1 :]
+        (zz, zu), (uz, uu), (by_z, by_u) = zs[-1], us[-1], grads
+        grad_z, grad_u = (torch.stack([(by * away).sum(0), (by * u).sum(0)]) for by in grads)
         grad_d, grad_a = [], []
         for k in range(K, 0, -1):
             grad_a.append((grad_u * zs[k]).sum(0))
@@ -74,4 +76,7 @@ class Springs(torch.autograd.Function):
             grad_d.append((grad_z * us[k - 1]).sum(0))
             grad_u = torch.addcmul(grad_u, drifts[k - 1], grad_z)
         grad_a.append(grad_u[0])
-        return torch.stack(grad_d[::-1]), torch.stack(grad_a[::-1])
+        all_z, all_u = by_z.sum(0), by_u.sum(0)
+        in_z = zz * by_z + uz * by_u if ctx.needs_input_grad[0] else None
+        in_u = zu * by_z + uu * by_u if ctx.needs_input_grad[1] else None
+        return in_z, in_u, torch.stack(grad_d[::-1]), torch.stack(grad_a[::-1]), all_z - zz * all_z - uz * all_u

@@ -152,19 +152,22 @@ class Gaussian(Task, frozen=True):
 
         $$\log p(x, z) = c - \tfrac12 \textstyle\sum_j \big[z_j^2 + \lambda_j (m_j - z_j)^2\big], \qquad
           c = -\tfrac{(n+1) d}{2} \log 2\pi - \sum_j \big[n \log \sigma_j + \tfrac12 \lambda_j v_j\big]$$
+
+        The square is completed: the bracket is $(1 + \lambda)(z - \tfrac{\lambda m}{1 + \lambda})^2 + \tfrac{\lambda}{1 + \lambda} m^2$.
         """
         n, log_sigma = batch["n"], params["log_sigma"]
         m = batch["mean"] - params["delta"]
         precision = n * torch.exp(-2 * log_sigma)
-        constant = -(0.5 * (n + 1) * LOG_2PI + n * log_sigma + 0.5 * precision * batch["variance"]).sum(-1)
+        stiffness = 1 + precision
+        share = precision / stiffness
+        constant = -(0.5 * (n + 1) * LOG_2PI + n * log_sigma + 0.5 * (precision * batch["variance"] + share * m.square())).sum(-1)
         if training and self.objective == "released-flow":
             constant = constant - 0.5 * (precision * (batch["variance"] + m.square())).sum(-1)
+        score = LinearScore(share * m, stiffness)  # lambda (m - z) - z
 
         def log_joint(z: Tensor) -> Tensor:
-            return constant - 0.5 * (z.square() + precision * (m - z).square()).sum(-1)
+            return constant + score.log_density(z)
 
-        stiffness = 1 + precision
-        score = LinearScore(precision * m / stiffness, stiffness)  # lambda (m - z) - z
         return Problem(log_joint, score, base_density(params, base))
 
     def metrics(self, params: Params, data: Data) -> dict[str, Tensor]:
