@@ -9,8 +9,10 @@ import torch
 from defects import AsPrinted
 
 from harness.api import DiagNormal, LinearScore, Problem, autograd_score
+from harness.densities import half_squares
 from harness.nets import autoregressive_masks
 from harness.noise import Noise
+from methods._leapfrog import swung
 from methods.hvae import HVAE
 from methods.hvae_iaf import HVAEIAF
 from methods.iaf import IAF
@@ -105,6 +107,19 @@ def test_springs_swing_as_they_do_step_by_step(tempering, vary_steps):
     traced = method.evolve(params, Problem(lambda z: z.sum(-1), LinearScore(centre, stiffness), base), Given(z, g), len(z), trace=True)
     assert len(traced[0]) == 6
     torch.testing.assert_close((traced[0][-1], traced[1]), (path[-1], v), rtol=0, atol=0)
+
+
+def test_gradients_written_out_are_those_of_finite_differences():
+    """And where they say so, their gradients too."""
+    noise, shapes = Noise(["0/written"]), ((2, 2, 3), (2, 2, 3), (4, 2, 3), (5, 2, 3), (2, 3))
+    z, u, drifts, kicks, centre = (noise.normal(*shape, like=LIKE).requires_grad_() for shape in shapes)
+    assert torch.autograd.gradcheck(swung, (z, u, drifts, kicks, centre))
+    stiffness = (noise.uniform(2, 3, like=LIKE) + 0.5).requires_grad_()
+    for function, given in ((half_squares, (z,)), (lambda z, c, k: LinearScore(c, k).log_density(z), (z, centre, stiffness))):
+        assert torch.autograd.gradcheck(function, given)
+        assert torch.autograd.gradgradcheck(function, given)
+    density = LinearScore(centre, stiffness)
+    torch.testing.assert_close(density(z), autograd_score(density.log_density)(z), rtol=1e-12, atol=1e-12)
 
 
 @pytest.mark.parametrize("vary_steps", [False, True])
