@@ -100,13 +100,16 @@ def test_the_density_where_the_score_was_asked_for_last_takes_its_logits():
     assert likelihood(z).requires_grad
 
 
-def test_the_gradient_of_a_score_is_taken_once():
+def test_the_gradient_of_a_score_is_taken_once_and_has_none_of_its_own():
     nets, x = DenseNets(64, 5, 11), images(3, 64)
     z = Noise(["z"]).normal(2, 3, 5, like=x).requires_grad_()
     total = Likelihood(nets.decoder(parameters(nets)), x).score(z).sum()
     torch.autograd.grad(total, z, retain_graph=True)
-    with pytest.raises(RuntimeError, match="twice"):
+    with pytest.raises(RuntimeError, match="taken twice"):
         torch.autograd.grad(total, z)
+    (first,) = torch.autograd.grad(Likelihood(nets.decoder(parameters(nets)), x).score(z).square().sum(), z, create_graph=True)
+    with pytest.raises(RuntimeError):
+        torch.autograd.grad(first.sum(), z)
 
 
 def test_the_decoder_is_transposed_convolutions_and_its_order_is_known():
