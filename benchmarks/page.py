@@ -59,7 +59,8 @@ card.
   time, so that the maps are still in the cache when the next layer asks for them.
 - **A whole run**: between two steps it looks at the clock and at whether it was asked to stop; a checkpoint is written so seldom that
   saving takes half a percent, and the bound is said ten times a second. What more it costs falls into its first seconds, when the process
-  that mirrors it loads MLflow on another core, and the two share what memory can carry.
+  that mirrors it loads MLflow on another core, and the two share what memory can carry. On a machine whose speed wavers, as a virtual
+  one's does, the bare loops themselves differ by more than that: look at their quartiles before you read the ratio.
 - **A sweep on workers**: each worker loads torch, and the process that mirrors runs works where with one worker a core lies idle: loading
   MLflow, and a picture and a few transactions for each run.
 """
