@@ -6,7 +6,7 @@ A step of `hvae` with ten leapfrog steps on Gaussian data, double precision, one
 replicates, d = 25, ten particles, 10,000 points (1,000 while replicates or dimensions grow, and two replicates for dimensions). The
 exponent is the slope of log time on log size over the larger half of the sizes: 0 where starting the operations takes the time, 1 where
 the numbers do. Floating-point work of a step on Gaussian data is counted by hand from the formulas, 24 operations for each leapfrog step
-and dimension and 53 for each particle and dimension, forward and back; that of a step on images by torch's own counter, products and
+and dimension and 47 for each particle and dimension, forward and back; that of a step on images by torch's own counter, products and
 convolutions alone. Bytes are those of the arguments and the results of every operation that is more than a view: what would be moved if
 no cache were there, so that a share of the copy's speed above 100 % is the caches' work. The peaks are those of a product of matrices and
 of a copy in the same run, on one thread.
@@ -38,7 +38,7 @@ SMALLER = {"dimensions": {"points": 1000, "replicates": 2}, "replicates": {"poin
 A_LEAPFROG_STEP = 2 * (4 + 8)
 """Operations a dimension and replicate, whatever the particles: both columns of the step's matrix drift and are kicked, a + b c each; back,
 the products for b and for c, a sum over the columns for the one and a sum with what else is asked of the other."""
-A_PARTICLE = 3 * (8 + 6 + 2) + 5
+A_PARTICLE = 3 * (8 + 4 + 2) + 5
 """Operations a particle and dimension: through the matrix, and the densities of its end, each forward and twice as much back; and the
 densities of its start, which have no gradient."""
 SIDE, COPIED = 2000, 2**25
