@@ -32,7 +32,7 @@ BENCH = (sys.executable, "-m", "harness.cli")
 WATCHED = """
 import sys, time
 from harness import runner, validation
-from harness.cli import main
+from harness.cli.__main__ import bench
 train, store, marks = validation.train, runner._store, []
 def watched_train(*given):
     steps = train(*given)
@@ -44,15 +44,18 @@ def watched_store(*given):
     store(*given)
     print("from the first step:", time.perf_counter() - marks[0], file=sys.stderr)
 validation.train, runner._store = watched_train, watched_store
-main(prog_name="bench")
+bench()
 """
 FEW_PARTICLES = ("--set", "eval_particles=2")  # scoring takes no time
 BARE = """
+from harness import collector
+collector.collect_seldom()
 import time, torch
 from harness import devices, training
 from harness.matrix import resolve
 from harness.registry import find
 devices.use("cpu")
+collector.collect_as_usual()
 torch.set_num_threads(1)
 found = resolve(find("method", "{method}"), find("task", "{task}"), "smoke", {{"steps": {steps}}})
 state = training.start(found.method, found.task, found.protocol, [0])

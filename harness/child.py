@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import importlib
 import os
 import signal
 import subprocess
@@ -12,15 +13,16 @@ from contextlib import suppress
 from pathlib import Path
 
 import harness
+from harness.collector import collect_seldom
 
 PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
 
 def spawn(module: str, **environment: str) -> subprocess.Popen[str]:
-    """Start `python -m MODULE` with pipes for lines of text on its standard input and output.
+    """Run a module's `main` in a process of its own, with pipes for lines of text on its standard input and output.
 
     Args:
-        module: what to run.
+        module: whose `main`; it is loaded there.
         environment: variables beside, or in place of, this process's own.
 
     Raises:
@@ -28,7 +30,14 @@ def spawn(module: str, **environment: str) -> subprocess.Popen[str]:
     """
     paths = [str(Path(harness.__file__).parents[1]), *filter(None, [os.environ.get("PYTHONPATH")])]
     return subprocess.Popen(
-        [sys.executable, "-P", "-m", module, str(os.getpid())],  # -P: a file in the current folder is not taken for a package
+        [
+            sys.executable,
+            "-P",
+            "-m",
+            "harness.child",
+            module,
+            str(os.getpid()),
+        ],  # -P: a file in the current folder is not taken for a package
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
@@ -49,9 +58,21 @@ def end(child: subprocess.Popen[str], listener: threading.Thread) -> None:
                 pipe.close()
 
 
-def die_with_parent() -> None:
-    """In the helper: ask the system to kill it when the one that started it dies; elsewhere the end of standard input tells."""
+def main() -> None:
+    """In the helper: load the module that was named and run its `main`."""
+    module, parent = sys.argv[1:]
+    _die_with(int(parent))
+    collect_seldom()
+    importlib.import_module(module).main()
+
+
+def _die_with(parent: int) -> None:
+    """Ask the system to kill this process when the one that started it dies; elsewhere the end of standard input tells."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
-        if os.getppid() != int(sys.argv[1]):
+        if os.getppid() != parent:
             sys.exit(0)
+
+
+if __name__ == "__main__":
+    main()

@@ -12,7 +12,7 @@ from dataclasses import asdict
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
-from harness.child import die_with_parent, end, spawn
+from harness.child import end, spawn
 from harness.errors import LeaseLost, StoreError
 
 if TYPE_CHECKING:
@@ -63,7 +63,6 @@ def main() -> None:
 
     A claim is fresh for a while: before the first beat is due, loading the store would only take time from the run's first steps.
     """
-    die_with_parent()
     news, orders = threading.Event(), [json.loads(sys.stdin.readline())]
 
     def follow() -> None:
@@ -95,7 +94,3 @@ def _beat(orders: list[dict[str, Any]], news: threading.Event) -> None:
             except LeaseLost:
                 print("lost", flush=True)
             news.wait(BEAT_S)
-
-
-if __name__ == "__main__":
-    main()

@@ -14,6 +14,7 @@ import torch
 
 from harness import devices, environment, gallery, registry, validation
 from harness.api import Method, Task
+from harness.collector import collect_as_usual
 from harness.errors import BenchError, DataError, LeaseLost, PluginError, StoreError
 from harness.evaluation import Score, scoring
 from harness.model import trained
@@ -79,6 +80,7 @@ def run(job: Job) -> Iterator[Event]:
     """
     try:
         devices.use(job.plan.device)
+        collect_as_usual()
         method, task = _plugins(job.specs[0])
         patiently(lambda: job.store.begin(list(job.claims.values()), job.plan, environment.describe()))
         torch.set_num_threads(job.plan.threads)
@@ -122,10 +124,12 @@ def _train(job: Job, method: Method, task: Task, state: State) -> Iterator[Event
     step = partial(next, validation.train(method, task, protocol, state), None)
     while progress := _in_time(job, step):
         now = time.monotonic()
-        if job.stop.is_set() or job.out_of_time(state.step) or (now >= next_save and state.step < protocol.steps):
+        leaving, saving = job.must_leave(now, state.step), now >= next_save and state.step < protocol.steps
+        if (leaving or saving) and not job.lost.is_set():
             yield from _finish_diverged(job, state, ended)
-        yield from _leave_if_asked(job, state)
-        if now >= next_save and state.step < protocol.steps:
+        if leaving:
+            yield from _leave_if_asked(job, state)
+        if saving:
             took = yield from _save(job, state)
             next_save = time.monotonic() + job.options.pause(took)
         if now >= next_look:

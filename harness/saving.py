@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
-from functools import partial
+from functools import cached_property, partial
 from typing import TypeVar
 
 import torch
@@ -82,7 +82,11 @@ class Job:
         """Seconds of work on a run, this attempt and those before."""
         return claim.wall_s + time.monotonic() - self.began
 
-    @property
+    def must_leave(self, now: float, step: int) -> bool:
+        """Whether this attempt must stop, for whatever reason; asked after every step."""
+        return self.stop.is_set() or self.lost.is_set() or now >= self.time_is_over or step == self.options.until
+
+    @cached_property
     def time_is_over(self) -> float:
         """When this attempt must stop."""
         limit = self.options.time_limit_s

@@ -1,6 +1,16 @@
-"""`python -m harness.cli`."""
+"""The command `bench`; also `python -m harness.cli`."""
+
+from __future__ import annotations
 
 from harness.cli import main
+from harness.collector import collect_seldom
+
+
+def bench() -> None:
+    """Run the command line in a process of its own."""
+    collect_seldom()
+    main(prog_name="bench")
+
 
 if __name__ == "__main__":
-    main(prog_name="bench")
+    bench()

@@ -18,7 +18,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from harness.child import die_with_parent, end, spawn
+from harness.child import end, spawn
 from harness.errors import BenchError, UsageError
 from harness.saving import Options
 from harness.stopping import StopRequest
@@ -99,7 +99,6 @@ def main() -> None:
     """Run what standard input names, until all has ended, SIGTERM comes or the parent dies."""
     stop = StopRequest()
     signal.signal(signal.SIGTERM, lambda *_: stop.set())
-    die_with_parent()
     report = os.fdopen(os.dup(1), "w", buffering=1)
     os.dup2(2, 1)  # whatever a plugin prints is no report
     orders = json.loads(sys.stdin.readline())
@@ -147,7 +146,3 @@ def limit_memory(limit: int | None) -> None:
         import resource
 
         resource.setrlimit(resource.RLIMIT_DATA, (limit, limit))
-
-
-if __name__ == "__main__":
-    main()

@@ -20,7 +20,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import IO, TYPE_CHECKING, Any, Self
 
-from harness.child import die_with_parent, end, spawn
+from harness.child import end, spawn
+from harness.collector import collect_as_usual
 from harness.errors import BenchError
 from harness.spec import Status
 from harness.store import ResultStore
@@ -90,7 +91,7 @@ class Mirror:
         """Start the process and return at once."""
         mirror = cls(workspace, keys)
         try:
-            mirror._child = spawn("harness.tracking")
+            mirror._child = spawn("harness.tracking.process")
         except OSError as err:
             mirror.error = one_line(err)
             return mirror
@@ -189,7 +190,6 @@ class Orders:
 
 def main() -> None:
     """Mirror as standard input says, until all is done or it closes."""
-    die_with_parent()
     report = os.fdopen(os.dup(1), "w", buffering=1)
     os.dup2(2, 1)  # whatever MLflow prints is no report
     first = json.loads(sys.stdin.readline())
@@ -243,6 +243,7 @@ class Work:
             self.tell(reached="mlflow")
             self.client = connect(self.workspace, store)
             self.tell(reached="store")
+            collect_as_usual()
         for key in keys:
             if time.monotonic() >= self.not_before.get(key, 0.0):
                 self.one_run(self.client, store, key)
