@@ -1,8 +1,7 @@
 """Whole commands, one at a time or in turns: while one works the others are stopped, so that what slows the machine slows all alike.
 
 A machine may grow slower or faster by a tenth within a minute. Two commands of a minute each, one after the other, then differ by more
-than what is to be measured; in turns of half a second they do not. Only a command's own turns count. Time goes on for those that are
-stopped, which is to their harm where they do something every so many seconds, as `bench` saves and looks around.
+than what is to be measured; in short turns they do not. Only a command's own turns count.
 """
 
 from __future__ import annotations
@@ -23,8 +22,9 @@ from typing import IO
 import psutil
 from timing import ROOT
 
-TURN_S = 0.5
 BENCH = (sys.executable, "-m", "harness.cli")
+SAVE_EVERY = ("--save-every", "10")
+"""Where two take turns, ten seconds are five of a run's own: those after which it saves where nobody asks for another time."""
 
 
 def environment(folder: Path) -> dict[str, str]:
@@ -52,13 +52,16 @@ class Worked:
         return sum(max(0.0, min(end, ended) - max(start, began)) for start, end in self.turns)
 
 
-def in_turns(*commands: tuple[Path, Sequence[str]]) -> list[Worked]:
-    """Run commands, each in its workspace, until all have ended."""
+def in_turns(turn_s: float, *commands: tuple[Path, Sequence[str]]) -> list[Worked]:
+    """Run commands, each in its workspace, in turns of `turn_s` seconds until all have ended.
+
+    A command of which several processes work at once loses some 50 ms a turn, until the system has them on different cores again.
+    """
     at_work = [_Command(folder, words) for folder, words in commands]
     try:
         while waiting := [command for command in at_work if command.process.poll() is None]:
             for command in waiting:
-                command.take_turn()
+                command.take_turn(turn_s)
         return [Worked(command.printed(), command.turns) for command in at_work]
     finally:
         for command in at_work:
@@ -80,13 +83,13 @@ class _Command:
         self.process = subprocess.Popen(self.words, **places)
         self.turns.append((began, self._stop()))
 
-    def take_turn(self) -> None:
+    def take_turn(self, seconds: float) -> None:
         """Go on for a while."""
         processes = self._processes()
         began = time.perf_counter()
         _send(processes, signal.SIGCONT)
         try:
-            self.process.wait(TURN_S)
+            self.process.wait(seconds)
             self.turns.append((began, time.perf_counter()))
         except subprocess.TimeoutExpired:
             self.turns.append((began, self._stop()))

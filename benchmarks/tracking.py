@@ -3,10 +3,10 @@
     python benchmarks/tracking.py
 
 A run of `hvae` on `gaussian-25` of about a minute by `bench run`, with checkpoints, result database and MLflow, and a bare loop over the
-same steps take turns of half a second, each with all its processes, so that a machine that grows slower or faster meanwhile does so for
-both. Time goes on for those that are stopped: a run saves and looks around twice as often as it would. A bare loop counts from its first
-step to its last, a run from its first step to its stored result, in a workspace that already has its databases. The whole command,
-start-up, a first run of two steps in an empty folder and a second one beside it stand next to them. One thread.
+same steps take turns of a second, each with all its processes, so that a machine that grows slower or faster meanwhile does so for
+both. It saves every five seconds of its own, as is usual. A bare loop counts from its first step to its last, a run from its first step
+to its stored result, in a workspace that already has its databases. The whole command, start-up, a first run of two steps in an empty
+folder and a second one beside it stand next to them. One thread.
 """
 
 from __future__ import annotations
@@ -18,10 +18,11 @@ from pathlib import Path
 from typing import Any
 
 import timing
-from commands import BENCH, Worked, alone, in_turns
+from commands import BENCH, SAVE_EVERY, Worked, alone, in_turns
 from timing import claim, spread, table, text
 
 MINUTE_S = 60
+TURN_S = 1.0
 CALIBRATION = 20_000
 METHOD, TASK = "hvae", "gaussian-25"
 WATCHED = """
@@ -73,6 +74,11 @@ def bare(steps: int) -> tuple[str, ...]:
     return sys.executable, "-c", BARE.format(method=METHOD, task=TASK, steps=steps)
 
 
+def watched(steps: int, seed: int) -> tuple[str, ...]:
+    """A run that says when it took its first step and when its result was stored."""
+    return (sys.executable, "-c", WATCHED, *words_of(steps, seed), *SAVE_EVERY)
+
+
 def marked(worked: Worked) -> list[float]:
     """Seconds of its turns between each two moments that it printed."""
     moments = re.findall(r"^from (\S+) to (\S+)$", worked.printed, re.MULTILINE)
@@ -96,10 +102,10 @@ def measure(rounds: int) -> dict[str, Any]:
             for name, seconds in starts(Path(home), number).items():
                 kept[name].append(seconds)
         folder = Path(home) / "fresh0"
-        (calibration,) = marked(*in_turns((folder, bare(CALIBRATION))))
+        (calibration,) = marked(*in_turns(TURN_S, (folder, bare(CALIBRATION))))
         steps = round(CALIBRATION * MINUTE_S / calibration)
         for number in range(rounds):
-            run, loop = in_turns((folder, (sys.executable, "-c", WATCHED, *words_of(steps, 2 + number))), (folder, bare(steps)))
+            run, loop = in_turns(TURN_S, (folder, watched(steps, 2 + number)), (folder, bare(steps)))
             kept["bench run"] += marked(run)
             kept["bare loop"] += marked(loop)
             kept["whole command"].append(run.seconds())

@@ -5,26 +5,26 @@
 Ten runs of `hvae` on Gaussian data of ten dimensionalities, which do not train together, each of 30,000 steps, as many as the task's own
 protocol has; once by `bench run --workers 1` and once by `bench run --workers 2`: whole commands, with start-up, results and MLflow, each
 in a new workspace that has its databases already. Beside them stands what the machine allows: a bare loop over the steps of one run, and
-two of them at once, which share nothing. All four take turns of half a second, each with all its processes, so that what slows the
-machine down slows all. One thread a worker.
+two of them at once, which share nothing. The two commands of a pair take turns of ten seconds, each with all its processes, so that what
+slows the machine down slows both; runs save every five seconds of their own, as is usual. One thread a worker.
 """
 
 from __future__ import annotations
 
 import sys
 import tempfile
-from collections.abc import Sequence
 from pathlib import Path
 from statistics import fmean
 from typing import Any
 
 import timing
-from commands import BENCH, alone, in_turns
+from commands import BENCH, SAVE_EVERY, alone, in_turns
 from timing import claim, spread, table, text
 from tracking import FEW_PARTICLES, bare, marked, words_of
 
 DIMS = range(20, 30)
 STEPS = 30_000
+TURN_S = 10.0
 COUNTS = (1, 2)
 AT_ONCE = {1: '"$@"', 2: '"$@" & "$@" & wait'}
 
@@ -33,7 +33,7 @@ def sweep(workers: int) -> tuple[str, ...]:
     """The whole command."""
     words = [word for dim in DIMS for word in ("-t", f"gaussian-{dim}")]
     fields = ("--protocol", "smoke", "--set", f"steps={STEPS}", *FEW_PARTICLES)
-    return (*BENCH, "run", "-m", "hvae", *words, *fields, "--workers", str(workers))
+    return (*BENCH, "run", "-m", "hvae", *words, *fields, *SAVE_EVERY, "--workers", str(workers))
 
 
 def loops(count: int) -> tuple[str, ...]:
@@ -43,14 +43,13 @@ def loops(count: int) -> tuple[str, ...]:
 
 def measured(home: Path) -> tuple[list[float], list[float]]:
     """Seconds of the sweeps, and of a bare loop where one or two are at work."""
-    commands: list[tuple[Path, Sequence[str]]] = []
-    for count in COUNTS:
-        folder = home / f"workers{count}"
+    folders = {count: home / f"workers{count}" for count in COUNTS}
+    for folder in folders.values():
         folder.mkdir()
         alone(folder, *BENCH, *words_of(2, 0))
-        commands += [(folder, sweep(count)), (folder, loops(count))]
-    done = in_turns(*commands)
-    return [sweep.seconds() for sweep in done[::2]], [fmean(marked(loop)) for loop in done[1::2]]
+    sweeps = in_turns(TURN_S, *((folder, sweep(count)) for count, folder in folders.items()))
+    machine = in_turns(TURN_S, *((folder, loops(count)) for count, folder in folders.items()))
+    return [done.seconds() for done in sweeps], [fmean(marked(done)) for done in machine]
 
 
 def measure(rounds: int) -> dict[str, Any]:
