@@ -57,12 +57,16 @@ card.
   seldom as it can. Maps innermost in memory halve the convolutions; a transposed one is made as a convolution of two by two places at
   once, and its gradient is the convolution's (`tasks/_layers.py`); and what many particles decode is decoded a thousand images at a
   time, so that the maps are still in the cache when the next layer asks for them.
-- **A whole run**: between two steps it looks at the clock and at whether it was asked to stop; a checkpoint is written so seldom that
-  saving takes half a percent, and the bound is said ten times a second. What more it costs falls into its first seconds, when the process
-  that mirrors it loads MLflow on another core, and the two share what memory can carry. On a machine whose speed wavers, as a virtual
-  one's does, the bare loops themselves differ by more than that: look at their quartiles before you read the ratio.
-- **A sweep on workers**: each worker loads torch, and the process that mirrors runs works where with one worker a core lies idle: loading
-  MLflow, and a picture and a few transactions for each run.
+- **A whole run**: between two steps it looks at the clock and at whether it was asked to stop, which takes half a microsecond; a checkpoint
+  of a small problem takes ten milliseconds, and the bound is said ten times a second. What more it costs falls into its first seconds,
+  when the process that mirrors it loads MLflow on another core, and the two share what memory can carry. Libraries bring hundreds of
+  thousands of objects that stay; Python's collector goes over them seldom while they load and not at all afterwards
+  (`harness/collector.py`), which spares a command a second. On a machine whose speed wavers, as a virtual one's does, the bare loops
+  themselves differ from round to round by more than what is measured here: the two therefore take turns.
+- **A sweep on workers**: the command loads torch and then each worker does, some three seconds in which no step is taken, with one worker
+  as with two; and the process that mirrors runs works where with one worker a core lies idle: some three seconds for MLflow, and a
+  third of a second for each run, with its picture. The rest is the machine's: two bare loops at once, which share nothing, are not twice
+  as fast as one either.
 """
 
 
