@@ -71,12 +71,13 @@ card.
 
 
 def section(name: str, title: str) -> str:
-    """A benchmark's own words, its tables, its targets, and what they were made on."""
+    """A benchmark's own words when its figures were made, its tables, its targets, and what they were made on."""
     path = HERE / "figures" / f"{name}.json"
     about = ast.get_docstring(ast.parse((HERE / f"{name}.py").read_text(encoding="utf-8"))) or ""
     if not path.exists():
         return f"## {title}\n\n{about}\n\nNo figures are kept yet.\n"
     kept = json.loads(path.read_text(encoding="utf-8"))
+    about = kept.get("about", about)
     parts = [f"## {title}", about, *(f"**{head}**\n\n{table}" for head, table in kept["tables"].items())]
     if kept["claims"]:
         parts.append("Targets:\n\n" + "\n".join(map(target, kept["claims"])))

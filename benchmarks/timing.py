@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import inspect
 import json
 import os
 import statistics
@@ -129,7 +130,7 @@ def run(measure: Callable[[int], dict[str, Any]], about: str | None, file: str, 
     if arguments.rounds < 5:
         parser.error("five rounds or more")
     load = os.getloadavg()[0]
-    result = {"rounds": arguments.rounds} | measure(arguments.rounds)
+    result = {"about": inspect.cleandoc(about or ""), "rounds": arguments.rounds} | measure(arguments.rounds)
     result["made_on"] = made_on() | {"load": (load, os.getloadavg()[0])}
     for title, shown in result["tables"].items():
         print(f"\n{title}\n\n{shown}")
