@@ -3,7 +3,7 @@
     python benchmarks/tracking.py
 
 A run of `hvae` on `gaussian-25` of about a minute by `bench run`, with checkpoints, result database and MLflow, and a bare loop over the
-same steps take turns of a second, each with all its processes, so that a machine that grows slower or faster meanwhile does so for
+same steps take turns of half a second, each with all its processes, so that a machine that grows slower or faster meanwhile does so for
 both. It saves every five seconds of its own, as is usual. A bare loop counts from its first step to its last, a run from its first step
 to its stored result, in a workspace that already has its databases. The whole command, start-up, a first run of two steps in an empty
 folder and a second one beside it stand next to them. One thread.
@@ -22,7 +22,7 @@ from commands import BENCH, SAVE_EVERY, Worked, alone, in_turns
 from timing import claim, spread, table, text
 
 MINUTE_S = 60
-TURN_S = 1.0
+TURN_S = 0.5
 CALIBRATION = 20_000
 METHOD, TASK = "hvae", "gaussian-25"
 WATCHED = """
@@ -131,4 +131,4 @@ def measure(rounds: int) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    timing.run(measure, __doc__, __file__, rounds=9)
+    timing.run(measure, __doc__, __file__, rounds=15)
