@@ -124,7 +124,7 @@ def _train(job: Job, method: Method, task: Task, state: State) -> Iterator[Event
     step = partial(next, validation.train(method, task, protocol, state), None)
     while progress := _in_time(job, step):
         now = time.monotonic()
-        leaving, saving = job.must_leave(now, state.step), now >= next_save and state.step < protocol.steps
+        leaving, saving = job.must_leave(state.step), now >= next_save and state.step < protocol.steps
         if (leaving or saving) and not job.lost.is_set():
             yield from _finish_diverged(job, state, ended)
         if leaving:

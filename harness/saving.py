@@ -82,9 +82,9 @@ class Job:
         """Seconds of work on a run, this attempt and those before."""
         return claim.wall_s + time.monotonic() - self.began
 
-    def must_leave(self, now: float, step: int) -> bool:
+    def must_leave(self, step: int) -> bool:
         """Whether this attempt must stop, for whatever reason; asked after every step."""
-        return self.stop.is_set() or self.lost.is_set() or now >= self.time_is_over or step == self.options.until
+        return self.stop.is_set() or self.lost.is_set() or self.out_of_time(step) is not None
 
     @cached_property
     def time_is_over(self) -> float:

@@ -71,7 +71,6 @@ def copied(made, workspace, monkeypatch):
 def stopped_after(steps):
     """Runs are out of time after so many steps."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("harness.saving.Job.must_leave", lambda job, now, step: step == steps)
         patch.setattr("harness.saving.Job.out_of_time", lambda job, step: "its time is over" if step == steps else None)
         yield
 
