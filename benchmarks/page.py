@@ -59,8 +59,8 @@ card.
   time, so that the maps are still in the cache when the next layer asks for them.
 - **A whole run**: between two steps it looks at the clock and at whether it was asked to stop, which takes about a microsecond; a
   checkpoint of a small problem takes ten milliseconds, and the bound is said ten times a second. What more it costs falls into its first
-  seconds, when the process that mirrors it loads MLflow on another core, and the two share what memory can carry. Libraries bring hundreds of
-  thousands of objects that stay; Python's collector goes over them seldom while they load and not at all afterwards
+  seconds, when the process that mirrors it loads MLflow on another core, and the two share what memory can carry. Libraries bring
+  hundreds of thousands of objects that stay; Python's collector goes over them seldom while they load and not at all afterwards
   (`harness/collector.py`), which spares a command a second. On a machine whose speed wavers, as a virtual one's does, the bare loops
   themselves differ from round to round by more than what is measured here: the two therefore take turns.
 - **A sweep on workers**: the command loads torch and then each worker does, some three seconds in which no step is taken, with one worker
