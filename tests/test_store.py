@@ -335,8 +335,8 @@ def test_each_saved_database_upgrades_and_reads(saved, file):
 
 def test_other_revisions_are_refused_and_only_upgraded_on_request(store, url, monkeypatch):
     revisions = sys.modules[REVISION_MODULE]
-    monkeypatch.setattr(revisions, "REVISIONS", (*REVISIONS, "0003"))
-    monkeypatch.setattr(revisions, "HEAD", "0003")
+    monkeypatch.setattr(revisions, "REVISIONS", (*REVISIONS, "0004"))
+    monkeypatch.setattr(revisions, "HEAD", "0004")
     with pytest.raises(SchemaMismatch, match="run: bench db upgrade"):
         ResultStore.open(url)
     monkeypatch.undo()

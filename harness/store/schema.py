@@ -49,6 +49,25 @@ environments = Table(
     Column("environment", Text, nullable=False),
 )
 
+# One row: which database this is, whatever it is called and wherever it lies.
+database = Table("database", metadata, Column("id", Text, primary_key=True))
+
+# What a run's plugins said of themselves when it was queued: reading needs no plugin.
+descriptions = Table(
+    "descriptions",
+    metadata,
+    Column("digest", Text, primary_key=True),
+    Column("description", Text, nullable=False),
+)
+
+# The text of plugins that were given by their path, by the hash of it: {file name: text}.
+sources = Table(
+    "sources",
+    metadata,
+    Column("digest", Text, primary_key=True),
+    Column("files", Text, nullable=False),
+)
+
 # Times are seconds since 1970, UTC; leases and history carry the database's clock.
 runs = Table(
     "runs",
@@ -75,12 +94,16 @@ runs = Table(
     Column("crashes", Integer, nullable=False, server_default=text("0")),
     Column("owner_host", Text),
     Column("owner_boot_id", Text),
+    Column("owner_pid_namespace", Text),
     Column("owner_pid", BigInteger),
     Column("owner_process_start", BigInteger),
     Column("claimed_at", Double),
     Column("lease_expires", Double),
     Column("plan", Text, ForeignKey("plans.digest")),
     Column("environment", Text, ForeignKey("environments.digest")),
+    Column("description", Text, ForeignKey("descriptions.digest")),
+    Column("edition", Integer, nullable=False, server_default=text("0")),  # how often it was put back to its start
+    Column("traceback", Text),  # of a run that failed, the last lines
     Column("mlflow_run_id", Text),
     Column("revision", BigInteger, nullable=False, server_default=text("0")),
     Column("mirrored_revision", BigInteger, nullable=False, server_default=text("-1")),
@@ -168,4 +191,13 @@ errata = Table(
     Column("replaced_at", Double),
     Column("result", Text),
     Index(None, "run"),
+)
+
+# What a run had when it was put back to its start, until its successor is stored.
+earlier_results = Table(
+    "earlier_results",
+    metadata,
+    _run(primary=True),
+    Column("at", Double, nullable=False),
+    Column("result", Text, nullable=False),
 )

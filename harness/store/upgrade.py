@@ -16,7 +16,7 @@ from harness.store.schema import metadata, runs
 from harness.workspace import redact
 
 VERSION_TABLE = "bench_alembic_version"
-REVISIONS = ("0001", "0002")  # oldest first; migrations/versions has a file for each
+REVISIONS = ("0001", "0002", "0003")  # oldest first; migrations/versions has a file for each
 HEAD = REVISIONS[-1]
 # "bench" in ASCII: the name of the server's lock under which a schema is changed.
 SCHEMA_LOCK = 0x62656E6368
