@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from enum import StrEnum
+from functools import cached_property
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -106,9 +107,11 @@ class RunSpec(Protocol):
     method: str
     method_version: int
     method_fields: dict[str, Any]
+    method_source: str | None = added_later(None, default=None, description="sha256 of the method's text; none: it is installed")
     task: str
     task_version: int
     task_fields: dict[str, Any]
+    task_source: str | None = added_later(None, default=None, description="sha256 of the task's text; none: it is installed")
     seed: int = Field(ge=0, lt=2**63)
 
     def plain(self) -> dict[str, Any]:
@@ -151,6 +154,30 @@ def plain_number(value: float) -> float | str:
     (0.5, '-inf')
     """
     return value if abs(value) < float("inf") else str(float(value))
+
+
+class Description(BaseModel):
+    """What a run's plugins say of it, stored when it is queued, so that whoever reads needs no plugin."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    method: str = Field(description="the method's name with its variant: hvae-untempered")
+    settings: dict[str, Any] | None = Field(default=None, description="by address, those that neither that name nor the protocol says")
+    scored_by: tuple[str, ...] = Field(default=("eval_particles",), description="fields of the protocol on which the scores depend")
+    headline: tuple[str, ...] = Field(default=("elbo", "elbo_gap"), min_length=1, description="the metrics that are shown first")
+    task_variant: str | None = Field(default=None, description="the field that the task's name fills: dim")
+    stacks: bool = Field(default=False, description="whether replicates train as one program")
+    scores: int | None = Field(default=None, description="how often one draw asks for the score; none: not known")
+
+    @cached_property
+    def text(self) -> str:
+        """As it is stored."""
+        return canonical_json(self.model_dump(mode="json"))
+
+    @cached_property
+    def digest(self) -> str:
+        """The name under which it is stored."""
+        return hashlib.sha256(self.text.encode()).hexdigest()[:16]
 
 
 class Plan(BaseModel):

@@ -11,7 +11,7 @@ from typing import Any
 
 from sqlalchemy import Engine, event
 
-from harness.spec import RunSpec
+from harness.spec import Description, RunSpec
 from harness.store import NewRun, Owner, ResultStore
 
 
@@ -30,7 +30,7 @@ def spec(seed: int = 0, **other: Any) -> RunSpec:
 
 def new_run(seed: int = 0, **other: Any) -> NewRun:
     """The same as something to enqueue."""
-    return NewRun(spec(seed, **other), "gaussian-25", {"n_leapfrog": 10}, "source", "standard")
+    return NewRun(spec(seed, **other), "gaussian-25", {"n_leapfrog": 10}, "source", "standard", Description(method="hvae", stacks=True))
 
 
 def open_together(url: str, barrier: Barrier, seed: int) -> str:

@@ -92,6 +92,7 @@ def _work(
     if not runs:
         return False
     from harness.cli._progress import display
+    from harness.executors import SetAside
     from harness.runner import Began, Ended, Stop
     from harness.spec import TERMINAL
     from harness.tracking import Mirror
@@ -104,6 +105,8 @@ def _work(
         try:
             with display() as show:
                 for event in events(workspace, store, keys, work, work.options(), client, stop):
+                    if isinstance(event, SetAside) and len(event.keys) == len(keys):  # there is nothing else to make
+                        raise event.error
                     show(event)
                     if isinstance(event, Began):
                         ours |= {spec.key: "resumed" if event.step else "ran" for spec in event.specs}

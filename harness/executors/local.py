@@ -8,13 +8,13 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 
-from harness import registry, runner, saving
-from harness.errors import LeaseLost
+from harness import runner, saving
+from harness.errors import BenchError, DataError, LeaseLost, PluginError, UsageError
 from harness.heartbeat import Heartbeat
 from harness.saving import Options
 from harness.spec import Plan, RunSpec, Status
 from harness.stopping import StopRequest
-from harness.store import Claim, NewRun, OpenRun, Owner, ResultStore
+from harness.store import Claim, NewRun, OpenRun, Owner, ResultStore, RunRow
 from harness.workspace import Workspace
 
 STACK = 10
@@ -28,6 +28,14 @@ class Waiting:
 
     owners: tuple[str, ...]
     n_runs: int
+
+
+@dataclass(frozen=True)
+class SetAside(runner.Note):
+    """Runs that cannot be made here, and why; the others go on."""
+
+    keys: tuple[str, ...]
+    error: BenchError
 
 
 Event = runner.Event | Waiting
@@ -72,14 +80,14 @@ def execute(
 
     Raises:
         runner.Stop: `stop` was set; what was at work is saved.
-        PluginError: a method or task breaks its contract.
     """
     deadline = options.deadline(time.monotonic())
+    aside: set[str] = set()
     with Heartbeat(workspace.database_url) as heartbeat:
         while True:
             if stop.is_set():
                 raise runner.Stop
-            left = saving.patiently(partial(store.open_runs, keys))
+            left = [run for run in saving.patiently(partial(store.open_runs, keys)) if run.key not in aside]
             if not left and not stay:
                 return
             if time.monotonic() >= deadline:
@@ -88,7 +96,10 @@ def execute(
             claims = _first_claim(store, left)
             if claims:
                 heartbeat.hold(claims)
-                yield from run_claims(workspace, store, claims, stop, heartbeat.lost, options, deadline)
+                for event in run_claims(workspace, store, claims, stop, heartbeat.lost, options, deadline):
+                    if isinstance(event, SetAside):
+                        aside |= set(event.keys)
+                    yield event
                 heartbeat.hold([])
                 continue
             if left:
@@ -116,12 +127,8 @@ def stacks(free: Sequence[OpenRun]) -> Iterator[list[str]]:
     for run in free:
         units.setdefault(run.plan or run.cell, []).append(run)
     for name, members in units.items():
-        size = len(members) if name == members[0].plan else _stack_size(members[0].task)
+        size = len(members) if name == members[0].plan else STACK if members[0].stacks else 1
         yield from ([run.key for run in members[first : first + size]] for first in range(0, len(members), size))
-
-
-def _stack_size(task: str) -> int:
-    return STACK if registry.find("task", task).cls.stacks else 1
 
 
 def run_claims(
@@ -138,24 +145,25 @@ def run_claims(
     for claim in claims:
         by_plan.setdefault(claim.plan, []).append(claim)
     for plan, members in by_plan.items():
-        specs = _specs(store, plan.members if plan else [claim.key for claim in members])
+        rows = saving.patiently(partial(store.rows, plan.members if plan else [claim.key for claim in members]))
+        specs = _specs(rows, plan.members if plan else list(rows))
         ours = {claim.key: claim for claim in members}
-        job = saving.Job(workspace, store, specs, ours, plan or _new_plan(specs, options), stop, lost, options, deadline)
+        # One thread is the fastest for small replicated problems; large ones take all that there are.
+        threads = 1 if rows[members[0].key].stacks else options.threads
+        job = saving.Job(
+            workspace, store, specs, ours, plan or saving.new_plan(specs, threads, options.device), stop, lost, options, deadline
+        )
         try:
             yield from runner.run(job)
         except LeaseLost as err:
             yield runner.Note(str(err))
+        except (PluginError, DataError, UsageError) as err:
+            others = f" ({len(ours)} runs)" if len(ours) > 1 else ""
+            yield SetAside(f"Run {members[0].key}{others} is set aside: {err}", tuple(ours), err)
 
 
-def _new_plan(specs: Sequence[RunSpec], options: Options) -> Plan:
-    """How a stack is computed here: one thread, which is the fastest for small replicated problems; all that there are for large ones."""
-    threads = 1 if registry.find("task", specs[0].task).cls.stacks else options.threads
-    return saving.new_plan(specs, threads, options.device)
-
-
-def _specs(store: ResultStore, keys: Sequence[str]) -> list[RunSpec]:
+def _specs(rows: dict[str, RunRow], keys: Sequence[str]) -> list[RunSpec]:
     """The specs of a stack in order; a member that was removed since is replaced by one that nobody claims."""
-    rows = saving.patiently(partial(store.rows, keys))
     known = {key: RunSpec.from_plain(row.spec) for key, row in rows.items()}
     stand_in = next(iter(known.values()))
     return [known.get(key) or stand_in.model_copy(update={"seed": 2**62 + place}) for place, key in enumerate(keys)]

@@ -5,17 +5,18 @@ from __future__ import annotations
 import re
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import fields
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 from pydantic import ValidationError
-from sqlalchemy import Column, ColumnElement, Connection, Row, Select, Table, and_, false, func, select
+from sqlalchemy import Column, ColumnElement, Connection, Row, Select, Table, and_, false, func, or_, select
 
 from harness.errors import StoreError
-from harness.spec import OPEN, Plan, Status
+from harness.spec import OPEN, Description, Plan, Status
 from harness.store.connect import now
 from harness.store.floats import decode, decode_curve, stored_json
 from harness.store.rows import ArtifactFile, CheckpointFile, Curve, HistoryRow, Metric, OpenRun, Owner, RunRow, Standing
-from harness.store.schema import artifacts, checkpoints, curves, environments, metrics, plans, run_history, runs
+from harness.store.schema import artifacts, checkpoints, curves, descriptions, environments, metrics, plans, run_history, runs, sources
 
 # Values in one IN list: far below every database's limit.
 CHUNK = 500
@@ -76,7 +77,7 @@ def open_runs(connection: Connection, keys: Sequence[str] | None) -> list[OpenRu
     else:
         found = [row for part in chunks(keys) for row in connection.execute(query.where(runs.c.key.in_(part)))]
         found.sort(key=lambda row: (row.created_at, row.key))
-    return [OpenRun(row.key, row.cell, row.task, row.plan, is_held(row, at)) for row in found]
+    return [OpenRun(row.key, row.cell, bool(row.stacks), row.plan, is_held(row, at)) for row in found]
 
 
 def standings(connection: Connection, keys: Iterable[str]) -> dict[str, Standing]:
@@ -95,6 +96,33 @@ def begins(column: Column[str], prefix: str) -> ColumnElement[bool]:
     return and_(column >= start, column < start + "g")
 
 
+@lru_cache(maxsize=10_000)
+def parsed_description(text: str | None, method: str) -> Description:
+    """What is stored of a run's plugins; of a run that has nothing, its method's bare name.
+
+    Raises:
+        StoreError: bench cannot have written it.
+    """
+    if text is None:
+        return Description(method=method)
+    try:
+        return Description.model_validate_json(text)
+    except ValidationError as err:
+        raise StoreError("A stored description of plugins is not as bench writes it. Put a backup of the database in its place.") from err
+
+
+def described(connection: Connection, keys: Iterable[str]) -> dict[str, Description]:
+    """What is stored of these runs' plugins, by key."""
+    query = select(runs.c.key, runs.c.method, descriptions.c.description).join(descriptions, isouter=True)
+    rows = (row for part in chunks(keys) for row in connection.execute(query.where(runs.c.key.in_(part))))
+    return {row.key: parsed_description(row.description, row.method) for row in rows}
+
+
+def source(connection: Connection, name: str) -> str | None:
+    """The text of the plugins whose sha256 this is; None where it is not stored."""
+    return connection.execute(select(sources.c.source).where(sources.c.digest == name)).scalar()
+
+
 def find(connection: Connection, prefix: str) -> list[RunRow]:
     """The runs whose keys begin with `prefix`, sorted by key."""
     query = select(*RUN_COLUMNS).where(begins(runs.c.key, prefix)).order_by(runs.c.key)
@@ -104,8 +132,9 @@ def find(connection: Connection, prefix: str) -> list[RunRow]:
 def recent(connection: Connection, limit: int, method: str | None, task_label: str | None, status: str | None) -> list[RunRow]:
     """The newest runs first, of one method, task or status where they are given."""
     query: Select[Any] = select(*RUN_COLUMNS).order_by(runs.c.created_at.desc(), runs.c.key).limit(limit)
-    wanted = {"method": method, "task_label": task_label, "status": status}
-    for name, value in wanted.items():
+    if method is not None:
+        query = query.where(or_(runs.c.method == method, runs.c.method_label == method))
+    for name, value in {"task_label": task_label, "status": status}.items():
         if value is not None:
             query = query.where(runs.c[name] == str(value))
     return [run_row(row) for row in connection.execute(query)]

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from harness.spec import Plan, RunSpec, Status
+from harness.spec import Description, Plan, RunSpec, Status
 
 Curve = list[tuple[int, float]]
 
@@ -79,13 +79,15 @@ class Owner:
 
 @dataclass(frozen=True)
 class NewRun:
-    """A run to be made: its spec, and the labels that are stored beside it but are no part of its key."""
+    """A run to be made: its spec, and what is stored beside it but is no part of its key; `sources` are texts by their sha256."""
 
     spec: RunSpec
     task_label: str
     settings: dict[str, Any]
     source_hash: str
     protocol: str
+    description: Description
+    sources: dict[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -95,8 +97,12 @@ class RunRow:
     key: str
     cell: str
     method: str
+    method_label: str
+    method_source: str | None
     task: str
+    task_source: str | None
     task_label: str
+    stacks: int
     seed: int
     spec: dict[str, Any]
     status: Status
@@ -125,7 +131,7 @@ class OpenRun:
 
     key: str
     cell: str
-    task: str
+    stacks: bool
     plan: str | None
     held: bool
 

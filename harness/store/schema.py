@@ -60,12 +60,12 @@ descriptions = Table(
     Column("description", Text, nullable=False),
 )
 
-# The text of plugins that were given by their path, by the hash of it: {file name: text}.
+# The text of plugins that are not installed, by its sha256.
 sources = Table(
     "sources",
     metadata,
     Column("digest", Text, primary_key=True),
-    Column("files", Text, nullable=False),
+    Column("source", Text, nullable=False),
 )
 
 # Times are seconds since 1970, UTC; leases and history carry the database's clock.
@@ -75,8 +75,12 @@ runs = Table(
     Column("key", Text, primary_key=True),
     Column("cell", Text, nullable=False),
     Column("method", Text, nullable=False),
+    Column("method_label", Text, nullable=False, server_default=text("''")),
+    Column("method_source", Text),
     Column("task", Text, nullable=False),
+    Column("task_source", Text),
     Column("task_label", Text, nullable=False),
+    Column("stacks", Integer, nullable=False, server_default=text("0")),
     Column("seed", BigInteger, nullable=False),
     Column("spec", Text, nullable=False),
     Column("status", Text, nullable=False),

@@ -9,7 +9,7 @@ from typing import Any, Self
 
 from sqlalchemy import Connection, Engine
 
-from harness.spec import Plan, Status
+from harness.spec import Description, Plan, Status
 from harness.store import claims as claiming
 from harness.store import connect, fresh, reading, snapshot, transfer, writing
 from harness.store.errata import Errata
@@ -162,6 +162,16 @@ class ResultStore:
         """What the run's last attempt ran on; empty before that."""
         with self._read() as connection:
             return reading.environment(connection, key)
+
+    def described(self, keys: Iterable[str]) -> dict[str, Description]:
+        """What the plugins of these runs said of them, by key."""
+        with self._read() as connection:
+            return reading.described(connection, keys)
+
+    def source(self, digest: str) -> str | None:
+        """The stored text of a plugin that is not installed, by its sha256."""
+        with self._read() as connection:
+            return reading.source(connection, digest)
 
     def snapshot(self) -> AbstractContextManager[Snapshot]:
         """All results as one moment shows them, for reading much piece by piece."""

@@ -15,7 +15,7 @@ from harness.store.errata import archive
 from harness.store.floats import encode, encode_curve
 from harness.store.reading import checkpoint_file, chunks, is_held
 from harness.store.rows import ArtifactFile, CheckpointFile, Claim, Curve, Metric, NewRun, Outcome, Saved
-from harness.store.schema import artifacts, checkpoints, curves, environments, metrics, plans, runs
+from harness.store.schema import artifacts, checkpoints, curves, descriptions, environments, metrics, plans, runs, sources
 
 # A damaged checkpoint falls back to the one before; other roles need their newest only.
 KEPT = {"last": 2}
@@ -39,9 +39,19 @@ def enqueue(connection: Connection, new: Sequence[NewRun]) -> None:
     values.sort(key=lambda row: row["key"])  # two writers of the same runs lock them in the same order
     if not values:
         return
+    describe(connection, new)
     added = connection.execute(insert_new(connection, runs).returning(runs.c.key), values).scalars()
     queued = {"at": at, "status": Status.QUEUED.value, "reason": None, "step": 0, "fence": 0, "owner": None}
     record(connection, [{"run": key, **queued} for key in added])
+
+
+def describe(connection: Connection, new: Sequence[NewRun]) -> None:
+    """Store what these runs' plugins say of them, and the text of those that are not installed."""
+    said = {run.description.digest: run.description.text for run in new}
+    texts = {name: text for run in new for name, text in run.sources.items()}
+    for table, contents in ((descriptions, said), (sources, texts)):
+        for name, content in sorted(contents.items()):
+            connection.execute(insert_new(connection, table).values((name, content)))
 
 
 def new_row(run: NewRun, at: float) -> dict[str, Any]:
@@ -51,8 +61,13 @@ def new_row(run: NewRun, at: float) -> dict[str, Any]:
         "key": spec.key,
         "cell": spec.cell,
         "method": spec.method,
+        "method_label": run.description.method,
+        "method_source": spec.method_source,
         "task": spec.task,
+        "task_source": spec.task_source,
         "task_label": run.task_label,
+        "stacks": int(run.description.stacks),
+        "description": run.description.digest,
         "seed": spec.seed,
         "spec": canonical_json(spec.plain()),
         "status": Status.QUEUED.value,

@@ -149,7 +149,8 @@ def cost(search: Search, store: ResultStore, trials: Sequence[Trial]) -> Spent:
         rows = list(store.rows(keys).values())
         seconds = [row.wall_s for row in rows]
         spent = max(seconds, default=0.0) if together else math.fsum(seconds)
-        taken = [gradients(row.spec, row.step) for row in rows]
+        told = store.described(keys)
+        taken = [gradients(row.spec, told[row.key], row.step) for row in rows]
         known = [count for count in (found.gradients, *taken) if count is not None]
         found = Spent(
             found.runs + len(rows),

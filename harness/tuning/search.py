@@ -8,7 +8,6 @@ from typing import Any
 
 from harness.errors import UsageError
 from harness.matrix import Setting, cell_runs, parse_seeds, parse_selector
-from harness.registry import method_label
 from harness.spec import digest
 from harness.store import NewRun
 from harness.tuning.fields import Tune
@@ -35,7 +34,7 @@ class Search:
     @property
     def method(self) -> str:
         """The method's label: hvae-untempered."""
-        return method_label(self.column.method.found.name, self._default[0].spec.method_fields)
+        return self._default[0].description.method
 
     @property
     def task(self) -> str:
