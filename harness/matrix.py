@@ -168,9 +168,8 @@ def cell_runs(
     method: Setting, task: Setting, seeds: Sequence[int], protocol: str | None, sets: dict[str, Any], below: dict[str, Any] | None = None
 ) -> list[NewRun]:
     """One method with one task: a run for each seed. The selectors' values win over `below`, and `sets` over them."""
-    for kind, found in (("method", method.found), ("task", task.found)):
-        if found.source is not None:
-            registry.check_identity(kind, found)
+    registry.check_identity("method", method.found)
+    registry.check_identity("task", task.found)
     name = protocol or task.found.cls.default_protocol
     resolved = resolve(method.found, task.found, name, {**(below or {}), **selected(method, task), **sets})
     first = resolved.spec(seeds[0])

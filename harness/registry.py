@@ -166,7 +166,9 @@ def check_identity(kind: Kind, found: Found) -> None:
     Raises:
         UsageError: it is.
     """
-    name, said = found.cls.name, f"{found.cls.__name__} of {found.source.main if found.source else 'a package'} calls itself"
+    if found.source is None:
+        return
+    name, said = found.cls.name, f"{found.cls.__name__} in {found.source.main} calls itself"
     if not re.fullmatch(r"[A-Za-z0-9][\w.+-]{0,59}", str(name), re.ASCII):
         raise UsageError(f"{said} {name!r}. A `name` is up to 60 letters, digits and - _ . +, such as 'my-{kind}'.")
     if name in listings(kind):

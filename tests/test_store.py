@@ -41,7 +41,20 @@ from harness.workspace import redact, sqlite_url
 
 def test_the_public_names_are_these():
     rows = {"ArtifactFile", "CheckpointFile", "Claim", "Curve", "HistoryRow", "Metric", "NewRun", "OpenRun", "Outcome", "Owner", "RunRow"}
-    rows |= {"Adoption", "CellRow", "Errata", "Erratum", "Replicate", "Result", "Saved", "Scores", "Snapshot", "Standing"}
+    rows |= {
+        "CODE",
+        "Adoption",
+        "CellRow",
+        "is_newest",
+        "Errata",
+        "Erratum",
+        "Replicate",
+        "Result",
+        "Saved",
+        "Scores",
+        "Snapshot",
+        "Standing",
+    }
     assert set(harness.store.__all__) == rows | {"HEAD", "ResultStore", "backup", "current_revision", "info", "upgrade"}
     assert all(hasattr(harness.store, name) for name in harness.store.__all__)
 
