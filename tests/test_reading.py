@@ -161,7 +161,7 @@ def test_reading_commands_run_no_plugin(copy):
 
 def test_the_hook_sees_what_runs(copy):
     (end,) = run(copy, [("run", "-m", "vb", *SMOKE)])
-    assert "import methods.vb" in end["seen"]
+    assert any(seen.endswith("/methods/vb.py") for seen in end["seen"])
 
 
 def test_a_bundle_brings_no_code(copy, tmp_path):

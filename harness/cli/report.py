@@ -97,11 +97,11 @@ def _tuning(workspace: Workspace, store: ResultStore, verdicts: Sequence[Verdict
     found = []
     for verdict in verdicts:
         search = verdict.search
-        methods = search.method, search.column.method.found.name
+        methods = search.method, search.plugins[0].name
         if verdict.trials and picked(chosen.methods, methods, {}) and picked(chosen.tasks, (search.task,), {}):
             from harness.tuning.figures import section
             from harness.tuning.log import read_log
 
             with read_log(workspace.study_url, search) as log:
-                found += [section(log.study, verdict, store)] if log else []
+                found += [section(log[0], verdict, store)] if log else []
     return found
