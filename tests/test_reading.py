@@ -57,7 +57,7 @@ tune:
 """
 READING = [
     ("compare",),
-    ("compare", "--costs", "--ranks"),
+    ("compare", "--costs", "--differences"),
     ("compare", "--format", "latex"),
     ("compare", "--json"),
     ("report", "-o", "report.html"),
@@ -92,6 +92,7 @@ def home(tmp_path_factory) -> Path:
     (home / "tuned.yaml").write_text(STUDY)
     tuned = in_process(home, "study", "run", "tuned.yaml")
     assert tuned.returncode == 0, tuned.stderr
+    (home / "tuned.yaml").unlink()
     evil = f"open({str(home / 'EVIL')!r}, 'a').write('ran')\n"
     (home / "plots.py").write_text(evil)
     (home / "mine.py").write_text(evil)  # the file that was queued is another one now
@@ -112,6 +113,7 @@ def home(tmp_path_factory) -> Path:
                 "method": name,
                 "method_source": source,
                 "spec": _text(spec),
+                "plan": None,
                 "mlflow_run_id": None,
             }
             changed |= {"description": None} if number % 2 else {}
@@ -156,7 +158,8 @@ def test_reading_commands_run_no_plugin(copy):
         (key,) = database.execute("SELECT key FROM runs WHERE method = './plots.py:Evil'").fetchone()
     ended = run(copy, [tuple(key if word == "KEY" else word for word in command) for command in READING])
     assert len(ended) == len(READING)
-    assert [end for end in ended if end["seen"] or end["error"] or end["status"] not in end["allowed"]] == []
+    wrong = [end for end in ended if end["seen"] or end["error"] or end["status"] not in end["allowed"]]
+    assert wrong == [], "\n".join(map(str, wrong))
 
 
 def test_the_hook_sees_what_runs(copy):
@@ -165,7 +168,8 @@ def test_the_hook_sees_what_runs(copy):
 
 
 def test_a_bundle_brings_no_code(copy, tmp_path):
-    assert [end["status"] for end in run(copy, [("export", "--bundle", "all.zip")])] == [0]
+    (end,) = run(copy, [("export", "--bundle", "all.zip")])
+    assert (end["status"], end["seen"]) == (0, []), end
     other = tmp_path / "other"
     other.mkdir()
     for name in ("plots.py", "all.zip"):
