@@ -69,6 +69,13 @@ def claim_and_stay(url: str, keys: list[str], report: Any) -> None:
     signal.pause()
 
 
+def claim_and_wait(url: str, keys: list[str]) -> None:
+    """Claim runs, print which, and hold them until killed."""
+    with ResultStore.open(url) as store:
+        print(*[claim.key for claim in store.claim(keys, Owner.current())], flush=True)
+        signal.pause()
+
+
 def die_at_statement(url: str, number: int, work: Callable[[str], object] = ResultStore.open) -> None:
     """Open a database, or do something else to it, and be killed before the n-th statement."""
     seen = 0

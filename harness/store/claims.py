@@ -24,6 +24,7 @@ CRASHED = "crashed"
 NO_OWNER: dict[str, Any] = {
     "owner_host": None,
     "owner_boot_id": None,
+    "owner_pid_namespace": None,
     "owner_pid": None,
     "owner_process_start": None,
     "claimed_at": None,
@@ -148,6 +149,7 @@ def _take(connection: Connection, taken: list[Row[Any]], owner: Owner, at: float
             finished_at=None,
             owner_host=owner.host,
             owner_boot_id=owner.boot_id,
+            owner_pid_namespace=owner.pid_namespace,
             owner_pid=owner.pid,
             owner_process_start=owner.process_start,
             claimed_at=at,

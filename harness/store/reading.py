@@ -37,15 +37,21 @@ def owner_of(row: Row[Any]) -> Owner | None:
     """The process that a row of `runs` names as its holder."""
     if row.owner_host is None:
         return None
-    return Owner(row.owner_host, row.owner_boot_id, row.owner_pid, row.owner_process_start)
+    return Owner(row.owner_host, row.owner_boot_id, row.owner_pid, row.owner_process_start, row.owner_pid_namespace)
 
 
 def is_held(row: Row[Any], at: float) -> bool:
-    """Whether a living process holds the run: its lease has not expired, and it is not known to have ended."""
-    if row.status != Status.RUNNING or row.lease_expires is None or row.lease_expires <= at:
-        return False
+    """Whether a living process holds the run: one that can be seen from here, whatever the clock says, or else one whose lease lasts.
+
+    With itself a process goes by the lease: what it gave up without letting go must not bar it as long as it lives.
+    """
     owner = owner_of(row)
-    return owner is not None and not owner.is_gone()
+    if row.status != Status.RUNNING or owner is None:
+        return False
+    lives = owner.lives()
+    if lives is None or owner == Owner.current():
+        return row.lease_expires is not None and row.lease_expires > at
+    return lives
 
 
 def run_row(row: Row[Any]) -> RunRow:
