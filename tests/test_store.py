@@ -17,7 +17,22 @@ import pytest
 import store_processes as processes
 from sqlalchemy import inspect
 from store_processes import new_run, spec
-from stores import DATA, KEYS, ME, REVISION_MODULE, checkpoint, execute, file, in_namespace, in_processes, killed, outcome, stack, store, url  # noqa: F401
+from stores import (
+    DATA,
+    KEYS,
+    ME,
+    REVISION_MODULE,
+    checkpoint,
+    execute,
+    file,
+    in_namespace,
+    in_processes,
+    killed,
+    outcome,
+    stack,
+    store,
+    url,
+)  # noqa: F401
 
 import harness.store
 from harness.errors import LeaseLost, SchemaMismatch, StoreError, UsageError

@@ -6,7 +6,7 @@ import os
 import socket
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from harness.spec import Description, Plan, RunSpec, Status
 
@@ -24,7 +24,7 @@ def _boot_id() -> str:
 def _pid_namespace() -> str | None:
     """The name of the space in which this process's number means something; None where the system has none."""
     try:
-        return str(os.stat("/proc/self/ns/pid").st_ino)
+        return str(Path("/proc/self/ns/pid").stat().st_ino)
     except OSError:
         return None
 
@@ -32,7 +32,7 @@ def _pid_namespace() -> str | None:
 def _process(pid: int) -> tuple[str, int] | None:
     """The state letter and the start time (clock ticks since boot) of a process, or None where /proc does not show it."""
     try:
-        if os.readlink("/proc/self") != str(os.getpid()):
+        if Path("/proc/self").readlink().name != str(os.getpid()):
             return None  # it is another namespace's, where the number is another process's
         text = Path(f"/proc/{pid}/stat").read_text(errors="replace")
     except OSError:
@@ -86,6 +86,10 @@ class Owner:
         if shown[0] in "ZX" or self.process_start not in (0, shown[1]):
             return False
         return True if self.process_start else None  # without its start it may be another process of the same number
+
+    def is_this_process(self) -> bool:
+        """Whether it is this one."""
+        return self.pid == os.getpid() and self == Owner.current()
 
     def __str__(self) -> str:
         return f"{self.host} pid {self.pid}"
@@ -141,13 +145,14 @@ class RunRow:
 
 @dataclass(frozen=True)
 class OpenRun:
-    """A run that is still to be made, as far as choosing the next stack needs it; `plan` is the stored plan's name."""
+    """A run that is still to be made, as far as choosing the next stack needs it; `plan` is the stored plan's name, `holder` is at it."""
 
     key: str
     cell: str
     stacks: bool
     plan: str | None
-    held: bool
+    fence: int
+    holder: Owner | None
 
 
 @dataclass(frozen=True)
@@ -185,6 +190,13 @@ class Claim:
     step: int
     wall_s: float
     plan: Plan | None
+
+
+class Taken(NamedTuple):
+    """What became of runs that were to be claimed: the claims, and the runs that were given up because their processes died too often."""
+
+    claims: list[Claim]
+    given_up: list[str]
 
 
 @dataclass(frozen=True)
