@@ -55,7 +55,7 @@ def prepare(store: ResultStore, workspace: Workspace, runs: Sequence[NewRun], re
     Raises:
         UsageError: a living process holds a run that is to be put back.
     """
-    rows = store.rows([run.spec.key for run in runs])
+    rows = store.standings(run.spec.key for run in runs)
     withdrawn = store.errata.reasons(rows)
     again = [key for key, row in rows.items() if rerun or key in withdrawn or (retry and row.status in (Status.DIVERGED, Status.FAILED))]
     if again:

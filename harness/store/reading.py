@@ -91,7 +91,7 @@ def open_runs(connection: Connection, keys: Sequence[str]) -> list[OpenRun]:
 
 
 def next_runs(connection: Connection, limit: int, without: Collection[str]) -> list[OpenRun]:
-    """The first of all runs that wait or whose holder is gone, in the order in which they were asked for; where none is, all that are held."""
+    """The first of all runs that wait or whose holder is gone, in the order in which they were asked for; where none is, all held ones."""
     freeze(connection)
     at = now(connection)
     query = select(*OPEN_COLUMNS).order_by(runs.c.created_at, runs.c.key)
@@ -115,7 +115,7 @@ def _as_open(found: list[Row[Any]], at: float) -> list[OpenRun]:
 
 def standings(connection: Connection, keys: Iterable[str]) -> dict[str, Standing]:
     """Where each of these runs stands; one that is not stored is left out."""
-    columns = (runs.c.key, runs.c.status, runs.c.step, runs.c.steps, runs.c.wall_s)
+    columns = [runs.c.key, *(runs.c[field.name] for field in fields(Standing))]
     found = (row for part in chunks(keys) for row in connection.execute(select(*columns).where(runs.c.key.in_(part))))
     return {row[0]: Standing(Status(row[1]), *row[2:]) for row in found}
 

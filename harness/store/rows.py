@@ -163,6 +163,8 @@ class Standing:
     step: int
     steps: int
     wall_s: float
+    crashes: int
+    source_hash: str
 
 
 @dataclass(frozen=True)
