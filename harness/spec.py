@@ -125,13 +125,13 @@ class RunSpec(Protocol):
         values, names = {name: getattr(self, name) for name in RunSpec.model_fields}, set(RunSpec.model_fields)
         for seed in seeds:
             spec = RunSpec.model_construct(names, **{**values, "seed": seed})
-            spec.__dict__["around_seed"] = self.around_seed
+            vars(spec)["around_seed"] = self.around_seed
             yield spec
 
     def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> Self:
         """A copy, which has names and a text of its own."""
         copied = super().model_copy(update=update, deep=deep)
-        copied.__dict__.pop("around_seed", None)
+        vars(copied).pop("around_seed", None)
         return copied
 
     @cached_property

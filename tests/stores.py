@@ -111,7 +111,7 @@ def in_namespace(work, *arguments):
     code = f"import store_processes; store_processes.{work.__name__}(*{arguments!r})"
     argv = ["unshare", "--pid", "--fork", "--kill-child", "--mount-proc", sys.executable, "-c", code]
     paths = os.pathsep.join([str(Path(__file__).parent), str(Path(__file__).parents[1])])
-    if subprocess.run(argv[:5] + ["true"], capture_output=True, check=False).returncode:
+    if subprocess.run([*argv[:5], "true"], capture_output=True, check=False).returncode:
         pytest.skip("no PID namespaces here")
     child = subprocess.Popen(argv, stdout=subprocess.PIPE, text=True, env={**os.environ, "PYTHONPATH": paths})
     try:

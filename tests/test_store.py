@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import math
-import os
 import shutil
 import socket
 import sqlite3
@@ -17,7 +16,7 @@ import pytest
 import store_processes as processes
 from sqlalchemy import inspect
 from store_processes import new_run, spec
-from stores import (
+from stores import (  # noqa: F401
     DATA,
     KEYS,
     ME,
@@ -32,7 +31,7 @@ from stores import (
     stack,
     store,
     url,
-)  # noqa: F401
+)
 
 import harness.store
 from harness.errors import LeaseLost, SchemaMismatch, StoreError, UsageError
@@ -299,7 +298,7 @@ def test_a_half_built_database_is_its_makers_in_every_namespace(file):
         parts = {first.readline().strip(), second.readline().strip(), fresh.part_beside(file).name}
         assert len(parts) == 3
         fresh.part_beside(file)
-        assert len(parts & set(os.listdir(file.parent))) == 2
+        assert len(parts & {path.name for path in file.parent.iterdir()}) == 2
 
 
 def test_first_starts_in_namespaces_open_one_database(file):
