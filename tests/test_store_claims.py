@@ -22,6 +22,7 @@ from harness.store import (
     ResultStore,
     Saved,
 )
+from harness.store.claims import lock
 from harness.workspace import sqlite_url
 
 
@@ -207,6 +208,48 @@ def test_a_member_that_was_reset_goes_its_own_way(store):
     store.reset(KEYS[:1])
     assert [claim.key for claim in store.claim(KEYS[1:2], ME)] == [KEYS[1]]
     assert [(claim.key, claim.plan) for claim in store.claim(KEYS[:1], ME)] == [(KEYS[0], None)]
+
+
+def test_the_next_runs_are_those_that_nobody_holds_in_the_order_of_asking(store, url):
+    store.claim(KEYS[:2], ELSEWHERE)
+    store.claim(KEYS[2:4], gone_owner())
+    store.release(store.claim(KEYS[6:7], ME), Status.INTERRUPTED, None)
+    assert [(run.key, run.holder) for run in store.next_runs(5)] == [(key, None) for key in KEYS[2:7]]
+    assert [run.key for run in store.next_runs(3, without=KEYS[2:5])] == KEYS[5:8]
+    for key in KEYS[2:]:
+        store.finish(store.claim([key], ME)[0], outcome())
+    assert [(run.key, run.holder) for run in store.next_runs(5)] == [(key, ELSEWHERE) for key in KEYS[:2]]
+    assert store.next_runs(5) == store.open_runs(KEYS)
+
+
+def test_the_first_stack_that_is_still_free_is_claimed(store):
+    groups = [store.open_runs(KEYS[start : start + 2]) for start in range(0, 20, 2)]
+    assert [claim.key for claim in store.claim_first(groups, ELSEWHERE).claims] == KEYS[:2]
+    assert [claim.key for claim in store.claim_first(groups, ME).claims] == KEYS[2:4]
+    for key in KEYS[:19]:
+        store.prune([key], "by hand")
+    assert [claim.key for claim in store.claim_first(groups, ME).claims] == KEYS[19:]
+    assert store.claim_first(groups, ME) == ([], [])
+
+
+def test_claiming_tells_which_runs_it_gave_up(store):
+    gone = gone_owner()
+    for _ in range(3):
+        store.claim(KEYS[:2], gone)
+    assert store.claim_first([store.open_runs(KEYS[:2])], ME) == ([], KEYS[:2])
+
+
+def test_a_claimer_waits_for_no_other_writer(postgres_database):
+    with ResultStore.open(postgres_database()) as store:
+        store.enqueue([new_run(seed) for seed in range(20)])
+        members = store.claim(KEYS[:2], ME)
+        store.begin(members, stack(*KEYS[:2]), {})
+        store.release(members, Status.INTERRUPTED, None)
+        groups = [store.open_runs(KEYS[start : start + 2]) for start in range(0, 6, 2)]
+        with store._write() as other:
+            lock(other, [KEYS[1], KEYS[2]])
+            assert store.claim(KEYS[:3], ME) == []  # no part of a stack, and nothing that is held already
+            assert [claim.key for claim in store.claim_first(groups, ME).claims] == KEYS[4:6]
 
 
 def test_only_what_can_be_seen_is_known_of_an_owner():

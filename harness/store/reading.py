@@ -101,7 +101,7 @@ def next_runs(connection: Connection, limit: int, without: Collection[str]) -> l
     doubtful = running.where(or_(runs.c.lease_expires <= at, runs.c.owner_boot_id == Owner.current().boot_id))
     found = _as_open([row for part in (*waiting, doubtful) for row in connection.execute(part)], at)
     free = [run for run in found if run.holder is None and run.key not in without]
-    return free[:limit] or _as_open(list(connection.execute(running)), at)
+    return free[:limit] or [run for run in _as_open(list(connection.execute(running)), at) if run.key not in without]
 
 
 def _as_open(found: list[Row[Any]], at: float) -> list[OpenRun]:
@@ -116,8 +116,8 @@ def _as_open(found: list[Row[Any]], at: float) -> list[OpenRun]:
 def standings(connection: Connection, keys: Iterable[str]) -> dict[str, Standing]:
     """Where each of these runs stands; one that is not stored is left out."""
     query = select(runs.c.key, *(runs.c[field.name] for field in fields(Standing)))
-    found: Iterator[Any] = (row for part in chunks(keys) for row in connection.execute(query.where(runs.c.key.in_(part))))
-    return {row[0]: Standing(Status(row[1]), *row[2:]) for row in found}
+    found = (row for part in chunks(keys) for row in connection.execute(query.where(runs.c.key.in_(part))))
+    return {key: Standing(Status(status), *rest) for key, status, *rest in found}
 
 
 def begins(column: Column[str], prefix: str) -> ColumnElement[bool]:
@@ -313,10 +313,11 @@ def paces(connection: Connection, methods: Collection[str]) -> list[Pace]:
 
 def behind(connection: Connection, keys: Collection[str]) -> list[str]:
     """Those of these runs whose mirror lacks something that there is to show, the oldest first."""
-    query, wanted = select(runs.c.key).where(BEHIND).order_by(runs.c.created_at, runs.c.key), set(keys)
+    query, wanted = select(runs.c.key, runs.c.created_at).where(BEHIND), set(keys)
     if len(wanted) <= CHUNK:
         query = query.where(runs.c.key.in_(wanted))
-    return [key for key in connection.execute(query).scalars() if key in wanted]
+    # Sorted here: SQLite would rather walk through all runs in the right order than sort the few that it finds.
+    return [row.key for row in sorted(connection.execute(query), key=lambda row: (row.created_at, row.key)) if row.key in wanted]
 
 
 def unmirrored(connection: Connection, keys: Sequence[str] | None) -> list[RunRow]:
