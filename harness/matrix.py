@@ -184,7 +184,7 @@ def cell_runs(
         description=describe(resolved.method, resolved.task, first, settings, name),
         sources={found.source.digest: found.source.text for found in (method.found, task.found) if found.source},
     )
-    return [replace(shared, spec=first.model_copy(update={"seed": seed})) for seed in seeds]
+    return [replace(shared, spec=spec) for spec in first.replicates(seeds)]
 
 
 def selected(method: Setting, task: Setting) -> dict[str, Any]:

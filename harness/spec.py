@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Iterable, Iterator, Mapping
 from enum import StrEnum
 from functools import cached_property
-from typing import Any, Literal
+from typing import Any, Literal, Self
+from uuid import uuid4
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -118,6 +120,33 @@ class RunSpec(Protocol):
         """The hashed text's values."""
         return settled_fields(type(self), self.model_dump())
 
+    def replicates(self, seeds: Iterable[int]) -> Iterator[RunSpec]:
+        """This spec with other seeds, which have their names and texts from it: many cost little time and memory."""
+        values, names = {name: getattr(self, name) for name in RunSpec.model_fields}, set(RunSpec.model_fields)
+        for seed in seeds:
+            spec = RunSpec.model_construct(names, **{**values, "seed": seed})
+            vars(spec)["around_seed"] = self.around_seed
+            yield spec
+
+    def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> Self:
+        """A copy, which has names and a text of its own."""
+        copied = super().model_copy(update=update, deep=deep)
+        vars(copied).pop("around_seed", None)
+        return copied
+
+    @cached_property
+    def around_seed(self) -> tuple[str, str, str]:
+        """The canonical text before and after the seed, and the cell: what replicates have in common."""
+        plain, mark = self.plain(), uuid4().hex
+        before, after = canonical_json({**plain, "seed": mark}).split(f'"{mark}"')
+        return before, after, digest({name: value for name, value in plain.items() if name != "seed"})
+
+    @property
+    def text(self) -> str:
+        """The hashed text."""
+        before, after, _ = self.around_seed
+        return f"{before}{self.seed}{after}"
+
     @classmethod
     def from_plain(cls, values: dict[str, Any]) -> RunSpec:
         """The spec whose `plain()` is `values`."""
@@ -126,12 +155,12 @@ class RunSpec(Protocol):
     @property
     def key(self) -> str:
         """The run's name: 16 hexadecimal digits."""
-        return digest(self.plain())
+        return hashlib.sha256(self.text.encode()).hexdigest()[:16]
 
     @property
     def cell(self) -> str:
         """The key without the seed: what replicates have in common."""
-        return digest({name: value for name, value in self.plain().items() if name != "seed"})
+        return self.around_seed[-1]
 
     def protocol(self) -> Protocol:
         """The fields of the protocol alone."""

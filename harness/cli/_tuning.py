@@ -31,6 +31,7 @@ def tune_all(searches: Sequence[Search], work: Work, as_json: bool) -> int:
     """Bring searches to their end, score their winners on report seeds, print what came out, and return the exit status."""
     from harness.errors import UsageError
     from harness.runner import Stop
+    from harness.spec import Status
     from harness.store import ResultStore
     from harness.tuning.log import total
 
@@ -59,7 +60,8 @@ def tune_all(searches: Sequence[Search], work: Work, as_json: bool) -> int:
         return INTERRUPTED
     if late:
         say("The time is over. The same command, with more time, goes on.", err=True)
-    return 0 if not late and all(verdict.best and not verdict.failures for verdict in verdicts) else NOT_ALL_DONE
+    good = all(verdict.best and not verdict.failures and not verdict.counts.get(Status.FAILED) for verdict in verdicts)
+    return 0 if good and not late else NOT_ALL_DONE
 
 
 def _tune(workspace: Workspace, store: ResultStore, search: Search, make: Make, work: Work) -> None:

@@ -54,6 +54,7 @@ def _work(workspace: Workspace, store: Any, options: Any, stop: Any, stay: bool)
 
     ended: list[str] = []
     aside: list[str] = []
+    begun: set[str] = set()
     status, fault = 0, None
     with Mirror.start(workspace, []) as mirror:
         try:
@@ -61,6 +62,7 @@ def _work(workspace: Workspace, store: Any, options: Any, stop: Any, stay: bool)
                 for event in execute(workspace, store, None, stop, options, stay):
                     show(event)
                     if isinstance(event, Began):
+                        begun |= {spec.key for spec in event.specs}
                         mirror.add(spec.key for spec in event.specs)
                     if isinstance(event, Ended):
                         ended.append(event.key)
@@ -73,8 +75,9 @@ def _work(workspace: Workspace, store: Any, options: Any, stop: Any, stay: bool)
         mirror.finish()
     if fault is not None:
         raise fault
-    standing = store.standings(ended).values()
-    done = sum(run.status == Status.DONE for run in standing)
+    standings = store.standings({*ended, *begun})
+    done = sum(key in standings and standings[key].status == Status.DONE for key in ended)
+    failed = [key for key in begun - set(ended) if key in standings and standings[key].status == Status.FAILED]  # in other hands
     set_aside = f" {plural(len(aside), 'run')} set aside." if aside else ""
     say(f"Ended {plural(len(ended), 'run')}, {done} of them done.{set_aside}", err=True)
-    return status or (0 if done == len(ended) and not aside else NOT_ALL_DONE)
+    return status or (0 if done == len(ended) and not aside and not failed else NOT_ALL_DONE)

@@ -7,6 +7,7 @@ import sqlite3
 from contextlib import closing
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 from sqlalchemy import Connection, Engine, func, inspect, select, text, update
 
@@ -145,7 +146,7 @@ def backup(url: str, path: Path | str) -> None:
     _require_file(url)
     if target.exists() and target.samefile(source):
         raise UsageError(f"{target} is the database itself. Name another file for its backup.")
-    part = target.with_name(f".{target.name}.{os.getpid()}.part")
+    part = target.with_name(f".{target.name}.{uuid4().hex}.part")
     try:
         _copy(source, part)
         part.replace(target)

@@ -34,15 +34,16 @@ def insert_new(connection: Connection, table: Table) -> Any:
 def enqueue(connection: Connection, new: Sequence[NewRun]) -> None:
     """Add the runs that are not stored yet."""
     at = now(connection)
-    # A microsecond apart, so that the newest first is also the last listed first.
-    values = [new_row(run, at + 1e-6 * number) for number, run in enumerate(new)]
-    values.sort(key=lambda row: row["key"])  # two writers of the same runs lock them in the same order
-    if not values:
-        return
     describe(connection, new)
-    added = connection.execute(insert_new(connection, runs).returning(runs.c.key), values).scalars()
     queued = {"at": at, "status": Status.QUEUED.value, "reason": None, "step": 0, "fence": 0, "owner": None}
-    record(connection, [{"run": key, **queued} for key in added])
+    by_key: dict[str, tuple[NewRun, int]] = {}
+    for number, run in enumerate(new):
+        by_key.setdefault(run.spec.key, (run, number))
+    for part in chunks(sorted(by_key)):  # two writers of the same runs lock them in the same order
+        # A microsecond apart, so that the newest first is also the last listed first.
+        values = [new_row(run, at + 1e-6 * number) for run, number in map(by_key.__getitem__, part)]
+        added = connection.execute(insert_new(connection, runs).returning(runs.c.key), values).scalars()
+        record(connection, [{"run": key, **queued} for key in added])
 
 
 def describe(connection: Connection, new: Sequence[NewRun]) -> None:
@@ -69,7 +70,7 @@ def new_row(run: NewRun, at: float) -> dict[str, Any]:
         "stacks": int(run.description.stacks),
         "description": run.description.digest,
         "seed": spec.seed,
-        "spec": canonical_json(spec.plain()),
+        "spec": spec.text,
         "status": Status.QUEUED.value,
         "steps": spec.steps,
         "settings": canonical_json(run.settings),

@@ -42,3 +42,8 @@ def upgrade() -> None:
     op.add_column("runs", sa.Column("edition", sa.Integer(), nullable=False, server_default=sa.text("0")))
     op.add_column("runs", sa.Column("owner_pid_namespace", sa.Text()))
     op.add_column("runs", sa.Column("traceback", sa.Text()))
+    op.drop_index("ix_runs_status", "runs")
+    op.create_index("ix_runs_status_created_at_key", "runs", ["status", "created_at", "key"])
+    op.drop_index("ix_runs_unmirrored", "runs")
+    behind = sa.text("mirrored_revision < revision AND (status <> 'queued' OR mlflow_run_id IS NOT NULL)")
+    op.create_index("ix_runs_unmirrored", "runs", ["key"], sqlite_where=behind, postgresql_where=behind)
