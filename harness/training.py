@@ -223,7 +223,7 @@ def train(method: Method, task: Task, protocol: Protocol, state: State) -> Itera
         norm = gradient.norm(dim=1)
         healthy = (bound + norm).isfinite()
         if not healthy.all():
-            if bool((state.alive & ~healthy).any()) and not climb.holds(state.flat, lambda: batch, noise, state.step):
+            if bool((state.alive & ~healthy).any()) and not climb.holds(state.flat, partial(batch_of, state.step), noise, state.step):
                 continue
             state.diverged_at.masked_fill_(state.alive & ~healthy, state.step)
         if protocol.clip_norm is not None:
