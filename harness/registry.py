@@ -135,27 +135,29 @@ def _from_path(kind: Kind, text: str) -> Found:
     return Found(cls, cls.name, source=source)
 
 
-def _classes_in(kind: Kind, module: ModuleType) -> list[Any]:
+def _kin(kind: Kind, module: ModuleType) -> list[Any]:
+    """The subclasses of `Method` or `Task` that a module defines, abstract ones too."""
     from harness import api
 
     base = api.Method if kind == "method" else api.Task
-    return [
-        value
-        for value in vars(module).values()
-        if isinstance(value, type) and issubclass(value, base) and value.__module__ == module.__name__ and hasattr(value, "name")
-    ]
+    own = [value for value in vars(module).values() if isinstance(value, type) and value.__module__ == module.__name__]
+    return [cls for cls in own if issubclass(cls, base)]
+
+
+def _classes_in(kind: Kind, module: ModuleType) -> list[Any]:
+    return [cls for cls in _kin(kind, module) if hasattr(cls, "name")]
 
 
 def _class_in(kind: Kind, module: ModuleType, attribute: str, name: str) -> Any:
     classes = _classes_in(kind, module)
-    chosen = [cls for cls in classes if cls.__name__ == attribute] if attribute else classes
+    chosen = [cls for cls in _kin(kind, module) if cls.__name__ == attribute] if attribute else classes
     names = [cls.__name__ for cls in classes]
     if attribute and not chosen:
         raise UnknownName(f"{kind} class in {name.rpartition(':')[0]}", attribute, names)
     if len(chosen) != 1:
         base = kind.capitalize()
         raise UsageError(f"'{name}' must name one subclass of {base} with a `name`: FILE.py:CLASS. It has: {', '.join(names) or 'none'}.")
-    if lacking := sorted(chosen[0].__abstractmethods__):
+    if lacking := [*([] if chosen[0] in classes else ["name"]), *sorted(chosen[0].__abstractmethods__)]:
         raise UsageError(f"'{name}' lacks what every {kind} has: {', '.join(lacking)}. See docs/add-a-{kind}.md.")
     return chosen[0]
 

@@ -81,7 +81,7 @@ class Recording:
         """The same, run as it stands: what torch makes of a program may split an operation in two, with other last bits."""
 
         def run(*inputs: Tensor) -> tuple[Tensor, Tensor]:
-            with torch.jit.optimized_execution(False):
+            with torch.jit.optimized_execution(False):  # pyright: ignore[reportPrivateImportUsage]
                 return self.program(*inputs)
 
         return replace(self, program=run)

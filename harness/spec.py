@@ -81,7 +81,7 @@ class Protocol(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
-    steps: int = Field(ge=1, description="training steps")
+    steps: int = Field(ge=1, lt=2**63, description="training steps")
     batch_size: int | None = Field(
         json_schema_extra=worth_tuning(16, 1024), default=None, ge=1, description="examples in a batch; none: all of them"
     )

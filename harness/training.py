@@ -127,9 +127,16 @@ def load_data(task: Task, seeds: Sequence[int], dtype: torch.dtype) -> Data:
 
 
 def initial_leaves(method: Method, task: Task, base: str, seed: int) -> Params:
-    """One replicate's first parameters, [*event], called `task.*` and `method.*`."""
+    """One replicate's first parameters, [*event], called `task.*` and `method.*`.
+
+    Raises:
+        PluginError: one of them has no axis.
+    """
     theta = task.init(base, Noise([f"{seed}/init/task"]))
     phi = method.init(task.latent_dim, Noise([f"{seed}/init/method"]), task.n_context)
+    for kind, plugin, leaves in (("Task", task, theta), ("Method", method, phi)):
+        if scalars := [name for name, leaf in leaves.items() if not leaf.ndim]:
+            raise PluginError(f"{kind} '{plugin.name}' returned leaf '{scalars[0]}' of shape [] from init(); a scalar has shape [1].")
     return {f"task.{name}": leaf for name, leaf in theta.items()} | {f"method.{name}": leaf for name, leaf in phi.items()}
 
 

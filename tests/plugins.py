@@ -9,7 +9,8 @@ from typing import Any, ClassVar, Literal
 import numpy as np
 import torch
 
-from harness.api import Method, Noise, Params, Particles, Problem
+from harness.api import Data, Method, Noise, Params, Particles, Problem, Task
+from tasks.gaussian import Gaussian
 
 
 class _Shift(Method, frozen=True):
@@ -199,3 +200,34 @@ class FreezesDomain(FreezesRange, frozen=True):
 
     def factor(self, shift: float, z: float) -> float:
         return 2.4 if shift > 2.6 else -1.0
+
+
+class Scalar(_Shift, frozen=True):
+    """One of its leaves has no axis."""
+
+    name: ClassVar[str] = "scalar"
+
+    def init(self, dim: int, noise: Noise, n_context: int = 0) -> Params:
+        return super().init(dim, noise) | {"size": torch.zeros((), dtype=torch.float64)}
+
+
+class Verbose(Gaussian, frozen=True):
+    """A metric with a name longer than any place takes."""
+
+    name: ClassVar[str] = "verbose"
+    variant: ClassVar[str | None] = None
+
+    def metrics(self, params: Params, data: Data) -> dict[str, torch.Tensor]:
+        return super().metrics(params, data) | {"x" * 251: params["delta"][:, 0]}
+
+
+class AbstractMethod(Method, frozen=True):
+    """No method yet."""
+
+    name: ClassVar[str] = "abstract"
+
+
+class AbstractTask(Task, frozen=True):
+    """No task yet."""
+
+    name: ClassVar[str] = "abstract"

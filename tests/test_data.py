@@ -103,7 +103,7 @@ EDITS = st.lists(st.tuples(st.one_of(st.integers(0, 20), st.integers(0, 2000)), 
 CUT = st.one_of(st.just(0), st.integers(0, 2000))
 
 
-@settings(max_examples=400, deadline=None, derandomize=True, database=None)
+@settings(max_examples=400, deadline=None)
 @given(EDITS, CUT, st.binary(max_size=3), st.booleans(), EDITS, st.sampled_from([1, 3]))
 def test_any_bytes_are_an_array_or_a_data_error(edits, cut, tail, zipped, wrapper_edits, n_dims):
     inner = mutated(SMALL, edits, cut, tail)
