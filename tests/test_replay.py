@@ -12,7 +12,7 @@ from plugins import DivergesAt50, FreezesDomain, FreezesNoise, FreezesParameters
 
 from harness import replay, training
 from harness.matrix import expand
-from harness.registry import load_method, load_task
+from harness.registry import find
 
 PLUGINS = Path(__file__).parent / "plugins.py"
 METHODS = ["vb", "iwae", "pnf", "iaf", "hvae", "hvae-untempered", "hvae-iaf"]
@@ -38,9 +38,10 @@ def trained(method, seeds, monkeypatch, way, look=lambda progress, state: None, 
     monkeypatch.setenv("BENCH_REPLAY", way)
     (run,) = expand([method if isinstance(method, str) else "vb"], [task], [0], "smoke", {"task.n_data": 1000, "steps": 40, **sets})
     spec = run.spec
-    found = load_method(spec.method, spec.method_fields) if isinstance(method, str) else method
-    state = training.start(found, load_task(spec.task, spec.task_fields), spec.protocol(), seeds)
-    for progress in training.train(found, load_task(spec.task, spec.task_fields), spec.protocol(), state):
+    found = find("method", spec.method).cls(**spec.method_fields) if isinstance(method, str) else method
+    gaussian = find("task", spec.task).cls(**spec.task_fields)
+    state = training.start(found, gaussian, spec.protocol(), seeds)
+    for progress in training.train(found, gaussian, spec.protocol(), state):
         look(progress, state)
     return state
 
@@ -150,6 +151,18 @@ def test_a_run_says_that_its_steps_are_taken_one_by_one(bench, no_mirror, monkey
     assert f"freezes-noise on gaussian ({run['key']}): {reason}." in result.stderr
     (shown,) = json_lines(bench("show", run["key"], "--json"))
     assert [line["reason"] for line in shown["history"]] == [None, None, reason, None]
+
+
+@pytest.mark.parametrize("pause", ["0", "1000"])
+def test_a_run_saves_and_stores_what_steps_taken_one_by_one_give(bench, no_mirror, monkeypatch, pause):
+    words = ("-t", "gaussian-1", "--protocol", "smoke", "--set", "steps=60", "--set", "lr=0.05", "--save-every", pause, "--rerun", "--json")
+    metrics = []
+    for way in ("off", "always"):
+        monkeypatch.setenv("BENCH_REPLAY", way)
+        result = bench("run", "-m", f"{PLUGINS}:FreezesRange", *words)
+        metrics.append(json_lines(result)[0]["metrics"])
+        assert ("gave other numbers when it was played back" in result.stderr) == (way == "always")
+    assert metrics[0] == metrics[1]
 
 
 def test_a_recording_is_made_once_steps_have_cost_as_much(recordings, monkeypatch):
