@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from harness.cli._making import INTERRUPTED, NOT_ALL_DONE, cluster, events, signals
-from harness.cli._options import open_store, plural, print_json, say
+from harness.cli._options import open_store, plural, print_json, say, write_out
 from harness.cli._verdicts import dimensions, print_verdicts, trial_line
 from harness.cli._work import Work
 from harness.runner import OutOfTime
@@ -168,11 +168,7 @@ def write_figures(verdicts: Sequence[Verdict], target: Path) -> None:
         for verdict in begun:
             mark = f"-{verdict.search.plugins[0].name}-{verdict.search.task}" if len(begun) > 1 else ""
             path = target.with_stem(target.stem + mark)
-            try:
-                path.write_text(_figures(workspace, store, verdict), encoding="utf-8")
-            except OSError as err:
-                raise UsageError(f"Cannot write {path}: {err.strerror}.") from err
-            say(f"wrote {path}", err=True)
+            write_out(_figures(workspace, store, verdict).encode(), path)
 
 
 def _figures(workspace: Workspace, store: ResultStore, verdict: Verdict) -> str:
