@@ -230,8 +230,8 @@ class Resolved:
 
     def addresses(self) -> dict[str, Any]:
         """Every field by the address that `--set` knows it under."""
-        method = {f"method.{name}": value for name, value in self.method.model_dump().items()}
-        task = {f"task.{name}": value for name, value in self.task.model_dump().items()}
+        method = {f"method.{name}": value for name, value in registry.stored_fields(self.method).items()}
+        task = {f"task.{name}": value for name, value in registry.stored_fields(self.task).items()}
         return method | task | self.protocol.model_dump()
 
 

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Iterator, Mapping
-from enum import StrEnum
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from enum import Enum, StrEnum
 from functools import cached_property
 from typing import Any, Literal, Self
 from uuid import uuid4
 
 from pydantic import BaseModel, ConfigDict, Field
+from pydantic_core import to_jsonable_python
 
 Plain = None | bool | int | float | str | list["Plain"] | dict[str, "Plain"]
 
@@ -40,6 +41,32 @@ def canonical_json(value: Any) -> str:
     '{"a":[1,null],"b":1.0}'
     """
     return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False, ensure_ascii=False)
+
+
+def plain(value: Any, fallback: Callable[[Any], Any] | None = None) -> Any:
+    """A value as JSON holds it, the same each time: enumerations by their value, sets in order, paths and times as text.
+
+    >>> plain({"b", "a"}), plain((1, {2: None}))
+    (['a', 'b'], [1, {'2': None}])
+
+    Args:
+        value: what pydantic made of a field.
+        fallback: what to write of anything that has no text of its own.
+
+    Raises:
+        ValueError: it has none, and there is no fallback.
+    """
+    if isinstance(value, Enum):
+        return plain(value.value, fallback)
+    if isinstance(value, dict):
+        names = [plain(name, fallback) for name in value]
+        items = [plain(item, fallback) for item in value.values()]
+        return {name if isinstance(name, str) else canonical_json(name): item for name, item in zip(names, items, strict=True)}
+    if isinstance(value, list | tuple):
+        return [plain(item, fallback) for item in value]
+    if isinstance(value, set | frozenset):
+        return sorted((plain(item, fallback) for item in value), key=canonical_json)
+    return to_jsonable_python(value, fallback=fallback)
 
 
 def digest(value: Any) -> str:
