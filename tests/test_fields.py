@@ -76,8 +76,8 @@ SMOKE = ("-t", "gaussian-2", "--protocol", "smoke", "--set", "steps=5")
 
 @pytest.fixture
 def rich(workspace: Path) -> str:
-    (workspace / "rich.py").write_text(PLUGIN)
-    return "./rich.py:Rich"
+    (workspace / "many.py").write_text(PLUGIN)
+    return "./many.py:Rich"
 
 
 def test_every_type_is_stored_found_again_and_read_back(rich, bench, workspace):
@@ -96,7 +96,7 @@ def test_every_type_is_stored_found_again_and_read_back(rich, bench, workspace):
     cls = find("method", rich).cls
     assert build(cls, "it", fields) == cls()
     assert bench("show", rich, "--json").exit_code == 0
-    assert bench("show", f"{workspace}/rich.py:Required", "--json").exit_code == 0
+    assert bench("show", f"{workspace}/many.py:Required", "--json").exit_code == 0
     assert bench("compare").exit_code == 0
 
 
@@ -124,7 +124,7 @@ def test_what_json_held_before_has_the_text_it_had(rich):
 
 
 def test_what_cannot_be_stored_is_one_line_that_names_the_field(rich, bench, workspace):
-    result = bench("run", "-m", "./rich.py:Opaque", *SMOKE)
+    result = bench("run", "-m", "./many.py:Opaque", *SMOKE)
     assert (result.exit_code, result.stderr.count("\n"), result.stdout) == (2, 1, "")
     assert "Field 'thing' of Opaque cannot be stored: its value is a object" in result.stderr
     assert not (workspace / "bench.db").exists()
