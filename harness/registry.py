@@ -320,8 +320,10 @@ def _cannot_be_stored(plugin: BaseModel, name: str, value: Any) -> InvalidSettin
 
 def method_label(cls: Any, name: str, fields: dict[str, Any]) -> str:
     """The name with its variant, where the fields are one: `hvae-untempered`."""
+    from harness.spec import plain
+
     for variant, filled in cls.variants.items():
-        if all(fields.get(key) == value for key, value in filled.items()):
+        if all(fields.get(key) == value for key, value in plain(filled).items()):
             return f"{name}-{variant}"
     return name
 

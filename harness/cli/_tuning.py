@@ -67,15 +67,16 @@ def tune_all(searches: Sequence[Search], work: Work, as_json: bool) -> int:
 def _tune(workspace: Workspace, store: ResultStore, search: Search, make: Make, work: Work) -> None:
     """One search to its end, and its winner on the report seeds."""
     from harness.tuning.log import open_log, total
-    from harness.tuning.rounds import tune
+    from harness.tuning.rounds import measured, tune
     from harness.tuning.verdict import best_of, report_runs
 
     with open_log(workspace.study_url, search) as log:
+        record = search.record(total(search))
         say(f"{search.method} on {search.task}: {dimensions(search)}", err=True)
         for trial in tune(search, log, store, make, work.workers or 1):
-            best = best_of(log.trials())
+            best = best_of(measured(record, store, log.trials()))
             say(trial_line(trial, best, total(search)), err=True)
-        if runs := report_runs(search, best_of(log.trials())):
+        if runs := report_runs(search, best_of(measured(record, store, log.trials()))):
             say(f"the winner and the default on {plural(len(search.report_seeds), 'report seed')}", err=True)
             make(runs, None)
 
@@ -130,7 +131,7 @@ def read(workspace: Workspace, store: ResultStore | None, searches: Sequence[Rec
     found = []
     for search in searches:
         with read_log(workspace.study_url, search) as log:
-            found.append(verdict(search, store, log[1] if log else []))
+            found.append(verdict(search, store, log.trials(), log.left_out()) if log else verdict(search, store, []))
     return found
 
 
@@ -176,7 +177,7 @@ def _figures(workspace: Workspace, store: ResultStore, verdict: Verdict) -> str:
     from harness.tuning.log import read_log
 
     with read_log(workspace.study_url, verdict.search) as log:
-        return page(log[0], verdict, store) if log else ""
+        return page(log.measured_study(verdict.trials), verdict, store) if log else ""
 
 
 def _show_in_mlflow(workspace: Workspace, store: ResultStore, verdicts: Sequence[Verdict]) -> None:

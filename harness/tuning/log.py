@@ -15,7 +15,6 @@ import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cached_property
 from typing import Any
 
 import optuna
@@ -23,12 +22,14 @@ from optuna.distributions import BaseDistribution, CategoricalDistribution, Floa
 from optuna.pruners import BasePruner, HyperbandPruner, MedianPruner, NopPruner, WilcoxonPruner
 from optuna.samplers import BaseSampler, GPSampler, GridSampler, RandomSampler, TPESampler
 from optuna.storages import RDBStorage
+from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from harness.errors import StoreError, UsageError
 from harness.spec import canonical_json
 from harness.store.connect import sqlite_file
 from harness.store.exclusive import built_aside, exclusive
+from harness.tuning.foreign import OUTCOME, STUDY, fault, given, is_enqueued
 from harness.tuning.record import Record, Spec
 from harness.tuning.search import Search
 from harness.tuning.space import Dimension
@@ -37,13 +38,14 @@ from harness.workspace import redact
 REDUCTION = 3
 RUNGS = 2
 DEFINITION, ROUND, RECORD = "bench.definition", "bench.round", "bench.record"
-OUTCOME, SPEC, SPECS = "bench.outcome", "bench.spec", "bench.specs"
+DATABASE, SPEC, SPECS = "bench.database", "bench.spec", "bench.specs"
+NOT_MEASURED = "not measured"
 
 
 @dataclass(frozen=True)
 class Trial:
     """A trial as the log has it: `outcome` is None until it has ended, else complete, pruned, diverged, failed or `not finite`; `spec` is
-    what its runs are."""
+    what its runs are. Its score is what Optuna was told; what counts is in the result database: see `rounds.measured`."""
 
     number: int
     params: dict[str, Any]
@@ -86,15 +88,15 @@ def open_log(url: str, search: Search) -> Iterator[Log]:
 
 
 @contextmanager
-def read_log(url: str, record: Record) -> Iterator[tuple[optuna.Study, list[Trial]] | None]:
-    """A search as Optuna has it, and its trials; None where it has none."""
+def read_log(url: str, record: Record) -> Iterator[Kept | None]:
+    """A search as Optuna has it; None where bench began none."""
     if not _exists(url):
         yield None
         return
     with _storage(url) as storage:
         known = record.name in quietly(optuna.get_all_study_names, storage)
         study = quietly(optuna.load_study, storage=storage, study_name=record.name) if known else None
-        yield (study, _trials(study, record.space)) if study else None
+        yield Kept(study, record.space) if study and DEFINITION in study.user_attrs else None
 
 
 def stored(url: str, study: str) -> list[Record]:
@@ -116,11 +118,12 @@ def stored(url: str, study: str) -> list[Record]:
 
 
 def names(url: str) -> list[str]:
-    """The studies that were ever begun, sorted."""
+    """The studies that bench ever began, sorted."""
     if not _exists(url):
         return []
     with _storage(url) as storage:
-        return sorted({name.partition("/")[0] for name in quietly(optuna.get_all_study_names, storage)})
+        begun = [summary for summary in quietly(optuna.get_all_study_summaries, storage) if DEFINITION in summary.user_attrs]
+    return sorted({summary.study_name.partition("/")[0] for summary in begun})
 
 
 def _exists(url: str) -> bool:
@@ -158,38 +161,104 @@ def quietly(act: Any, *arguments: Any, **named: Any) -> Any:
         return act(*arguments, **named)
 
 
-class Log:
-    """What is known of a search."""
+class Kept:
+    """The trials of a search in a study of Optuna's. Others may write there too: what they left is run as it stands, or left out by name.
+
+    `unmeasured` are the trials whose scores no sampler and no pruner shall see.
+    """
+
+    def __init__(self, study: optuna.Study, space: Sequence[Dimension]) -> None:
+        self.study = study
+        self.unmeasured: frozenset[int] = frozenset()
+        self._distributions = {dimension.address: _distribution(dimension) for dimension in space}
+
+    def _all(self) -> list[FrozenTrial]:
+        return self.study.get_trials(deepcopy=False)
+
+    def _fault(self, trial: FrozenTrial) -> str | None:
+        is_grid = self.study.user_attrs.get(DEFINITION, {}).get("sampler") == "grid"
+        return fault(trial, self._distributions, self.study.study_name, is_grid)
+
+    def count(self) -> int:
+        """How many trials there are, with those that are left out."""
+        return len(self._all())
+
+    def trials(self) -> list[Trial]:
+        """By number, all trials but those that are left out."""
+        order, specs = list(self._distributions), self.study.user_attrs.get(SPECS, {})
+        known = [trial for trial in self._all() if self._fault(trial) is None]
+        return [_plain(trial, order, trial.user_attrs.get(SPEC) or specs.get(str(trial.number))) for trial in known]
+
+    def left_out(self) -> dict[int, str]:
+        """The trials of other programs that bench can do nothing with, by number, and why."""
+        faults = {trial.number: self._fault(trial) for trial in self._all()}
+        return {number: reason for number, reason in faults.items() if reason is not None}
+
+    def seen(self) -> list[FrozenTrial]:
+        """The trials for samplers and pruners: nothing in the place of one that says nothing to them."""
+        nothing = create_trial(state=TrialState.FAIL)
+        return [
+            nothing if self._fault(trial) or trial.number in self.unmeasured or is_enqueued(trial, self._distributions) else trial
+            for trial in self._all()
+        ]
+
+    def measured_study(self, trials: Sequence[Trial]) -> optuna.Study:
+        """A study in memory without the trials whose scores are not measured."""
+        self.unmeasured = frozenset(trial.number for trial in trials if trial.outcome == NOT_MEASURED)
+        return _in_memory(self.study.study_name, self.seen(), RandomSampler(0), NopPruner())
+
+
+class Log(Kept):
+    """What is known of a search, for its one coordinator."""
 
     def __init__(self, study: optuna.Study, search: Search) -> None:
-        self.study = study
+        super().__init__(study, search.space)
         self._search = search
 
-    def check(self) -> None:
-        """Keep the definition with the first trial, and refuse another one after that.
+    def check(self, database: str | None = None) -> None:
+        """Keep the definition with the first trial, and refuse another one, another result database or another program's study.
+
+        Args:
+            database: the result database's id.
 
         Raises:
-            UsageError: the study was begun with other fields.
+            UsageError: the study was begun with other fields, from another database or by another program.
         """
+        attributes, trials = self.study.user_attrs, self._all()
+        before, home = attributes.get(DEFINITION), attributes.get(DATABASE)
+        advice = "Name another database of studies with BENCH_STUDY_URL"
+        if before is None and (attributes or trials or self.study.directions != [StudyDirection.MAXIMIZE]):
+            raise UsageError(f"The study '{self._search.name}' was begun by another program, and stays as it is. {advice}.")
+        if database is not None and home not in (None, database):
+            raise UsageError(
+                f"The study '{self._search.name}' was begun with another result database, {home[:8]}; this one is {database[:8]}. "
+                f"Name that one with BENCH_DATABASE_URL. {advice} to begin anew: runs that are here are found again."
+            )
         now = json.loads(canonical_json(self._search.definition()))
-        before = self.study.user_attrs.get(DEFINITION)
-        if before is None or not self.study.get_trials(deepcopy=False):
+        if before is None or not trials:
             self.study.set_user_attr(DEFINITION, now)
             before = now
-        if before != now:
+        if canonical_json(before) != canonical_json(now):
             names = sorted(before.keys() | now.keys(), key=lambda name: (name.startswith("set."), name))
-            changed = [name for name in names if before.get(name) != now.get(name)]
+            changed = [name for name in names if _shown(before, name) != _shown(now, name)]
             shown = "; ".join(f"{name} was {_shown(before, name)} and is {_shown(now, name)}" for name in changed[:4])
             raise UsageError(
                 f"'{self._search.name}' was changed since its first trial: {shown}. Trials of different studies cannot be compared: "
                 "put it back, or give the changed study another name."
             )
+        if database is not None and home is None:
+            self.study.set_user_attr(DATABASE, database)
+        self._keep_record()
 
+    def _keep_record(self) -> None:
         record = self._search.record(total(self._search)).model_dump(mode="json")
         if self.study.user_attrs.get(RECORD) != record:
             self.study.set_user_attr(RECORD, record)
-        trials = self.study.get_trials(deepcopy=False)
-        former = {str(trial.number): self._search.spec(trial.params) for trial in trials if SPEC not in trial.user_attrs}
+        former = {
+            str(trial.number): self._search.spec(trial.params)
+            for trial in self._all()
+            if SPEC not in trial.user_attrs and not self._fault(trial) and not is_enqueued(trial, self._distributions)
+        }
         if self.study.user_attrs.get(SPECS, {}) != former:  # trials of earlier releases, which can no longer be written to
             self.study.set_user_attr(SPECS, former)
 
@@ -199,23 +268,43 @@ class Log:
             self.study.set_user_attr(ROUND, wanted)
         return self.study.user_attrs[ROUND]
 
-    def trials(self) -> list[Trial]:
-        """All trials by number."""
-        return _trials(self.study, self._search.space)
-
-    @cached_property
-    def _distributions(self) -> dict[str, BaseDistribution]:
-        return {dimension.address: _distribution(dimension) for dimension in self._search.space}
-
     def ask(self) -> None:
-        """Add the next trial, with its parameters."""
-        known = self.study.get_trials(deepcopy=False)
-        sampler = _sampler(self._search, len(known))
-        memory = _in_memory(self._search, known, sampler, NopPruner())
-        quietly(memory.ask, self._distributions)
-        asked = memory.get_trials(deepcopy=False)[-1]
+        """Add the next trial, with its parameters.
+
+        Raises:
+            UsageError: another program's trials are in the way.
+        """
+        asked = self._decide(self.seen(), {})
         named = {"params": asked.params, "distributions": asked.distributions, "system_attrs": asked.system_attrs}
-        self.study.add_trial(create_trial(state=TrialState.RUNNING, **named, user_attrs={SPEC: self._search.spec(asked.params)}))
+        try:
+            self.study.add_trial(create_trial(state=TrialState.RUNNING, **named, user_attrs=self._marks(asked.params)))
+        except ValueError as err:
+            raise UsageError(f"Optuna's study '{self._search.name}' has trials of other kinds of settings, not bench's: {err}.") from err
+
+    def take_up(self, number: int) -> None:
+        """Give a trial of another program what it leaves open; one that bench asked for stays as it is."""
+        storage, trial = self.study._storage, self._all()[number]
+        params = trial.params
+        if is_enqueued(trial, self._distributions):
+            params = self._decide(self.seen()[:number], given(trial)).params
+            if trial.state == TrialState.WAITING:
+                storage.set_trial_state_values(trial._trial_id, TrialState.RUNNING)
+            for name, distribution in self._distributions.items():
+                storage.set_trial_param(trial._trial_id, name, distribution.to_internal_repr(params[name]), distribution)
+        for name, value in self._marks(params).items():
+            if name not in trial.user_attrs:
+                storage.set_trial_user_attr(trial._trial_id, name, value)
+
+    def _marks(self, params: dict[str, Any]) -> dict[str, Any]:
+        return {SPEC: self._search.spec(params), STUDY: self.study.study_name}
+
+    def _decide(self, known: Sequence[FrozenTrial], settled: dict[str, Any]) -> FrozenTrial:
+        """What the sampler makes of the trial after `known`."""
+        memory = _in_memory(self.study.study_name, known, _sampler(self._search, len(known)), NopPruner())
+        if settled:
+            memory.enqueue_trial(settled)
+        quietly(memory.ask, self._distributions)
+        return memory.get_trials(deepcopy=False)[-1]
 
     def prunes(self, number: int, first_of_round: int, reports: Mapping[int, float]) -> bool:
         """Whether the pruner would end a trial after its last report, seeing the trials that ended before its round began."""
@@ -223,9 +312,9 @@ class Log:
 
     def _judged(self, number: int, first_of_round: int, reports: Mapping[int, float]) -> tuple[bool, dict[str, Any]]:
         """The pruner's verdict, and what it notes down with the trial, which those after it are compared with."""
-        known = self.study.get_trials(deepcopy=False)
+        known = self.seen()
         blanks = [create_trial(state=TrialState.RUNNING) for _ in range(first_of_round, number)]
-        memory = _in_memory(self._search, [*known[:first_of_round], *blanks], RandomSampler(0), _pruner(self._search))
+        memory = _in_memory(self.study.study_name, [*known[:first_of_round], *blanks], RandomSampler(0), _pruner(self._search))
         trial = quietly(memory.ask)
         verdict = False
         for step, value in sorted(reports.items()):
@@ -235,7 +324,7 @@ class Log:
 
     def tell(self, number: int, first_of_round: int, outcome: str, score: float | None, reports: Mapping[int, float]) -> None:
         """Note how a trial ended; a score that is not finite never gets here as a number."""
-        storage, frozen = self.study._storage, self.study.get_trials(deepcopy=False)[number]
+        storage, frozen = self.study._storage, self._all()[number]
         if frozen.state.is_finished():
             return
         for step, value in sorted(reports.items()):
@@ -245,11 +334,6 @@ class Log:
         storage.set_trial_user_attr(frozen._trial_id, OUTCOME, outcome)
         state = {"complete": TrialState.COMPLETE, "failed": TrialState.FAIL}.get(outcome, TrialState.PRUNED)
         storage.set_trial_state_values(frozen._trial_id, state, [score] if state == TrialState.COMPLETE and score is not None else None)
-
-
-def _trials(study: optuna.Study, space: Sequence[Dimension]) -> list[Trial]:
-    order, specs = [dimension.address for dimension in space], study.user_attrs.get(SPECS, {})
-    return [_plain(trial, order, trial.user_attrs.get(SPEC) or specs.get(str(trial.number))) for trial in study.get_trials(deepcopy=False)]
 
 
 def _plain(trial: FrozenTrial, order: list[str], spec: Spec | None) -> Trial:
@@ -262,8 +346,8 @@ def _shown(values: dict[str, Any], name: str) -> str:
     return json.dumps(values[name], ensure_ascii=False) if name in values else "not there"
 
 
-def _in_memory(search: Search, trials: Sequence[FrozenTrial], sampler: BaseSampler, pruner: BasePruner) -> optuna.Study:
-    made = quietly(optuna.create_study, study_name=search.name, direction=search.tune.direction, sampler=sampler, pruner=pruner)
+def _in_memory(name: str, trials: Sequence[FrozenTrial], sampler: BaseSampler, pruner: BasePruner) -> optuna.Study:
+    made = quietly(optuna.create_study, study_name=name, direction=StudyDirection.MAXIMIZE, sampler=sampler, pruner=pruner)
     for trial in trials:
         made.add_trial(trial)
     return made

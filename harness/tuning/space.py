@@ -29,8 +29,8 @@ class Dimension:
     """A field that is tuned: between `low` and `high`, or one of `choices`."""
 
     address: str
-    low: float = math.nan
-    high: float = math.nan
+    low: int | float = math.nan
+    high: int | float = math.nan
     log: bool = False
     choices: tuple[Any, ...] = ()
 
