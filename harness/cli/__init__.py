@@ -84,7 +84,7 @@ def _imported(place: str) -> click.Command:
     module, _, attribute = place.partition(":")
     command = getattr(importlib.import_module(f"harness.cli.{module}"), attribute)
     for each in command.commands.values() if isinstance(command, click.Group) else [command]:
-        each.callback = separating(each.callback)
+        each.callback = each.callback and separating(each.callback)
     return command
 
 

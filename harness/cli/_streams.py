@@ -56,9 +56,9 @@ class _Lenient(io.FileIO):
             return memoryview(content).nbytes
 
 
-def _text(file: io.FileIO, former: TextIO | None) -> TextIO:
+def _text(file: io.FileIO, former: TextIO | None, lines: bool = False) -> TextIO:
     encoding = "utf-8" if former is None else former.encoding
-    return io.TextIOWrapper(io.BufferedWriter(file), encoding, "backslashreplace", line_buffering=file.isatty())
+    return io.TextIOWrapper(io.BufferedWriter(file), encoding, "backslashreplace", line_buffering=lines or file.isatty())
 
 
 @contextlib.contextmanager
@@ -74,8 +74,7 @@ def own_streams() -> Iterator[None]:
             os.open(os.devnull, mode)  # the lowest number that is free
     raw = _Lenient(os.dup(1), (BrokenPipeError,))  # where nobody reads on, what only prints may end at once
     os.dup2(2, 1)
-    stream, sys.stderr = _text(raw, sys.stdout), _text(_Lenient(os.dup(2)), sys.stderr)
-    sys.stderr.reconfigure(write_through=True)
+    stream, sys.stderr = _text(raw, sys.stdout), _text(_Lenient(os.dup(2)), sys.stderr, lines=True)
     sys.stdout = stream
     try:
         yield

@@ -107,7 +107,7 @@ def _typed_ends(column: Column, address: str, low: float, high: float) -> tuple[
     """The ends of a range, whole only where the field's type allows no other numbers between them."""
     model, name = (column.method.found.cls, address.removeprefix("method.")) if "." in address else (Protocol, address)
     try:
-        TypeAdapter(model.model_fields[name].annotation).validate_python(0.5)
+        TypeAdapter(model.model_fields[name].annotation or Any).validate_python(0.5)
     except ValidationError:
         return math.ceil(low), math.floor(high)
     return float(low), float(high)
