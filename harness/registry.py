@@ -265,57 +265,10 @@ def settled(plugin: BaseModel) -> dict[str, Any]:
     Raises:
         InvalidSetting: a value that cannot be stored.
     """
-    from harness.spec import settled_fields
+    from harness.spec import settled_fields, stored_fields
 
     stored = stored_fields(plugin)
     return {name: stored[name] for name in settled_fields(type(plugin), plugin.model_dump())}
-
-
-def stored_fields(plugin: BaseModel) -> dict[str, Any]:
-    """All fields of a plugin as they are stored.
-
-    Raises:
-        InvalidSetting: a value that cannot be stored, or not be read back.
-    """
-    from harness.spec import canonical_json, plain
-
-    stored = {}
-    for name, value in plugin.model_dump().items():
-        try:
-            stored[name] = plain(value)
-            canonical_json(stored[name])
-            is_plain = _is_json(value)
-        except (TypeError, ValueError) as err:
-            raise _cannot_be_stored(plugin, name, value) from err
-        if not is_plain and getattr(plugin, name) != _read_back(plugin, name, stored[name]):
-            raise _cannot_be_stored(plugin, name, value)
-    return stored
-
-
-def _is_json(value: Any) -> bool:
-    from harness.spec import canonical_json
-
-    with suppress(TypeError):
-        canonical_json(value)
-        return True
-    return False
-
-
-def _read_back(plugin: BaseModel, name: str, stored: Any) -> Any:
-    """What a field becomes when it is read from the database; None where that fails."""
-    from pydantic import ValidationError
-
-    values = {field: getattr(plugin, field) for field in type(plugin).model_fields}
-    with suppress(ValidationError):
-        return getattr(type(plugin)(**values | {name: stored}), name)
-    return None
-
-
-def _cannot_be_stored(plugin: BaseModel, name: str, value: Any) -> InvalidSetting:
-    kinds = "numbers, texts, paths, times, enumerations, or lists, sets or dicts of them"
-    return InvalidSetting(
-        f"Field '{name}' of {type(plugin).__name__} cannot be stored: its value is a {type(value).__name__}. Use {kinds}."
-    )
 
 
 def method_label(cls: Any, name: str, fields: dict[str, Any]) -> str:

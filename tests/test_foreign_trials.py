@@ -11,7 +11,8 @@ from conftest import json_lines
 from optuna.distributions import CategoricalDistribution, FloatDistribution
 from optuna.trial import TrialState, create_trial
 
-from harness.tuning.log import stored
+from harness.tuning.log import read_log, stored
+from harness.tuning.record import keys
 from harness.workspace import Workspace
 
 pytestmark = pytest.mark.usefixtures("no_mirror")
@@ -113,15 +114,22 @@ def _distributions():
     return {"lr": LR, "particles": CategoricalDistribution((1, 10))}
 
 
-def test_a_copy_from_another_study_has_no_score_here(local, tune, workspace):
+def test_a_copy_from_another_study_has_no_score_here(local, tune, bench, workspace):
     tune(2)
     study = theirs(local)
+    (workspace / "other.yaml").write_text(STUDY.format(trials=1, sampler="random").replace("steps: 20", "steps: 40"))
+    assert bench("study", "run", "other.yaml").exit_code == 0
+    other = optuna.load_study(storage=local, study_name=NAME.replace("mine", "other"))
     forged = create_trial(
         params={"lr": 0.09, "particles": 1}, distributions=_distributions(), value=1e9, user_attrs={"bench.outcome": "complete"}
     )
     study.add_trial(forged)
+    study.add_trials(other.get_trials())
     verdict, _ = tune(3)
-    assert verdict["left_out"] == {"2": "the result database has no score of it"}
+    assert verdict["left_out"] == {
+        "2": "the result database has no score of it",
+        "3": "it was copied from the study 'other/vb/gaussian-2'",
+    }
     assert verdict["counts"] == {"complete": 3, "not measured": 1}
     assert verdict["best"]["score"] < 0
 
@@ -134,7 +142,8 @@ def test_scores_come_from_the_result_database(local, tune, bench):
     database.close()
     verdict, _ = tune(3)
     assert verdict["best"] == first["best"]
-    key = search.keys(first["best"]["settings"], search.seeds)[0]
+    with read_log(local, search) as log:
+        key = keys(log.trials()[first["best"]["trial"]].spec, search.seeds)[0]
     assert bench("invalidate", key, "--reason", "a test").exit_code == 0
     verdict, _ = tune(3)
     assert verdict["best"]["trial"] != first["best"]["trial"]

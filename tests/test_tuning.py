@@ -16,8 +16,9 @@ from harness.analysis.statistics import paired, t_interval
 from harness.errors import UsageError
 from harness.matrix import parse_selector
 from harness.store import ResultStore
+from harness.tuning.decisions import grid, rungs, total
 from harness.tuning.fields import Tune
-from harness.tuning.log import Log, grid, open_log, read_log, rungs, stored, total
+from harness.tuning.log import Log, open_log, read_log, stored
 from harness.tuning.record import keys as keys_of
 from harness.tuning.rounds import stages
 from harness.tuning.search import searches, short_name

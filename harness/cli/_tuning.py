@@ -33,7 +33,7 @@ def tune_all(searches: Sequence[Search], work: Work, as_json: bool) -> int:
     from harness.runner import Stop
     from harness.spec import Status
     from harness.store import ResultStore
-    from harness.tuning.log import total
+    from harness.tuning.decisions import total
 
     if work.queue or work.rerun or work.retry or work.time_limit:
         refused = "--queue, --rerun, --retry and --time-limit"
@@ -66,7 +66,8 @@ def tune_all(searches: Sequence[Search], work: Work, as_json: bool) -> int:
 
 def _tune(workspace: Workspace, store: ResultStore, search: Search, make: Make, work: Work) -> None:
     """One search to its end, and its winner on the report seeds."""
-    from harness.tuning.log import open_log, total
+    from harness.tuning.decisions import total
+    from harness.tuning.log import open_log
     from harness.tuning.rounds import measured, tune
     from harness.tuning.verdict import best_of, report_runs
 

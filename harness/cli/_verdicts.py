@@ -11,7 +11,7 @@ from harness.cli.listing import print_table
 
 if TYPE_CHECKING:
     from harness.analysis.statistics import Interval
-    from harness.tuning.log import Trial
+    from harness.tuning.kept import Trial
     from harness.tuning.record import Record
     from harness.tuning.search import Search
     from harness.tuning.verdict import Verdict

@@ -7,20 +7,15 @@ parameters at once, and what it is told is the same each time.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import logging
-import math
-import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import Any
 
 import optuna
-from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
-from optuna.pruners import BasePruner, HyperbandPruner, MedianPruner, NopPruner, WilcoxonPruner
-from optuna.samplers import BaseSampler, GPSampler, GridSampler, RandomSampler, TPESampler
+from optuna.pruners import NopPruner
+from optuna.samplers import RandomSampler
 from optuna.storages import RDBStorage
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState, create_trial
@@ -29,45 +24,14 @@ from harness.errors import StoreError, UsageError
 from harness.spec import canonical_json
 from harness.store.connect import sqlite_file
 from harness.store.exclusive import built_aside, exclusive
-from harness.tuning.foreign import OUTCOME, STUDY, fault, given, is_enqueued
-from harness.tuning.record import Record, Spec
+from harness.tuning.decisions import in_memory, pruner_of, quietly, sampler_for, total
+from harness.tuning.foreign import OUTCOME, STUDY, given, is_enqueued
+from harness.tuning.kept import DEFINITION, SPEC, SPECS, Kept
+from harness.tuning.record import Record
 from harness.tuning.search import Search
-from harness.tuning.space import Dimension
 from harness.workspace import redact
 
-REDUCTION = 3
-RUNGS = 2
-DEFINITION, ROUND, RECORD = "bench.definition", "bench.round", "bench.record"
-DATABASE, SPEC, SPECS = "bench.database", "bench.spec", "bench.specs"
-NOT_MEASURED = "not measured"
-
-
-@dataclass(frozen=True)
-class Trial:
-    """A trial as the log has it: `outcome` is None until it has ended, else complete, pruned, diverged, failed or `not finite`; `spec` is
-    what its runs are. Its score is what Optuna was told; what counts is in the result database: see `rounds.measured`."""
-
-    number: int
-    params: dict[str, Any]
-    outcome: str | None
-    score: float | None
-    reports: dict[int, float]
-    spec: Spec | None
-
-
-def rungs(search: Search) -> list[int]:
-    """The steps at which a pruner of training looks: a ninth and a third of the way."""
-    if search.tune.pruner not in ("median", "hyperband"):
-        return []
-    first = max(1, search.steps // REDUCTION**RUNGS)
-    return [step for step in (first * REDUCTION**k for k in range(RUNGS)) if step < search.steps]
-
-
-def total(search: Search) -> int:
-    """How many trials the search has at most: a grid has no more than its points."""
-    if search.tune.sampler != "grid":
-        return search.tune.trials
-    return min(search.tune.trials, math.prod(map(len, grid(search).values())))
+ROUND, RECORD, DATABASE = "bench.round", "bench.record", "bench.database"
 
 
 @contextmanager
@@ -151,61 +115,6 @@ def _storage(url: str) -> Iterator[RDBStorage]:
     finally:
         storage.remove_session()
         storage.engine.dispose()
-
-
-def quietly(act: Any, *arguments: Any, **named: Any) -> Any:
-    """What `act` returns; Optuna reports each step otherwise."""
-    optuna.logging.set_verbosity(optuna.logging.ERROR)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        return act(*arguments, **named)
-
-
-class Kept:
-    """The trials of a search in a study of Optuna's. Others may write there too: what they left is run as it stands, or left out by name.
-
-    `unmeasured` are the trials whose scores no sampler and no pruner shall see.
-    """
-
-    def __init__(self, study: optuna.Study, space: Sequence[Dimension]) -> None:
-        self.study = study
-        self.unmeasured: frozenset[int] = frozenset()
-        self._distributions = {dimension.address: _distribution(dimension) for dimension in space}
-
-    def _all(self) -> list[FrozenTrial]:
-        return self.study.get_trials(deepcopy=False)
-
-    def _fault(self, trial: FrozenTrial) -> str | None:
-        is_grid = self.study.user_attrs.get(DEFINITION, {}).get("sampler") == "grid"
-        return fault(trial, self._distributions, self.study.study_name, is_grid)
-
-    def count(self) -> int:
-        """How many trials there are, with those that are left out."""
-        return len(self._all())
-
-    def trials(self) -> list[Trial]:
-        """By number, all trials but those that are left out."""
-        order, specs = list(self._distributions), self.study.user_attrs.get(SPECS, {})
-        known = [trial for trial in self._all() if self._fault(trial) is None]
-        return [_plain(trial, order, trial.user_attrs.get(SPEC) or specs.get(str(trial.number))) for trial in known]
-
-    def left_out(self) -> dict[int, str]:
-        """The trials of other programs that bench can do nothing with, by number, and why."""
-        faults = {trial.number: self._fault(trial) for trial in self._all()}
-        return {number: reason for number, reason in faults.items() if reason is not None}
-
-    def seen(self) -> list[FrozenTrial]:
-        """The trials for samplers and pruners: nothing in the place of one that says nothing to them."""
-        nothing = create_trial(state=TrialState.FAIL)
-        return [
-            nothing if self._fault(trial) or trial.number in self.unmeasured or is_enqueued(trial, self._distributions) else trial
-            for trial in self._all()
-        ]
-
-    def measured_study(self, trials: Sequence[Trial]) -> optuna.Study:
-        """A study in memory without the trials whose scores are not measured."""
-        self.unmeasured = frozenset(trial.number for trial in trials if trial.outcome == NOT_MEASURED)
-        return _in_memory(self.study.study_name, self.seen(), RandomSampler(0), NopPruner())
 
 
 class Log(Kept):
@@ -300,7 +209,7 @@ class Log(Kept):
 
     def _decide(self, known: Sequence[FrozenTrial], settled: dict[str, Any]) -> FrozenTrial:
         """What the sampler makes of the trial after `known`."""
-        memory = _in_memory(self.study.study_name, known, _sampler(self._search, len(known)), NopPruner())
+        memory = in_memory(self.study.study_name, known, sampler_for(self._search, len(known)), NopPruner())
         if settled:
             memory.enqueue_trial(settled)
         quietly(memory.ask, self._distributions)
@@ -314,7 +223,7 @@ class Log(Kept):
         """The pruner's verdict, and what it notes down with the trial, which those after it are compared with."""
         known = self.seen()
         blanks = [create_trial(state=TrialState.RUNNING) for _ in range(first_of_round, number)]
-        memory = _in_memory(self.study.study_name, [*known[:first_of_round], *blanks], RandomSampler(0), _pruner(self._search))
+        memory = in_memory(self.study.study_name, [*known[:first_of_round], *blanks], RandomSampler(0), pruner_of(self._search))
         trial = quietly(memory.ask)
         verdict = False
         for step, value in sorted(reports.items()):
@@ -336,51 +245,5 @@ class Log(Kept):
         storage.set_trial_state_values(frozen._trial_id, state, [score] if state == TrialState.COMPLETE and score is not None else None)
 
 
-def _plain(trial: FrozenTrial, order: list[str], spec: Spec | None) -> Trial:
-    params = {name: trial.params[name] for name in sorted(trial.params, key=lambda name: order.index(name) if name in order else -1)}
-    return Trial(trial.number, params, trial.user_attrs.get(OUTCOME) if trial.state.is_finished() else None,
-                 trial.value if trial.state == TrialState.COMPLETE else None, dict(trial.intermediate_values), spec)  # fmt: skip
-
-
 def _shown(values: dict[str, Any], name: str) -> str:
     return json.dumps(values[name], ensure_ascii=False) if name in values else "not there"
-
-
-def _in_memory(name: str, trials: Sequence[FrozenTrial], sampler: BaseSampler, pruner: BasePruner) -> optuna.Study:
-    made = quietly(optuna.create_study, study_name=name, direction=StudyDirection.MAXIMIZE, sampler=sampler, pruner=pruner)
-    for trial in trials:
-        made.add_trial(trial)
-    return made
-
-
-def _distribution(dimension: Dimension) -> BaseDistribution:
-    if dimension.choices:
-        return CategoricalDistribution(dimension.choices)
-    if isinstance(dimension.low, int) and isinstance(dimension.high, int):
-        return IntDistribution(dimension.low, dimension.high, log=dimension.log)
-    return FloatDistribution(dimension.low, dimension.high, log=dimension.log)
-
-
-def _sampler(search: Search, number: int) -> BaseSampler:
-    """The sampler for one trial, seeded by the study and the trial's number."""
-    seed = int.from_bytes(hashlib.sha256(f"{search.tune.sampler_seed}/{number}".encode()).digest()[:4], "big")
-    if search.tune.sampler == "grid":
-        return GridSampler(grid(search), seed=search.tune.sampler_seed)
-    return quietly({"tpe": TPESampler, "gp": GPSampler, "random": RandomSampler}[search.tune.sampler], seed=seed)
-
-
-def grid(search: Search) -> dict[str, list[Any]]:
-    """The values of each dimension: choices as they are, ranges with as many points as the number of trials allows, two at least."""
-    ranges = [dimension for dimension in search.space if not dimension.choices]
-    taken = math.prod(len(dimension.choices) for dimension in search.space if dimension.choices)
-    points = int((search.tune.trials / taken) ** (1 / max(len(ranges), 1)) + 1e-9)
-    return {dimension.address: dimension.points(max(2, points)) for dimension in search.space}
-
-
-def _pruner(search: Search) -> BasePruner:
-    steps = rungs(search)
-    if search.tune.pruner == "median":
-        return MedianPruner(n_startup_trials=5)
-    if search.tune.pruner == "hyperband":
-        return HyperbandPruner(min_resource=steps[0] if steps else 1, max_resource=search.steps, reduction_factor=REDUCTION)
-    return quietly(WilcoxonPruner) if search.tune.pruner == "wilcoxon" else NopPruner()

@@ -15,7 +15,9 @@ from harness.analysis.costs import gradients
 from harness.analysis.sample import Spent
 from harness.spec import Status
 from harness.store import Metric, NewRun, ResultStore, RunRow
-from harness.tuning.log import NOT_MEASURED, Log, Trial, rungs, total
+from harness.tuning.decisions import rungs, total
+from harness.tuning.kept import NOT_MEASURED, Trial
+from harness.tuning.log import Log
 from harness.tuning.record import Record
 from harness.tuning.record import keys as keys_of
 from harness.tuning.search import Search

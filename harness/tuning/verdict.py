@@ -12,7 +12,7 @@ from harness.analysis.sample import Spent
 from harness.analysis.statistics import Interval, paired, t_interval
 from harness.spec import Status
 from harness.store import NewRun, ResultStore
-from harness.tuning.log import NOT_MEASURED, Trial
+from harness.tuning.kept import NOT_MEASURED, Trial
 from harness.tuning.record import Record, Spec, cell, keys
 from harness.tuning.rounds import cost, measured
 from harness.tuning.search import Search
