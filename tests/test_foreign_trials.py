@@ -9,6 +9,7 @@ import optuna
 import pytest
 from conftest import json_lines
 from optuna.distributions import CategoricalDistribution, FloatDistribution
+from optuna.storages import RDBStorage
 from optuna.trial import TrialState, create_trial
 
 from harness.tuning.log import read_log, stored
@@ -68,9 +69,23 @@ def trials(bench, workspace):
     return lambda: {trial["number"]: trial for trial in json_lines(bench("study", "show", "mine.yaml", "--json"))}
 
 
-def theirs(url: str) -> optuna.Study:
+_opened: list[RDBStorage] = []
+
+
+@pytest.fixture(autouse=True)
+def _closed():
+    """Nothing is left open."""
+    yield
+    while _opened:
+        storage = _opened.pop()
+        storage.remove_session()
+        storage.engine.dispose()
+
+
+def theirs(url: str, name: str = NAME) -> optuna.Study:
     """The study, opened by another program."""
-    return optuna.load_study(storage=url, study_name=NAME)
+    _opened.append(RDBStorage(url))
+    return optuna.load_study(storage=_opened[-1], study_name=name)
 
 
 def test_what_others_do_in_a_study_is_run_or_named_and_never_wins(url, tune, trials, bench, workspace):
@@ -119,7 +134,7 @@ def test_a_copy_from_another_study_has_no_score_here(local, tune, bench, workspa
     study = theirs(local)
     (workspace / "other.yaml").write_text(STUDY.format(trials=1, sampler="random").replace("steps: 20", "steps: 40"))
     assert bench("study", "run", "other.yaml").exit_code == 0
-    other = optuna.load_study(storage=local, study_name=NAME.replace("mine", "other"))
+    other = theirs(local, NAME.replace("mine", "other"))
     forged = create_trial(
         params={"lr": 0.09, "particles": 1}, distributions=_distributions(), value=1e9, user_attrs={"bench.outcome": "complete"}
     )
@@ -161,7 +176,7 @@ def test_a_foreign_study_of_the_same_name_is_refused_and_stays(local, tune, tria
         True,
     )
     assert "Traceback" not in refused.stderr
-    loaded = optuna.load_study(storage=local, study_name=NAME)
+    loaded = theirs(local)
     assert (loaded.get_trials(), loaded.user_attrs) == (before, {})
     assert "Not begun" in bench("study", "status", "mine.yaml").stdout
     assert "No tuning study named 'mine'" in bench("run", "-m", "vb", "-t", "gaussian-2", "--preset", "mine").stderr
