@@ -17,7 +17,7 @@ from harness.describe import describe
 from harness.errors import InvalidSelector, UnknownName
 from harness.registry import Found
 from harness.sources import source_hash
-from harness.spec import Protocol, RunSpec
+from harness.spec import Protocol, RunSpec, stored_fields
 from harness.store import NewRun
 
 SELECTOR = re.compile(r"^(?P<name>[^\[\]]+)(?P<settings>(\[[^\[\]]*\])*)$")
@@ -233,8 +233,8 @@ class Resolved:
 
     def addresses(self) -> dict[str, Any]:
         """Every field by the address that `--set` knows it under."""
-        method = {f"method.{name}": value for name, value in self.method.model_dump().items()}
-        task = {f"task.{name}": value for name, value in self.task.model_dump().items()}
+        method = {f"method.{name}": value for name, value in stored_fields(self.method).items()}
+        task = {f"task.{name}": value for name, value in stored_fields(self.task).items()}
         return method | task | self.protocol.model_dump()
 
 

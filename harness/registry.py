@@ -262,16 +262,23 @@ def _typed(cls: type[BaseModel], name: str, text: str) -> Any:
 
 
 def settled(plugin: BaseModel) -> dict[str, Any]:
-    """A plugin's fields as a spec holds them."""
-    from harness.spec import settled_fields
+    """A plugin's fields as a spec holds them.
 
-    return settled_fields(type(plugin), plugin.model_dump())
+    Raises:
+        InvalidSetting: a value that cannot be stored.
+    """
+    from harness.spec import settled_fields, stored_fields
+
+    stored = stored_fields(plugin)
+    return {name: stored[name] for name in settled_fields(type(plugin), plugin.model_dump())}
 
 
 def method_label(cls: Any, name: str, fields: dict[str, Any]) -> str:
     """The name with its variant, where the fields are one: `hvae-untempered`."""
+    from harness.spec import plain
+
     for variant, filled in cls.variants.items():
-        if all(fields.get(key) == value for key, value in filled.items()):
+        if all(fields.get(key) == value for key, value in plain(filled).items()):
             return f"{name}-{variant}"
     return name
 

@@ -21,6 +21,7 @@ from harness.store.schema import (
     artifacts,
     checkpoints,
     curves,
+    database,
     descriptions,
     environments,
     metrics,
@@ -214,6 +215,11 @@ def all_checkpoints(connection: Connection) -> dict[str, list[CheckpointFile]]:
     for row in connection.execute(select(checkpoints).order_by(checkpoints.c.id.desc())):
         found.setdefault(row.run, []).append(checkpoint_file(row))
     return found
+
+
+def database_id(connection: Connection) -> str:
+    """Which database this is."""
+    return str(connection.execute(select(database.c.id)).scalar_one())
 
 
 def abandoned(connection: Connection) -> list[RunRow]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Sequence
 from contextlib import AbstractContextManager
+from functools import cached_property
 from types import TracebackType
 from typing import Any, Self
 
@@ -81,6 +82,12 @@ class ResultStore:
         return connect.writing(self._engine, self._url)
 
     # Reading
+
+    @cached_property
+    def database(self) -> str:
+        """Which database this is: its files and its copies in MLflow bear this name."""
+        with self._read() as connection:
+            return reading.database_id(connection)
 
     def rows(self, keys: Sequence[str]) -> dict[str, RunRow]:
         """The runs of these keys that are stored, in the keys' order."""
