@@ -9,21 +9,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote, urlsplit
 
-from harness.errors import BenchError
 from harness.spec import TERMINAL
 from harness.store import ResultStore, RunRow
-from harness.tracking.fresh import connect, is_missing
-from harness.tracking.process import one_line
+from harness.tracking.fresh import connect, is_missing, one_line
 from harness.workspace import Workspace
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
 PAGE = 1000
-
-
-class MirrorError(BenchError):
-    """MLflow does not take what it is given."""
 
 
 @dataclass(frozen=True)

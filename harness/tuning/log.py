@@ -32,7 +32,7 @@ from harness.store.exclusive import built_aside, exclusive
 from harness.tuning.record import Record, Spec
 from harness.tuning.search import Search
 from harness.tuning.space import Dimension
-from harness.workspace import redact
+from harness.workspace import redact, without_password
 
 REDUCTION = 3
 RUNGS = 2
@@ -141,7 +141,7 @@ def _storage(url: str) -> Iterator[RDBStorage]:
     try:
         storage = quietly(RDBStorage, url.replace("postgresql://", "postgresql+psycopg://", 1))
     except Exception as err:
-        reason = str(err).strip().splitlines()[0]
+        reason = without_password(str(err).strip().splitlines()[0], url)
         raise StoreError(f"Cannot use the database of studies, {redact(url)}: {reason[:200]}") from err
     try:
         yield storage
