@@ -79,7 +79,7 @@ def _copy(client: MlflowClient, store: ResultStore, workspace: Workspace, row: R
         _forget(store, replace(row, mlflow_run_id=run.info.run_id))
         run, missing = _run_of(client, store, workspace, replace(row, mlflow_run_id=None)), points
     run_id = run.info.run_id
-    _write(client, run, _params(row), _tags(store, row, metrics), missing, partial(stored, row.revision))
+    _write(client, run, params_of(row), _tags(store, row, metrics), missing, partial(stored, row.revision))
     if row.status in ONGOING:
         client.update_run(run_id, STATUSES[row.status])
     else:
@@ -183,7 +183,7 @@ def _text(value: Any) -> str:
     return (value if isinstance(value, str) else json.dumps(value, sort_keys=True))[:LONGEST]
 
 
-def _params(row: RunRow) -> dict[str, str]:
+def params_of(row: RunRow) -> dict[str, str]:
     """Every field of the spec by its address: `steps`, `lr`, `method.n_leapfrog`, `task.dim`."""
     nested = {"method_fields": "method.", "task_fields": "task."}
     flat = {name: value for name, value in row.spec.items() if name not in nested}
@@ -248,8 +248,9 @@ def _write(
 
     run_id = run.info.run_id
     new = [Param(name, value) for name, value in params.items() if name not in run.data.params]
-    client.log_batch(run_id, tags=[RunTag(*tag) for tag in tags.items() if run.data.tags.get(tag[0]) != tag[1]], synchronous=True)
-    for start in range(0, len(new), PARAMS_A_CALL):
+    changed = [RunTag(*tag) for tag in tags.items() if run.data.tags.get(tag[0]) != tag[1]]
+    client.log_batch(run_id, params=new[:PARAMS_A_CALL], tags=changed, synchronous=True)
+    for start in range(PARAMS_A_CALL, len(new), PARAMS_A_CALL):
         client.log_batch(run_id, params=new[start : start + PARAMS_A_CALL], synchronous=True)
     for start in range(0, len(points), POINTS_A_CALL):
         client.log_batch(run_id, metrics=points[start : start + POINTS_A_CALL], synchronous=True)
