@@ -32,8 +32,8 @@ def without_password(text: str, url: str) -> str:
     Of a password with an unencoded `@`, libraries take what follows it for a part of the host.
     """
     text = text.replace(url, redact(url)) if url else text
-    password = url.rpartition("://")[2].rpartition("@")[0].partition(":")[2]
-    for piece in {password, unquote(password), *password.split("@"), *re.findall(r"(?i)password=([^&]*)", url)} - {""}:
+    passwords = [url.rpartition("://")[2].rpartition("@")[0].partition(":")[2], *re.findall(r"(?i)password=([^&]*)", url)]
+    for piece in {piece for password in passwords for told in (password, unquote(password)) for piece in (told, *told.split("@"))} - {""}:
         text = re.sub(rf"(?<!\w){re.escape(piece)}(?!\w)", "***", text)
     return re.sub(r"[\w+.-]+://\S+", lambda found: redact(found[0]), text)
 
@@ -42,9 +42,11 @@ def sqlite_url(path: Path) -> str:
     """The address of a SQLite file. What an address, or Optuna, would read as something else is encoded.
 
     >>> sqlite_url(Path("/home/ada/50%/what?/bench.db"))
-    'sqlite:////home/ada/50%25/what%3F/bench.db'
+    'sqlite+pysqlite:////home/ada/50%25/what%3F/bench.db'
     """
-    return "sqlite:///" + str(path).translate({ord(sign): f"%{ord(sign):02X}" for sign in "%?{}"})
+    encoded = str(path).translate({ord(sign): f"%{ord(sign):02X}" for sign in "%?{}"})
+    # With its driver named, MLflow does not make the folder that the encoded path would be.
+    return f"{'sqlite' if encoded == str(path) else 'sqlite+pysqlite'}:///{encoded}"
 
 
 @dataclass(frozen=True)

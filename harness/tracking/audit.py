@@ -39,7 +39,7 @@ def look(workspace: Workspace, store: ResultStore) -> Copies | str:
     try:
         found = _runs(connect(workspace, store))
     except Exception as err:  # noqa: BLE001 - whatever MLflow raises, the results are safe
-        return one_line(err)
+        return one_line(err, workspace.tracking_uri)
     lost = [key for key, row in rows.items() if row.mlflow_run_id not in found or _has_lost_files(store, row, found[row.mlflow_run_id])]
     known = {row.mlflow_run_id for row in rows.values()}
     orphans = {run_id: run.data.tags["bench.key"] for run_id, run in found.items() if run_id not in known}
@@ -99,5 +99,5 @@ def delete_copies(workspace: Workspace, store: ResultStore, run_ids: Sequence[st
             with suppress(MlflowException):  # gone already
                 client.delete_run(run_id)
     except Exception as err:  # noqa: BLE001 - whatever MLflow raises, the database is right
-        return one_line(err)
+        return one_line(err, workspace.tracking_uri)
     return None

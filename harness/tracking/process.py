@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 POLL_S, LOOK_S, PULSE_S = 2.0, 0.2, 1.0
 PATIENCE_S = 8.0  # for a server that says nothing
 REFUSED_S = 3.0  # for another try after an error
-AT_WORK_S, MOST_WORK_S = 0.1, 60.0  # of processor time: as much shows that the process computes; more without a result is no progress
+AT_WORK_S, MOST_WORK_S = 0.05, 60.0  # of processor time: as much shows that the process computes; more without a result is no progress
 FIRST_RETRY_S, LAST_RETRY_S = 1.0, 60.0
 
 
@@ -51,12 +51,12 @@ def repair(workspace: Workspace, store: ResultStore, keys: Sequence[str] | None 
     try:
         client = connect(workspace, store)
     except Exception as err:  # noqa: BLE001 - whatever MLflow raises, the results are safe
-        return dict.fromkeys([row.key for row in store.unmirrored(keys)], one_line(err))
+        return dict.fromkeys([row.key for row in store.unmirrored(keys)], one_line(err, workspace.tracking_uri))
     for row in store.unmirrored(keys):
         try:
             sync(client, store, workspace, row.key)
         except Exception as err:  # noqa: BLE001 - one run's trouble does not keep the others from being mirrored
-            failed[row.key] = one_line(err)
+            failed[row.key] = one_line(err, workspace.tracking_uri)
     return failed
 
 
@@ -112,13 +112,12 @@ class Mirror:
         """
         if not self._keys:
             return []
-        stopped = stop is not None and stop.is_set()
-        self._patience.begin(REFUSED_S if stopped else timeout_s)
+        stop = stop or StopRequest()
+        stopped_before = stop.is_set()
+        self._patience.begin(REFUSED_S if stopped_before else timeout_s)
         self._say({"finish": True})
-        while self._is_alive() and not self._patience.is_over():
-            if stop is not None and stop.is_set() and not stopped:
-                self.error = "the wait was ended by a signal"
-                break
+        while self._is_alive() and not self._patience.is_over() and (stopped_before or not stop.is_set()):
+            pass
         died = self._child is not None and self._child.returncode is not None
         self.close()
         try:
@@ -128,7 +127,8 @@ class Mirror:
             self.error = one_line(err)
             return self._keys
         if left and self.error is None:
-            self.error = "its process died" if died else f"no answer within {timeout_s:g} s"
+            silent = "the wait was ended by a signal" if stop.is_set() else f"no answer within {timeout_s:g} s"
+            self.error = "its process died" if died else silent
         return left
 
     def close(self) -> None:
