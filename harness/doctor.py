@@ -200,6 +200,9 @@ def mirror_faults(workspace: Workspace, store: ResultStore) -> Iterator[Finding]
     for row in store.unmirrored():
         if row.key not in seen.lost and row.status in TERMINAL | {Status.INTERRUPTED}:
             yield Finding("mirror", f"MLflow does not show run {row.key} as it is", "it is mirrored", _remirror(workspace, store, row.key))
+    for run_id, (key, difference) in seen.edited.items():
+        text = f"MLflow's copy of run {key} was edited: {difference}"
+        yield Finding("mirror", text, "it is made again", _remirror(workspace, store, key, edited=run_id))
     for run_id, key in seen.orphans.items():
         text = f"MLflow's run {run_id} ({key}) has no run in the database"
         yield Finding("mirror", text, "it is deleted there", _deleter(workspace, store, run_id))
@@ -214,9 +217,11 @@ def _deleter(workspace: Workspace, store: ResultStore, run_id: str) -> Callable[
     return delete
 
 
-def _remirror(workspace: Workspace, store: ResultStore, key: str, forget: bool = False) -> Callable[[], None]:
+def _remirror(workspace: Workspace, store: ResultStore, key: str, forget: bool = False, edited: str | None = None) -> Callable[[], None]:
     def mirror() -> None:
-        if forget:
+        if edited is not None:
+            _deleter(workspace, store, edited)()
+        if forget or edited is not None:
             store.clear_mirror([key])
         failed = tracking.repair(workspace, store, [key])
         if failed:

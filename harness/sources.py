@@ -148,7 +148,7 @@ class _Loader(importlib.abc.MetaPathFinder, importlib.abc.ExecutionLoader):
         ours = fullname == self._source.package or fullname.startswith(f"{self._source.package}.")
         if not ours or not (self.is_package(fullname) or self._source.file_of(fullname)):
             return None
-        return importlib.util.spec_from_loader(fullname, self, origin=self.get_filename(fullname), is_package=self.is_package(fullname))
+        return importlib.util.spec_from_loader(fullname, self, is_package=self.is_package(fullname))
 
     def is_package(self, fullname: str) -> bool:
         inner = fullname.removeprefix(self._source.package).lstrip(".").replace(".", "/")

@@ -99,7 +99,7 @@ class NoMirror:
     def add(self, keys: object) -> None:
         """Nothing is taken note of."""
 
-    def finish(self) -> list[str]:
+    def finish(self, **unused: object) -> list[str]:
         """Nothing is left to mirror."""
         return []
 

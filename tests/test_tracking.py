@@ -34,7 +34,7 @@ ROOT = Path(harness.tracking.__file__).parents[2]
 @pytest.fixture
 def workspace(tmp_path):
     """A workspace whose path has characters that addresses quote."""
-    return filled_store.workspace_in(tmp_path / "a b#c")
+    return filled_store.workspace_in(tmp_path / "a b#c?d%20e{f}")
 
 
 @pytest.fixture

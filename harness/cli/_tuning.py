@@ -5,12 +5,11 @@ from __future__ import annotations
 import dataclasses
 import math
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from harness.cli._making import INTERRUPTED, NOT_ALL_DONE, cluster, events, signals
+from harness.cli._making import INTERRUPTED, NOT_ALL_DONE, cluster, events, finish_mirror, signals
 from harness.cli._options import open_store, plural, print_json, say, write_out
 from harness.cli._verdicts import dimensions, print_verdicts, trial_line
 from harness.cli._work import Work
@@ -33,6 +32,7 @@ def tune_all(searches: Sequence[Search], work: Work, as_json: bool) -> int:
     from harness.runner import Stop
     from harness.spec import Status
     from harness.store import ResultStore
+    from harness.tracking import Mirror
     from harness.tuning.decisions import total
 
     if work.queue or work.rerun or work.retry or work.time_limit:
@@ -40,21 +40,23 @@ def tune_all(searches: Sequence[Search], work: Work, as_json: bool) -> int:
         raise UsageError(f"Tuning takes no {refused}: what a trial is follows from those before it. For all together: --total-time-limit.")
     workspace = Workspace.current()
     stopped, late = False, False
-    with signals() as stop:
-        client = cluster(work)
-        workspace.prepare()
-        with ResultStore.open(workspace.database_url) as store:
+    client = cluster(work)
+    workspace.prepare()
+    with ResultStore.open(workspace.database_url) as store:
+        with signals() as stop, Mirror.start(workspace, []) as mirror:
+            make = _maker(workspace, store, work, client, stop, mirror)
             try:
-                with _making(workspace, store, work, client, stop) as make:
-                    for search in searches:
-                        _tune(workspace, store, search, make, work)
+                for search in searches:
+                    _tune(workspace, store, search, make, work)
             except Stop:
                 stopped = True
             except OutOfTime:
                 late = True
             verdicts = read(workspace, store, [search.record(total(search)) for search in searches])
+            print_json(verdict.plain() for verdict in verdicts) if as_json else print_verdicts(verdicts)
+            shown = finish_mirror(workspace, mirror, stop)
+        if shown and not stopped:
             _show_in_mlflow(workspace, store, verdicts)
-    print_json(verdict.plain() for verdict in verdicts) if as_json else print_verdicts(verdicts)
     if stopped:
         say("Interrupted. Everything is saved; the same command goes on.", err=True)
         return INTERRUPTED
@@ -82,13 +84,11 @@ def _tune(workspace: Workspace, store: ResultStore, search: Search, make: Make, 
             make(runs, None)
 
 
-@contextmanager
-def _making(workspace: Workspace, store: ResultStore, work: Work, client: Any, stop: StopRequest) -> Iterator[Make]:
+def _maker(workspace: Workspace, store: ResultStore, work: Work, client: Any, stop: StopRequest, mirror: Mirror) -> Make:
     """A function that brings runs to their end or to a step, while MLflow follows."""
     from harness import executors
     from harness.executors import Waiting
     from harness.runner import Note
-    from harness.tracking import Mirror
     from harness.tuning.rounds import has_reached
 
     made: list[str] = []
@@ -112,9 +112,7 @@ def _making(workspace: Workspace, store: ResultStore, work: Work, client: Any, s
         if not all(has_reached(row, until) for row in store.rows(keys).values()):
             raise OutOfTime
 
-    with Mirror.start(workspace, []) as mirror:
-        yield make
-        mirror.finish()
+    return make
 
 
 def _follow_up(mirror: Mirror, made: list[str], keys: list[str]) -> None:
@@ -183,6 +181,7 @@ def _figures(workspace: Workspace, store: ResultStore, verdict: Verdict) -> str:
 
 def _show_in_mlflow(workspace: Workspace, store: ResultStore, verdicts: Sequence[Verdict]) -> None:
     """A parent run for each search, with its figures, over the runs of its trials."""
+    from harness.tracking.fresh import one_line
     from harness.tracking.parents import show_search
     from harness.tuning.record import keys as keys_of
 
@@ -192,5 +191,5 @@ def _show_in_mlflow(workspace: Workspace, store: ResultStore, verdicts: Sequence
         try:
             show_search(workspace, store, search.name, search.task, keys, verdict.plain(), _figures(workspace, store, verdict))
         except Exception as err:  # noqa: BLE001 - whatever MLflow raises, the trials are safe
-            reason = (str(err).strip().splitlines() or [""])[0]
-            say(f"MLflow does not show {search.name} yet ({reason[:150]}). Nothing is lost: repeat the command.", err=True)
+            reason = one_line(err, workspace.tracking_uri)
+            say(f"MLflow does not show {search.name} yet ({reason}). Nothing is lost: repeat the command.", err=True)

@@ -86,8 +86,9 @@ def invalidate(
         if not dry_run:
             changed = [run.key for _, run in chosen]
             _ = store.errata.lift(changed) if lift else store.errata.add(changed, said)
-            mirror_leftovers(workspace, store, changed)
-    _tell(chosen, said, lift, dry_run, as_json)
+        _tell(chosen, said, lift, dry_run, as_json)
+        if not dry_run:
+            mirror_leftovers(workspace, store, [run.key for _, run in chosen])
 
 
 def _checked(reason: str | None, lift: bool) -> str:

@@ -219,7 +219,7 @@ def _store(workspace: Workspace) -> ResultStore | None:
     """The result database; None where there is none yet, be it on a server."""
     from harness.store import info
 
-    if not workspace.database_url.startswith("sqlite:") and info(workspace.database_url)["revision"] is None:
+    if not workspace.database_url.startswith("sqlite") and info(workspace.database_url)["revision"] is None:
         return None
     return open_store(workspace)
 

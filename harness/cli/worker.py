@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from harness.cli._making import INTERRUPTED, NOT_ALL_DONE, signals
+from harness.cli._making import INTERRUPTED, NOT_ALL_DONE, finish_mirror, signals
 from harness.cli._options import plural, say
 from harness.cli._work import Work, limit_options, plugins_option
 from harness.errors import BenchError
@@ -72,12 +72,13 @@ def _work(workspace: Workspace, store: Any, options: Any, stop: Any, stay: bool)
             status = INTERRUPTED
         except BenchError as err:
             fault = err
-        mirror.finish()
+        standings = store.standings({*ended, *begun}) if fault is None else {}
+        done = sum(key in standings and standings[key].status == Status.DONE for key in ended)
+        failed = [key for key in begun - set(ended) if key in standings and standings[key].status == Status.FAILED]  # in other hands
+        if fault is None:
+            set_aside = f" {plural(len(aside), 'run')} set aside." if aside else ""
+            say(f"Ended {plural(len(ended), 'run')}, {done} of them done.{set_aside}", err=True)
+        finish_mirror(workspace, mirror, stop)
     if fault is not None:
         raise fault
-    standings = store.standings({*ended, *begun})
-    done = sum(key in standings and standings[key].status == Status.DONE for key in ended)
-    failed = [key for key in begun - set(ended) if key in standings and standings[key].status == Status.FAILED]  # in other hands
-    set_aside = f" {plural(len(aside), 'run')} set aside." if aside else ""
-    say(f"Ended {plural(len(ended), 'run')}, {done} of them done.{set_aside}", err=True)
     return status or (0 if done == len(ended) and not aside and not failed else NOT_ALL_DONE)

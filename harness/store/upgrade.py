@@ -94,10 +94,12 @@ def _describe_runs(connection: Connection) -> None:
 
 
 def _refuse_foreign_tables(connection: Connection, url: str) -> None:
-    clashes = sorted(set(metadata.tables) & set(inspect(connection).get_table_names()))
+    tables = set(inspect(connection).get_table_names())
+    clashes = sorted(set(metadata.tables) & tables)
     if clashes:
+        maker = "MLflow" if {"experiments", "latest_metrics"} <= tables else "another program"
         raise StoreError(
-            f"{redact(url)} is not a result database: another program made its tables ({', '.join(clashes)}). "
+            f"{redact(url)} is not a result database: {maker} made its tables ({', '.join(clashes)}). "
             "Name a database of its own with BENCH_DATABASE_URL."
         )
 

@@ -9,9 +9,10 @@ import re
 import shutil
 import sys
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -41,17 +42,21 @@ ONGOING = frozenset({Status.QUEUED, Status.RUNNING})
 # MLflow's limits; LONGEST is below its 6,000 characters of a parameter
 PARAMS_A_CALL, POINTS_A_CALL, LONGEST, LONGEST_NAME = 100, 1000, 5000, 250
 LARGEST = sys.float_info.max
+Stored = Callable[[int, int], object]  # takes the revision, and how many points were missing before
 WRITTEN_TWICE, TRIES = re.compile("unique|duplicate", re.IGNORECASE), 3
 
 
-def sync(client: MlflowClient, store: ResultStore, workspace: Workspace, key: str) -> None:
-    """Bring MLflow's copy of a run to what the database says; a run that is not stored is left alone."""
+def sync(client: MlflowClient, store: ResultStore, workspace: Workspace, key: str, stored: Stored = lambda *_: None) -> None:
+    """Bring MLflow's copy of a run to what the database says; a run that is not stored is left alone.
+
+    `stored` is called when MLflow has taken points, and when it shows all.
+    """
     from mlflow.exceptions import MlflowException
 
     seen, tries = None, TRIES
     while (row := store.rows([key]).get(key)) is not None and row.revision != seen:
         try:
-            run_id = _copy(client, store, workspace, row)
+            run_id = _copy(client, store, workspace, row, stored)
         except MlflowException as err:
             tries -= 1
             if not tries or not WRITTEN_TWICE.search(str(err)):
@@ -62,9 +67,10 @@ def sync(client: MlflowClient, store: ResultStore, workspace: Workspace, key: st
         now = store.rows([key]).get(key)
         if now is not None and now.mlflow_run_id == run_id:
             store.mirrored(key, row.revision)
+            stored(row.revision, 0)
 
 
-def _copy(client: MlflowClient, store: ResultStore, workspace: Workspace, row: RunRow) -> str:
+def _copy(client: MlflowClient, store: ResultStore, workspace: Workspace, row: RunRow, stored: Stored) -> str:
     curves, metrics = store.curves(row.key), store.metrics([row.key]).get(row.key, {})
     points = list(_points(row, curves, metrics))
     run = _run_of(client, store, workspace, row)
@@ -74,7 +80,7 @@ def _copy(client: MlflowClient, store: ResultStore, workspace: Workspace, row: R
         _forget(store, replace(row, mlflow_run_id=run.info.run_id))
         run, missing = _run_of(client, store, workspace, replace(row, mlflow_run_id=None)), points
     run_id = run.info.run_id
-    _write(client, run, _params(row), _tags(store, row, metrics), missing)
+    _write(client, run, params_of(row), _tags(store, row, metrics), missing, partial(stored, row.revision))
     if row.status in ONGOING:
         client.update_run(run_id, STATUSES[row.status])
     else:
@@ -178,7 +184,7 @@ def _text(value: Any) -> str:
     return (value if isinstance(value, str) else json.dumps(value, sort_keys=True))[:LONGEST]
 
 
-def _params(row: RunRow) -> dict[str, str]:
+def params_of(row: RunRow) -> dict[str, str]:
     """Every field of the spec by its address: `steps`, `lr`, `method.n_leapfrog`, `task.dim`."""
     nested = {"method_fields": "method.", "task_fields": "task."}
     flat = {name: value for name, value in row.spec.items() if name not in nested}
@@ -242,16 +248,20 @@ def _missing(client: MlflowClient, run: Run, points: Sequence[Point]) -> list[Po
     return [point for place, point in wanted.items() if place not in seen]
 
 
-def _write(client: MlflowClient, run: Run, params: dict[str, str], tags: dict[str, str], points: Sequence[Point]) -> None:
+def _write(
+    client: MlflowClient, run: Run, params: dict[str, str], tags: dict[str, str], points: Sequence[Point], stored: Callable[[int], object]
+) -> None:
     from mlflow.entities import Param, RunTag
 
     run_id = run.info.run_id
     new = [Param(name, value) for name, value in params.items() if name not in run.data.params]
-    client.log_batch(run_id, tags=[RunTag(*tag) for tag in tags.items() if run.data.tags.get(tag[0]) != tag[1]], synchronous=True)
-    for start in range(0, len(new), PARAMS_A_CALL):
+    changed = [RunTag(*tag) for tag in tags.items() if run.data.tags.get(tag[0]) != tag[1]]
+    client.log_batch(run_id, params=new[:PARAMS_A_CALL], tags=changed, synchronous=True)
+    for start in range(PARAMS_A_CALL, len(new), PARAMS_A_CALL):
         client.log_batch(run_id, params=new[start : start + PARAMS_A_CALL], synchronous=True)
     for start in range(0, len(points), POINTS_A_CALL):
         client.log_batch(run_id, metrics=points[start : start + POINTS_A_CALL], synchronous=True)
+        stored(len(points) - start)
     for name in run.data.tags.keys() - tags.keys():
         if name.startswith("bench."):
             client.delete_tag(run_id, name)

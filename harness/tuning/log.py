@@ -29,7 +29,7 @@ from harness.tuning.foreign import OUTCOME, STUDY, given, is_enqueued
 from harness.tuning.kept import DEFINITION, SPEC, SPECS, Kept
 from harness.tuning.record import Record
 from harness.tuning.search import Search
-from harness.workspace import redact
+from harness.workspace import redact, without_password
 
 ROUND, RECORD, DATABASE = "bench.round", "bench.record", "bench.database"
 
@@ -108,7 +108,7 @@ def _storage(url: str) -> Iterator[RDBStorage]:
     try:
         storage = quietly(RDBStorage, url.replace("postgresql://", "postgresql+psycopg://", 1))
     except Exception as err:
-        reason = str(err).strip().splitlines()[0]
+        reason = without_password(str(err).strip().splitlines()[0], url)
         raise StoreError(f"Cannot use the database of studies, {redact(url)}: {reason[:200]}") from err
     try:
         yield storage
