@@ -86,6 +86,11 @@ class Table:
         said += [f"{name}={'none' if value is None else value}" for name, value in self.apart.items()]
         return f"{self.metric.name}{unit}" + (f", {', '.join(said)}" if said else "")
 
+    def explained(self, marks: Sequence[str]) -> list[str]:
+        """What the notes say of an entry's marks."""
+        said = dict(note[1:].split("] ", 1) for note in self.notes if note.startswith("["))
+        return [said[mark] for mark in marks]
+
 
 def compare(sample: Sample, options: Options) -> list[Table]:
     """All tables of a sample, those with the most runs first.
