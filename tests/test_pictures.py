@@ -401,3 +401,9 @@ def test_a_particle_is_shown_as_often_as_it_weighs():
     log_w = torch.tensor([0.25, 0.75], dtype=torch.float64).log()[:, None].expand(2, 4000)
     share = float(gallery.by_weight(log_w, Noise(["choice"])).double().mean())
     assert abs(share - 0.75) < 4 * (0.75 * 0.25 / 4000) ** 0.5
+
+
+@pytest.mark.parametrize("name", ["a\x1b[2Jb", "\ud800", "\u53d8\u5206", "$\\frac", "x" * 10_000])
+def test_a_picture_has_whatever_names_there_are_above_it(name):
+    """With warnings as errors, as here: a mirror that somebody runs so does not stop at a letter that the font lacks."""
+    assert pictures.learning_curves({"bound": [(1, 2.0), (2, 3.0)], name: [(1, 2.0)]}, name).startswith(b"\x89PNG")

@@ -123,7 +123,7 @@ def _show_run(prefix: str, folder: Path | None, as_json: bool) -> bool:
         if not found:
             return False
         if len(found) > 1:
-            raise UnknownName("run of that key alone", prefix, [row.key for row in found[:10]])
+            raise UnknownName("run of that key alone", prefix, [row.key for row in found])
         row = found[0]
         if folder is not None:
             _copy_pictures(workspace, store, row, folder)
