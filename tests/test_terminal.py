@@ -61,5 +61,8 @@ def test_estimates_that_are_not_trusted_have_a_footnote_and_no_asterisk(bench, w
     assert [cell.strip() for cell in row if "12.5" in cell] == ["12.5 [a]", "12.5", "12.5"]
     assert "[a] 1 of 1 runs have Pareto k above 0.7: do not trust their log_evidence and nll." in text
     assert "*" not in text
+    gaussian = bench("run", "-m", "vb", "-t", "gaussian-2", "--protocol", "smoke").stdout
+    assert "of 1 runs have Pareto k above 0.7" in gaussian
+    assert "[a]" not in gaussian  # no column of its table is such an estimate
     (line,) = json_lines(bench("compare", "--metric", "nll", "--json"))
     assert "not to be trusted" in line["notes"]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
 from harness.analysis.remarks import BY_IMPORTANCE, DOUBTFUL_K
@@ -25,7 +25,7 @@ def print_closing(results: Sequence[dict[str, Any]], runs: Sequence[NewRun]) -> 
         members = [result for result in results if result["task"] == task]
         out.print(f"{task}, protocol {by_key[members[0]['key']].protocol}", style="bold")
         _print_rows(out, [_row(cell, by_key) for cell in _cells(members)])
-    for line in _remarks(results):
+    for line in _remarks(results, {name for run in runs for name in run.description.headline}):
         out.print(line, markup=False)
 
 
@@ -97,7 +97,7 @@ def _time(members: list[dict[str, Any]]) -> str:
     return duration(max(member["wall_s"] for member in members))
 
 
-def _remarks(results: Sequence[dict[str, Any]]) -> list[str]:
+def _remarks(results: Sequence[dict[str, Any]], headlines: Collection[str]) -> list[str]:
     """What a reader of the table must know, and where to look next."""
     spent = [r for r in results if float(r["metrics"].get("travel_used", 0)) > SPENT]
     rising = [r for r in results if float(r["metrics"].get("bound_trend_z", 0)) > STILL_RISING]
@@ -114,7 +114,9 @@ def _remarks(results: Sequence[dict[str, Any]]) -> list[str]:
         lines.append(f"{len(rising)} of {len(results)} runs were still improving at the end (bound_trend_z above {STILL_RISING:.0f}).")
     if doubtful:
         estimates = " and ".join(BY_IMPORTANCE)
-        lines.append(f"[{MARK}] {len(doubtful)} of {len(results)} runs have Pareto k above {DOUBTFUL_K}: do not trust their {estimates}.")
+        shown = any(name in BY_IMPORTANCE and name in r["metrics"] for r in doubtful for name in headlines)
+        mark = f"[{MARK}] " if shown else ""
+        lines.append(f"{mark}{len(doubtful)} of {len(results)} runs have Pareto k above {DOUBTFUL_K}: do not trust their {estimates}.")
     if results:
         lines.append(f"Next: bench show {results[0]['key']} · bench list runs · bench ui (curves and checkpoints in MLflow)")
     return lines
