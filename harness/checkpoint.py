@@ -17,6 +17,7 @@ from safetensors.torch import load, save
 from torch import Tensor
 
 from harness.errors import CheckpointError
+from harness.folders import make_folder, sync_folder
 from harness.spec import RunSpec, canonical_json
 from harness.training import Layout, State
 
@@ -85,24 +86,16 @@ def whole(path: Path) -> Iterator[BinaryIO]:
     """
     temporary = _on_its_way(path, uuid4().hex)
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+        make_folder(path.parent)
         with temporary.open("wb") as file:
             yield file
             file.flush()
             os.fsync(file.fileno())
         temporary.replace(path)
-        _sync_folder(path.parent)
+        sync_folder(path.parent)
     finally:
         with suppress(OSError):
             temporary.unlink(missing_ok=True)
-
-
-def _sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def read(path: Path, sha256: str | None = None, key: str | None = None) -> tuple[dict[str, Tensor], dict[str, Any]]:

@@ -18,6 +18,7 @@ from uuid import uuid4
 import harness
 from harness.data import BLOCK, GZIP, Checked, DataFile, data_set, fault_of, places, verify
 from harness.errors import BenchError, DataError, InvalidSetting, WorkspaceError
+from harness.folders import make_folder, sync_folder
 from harness.workspace import redact
 
 TIMEOUT_S = 20.0  # for the connection, and for each read
@@ -132,7 +133,7 @@ def _writing_to(folder: Path) -> Iterator[None]:
 def _alone_in(folder: Path, say: Callable[[str], None]) -> Iterator[None]:
     """Keep other processes that fetch out of a folder; where the file system has no locks, they are let in."""
     with _writing_to(folder):
-        folder.mkdir(parents=True, exist_ok=True)
+        make_folder(folder)
         descriptor, locked = _lock(folder / LOCK, say)
     try:
         with _writing_to(folder):
@@ -224,11 +225,7 @@ def _publish(part: Path, folder: Path, file: DataFile) -> Path:
         zipped = content.read(2) == GZIP
     path = folder / (f"{file.name}.gz" if zipped else file.name)
     part.replace(path)
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+    sync_folder(folder)
     return path
 
 

@@ -21,7 +21,7 @@ A message says what is wrong, what was got, what is allowed and what to do.
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 
 def harmless(text: str) -> str:
@@ -44,6 +44,28 @@ def one_line(text: str, longest: int = 2000) -> str:
     return line if len(line) <= longest else f"{line[:half]} ... {line[-half:]}"
 
 
+def listed(names: Sequence[str], most: int = 50) -> str:
+    """Names in a row; of more than `most` the first ones, and how many are left out.
+
+    >>> listed(["a", "b"]), listed(["a", "b", "c"], 2), listed([])
+    ('a, b', 'a, b and 1 more', 'none')
+    """
+    left = len(names) - most
+    return (", ".join(names[:most]) or "none") + (f" and {left:,} more" if left > 0 else "")
+
+
+def shortened(text: str, longest: int) -> str:
+    """The text, or as much of it as fits with the number of characters that are left out.
+
+    >>> shortened("abc", 3), shortened("x" * 100, 30)
+    ('abc', 'xxxxxxxxxx ... (90 more)')
+    """
+    if len(text) <= longest:
+        return text
+    shown = longest - 20
+    return f"{text[:shown]} ... ({len(text) - shown:,} more)"
+
+
 class BenchError(Exception):
     """The program cannot go on."""
 
@@ -64,7 +86,7 @@ class UnknownName(UsageError):
         near = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
         suggestion = f" Did you mean '{near[0]}'?" if near else ""
         hint = f" See: {see}." if see else ""
-        super().__init__(f"No {kind} named '{name}'.{suggestion} Available: {', '.join(names) or 'none'}.{hint}")
+        super().__init__(f"No {kind} named '{name}'.{suggestion} Available: {listed(names)}.{hint}")
 
 
 class InvalidSetting(UsageError):

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import io
 import math
+import warnings
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+
+from harness.errors import harmless, shortened
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -15,6 +18,8 @@ if TYPE_CHECKING:
 Curve = list[tuple[int, float]]
 
 LABELS = {"bound": "bound (nats)", "grad_norm": "gradient norm (nats per unit)"}
+WIDEST = 100
+"""Characters of a title that the width has room for."""
 LOGARITHMIC = frozenset({"grad_norm"})
 WARM_UP = 0.25
 """Share of the steps that the range of the bound leaves out: a bound begins at -1e9 and ends at -1e5."""
@@ -71,12 +76,13 @@ def learning_curves(curves: dict[str, Curve], title: str) -> bytes:
     from matplotlib.ticker import MaxNLocator
 
     names = sorted((name for name, curve in curves.items() if curve), key=lambda name: (name != "bound", name))
-    with matplotlib.rc_context():
+    with matplotlib.rc_context(), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph")  # of a letter that the font lacks there is a box
         matplotlib.rcdefaults()  # not what the user's matplotlibrc says
         matplotlib.rcParams.update({"font.size": 9, "text.color": INK, "axes.labelcolor": INK, "xtick.color": INK, "ytick.color": INK})
         height = 0.9 + 2.4 * max(1, len(names))  # inches
         figure = Figure(figsize=(7.2, height), dpi=110)
-        figure.suptitle(title, y=1 - 0.1 / height, fontsize=10.5, parse_math=False)
+        figure.suptitle(shortened(harmless(title), WIDEST), y=1 - 0.1 / height, fontsize=10.5, parse_math=False)
         figure.subplots_adjust(left=0.14, right=0.975, top=1 - 0.4 / height, bottom=0.5 / height, hspace=0.1)
         panels = figure.subplots(max(1, len(names)), 1, sharex=True, squeeze=False)[:, 0]
         for number, (name, panel) in enumerate(zip(names, panels, strict=False)):
@@ -96,7 +102,7 @@ def _draw(panel: Axes, name: str, curve: Curve, colour: str) -> None:
     shown = [value if math.isfinite(value) else math.nan for value in values]
     style: dict[str, Any] = {"marker": "o", "markersize": 3} if len(steps) < 20 else {}
     panel.plot(steps, shown, color=colour, linewidth=1.4, **style)
-    panel.set_ylabel(LABELS.get(name, name.replace("_", " ")), parse_math=False)
+    panel.set_ylabel(LABELS.get(name, harmless(name.replace("_", " "))), parse_math=False)
     panel.grid(visible=True, color="#e3e3e3", linewidth=0.7)
     panel.spines[["top", "right"]].set_visible(False)
     panel.margins(x=0.01)

@@ -11,6 +11,7 @@ from tempfile import TemporaryFile
 from urllib.parse import unquote
 
 from harness.errors import WorkspaceError
+from harness.folders import make_folder
 
 
 def redact(url: str) -> str:
@@ -108,7 +109,7 @@ class Workspace:
             WorkspaceError: the folder cannot be created or written.
         """
         try:
-            self.home.mkdir(parents=True, exist_ok=True)
+            make_folder(self.home)
             TemporaryFile(dir=self.home).close()
         except OSError as err:
             remedy = "Change into a folder that you may write to, or set BENCH_HOME to one."

@@ -214,6 +214,8 @@ def shifted(number):
         ({"pictures": lambda files: [{**files[0], "name": "../evil.png"}]}, "a run does not validate: pictures"),
         ({"pictures": lambda files: [{**files[0], "name": ".."}]}, "a run does not validate: pictures"),
         ({"pictures": lambda files: files * 2}, "two pictures have one name"),
+        ({"pictures": lambda files: [files[0], {**files[0], "name": files[0]["name"].upper()}]}, "two pictures have one name"),
+        ({"checkpoint": lambda file: {**file, "role": "../../evil"}}, "a run does not validate: checkpoint"),
         ({"environment": []}, "a run does not validate: environment"),
         ({"more": 1}, "a run does not validate: more"),
     ],

@@ -22,11 +22,13 @@ import filled_store
 import pandas as pd
 import pytest
 from click.testing import CliRunner
+from hostile import is_harmless
 from markdown_it import MarkdownIt
 from pyarrow import parquet
 from test_browser import CHROMIUM, FLAGS
 
-from harness.analysis.formats import SCHEMA_VERSION, csv_text, parquet_bytes
+from harness.analysis.formats import SCHEMA_VERSION, csv_text, html, latex, markdown, parquet_bytes
+from harness.analysis.formats.grid import Grid, Word
 from harness.analysis.formats.records import FORMULA
 from harness.cli import main
 from harness.cli._options import write_out
@@ -380,3 +382,12 @@ def test_a_table_that_cannot_be_made_leaves_the_old_file(workspace, tmp_path):
 )
 def test_the_ending_of_a_file_says_its_format(compare, name, begins):
     assert compare(to=name).read_bytes().startswith(begins)
+
+
+def test_no_format_hands_a_terminal_what_it_would_obey():
+    """Each is printed where no file is named. CSV is data, and has names as they are."""
+    name = "e\x1b[2Jb\u202eabc\u200b"
+    grid = Grid(name, ("method", name), ((Word(name), Word(name, marks=("a",))),), (name,))
+    for text in (markdown([grid]), html([grid]), latex([grid])):
+        assert "abc" in text
+        assert is_harmless(text)

@@ -12,11 +12,10 @@ import scipy.stats
 import torch
 from conftest import json_lines
 
-from harness import bounds, training
+from harness import bounds, registry, training
 from harness.evaluation import Score, evaluate, mean_scores
 from harness.matrix import expand
 from harness.noise import Noise
-from harness.registry import load_method
 from harness.training import draw
 from tasks.norms import Norms, NormsOracle, length
 
@@ -142,7 +141,7 @@ class Parts(Norms, frozen=True):
 
 def started(method, **sets):
     (run,) = expand([method], ["norms"], [0], "smoke", {"steps": 3, "batch_size": 100, "eval_particles": 300, **sets})
-    method = load_method(run.spec.method, run.spec.method_fields)
+    method = registry.load(run.spec, None)[0]
     state = training.start(method, Parts(), run.spec.protocol(), [0])
     for _ in training.train(method, Parts(), run.spec.protocol(), state):
         pass

@@ -256,8 +256,8 @@ def test_sample_uses_the_best_parameters_on_validation_data(workspace):
         row, file = store.rows([line["key"]])[line["key"]], store.checkpoints(line["key"])[0]
     spec = RunSpec.from_plain(row.spec)
     tensors, _ = checkpoint.read(workspace / file.path, file.sha256)
-    model = stored(spec, workspace / file.path, file.sha256)
-    task = registry.load_task(spec.task, spec.task_fields)
+    method, task = registry.load(spec, None)
+    model = stored(spec, method, task, workspace / file.path, file.sha256)
     last = {name: tensors[f"params.task.{name}"] for name in model.theta}
     assert any(not torch.equal(last[name], leaf[0]) for name, leaf in model.theta.items())
     whole = torch.cat([leaf.flatten() for leaf in model.theta.values()])
@@ -401,3 +401,9 @@ def test_a_particle_is_shown_as_often_as_it_weighs():
     log_w = torch.tensor([0.25, 0.75], dtype=torch.float64).log()[:, None].expand(2, 4000)
     share = float(gallery.by_weight(log_w, Noise(["choice"])).double().mean())
     assert abs(share - 0.75) < 4 * (0.75 * 0.25 / 4000) ** 0.5
+
+
+@pytest.mark.parametrize("name", ["a\x1b[2Jb", "\ud800", "\u53d8\u5206", "$\\frac", "x" * 10_000])
+def test_a_picture_has_whatever_names_there_are_above_it(name):
+    """With warnings as errors, as here: a mirror that somebody runs so does not stop at a letter that the font lacks."""
+    assert pictures.learning_curves({"bound": [(1, 2.0), (2, 3.0)], name: [(1, 2.0)]}, name).startswith(b"\x89PNG")

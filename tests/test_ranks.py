@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
+from harness.analysis.formats.grid import rank_grid
 from harness.analysis.ranks import Ranking, ranking, ranks, studentised_range
 
 PAPER = json.loads((Path(__file__).parent / "data" / "demsar2006.json").read_text())
@@ -156,3 +157,25 @@ def test_only_the_order_of_scores_within_a_task_matters(table, lower):
     names, blocks = table
     turned = [[None if score is None else -2 * score for score in block] for block in blocks]
     assert by_name(ranking(names, turned, not lower)) == by_name(ranking(names, blocks, lower))
+
+
+def test_cliques_of_many_rows_are_by_definition_the_largest_sets_of_neighbours():
+    dice = random.Random(5)
+    for count in (1, 2, 7, 300):
+        means = tuple(float(dice.randrange(count)) for _ in range(count))
+        for critical in (0.5, 3.0, 1e9):
+            made = Ranking(tuple(map(str, range(count))), means, 2, 0.0, 1.0, critical)
+            order = sorted(range(count), key=lambda place: (means[place], str(place)))
+            runs = [[place for place in order[start:] if means[place] - means[order[start]] < critical] for start in range(count)]
+            inside = [set() if start == 0 else set(runs[start - 1]) for start in range(count)]
+            expected = [tuple(map(str, run)) for run, outer in zip(runs, inside, strict=True) if len(run) > 1 and not set(run) <= outer]
+            assert made.cliques == expected
+
+
+def test_a_grid_of_many_ranks_asks_once_who_is_not_told_apart(monkeypatch):
+    """Once for each row, it took more time than all the rest of a report on some hundred settings."""
+    made, asked = ranking([str(place) for place in range(50)], [list(range(50))] * 2, lower_is_better=True), []
+    cliques = Ranking.cliques.fget
+    monkeypatch.setattr(Ranking, "cliques", property(lambda self: asked.append(1) or cliques(self)))
+    assert rank_grid(made).rows[0][2].text
+    assert len(asked) == 1

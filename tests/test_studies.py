@@ -21,7 +21,6 @@ from harness import plainyaml, registry, studies
 from harness.errors import BenchError, UsageError
 from harness.matrix import expand
 from harness.outlook import Outlook, look
-from harness.registry import method_label
 from harness.spec import Plan, Status
 from harness.store import Outcome, Owner, ResultStore, Saved
 from harness.workspace import Workspace
@@ -58,9 +57,7 @@ def cells(name):
     found = {}
     for run in studies.load(name).runs():
         found.setdefault(run.spec.cell, []).append(run)
-    return [
-        (method_label(runs[0].spec.method, runs[0].spec.method_fields), runs[0], [run.spec.seed for run in runs]) for runs in found.values()
-    ]
+    return [(runs[0].description.method, runs[0], [run.spec.seed for run in runs]) for runs in found.values()]
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ from plugins import DivergesAt50, Shift, WrongShape
 from harness import checkpoint, training
 from harness.errors import CheckpointError, PluginError
 from harness.matrix import expand
-from harness.registry import find, load_method, load_task
+from harness.registry import find, load
 
 METHODS = ["vb", "iwae", "pnf", "iaf", "hvae", "hvae-untempered", "hvae-iaf"]
 
@@ -19,7 +19,7 @@ METHODS = ["vb", "iwae", "pnf", "iaf", "hvae", "hvae-untempered", "hvae-iaf"]
 def plugins(method="hvae", task="gaussian-3", **sets):
     (run,) = expand([method], [task], [0], "smoke", sets)
     spec = run.spec
-    return load_method(spec.method, spec.method_fields), load_task(spec.task, spec.task_fields), spec
+    return *load(spec, None), spec
 
 
 def trained(method, task, protocol, seeds, steps=None):

@@ -59,7 +59,7 @@ def mean_of(*values):
 
 
 def sigma_of(d):
-    task = registry.load_task("gaussian", {"dim": d})
+    task = registry.find("task", "gaussian").cls(dim=d)
     return task.truth()[1].tolist(), task.n_data
 
 
@@ -191,7 +191,7 @@ def test_the_floors_are_the_mean_errors_of_exact_fits_to_drawn_data():
 def test_sigma_of_a_closed_form_is_where_the_objective_of_the_task_is_largest(name, spread, half):
     import torch
 
-    task = registry.load_task("gaussian", {"dim": 25, "objective": "released-flow" if half else "exact"})
+    task = registry.find("task", "gaussian").cls(dim=25, objective="released-flow" if half else "exact")
     delta, sigma = task.truth()
     n = task.n_data
     batch = {"n": torch.full((1, 1), float(n), dtype=sigma.dtype), "mean": delta[None], "variance": sigma.square()[None]}

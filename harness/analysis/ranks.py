@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from bisect import bisect_left, bisect_right
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -33,12 +34,13 @@ class Ranking:
         """The largest sets of methods, best first, that are not told apart."""
         order = sorted(range(len(self.names)), key=lambda place: (self.mean_ranks[place], self.names[place]))
         found: list[tuple[str, ...]] = []
-        reached = -1
+        end = 0  # of those near to the row at `start`
         for start, first in enumerate(order):
-            near = [place for place in order[start:] if self.mean_ranks[place] - self.mean_ranks[first] < self.critical_difference]
-            if len(near) > 1 and start + len(near) - 1 > reached:
-                reached = start + len(near) - 1
-                found.append(tuple(self.names[place] for place in near))
+            reached, end = end, max(start, end)
+            while end < len(order) and self.mean_ranks[order[end]] - self.mean_ranks[first] < self.critical_difference:
+                end += 1
+            if end - start > 1 and end > reached:
+                found.append(tuple(self.names[place] for place in order[start:end]))
         return found
 
 
@@ -50,7 +52,8 @@ def ranks(scores: Sequence[float | None], lower_is_better: bool) -> list[float]:
     """
     failed = math.inf
     signed = [failed if score is None or math.isnan(score) else score if lower_is_better else -score for score in scores]
-    return [(1 + sum(other < one for other in signed) + sum(other <= one for other in signed)) / 2 for one in signed]
+    ordered = sorted(signed)
+    return [(1 + bisect_left(ordered, one) + bisect_right(ordered, one)) / 2 for one in signed]
 
 
 def ranking(names: Sequence[str], blocks: Sequence[Sequence[float | None]], lower_is_better: bool | Sequence[bool]) -> Ranking:

@@ -86,6 +86,11 @@ class Table:
         said += [f"{name}={'none' if value is None else value}" for name, value in self.apart.items()]
         return f"{self.metric.name}{unit}" + (f", {', '.join(said)}" if said else "")
 
+    def explained(self, marks: Sequence[str]) -> list[str]:
+        """What the notes say of an entry's marks."""
+        said = dict(note[1:].split("] ", 1) for note in self.notes if note.startswith("["))
+        return [said[mark] for mark in marks]
+
 
 def compare(sample: Sample, options: Options) -> list[Table]:
     """All tables of a sample, those with the most runs first.
@@ -141,7 +146,10 @@ def _comparable(groups: Sequence[Group]) -> list[tuple[dict[str, Any], list[Grou
 
 def _varying(columns: Sequence[ColumnName]) -> set[str]:
     aspects = [dict(column.aspects) for column in columns]
-    return {name for each in aspects for name in each if any(other.get(name) != each[name] or name not in other for other in aspects)}
+    values: dict[str, set[Any]] = {}
+    for name, value in (pair for each in aspects for pair in each.items()):
+        values.setdefault(name, set()).add(value)
+    return {name for name, several in values.items() if len(several) > 1 or any(name not in each for each in aspects)}
 
 
 def _table(sample: Sample, metric: str, apart: dict[str, Any], groups: list[Group], options: Options) -> Table:
@@ -162,7 +170,10 @@ def _table(sample: Sample, metric: str, apart: dict[str, Any], groups: list[Grou
         )
         for row in rows
     )
-    floor = tuple(_floor(sample, metric, column, groups, options) for column in columns)
+    in_column: dict[ColumnName, list[Group]] = {}
+    for group in groups:
+        in_column.setdefault(group.column, []).append(group)
+    floor = tuple(_floor(sample, metric, in_column[column], options) for column in columns)
     kept = floor if any(interval is not None for interval in floor) else None
     said = meaning(metric)
     notes.about(said, lines, options, sample.left_out)
@@ -215,9 +226,8 @@ def _failures(group: Group, n_values: int, n_finite: int) -> dict[str, int]:
     return {name: count for name, count in counts.items() if count}
 
 
-def _floor(sample: Sample, metric: str, column: ColumnName, groups: list[Group], options: Options) -> Interval | None:
+def _floor(sample: Sample, metric: str, members: Sequence[Group], options: Options) -> Interval | None:
     """The exact maximum-likelihood fit's error over the data sets of a column."""
-    members = [group for group in groups if group.column == column]
     by_seed = {seed: value for group in members for seed, value in sorted(sample.values(group, FLOOR + metric).items())}
     finite = [value for _, value in sorted(by_seed.items()) if math.isfinite(value)]
     return INTERVALS[options.interval](finite) if finite else None

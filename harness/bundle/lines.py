@@ -22,6 +22,7 @@ Fence = Annotated[int, Field(ge=0, lt=2**31)]
 # In a file's path these stand alone: nothing that leads out of a folder.
 Key = Annotated[str, StringConstraints(pattern="^[0-9a-f]{16}$")]
 Sha256 = Annotated[str, StringConstraints(pattern="^[0-9a-f]{64}$")]
+Role = Annotated[str, StringConstraints(pattern="^[a-z]{1,40}$")]
 FileName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.=+-]{0,199}$")]
 
 
@@ -56,7 +57,7 @@ class _Curve(_Plain):
 
 
 class _Checkpoint(_Plain):
-    role: Name
+    role: Role
     step: Count
     sha256: Sha256
     size: Count
@@ -184,7 +185,7 @@ def decode_line(line: bytes) -> Result:
 
 def _check(values: _Line, spec: RunSpec) -> None:
     """What one field must be because of another."""
-    names = [picture.name for picture in values.pictures]
+    names = [picture.name.lower() for picture in values.pictures]  # some file systems do not tell them apart
     faults = {
         "its key is not the digest of its spec": values.key != spec.key,
         f"status {values.status} is not that of a finished run": values.status not in TERMINAL,

@@ -19,11 +19,11 @@ from harness import checkpoint
 from harness.bundle.lines import encode_line
 from harness.bundle.reading import FILES, FORMAT, HEAD, LINES, Bundle
 from harness.errors import UsageError, WorkspaceError
+from harness.folders import sync_folder
 from harness.saving import remove_files
 from harness.spec import canonical_json
 from harness.store import Adoption, ArtifactFile, CheckpointFile, Result, ResultStore
 from harness.store.fresh import part_beside
-from harness.store.upgrade import sync_folder
 from harness.workspace import Workspace
 
 BLOCK = 2**20

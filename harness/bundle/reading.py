@@ -17,7 +17,7 @@ from zipfile import ZIP_STORED, BadZipFile, ZipFile, ZipInfo
 
 from harness import checkpoint
 from harness.bundle.lines import LONGEST_LINE, decode_line
-from harness.errors import CheckpointError, UsageError
+from harness.errors import CheckpointError, UsageError, one_line
 from harness.store import Result
 
 FORMAT = 1
@@ -43,8 +43,8 @@ def refusals(shown: str) -> Iterator[None]:
     except OSError as err:
         raise UsageError(f"Cannot read {shown}: {err.strerror or err}.") from err
     except NONSENSE as err:
-        why = "".join(letter if letter.isprintable() else " " for letter in str(err) or type(err).__name__)
-        raise UsageError(f"{shown} is not a bundle that can be taken in: {why[:300].rstrip('.')}.") from err
+        why = one_line(str(err) or type(err).__name__, 300).rstrip(".")
+        raise UsageError(f"{shown} is not a bundle that can be taken in: {why}.") from err
 
 
 @contextmanager

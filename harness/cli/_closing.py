@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
+from harness.analysis.remarks import BY_IMPORTANCE, DOUBTFUL_K
 from harness.cli._options import console, duration, number
 from harness.spec import settings_text
 from harness.store import NewRun
 
 LEFT = ("method", "settings", "status")
-MARK = "*"
-DOUBTFUL_K = 0.7
+MARK = "a"
 SPENT = 0.9
 STILL_RISING = 3.0
 
@@ -25,7 +25,7 @@ def print_closing(results: Sequence[dict[str, Any]], runs: Sequence[NewRun]) -> 
         members = [result for result in results if result["task"] == task]
         out.print(f"{task}, protocol {by_key[members[0]['key']].protocol}", style="bold")
         _print_rows(out, [_row(cell, by_key) for cell in _cells(members)])
-    for line in _remarks(results):
+    for line in _remarks(results, {name for run in runs for name in run.description.headline}):
         out.print(line, markup=False)
 
 
@@ -49,14 +49,13 @@ def _print_rows(out: Any, rows: list[dict[str, str]]) -> None:
     from rich import box
     from rich.measure import Measurement
     from rich.table import Table
-    from rich.text import Text
 
     columns = [name for name in rows[0] if any(row[name] for row in rows)]
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     for name in columns:
         table.add_column(name, justify="left" if name in LEFT else "right", no_wrap=name not in LEFT[:2], overflow="fold")
     for row in rows:
-        table.add_row(*(Text(row[name]) for name in columns))
+        table.add_row(*(row[name] for name in columns))
     unlimited = out.options.update(max_width=10_000)
     if Measurement.get(out, unlimited, table).maximum <= out.width or not out.is_terminal:
         out.print(table)
@@ -82,7 +81,7 @@ def _mean(members: list[dict[str, Any]], name: str) -> str:
     values = [float(member["metrics"][name]) for member in members if name in member["metrics"]]
     if not values:
         return "-"
-    mark = MARK if name == "log_evidence" and any(map(_is_doubtful, members)) else ""
+    mark = f" [{MARK}]" if name in BY_IMPORTANCE and any(map(_is_doubtful, members)) else ""
     if len(values) == 1:
         return number(values[0], members[0]["standard_errors"].get(name)) + mark
     mean = math.fsum(values) / len(values)
@@ -98,7 +97,7 @@ def _time(members: list[dict[str, Any]]) -> str:
     return duration(max(member["wall_s"] for member in members))
 
 
-def _remarks(results: Sequence[dict[str, Any]]) -> list[str]:
+def _remarks(results: Sequence[dict[str, Any]], headlines: Collection[str]) -> list[str]:
     """What a reader of the table must know, and where to look next."""
     spent = [r for r in results if float(r["metrics"].get("travel_used", 0)) > SPENT]
     rising = [r for r in results if float(r["metrics"].get("bound_trend_z", 0)) > STILL_RISING]
@@ -114,7 +113,10 @@ def _remarks(results: Sequence[dict[str, Any]]) -> list[str]:
     if rising:
         lines.append(f"{len(rising)} of {len(results)} runs were still improving at the end (bound_trend_z above {STILL_RISING:.0f}).")
     if doubtful:
-        lines.append(f"{len(doubtful)} of {len(results)} runs have Pareto k above {DOUBTFUL_K}: their log_evidence is not to be trusted.")
+        estimates = " and ".join(BY_IMPORTANCE)
+        shown = any(name in BY_IMPORTANCE and name in r["metrics"] for r in doubtful for name in headlines)
+        mark = f"[{MARK}] " if shown else ""
+        lines.append(f"{mark}{len(doubtful)} of {len(results)} runs have Pareto k above {DOUBTFUL_K}: do not trust their {estimates}.")
     if results:
         lines.append(f"Next: bench show {results[0]['key']} · bench list runs · bench ui (curves and checkpoints in MLflow)")
     return lines

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from harness.cli._options import console, say
+from harness.errors import harmless
 
 if TYPE_CHECKING:
     from harness.analysis.formats.grid import Grid, Word
@@ -28,7 +29,7 @@ def plain_text(grids: Sequence[Grid]) -> str:
     """The same for a file, however wide; an asterisk stands for bold."""
     from harness.cli._terminal import Harmless
 
-    out = Harmless(file=io.StringIO(), width=FILE_WIDTH, highlight=False, color_system=None)
+    out = Harmless(file=io.StringIO(), width=FILE_WIDTH, plain=True)
     for grid in grids:
         _print(out, grid)
     return "\n".join(line.rstrip() for line in out.file.getvalue().splitlines()) + "\n"  # type: ignore[attr-defined]
@@ -38,12 +39,12 @@ def _print(out: Any, grid: Grid) -> None:
     from rich.measure import Measurement
 
     out.print(grid.title, style="bold", markup=False)
-    plain = not out.is_terminal
+    plain = out.color_system is None
     table = _table(grid, plain)
     if Measurement.get(out, out.options.update(max_width=FILE_WIDTH), table).maximum <= out.width:
         out.print(table)
     else:
-        _print_blocks(out, grid)
+        _print_blocks(out, grid, plain)
     starred = plain and any(word.bold for row in grid.rows for word in row)
     for note in [*grid.notes, *(["*: bold."] if starred else [])]:
         out.print(note, style="dim", markup=False)
@@ -53,11 +54,10 @@ def _print(out: Any, grid: Grid) -> None:
 def _table(grid: Grid, plain: bool) -> Any:
     from rich import box
     from rich.table import Table
-    from rich.text import Text
 
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     for number, name in enumerate(grid.heading):
-        table.add_column(Text(name), justify="right" if number else "left", no_wrap=True)
+        table.add_column(name, justify="right" if number else "left", no_wrap=True)
     for row in grid.rows:
         table.add_row(*(_text(word, plain) for word in row))
     return table
@@ -66,18 +66,18 @@ def _table(grid: Grid, plain: bool) -> Any:
 def _text(word: Word, plain: bool) -> Any:
     from rich.text import Text
 
-    text = Text(f"*{word.text}" if word.bold and plain else word.text, style="bold" if word.bold else "")
+    text = Text("*" if word.bold and plain else "", style="bold" if word.bold else "").append(harmless(word.text))
     return text.append(f" [{','.join(word.marks)}]", style="not bold dim") if word.marks else text
 
 
-def _print_blocks(out: Any, grid: Grid) -> None:
+def _print_blocks(out: Any, grid: Grid, plain: bool) -> None:
     from rich.text import Text
 
-    width = max(map(len, grid.heading))
+    width = max(len(harmless(name)) for name in grid.heading)
     for row in grid.rows:
         out.print()
-        out.print(_text(row[0], plain=False), style="bold")
+        out.print(_text(row[0], plain), style="bold")
         for name, word in zip(grid.heading[1:], row[1:], strict=True):
             if word.text:
-                out.print(Text(f"  {name:<{width}}  ").append(_text(word, plain=False)))
+                out.print(Text(f"  {harmless(name):<{width}}  ").append(_text(word, plain)))
     out.print()

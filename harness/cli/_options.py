@@ -76,13 +76,8 @@ def console(stderr: bool = False) -> Console:
     from harness.cli._terminal import Harmless
 
     stream = sys.stderr if stderr else results()
-    return Harmless(
-        file=None if stderr else stream,
-        stderr=stderr,
-        width=None if stream.isatty() else 160,
-        highlight=False,
-        soft_wrap=not stream.isatty(),
-    )
+    width = None if stream.isatty() else 160
+    return Harmless(stderr=stderr, file=None if stderr else stream, width=width, soft_wrap=not stream.isatty())
 
 
 def write_out(content: bytes, output: Path | None) -> None:
@@ -125,9 +120,12 @@ def watched(items: Iterable[Item], total: int | None, doing: str) -> Iterator[It
     if not sys.stderr.isatty():
         yield from items
         return
-    from rich.progress import track
+    from rich.progress import BarColumn, TimeRemainingColumn
 
-    yield from track(items, doing, total=total, console=console(stderr=True), transient=True)
+    from harness.cli._terminal import bars
+
+    with bars(BarColumn(), TimeRemainingColumn(), transient=True) as shown:
+        yield from shown.track(items, total, description=doing)
 
 
 def plural(count: int, noun: str) -> str:

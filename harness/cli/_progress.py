@@ -96,12 +96,11 @@ class _Bar(_Lines):
 
     def __init__(self) -> None:
         super().__init__()
-        from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+        from rich.progress import BarColumn, TimeElapsedColumn
 
-        from harness.cli._terminal import Harmless
+        from harness.cli._terminal import as_it_stands, bars
 
-        columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[state]}"), TimeElapsedColumn())
-        self._bar: Any = Progress(*columns, console=Harmless(stderr=True))
+        self._bar: Any = bars(BarColumn(), as_it_stands("{task.fields[state]}"), TimeElapsedColumn())
         self._task: Any = None
         self._bar.start()
 
@@ -111,7 +110,7 @@ class _Bar(_Lines):
 
     def say(self, text: str) -> None:
         """A line above the bar."""
-        self._bar.console.print(text, markup=False, highlight=False)
+        self._bar.console.print(text)
 
     def show(self, event: Event | Progressed) -> None:
         """Fill the bar when a run has ended."""
@@ -131,7 +130,7 @@ class _Bar(_Lines):
 
     def advance(self, event: Advanced, text: str) -> None:
         """Move the bar."""
-        frozen = f", [red]{event.frozen} diverged[/]" if event.frozen else ""
+        frozen = f", {event.frozen} diverged" if event.frozen else ""
         self._bar.update(self._task, completed=event.step, state=f"{event.step:,}/{self._steps:,}, {text}{frozen}")
 
 

@@ -187,7 +187,7 @@ def run_of(store: ResultStore, prefix: str) -> RunRow:
     """
     found = store.find(prefix)
     if len(found) != 1:
-        raise UnknownName("run of that key alone" if found else "run", prefix, [row.key for row in found[:10]], "bench list runs")
+        raise UnknownName("run of that key alone" if found else "run", prefix, [row.key for row in found], "bench list runs")
     return found[0]
 
 

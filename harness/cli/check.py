@@ -46,7 +46,7 @@ def check(ctx: click.Context, name: str, seed: int, as_json: bool) -> None:
         if as_json:
             print_json([{"check": result.name, "holds": result.holds, "detail": result.detail}])
         else:
-            out.print(f"{'[green]holds [/]' if result.holds else '[bold red]BROKEN[/]'} ", end="")
+            out.print("holds  " if result.holds else "BROKEN ", style="green" if result.holds else "bold red", end="")
             out.print(f"{result.name}: {result.detail}", markup=False)
     if not as_json:
         verdict = f"{broken} contracts are broken" if broken else "every contract holds"

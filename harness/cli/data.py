@@ -171,18 +171,17 @@ class _Bars(_Lines):
 
     def __init__(self) -> None:
         super().__init__()
-        from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
+        from rich.progress import BarColumn, DownloadColumn, TimeRemainingColumn, TransferSpeedColumn
 
-        from harness.cli._terminal import Harmless
+        from harness.cli._terminal import bars
 
-        columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn())
-        self._bars = Progress(*columns, console=Harmless(stderr=True))
+        self._bars = bars(BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn())
         self._task: Any = None
         self._bars.start()
 
     def say(self, text: str) -> None:
         """A line above the bars."""
-        self._bars.console.print(text, markup=False, highlight=False)
+        self._bars.console.print(text)
 
     def begin(self, name: str, url: str, total: int | None) -> None:
         """A new bar."""

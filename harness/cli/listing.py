@@ -52,13 +52,12 @@ def print_table(columns: Sequence[str], rows: Iterable[tuple[str, ...]], left: i
     """A table on stdout; columns behind the first `left` are numbers."""
     from rich import box
     from rich.table import Table
-    from rich.text import Text
 
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     for place, name in enumerate(columns):
         table.add_column(name, justify="left" if left is None or place < left else "right")
     for row in rows:
-        table.add_row(*(Text(cell) for cell in row))
+        table.add_row(*row)
     console().print(table)
 
 

@@ -93,17 +93,16 @@ def _field(name: str, field: Any) -> dict[str, Any]:
 
 def _print_plugin(shown: dict[str, Any]) -> None:
     from rich import box
-    from rich.markup import escape
     from rich.table import Table
 
     out = console()
-    out.print(f"[bold]{escape(shown['name'])}[/] ({shown['kind']}, version {shown['version']}; {escape(shown['source'])})\n")
+    out.print(f"{shown['name']} ({shown['kind']}, version {shown['version']}; {shown['source']})\n", style="bold")
     out.print(shown["about"], markup=False)
     table = Table("field", "type", "default", "tuned in", "about", box=box.SIMPLE_HEAD, pad_edge=False)
     for field in shown["fields"]:
         tuned = field["tunable"]
         span = f"{tuned['low']:g} to {tuned['high']:g}{' (log)' if tuned['log'] else ''}" if tuned else ""
-        table.add_row(*(escape(str(cell)) for cell in (field["name"], field["type"], field["default"], span, field["about"])))
+        table.add_row(*(str(cell) for cell in (field["name"], field["type"], field["default"], span, field["about"])))
     if shown["fields"]:
         out.print(table)
     for variant, fields in shown.get("variants", {}).items():
@@ -124,7 +123,7 @@ def _show_run(prefix: str, folder: Path | None, as_json: bool) -> bool:
         if not found:
             return False
         if len(found) > 1:
-            raise UnknownName("run of that key alone", prefix, [row.key for row in found[:10]])
+            raise UnknownName("run of that key alone", prefix, [row.key for row in found])
         row = found[0]
         if folder is not None:
             _copy_pictures(workspace, store, row, folder)

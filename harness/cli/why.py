@@ -56,7 +56,7 @@ def _cell(store: ResultStore, prefix: str) -> str:
     """The cell of that name, or the one of the run of that key."""
     found = store.scores.cells_named(prefix)
     if len(found) != 1:
-        raise UnknownName("cell or run of that name alone" if found else "cell or run", prefix, found[:10], "bench compare --json")
+        raise UnknownName("cell or run of that name alone" if found else "cell or run", prefix, found, "bench compare --json")
     return found[0]
 
 

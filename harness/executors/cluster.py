@@ -32,15 +32,17 @@ def connect(address: str) -> Any:
         asyncio.run(asyncio.wait_for(_ask(address), CONNECT_S))
     except Exception as err:
         raise UsageError(
-            f"No Dask scheduler answers at {address} ({type(err).__name__}). Start one (dask scheduler) and give its address: tcp://HOST:8786."
+            f"No Dask scheduler answers at {address} ({type(err).__name__}: {err}). Start one (dask scheduler) and give its address: "
+            "tcp://HOST:8786, or tls://HOST:8786 with the certificates that docs/cluster.md names."
         ) from err
     return Client(address, timeout=CONNECT_S, set_as_default=False)
 
 
 async def _ask(address: str) -> None:
     from distributed.core import rpc
+    from distributed.security import Security
 
-    async with rpc(address) as scheduler:
+    async with rpc(address, connection_args=Security().get_connection_args("client")) as scheduler:
         await scheduler.identity()
 
 

@@ -93,21 +93,25 @@ class Scores:
         statuses = {status.value: status for status in Status}
         query: Select[Any] = select(*(runs.c[name] for name in Replicate._fields))
         found: list[Replicate] = []
+        texts: dict[str | None, str | None] = {}  # what many runs share is held once
+
         with self._read() as connection:
             for part in chunks(cells):
-                rows: Any = connection.execute(query.where(runs.c.cell.in_(part))).all()
-                found += [Replicate._make((*row[:3], statuses[row[3]], *row[4:])) for row in rows]
-        return sorted(found, key=lambda run: (run.cell, run.seed, run.key))
+                rows: Any = connection.execute(query.where(runs.c.cell.in_(part)).execution_options(yield_per=CHUNK))
+                for key, cell, seed, status, reason, step, wall_s, *names in rows:
+                    cell, reason, *names = (texts.setdefault(text, text) for text in (cell, reason, *names))
+                    found.append(Replicate._make((key, cell, seed, statuses[status], reason, step, wall_s, *names)))
+        found.sort(key=lambda run: (run.cell, run.seed, run.key))
+        return found
 
     def metric(self, name: str) -> dict[str, float]:
         """One metric of every run that has it, by key."""
         query = select(metrics.c.run, metrics.c.value, metrics.c.kind).where(metrics.c.name == name)
         with self._read() as connection:
-            rows = connection.execute(query).all()
-        values = {key: value for key, value, kind in rows if kind == FINITE and value is not None}
-        if len(values) < len(rows):
-            values |= {key: self._other(name, key, value, kind) for key, value, kind in rows if key not in values}
-        return values
+            rows = connection.execute(query.execution_options(yield_per=CHUNK))
+            return {
+                key: value if kind == FINITE and value is not None else self._other(name, key, value, kind) for key, value, kind in rows
+            }
 
     @staticmethod
     def _other(name: str, key: str, value: float | None, kind: str) -> float:

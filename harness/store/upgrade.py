@@ -12,6 +12,7 @@ from uuid import uuid4
 from sqlalchemy import Connection, Engine, func, inspect, select, text, update
 
 from harness.errors import SchemaBehind, SchemaMismatch, StoreError, UsageError
+from harness.folders import sync_folder
 from harness.store.connect import clear_errors, engine_for, reading, sqlite_file, writing
 from harness.store.floats import stored_json
 from harness.store.schema import descriptions, metadata, runs
@@ -165,18 +166,6 @@ def _copy(source: Path, target: Path) -> None:
         writer.execute("PRAGMA journal_mode = DELETE")  # one file, with nothing beside it
     with target.open("rb+") as file:
         os.fsync(file.fileno())
-
-
-def sync_folder(folder: Path) -> None:
-    """Make the names in a folder durable, where the system can."""
-    try:
-        handle = os.open(folder, os.O_RDONLY)
-    except OSError:
-        return  # Windows opens no folders
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
 
 
 def info(url: str) -> dict[str, Any]:

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import harness
-from harness.errors import BenchError
+from harness.errors import BenchError, shortened
 from harness.spec import Status, digest
 from harness.store import Curve, Metric, ResultStore, RunRow
 from harness.tracking.fresh import is_remote
@@ -169,7 +169,7 @@ def _forget(store: ResultStore, row: RunRow) -> None:
 def _run_name(row: RunRow) -> str:
     shown = {name: f"{value:.4g}" if isinstance(value, float) else _text(value) for name, value in row.settings.items()}
     settings = ",".join(f"{name.removeprefix('method.')}={value}" for name, value in sorted(shown.items()))
-    return f"{row.method}{f'[{settings[:150]}]' if settings else ''} seed {row.seed}"
+    return f"{row.method}{f'[{shortened(settings, 150)}]' if settings else ''} seed {row.seed}"
 
 
 def title(row: RunRow) -> str:
@@ -212,7 +212,7 @@ def _tags(store: ResultStore, row: RunRow, metrics: dict[str, Metric]) -> dict[s
         "mlflow.source.name": "bench",
         "mlflow.source.git.commit": environment.get("git_commit"),
     }
-    return {name: str(value)[:LONGEST] for name, value in tags.items() if value}
+    return {name: shortened(str(value), LONGEST) for name, value in tags.items() if value}
 
 
 def _points(row: RunRow, curves: dict[str, Curve], metrics: dict[str, Metric]) -> Iterator[Point]:

@@ -20,7 +20,7 @@ from optuna.storages import RDBStorage
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
-from harness.errors import StoreError, UsageError
+from harness.errors import StoreError, UsageError, one_line
 from harness.spec import canonical_json
 from harness.store.connect import sqlite_file
 from harness.store.exclusive import built_aside, exclusive
@@ -109,7 +109,7 @@ def _storage(url: str) -> Iterator[RDBStorage]:
         storage = quietly(RDBStorage, url.replace("postgresql://", "postgresql+psycopg://", 1))
     except Exception as err:
         reason = without_password(str(err).strip().splitlines()[0], url)
-        raise StoreError(f"Cannot use the database of studies, {redact(url)}: {reason[:200]}") from err
+        raise StoreError(f"Cannot use the database of studies, {redact(url)}: {one_line(reason, 400)}") from err
     try:
         yield storage
     finally:
@@ -150,7 +150,7 @@ class Log(Kept):
         if canonical_json(before) != canonical_json(now):
             names = sorted(before.keys() | now.keys(), key=lambda name: (name.startswith("set."), name))
             changed = [name for name in names if _shown(before, name) != _shown(now, name)]
-            shown = "; ".join(f"{name} was {_shown(before, name)} and is {_shown(now, name)}" for name in changed[:4])
+            shown = "; ".join(f"{name} was {_shown(before, name)} and is {_shown(now, name)}" for name in changed)
             raise UsageError(
                 f"'{self._search.name}' was changed since its first trial: {shown}. Trials of different studies cannot be compared: "
                 "put it back, or give the changed study another name."

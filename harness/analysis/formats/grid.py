@@ -102,7 +102,10 @@ def _reading(table: Table, style: Style) -> Iterator[str]:
 def rank_grid(ranking: Ranking) -> Grid:
     """Mean ranks, the best first, and who is not told apart from whom."""
     order = sorted(range(len(ranking.names)), key=lambda place: (ranking.mean_ranks[place], ranking.names[place]))
-    groups = {name: [str(number) for number, clique in enumerate(ranking.cliques, 1) if name in clique] for name in ranking.names}
+    groups: dict[str, list[str]] = {name: [] for name in ranking.names}
+    for place, clique in enumerate(ranking.cliques, 1):
+        for name in clique:
+            groups[name].append(str(place))
     ranked = [(ranking.names[place], ranking.mean_ranks[place]) for place in order]
     rows = tuple((Word(name), Word(f"{rank:.2f}"), Word(" ".join(groups[name]))) for name, rank in ranked)
     notes = [f"Ranks within each of {ranking.n_blocks} columns, 1 the best; a method with failed runs is last in that column."]

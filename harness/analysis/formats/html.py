@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 from jinja2 import Environment
 
 from harness.analysis.formats.grid import Grid
+from harness.errors import harmless
 
 FRAGMENT = """\
 {%- for grid in grids %}
@@ -58,9 +60,14 @@ tbody tr:last-child > * { border-bottom: 2px solid currentcolor; }
 """
 
 
+def shown(value: Any) -> Any:
+    """What a page shows of a value: of a text from whomever what would be obeyed stands there as its escape."""
+    return harmless(value) if type(value) is str else value
+
+
 def html(grids: Sequence[Grid], page: bool = True) -> str:
     """Each grid as a figure with its caption and notes; `page` makes a whole page of them."""
-    environment = Environment(autoescape=True)
+    environment = Environment(autoescape=True, finalize=shown)
     fragment = environment.from_string(FRAGMENT).render(grids=grids)
     if not page:
         return fragment

@@ -6,6 +6,7 @@ import re
 from collections.abc import Sequence
 
 from harness.analysis.formats.grid import Grid, Word
+from harness.errors import harmless
 
 SPECIAL = re.compile(r"([\\`*_\[\]<>|~$&])")
 AT_START = re.compile(r"^([-+](?!\d)|[=#])")
@@ -40,5 +41,5 @@ def escape(text: str) -> str:
     >>> escape("a|b <script> 50%")
     'a\\|b \\<script\\> 50%'
     """
-    one_line = " ".join(text.split())
+    one_line = harmless(" ".join(text.split()))
     return AT_START.sub(r"\\\1", SPECIAL.sub(r"\\\1", one_line))
