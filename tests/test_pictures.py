@@ -308,7 +308,7 @@ def test_the_weights_of_encoded_images_are_the_methods(made):
     home, (_, vb, _) = made
     with opened(home) as store:
         spec, file = RunSpec.from_plain(store.rows([vb])[vb].spec), store.checkpoints(vb)[0]
-    model = stored(spec, home / file.path, file.sha256)
+    model = stored(spec, *registry.load(spec, None), home / file.path, file.sha256)
     images = Digits().grey("test")[:3].reshape(-1, 8, 8)
     got = model.encode(images, 5)
     problem = model.task.problem(model.theta, model.task.observe(torch.tensor(images)), spec.base)
