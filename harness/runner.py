@@ -22,6 +22,7 @@ from harness.overdue import GRACE_S, Overdue, broken_off
 from harness.saving import Job, all_curves, patiently, remove_files, resume, save, tidy, write_member, write_picture
 from harness.spec import RunSpec, Status
 from harness.store import ArtifactFile, Claim, Metric, Outcome
+from harness.tracebacks import traceback_of
 from harness.training import State
 
 T = TypeVar("T")
@@ -110,7 +111,7 @@ def run(job: Job) -> Iterator[Event]:
         _give_back(job, Status.INTERRUPTED, "stopped by the user")
         raise Stop from None
     except (Exception, SystemExit) as err:  # noqa: BLE001 - whatever a plugin raises is a result of its run
-        yield from _fail(job, f"{type(err).__name__}: {err}")
+        yield from _fail(job, err)
 
 
 def _plugins(spec: RunSpec) -> tuple[Method, Task]:
@@ -278,9 +279,10 @@ def _forget(job: Job) -> None:
     remove_files(job.workspace, job.store.delete([key for key in job.claims if key not in started]))
 
 
-def _fail(job: Job, reason: str) -> Iterator[Event]:
+def _fail(job: Job, error: BaseException) -> Iterator[Event]:
+    reason, traceback = f"{type(error).__name__}: {error}", traceback_of(error)
     left = [claim for _, spec, claim in job.members() if _is_running(job, spec.key)]
     steps = patiently(lambda: job.store.rows([claim.key for claim in left]))
-    _store(job, left, [Outcome(Status.FAILED, reason, steps[claim.key].step, job.wall_s(claim)) for claim in left])
+    _store(job, left, [Outcome(Status.FAILED, reason, steps[claim.key].step, job.wall_s(claim), traceback=traceback) for claim in left])
     for claim in left:
         yield Ended(claim.key)

@@ -8,15 +8,17 @@ from typing import Any
 
 from harness import registry
 from harness.analysis.labels import unsaid
-from harness.cli._options import console, duration, number
+from harness.cli._options import console, duration, number, plural
 from harness.spec import settings_text
 from harness.store import NewRun
+from harness.tracebacks import reason_and_place
 
 LEFT = ("method", "settings", "status")
 MARK = "*"
 DOUBTFUL_K = 0.7
 SPENT = 0.9
 STILL_RISING = 3.0
+MOST_FAILED = 5  # runs that are listed one by one
 
 
 def print_closing(results: Sequence[dict[str, Any]], runs: Sequence[NewRun]) -> None:
@@ -29,7 +31,7 @@ def print_closing(results: Sequence[dict[str, Any]], runs: Sequence[NewRun]) -> 
         cls = registry.find("task", first.spec.task).cls
         out.print(f"{task}, protocol {first.protocol}", style="bold")
         _print_rows(out, [_row(cls, cell, by_key) for cell in _cells(members)])
-    for line in _remarks(results):
+    for line in (*_failures(results, by_key), *_remarks(results)):
         out.print(line, markup=False)
 
 
@@ -43,11 +45,16 @@ def _cells(results: list[dict[str, Any]]) -> list[list[dict[str, Any]]]:
 def _row(task: Any, members: list[dict[str, Any]], by_key: dict[str, NewRun]) -> dict[str, str]:
     """One cell, by column."""
     first = by_key[members[0]["key"]]
-    label = registry.method_label(first.spec.method, first.spec.method_fields)
-    settings = unsaid(members[0]["settings"], label, first.spec.method, task, first.protocol)
+    label, settings = _name(task, members[0], first)
     values = {name: _mean(members, name) for name in task.headline}
     counts = {"seeds": str(len(members)), "status": _statuses(members)}
-    return {"method": label, "settings": settings_text(settings)} | counts | values | {"time": _time(members)}
+    return {"method": label, "settings": settings} | counts | values | {"time": _time(members)}
+
+
+def _name(task: Any, result: dict[str, Any], run: NewRun) -> tuple[str, str]:
+    """A run's method with its variant, and the settings that neither it nor the protocol says."""
+    label = registry.method_label(run.spec.method, run.spec.method_fields)
+    return label, settings_text(unsaid(result["settings"], label, run.spec.method, task, run.protocol))
 
 
 def _print_rows(out: Any, rows: list[dict[str, str]]) -> None:
@@ -104,13 +111,27 @@ def _time(members: list[dict[str, Any]]) -> str:
     return duration(max(member["wall_s"] for member in members))
 
 
+def _failures(results: Sequence[dict[str, Any]], by_key: dict[str, NewRun]) -> list[str]:
+    """The runs that are not done, and why; how many more there are."""
+    failed = [result for result in results if result["status"] != "done"]
+    lines: list[str] = []
+    for result in failed[:MOST_FAILED]:
+        run = by_key[result["key"]]
+        name = " ".join(filter(None, _name(registry.find("task", run.spec.task).cls, result, run)))
+        why = reason_and_place(result["reason"], result["traceback"])
+        lines.append(f"{result['key']} {name} on {result['task']}, seed {result['seed']}, {result['status']}: {why}")
+    if more := failed[MOST_FAILED:]:
+        statuses = " · ".join(f"bench list runs --status {status}" for status in dict.fromkeys(result["status"] for result in more))
+        lines.append(f"and {plural(len(more), 'more run')} that {'is' if len(more) == 1 else 'are'} not done: {statuses}")
+    return lines
+
+
 def _remarks(results: Sequence[dict[str, Any]]) -> list[str]:
     """What a reader of the table must know, and where to look next."""
     spent = [r for r in results if float(r["metrics"].get("travel_used", 0)) > SPENT]
     rising = [r for r in results if float(r["metrics"].get("bound_trend_z", 0)) > STILL_RISING]
     doubtful = [r for r in results if _is_doubtful(r)]
-    failed = [r for r in results if r["status"] != "done"]
-    lines = [f"{r['key']} {r['method']} seed {r['seed']} {r['status']}: {r['reason'] or 'no reason on record'}" for r in failed[:5]]
+    lines: list[str] = []
     if any("elbo_gap" in r["metrics"] for r in results):
         lines.append("elbo_gap: nats below the exact log-evidence; evidence_gap: that below its maximum; ± one standard error.")
     if spent:

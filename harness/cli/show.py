@@ -8,6 +8,7 @@ import re
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from textwrap import indent
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -217,6 +218,8 @@ def _print_run(run: dict[str, Any], row: RunRow) -> None:
     for name, value in facts.items():
         if value:
             out.print(f"  {name:<11} {value}", markup=False)
+    if row.traceback:
+        out.print(indent(row.traceback, "  "), markup=False, soft_wrap=True)
     table = Table("metric", "value", box=box.SIMPLE_HEAD, pad_edge=False)
     for name, value in run["metrics"].items():
         error = run["standard_errors"].get(name)

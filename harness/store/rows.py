@@ -117,6 +117,7 @@ class RunRow:
     mlflow_run_id: str | None
     revision: int
     mirrored_revision: int
+    traceback: str | None
 
 
 @dataclass(frozen=True)
@@ -218,3 +219,4 @@ class Outcome:
     curves: dict[str, Curve] = field(default_factory=dict)
     checkpoint: CheckpointFile | None = None
     artifacts: list[ArtifactFile] = field(default_factory=list)
+    traceback: str | None = None

@@ -30,7 +30,7 @@ class CellRow(NamedTuple):
 
 
 class Replicate(NamedTuple):
-    """One run of a cell: how it ended, seconds of work, and the names of its plugins' source and of its environment."""
+    """One run of a cell: how it ended, seconds of work, the names of its plugins' source and of its environment, and why it failed."""
 
     key: str
     cell: str
@@ -41,6 +41,7 @@ class Replicate(NamedTuple):
     wall_s: float
     source_hash: str
     environment: str | None
+    traceback: str | None
 
 
 class Scores:

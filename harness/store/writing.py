@@ -119,6 +119,7 @@ def finish_one(connection: Connection, key: str, outcome: Outcome, at: float) ->
         "reason": outcome.reason,
         "step": outcome.step,
         "wall_s": outcome.wall_s,
+        "traceback": outcome.traceback,
         "finished_at": at,
         "revision": runs.c.revision + 1,
         **NO_OWNER,
