@@ -15,7 +15,7 @@ import torch
 from harness import devices, environment, gallery, registry, validation
 from harness.api import Method, Task
 from harness.collector import collect_as_usual
-from harness.errors import BenchError, DataError, LeaseLost, PluginError, StoreError
+from harness.errors import BenchError, DataError, LeaseLost, PluginError, StoreError, one_line
 from harness.evaluation import Score, scoring
 from harness.model import trained
 from harness.overdue import GRACE_S, Overdue, broken_off
@@ -75,7 +75,7 @@ def run(job: Job) -> Iterator[Event]:
     """Bring every claimed member of a stack to its end, yielding what happens.
 
     Raises:
-        PluginError: the method or task breaks its contract; runs without any step leave no trace.
+        PluginError: the method or task breaks its contract; the runs are given back, and what they had before is in its place.
         Stop: the process was asked to end; the state is saved and the runs can go on.
         LeaseLost: another process has taken over.
     """
@@ -99,8 +99,8 @@ def run(job: Job) -> Iterator[Event]:
         raise
     except OutOfTime as err:
         yield from _time_out(job, str(err))
-    except (PluginError, DataError):
-        _forget(job)
+    except (PluginError, DataError) as err:
+        _forget(job, str(err))
         raise
     except LeaseLost:
         raise
@@ -272,11 +272,10 @@ def _time_out(job: Job, reason: str) -> Iterator[Event]:
         yield Ended(claim.key)
 
 
-def _forget(job: Job) -> None:
-    """Take back runs that never made a step: their plugin or its data are not as they must be, so there is no result to record."""
-    _give_back(job, Status.QUEUED, "the plugin or its data are not as they must be")
-    started = job.store.rows([claim.key for claim in job.claims.values() if claim.step])
-    remove_files(job.workspace, job.store.delete([key for key in job.claims if key not in started]))
+def _forget(job: Job, reason: str) -> None:
+    """Give back runs whose plugin or data are not as they must be: there is no result to record."""
+    with suppress(LeaseLost, StoreError):
+        remove_files(job.workspace, job.store.give_up(list(job.claims.values()), one_line(reason)))
 
 
 def _fail(job: Job, error: BaseException) -> Iterator[Event]:

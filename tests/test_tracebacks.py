@@ -17,7 +17,7 @@ def caught(work):
 def test_passwords_and_escapes_are_not_kept_and_products_of_matrices_are():
     def connect():
         weights = {"a": 2.0}
-        weights["a"] @ 1.0  # noqa: B018
+        weights["a"] @ 1.0
 
     def tell():
         raise ValueError("no answer at postgresql://ada:secret@host/bench\x1b[31m")

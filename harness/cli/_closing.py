@@ -21,8 +21,14 @@ STILL_RISING = 3.0
 MOST_FAILED = 5  # runs that are listed one by one
 
 
-def print_closing(results: Sequence[dict[str, Any]], runs: Sequence[NewRun]) -> None:
-    """Each task with a row a cell: means over its seeds with standard errors; then what needs saying about them."""
+def print_closing(results: Sequence[dict[str, Any]], runs: Sequence[NewRun], given_up: dict[str, str]) -> None:
+    """Each task with a row a cell: means over its seeds with standard errors; then what needs saying about them.
+
+    Args:
+        results: the runs that have ended, as they are stored.
+        runs: what was asked for.
+        given_up: why runs could not be made anew, which have their earlier results.
+    """
     by_key = {run.spec.key: run for run in runs}
     out = console()
     for task in dict.fromkeys(result["task"] for result in results):
@@ -31,7 +37,7 @@ def print_closing(results: Sequence[dict[str, Any]], runs: Sequence[NewRun]) -> 
         cls = registry.find("task", first.spec.task).cls
         out.print(f"{task}, protocol {first.protocol}", style="bold")
         _print_rows(out, [_row(cls, cell, by_key) for cell in _cells(members)])
-    for line in (*_failures(results, by_key), *_remarks(results)):
+    for line in (*_failures(results, by_key, given_up), *_remarks(results)):
         out.print(line, markup=False)
 
 
@@ -111,18 +117,21 @@ def _time(members: list[dict[str, Any]]) -> str:
     return duration(max(member["wall_s"] for member in members))
 
 
-def _failures(results: Sequence[dict[str, Any]], by_key: dict[str, NewRun]) -> list[str]:
+def _failures(results: Sequence[dict[str, Any]], by_key: dict[str, NewRun], given_up: dict[str, str]) -> list[str]:
     """The runs that are not done, and why; how many more there are."""
-    failed = [result for result in results if result["status"] != "done"]
+    failed = [result for result in results if result["status"] != "done" or result["key"] in given_up]
     lines: list[str] = []
     for result in failed[:MOST_FAILED]:
         run = by_key[result["key"]]
         name = " ".join(filter(None, _name(registry.find("task", run.spec.task).cls, result, run)))
-        why = reason_and_place(result["reason"], result["traceback"])
-        lines.append(f"{result['key']} {name} on {result['task']}, seed {result['seed']}, {result['status']}: {why}")
+        status, why = result["status"], reason_and_place(result["reason"], result["traceback"])
+        if result["key"] in given_up:
+            status, why = f"not made anew, {status} as before", given_up[result["key"]]
+        lines.append(f"{result['key']} {name} on {result['task']}, seed {result['seed']}, {status}: {why}")
     if more := failed[MOST_FAILED:]:
-        statuses = " · ".join(f"bench list runs --status {status}" for status in dict.fromkeys(result["status"] for result in more))
-        lines.append(f"and {plural(len(more), 'more run')} that {'is' if len(more) == 1 else 'are'} not done: {statuses}")
+        statuses = dict.fromkeys(result["status"] for result in more if result["key"] not in given_up)
+        where = " · ".join(f"bench list runs --status {status}" for status in statuses)
+        lines.append(f"and {plural(len(more), 'more run')} that {'is' if len(more) == 1 else 'are'} not done{where and f': {where}'}")
     return lines
 
 

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
 INTERRUPTED = 130
 NOT_ALL_DONE = 3
+KEPT = "kept"
+"""The outcome of a run that could not be made anew: its earlier result is in its place."""
 
 
 def carry_out(runs: list[NewRun], work: Work, as_json: bool) -> int:
@@ -52,15 +54,19 @@ def _carry_out(
 
     keys = [run.spec.key for run in runs]
     before = {} if work.rerun else store.rows(keys)
-    if withdrawn := store.errata.reasons(keys):
-        say(f"{plural(len(withdrawn), 'withdrawn run')} made anew; what was withdrawn is kept beside: bench show KEY", err=True)
-    executors.prepare(store, workspace, runs, work.rerun, work.retry)
+    withdrawn = store.errata.reasons(keys)
+    asked = executors.prepare(store, workspace, runs, work.rerun, work.retry)
+    if withdrawn:
+        say(f"{plural(len(withdrawn), 'withdrawn run')} made anew; what was withdrawn is kept all the while: bench show KEY", err=True)
     _warn_of_other_source(runs, before)
     ended = {key for key, row in store.rows(keys).items() if row.status in TERMINAL}
     if work.queue:
         return _leave_queued(store, keys, len(keys) - len(ended), as_json)
     outcomes = dict.fromkeys(ended, "hit")
-    stopped = _work(workspace, store, [run for run in runs if run.spec.key not in ended], outcomes, work, client, stop)
+    with executors.taken_back(store, workspace, asked):
+        stopped = _work(workspace, store, [run for run in runs if run.spec.key not in ended], outcomes, work, client, stop)
+    given_up = store.given_up([key for key in keys if key not in ended])
+    outcomes |= dict.fromkeys(given_up, KEPT)
     mirror_leftovers(workspace, store, keys)
     results = collect(store, keys, outcomes)
     if as_json:
@@ -68,11 +74,13 @@ def _carry_out(
     else:
         from harness.cli._closing import print_closing
 
-        print_closing([result for result in results if result["key"] in outcomes], runs)
+        print_closing([result for result in results if result["key"] in outcomes], runs, given_up)
+    if given_up:
+        say(f"{plural(len(given_up), 'run')} could not be made anew: the earlier results stay as they were. Why: bench show KEY", err=True)
     if stopped:
-        say("Interrupted. Everything is saved; the same command goes on.", err=True)
+        say(f"Interrupted. Everything is saved; the same command{' without --rerun' if work.rerun else ''} goes on.", err=True)
         return INTERRUPTED
-    n_done = sum(result["status"] == Status.DONE for result in results)
+    n_done = sum(result["status"] == Status.DONE and result["key"] not in given_up for result in results)
     return 0 if n_done == len(keys) else NOT_ALL_DONE
 
 

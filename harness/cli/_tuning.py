@@ -95,14 +95,15 @@ def _making(workspace: Workspace, store: ResultStore, work: Work, client: Any, s
         _follow_up(mirror, made, [run.spec.key for run in runs])
         if not left:
             return
-        executors.prepare(store, workspace, left, rerun=False, retry=False)
+        asked = executors.prepare(store, workspace, left, rerun=False, retry=False)
         left_s = max(0.0, deadline - time.monotonic()) if math.isfinite(deadline) else None
         options = dataclasses.replace(work.options(), until=until, total_limit_s=left_s)
-        for event in events(workspace, store, keys, work, options, client, stop):
-            if isinstance(event, Note):
-                say(event.text, err=True)
-            elif isinstance(event, Waiting) and event.owners:
-                stop.wait(1.0)
+        with executors.taken_back(store, workspace, asked):
+            for event in events(workspace, store, keys, work, options, client, stop):
+                if isinstance(event, Note):
+                    say(event.text, err=True)
+                elif isinstance(event, Waiting) and event.owners:
+                    stop.wait(1.0)
         if not all(has_reached(row, until) for row in store.rows(keys).values()):
             raise OutOfTime
 

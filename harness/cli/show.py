@@ -186,6 +186,7 @@ def _run(store: ResultStore, row: RunRow) -> dict[str, Any]:
         "plan": plan.model_dump(mode="json") if plan else None,
         "environment": store.environment(row.key),
         "errata": [mark._asdict() for mark in store.errata.of(row.key)],
+        "earlier_result": store.earlier(row.key),
     }
 
 
@@ -206,6 +207,7 @@ def _print_run(run: dict[str, Any], row: RunRow) -> None:
         "settings": settings_text(row.settings) or "the defaults",
         "reason": row.reason,
         "withdrawn": "; ".join(mark["reason"] for mark in run["errata"] if not (mark["lifted_at"] or mark["replaced_at"])),
+        "earlier": _earlier(run["earlier_result"]),
         "protocol": row.protocol,
         "time": duration(row.wall_s),
         "stack": f"{len(run['plan']['members'])} replicates, {run['plan']['threads']} thread" if run["plan"] else None,
@@ -232,6 +234,10 @@ def _print_run(run: dict[str, Any], row: RunRow) -> None:
     for mark in run["errata"]:
         after = [f", {said} {_when(mark[at])}" for at, said in (("lifted_at", "lifted"), ("replaced_at", "made anew")) if mark[at]]
         out.print(f"  {_when(mark['at'])}  withdrawn{''.join(after)}: {mark['reason']}", markup=False)
+
+
+def _earlier(result: dict[str, Any] | None) -> str | None:
+    return result and f"{result['status']} at step {result['step']:,}; that result is kept until the new one is stored"
 
 
 def _when(at: float) -> str:

@@ -11,6 +11,7 @@ from typing import Any
 from harness.errors import BenchError, UsageError
 from harness.executors.follow import Event, Lost, follow
 from harness.executors.local import stacks
+from harness.executors.worker import IMPOSSIBLE
 from harness.runner import Note
 from harness.saving import Options
 from harness.stopping import StopRequest
@@ -49,17 +50,17 @@ def run_keys(keys: list[str], options: dict[str, Any]) -> dict[str, Any]:
 
     A task that the scheduler gives out twice finds its runs claimed or done.
 
-    Returns: the `error` that ended the process with its `status`; or empty.
+    Returns: the `error` that ended the process with its `status` and its `kind`; or empty.
     """
-    from harness.executors.worker import Worker, WorkerFailed
+    from harness.executors.worker import Worker
 
     worker = Worker(Workspace.current(), keys, Options(**options))
     try:
         status = worker.wait()
         list(worker.said())
         return {"error": f"its process ended with status {status}", "status": None} if status else {}
-    except WorkerFailed as err:
-        return {"error": str(err), "status": err.exit_status}
+    except BenchError as err:
+        return {"error": str(err), "status": err.exit_status, "kind": type(err).__name__}
     finally:
         worker.close()
 
@@ -118,7 +119,7 @@ def _fault(future: Any, group: list[str]) -> Lost | None:
     if not fault:
         return None
     if fault["status"] is not None:
-        kind = UsageError if fault["status"] == UsageError.exit_status else BenchError
+        kind = IMPOSSIBLE.get(fault["kind"], UsageError if fault["status"] == UsageError.exit_status else BenchError)
         raise kind(f"The cluster cannot run {group[0]}: {fault['error']}")
     return Lost(f"A worker of the cluster was lost ({fault['error']}); its runs go on elsewhere.")
 

@@ -5,11 +5,12 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 
 from harness import registry, runner, saving
-from harness.errors import LeaseLost
+from harness.errors import DataError, LeaseLost, PluginError, one_line
 from harness.heartbeat import Heartbeat
 from harness.saving import Options
 from harness.spec import Plan, RunSpec, Status
@@ -33,9 +34,17 @@ class Waiting:
 Event = runner.Event | Waiting
 
 
-def prepare(store: ResultStore, workspace: Workspace, runs: Sequence[NewRun], rerun: bool, retry: bool) -> None:
+@dataclass(frozen=True)
+class Asked:
+    """What a command has asked the database for: keys of runs that are new, and of those that are made anew."""
+
+    new: list[str]
+    anew: list[str]
+
+
+def prepare(store: ResultStore, workspace: Workspace, runs: Sequence[NewRun], rerun: bool, retry: bool) -> Asked:
     """Queue what is missing; put back to the start what was withdrawn or is to be run anew; give what timed out, was pruned or crashed
-    another chance.
+    another chance. Results that are made anew stay until the new ones are stored.
 
     Args:
         store, workspace: where results and files are.
@@ -54,8 +63,17 @@ def prepare(store: ResultStore, workspace: Workspace, runs: Sequence[NewRun], re
     if any(row.status in (Status.FAILED, Status.TIMEOUT, Status.PRUNED) or row.crashes for row in rows.values()):
         store.reopen(list(rows))
     missing = [run for run in runs if run.spec.key not in rows]
-    if missing:
-        store.enqueue(missing)
+    return Asked(store.enqueue(missing) if missing else [], again)
+
+
+@contextmanager
+def taken_back(store: ResultStore, workspace: Workspace, asked: Asked) -> Iterator[None]:
+    """Where a plugin or its data turn out not to be as they must be, what was asked for and not begun is as it was before."""
+    try:
+        yield
+    except (PluginError, DataError) as err:
+        saving.remove_files(workspace, store.take_back(asked.new, asked.anew, one_line(str(err))))
+        raise
 
 
 def execute(

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from harness.child import end, spawn
-from harness.errors import BenchError, UsageError
+from harness.errors import BenchError, DataError, PluginError, UsageError
 from harness.saving import Options
 from harness.stopping import StopRequest
 from harness.store import ResultStore
@@ -35,6 +35,10 @@ class WorkerFailed(BenchError):
     def __init__(self, message: str, exit_status: int) -> None:
         super().__init__(message)
         self.exit_status = exit_status
+
+
+# After these a command takes back what it asked for; see `taken_back`.
+IMPOSSIBLE = {kind.__name__: kind for kind in (PluginError, DataError)}
 
 
 class Worker:
@@ -79,11 +83,14 @@ class Worker:
 
         Raises:
             WorkerFailed: an error ended it.
+            PluginError, DataError: its runs cannot be made.
         """
         if self._child.poll() is not None:
             self._listener.join()
         while not self.notes.empty():
             message = self.notes.get()
+            if message.get("kind") in IMPOSSIBLE:
+                raise IMPOSSIBLE[message["kind"]](message["error"])
             if "error" in message:
                 raise WorkerFailed(message["error"], message["status"])
             yield message["note"]
@@ -111,7 +118,7 @@ def main() -> None:
         for note in _work(Workspace(Path(orders["home"]), orders["environment"]), orders["keys"], options, stop):
             report.write(json.dumps({"note": note}) + "\n")
     except BenchError as err:
-        report.write(json.dumps({"error": str(err), "status": err.exit_status}) + "\n")
+        report.write(json.dumps({"error": str(err), "status": err.exit_status, "kind": type(err).__name__}) + "\n")
     except Exception as err:  # noqa: BLE001 - the command is told what this program's fault is
         report.write(json.dumps({"error": f"A worker failed: {type(err).__name__}: {err} ({place_in(traceback_of(err))})", "status": 1}) + "\n")
     report.close()

@@ -68,8 +68,8 @@ def refuse_held(held: Iterable[Row[Any]]) -> None:
         raise UsageError(f"Run {row.key} is being run by {owner_of(row)}. Stop that process, or wait until it ends.")
 
 
-def claim(connection: Connection, keys: Sequence[str], owner: Owner, lease_s: float) -> list[Claim]:
-    """Take every listed run that is free, and with it the unfinished members of its stack."""
+def claim(connection: Connection, keys: Sequence[str], owner: Owner, lease_s: float) -> tuple[list[Claim], list[str]]:
+    """Take every listed run that is free, and with it the unfinished members of its stack; return also the runs that are given up."""
     seen = _with_members(connection, keys)
     locked = lock(connection, seen)
     stored = plans_by_digest(connection, {row.plan for row in locked.values()})
@@ -83,7 +83,7 @@ def claim(connection: Connection, keys: Sequence[str], owner: Owner, lease_s: fl
                 taken |= {row.key: row for row in unit}
     alive = _bury(connection, taken, at)
     _take(connection, list(alive.values()), owner, at, lease_s)
-    return [_claim_of(taken[key], stored) for key in _in_order(keys, alive)]
+    return [_claim_of(taken[key], stored) for key in _in_order(keys, alive)], [key for key in taken if key not in alive]
 
 
 def _with_members(connection: Connection, keys: Sequence[str]) -> dict[str, str | None]:

@@ -11,7 +11,8 @@ from sqlalchemy import Connection, Engine
 
 from harness.spec import Plan, Status
 from harness.store import claims as claiming
-from harness.store import connect, fresh, reading, snapshot, transfer, writing
+from harness.store import connect, earlier, fresh, reading, snapshot, transfer, writing
+from harness.store.earlier import File
 from harness.store.errata import Errata
 from harness.store.rows import (
     ArtifactFile,
@@ -179,10 +180,10 @@ class ResultStore:
 
     # Claims
 
-    def enqueue(self, runs: Sequence[NewRun]) -> None:
-        """Add the runs that are not stored yet; the others stay as they are."""
+    def enqueue(self, runs: Sequence[NewRun]) -> list[str]:
+        """Add the runs that are not stored yet, and return their keys; the others stay as they are."""
         with self._write() as connection:
-            writing.enqueue(connection, runs)
+            return writing.enqueue(connection, runs)
 
     def claim(self, keys: Sequence[str], owner: Owner, lease_s: float = LEASE_S) -> list[Claim]:
         """Take every listed run that is free: queued, interrupted, timed out, or running under a void lease.
@@ -194,7 +195,9 @@ class ResultStore:
             The claims, in the order of `keys`; then those of members that were not listed.
         """
         with self._write() as connection:
-            return claiming.claim(connection, keys, owner, lease_s)
+            claims, given_up = claiming.claim(connection, keys, owner, lease_s)
+            earlier.decide(connection, given_up, connect.now(connection))
+            return claims
 
     def heartbeat(self, claims: Sequence[Claim], lease_s: float = LEASE_S) -> None:
         """Prolong the leases to `lease_s` seconds from now; runs that the claim has ended stay as they are."""
@@ -222,12 +225,18 @@ class ResultStore:
         with self._write() as connection:
             return writing.save(connection, claims, saved)
 
-    def finish(self, claim: Claim, outcome: Outcome) -> list[CheckpointFile]:
-        """Store how a run ended and let go of it; returns what `save` returns."""
+    def finish(self, claim: Claim, outcome: Outcome) -> list[File]:
+        """Store how a run ended and let go of it; see `finish_all`."""
         return self.finish_all([claim], [outcome])
 
-    def finish_all(self, claims: Sequence[Claim], outcomes: Sequence[Outcome]) -> list[CheckpointFile]:
-        """Store how several runs ended: all of them, or none."""
+    def finish_all(self, claims: Sequence[Claim], outcomes: Sequence[Outcome]) -> list[File]:
+        """Store how several runs ended: all of them, or none.
+
+        What a run had before it was made anew goes now; where it has failed and had not failed before, that is put back instead.
+
+        Returns:
+            The checkpoints and pictures that are no longer in the database: their files may be deleted.
+        """
         with self._write() as connection:
             return writing.finish_all(connection, claims, outcomes)
 
@@ -236,14 +245,42 @@ class ResultStore:
         with self._write() as connection:
             writing.drop_checkpoints(connection, key, paths)
 
-    def reset(self, keys: Sequence[str]) -> list[CheckpointFile]:
-        """Put runs back to their start, without results; history and errata stay. Returns what `save` returns.
+    def reset(self, keys: Sequence[str]) -> list[File]:
+        """Put runs back to their start; what those had that have ended waits for its successor. Returns what `finish_all` returns.
 
         Raises:
             UsageError: a living process holds one of them; nothing is changed.
         """
         with self._write() as connection:
             return writing.reset(connection, keys)
+
+    def give_up(self, claims: Sequence[Claim], reason: str) -> list[File]:
+        """Give back runs that cannot be made: results that they had are put back, the others are queued. Returns what `finish_all` returns."""
+        with self._write() as connection:
+            return writing.give_up(connection, claims, reason)
+
+    def take_back(self, new: Sequence[str], anew: Sequence[str], reason: str) -> list[File]:
+        """Undo what a command asked for and nobody has begun: `new` runs are removed, of those made `anew` earlier results are put back.
+
+        Returns what `finish_all` returns.
+        """
+        with self._write() as connection:
+            return writing.take_back(connection, new, anew, reason)
+
+    def earlier(self, key: str) -> dict[str, Any] | None:
+        """What a run had before it was put back to its start, while that waits for its successor."""
+        with self._read() as connection:
+            return earlier.of(connection, [key]).get(key)
+
+    def earlier_files(self, keys: Sequence[str] | None = None) -> list[File]:
+        """The files of results that wait for their successor, of these runs or of all."""
+        with self._read() as connection:
+            return earlier.files(connection, keys)
+
+    def given_up(self, keys: Sequence[str]) -> dict[str, str]:
+        """Why the last attempt at runs came to nothing, where the earlier result was put back after it; other runs are left out."""
+        with self._read() as connection:
+            return earlier.given_up(connection, keys)
 
     def reopen(self, keys: Sequence[str]) -> None:
         """Queue runs again that ran out of time, were pruned or whose processes died too often; of free ones, forget the deaths."""
@@ -255,8 +292,8 @@ class ResultStore:
         with self._write() as connection:
             writing.prune(connection, keys, reason)
 
-    def delete(self, keys: Sequence[str]) -> list[CheckpointFile]:
-        """Remove runs with all that belongs to them. Returns what `save` returns.
+    def delete(self, keys: Sequence[str]) -> list[File]:
+        """Remove runs with all that belongs to them. Returns what `finish_all` returns.
 
         Raises:
             UsageError: a living process holds one of them; nothing is removed.

@@ -9,13 +9,15 @@ from sqlalchemy import Connection, Table, delete, insert, select, update
 
 from harness.errors import LeaseLost, StoreError
 from harness.spec import TERMINAL, Plan, Status, canonical_json, digest
-from harness.store.claims import CRASHED, NO_OWNER, change, fenced, fenced_running, lock, record, refuse_held
+from harness.store import earlier
+from harness.store.claims import CRASHED, NO_OWNER, change, fenced, fenced_running, lock, record, refuse_held, release
 from harness.store.connect import now
-from harness.store.errata import archive
+from harness.store.earlier import File
 from harness.store.floats import encode, encode_curve
 from harness.store.reading import checkpoint_file, chunks, is_held
 from harness.store.rows import ArtifactFile, CheckpointFile, Claim, Curve, Metric, NewRun, Outcome, Saved
 from harness.store.schema import artifacts, checkpoints, curves, environments, metrics, plans, runs
+from harness.tracebacks import reason_and_place
 
 # A damaged checkpoint falls back to the one before; other roles need their newest only.
 KEPT = {"last": 2}
@@ -31,17 +33,18 @@ def insert_new(connection: Connection, table: Table) -> Any:
     return insert_if_new(table).on_conflict_do_nothing()
 
 
-def enqueue(connection: Connection, new: Sequence[NewRun]) -> None:
-    """Add the runs that are not stored yet."""
+def enqueue(connection: Connection, new: Sequence[NewRun]) -> list[str]:
+    """Add the runs that are not stored yet; return their keys."""
     at = now(connection)
     # A microsecond apart, so that the newest first is also the last listed first.
     values = [new_row(run, at + 1e-6 * number) for number, run in enumerate(new)]
     values.sort(key=lambda row: row["key"])  # two writers of the same runs lock them in the same order
     if not values:
-        return
-    added = connection.execute(insert_new(connection, runs).returning(runs.c.key), values).scalars()
+        return []
+    added = list(connection.execute(insert_new(connection, runs).returning(runs.c.key), values).scalars())
     queued = {"at": at, "status": Status.QUEUED.value, "reason": None, "step": 0, "fence": 0, "owner": None}
     record(connection, [{"run": key, **queued} for key in added])
+    return added
 
 
 def new_row(run: NewRun, at: float) -> dict[str, Any]:
@@ -94,11 +97,11 @@ def save(connection: Connection, claims: Sequence[Claim], saved: Sequence[Saved]
     return dropped
 
 
-def finish_all(connection: Connection, claims: Sequence[Claim], outcomes: Sequence[Outcome]) -> list[CheckpointFile]:
-    """Store how these runs ended, and let go of them; return the checkpoints that are no longer kept."""
+def finish_all(connection: Connection, claims: Sequence[Claim], outcomes: Sequence[Outcome]) -> list[File]:
+    """Store how these runs ended, and let go of them; return the files that are no longer on record."""
     locked = fenced(connection, claims)
     at = now(connection)
-    dropped: list[CheckpointFile] = []
+    dropped: list[File] = []
     lines = []
     for claim, outcome in zip(claims, outcomes, strict=True):
         row = locked[claim.key]
@@ -107,9 +110,10 @@ def finish_all(connection: Connection, claims: Sequence[Claim], outcomes: Sequen
         if outcome.status in (Status.QUEUED, Status.RUNNING):
             raise ValueError(f"a run does not end as {outcome.status}")
         dropped += finish_one(connection, claim.key, outcome, at)
-        lines.append(change(row, at, outcome.status, outcome.reason, step=outcome.step))
+        why = outcome.reason and reason_and_place(outcome.reason, outcome.traceback)
+        lines.append(change(row, at, outcome.status, why, step=outcome.step))
     record(connection, lines)
-    return dropped
+    return dropped + earlier.decide(connection, locked, at)
 
 
 def finish_one(connection: Connection, key: str, outcome: Outcome, at: float) -> list[CheckpointFile]:
@@ -177,30 +181,36 @@ def drop_checkpoints(connection: Connection, key: str, paths: Sequence[str]) -> 
     connection.execute(delete(checkpoints).where(checkpoints.c.run == key, checkpoints.c.path.in_(list(paths))))
 
 
-def drop_files(connection: Connection, keys: Iterable[str]) -> list[CheckpointFile]:
-    """Take all checkpoints of these runs off the record, and return them."""
-    dropped = []
-    for part in chunks(keys):
-        gone = connection.execute(delete(checkpoints).where(checkpoints.c.run.in_(part)).returning(*checkpoints.c))
-        dropped += [checkpoint_file(row) for row in gone]
-    return dropped
-
-
-def reset(connection: Connection, keys: Sequence[str]) -> list[CheckpointFile]:
-    """Put runs back to their start without their results, which withdrawn ones keep beside; return the checkpoints no longer kept."""
+def reset(connection: Connection, keys: Sequence[str]) -> list[File]:
+    """Put runs back to their start; results wait for their successors. Return the files that are no longer on record."""
     locked = lock(connection, keys)
     at = now(connection)
     refuse_held(row for row in locked.values() if is_held(row, at))
+    earlier.keep(connection, locked, at)
+    waiting = earlier.of(connection, locked)
+    dropped = earlier.clear(connection, locked)
     start = {"status": Status.QUEUED.value, "step": 0, "wall_s": 0.0, "crashes": 0}
-    start |= dict.fromkeys(("reason", "started_at", "finished_at", "plan", "environment"))
-    archive(connection, locked, at)
+    start |= dict.fromkeys(("reason", "started_at", "finished_at", "plan", "environment", "traceback"))
     for part in chunks(locked):
-        raised = {"fence": runs.c.fence + 1, "revision": runs.c.revision + 1}
+        raised = {name: runs.c[name] + 1 for name in ("edition", "fence", "revision")}
         connection.execute(update(runs).where(runs.c.key.in_(part)).values(**start, **raised, **NO_OWNER))
-        for table in (metrics, curves, artifacts):
-            connection.execute(delete(table).where(table.c.run.in_(part)))
     record(connection, [change(row, at, Status.QUEUED, "reset", step=0, fence=row.fence + 1, owner=None) for row in locked.values()])
-    return drop_files(connection, locked)
+    return [file for file in dropped if file.edition.key not in waiting or file.edition.number != waiting[file.edition.key]["edition"]]
+
+
+def give_up(connection: Connection, claims: Sequence[Claim], reason: str) -> list[File]:
+    """Give back runs that cannot be made: results that they had are put back, the others are queued. Return as `finish_all`."""
+    running = {key: row for key, row in fenced(connection, claims).items() if row.status == Status.RUNNING}
+    release(connection, claims, Status.QUEUED, reason)
+    return earlier.put_back(connection, running, reason, now(connection))
+
+
+def take_back(connection: Connection, new: Sequence[str], anew: Sequence[str], reason: str) -> list[File]:
+    """Undo what was asked for and not begun: remove the new runs, and put back what others had. Return as `finish_all`."""
+    queued = {key: row for key, row in lock(connection, [*new, *anew]).items() if row.status == Status.QUEUED and row.step == 0}
+    return remove(connection, [key for key in new if key in queued]) + earlier.put_back(
+        connection, {key: queued[key] for key in anew if key in queued}, reason, now(connection)
+    )
 
 
 def reopen(connection: Connection, keys: Sequence[str]) -> None:
@@ -229,14 +239,15 @@ def prune(connection: Connection, keys: Sequence[str], reason: str) -> None:
     for part in chunks(free):
         connection.execute(update(runs).where(runs.c.key.in_(part)).values(**ended))
     record(connection, [change(row, at, Status.PRUNED, reason) for row in free.values()])
+    earlier.decide(connection, free, at)
 
 
-def remove(connection: Connection, keys: Sequence[str]) -> list[CheckpointFile]:
-    """Remove runs with all that belongs to them; return the checkpoints that are no longer kept."""
+def remove(connection: Connection, keys: Sequence[str]) -> list[File]:
+    """Remove runs with all that belongs to them; return their files."""
     locked = lock(connection, keys)
     at = now(connection)
     refuse_held(row for row in locked.values() if is_held(row, at))
-    dropped = drop_files(connection, locked)
+    dropped = earlier.files(connection, locked) + earlier.clear(connection, locked)
     for part in chunks(locked):
         connection.execute(delete(runs).where(runs.c.key.in_(part)))
     return dropped

@@ -1,0 +1,139 @@
+"""Results that wait for their successor.
+
+A run that is put back to its start leaves what it had here. When the attempt after that has ended, `decide` lets the earlier result go,
+because a new one is stored, or puts it back, in the transaction that ends the attempt.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+from sqlalchemy import Connection, Row, delete, insert, select, update
+
+from harness.spec import TERMINAL, Status, canonical_json
+from harness.store.claims import NO_OWNER, Rows, change, record
+from harness.store.errata import STANDING
+from harness.store.floats import stored_json
+from harness.store.reading import chunks, database_id
+from harness.store.rows import ArtifactFile, CheckpointFile
+from harness.store.schema import artifacts, checkpoints, curves, earlier_results, errata, metrics, run_history, runs
+from harness.workspace import Edition
+
+PUT_BACK = "the earlier result is back in its place"
+TABLES = {table.name: table for table in (metrics, curves, checkpoints, artifacts)}
+COLUMNS = (
+    *("status", "reason", "step", "wall_s", "started_at", "finished_at", "source_hash"),
+    *("description", "plan", "environment", "traceback", "edition"),
+)
+
+File = CheckpointFile | ArtifactFile
+
+
+def keep(connection: Connection, rows: Rows, at: float) -> None:
+    """Set the results of ended runs aside. Where one waits already it stays, and nothing is kept of what was made since."""
+    waiting = of(connection, rows)
+    ended = {key: row for key, row in rows.items() if row.status in TERMINAL and key not in waiting}
+    kept = _results(connection, ended)
+    if kept:
+        connection.execute(insert(earlier_results), [{"run": key, "at": at, "result": canonical_json(kept[key])} for key in kept])
+
+
+def _results(connection: Connection, rows: Rows) -> dict[str, dict[str, Any]]:
+    """What is on record of these runs' results, as the tables hold it."""
+    found = {key: {name: row._mapping[name] for name in COLUMNS} | {name: [] for name in TABLES} for key, row in rows.items()}
+    for part in chunks(rows):
+        for name, table in TABLES.items():
+            columns = [column for column in table.c if column.name != "id"]
+            for row in connection.execute(select(*columns).where(table.c.run.in_(part)).order_by(*table.primary_key)):
+                values = dict(row._mapping)
+                found[values.pop("run")][name].append(values)
+    return found
+
+
+def of(connection: Connection, keys: Iterable[str]) -> dict[str, dict[str, Any]]:
+    """The results that wait for their successor, by run; of a run that was not put back to its start there is none."""
+    query = select(earlier_results.c.run, earlier_results.c.result)
+    rows = (row for part in chunks(keys) for row in connection.execute(query.where(earlier_results.c.run.in_(part))))
+    return {run: stored_json(result) for run, result in rows}
+
+
+def files(connection: Connection, keys: Iterable[str] | None = None) -> list[File]:
+    """The files of results that wait, of these runs or of all."""
+    return _files(connection, of(connection, connection.execute(select(earlier_results.c.run)).scalars() if keys is None else keys))
+
+
+def _files(connection: Connection, results: dict[str, dict[str, Any]]) -> list[File]:
+    name, found = database_id(connection), list[File]()
+    for key, result in results.items():
+        edition = Edition(name, key, result["edition"])
+        found += [CheckpointFile(file["role"], file["step"], file["sha256"], file["size"], edition) for file in result["checkpoints"]]
+        found += [ArtifactFile(file["name"], file["sha256"], file["size"], edition) for file in result["artifacts"]]
+    return found
+
+
+def clear(connection: Connection, keys: Iterable[str]) -> list[File]:
+    """Take what these runs have made so far off the record; returns its files."""
+    found: dict[str, dict[str, Any]] = {}
+    for part in chunks(keys):
+        for key, edition in connection.execute(select(runs.c.key, runs.c.edition).where(runs.c.key.in_(part))):
+            found[key] = {"edition": edition, "checkpoints": [], "artifacts": []}
+        for table in (metrics, curves):
+            connection.execute(delete(table).where(table.c.run.in_(part)))
+        for table in (checkpoints, artifacts):
+            for row in connection.execute(delete(table).where(table.c.run.in_(part)).returning(*table.c)).mappings():
+                found[row["run"]][table.name].append(row)
+    return _files(connection, found)
+
+
+def supersedes(status: str, earlier: str) -> bool:
+    """Whether a run that has ended so takes the place of what it had. A failure takes that of a failure only."""
+    return status in (Status.DONE, Status.DIVERGED) or status == earlier
+
+
+def decide(connection: Connection, keys: Iterable[str], at: float) -> list[File]:
+    """Of runs that have ended, let earlier results go that have a successor now, and put the others back; returns files off the record."""
+    dropped: list[File] = []
+    for key, result in of(connection, keys).items():
+        row = connection.execute(select(runs).where(runs.c.key == key)).one()
+        if row.status in TERMINAL:
+            if supersedes(row.status, result["status"]):
+                dropped += _files(connection, {key: result})
+                archived = {"replaced_at": at, "result": canonical_json(result)}
+                connection.execute(update(errata).where(errata.c.run == key, STANDING).values(**archived))
+            else:
+                dropped += _put_back(connection, row, result, at)
+            connection.execute(delete(earlier_results).where(earlier_results.c.run == key))
+    return dropped
+
+
+def put_back(connection: Connection, rows: Rows, reason: str, at: float) -> list[File]:
+    """Give these runs up for the reason and put back what they had; one without an earlier result stays as it is. Returns as `decide`."""
+    dropped: list[File] = []
+    for key, result in of(connection, rows).items():
+        record(connection, [change(rows[key], at, Status.FAILED, reason)])
+        dropped += _put_back(connection, rows[key], result, at)
+        connection.execute(delete(earlier_results).where(earlier_results.c.run == key))
+    return dropped
+
+
+def _put_back(connection: Connection, row: Row[Any], result: dict[str, Any], at: float) -> list[File]:
+    dropped = clear(connection, [row.key])
+    for name, table in TABLES.items():
+        if result[name]:
+            connection.execute(insert(table), [{"run": row.key, **values} for values in result[name]])
+    values = {name: result[name] for name in COLUMNS} | {"crashes": 0, "revision": runs.c.revision + 1} | NO_OWNER
+    connection.execute(update(runs).where(runs.c.key == row.key).values(**values))
+    record(connection, [change(row, at, Status(result["status"]), PUT_BACK, step=result["step"])])
+    return dropped
+
+
+def given_up(connection: Connection, keys: Iterable[str]) -> dict[str, str]:
+    """Why the last attempt at these runs came to nothing, where the earlier result was put back after it; other runs are left out."""
+    reasons: dict[str, list[str | None]] = {}
+    for part in chunks(keys):
+        ever = select(run_history.c.run).where(run_history.c.run.in_(part), run_history.c.reason == PUT_BACK)
+        lines = select(run_history.c.run, run_history.c.reason).where(run_history.c.run.in_(ever)).order_by(run_history.c.id)
+        for run, reason in connection.execute(lines):
+            reasons.setdefault(run, []).append(reason)
+    return {run: said[-2] or "" for run, said in reasons.items() if said[-1] == PUT_BACK}
