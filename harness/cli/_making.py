@@ -65,7 +65,7 @@ def _carry_out(
     outcomes = dict.fromkeys(ended, "hit")
     with executors.taken_back(store, workspace, asked):
         stopped = _work(workspace, store, [run for run in runs if run.spec.key not in ended], outcomes, work, client, stop)
-    given_up = store.given_up([key for key in keys if key not in ended])
+    given_up = store.earlier.given_up([key for key in keys if key not in ended])
     outcomes |= dict.fromkeys(given_up, KEPT)
     mirror_leftovers(workspace, store, keys)
     results = collect(store, keys, outcomes)

@@ -186,7 +186,7 @@ def _run(store: ResultStore, row: RunRow) -> dict[str, Any]:
         "plan": plan.model_dump(mode="json") if plan else None,
         "environment": store.environment(row.key),
         "errata": [mark._asdict() for mark in store.errata.of(row.key)],
-        "earlier_result": store.earlier(row.key),
+        "earlier_result": store.earlier.of(row.key),
     }
 
 

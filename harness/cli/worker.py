@@ -68,7 +68,7 @@ def _work(workspace: Workspace, store: Any, options: Any, stop: Any, stay: bool)
         mirror.finish()
     if fault is not None:
         raise fault
-    given_up = store.given_up(ended)
+    given_up = store.earlier.given_up(ended)
     done = sum(run.status == Status.DONE and key not in given_up for key, run in store.standings(ended).items())
     say(f"Ended {plural(len(ended), 'run')}, {done} of them done.", err=True)
     return status or (0 if done == len(ended) else NOT_ALL_DONE)

@@ -120,7 +120,9 @@ def main() -> None:
     except BenchError as err:
         report.write(json.dumps({"error": str(err), "status": err.exit_status, "kind": type(err).__name__}) + "\n")
     except Exception as err:  # noqa: BLE001 - the command is told what this program's fault is
-        report.write(json.dumps({"error": f"A worker failed: {type(err).__name__}: {err} ({place_in(traceback_of(err))})", "status": 1}) + "\n")
+        report.write(
+            json.dumps({"error": f"A worker failed: {type(err).__name__}: {err} ({place_in(traceback_of(err))})", "status": 1}) + "\n"
+        )
     report.close()
     os._exit(0)  # a thread that reads standard input would hold up an ordinary exit
 

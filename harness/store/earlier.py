@@ -6,7 +6,8 @@ because a new one is stored, or puts it back, in the transaction that ends the a
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from contextlib import AbstractContextManager
 from typing import Any
 
 from sqlalchemy import Connection, Row, delete, insert, select, update
@@ -28,6 +29,39 @@ COLUMNS = (
 )
 
 File = CheckpointFile | ArtifactFile
+
+
+class Earlier:
+    """Reads the results that wait, each method in one transaction."""
+
+    def __init__(self, read: Callable[[], AbstractContextManager[Connection]]) -> None:
+        self._read = read
+
+    def of(self, key: str) -> dict[str, Any] | None:
+        """What a run had before it was put back to its start, while that waits."""
+        with self._read() as connection:
+            return of(connection, [key]).get(key)
+
+    def keys(self) -> set[str]:
+        """The runs whose results wait."""
+        with self._read() as connection:
+            return set(connection.execute(select(earlier_results.c.run)).scalars())
+
+    def files(self) -> list[File]:
+        """The files of all results that wait."""
+        with self._read() as connection:
+            return files_of(connection, of(connection, connection.execute(select(earlier_results.c.run)).scalars()))
+
+    def given_up(self, keys: Iterable[str]) -> dict[str, str]:
+        """Why the last attempt at runs came to nothing, where the earlier result was put back after it; other runs are left out."""
+        reasons: dict[str, list[str | None]] = {}
+        with self._read() as connection:
+            for part in chunks(keys):
+                ever = select(run_history.c.run).where(run_history.c.run.in_(part), run_history.c.reason == PUT_BACK)
+                lines = select(run_history.c.run, run_history.c.reason).where(run_history.c.run.in_(ever)).order_by(run_history.c.id)
+                for run, reason in connection.execute(lines):
+                    reasons.setdefault(run, []).append(reason)
+        return {run: said[-2] or "" for run, said in reasons.items() if said[-1] == PUT_BACK}
 
 
 def keep(connection: Connection, rows: Rows, at: float) -> None:
@@ -58,12 +92,8 @@ def of(connection: Connection, keys: Iterable[str]) -> dict[str, dict[str, Any]]
     return {run: stored_json(result) for run, result in rows}
 
 
-def files(connection: Connection, keys: Iterable[str] | None = None) -> list[File]:
-    """The files of results that wait, of these runs or of all."""
-    return _files(connection, of(connection, connection.execute(select(earlier_results.c.run)).scalars() if keys is None else keys))
-
-
-def _files(connection: Connection, results: dict[str, dict[str, Any]]) -> list[File]:
+def files_of(connection: Connection, results: dict[str, dict[str, Any]]) -> list[File]:
+    """The files of these results."""
     name, found = database_id(connection), list[File]()
     for key, result in results.items():
         edition = Edition(name, key, result["edition"])
@@ -83,7 +113,7 @@ def clear(connection: Connection, keys: Iterable[str]) -> list[File]:
         for table in (checkpoints, artifacts):
             for row in connection.execute(delete(table).where(table.c.run.in_(part)).returning(*table.c)).mappings():
                 found[row["run"]][table.name].append(row)
-    return _files(connection, found)
+    return files_of(connection, found)
 
 
 def supersedes(status: str, earlier: str) -> bool:
@@ -98,7 +128,7 @@ def decide(connection: Connection, keys: Iterable[str], at: float) -> list[File]
         row = connection.execute(select(runs).where(runs.c.key == key)).one()
         if row.status in TERMINAL:
             if supersedes(row.status, result["status"]):
-                dropped += _files(connection, {key: result})
+                dropped += files_of(connection, {key: result})
                 archived = {"replaced_at": at, "result": canonical_json(result)}
                 connection.execute(update(errata).where(errata.c.run == key, STANDING).values(**archived))
             else:
@@ -126,14 +156,3 @@ def _put_back(connection: Connection, row: Row[Any], result: dict[str, Any], at:
     connection.execute(update(runs).where(runs.c.key == row.key).values(**values))
     record(connection, [change(row, at, Status(result["status"]), PUT_BACK, step=result["step"])])
     return dropped
-
-
-def given_up(connection: Connection, keys: Iterable[str]) -> dict[str, str]:
-    """Why the last attempt at these runs came to nothing, where the earlier result was put back after it; other runs are left out."""
-    reasons: dict[str, list[str | None]] = {}
-    for part in chunks(keys):
-        ever = select(run_history.c.run).where(run_history.c.run.in_(part), run_history.c.reason == PUT_BACK)
-        lines = select(run_history.c.run, run_history.c.reason).where(run_history.c.run.in_(ever)).order_by(run_history.c.id)
-        for run, reason in connection.execute(lines):
-            reasons.setdefault(run, []).append(reason)
-    return {run: said[-2] or "" for run, said in reasons.items() if said[-1] == PUT_BACK}

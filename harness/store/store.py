@@ -12,7 +12,7 @@ from sqlalchemy import Connection, Engine
 from harness.spec import Plan, Status
 from harness.store import claims as claiming
 from harness.store import connect, earlier, fresh, reading, snapshot, transfer, writing
-from harness.store.earlier import File
+from harness.store.earlier import Earlier, File
 from harness.store.errata import Errata
 from harness.store.rows import (
     ArtifactFile,
@@ -40,7 +40,7 @@ class ResultStore:
     """Runs, who holds them, and their results, in a SQLite file or on a PostgreSQL server.
 
     Every method is one transaction. Threads may share a store; a child process opens its own. `scores` is what comparisons read;
-    `errata` marks results that do not stand.
+    `errata` marks results that do not stand; `earlier` reads results that wait for their successor.
 
     A run belongs to the process whose claim raised its fence last. The lease says for how long others must believe that
     the process lives; on the same host they look for themselves. Every method that takes a claim raises `LeaseLost`, and
@@ -53,6 +53,7 @@ class ResultStore:
         self._url = url
         self.scores = Scores(self._read)
         self.errata = Errata(self._read, self._write)
+        self.earlier = Earlier(self._read)
 
     @classmethod
     def open(cls, url: str) -> Self:
@@ -266,21 +267,6 @@ class ResultStore:
         """
         with self._write() as connection:
             return writing.take_back(connection, new, anew, reason)
-
-    def earlier(self, key: str) -> dict[str, Any] | None:
-        """What a run had before it was put back to its start, while that waits for its successor."""
-        with self._read() as connection:
-            return earlier.of(connection, [key]).get(key)
-
-    def earlier_files(self, keys: Sequence[str] | None = None) -> list[File]:
-        """The files of results that wait for their successor, of these runs or of all."""
-        with self._read() as connection:
-            return earlier.files(connection, keys)
-
-    def given_up(self, keys: Sequence[str]) -> dict[str, str]:
-        """Why the last attempt at runs came to nothing, where the earlier result was put back after it; other runs are left out."""
-        with self._read() as connection:
-            return earlier.given_up(connection, keys)
 
     def reopen(self, keys: Sequence[str]) -> None:
         """Queue runs again that ran out of time, were pruned or whose processes died too often; of free ones, forget the deaths."""

@@ -247,7 +247,7 @@ def remove(connection: Connection, keys: Sequence[str]) -> list[File]:
     locked = lock(connection, keys)
     at = now(connection)
     refuse_held(row for row in locked.values() if is_held(row, at))
-    dropped = earlier.files(connection, locked) + earlier.clear(connection, locked)
+    dropped = earlier.files_of(connection, earlier.of(connection, locked)) + earlier.clear(connection, locked)
     for part in chunks(locked):
         connection.execute(delete(runs).where(runs.c.key.in_(part)))
     return dropped
