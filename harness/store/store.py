@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Sequence
 from contextlib import AbstractContextManager
+from functools import cached_property
 from types import TracebackType
 from typing import Any, Self
 
@@ -13,11 +14,13 @@ from harness.spec import Plan, Status
 from harness.store import claims as claiming
 from harness.store import connect, fresh, reading, snapshot, transfer, writing
 from harness.store.errata import Errata
+from harness.store.reading import OnDiskFile
 from harness.store.rows import (
     ArtifactFile,
     CheckpointFile,
     Claim,
     Curve,
+    File,
     HistoryRow,
     Metric,
     NewRun,
@@ -31,6 +34,7 @@ from harness.store.rows import (
 from harness.store.scores import Scores
 from harness.store.snapshot import Snapshot
 from harness.store.transfer import Adoption, Result
+from harness.workspace import Edition
 
 LEASE_S = 60.0
 
@@ -80,6 +84,12 @@ class ResultStore:
         return connect.writing(self._engine, self._url)
 
     # Reading
+
+    @cached_property
+    def database(self) -> str:
+        """Which database this is: its files and its copies in MLflow bear this name."""
+        with self._read() as connection:
+            return reading.database_id(connection)
 
     def rows(self, keys: Sequence[str]) -> dict[str, RunRow]:
         """The runs of these keys that are stored, in the keys' order."""
@@ -231,12 +241,13 @@ class ResultStore:
         with self._write() as connection:
             return writing.finish_all(connection, claims, outcomes)
 
-    def drop_checkpoints(self, key: str, paths: Sequence[str]) -> None:
-        """Take checkpoints of a run off the record, because their files are missing or damaged."""
+    def drop_checkpoint(self, file: CheckpointFile, is_bad: Callable[[], bool]) -> None:
+        """Take a checkpoint off the record if it is there and its file is missing or damaged, asked while nobody can change that."""
         with self._write() as connection:
-            writing.drop_checkpoints(connection, key, paths)
+            if writing.is_on_record(connection, file) and is_bad():
+                writing.drop_checkpoint(connection, file)
 
-    def reset(self, keys: Sequence[str]) -> list[CheckpointFile]:
+    def reset(self, keys: Sequence[str]) -> list[File]:
         """Put runs back to their start, without results; history and errata stay. Returns what `save` returns.
 
         Raises:
@@ -244,6 +255,23 @@ class ResultStore:
         """
         with self._write() as connection:
             return writing.reset(connection, keys)
+
+    def strays(self, files: Sequence[OnDiskFile]) -> list[OnDiskFile]:
+        """Those of these files that no row knows and whose run no other process holds."""
+        with self._read() as connection:
+            return reading.strays(connection, files)
+
+    def discard(self, files: Sequence[OnDiskFile], act: Callable[[OnDiskFile], object]) -> None:
+        """Call `act` on those of these files that are strays, while nobody can put them on record."""
+        with self._write() as connection:
+            for file in writing.discardable(connection, files):
+                act(file)
+
+    def act_on_record(self, file: File, act: Callable[[], object]) -> None:
+        """Call `act` if this file is on record, while nobody can take it off."""
+        with self._write() as connection:
+            if writing.is_on_record(connection, file):
+                act()
 
     def reopen(self, keys: Sequence[str]) -> None:
         """Queue runs again that ran out of time, were pruned or whose processes died too often; of free ones, forget the deaths."""
@@ -255,7 +283,7 @@ class ResultStore:
         with self._write() as connection:
             writing.prune(connection, keys, reason)
 
-    def delete(self, keys: Sequence[str]) -> list[CheckpointFile]:
+    def delete(self, keys: Sequence[str]) -> list[File]:
         """Remove runs with all that belongs to them. Returns what `save` returns.
 
         Raises:
@@ -271,7 +299,7 @@ class ResultStore:
         with self._read() as connection:
             return transfer.results(connection, keys)
 
-    def adopt(self, result: Result, settle: Callable[[], None]) -> Adoption:
+    def adopt(self, result: Result, settle: Callable[[Edition], None]) -> Adoption:
         """Take a result in where its run is missing or unfinished; `settle` puts its files in place. See `transfer.adopt`."""
         with self._write() as connection:
             return transfer.adopt(connection, result, settle)

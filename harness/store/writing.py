@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from sqlalchemy import Connection, Table, delete, insert, select, update
+from sqlalchemy import Connection, Table, delete, insert, select, text, update
 
 from harness.errors import LeaseLost, StoreError
 from harness.spec import TERMINAL, Plan, Status, canonical_json, digest
@@ -13,9 +13,10 @@ from harness.store.claims import CRASHED, NO_OWNER, change, fenced, fenced_runni
 from harness.store.connect import now
 from harness.store.errata import archive
 from harness.store.floats import encode, encode_curve
-from harness.store.reading import checkpoint_file, chunks, is_held
-from harness.store.rows import ArtifactFile, CheckpointFile, Claim, Curve, Metric, NewRun, Outcome, Saved
+from harness.store.reading import OnDiskFile, artifacts_of, checkpoint_file, checkpoints_of, chunks, database_id, is_held, strays
+from harness.store.rows import ArtifactFile, CheckpointFile, Claim, Curve, File, Metric, NewRun, Outcome, Saved
 from harness.store.schema import artifacts, checkpoints, curves, environments, metrics, plans, runs
+from harness.workspace import Edition
 
 # A damaged checkpoint falls back to the one before; other roles need their newest only.
 KEPT = {"last": 2}
@@ -61,6 +62,7 @@ def new_row(run: NewRun, at: float) -> dict[str, Any]:
         "source_hash": run.source_hash,
         "protocol": run.protocol,
         "created_at": at,
+        "edition": 1,
     }
 
 
@@ -151,7 +153,7 @@ def _write_curves(connection: Connection, key: str, values: dict[str, Curve]) ->
 
 def _write_artifacts(connection: Connection, key: str, files: Sequence[ArtifactFile]) -> None:
     connection.execute(delete(artifacts).where(artifacts.c.run == key))
-    rows = [{"run": key, "name": file.name, "path": file.path, "sha256": file.sha256, "size": file.size} for file in files]
+    rows = [{"run": key, "name": file.name, "sha256": file.sha256, "size": file.size} for file in files]
     if rows:
         connection.execute(insert(artifacts), rows)
 
@@ -166,27 +168,61 @@ def _write_checkpoint(connection: Connection, key: str, file: CheckpointFile | N
     kept = {row.id for row in others[: KEPT.get(file.role, 1) - 1]}
     gone = [row for row in before if row.id not in kept]
     connection.execute(delete(checkpoints).where(checkpoints.c.id.in_([row.id for row in gone])))
-    values = {"run": key, "role": file.role, "step": file.step, "path": file.path, "sha256": file.sha256, "size": file.size}
+    values = {"run": key, "role": file.role, "step": file.step, "sha256": file.sha256, "size": file.size}
     connection.execute(insert(checkpoints).values(**values, created_at=at))
-    return [checkpoint_file(row) for row in gone if row.path != file.path]
+    edition = editions_of(connection, [key])[key]
+    return [checkpoint_file(row, edition) for row in gone if row.step != file.step]
 
 
-def drop_checkpoints(connection: Connection, key: str, paths: Sequence[str]) -> None:
-    """Take checkpoints of a run off the record."""
-    connection.execute(delete(checkpoints).where(checkpoints.c.run == key, checkpoints.c.path.in_(list(paths))))
+def editions_of(connection: Connection, keys: Iterable[str]) -> dict[str, Edition]:
+    """The editions that these runs have now."""
+    name = database_id(connection)
+    return {
+        row.key: Edition(name, row.key, row.edition)
+        for part in chunks(keys)
+        for row in connection.execute(select(runs.c.key, runs.c.edition).where(runs.c.key.in_(part)))
+    }
 
 
-def drop_files(connection: Connection, keys: Iterable[str]) -> list[CheckpointFile]:
-    """Take all checkpoints of these runs off the record, and return them."""
-    dropped = []
-    for part in chunks(keys):
+def is_on_record(connection: Connection, file: File) -> bool:
+    """Whether the run has this very file now; if so, it has until the transaction ends."""
+    key = file.edition.key
+    if file.edition.number not in (row.edition for row in lock(connection, [key]).values()):
+        return False
+    return file in (checkpoints_of(connection, key) if isinstance(file, CheckpointFile) else artifacts_of(connection, key))
+
+
+def drop_checkpoint(connection: Connection, file: CheckpointFile) -> None:
+    """Take a checkpoint off the record."""
+    same = (checkpoints.c.role == file.role, checkpoints.c.step == file.step)
+    connection.execute(delete(checkpoints).where(checkpoints.c.run == file.edition.key, *same))
+
+
+def drop_files(connection: Connection, keys: Iterable[str]) -> list[File]:
+    """Take all files of these runs off the record, and return them."""
+    dropped: list[File] = []
+    editions = editions_of(connection, keys)
+    for part in chunks(editions):
         gone = connection.execute(delete(checkpoints).where(checkpoints.c.run.in_(part)).returning(*checkpoints.c))
-        dropped += [checkpoint_file(row) for row in gone]
+        dropped += [checkpoint_file(row, editions[row.run]) for row in gone]
+        gone = connection.execute(delete(artifacts).where(artifacts.c.run.in_(part)).returning(*artifacts.c))
+        dropped += [ArtifactFile(row.name, row.sha256, row.size, editions[row.run]) for row in gone]
     return dropped
 
 
-def reset(connection: Connection, keys: Sequence[str]) -> list[CheckpointFile]:
-    """Put runs back to their start without their results, which withdrawn ones keep beside; return the checkpoints no longer kept."""
+def discardable(connection: Connection, files: Sequence[OnDiskFile]) -> list[OnDiskFile]:
+    """Those of these files that no row knows and whose run no other process holds: so it stays until the transaction ends."""
+    keys = {file.edition.key for file in files}
+    still = connection.dialect.name == "sqlite"
+    if not still and len(editions_of(connection, keys)) < len(keys):
+        connection.execute(text("LOCK TABLE runs IN SHARE ROW EXCLUSIVE MODE"))  # else a run that is not there might come
+        still = True
+    locked = lock(connection, keys)
+    return strays(connection, [file for file in files if still or file.edition.key in locked])
+
+
+def reset(connection: Connection, keys: Sequence[str]) -> list[File]:
+    """Put runs back to their start without their results, which withdrawn ones keep beside; return the files no longer kept."""
     locked = lock(connection, keys)
     at = now(connection)
     refuse_held(row for row in locked.values() if is_held(row, at))
@@ -196,7 +232,7 @@ def reset(connection: Connection, keys: Sequence[str]) -> list[CheckpointFile]:
     for part in chunks(locked):
         raised = {"fence": runs.c.fence + 1, "revision": runs.c.revision + 1}
         connection.execute(update(runs).where(runs.c.key.in_(part)).values(**start, **raised, **NO_OWNER))
-        for table in (metrics, curves, artifacts):
+        for table in (metrics, curves):
             connection.execute(delete(table).where(table.c.run.in_(part)))
     record(connection, [change(row, at, Status.QUEUED, "reset", step=0, fence=row.fence + 1, owner=None) for row in locked.values()])
     return drop_files(connection, locked)
@@ -230,8 +266,8 @@ def prune(connection: Connection, keys: Sequence[str], reason: str) -> None:
     record(connection, [change(row, at, Status.PRUNED, reason) for row in free.values()])
 
 
-def remove(connection: Connection, keys: Sequence[str]) -> list[CheckpointFile]:
-    """Remove runs with all that belongs to them; return the checkpoints that are no longer kept."""
+def remove(connection: Connection, keys: Sequence[str]) -> list[File]:
+    """Remove runs with all that belongs to them; return the files that are no longer kept."""
     locked = lock(connection, keys)
     at = now(connection)
     refuse_held(row for row in locked.values() if is_held(row, at))
