@@ -79,7 +79,7 @@ def abandoned_claims(store: ResultStore) -> Iterator[Finding]:
 
 def bad_files(workspace: Workspace, store: ResultStore) -> Iterator[Finding]:
     """Checkpoints and pictures on record whose file is missing or has other bytes."""
-    for what, all_files in (("checkpoint", store.all_checkpoints()), ("picture", store.all_artifacts())):
+    for what, all_files in (("checkpoint", store.files.checkpoints()), ("picture", store.files.artifacts())):
         for key, files in all_files.items():
             for place, file in enumerate(files):
                 wrong = fault(workspace, file)
@@ -132,7 +132,7 @@ def _restorer(workspace: Workspace, store: ResultStore, file: File, copy: bytes)
             except OSError as err:
                 raise WorkspaceError(f"Cannot write {shown(workspace, file)}: {err.strerror or err}.") from err
 
-    return lambda: store.act_on_record(file, restore)
+    return lambda: store.files.restore(file, restore)
 
 
 def _dropper(workspace: Workspace, store: ResultStore, file: CheckpointFile) -> Callable[[], None]:
@@ -142,7 +142,7 @@ def _dropper(workspace: Workspace, store: ResultStore, file: CheckpointFile) -> 
             set_aside(workspace, file.place(workspace))
         return wrong is not None
 
-    return lambda: store.drop_checkpoint(file, is_bad)
+    return lambda: store.files.drop_checkpoint(file, is_bad)
 
 
 def orphan_files(workspace: Workspace, store: ResultStore) -> Iterator[Finding]:
@@ -151,14 +151,14 @@ def orphan_files(workspace: Workspace, store: ResultStore) -> Iterator[Finding]:
     They are listed before the rows are read: what a run that ends meanwhile leaves is on record then.
     """
     present = list(all_listed(workspace, store.database))
-    for stray in sorted(store.strays(present), key=lambda stray: stray.path):
+    for stray in sorted(store.files.strays(present), key=lambda stray: stray.path):
         what = "picture" if stray.path.is_relative_to(workspace.pictures) else "checkpoint"
         text = f"{stray.path.relative_to(workspace.home)} belongs to no {what} on record"
         yield Finding("orphan file", text, f"it is moved into the folder {SET_ASIDE}", _mover(workspace, store, stray))
 
 
 def _mover(workspace: Workspace, store: ResultStore, stray: Stray) -> Callable[[], None]:
-    return lambda: store.discard([stray], lambda still: set_aside(workspace, still.path))
+    return lambda: store.files.discard([stray], lambda still: set_aside(workspace, still.path))
 
 
 def mirror_faults(workspace: Workspace, store: ResultStore) -> Iterator[Finding]:

@@ -78,7 +78,7 @@ def remove_files(workspace: Workspace, store: ResultStore, files: Sequence[File]
 
     if files:
         with suppress(StoreError):
-            store.discard(files, remove)
+            store.files.discard(files, remove)
 
 
 def listed_in(workspace: Workspace, edition: Edition) -> Iterator[Stray]:

@@ -200,7 +200,7 @@ def tidy(job: Job) -> None:
             set_aside(job.workspace, stray.path)
 
     if present:
-        patiently(partial(job.store.discard, present, put_aside))
+        patiently(partial(job.store.files.discard, present, put_aside))
 
 
 def patiently(act: Callable[[], T]) -> T:

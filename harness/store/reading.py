@@ -14,9 +14,8 @@ from harness.errors import StoreError
 from harness.spec import OPEN, Plan, Status
 from harness.store.connect import now
 from harness.store.floats import decode, decode_curve, stored_json
-from harness.store.rows import ArtifactFile, CheckpointFile, Curve, HistoryRow, Metric, OnDisk, OpenRun, Owner, RunRow, Standing
-from harness.store.schema import artifacts, checkpoints, curves, database, earlier_results, environments, metrics, plans, run_history, runs
-from harness.workspace import Edition, checkpoint_name
+from harness.store.rows import Curve, HistoryRow, Metric, OnDisk, OpenRun, Owner, RunRow, Standing
+from harness.store.schema import curves, database, environments, metrics, plans, run_history, runs
 
 # Values in one IN list: far below every database's limit.
 CHUNK = 500
@@ -142,77 +141,11 @@ def database_id(connection: Connection) -> str:
     return str(connection.execute(select(database.c.id)).scalar_one())
 
 
-def checkpoint_file(row: Row[Any], edition: Edition) -> CheckpointFile:
-    """A row of `checkpoints` as plain values."""
-    return CheckpointFile(row.role, row.step, row.sha256, row.size, edition)
-
-
-def checkpoints_of(connection: Connection, key: str) -> list[CheckpointFile]:
-    """The checkpoints of a run, the one saved last first."""
-    return _all_checkpoints(connection, checkpoints.c.run == key).get(key, [])
-
-
-def all_checkpoints(connection: Connection) -> dict[str, list[CheckpointFile]]:
-    """The checkpoints of every run, the one saved last first."""
-    return _all_checkpoints(connection)
-
-
-def _all_checkpoints(connection: Connection, *which: ColumnElement[bool]) -> dict[str, list[CheckpointFile]]:
-    found: dict[str, list[CheckpointFile]] = {}
-    name = database_id(connection)
-    for row in connection.execute(select(checkpoints, runs.c.edition).join(runs).where(*which).order_by(checkpoints.c.id.desc())):
-        found.setdefault(row.run, []).append(checkpoint_file(row, Edition(name, row.run, row.edition)))
-    return found
-
-
 def abandoned(connection: Connection) -> list[RunRow]:
     """The runs that are on record as running and that no living process holds."""
     at = now(connection)
     running = connection.execute(select(runs).where(runs.c.status == Status.RUNNING.value).order_by(runs.c.key)).all()
     return list(rows(connection, [row.key for row in running if not is_held(row, at)]).values())
-
-
-def artifacts_of(connection: Connection, key: str) -> list[ArtifactFile]:
-    """The pictures and tables of a run, sorted by name."""
-    return _all_artifacts(connection, artifacts.c.run == key).get(key, [])
-
-
-def all_artifacts(connection: Connection) -> dict[str, list[ArtifactFile]]:
-    """The pictures and tables of every run, sorted by name."""
-    return _all_artifacts(connection)
-
-
-def _all_artifacts(connection: Connection, *which: ColumnElement[bool]) -> dict[str, list[ArtifactFile]]:
-    found: dict[str, list[ArtifactFile]] = {}
-    name = database_id(connection)
-    for row in connection.execute(select(artifacts, runs.c.edition).join(runs).where(*which).order_by(artifacts.c.run, artifacts.c.name)):
-        found.setdefault(row.run, []).append(ArtifactFile(row.name, row.sha256, row.size, Edition(name, row.run, row.edition)))
-    return found
-
-
-def strays(connection: Connection, files: Sequence[OnDiskFile]) -> list[OnDiskFile]:
-    """Those of these files that no row knows and whose run no other process holds."""
-    at, me = now(connection), Owner.current()
-    theirs: dict[str, int | None] = {}  # the edition of each run; None of a run that another process holds
-    on_record: set[tuple[str, str]] = set()
-    waiting: set[str] = set()  # their earlier result stands until its successor is stored
-    for part in chunks(file.edition.key for file in files):
-        for row in connection.execute(select(runs).where(runs.c.key.in_(part))):
-            theirs[row.key] = None if is_held(row, at) and owner_of(row) != me else row.edition
-        for run, step in connection.execute(select(checkpoints.c.run, checkpoints.c.step).where(checkpoints.c.run.in_(part))):
-            on_record.add((run, checkpoint_name(step)))
-        for run, name in connection.execute(select(artifacts.c.run, artifacts.c.name).where(artifacts.c.run.in_(part))):
-            on_record.add((run, name))
-        waiting.update(connection.execute(select(earlier_results.c.run).where(earlier_results.c.run.in_(part))).scalars())
-
-    def is_stray(file: OnDiskFile) -> bool:
-        key, number = file.edition.key, file.edition.number
-        edition = theirs.get(key, 0)
-        if edition is None or (number < edition and key in waiting):
-            return False
-        return number != edition or (key, file.name) not in on_record
-
-    return [file for file in files if is_stray(file)]
 
 
 def history(connection: Connection, key: str) -> list[HistoryRow]:

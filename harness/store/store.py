@@ -12,9 +12,8 @@ from sqlalchemy import Connection, Engine
 
 from harness.spec import Plan, Status
 from harness.store import claims as claiming
-from harness.store import connect, fresh, reading, snapshot, transfer, writing
+from harness.store import connect, files, fresh, reading, snapshot, transfer, writing
 from harness.store.errata import Errata
-from harness.store.reading import OnDiskFile
 from harness.store.rows import (
     ArtifactFile,
     CheckpointFile,
@@ -43,7 +42,7 @@ class ResultStore:
     """Runs, who holds them, and their results, in a SQLite file or on a PostgreSQL server.
 
     Every method is one transaction. Threads may share a store; a child process opens its own. `scores` is what comparisons read;
-    `errata` marks results that do not stand.
+    `errata` marks results that do not stand, `files` says which files are on record.
 
     A run belongs to the process whose claim raised its fence last. The lease says for how long others must believe that
     the process lives; on the same host they look for themselves. Every method that takes a claim raises `LeaseLost`, and
@@ -56,6 +55,7 @@ class ResultStore:
         self._url = url
         self.scores = Scores(self._read)
         self.errata = Errata(self._read, self._write)
+        self.files = files.Files(self._read, self._write)
 
     @classmethod
     def open(cls, url: str) -> Self:
@@ -136,12 +136,7 @@ class ResultStore:
     def checkpoints(self, key: str) -> list[CheckpointFile]:
         """The checkpoints of a run, the one saved last first."""
         with self._read() as connection:
-            return reading.checkpoints_of(connection, key)
-
-    def all_checkpoints(self) -> dict[str, list[CheckpointFile]]:
-        """The checkpoints by run, the one saved last first; a run without any is left out."""
-        with self._read() as connection:
-            return reading.all_checkpoints(connection)
+            return files.checkpoints_of(connection, key)
 
     def abandoned(self) -> list[RunRow]:
         """The runs that are on record as running and that no living process holds."""
@@ -151,12 +146,7 @@ class ResultStore:
     def artifacts(self, key: str) -> list[ArtifactFile]:
         """The pictures and tables of a run, sorted by name."""
         with self._read() as connection:
-            return reading.artifacts_of(connection, key)
-
-    def all_artifacts(self) -> dict[str, list[ArtifactFile]]:
-        """The pictures and tables by run, sorted by name; a run without any is left out."""
-        with self._read() as connection:
-            return reading.all_artifacts(connection)
+            return files.artifacts_of(connection, key)
 
     def history(self, key: str) -> list[HistoryRow]:
         """Every change of a run's status, the first one first."""
@@ -241,12 +231,6 @@ class ResultStore:
         with self._write() as connection:
             return writing.finish_all(connection, claims, outcomes)
 
-    def drop_checkpoint(self, file: CheckpointFile, is_bad: Callable[[], bool]) -> None:
-        """Take a checkpoint off the record if it is there and its file is missing or damaged, asked while nobody can change that."""
-        with self._write() as connection:
-            if writing.is_on_record(connection, file) and is_bad():
-                writing.drop_checkpoint(connection, file)
-
     def reset(self, keys: Sequence[str]) -> list[File]:
         """Put runs back to their start, without results; history and errata stay. Returns what `save` returns.
 
@@ -255,23 +239,6 @@ class ResultStore:
         """
         with self._write() as connection:
             return writing.reset(connection, keys)
-
-    def strays(self, files: Sequence[OnDiskFile]) -> list[OnDiskFile]:
-        """Those of these files that no row knows and whose run no other process holds."""
-        with self._read() as connection:
-            return reading.strays(connection, files)
-
-    def discard(self, files: Sequence[OnDiskFile], act: Callable[[OnDiskFile], object]) -> None:
-        """Call `act` on those of these files that are strays, while nobody can put them on record."""
-        with self._write() as connection:
-            for file in writing.discardable(connection, files):
-                act(file)
-
-    def act_on_record(self, file: File, act: Callable[[], object]) -> None:
-        """Call `act` if this file is on record, while nobody can take it off."""
-        with self._write() as connection:
-            if writing.is_on_record(connection, file):
-                act()
 
     def reopen(self, keys: Sequence[str]) -> None:
         """Queue runs again that ran out of time, were pruned or whose processes died too often; of free ones, forget the deaths."""

@@ -13,10 +13,11 @@ from harness.spec import TERMINAL, Plan, RunSpec, Status, canonical_json, digest
 from harness.store import reading
 from harness.store.claims import change, lock, record
 from harness.store.connect import freeze, now
+from harness.store.files import artifacts_of, checkpoints_of, drop_files, editions_of
 from harness.store.floats import encode_curve
 from harness.store.rows import File, HistoryRow, Metric, NewRun, Outcome, Owner, RunRow
 from harness.store.schema import curves, environments, plans, run_history, runs
-from harness.store.writing import drop_files, editions_of, finish_one, insert_new, new_row
+from harness.store.writing import finish_one, insert_new, new_row
 from harness.workspace import Edition
 
 ADDED, SAME, CONFLICT, REPLACED, HELD = "added", "same", "conflict", "replaced an unfinished run", "held"
@@ -71,8 +72,8 @@ def _result(connection: Connection, row: RunRow) -> Result:
         row.wall_s,
         metrics=reading.metrics_of(connection, [row.key]).get(row.key, {}),
         curves=reading.curves_of(connection, row.key),
-        checkpoint=next(iter(reading.checkpoints_of(connection, row.key)), None),
-        artifacts=reading.artifacts_of(connection, row.key),
+        checkpoint=next(iter(checkpoints_of(connection, row.key)), None),
+        artifacts=artifacts_of(connection, row.key),
     )
     return Result(
         NewRun(RunSpec.from_plain(row.spec), row.task_label, row.settings, row.source_hash, row.protocol),

@@ -2,24 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
-from sqlalchemy import Connection, Table, delete, insert, select, text, update
+from sqlalchemy import Connection, Table, delete, insert, select, update
 
 from harness.errors import LeaseLost, StoreError
 from harness.spec import TERMINAL, Plan, Status, canonical_json, digest
 from harness.store.claims import CRASHED, NO_OWNER, change, fenced, fenced_running, lock, record, refuse_held
 from harness.store.connect import now
 from harness.store.errata import archive
+from harness.store.files import drop_files, write_artifacts, write_checkpoint
 from harness.store.floats import encode, encode_curve
-from harness.store.reading import OnDiskFile, artifacts_of, checkpoint_file, checkpoints_of, chunks, database_id, is_held, strays
-from harness.store.rows import ArtifactFile, CheckpointFile, Claim, Curve, File, Metric, NewRun, Outcome, Saved
-from harness.store.schema import artifacts, checkpoints, curves, environments, metrics, plans, runs
-from harness.workspace import Edition
-
-# A damaged checkpoint falls back to the one before; other roles need their newest only.
-KEPT = {"last": 2}
+from harness.store.reading import chunks, is_held
+from harness.store.rows import CheckpointFile, Claim, Curve, File, Metric, NewRun, Outcome, Saved
+from harness.store.schema import curves, environments, metrics, plans, runs
 
 
 def insert_new(connection: Connection, table: Table) -> Any:
@@ -92,7 +89,7 @@ def save(connection: Connection, claims: Sequence[Claim], saved: Sequence[Saved]
                 values["crashes"] = 0  # deaths count only where no checkpoint lies between them
             connection.execute(update(runs).where(runs.c.key == claim.key).values(**values))
             _write_curves(connection, claim.key, progress.curves)
-            dropped += _write_checkpoint(connection, claim.key, progress.checkpoint, at)
+            dropped += write_checkpoint(connection, claim.key, progress.checkpoint, at)
     return dropped
 
 
@@ -128,8 +125,8 @@ def finish_one(connection: Connection, key: str, outcome: Outcome, at: float) ->
     connection.execute(update(runs).where(runs.c.key == key).values(**values))
     _write_metrics(connection, key, outcome.metrics)
     _write_curves(connection, key, outcome.curves)
-    _write_artifacts(connection, key, outcome.artifacts)
-    return _write_checkpoint(connection, key, outcome.checkpoint, at)
+    write_artifacts(connection, key, outcome.artifacts)
+    return write_checkpoint(connection, key, outcome.checkpoint, at)
 
 
 def _write_metrics(connection: Connection, key: str, values: dict[str, Metric]) -> None:
@@ -149,76 +146,6 @@ def _write_curves(connection: Connection, key: str, values: dict[str, Curve]) ->
     connection.execute(delete(curves).where(curves.c.run == key, curves.c.name.in_(list(values))))
     encoded = {name: encode_curve(curve) for name, curve in values.items()}
     connection.execute(insert(curves), [{"run": key, "name": name, "steps": pair[0], "values": pair[1]} for name, pair in encoded.items()])
-
-
-def _write_artifacts(connection: Connection, key: str, files: Sequence[ArtifactFile]) -> None:
-    connection.execute(delete(artifacts).where(artifacts.c.run == key))
-    rows = [{"run": key, "name": file.name, "sha256": file.sha256, "size": file.size} for file in files]
-    if rows:
-        connection.execute(insert(artifacts), rows)
-
-
-def _write_checkpoint(connection: Connection, key: str, file: CheckpointFile | None, at: float) -> list[CheckpointFile]:
-    """Add a checkpoint and drop those of its role that are older than the last ones kept, or of the same step."""
-    if file is None:
-        return []
-    found = select(checkpoints).where(checkpoints.c.run == key, checkpoints.c.role == file.role)
-    before = connection.execute(found.order_by(checkpoints.c.id.desc())).all()
-    others = [row for row in before if row.step != file.step]
-    kept = {row.id for row in others[: KEPT.get(file.role, 1) - 1]}
-    gone = [row for row in before if row.id not in kept]
-    connection.execute(delete(checkpoints).where(checkpoints.c.id.in_([row.id for row in gone])))
-    values = {"run": key, "role": file.role, "step": file.step, "sha256": file.sha256, "size": file.size}
-    connection.execute(insert(checkpoints).values(**values, created_at=at))
-    edition = editions_of(connection, [key])[key]
-    return [checkpoint_file(row, edition) for row in gone if row.step != file.step]
-
-
-def editions_of(connection: Connection, keys: Iterable[str]) -> dict[str, Edition]:
-    """The editions that these runs have now."""
-    name = database_id(connection)
-    return {
-        row.key: Edition(name, row.key, row.edition)
-        for part in chunks(keys)
-        for row in connection.execute(select(runs.c.key, runs.c.edition).where(runs.c.key.in_(part)))
-    }
-
-
-def is_on_record(connection: Connection, file: File) -> bool:
-    """Whether the run has this very file now; if so, it has until the transaction ends."""
-    key = file.edition.key
-    if file.edition.number not in (row.edition for row in lock(connection, [key]).values()):
-        return False
-    return file in (checkpoints_of(connection, key) if isinstance(file, CheckpointFile) else artifacts_of(connection, key))
-
-
-def drop_checkpoint(connection: Connection, file: CheckpointFile) -> None:
-    """Take a checkpoint off the record."""
-    same = (checkpoints.c.role == file.role, checkpoints.c.step == file.step)
-    connection.execute(delete(checkpoints).where(checkpoints.c.run == file.edition.key, *same))
-
-
-def drop_files(connection: Connection, keys: Iterable[str]) -> list[File]:
-    """Take all files of these runs off the record, and return them."""
-    dropped: list[File] = []
-    editions = editions_of(connection, keys)
-    for part in chunks(editions):
-        gone = connection.execute(delete(checkpoints).where(checkpoints.c.run.in_(part)).returning(*checkpoints.c))
-        dropped += [checkpoint_file(row, editions[row.run]) for row in gone]
-        gone = connection.execute(delete(artifacts).where(artifacts.c.run.in_(part)).returning(*artifacts.c))
-        dropped += [ArtifactFile(row.name, row.sha256, row.size, editions[row.run]) for row in gone]
-    return dropped
-
-
-def discardable(connection: Connection, files: Sequence[OnDiskFile]) -> list[OnDiskFile]:
-    """Those of these files that no row knows and whose run no other process holds: so it stays until the transaction ends."""
-    keys = {file.edition.key for file in files}
-    still = connection.dialect.name == "sqlite"
-    if not still and len(editions_of(connection, keys)) < len(keys):
-        connection.execute(text("LOCK TABLE runs IN SHARE ROW EXCLUSIVE MODE"))  # else a run that is not there might come
-        still = True
-    locked = lock(connection, keys)
-    return strays(connection, [file for file in files if still or file.edition.key in locked])
 
 
 def reset(connection: Connection, keys: Sequence[str]) -> list[File]:
