@@ -17,9 +17,10 @@ from harness.api import Method, Task
 from harness.collector import collect_as_usual
 from harness.errors import BenchError, DataError, LeaseLost, PluginError, StoreError, one_line
 from harness.evaluation import Score, scoring
+from harness.files import remove_files
 from harness.model import trained
 from harness.overdue import GRACE_S, Overdue, broken_off
-from harness.saving import Job, all_curves, patiently, remove_files, resume, save, tidy, write_member, write_picture
+from harness.saving import Job, all_curves, patiently, resume, save, tidy, write_member, write_picture
 from harness.spec import RunSpec, Status
 from harness.store import ArtifactFile, Claim, Metric, Outcome
 from harness.tracebacks import traceback_of
@@ -222,7 +223,7 @@ def _pictures(job: Job, method: Method, task: Task, spec: RunSpec, state: State)
         return files
     try:
         for name, content in gallery.pngs(trained(method, task, spec, state), state.data):
-            files.append(write_picture(job.workspace, spec.key, name, content))
+            files.append(write_picture(job, spec.key, name, content))
     except (Exception, SystemExit) as err:  # noqa: BLE001 - a plugin may raise anything
         reason = err.strerror if isinstance(err, OSError) and err.strerror else f"{type(err).__name__}: {err}"
         yield Note(f"Run {spec.key} goes without {'some of its' if files else 'its'} pictures: {reason}. Its result is whole.")
@@ -257,7 +258,7 @@ def _done(job: Job, state: State, place: int, spec: RunSpec, claim: Claim, score
 
 
 def _store(job: Job, claims: list[Claim], outcomes: list[Outcome]) -> None:
-    remove_files(job.workspace, patiently(lambda: job.store.finish_all(claims, outcomes)))
+    remove_files(job.workspace, job.store, patiently(lambda: job.store.finish_all(claims, outcomes)))
 
 
 def _give_back(job: Job, status: Status, reason: str) -> None:
@@ -275,7 +276,7 @@ def _time_out(job: Job, reason: str) -> Iterator[Event]:
 def _forget(job: Job, reason: str) -> None:
     """Give back runs whose plugin or data are not as they must be: there is no result to record."""
     with suppress(LeaseLost, StoreError):
-        remove_files(job.workspace, job.store.give_up(list(job.claims.values()), one_line(reason)))
+        remove_files(job.workspace, job.store, job.store.give_up(list(job.claims.values()), one_line(reason)))
 
 
 def _fail(job: Job, error: BaseException) -> Iterator[Event]:

@@ -40,7 +40,8 @@ from harness.workspace import redact, sqlite_url
 
 
 def test_the_public_names_are_these():
-    rows = {"ArtifactFile", "CheckpointFile", "Claim", "Curve", "HistoryRow", "Metric", "NewRun", "OpenRun", "Outcome", "Owner", "RunRow"}
+    rows = {"ArtifactFile", "CheckpointFile", "Claim", "Curve", "File", "HistoryRow", "Metric", "NewRun", "OpenRun", "Outcome"}
+    rows |= {"Owner", "RunRow"}
     rows |= {"Adoption", "CellRow", "Errata", "Erratum", "Replicate", "Result", "Saved", "Scores", "Snapshot", "Standing"}
     assert set(harness.store.__all__) == rows | {"HEAD", "ResultStore", "backup", "current_revision", "info", "upgrade"}
     assert all(hasattr(harness.store, name) for name in harness.store.__all__)
@@ -128,7 +129,7 @@ def test_nan_and_infinities_survive_in_metrics_and_curves(store):
 
 def test_finishing_stores_everything_and_lets_go(store):
     (claim,) = store.claim(KEYS[:1], ME)
-    files = [ArtifactFile("path.html", "mlruns/path.html", "sha", 7)]
+    files = [ArtifactFile("path.html", "sha", 7)]
     store.finish(claim, outcome(reason="as planned", checkpoint=checkpoint(1000, "final"), artifacts=files))
     row = store.rows([claim.key])[claim.key]
     assert (row.status, row.reason, row.step, row.wall_s) == (Status.DONE, "as planned", 1000, 12.5)

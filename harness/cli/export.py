@@ -123,7 +123,7 @@ def _write_bundle(store: ResultStore, rows: Sequence[RunRow], choice: Choice, bu
         say(f"{plural(len(withdrawn), 'withdrawn run')} left out.", err=True)
     keys = sorted(key for key in found if key not in withdrawn)
     lines: list[dict[str, Any]] = []
-    for key, missing in watched(write(bundle, Workspace.current().home, _results(store, keys)), len(keys), "Writing"):
+    for key, missing in watched(write(bundle, Workspace.current(), _results(store, keys)), len(keys), "Writing"):
         lines.append({"key": key, "outcome": "exported", "missing": missing})
     incomplete = sum(bool(line["missing"]) for line in lines)
     if as_json:

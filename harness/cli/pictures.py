@@ -101,7 +101,7 @@ def _model(prefix: str) -> Model:
     if file is None:
         raise UsageError(f"Run {row.key} has no checkpoint: it is {row.status.value} at step {row.step:,}. Finish it with bench run.")
     try:
-        model = stored(RunSpec.from_plain(row.spec), workspace.home / file.path, file.sha256)
+        model = stored(RunSpec.from_plain(row.spec), file.place(workspace), file.sha256)
     except CheckpointError as err:
         raise UsageError(f"{err} See: bench doctor.") from err
     if file.step < row.steps and row.status.value != "done":

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import inspect
 import re
 import time
@@ -19,7 +18,7 @@ from harness.workspace import Workspace
 
 if TYPE_CHECKING:
     from harness.registry import Found, Kind
-    from harness.store import ResultStore, RunRow
+    from harness.store import File, ResultStore, RunRow
 
 KEY = re.compile(r"[0-9a-f]{4,16}")
 BARS = "▁▂▃▄▅▆▇█"
@@ -128,7 +127,7 @@ def _show_run(prefix: str, folder: Path | None, as_json: bool) -> bool:
         if folder is not None:
             _copy_pictures(workspace, store, row, folder)
             return True
-        described = _run(store, row)
+        described = _run(workspace, store, row)
     print_json([described]) if as_json else _print_run(described, row)
     return True
 
@@ -153,6 +152,7 @@ def _copy_pictures(workspace: Workspace, store: ResultStore, row: RunRow, folder
 
 def _pictures(workspace: Workspace, store: ResultStore, row: RunRow) -> Iterator[tuple[str, bytes]]:
     """A run's pictures by name; one that is missing or damaged is named on stderr."""
+    from harness import files
     from harness.pictures import learning_curves
     from harness.tracking.runs import title
 
@@ -160,15 +160,14 @@ def _pictures(workspace: Workspace, store: ResultStore, row: RunRow) -> Iterator
     if any(curves.values()):
         yield "curves.png", learning_curves(curves, title(row))
     for file in store.artifacts(row.key):
-        path = workspace.home / file.path
-        content = path.read_bytes() if path.is_file() else b""
-        if hashlib.sha256(content).hexdigest() == file.sha256:
+        content = files.content(workspace, file)
+        if content is not None:
             yield file.name, content
         else:
-            say(f"{path} is {'damaged' if content else 'missing'}; bench run --rerun makes it again.", err=True)
+            say(f"{file.name} of run {row.key} is {files.fault(workspace, file)}; bench run --rerun makes it again.", err=True)
 
 
-def _run(store: ResultStore, row: RunRow) -> dict[str, Any]:
+def _run(workspace: Workspace, store: ResultStore, row: RunRow) -> dict[str, Any]:
     from harness.cli._described import described
     from harness.spec import plain_number
 
@@ -180,14 +179,20 @@ def _run(store: ResultStore, row: RunRow) -> dict[str, Any]:
         "history": [
             {"at": line.at, "status": line.status.value, "reason": line.reason, "step": line.step} for line in store.history(row.key)
         ],
-        "checkpoints": [vars(file) for file in store.checkpoints(row.key)],
-        "pictures": [vars(file) for file in store.artifacts(row.key)],
+        "checkpoints": [_file(workspace, file) for file in store.checkpoints(row.key)],
+        "pictures": [_file(workspace, file) for file in store.artifacts(row.key)],
         "curves": {name: [[step, plain_number(value)] for step, value in curve] for name, curve in store.curves(row.key).items()},
         "plan": plan.model_dump(mode="json") if plan else None,
         "environment": store.environment(row.key),
         "errata": [mark._asdict() for mark in store.errata.of(row.key)],
         "earlier_result": store.earlier.of(row.key),
     }
+
+
+def _file(workspace: Workspace, file: File) -> dict[str, Any]:
+    from harness.files import shown
+
+    return {name: value for name, value in vars(file).items() if name != "edition"} | {"path": shown(workspace, file)}
 
 
 def _print_run(run: dict[str, Any], row: RunRow) -> None:
@@ -237,7 +242,7 @@ def _print_run(run: dict[str, Any], row: RunRow) -> None:
 
 
 def _earlier(result: dict[str, Any] | None) -> str | None:
-    return result and f"{result['status']} at step {result['step']:,}; that result is kept until the new one is stored"
+    return f"{result['status']} at step {result['step']:,}; that result is kept until the new one is stored" if result else None
 
 
 def _when(at: float) -> str:

@@ -11,6 +11,7 @@ from functools import partial
 
 from harness import registry, runner, saving
 from harness.errors import DataError, LeaseLost, PluginError, one_line
+from harness.files import remove_files
 from harness.heartbeat import Heartbeat
 from harness.saving import Options
 from harness.spec import Plan, RunSpec, Status
@@ -59,7 +60,7 @@ def prepare(store: ResultStore, workspace: Workspace, runs: Sequence[NewRun], re
     withdrawn = store.errata.reasons(rows)
     again = [key for key, row in rows.items() if rerun or key in withdrawn or (retry and row.status in (Status.DIVERGED, Status.FAILED))]
     if again:
-        saving.remove_files(workspace, store.reset(again))
+        remove_files(workspace, store, store.reset(again))
     if any(row.status in (Status.FAILED, Status.TIMEOUT, Status.PRUNED) or row.crashes for row in rows.values()):
         store.reopen(list(rows))
     missing = [run for run in runs if run.spec.key not in rows]
@@ -72,7 +73,7 @@ def taken_back(store: ResultStore, workspace: Workspace, asked: Asked) -> Iterat
     try:
         yield
     except (PluginError, DataError) as err:
-        saving.remove_files(workspace, store.take_back(asked.new, asked.anew, one_line(str(err))))
+        remove_files(workspace, store, store.take_back(asked.new, asked.anew, one_line(str(err))))
         raise
 
 

@@ -15,9 +15,10 @@ from sqlalchemy import Connection, Row, delete, insert, select, update
 from harness.spec import TERMINAL, Status, canonical_json
 from harness.store.claims import NO_OWNER, Rows, change, record
 from harness.store.errata import STANDING
+from harness.store.files import drop_files
 from harness.store.floats import stored_json
 from harness.store.reading import chunks, database_id
-from harness.store.rows import ArtifactFile, CheckpointFile
+from harness.store.rows import ArtifactFile, CheckpointFile, File
 from harness.store.schema import artifacts, checkpoints, curves, earlier_results, errata, metrics, run_history, runs
 from harness.workspace import Edition
 
@@ -27,8 +28,6 @@ COLUMNS = (
     *("status", "reason", "step", "wall_s", "started_at", "finished_at", "source_hash"),
     *("description", "plan", "environment", "traceback", "edition"),
 )
-
-File = CheckpointFile | ArtifactFile
 
 
 class Earlier:
@@ -46,11 +45,6 @@ class Earlier:
         """The runs whose results wait."""
         with self._read() as connection:
             return set(connection.execute(select(earlier_results.c.run)).scalars())
-
-    def files(self) -> list[File]:
-        """The files of all results that wait."""
-        with self._read() as connection:
-            return files_of(connection, of(connection, connection.execute(select(earlier_results.c.run)).scalars()))
 
     def given_up(self, keys: Iterable[str]) -> dict[str, str]:
         """Why the last attempt at runs came to nothing, where the earlier result was put back after it; other runs are left out."""
@@ -104,16 +98,10 @@ def files_of(connection: Connection, results: dict[str, dict[str, Any]]) -> list
 
 def clear(connection: Connection, keys: Iterable[str]) -> list[File]:
     """Take what these runs have made so far off the record; returns its files."""
-    found: dict[str, dict[str, Any]] = {}
     for part in chunks(keys):
-        for key, edition in connection.execute(select(runs.c.key, runs.c.edition).where(runs.c.key.in_(part))):
-            found[key] = {"edition": edition, "checkpoints": [], "artifacts": []}
         for table in (metrics, curves):
             connection.execute(delete(table).where(table.c.run.in_(part)))
-        for table in (checkpoints, artifacts):
-            for row in connection.execute(delete(table).where(table.c.run.in_(part)).returning(*table.c)).mappings():
-                found[row["run"]][table.name].append(row)
-    return files_of(connection, found)
+    return drop_files(connection, keys)
 
 
 def supersedes(status: str, earlier: str) -> bool:

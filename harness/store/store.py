@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Sequence
 from contextlib import AbstractContextManager
+from functools import cached_property
 from types import TracebackType
 from typing import Any, Self
 
@@ -11,14 +12,15 @@ from sqlalchemy import Connection, Engine
 
 from harness.spec import Plan, Status
 from harness.store import claims as claiming
-from harness.store import connect, earlier, fresh, reading, snapshot, transfer, writing
-from harness.store.earlier import Earlier, File
+from harness.store import connect, earlier, files, fresh, reading, snapshot, transfer, writing
+from harness.store.earlier import Earlier
 from harness.store.errata import Errata
 from harness.store.rows import (
     ArtifactFile,
     CheckpointFile,
     Claim,
     Curve,
+    File,
     HistoryRow,
     Metric,
     NewRun,
@@ -32,6 +34,7 @@ from harness.store.rows import (
 from harness.store.scores import Scores
 from harness.store.snapshot import Snapshot
 from harness.store.transfer import Adoption, Result
+from harness.workspace import Edition
 
 LEASE_S = 60.0
 
@@ -40,7 +43,7 @@ class ResultStore:
     """Runs, who holds them, and their results, in a SQLite file or on a PostgreSQL server.
 
     Every method is one transaction. Threads may share a store; a child process opens its own. `scores` is what comparisons read;
-    `errata` marks results that do not stand; `earlier` reads results that wait for their successor.
+    `errata` marks results that do not stand, `earlier` has those that wait for their successor, `files` says which files are on record.
 
     A run belongs to the process whose claim raised its fence last. The lease says for how long others must believe that
     the process lives; on the same host they look for themselves. Every method that takes a claim raises `LeaseLost`, and
@@ -54,6 +57,7 @@ class ResultStore:
         self.scores = Scores(self._read)
         self.errata = Errata(self._read, self._write)
         self.earlier = Earlier(self._read)
+        self.files = files.Files(self._read, self._write)
 
     @classmethod
     def open(cls, url: str) -> Self:
@@ -82,6 +86,12 @@ class ResultStore:
         return connect.writing(self._engine, self._url)
 
     # Reading
+
+    @cached_property
+    def database(self) -> str:
+        """Which database this is: its files and its copies in MLflow bear this name."""
+        with self._read() as connection:
+            return reading.database_id(connection)
 
     def rows(self, keys: Sequence[str]) -> dict[str, RunRow]:
         """The runs of these keys that are stored, in the keys' order."""
@@ -128,12 +138,7 @@ class ResultStore:
     def checkpoints(self, key: str) -> list[CheckpointFile]:
         """The checkpoints of a run, the one saved last first."""
         with self._read() as connection:
-            return reading.checkpoints_of(connection, key)
-
-    def all_checkpoints(self) -> dict[str, list[CheckpointFile]]:
-        """The checkpoints by run, the one saved last first; a run without any is left out."""
-        with self._read() as connection:
-            return reading.all_checkpoints(connection)
+            return files.checkpoints_of(connection, key)
 
     def abandoned(self) -> list[RunRow]:
         """The runs that are on record as running and that no living process holds."""
@@ -143,12 +148,7 @@ class ResultStore:
     def artifacts(self, key: str) -> list[ArtifactFile]:
         """The pictures and tables of a run, sorted by name."""
         with self._read() as connection:
-            return reading.artifacts_of(connection, key)
-
-    def all_artifacts(self) -> dict[str, list[ArtifactFile]]:
-        """The pictures and tables by run, sorted by name; a run without any is left out."""
-        with self._read() as connection:
-            return reading.all_artifacts(connection)
+            return files.artifacts_of(connection, key)
 
     def history(self, key: str) -> list[HistoryRow]:
         """Every change of a run's status, the first one first."""
@@ -241,11 +241,6 @@ class ResultStore:
         with self._write() as connection:
             return writing.finish_all(connection, claims, outcomes)
 
-    def drop_checkpoints(self, key: str, paths: Sequence[str]) -> None:
-        """Take checkpoints of a run off the record, because their files are missing or damaged."""
-        with self._write() as connection:
-            writing.drop_checkpoints(connection, key, paths)
-
     def reset(self, keys: Sequence[str]) -> list[File]:
         """Put runs back to their start; what those had that have ended waits for its successor. Returns what `finish_all` returns.
 
@@ -256,7 +251,7 @@ class ResultStore:
             return writing.reset(connection, keys)
 
     def give_up(self, claims: Sequence[Claim], reason: str) -> list[File]:
-        """Give back runs that cannot be made: results that they had are put back, the others are queued. Returns what `finish_all` returns."""
+        """Give back runs that cannot be made: results that they had are put back, the others are queued. Returns as `finish_all`."""
         with self._write() as connection:
             return writing.give_up(connection, claims, reason)
 
@@ -294,7 +289,7 @@ class ResultStore:
         with self._read() as connection:
             return transfer.results(connection, keys)
 
-    def adopt(self, result: Result, settle: Callable[[], None]) -> Adoption:
+    def adopt(self, result: Result, settle: Callable[[Edition], None]) -> Adoption:
         """Take a result in where its run is missing or unfinished; `settle` puts its files in place. See `transfer.adopt`."""
         with self._write() as connection:
             return transfer.adopt(connection, result, settle)

@@ -13,11 +13,12 @@ from harness.spec import TERMINAL, Plan, RunSpec, Status, canonical_json, digest
 from harness.store import earlier, reading
 from harness.store.claims import change, lock, record
 from harness.store.connect import freeze, now
-from harness.store.earlier import File
+from harness.store.files import artifacts_of, checkpoints_of, editions_of
 from harness.store.floats import encode_curve
-from harness.store.rows import CheckpointFile, HistoryRow, Metric, NewRun, Outcome, Owner, RunRow
+from harness.store.rows import File, HistoryRow, Metric, NewRun, Outcome, Owner, RunRow
 from harness.store.schema import environments, plans, run_history, runs
 from harness.store.writing import finish_one, insert_new, new_row
+from harness.workspace import Edition
 
 ADDED, SAME, CONFLICT, REPLACED, HELD = "added", "same", "conflict", "replaced an unfinished run", "held"
 IMPORTED = "imported"
@@ -71,8 +72,8 @@ def _result(connection: Connection, row: RunRow) -> Result:
         row.wall_s,
         metrics=reading.metrics_of(connection, [row.key]).get(row.key, {}),
         curves=reading.curves_of(connection, row.key),
-        checkpoint=next(iter(reading.checkpoints_of(connection, row.key)), None),
-        artifacts=reading.artifacts_of(connection, row.key),
+        checkpoint=next(iter(checkpoints_of(connection, row.key)), None),
+        artifacts=artifacts_of(connection, row.key),
     )
     return Result(
         NewRun(RunSpec.from_plain(row.spec), row.task_label, row.settings, row.source_hash, row.protocol),
@@ -86,14 +87,15 @@ def _result(connection: Connection, row: RunRow) -> Result:
     )
 
 
-def adopt(connection: Connection, result: Result, settle: Callable[[], None]) -> Adoption:
+def adopt(connection: Connection, result: Result, settle: Callable[[Edition], None]) -> Adoption:
     """Take a result in where its run is missing, or is unfinished and nobody holds it; a finished run stays as it is.
 
     Args:
         connection: a transaction that may write.
         result: a finished run.
-        settle: puts the result's files in place. It is called only if the result is taken in, while nobody else can
-            write the run, and before the transaction ends: what it leaves when it is killed is on no record.
+        settle: puts the result's files in place, in the folders of this edition. It is called only if the result is taken
+            in, while nobody else can write the run, and before the transaction ends: what it leaves when it is killed is on
+            no record.
     """
     at = now(connection)
     added = insert_new(connection, runs).values(**new_row(result.run, at)).returning(runs.c.key)
@@ -110,7 +112,7 @@ def adopt(connection: Connection, result: Result, settle: Callable[[], None]) ->
     waiting = earlier.of(connection, [result.key]).get(result.key)
     if waiting and not earlier.supersedes(result.outcome.status, waiting["status"]):
         return Adoption(result.key, CONFLICT, [f"status {waiting['status']} here, and being made anew, {result.outcome.status} there"])
-    settle()
+    settle(editions_of(connection, [row.key])[row.key])
     return Adoption(result.key, ADDED if is_new else REPLACED, dropped=_take(connection, row, result, at))
 
 
@@ -125,9 +127,8 @@ def _take(connection: Connection, row: Row[Any], result: Result, at: float) -> l
     record(connection, [change(row, at, outcome.status, _made_by(result), **ours)])
     finish_one(connection, row.key, outcome, at)
     connection.execute(update(runs).where(runs.c.key == row.key).values(**_about(connection, result), fence=row.fence + 1))
-    dropped += earlier.decide(connection, [row.key], at)
-    kept = None if outcome.checkpoint is None else outcome.checkpoint.path
-    return [file for file in dropped if file.path != kept]
+    kept = {file.name for file in (outcome.checkpoint, *outcome.artifacts) if file is not None}
+    return [file for file in dropped if file.name not in kept] + earlier.decide(connection, [row.key], at)
 
 
 def _made_by(result: Result) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from sqlalchemy import Connection, Table, delete, insert, select, update
@@ -12,15 +12,12 @@ from harness.spec import TERMINAL, Plan, Status, canonical_json, digest
 from harness.store import earlier
 from harness.store.claims import CRASHED, NO_OWNER, change, fenced, fenced_running, lock, record, refuse_held, release
 from harness.store.connect import now
-from harness.store.earlier import File
+from harness.store.files import write_artifacts, write_checkpoint
 from harness.store.floats import encode, encode_curve
-from harness.store.reading import checkpoint_file, chunks, is_held
-from harness.store.rows import ArtifactFile, CheckpointFile, Claim, Curve, Metric, NewRun, Outcome, Saved
-from harness.store.schema import artifacts, checkpoints, curves, environments, metrics, plans, runs
+from harness.store.reading import chunks, is_held
+from harness.store.rows import CheckpointFile, Claim, Curve, File, Metric, NewRun, Outcome, Saved
+from harness.store.schema import curves, environments, metrics, plans, runs
 from harness.tracebacks import reason_and_place
-
-# A damaged checkpoint falls back to the one before; other roles need their newest only.
-KEPT = {"last": 2}
 
 
 def insert_new(connection: Connection, table: Table) -> Any:
@@ -64,6 +61,7 @@ def new_row(run: NewRun, at: float) -> dict[str, Any]:
         "source_hash": run.source_hash,
         "protocol": run.protocol,
         "created_at": at,
+        "edition": 1,
     }
 
 
@@ -93,7 +91,7 @@ def save(connection: Connection, claims: Sequence[Claim], saved: Sequence[Saved]
                 values["crashes"] = 0  # deaths count only where no checkpoint lies between them
             connection.execute(update(runs).where(runs.c.key == claim.key).values(**values))
             _write_curves(connection, claim.key, progress.curves)
-            dropped += _write_checkpoint(connection, claim.key, progress.checkpoint, at)
+            dropped += write_checkpoint(connection, claim.key, progress.checkpoint, at)
     return dropped
 
 
@@ -131,8 +129,8 @@ def finish_one(connection: Connection, key: str, outcome: Outcome, at: float) ->
     connection.execute(update(runs).where(runs.c.key == key).values(**values))
     _write_metrics(connection, key, outcome.metrics)
     _write_curves(connection, key, outcome.curves)
-    _write_artifacts(connection, key, outcome.artifacts)
-    return _write_checkpoint(connection, key, outcome.checkpoint, at)
+    write_artifacts(connection, key, outcome.artifacts)
+    return write_checkpoint(connection, key, outcome.checkpoint, at)
 
 
 def _write_metrics(connection: Connection, key: str, values: dict[str, Metric]) -> None:
@@ -152,33 +150,6 @@ def _write_curves(connection: Connection, key: str, values: dict[str, Curve]) ->
     connection.execute(delete(curves).where(curves.c.run == key, curves.c.name.in_(list(values))))
     encoded = {name: encode_curve(curve) for name, curve in values.items()}
     connection.execute(insert(curves), [{"run": key, "name": name, "steps": pair[0], "values": pair[1]} for name, pair in encoded.items()])
-
-
-def _write_artifacts(connection: Connection, key: str, files: Sequence[ArtifactFile]) -> None:
-    connection.execute(delete(artifacts).where(artifacts.c.run == key))
-    rows = [{"run": key, "name": file.name, "path": file.path, "sha256": file.sha256, "size": file.size} for file in files]
-    if rows:
-        connection.execute(insert(artifacts), rows)
-
-
-def _write_checkpoint(connection: Connection, key: str, file: CheckpointFile | None, at: float) -> list[CheckpointFile]:
-    """Add a checkpoint and drop those of its role that are older than the last ones kept, or of the same step."""
-    if file is None:
-        return []
-    found = select(checkpoints).where(checkpoints.c.run == key, checkpoints.c.role == file.role)
-    before = connection.execute(found.order_by(checkpoints.c.id.desc())).all()
-    others = [row for row in before if row.step != file.step]
-    kept = {row.id for row in others[: KEPT.get(file.role, 1) - 1]}
-    gone = [row for row in before if row.id not in kept]
-    connection.execute(delete(checkpoints).where(checkpoints.c.id.in_([row.id for row in gone])))
-    values = {"run": key, "role": file.role, "step": file.step, "path": file.path, "sha256": file.sha256, "size": file.size}
-    connection.execute(insert(checkpoints).values(**values, created_at=at))
-    return [checkpoint_file(row) for row in gone if row.path != file.path]
-
-
-def drop_checkpoints(connection: Connection, key: str, paths: Sequence[str]) -> None:
-    """Take checkpoints of a run off the record."""
-    connection.execute(delete(checkpoints).where(checkpoints.c.run == key, checkpoints.c.path.in_(list(paths))))
 
 
 def reset(connection: Connection, keys: Sequence[str]) -> list[File]:

@@ -16,7 +16,7 @@ from stores import KEYS, ME, killed, outcome, stack
 
 from harness.spec import Status
 from harness.store import ResultStore
-from harness.workspace import Workspace, sqlite_url
+from harness.workspace import Workspace, checkpoint_name, sqlite_url
 
 FULL = os.environ.get("BENCH_TESTS") == "full"
 AWAY = {"MLFLOW_TRACKING_URI": "http://127.0.0.1:9"}
@@ -50,8 +50,12 @@ def half_made(done, home):
 def files(home):
     """The files on record, those of results that wait among them; and the files that are there."""
     with opened(home) as store:
-        listed = [*store.earlier.files(), *(file for found in store.all_checkpoints().values() for file in found)]
-    return {file.place(Workspace(home)) for file in listed}, {path for path in (home / "checkpoints").rglob("*") if path.is_file()}
+        on_record = {file.place(Workspace(home)) for found in store.files.checkpoints().values() for file in found}
+        (database,) = {path.parent.parent for path in on_record}
+        waiting = {key: result for key in store.files.checkpoints() if (result := store.earlier.of(key))}
+    for key, result in waiting.items():
+        on_record |= {database / f"{key}.{result['edition']}" / checkpoint_name(file["step"]) for file in result["checkpoints"]}
+    return on_record, {path for path in (home / "checkpoints").rglob("*") if path.is_file()}
 
 
 def quietly(home, command, *words):
