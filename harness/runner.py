@@ -276,7 +276,7 @@ def _time_out(job: Job, reason: str) -> Iterator[Event]:
 def _forget(job: Job, reason: str) -> None:
     """Give back runs whose plugin or data are not as they must be: there is no result to record."""
     with suppress(LeaseLost, StoreError):
-        remove_files(job.workspace, job.store, job.store.give_up(list(job.claims.values()), one_line(reason)))
+        remove_files(job.workspace, job.store, job.store.earlier.give_up(list(job.claims.values()), one_line(reason)))
 
 
 def _fail(job: Job, error: BaseException) -> Iterator[Event]:

@@ -92,8 +92,8 @@ def test_it_is_put_back_where_the_attempt_fails(store, made):  # noqa: F811
 def test_it_is_put_back_where_the_runs_cannot_be_made(store, made):  # noqa: F811
     store.reset(KEYS[:2])
     claims = store.claim([KEYS[0], KEYS[2]], ME)  # one of them is new
-    assert store.give_up(claims, "a wrong shape") == []
-    assert store.take_back([], KEYS[1:2], "a wrong shape") == []
+    assert store.earlier.give_up(claims, "a wrong shape") == []
+    assert store.earlier.take_back([], KEYS[1:2], "a wrong shape") == []
     assert everything(store, KEYS[:2]) == made
     assert store.earlier.given_up(KEYS) == dict.fromkeys(KEYS[:2], "a wrong shape")
     assert (store.rows(KEYS)[KEYS[2]].status, store.history(KEYS[2])[-1].reason) == ("queued", "a wrong shape")
@@ -104,7 +104,7 @@ def test_only_what_nobody_began_is_taken_back(store):  # noqa: F811
     store.save([claim], [Saved(10, 1.0, {}, checkpoint(10))])
     store.release([claim], Status.QUEUED, None)
     store.claim(KEYS[1:2], ME)
-    store.take_back(KEYS[:3], KEYS[3:4], "no")
+    store.earlier.take_back(KEYS[:3], KEYS[3:4], "no")
     assert list(store.rows(KEYS[:4])) == [KEYS[0], KEYS[1], KEYS[3]]
 
 

@@ -177,7 +177,7 @@ def test_a_reset_run_starts_from_nothing_and_keeps_its_history(store):
     with pytest.raises(UsageError, match=f"pid {ME.pid}"):
         store.reset(KEYS[:1])
     store.finish(claim, outcome(metrics={"elbo": Metric(-1.0)}))
-    assert store.reset([*KEYS[:1], "0" * 16]) == [checkpoint(10)]
+    assert store.reset([*KEYS[:1], "0" * 16]) == []  # its result waits
     row = store.rows(KEYS)[KEYS[0]]
     assert (row.status, row.step, row.wall_s, row.fence, row.started_at, row.finished_at) == (Status.QUEUED, 0, 0.0, 2, None, None)
     assert (store.metrics(KEYS), store.curves(KEYS[0]), store.checkpoints(KEYS[0]), store.plan(KEYS[0])) == ({}, {}, [], None)

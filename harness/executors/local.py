@@ -73,7 +73,7 @@ def taken_back(store: ResultStore, workspace: Workspace, asked: Asked) -> Iterat
     try:
         yield
     except (PluginError, DataError) as err:
-        remove_files(workspace, store, store.take_back(asked.new, asked.anew, one_line(str(err))))
+        remove_files(workspace, store, store.earlier.take_back(asked.new, asked.anew, one_line(str(err))))
         raise
 
 

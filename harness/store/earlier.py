@@ -6,19 +6,20 @@ because a new one is stored, or puts it back, in the transaction that ends the a
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager
 from typing import Any
 
 from sqlalchemy import Connection, Row, delete, insert, select, update
 
 from harness.spec import TERMINAL, Status, canonical_json
-from harness.store.claims import NO_OWNER, Rows, change, record
+from harness.store.claims import NO_OWNER, Rows, change, fenced, lock, record, refuse_held, release
+from harness.store.connect import now
 from harness.store.errata import STANDING
 from harness.store.files import drop_files
 from harness.store.floats import stored_json
-from harness.store.reading import chunks, database_id
-from harness.store.rows import ArtifactFile, CheckpointFile, File
+from harness.store.reading import chunks, database_id, is_held
+from harness.store.rows import ArtifactFile, CheckpointFile, Claim, File
 from harness.store.schema import artifacts, checkpoints, curves, earlier_results, errata, metrics, run_history, runs
 from harness.workspace import Edition
 
@@ -31,10 +32,33 @@ COLUMNS = (
 
 
 class Earlier:
-    """Reads the results that wait, each method in one transaction."""
+    """Reads the results that wait and puts them back, each method in one transaction."""
 
-    def __init__(self, read: Callable[[], AbstractContextManager[Connection]]) -> None:
-        self._read = read
+    def __init__(
+        self, read: Callable[[], AbstractContextManager[Connection]], write: Callable[[], AbstractContextManager[Connection]]
+    ) -> None:
+        self._read, self._write = read, write
+
+    def give_up(self, claims: Sequence[Claim], reason: str) -> list[File]:
+        """Give back runs that cannot be made: what they had is put back, those that had nothing are queued.
+
+        Returns what `ResultStore.finish_all` returns.
+        """
+        with self._write() as connection:
+            running = {key: row for key, row in fenced(connection, claims).items() if row.status == Status.RUNNING}
+            release(connection, claims, Status.QUEUED, reason)
+            return put_back(connection, running, reason, now(connection))
+
+    def take_back(self, new: Sequence[str], anew: Sequence[str], reason: str) -> list[File]:
+        """Undo what a command asked for and nobody has begun: `new` runs are removed, of those made `anew` what they had is put back.
+
+        Returns what `ResultStore.finish_all` returns.
+        """
+        with self._write() as connection:
+            locked = lock(connection, [*new, *anew])
+            queued = {key: row for key, row in locked.items() if row.status == Status.QUEUED and row.step == 0}
+            dropped = put_back(connection, {key: queued[key] for key in anew if key in queued}, reason, now(connection))
+            return dropped + remove(connection, [key for key in new if key in queued])
 
     def of(self, key: str) -> dict[str, Any] | None:
         """What a run had before it was put back to its start, while that waits."""
@@ -132,6 +156,17 @@ def put_back(connection: Connection, rows: Rows, reason: str, at: float) -> list
         record(connection, [change(rows[key], at, Status.FAILED, reason)])
         dropped += _put_back(connection, rows[key], result, at)
         connection.execute(delete(earlier_results).where(earlier_results.c.run == key))
+    return dropped
+
+
+def remove(connection: Connection, keys: Sequence[str]) -> list[File]:
+    """Remove runs with all that belongs to them; return their files."""
+    locked = lock(connection, keys)
+    at = now(connection)
+    refuse_held(row for row in locked.values() if is_held(row, at))
+    dropped = files_of(connection, of(connection, locked)) + clear(connection, locked)
+    for part in chunks(locked):
+        connection.execute(delete(runs).where(runs.c.key.in_(part)))
     return dropped
 
 

@@ -56,7 +56,7 @@ class ResultStore:
         self._url = url
         self.scores = Scores(self._read)
         self.errata = Errata(self._read, self._write)
-        self.earlier = Earlier(self._read)
+        self.earlier = Earlier(self._read, self._write)
         self.files = files.Files(self._read, self._write)
 
     @classmethod
@@ -231,12 +231,9 @@ class ResultStore:
         return self.finish_all([claim], [outcome])
 
     def finish_all(self, claims: Sequence[Claim], outcomes: Sequence[Outcome]) -> list[File]:
-        """Store how several runs ended: all of them, or none.
+        """Store how several runs ended: all of them, or none; returns the files that are off the record, which may be deleted.
 
         What a run had before it was made anew goes now; where it has failed and had not failed before, that is put back instead.
-
-        Returns:
-            The checkpoints and pictures that are no longer in the database: their files may be deleted.
         """
         with self._write() as connection:
             return writing.finish_all(connection, claims, outcomes)
@@ -244,24 +241,10 @@ class ResultStore:
     def reset(self, keys: Sequence[str]) -> list[File]:
         """Put runs back to their start; what those had that have ended waits for its successor. Returns what `finish_all` returns.
 
-        Raises:
-            UsageError: a living process holds one of them; nothing is changed.
+        Raises a `UsageError` and changes nothing while a living process holds one of them.
         """
         with self._write() as connection:
             return writing.reset(connection, keys)
-
-    def give_up(self, claims: Sequence[Claim], reason: str) -> list[File]:
-        """Give back runs that cannot be made: results that they had are put back, the others are queued. Returns as `finish_all`."""
-        with self._write() as connection:
-            return writing.give_up(connection, claims, reason)
-
-    def take_back(self, new: Sequence[str], anew: Sequence[str], reason: str) -> list[File]:
-        """Undo what a command asked for and nobody has begun: `new` runs are removed, of those made `anew` earlier results are put back.
-
-        Returns what `finish_all` returns.
-        """
-        with self._write() as connection:
-            return writing.take_back(connection, new, anew, reason)
 
     def reopen(self, keys: Sequence[str]) -> None:
         """Queue runs again that ran out of time, were pruned or whose processes died too often; of free ones, forget the deaths."""
@@ -280,7 +263,7 @@ class ResultStore:
             UsageError: a living process holds one of them; nothing is removed.
         """
         with self._write() as connection:
-            return writing.remove(connection, keys)
+            return earlier.remove(connection, keys)
 
     # Between databases
 

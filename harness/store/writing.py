@@ -10,7 +10,7 @@ from sqlalchemy import Connection, Table, delete, insert, select, update
 from harness.errors import LeaseLost, StoreError
 from harness.spec import TERMINAL, Plan, Status, canonical_json, digest
 from harness.store import earlier
-from harness.store.claims import CRASHED, NO_OWNER, change, fenced, fenced_running, lock, record, refuse_held, release
+from harness.store.claims import CRASHED, NO_OWNER, change, fenced, fenced_running, lock, record, refuse_held
 from harness.store.connect import now
 from harness.store.files import write_artifacts, write_checkpoint
 from harness.store.floats import encode, encode_curve
@@ -169,21 +169,6 @@ def reset(connection: Connection, keys: Sequence[str]) -> list[File]:
     return [file for file in dropped if file.edition.key not in waiting or file.edition.number != waiting[file.edition.key]["edition"]]
 
 
-def give_up(connection: Connection, claims: Sequence[Claim], reason: str) -> list[File]:
-    """Give back runs that cannot be made: results that they had are put back, the others are queued. Return as `finish_all`."""
-    running = {key: row for key, row in fenced(connection, claims).items() if row.status == Status.RUNNING}
-    release(connection, claims, Status.QUEUED, reason)
-    return earlier.put_back(connection, running, reason, now(connection))
-
-
-def take_back(connection: Connection, new: Sequence[str], anew: Sequence[str], reason: str) -> list[File]:
-    """Undo what was asked for and not begun: remove the new runs, and put back what others had. Return as `finish_all`."""
-    queued = {key: row for key, row in lock(connection, [*new, *anew]).items() if row.status == Status.QUEUED and row.step == 0}
-    return remove(connection, [key for key in new if key in queued]) + earlier.put_back(
-        connection, {key: queued[key] for key in anew if key in queued}, reason, now(connection)
-    )
-
-
 def reopen(connection: Connection, keys: Sequence[str]) -> None:
     """Queue runs again that ran out of time, were pruned or were given up because their processes died; forget deaths of free runs."""
     locked = lock(connection, keys)
@@ -211,17 +196,6 @@ def prune(connection: Connection, keys: Sequence[str], reason: str) -> None:
         connection.execute(update(runs).where(runs.c.key.in_(part)).values(**ended))
     record(connection, [change(row, at, Status.PRUNED, reason) for row in free.values()])
     earlier.decide(connection, free, at)
-
-
-def remove(connection: Connection, keys: Sequence[str]) -> list[File]:
-    """Remove runs with all that belongs to them; return their files."""
-    locked = lock(connection, keys)
-    at = now(connection)
-    refuse_held(row for row in locked.values() if is_held(row, at))
-    dropped = earlier.files_of(connection, earlier.of(connection, locked)) + earlier.clear(connection, locked)
-    for part in chunks(locked):
-        connection.execute(delete(runs).where(runs.c.key.in_(part)))
-    return dropped
 
 
 def set_mlflow_run(connection: Connection, key: str, mlflow_run_id: str) -> str:
