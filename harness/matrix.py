@@ -13,6 +13,7 @@ from typing import Any
 
 from harness import registry
 from harness.api import Method, Task
+from harness.describe import describe
 from harness.errors import InvalidSelector, UnknownName
 from harness.registry import Found
 from harness.sources import source_hash
@@ -167,21 +168,23 @@ def cell_runs(
     method: Setting, task: Setting, seeds: Sequence[int], protocol: str | None, sets: dict[str, Any], below: dict[str, Any] | None = None
 ) -> list[NewRun]:
     """One method with one task: a run for each seed. The selectors' values win over `below`, and `sets` over them."""
+    registry.check_identity("method", method.found)
+    registry.check_identity("task", task.found)
     name = protocol or task.found.cls.default_protocol
     resolved = resolve(method.found, task.found, name, {**(below or {}), **selected(method, task), **sets})
     first = resolved.spec(seeds[0])
     usual = _usual(method.found, task.found, resolved.method, resolved.task)
-    source = f"{_source(method.found.cls)}-{_source(task.found.cls)}"
-    return [
-        NewRun(
-            spec=first.model_copy(update={"seed": seed}),
-            task_label=registry.task_label(task.found.name, resolved.task),
-            settings={address: value for address, value in resolved.addresses().items() if usual.get(address) != value},
-            source_hash=source,
-            protocol=name,
-        )
-        for seed in seeds
-    ]
+    settings = {address: value for address, value in resolved.addresses().items() if usual.get(address) != value}
+    shared = NewRun(
+        spec=first,
+        task_label=registry.task_label(task.found.name, resolved.task),
+        settings=settings,
+        source_hash=f"{_source(method.found)}-{_source(task.found)}",
+        protocol=name,
+        description=describe(resolved.method, resolved.task, first, settings, name),
+        sources={found.source.digest: found.source.text for found in (method.found, task.found) if found.source},
+    )
+    return [replace(shared, spec=spec) for spec in first.replicates(seeds)]
 
 
 def selected(method: Setting, task: Setting) -> dict[str, Any]:
@@ -191,8 +194,12 @@ def selected(method: Setting, task: Setting) -> dict[str, Any]:
     }
 
 
+def _source(found: Found) -> str:
+    return found.source.digest[:16] if found.source else _installed_source(found.cls)
+
+
 @cache
-def _source(cls: type) -> str:
+def _installed_source(cls: type) -> str:
     return source_hash(cls)
 
 
@@ -200,21 +207,23 @@ def _source(cls: type) -> str:
 class Resolved:
     """A method, a task and a protocol with every field filled in."""
 
-    method_name: str
+    method_found: Found
     method: Method
-    task_name: str
+    task_found: Found
     task: Task
     protocol: Protocol
 
     def spec(self, seed: int) -> RunSpec:
         """The run of one seed."""
         return RunSpec(
-            method=self.method_name,
+            method=self.method_found.name,
             method_version=self.method.version,
             method_fields=registry.settled(self.method),
-            task=self.task_name,
+            method_source=self.method_found.source and self.method_found.source.digest,
+            task=self.task_found.name,
             task_version=self.task.version,
             task_fields=registry.settled(self.task),
+            task_source=self.task_found.source and self.task_found.source.digest,
             seed=seed,
             **self.protocol.model_dump(),
         )
@@ -245,9 +254,9 @@ def resolve(method: Found, task: Found, protocol: str, values: dict[str, Any]) -
     task_fields = {k.removeprefix("task."): v for k, v in layers.items() if k.startswith("task.")}
     plain = {k: v for k, v in layers.items() if "." not in k}
     return Resolved(
-        method.name,
+        method,
         registry.build(method.cls, f"method '{method.name}'", method_fields, "method."),
-        task.name,
+        task,
         registry.build(task.cls, f"task '{task.name}'", task_fields, "task."),
         registry.build(Protocol, "the protocol", plain),
     )

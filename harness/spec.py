@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Iterable, Iterator, Mapping
 from enum import StrEnum
-from typing import Any, Literal
+from functools import cached_property
+from typing import Any, Literal, Self
+from uuid import uuid4
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -106,14 +109,43 @@ class RunSpec(Protocol):
     method: str
     method_version: int
     method_fields: dict[str, Any]
+    method_source: str | None = added_later(None, default=None, description="sha256 of the method's text; none: it is installed")
     task: str
     task_version: int
     task_fields: dict[str, Any]
+    task_source: str | None = added_later(None, default=None, description="sha256 of the task's text; none: it is installed")
     seed: int = Field(ge=0, lt=2**63)
 
     def plain(self) -> dict[str, Any]:
         """The hashed text's values."""
         return settled_fields(type(self), self.model_dump())
+
+    def replicates(self, seeds: Iterable[int]) -> Iterator[RunSpec]:
+        """This spec with other seeds, which have their names and texts from it: many cost little time and memory."""
+        values, names = {name: getattr(self, name) for name in RunSpec.model_fields}, set(RunSpec.model_fields)
+        for seed in seeds:
+            spec = RunSpec.model_construct(names, **{**values, "seed": seed})
+            vars(spec)["around_seed"] = self.around_seed
+            yield spec
+
+    def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> Self:
+        """A copy, which has names and a text of its own."""
+        copied = super().model_copy(update=update, deep=deep)
+        vars(copied).pop("around_seed", None)
+        return copied
+
+    @cached_property
+    def around_seed(self) -> tuple[str, str, str]:
+        """The canonical text before and after the seed, and the cell: what replicates have in common."""
+        plain, mark = self.plain(), uuid4().hex
+        before, after = canonical_json({**plain, "seed": mark}).split(f'"{mark}"')
+        return before, after, digest({name: value for name, value in plain.items() if name != "seed"})
+
+    @property
+    def text(self) -> str:
+        """The hashed text."""
+        before, after, _ = self.around_seed
+        return f"{before}{self.seed}{after}"
 
     @classmethod
     def from_plain(cls, values: dict[str, Any]) -> RunSpec:
@@ -123,12 +155,12 @@ class RunSpec(Protocol):
     @property
     def key(self) -> str:
         """The run's name: 16 hexadecimal digits."""
-        return digest(self.plain())
+        return hashlib.sha256(self.text.encode()).hexdigest()[:16]
 
     @property
     def cell(self) -> str:
         """The key without the seed: what replicates have in common."""
-        return digest({name: value for name, value in self.plain().items() if name != "seed"})
+        return self.around_seed[-1]
 
     def protocol(self) -> Protocol:
         """The fields of the protocol alone."""
@@ -151,6 +183,30 @@ def plain_number(value: float) -> float | str:
     (0.5, '-inf')
     """
     return value if abs(value) < float("inf") else str(float(value))
+
+
+class Description(BaseModel):
+    """What a run's plugins say of it, stored when it is queued, so that whoever reads needs no plugin."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    method: str = Field(description="the method's name with its variant: hvae-untempered")
+    settings: dict[str, Any] | None = Field(default=None, description="by address, those that neither that name nor the protocol says")
+    scored_by: tuple[str, ...] = Field(default=("eval_particles",), description="fields of the protocol on which the scores depend")
+    headline: tuple[str, ...] = Field(default=("elbo", "elbo_gap"), min_length=1, description="the metrics that are shown first")
+    task_variant: str | None = Field(default=None, description="the field that the task's name fills: dim")
+    stacks: bool = Field(default=False, description="whether replicates train as one program")
+    scores: int | None = Field(default=None, description="how often one draw asks for the score; none: not known")
+
+    @cached_property
+    def text(self) -> str:
+        """As it is stored."""
+        return canonical_json(self.model_dump(mode="json"))
+
+    @cached_property
+    def digest(self) -> str:
+        """The name under which it is stored."""
+        return hashlib.sha256(self.text.encode()).hexdigest()[:16]
 
 
 class Plan(BaseModel):

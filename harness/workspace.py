@@ -7,6 +7,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from tempfile import TemporaryFile
 
 from harness.errors import StoreError, WorkspaceError
 
@@ -130,9 +131,7 @@ class Workspace:
         """
         try:
             self.home.mkdir(parents=True, exist_ok=True)
-            probe = self.home / f".bench-probe-{os.getpid()}"
-            probe.touch()
-            probe.unlink()
+            TemporaryFile(dir=self.home).close()
         except OSError as err:
             remedy = "Change into a folder that you may write to, or set BENCH_HOME to one."
             raise WorkspaceError(f"Cannot write to the workspace {self.home} ({err.strerror}). {remedy}") from err

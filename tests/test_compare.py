@@ -287,8 +287,8 @@ def test_settings_that_tuning_found_say_what_that_took(compare, records, tmp_pat
     found = records(home=tmp_path)
     (tuned,) = [record for record in found.values() if record["tuning_runs"]]
     assert tuned["settings"] == f"lr={settings['lr']}"
-    with ResultStore.open(workspace.database_url) as store, read_log(workspace.study_url, search) as log:
-        spent = cost(search, store, log.trials())
+    with ResultStore.open(workspace.database_url) as store, read_log(workspace.study_url, search.record(3)) as log:
+        spent = cost(search.record(3), store, log[1])
     (run, *_) = search.runs({}, [0])
     assert (tuned["tuning_runs"], tuned["tuning_steps"], tuned["tuning_seconds"]) == (9, 9 * run.spec.steps, 3 * 2.5)
     assert tuned["tuning_gradients"] == spent.gradients == 9 * run.spec.steps * run.spec.particles

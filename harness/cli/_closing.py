@@ -6,8 +6,6 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-from harness import registry
-from harness.analysis.labels import unsaid
 from harness.cli._options import console, duration, number, plural
 from harness.spec import settings_text
 from harness.store import NewRun
@@ -33,10 +31,8 @@ def print_closing(results: Sequence[dict[str, Any]], runs: Sequence[NewRun], giv
     out = console()
     for task in dict.fromkeys(result["task"] for result in results):
         members = [result for result in results if result["task"] == task]
-        first = by_key[members[0]["key"]]
-        cls = registry.find("task", first.spec.task).cls
-        out.print(f"{task}, protocol {first.protocol}", style="bold")
-        _print_rows(out, [_row(cls, cell, by_key) for cell in _cells(members)])
+        out.print(f"{task}, protocol {by_key[members[0]['key']].protocol}", style="bold")
+        _print_rows(out, [_row(cell, by_key) for cell in _cells(members)])
     for line in (*_failures(results, by_key, given_up), *_remarks(results)):
         out.print(line, markup=False)
 
@@ -48,19 +44,12 @@ def _cells(results: list[dict[str, Any]]) -> list[list[dict[str, Any]]]:
     return list(cells.values())
 
 
-def _row(task: Any, members: list[dict[str, Any]], by_key: dict[str, NewRun]) -> dict[str, str]:
+def _row(members: list[dict[str, Any]], by_key: dict[str, NewRun]) -> dict[str, str]:
     """One cell, by column."""
-    first = by_key[members[0]["key"]]
-    label, settings = _name(task, members[0], first)
-    values = {name: _mean(members, name) for name in task.headline}
+    told = by_key[members[0]["key"]].description
+    values = {name: _mean(members, name) for name in told.headline}
     counts = {"seeds": str(len(members)), "status": _statuses(members)}
-    return {"method": label, "settings": settings} | counts | values | {"time": _time(members)}
-
-
-def _name(task: Any, result: dict[str, Any], run: NewRun) -> tuple[str, str]:
-    """A run's method with its variant, and the settings that neither it nor the protocol says."""
-    label = registry.method_label(run.spec.method, run.spec.method_fields)
-    return label, settings_text(unsaid(result["settings"], label, run.spec.method, task, run.protocol))
+    return {"method": told.method, "settings": settings_text(told.settings or {})} | counts | values | {"time": _time(members)}
 
 
 def _print_rows(out: Any, rows: list[dict[str, str]]) -> None:
@@ -122,8 +111,8 @@ def _failures(results: Sequence[dict[str, Any]], by_key: dict[str, NewRun], give
     failed = [result for result in results if result["status"] != "done" or result["key"] in given_up]
     lines: list[str] = []
     for result in failed[:MOST_FAILED]:
-        run = by_key[result["key"]]
-        name = " ".join(filter(None, _name(registry.find("task", run.spec.task).cls, result, run)))
+        told = by_key[result["key"]].description
+        name = f"{told.method} {settings_text(told.settings or {})}".strip()
         status, why = result["status"], reason_and_place(result["reason"], result["traceback"])
         if result["key"] in given_up:
             status, why = f"not made anew, {status} as before", given_up[result["key"]]

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from harness.executors.follow import Progressed
     from harness.executors.local import Event
     from harness.saving import Options
-    from harness.store import NewRun, ResultStore, RunRow
+    from harness.store import NewRun, ResultStore, Standing
 
 INTERRUPTED = 130
 NOT_ALL_DONE = 3
@@ -53,17 +53,17 @@ def _carry_out(
     from harness.spec import TERMINAL, Status
 
     keys = [run.spec.key for run in runs]
-    before = {} if work.rerun else store.rows(keys)
+    before = {} if work.rerun else store.standings(keys)
     withdrawn = store.errata.reasons(keys)
-    asked = executors.prepare(store, workspace, runs, work.rerun, work.retry)
+    new = executors.prepare(store, workspace, runs, work.rerun, work.retry)
     if withdrawn:
         say(f"{plural(len(withdrawn), 'withdrawn run')} made anew; what was withdrawn is kept all the while: bench show KEY", err=True)
     _warn_of_other_source(runs, before)
-    ended = {key for key, row in store.rows(keys).items() if row.status in TERMINAL}
+    ended = {key for key, run in store.standings(keys).items() if run.status in TERMINAL}
     if work.queue:
         return _leave_queued(store, keys, len(keys) - len(ended), as_json)
     outcomes = dict.fromkeys(ended, "hit")
-    with executors.taken_back(store, workspace, asked):
+    with executors.taken_back(store, workspace, new):
         stopped = _work(workspace, store, [run for run in runs if run.spec.key not in ended], outcomes, work, client, stop)
     given_up = store.earlier.given_up([key for key in keys if key not in ended])
     outcomes |= dict.fromkeys(given_up, KEPT)
@@ -100,6 +100,7 @@ def _work(
     if not runs:
         return False
     from harness.cli._progress import display
+    from harness.executors import SetAside
     from harness.runner import Began, Ended, Stop
     from harness.spec import TERMINAL
     from harness.tracking import Mirror
@@ -112,6 +113,8 @@ def _work(
         try:
             with display() as show:
                 for event in events(workspace, store, keys, work, work.options(), client, stop):
+                    if isinstance(event, SetAside) and len(event.keys) == len(keys):  # there is nothing else to make
+                        raise event.error
                     show(event)
                     if isinstance(event, Began):
                         ours |= {spec.key: "resumed" if event.step else "ran" for spec in event.specs}
@@ -149,7 +152,7 @@ def mirror_leftovers(workspace: Workspace, store: ResultStore, keys: list[str]) 
     from harness.spec import TERMINAL
     from harness.tracking.fresh import is_missing
 
-    behind = [row.key for row in store.unmirrored(keys) if row.status in TERMINAL]
+    behind = [key for key, run in store.standings(store.behind(keys)).items() if run.status in TERMINAL]
     if is_missing(workspace):  # deleted meanwhile: everything is to be mirrored anew
         behind = keys
     if behind:
@@ -167,7 +170,7 @@ def _say_unmirrored(workspace: Workspace, keys: list[str], error: str | None) ->
     )
 
 
-def _warn_of_other_source(runs: list[NewRun], before: dict[str, RunRow]) -> None:
+def _warn_of_other_source(runs: list[NewRun], before: dict[str, Standing]) -> None:
     from harness.spec import TERMINAL
 
     other = [run for run in runs if (row := before.get(run.spec.key)) and row.status in TERMINAL and row.source_hash != run.source_hash]

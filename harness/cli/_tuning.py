@@ -21,6 +21,7 @@ from harness.workspace import Workspace
 if TYPE_CHECKING:
     from harness.store import NewRun, ResultStore
     from harness.tracking import Mirror
+    from harness.tuning.record import Record
     from harness.tuning.rounds import Make
     from harness.tuning.search import Search
     from harness.tuning.verdict import Verdict
@@ -30,7 +31,9 @@ def tune_all(searches: Sequence[Search], work: Work, as_json: bool) -> int:
     """Bring searches to their end, score their winners on report seeds, print what came out, and return the exit status."""
     from harness.errors import UsageError
     from harness.runner import Stop
+    from harness.spec import Status
     from harness.store import ResultStore
+    from harness.tuning.log import total
 
     if work.queue or work.rerun or work.retry or work.time_limit:
         refused = "--queue, --rerun, --retry and --time-limit"
@@ -49,7 +52,7 @@ def tune_all(searches: Sequence[Search], work: Work, as_json: bool) -> int:
                 stopped = True
             except OutOfTime:
                 late = True
-            verdicts = read(workspace, store, searches)
+            verdicts = read(workspace, store, [search.record(total(search)) for search in searches])
             _show_in_mlflow(workspace, store, verdicts)
     print_json(verdict.plain() for verdict in verdicts) if as_json else print_verdicts(verdicts)
     if stopped:
@@ -57,13 +60,14 @@ def tune_all(searches: Sequence[Search], work: Work, as_json: bool) -> int:
         return INTERRUPTED
     if late:
         say("The time is over. The same command, with more time, goes on.", err=True)
-    return 0 if not late and all(verdict.best and not verdict.failures for verdict in verdicts) else NOT_ALL_DONE
+    good = all(verdict.best and not verdict.failures and not verdict.counts.get(Status.FAILED) for verdict in verdicts)
+    return 0 if good and not late else NOT_ALL_DONE
 
 
 def _tune(workspace: Workspace, store: ResultStore, search: Search, make: Make, work: Work) -> None:
     """One search to its end, and its winner on the report seeds."""
-    from harness.tuning.log import open_log
-    from harness.tuning.rounds import total, tune
+    from harness.tuning.log import open_log, total
+    from harness.tuning.rounds import tune
     from harness.tuning.verdict import best_of, report_runs
 
     with open_log(workspace.study_url, search) as log:
@@ -95,10 +99,10 @@ def _making(workspace: Workspace, store: ResultStore, work: Work, client: Any, s
         _follow_up(mirror, made, [run.spec.key for run in runs])
         if not left:
             return
-        asked = executors.prepare(store, workspace, left, rerun=False, retry=False)
+        new = executors.prepare(store, workspace, left, rerun=False, retry=False)
         left_s = max(0.0, deadline - time.monotonic()) if math.isfinite(deadline) else None
         options = dataclasses.replace(work.options(), until=until, total_limit_s=left_s)
-        with executors.taken_back(store, workspace, asked):
+        with executors.taken_back(store, workspace, new):
             for event in events(workspace, store, keys, work, options, client, stop):
                 if isinstance(event, Note):
                     say(event.text, err=True)
@@ -119,7 +123,7 @@ def _follow_up(mirror: Mirror, made: list[str], keys: list[str]) -> None:
     mirror.add(new)
 
 
-def read(workspace: Workspace, store: ResultStore | None, searches: Sequence[Search]) -> list[Verdict]:
+def read(workspace: Workspace, store: ResultStore | None, searches: Sequence[Record]) -> list[Verdict]:
     """What is known of these searches; nothing is written."""
     from harness.tuning.log import read_log
     from harness.tuning.verdict import verdict
@@ -127,18 +131,18 @@ def read(workspace: Workspace, store: ResultStore | None, searches: Sequence[Sea
     found = []
     for search in searches:
         with read_log(workspace.study_url, search) as log:
-            found.append(verdict(search, store, log.trials() if log else []))
+            found.append(verdict(search, store, log[1] if log else []))
     return found
 
 
-def stored_searches(study: str) -> list[Search]:
+def stored_searches(study: str) -> list[Record]:
     """The searches of a study that this workspace has trials of."""
     from harness.tuning.log import stored
 
     return stored(Workspace.current().study_url, study)
 
 
-def look(searches: Sequence[Search]) -> list[Verdict]:
+def look(searches: Sequence[Record]) -> list[Verdict]:
     """What is known of these searches in this workspace."""
     workspace = Workspace.current()
     store = open_store(workspace)
@@ -163,7 +167,7 @@ def write_figures(verdicts: Sequence[Verdict], target: Path) -> None:
         raise UsageError("There are no trials to draw yet.")
     with store:
         for verdict in begun:
-            mark = f"-{verdict.search.column.method.found.name}-{verdict.search.task}" if len(begun) > 1 else ""
+            mark = f"-{verdict.search.plugins[0].name}-{verdict.search.task}" if len(begun) > 1 else ""
             path = target.with_stem(target.stem + mark)
             try:
                 path.write_text(_figures(workspace, store, verdict), encoding="utf-8")
@@ -177,16 +181,17 @@ def _figures(workspace: Workspace, store: ResultStore, verdict: Verdict) -> str:
     from harness.tuning.log import read_log
 
     with read_log(workspace.study_url, verdict.search) as log:
-        return page(log.study, verdict, store) if log else ""
+        return page(log[0], verdict, store) if log else ""
 
 
 def _show_in_mlflow(workspace: Workspace, store: ResultStore, verdicts: Sequence[Verdict]) -> None:
     """A parent run for each search, with its figures, over the runs of its trials."""
     from harness.tracking.parents import show_search
+    from harness.tuning.record import keys as keys_of
 
     for verdict in [verdict for verdict in verdicts if verdict.trials]:
         search = verdict.search
-        keys = {key: trial.number for trial in verdict.trials for key in search.keys(trial.params, search.seeds)}
+        keys = {key: trial.number for trial in verdict.trials if trial.spec for key in keys_of(trial.spec, search.seeds)}
         try:
             show_search(workspace, store, search.name, search.task, keys, verdict.plain(), _figures(workspace, store, verdict))
         except Exception as err:  # noqa: BLE001 - whatever MLflow raises, the trials are safe

@@ -12,11 +12,12 @@ from harness.cli.listing import print_table
 if TYPE_CHECKING:
     from harness.analysis.statistics import Interval
     from harness.tuning.log import Trial
+    from harness.tuning.record import Record
     from harness.tuning.search import Search
     from harness.tuning.verdict import Verdict
 
 
-def dimensions(search: Search) -> str:
+def dimensions(search: Search | Record) -> str:
     """`lr in 0.0001 to 0.1 (log); particles in 1, 10`."""
     parts = []
     for dimension in search.space:

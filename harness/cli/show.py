@@ -199,13 +199,13 @@ def _print_run(run: dict[str, Any], row: RunRow) -> None:
     from rich import box
     from rich.table import Table
 
-    from harness.registry import method_label
     from harness.spec import settings_text
 
     out = console()
-    label = method_label(row.method, row.spec["method_fields"])
     out.print(
-        f"{label} on {row.task_label}, seed {row.seed} · {run['status']} at step {row.step:,} of {row.steps:,}", markup=False, style="bold"
+        f"{row.method_label} on {row.task_label}, seed {row.seed} · {run['status']} at step {row.step:,} of {row.steps:,}",
+        markup=False,
+        style="bold",
     )
     facts = {
         "key": f"{row.key} (cell {row.cell})",
@@ -220,6 +220,9 @@ def _print_run(run: dict[str, Any], row: RunRow) -> None:
         "checkpoint": ", ".join(f"{file['path']} ({file['size']:,} bytes)" for file in run["checkpoints"][:1]),
         "pictures": ", ".join(file["path"] for file in run["pictures"]),
         "MLflow run": row.mlflow_run_id,
+        "code": ", ".join(
+            f"{name} {source[:8]}" for name, source in ((row.method, row.method_source), (row.task, row.task_source)) if source
+        ),
         "commit": run["environment"].get("git_commit"),
     }
     for name, value in facts.items():

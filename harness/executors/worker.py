@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from harness.child import end, spawn
-from harness.errors import BenchError, DataError, PluginError, UsageError
+from harness.errors import BenchError, UsageError
 from harness.saving import Options
 from harness.stopping import StopRequest
 from harness.store import ResultStore
@@ -35,10 +35,6 @@ class WorkerFailed(BenchError):
     def __init__(self, message: str, exit_status: int) -> None:
         super().__init__(message)
         self.exit_status = exit_status
-
-
-# After these a command takes back what it asked for; see `taken_back`.
-IMPOSSIBLE = {kind.__name__: kind for kind in (PluginError, DataError)}
 
 
 class Worker:
@@ -83,14 +79,11 @@ class Worker:
 
         Raises:
             WorkerFailed: an error ended it.
-            PluginError, DataError: its runs cannot be made.
         """
         if self._child.poll() is not None:
             self._listener.join()
         while not self.notes.empty():
             message = self.notes.get()
-            if message.get("kind") in IMPOSSIBLE:
-                raise IMPOSSIBLE[message["kind"]](message["error"])
             if "error" in message:
                 raise WorkerFailed(message["error"], message["status"])
             yield message["note"]
@@ -118,7 +111,7 @@ def main() -> None:
         for note in _work(Workspace(Path(orders["home"]), orders["environment"]), orders["keys"], options, stop):
             report.write(json.dumps({"note": note}) + "\n")
     except BenchError as err:
-        report.write(json.dumps({"error": str(err), "status": err.exit_status, "kind": type(err).__name__}) + "\n")
+        report.write(json.dumps({"error": str(err), "status": err.exit_status}) + "\n")
     except Exception as err:  # noqa: BLE001 - the command is told what this program's fault is
         report.write(
             json.dumps({"error": f"A worker failed: {type(err).__name__}: {err} ({place_in(traceback_of(err))})", "status": 1}) + "\n"
@@ -136,10 +129,10 @@ def _work(workspace: Workspace, keys: Sequence[str], options: Options, stop: Sto
     """Run these runs and yield what is worth saying."""
     from harness.executors.local import execute
     from harness.runner import Note, Stop
+    from harness.store.reading import chunks
 
     with ResultStore.open(workspace.database_url) as store:
-        unknown = set(keys) - store.standings(keys).keys()
-        if unknown == set(keys):
+        if not any(store.standings(part) for part in chunks(keys)):
             raise UsageError(
                 f"None of the runs asked for is in {redact(workspace.database_url)}. "
                 "Workers need the BENCH_HOME and BENCH_DATABASE_URL of the command that sends them work."

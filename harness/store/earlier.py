@@ -49,16 +49,11 @@ class Earlier:
             release(connection, claims, Status.QUEUED, reason)
             return put_back(connection, running, reason, now(connection))
 
-    def take_back(self, new: Sequence[str], anew: Sequence[str], reason: str) -> list[File]:
-        """Undo what a command asked for and nobody has begun: `new` runs are removed, of those made `anew` what they had is put back.
-
-        Returns what `ResultStore.finish_all` returns.
-        """
+    def take_back(self, new: Sequence[str]) -> list[File]:
+        """Remove those of these runs that were given up before they made a step; returns what `ResultStore.finish_all` returns."""
         with self._write() as connection:
-            locked = lock(connection, [*new, *anew])
-            queued = {key: row for key, row in locked.items() if row.status == Status.QUEUED and row.step == 0}
-            dropped = put_back(connection, {key: queued[key] for key in anew if key in queued}, reason, now(connection))
-            return dropped + remove(connection, [key for key in new if key in queued])
+            rows = lock(connection, new)
+            return remove(connection, [key for key, row in rows.items() if row.status == Status.QUEUED and row.reason and not row.step])
 
     def of(self, key: str) -> dict[str, Any] | None:
         """What a run had before it was put back to its start, while that waits."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
@@ -87,7 +88,8 @@ def _is_mapping(value: str, _row: Row[Any]) -> bool:
 
 def _is_its_spec(value: str, row: Row[Any]) -> bool:
     spec = stored_json(value)
-    return digest(spec) == row.key and all(spec[name] == getattr(row, name) for name in ("method", "task", "seed", "steps"))
+    same = ("method", "method_source", "task", "task_source", "seed", "steps")
+    return digest(spec) == row.key and all(spec.get(name) == getattr(row, name) for name in same)
 
 
 def _is_status(value: str, _row: Row[Any]) -> bool:
@@ -126,5 +128,7 @@ CONTENT: dict[tuple[str, str], Callable[[Any, Row[Any]], bool]] = {
     ("environments", "environment"): _is_mapping,
     ("errata", "result"): _is_mapping,
     ("earlier_results", "result"): _is_earlier_result,
+    ("descriptions", "description"): lambda value, row: hashlib.sha256(value.encode()).hexdigest()[:16] == row.digest,
+    ("sources", "source"): lambda value, row: hashlib.sha256(value.encode()).hexdigest() == row.digest,
 }
 """What a column of text must hold beside text: (value, row) -> whether it does."""

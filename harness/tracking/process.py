@@ -13,7 +13,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -23,7 +23,6 @@ from typing import IO, TYPE_CHECKING, Any, Self
 from harness.child import end, spawn
 from harness.collector import collect_as_usual
 from harness.errors import BenchError
-from harness.spec import Status
 from harness.store import ResultStore
 from harness.tracking.fresh import connect, import_mlflow
 from harness.tracking.runs import sync
@@ -37,10 +36,9 @@ REFUSED_S = 3.0  # for another try after an error
 FIRST_RETRY_S, LAST_RETRY_S = 1.0, 60.0
 
 
-def behind(store: ResultStore, keys: Iterable[str]) -> list[str]:
+def behind(store: ResultStore, keys: Collection[str]) -> list[str]:
     """The runs to mirror, oldest first. One that waits for its first start has nothing to show yet, and nothing is made for it."""
-    rows = store.unmirrored(list(keys))
-    return [row.key for row in rows if row.status != Status.QUEUED or row.mlflow_run_id is not None]
+    return store.behind(keys)
 
 
 def repair(workspace: Workspace, store: ResultStore, keys: Sequence[str] | None = None) -> dict[str, str]:

@@ -11,12 +11,10 @@ import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import replace
-from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import harness
-from harness import registry
 from harness.errors import BenchError
 from harness.files import content
 from harness.spec import Status
@@ -188,18 +186,13 @@ def _params(row: RunRow) -> dict[str, str]:
     return {name: _text(value) for name, value in flat.items()}
 
 
-@lru_cache(maxsize=1000)
-def _label(method: str, fields: str) -> str:
-    return registry.method_label(method, json.loads(fields))
-
-
 def _tags(store: ResultStore, row: RunRow, metrics: dict[str, Metric]) -> dict[str, str]:
     environment = store.environment(row.key)
     odd = [f"{name} = {metric.value}" for name, metric in metrics.items() if not math.isfinite(metric.value)]
     tags = {
         "bench.key": row.key,
         "bench.cell": row.cell,
-        "bench.method": _label(row.method, json.dumps(row.spec.get("method_fields", {}))),
+        "bench.method": row.method_label,
         "bench.task": row.task_label,
         "bench.seed": str(row.seed),
         "bench.status": row.status.value,

@@ -29,26 +29,28 @@ from harness.errors import StoreError, UsageError
 from harness.spec import canonical_json
 from harness.store.connect import sqlite_file
 from harness.store.exclusive import built_aside, exclusive
-from harness.tuning.fields import Tune
-from harness.tuning.search import Search, searches
+from harness.tuning.record import Record, Spec
+from harness.tuning.search import Search
 from harness.tuning.space import Dimension
 from harness.workspace import redact
 
 REDUCTION = 3
 RUNGS = 2
-DEFINITION, ROUND, ASKED = "bench.definition", "bench.round", "bench.asked"
-OUTCOME = "bench.outcome"
+DEFINITION, ROUND, RECORD = "bench.definition", "bench.round", "bench.record"
+OUTCOME, SPEC, SPECS = "bench.outcome", "bench.spec", "bench.specs"
 
 
 @dataclass(frozen=True)
 class Trial:
-    """A trial as the log has it: `outcome` is None until it has ended, else complete, pruned, diverged, failed or `not finite`."""
+    """A trial as the log has it: `outcome` is None until it has ended, else complete, pruned, diverged, failed or `not finite`; `spec` is
+    what its runs are."""
 
     number: int
     params: dict[str, Any]
     outcome: str | None
     score: float | None
     reports: dict[int, float]
+    spec: Spec | None
 
 
 def rungs(search: Search) -> list[int]:
@@ -57,6 +59,13 @@ def rungs(search: Search) -> list[int]:
         return []
     first = max(1, search.steps // REDUCTION**RUNGS)
     return [step for step in (first * REDUCTION**k for k in range(RUNGS)) if step < search.steps]
+
+
+def total(search: Search) -> int:
+    """How many trials the search has at most: a grid has no more than its points."""
+    if search.tune.sampler != "grid":
+        return search.tune.trials
+    return min(search.tune.trials, math.prod(map(len, grid(search).values())))
 
 
 @contextmanager
@@ -77,30 +86,33 @@ def open_log(url: str, search: Search) -> Iterator[Log]:
 
 
 @contextmanager
-def read_log(url: str, search: Search) -> Iterator[Log | None]:
-    """The log of a search for reading; None where it has none."""
+def read_log(url: str, record: Record) -> Iterator[tuple[optuna.Study, list[Trial]] | None]:
+    """A search as Optuna has it, and its trials; None where it has none."""
     if not _exists(url):
         yield None
         return
     with _storage(url) as storage:
-        known = search.name in quietly(optuna.get_all_study_names, storage)
-        yield Log(quietly(optuna.load_study, storage=storage, study_name=search.name), search) if known else None
+        known = record.name in quietly(optuna.get_all_study_names, storage)
+        study = quietly(optuna.load_study, storage=storage, study_name=record.name) if known else None
+        yield (study, _trials(study, record.space)) if study else None
 
 
-def stored(url: str, study: str) -> list[Search]:
+def stored(url: str, study: str) -> list[Record]:
     """The searches of a study as they were last asked for, with a file or without; empty where it was never begun.
 
     Raises:
-        UsageError: what was asked for is no longer allowed, because a plugin has changed.
+        UsageError: bench cannot have written what is stored of one.
     """
     if not _exists(url):
         return []
     with _storage(url) as storage:
-        found = [summary for summary in quietly(optuna.get_all_study_summaries, storage) if ASKED in summary.user_attrs]
-    asked = [summary.user_attrs[ASKED] for summary in found if summary.study_name.startswith(f"{study}/")]
-    names = {summary.study_name for summary in found}
-    latest = [searches(Tune.model_validate(one["tune"]), study, one["sets"]) for one in asked]
-    return list({search.name: search for several in latest for search in several if search.name in names}.values())
+        found = [summary for summary in quietly(optuna.get_all_study_summaries, storage) if summary.study_name.startswith(f"{study}/")]
+    begun = {summary.study_name: summary.user_attrs for summary in found if DEFINITION in summary.user_attrs}
+    if former := [name for name, attributes in begun.items() if RECORD not in attributes]:
+        raise UsageError(
+            f"'{former[0]}' was made by an earlier release. Repeat its command: nothing is trained anew, and it can be read then."
+        )
+    return [Record.parsed(attributes[RECORD], name) for name, attributes in begun.items()]
 
 
 def names(url: str) -> list[str]:
@@ -173,9 +185,13 @@ class Log:
                 "put it back, or give the changed study another name."
             )
 
-        asked = self._search.asked()
-        if self.study.user_attrs.get(ASKED) != asked:
-            self.study.set_user_attr(ASKED, asked)
+        record = self._search.record(total(self._search)).model_dump(mode="json")
+        if self.study.user_attrs.get(RECORD) != record:
+            self.study.set_user_attr(RECORD, record)
+        trials = self.study.get_trials(deepcopy=False)
+        former = {str(trial.number): self._search.spec(trial.params) for trial in trials if SPEC not in trial.user_attrs}
+        if self.study.user_attrs.get(SPECS, {}) != former:  # trials of earlier releases, which can no longer be written to
+            self.study.set_user_attr(SPECS, former)
 
     def round_size(self, wanted: int) -> int:
         """Trials that are asked together: as many as workers when the study began, whoever goes on with it."""
@@ -185,7 +201,7 @@ class Log:
 
     def trials(self) -> list[Trial]:
         """All trials by number."""
-        return [_plain(trial, self._search) for trial in self.study.get_trials(deepcopy=False)]
+        return _trials(self.study, self._search.space)
 
     @cached_property
     def _distributions(self) -> dict[str, BaseDistribution]:
@@ -199,7 +215,7 @@ class Log:
         quietly(memory.ask, self._distributions)
         asked = memory.get_trials(deepcopy=False)[-1]
         named = {"params": asked.params, "distributions": asked.distributions, "system_attrs": asked.system_attrs}
-        self.study.add_trial(create_trial(state=TrialState.RUNNING, **named))
+        self.study.add_trial(create_trial(state=TrialState.RUNNING, **named, user_attrs={SPEC: self._search.spec(asked.params)}))
 
     def prunes(self, number: int, first_of_round: int, reports: Mapping[int, float]) -> bool:
         """Whether the pruner would end a trial after its last report, seeing the trials that ended before its round began."""
@@ -231,11 +247,15 @@ class Log:
         storage.set_trial_state_values(frozen._trial_id, state, [score] if state == TrialState.COMPLETE and score is not None else None)
 
 
-def _plain(trial: FrozenTrial, search: Search) -> Trial:
-    order = [dimension.address for dimension in search.space]
+def _trials(study: optuna.Study, space: Sequence[Dimension]) -> list[Trial]:
+    order, specs = [dimension.address for dimension in space], study.user_attrs.get(SPECS, {})
+    return [_plain(trial, order, trial.user_attrs.get(SPEC) or specs.get(str(trial.number))) for trial in study.get_trials(deepcopy=False)]
+
+
+def _plain(trial: FrozenTrial, order: list[str], spec: Spec | None) -> Trial:
     params = {name: trial.params[name] for name in sorted(trial.params, key=lambda name: order.index(name) if name in order else -1)}
     return Trial(trial.number, params, trial.user_attrs.get(OUTCOME) if trial.state.is_finished() else None,
-                 trial.value if trial.state == TrialState.COMPLETE else None, dict(trial.intermediate_values))  # fmt: skip
+                 trial.value if trial.state == TrialState.COMPLETE else None, dict(trial.intermediate_values), spec)  # fmt: skip
 
 
 def _shown(values: dict[str, Any], name: str) -> str:

@@ -15,7 +15,9 @@ from harness.analysis.costs import gradients
 from harness.analysis.sample import Spent
 from harness.spec import Status
 from harness.store import NewRun, ResultStore, RunRow
-from harness.tuning.log import Log, Trial, grid, rungs
+from harness.tuning.log import Log, Trial, rungs, total
+from harness.tuning.record import Record
+from harness.tuning.record import keys as keys_of
 from harness.tuning.search import Search
 
 Make = Callable[[list[NewRun], int | None], None]
@@ -37,13 +39,6 @@ def stages(search: Search) -> list[Stage]:
         return [Stage([seed], None, place) for place, seed in enumerate(search.seeds)]
     last = Stage(search.seeds, None, None if search.tune.pruner == "none" else search.steps)
     return [Stage(search.seeds, step, step) for step in rungs(search)] + [last]
-
-
-def total(search: Search) -> int:
-    """How many trials the search has at most: a grid has no more than its points."""
-    if search.tune.sampler != "grid":
-        return search.tune.trials
-    return min(search.tune.trials, math.prod(map(len, grid(search).values())))
 
 
 def tune(search: Search, log: Log, store: ResultStore, make: Make, size: int) -> Iterator[Trial]:
@@ -71,7 +66,7 @@ def tune(search: Search, log: Log, store: ResultStore, make: Make, size: int) ->
 
 def _is_over(search: Search, store: ResultStore, trials: Sequence[Trial]) -> bool:
     hours = search.tune.hours
-    return hours is not None and cost(search, store, trials).seconds >= 3600 * hours
+    return hours is not None and cost(search.record(total(search)), store, trials).seconds >= 3600 * hours
 
 
 def _round(search: Search, log: Log, store: ResultStore, make: Make, trials: list[Trial], first: int) -> Iterator[Trial]:
@@ -140,16 +135,16 @@ def outcome_of(search: Search, store: ResultStore, trial: Trial) -> tuple[str, f
     return ("not finite", None) if score is None else ("complete", score)
 
 
-def cost(search: Search, store: ResultStore, trials: Sequence[Trial]) -> Spent:
+def cost(record: Record, store: ResultStore, trials: Sequence[Trial]) -> Spent:
     """What these trials took so far; a run that two of them share counts once."""
-    settings = {tuple(search.keys(trial.params, search.seeds)): None for trial in trials}
-    together = search.column.task.found.cls.stacks and search.tune.pruner != "wilcoxon"
+    settings = {tuple(keys_of(trial.spec, record.seeds)): None for trial in trials if trial.spec}
     found = Spent()
     for keys in settings:
         rows = list(store.rows(keys).values())
         seconds = [row.wall_s for row in rows]
-        spent = max(seconds, default=0.0) if together else math.fsum(seconds)
-        taken = [gradients(row.spec, row.step) for row in rows]
+        spent = max(seconds, default=0.0) if record.together else math.fsum(seconds)
+        told = store.described(keys)
+        taken = [gradients(row.spec, told[row.key], row.step) for row in rows]
         known = [count for count in (found.gradients, *taken) if count is not None]
         found = Spent(
             found.runs + len(rows),

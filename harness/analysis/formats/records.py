@@ -73,7 +73,7 @@ def _record(table: Table, column: str, line: Line, entry: Entry, group: Group) -
         | {"reference": difference.reference if difference else None, "test": table.options.test if difference else None}
         | {f"difference_{name}": _plain(getattr(gap, name)) if gap else None for name in ("mean", "low", "high", "n")}
         | {"p_holm": _plain(difference.p) if difference else None}
-        | {"steps": group.cell.spec["steps"], "gradients": gradients(group.cell.spec), "seconds": seconds(group)}
+        | {"steps": group.cell.spec["steps"], "gradients": gradients(group.cell.spec, group.cell.description), "seconds": seconds(group)}
         | {"notes": " ".join(entry.marks) or None}
     )
 
