@@ -17,12 +17,13 @@ from harness.describe import describe
 from harness.errors import InvalidSelector, UnknownName
 from harness.registry import Found
 from harness.sources import source_hash
-from harness.spec import Protocol, RunSpec
+from harness.spec import Protocol, RunSpec, stored_fields
 from harness.store import NewRun
 
 SELECTOR = re.compile(r"^(?P<name>[^\[\]]+)(?P<settings>(\[[^\[\]]*\])*)$")
 LARGEST_RANGE = 100_000
 LARGEST_MATRIX = 1_000_000
+LARGEST_SEED = 2**63 - 1
 
 
 @dataclass(frozen=True)
@@ -101,10 +102,12 @@ def parse_seeds(text: str) -> list[int]:
     """
     seeds: dict[int, None] = {}
     for part in text.split(","):
-        match = re.fullmatch(r"\s*(\d{1,18})(?:\s*-\s*(\d{1,18}))?\s*", part)
+        match = re.fullmatch(r"\s*(\d{1,100})(?:\s*-\s*(\d{1,100}))?\s*", part)
         if match is None:
             raise InvalidSelector(f"Cannot read seeds '{text}' at '{part}'. Write whole numbers and ranges: 0-9,12.")
         first, last = int(match[1]), int(match[2] or match[1])
+        if max(first, last) > LARGEST_SEED:
+            raise InvalidSelector(f"Seeds '{part.strip()}' are too large: at most {LARGEST_SEED} is allowed.")
         if last < first:
             raise InvalidSelector(f"Seeds '{part.strip()}' run backwards. Write the smaller number first: {last}-{first}.")
         if last - first >= LARGEST_RANGE:
@@ -230,8 +233,8 @@ class Resolved:
 
     def addresses(self) -> dict[str, Any]:
         """Every field by the address that `--set` knows it under."""
-        method = {f"method.{name}": value for name, value in self.method.model_dump().items()}
-        task = {f"task.{name}": value for name, value in self.task.model_dump().items()}
+        method = {f"method.{name}": value for name, value in stored_fields(self.method).items()}
+        task = {f"task.{name}": value for name, value in stored_fields(self.task).items()}
         return method | task | self.protocol.model_dump()
 
 

@@ -135,27 +135,29 @@ def _from_path(kind: Kind, text: str) -> Found:
     return Found(cls, cls.name, source=source)
 
 
-def _classes_in(kind: Kind, module: ModuleType) -> list[Any]:
+def _kin(kind: Kind, module: ModuleType) -> list[Any]:
+    """The subclasses of `Method` or `Task` that a module defines, abstract ones too."""
     from harness import api
 
     base = api.Method if kind == "method" else api.Task
-    return [
-        value
-        for value in vars(module).values()
-        if isinstance(value, type) and issubclass(value, base) and value.__module__ == module.__name__ and hasattr(value, "name")
-    ]
+    own = [value for value in vars(module).values() if isinstance(value, type) and value.__module__ == module.__name__]
+    return [cls for cls in own if issubclass(cls, base)]
+
+
+def _classes_in(kind: Kind, module: ModuleType) -> list[Any]:
+    return [cls for cls in _kin(kind, module) if hasattr(cls, "name")]
 
 
 def _class_in(kind: Kind, module: ModuleType, attribute: str, name: str) -> Any:
     classes = _classes_in(kind, module)
-    chosen = [cls for cls in classes if cls.__name__ == attribute] if attribute else classes
+    chosen = [cls for cls in _kin(kind, module) if cls.__name__ == attribute] if attribute else classes
     names = [cls.__name__ for cls in classes]
     if attribute and not chosen:
         raise UnknownName(f"{kind} class in {name.rpartition(':')[0]}", attribute, names)
     if len(chosen) != 1:
         base = kind.capitalize()
         raise UsageError(f"'{name}' must name one subclass of {base} with a `name`: FILE.py:CLASS. It has: {', '.join(names) or 'none'}.")
-    if lacking := sorted(chosen[0].__abstractmethods__):
+    if lacking := [*([] if chosen[0] in classes else ["name"]), *sorted(chosen[0].__abstractmethods__)]:
         raise UsageError(f"'{name}' lacks what every {kind} has: {', '.join(lacking)}. See docs/add-a-{kind}.md.")
     return chosen[0]
 
@@ -260,16 +262,23 @@ def _typed(cls: type[BaseModel], name: str, text: str) -> Any:
 
 
 def settled(plugin: BaseModel) -> dict[str, Any]:
-    """A plugin's fields as a spec holds them."""
-    from harness.spec import settled_fields
+    """A plugin's fields as a spec holds them.
 
-    return settled_fields(type(plugin), plugin.model_dump())
+    Raises:
+        InvalidSetting: a value that cannot be stored.
+    """
+    from harness.spec import settled_fields, stored_fields
+
+    stored = stored_fields(plugin)
+    return {name: stored[name] for name in settled_fields(type(plugin), plugin.model_dump())}
 
 
 def method_label(cls: Any, name: str, fields: dict[str, Any]) -> str:
     """The name with its variant, where the fields are one: `hvae-untempered`."""
+    from harness.spec import plain
+
     for variant, filled in cls.variants.items():
-        if all(fields.get(key) == value for key, value in filled.items()):
+        if all(fields.get(key) == value for key, value in plain(filled).items()):
             return f"{name}-{variant}"
     return name
 

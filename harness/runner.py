@@ -129,6 +129,11 @@ def _train(job: Job, method: Method, task: Task, state: State) -> Iterator[Event
     while progress := _in_time(job, step):
         now = time.monotonic()
         leaving, saving = job.must_leave(state.step), now >= next_save and state.step < protocol.steps
+        if progress.remark:
+            patiently(partial(save, job, state, progress.remark))
+            yield Note(f"{method.name} on {task.name} ({', '.join(job.claims)}): {progress.remark}.")
+        if (leaving or saving) and not progress.holds():
+            continue
         if (leaving or saving) and not job.lost.is_set():
             yield from _finish_diverged(job, state, ended)
         if leaving:

@@ -179,12 +179,12 @@ def _saved_member(
     return checkpoint.read(at_step[0].place(job.workspace), at_step[0].sha256, spec.key)[0]
 
 
-def save(job: Job, state: State) -> float:
+def save(job: Job, state: State, remark: str | None = None) -> float:
     """Write a checkpoint of every living member and one transaction with their rows; returns the seconds it took."""
     began = time.monotonic()
     living = [(place, spec, claim) for place, spec, claim in job.members() if bool(state.alive[place])]
     saved = [
-        Saved(state.step, job.wall_s(claim), all_curves(state, place, spec), write_member(job, state, place, spec, "last"))
+        Saved(state.step, job.wall_s(claim), all_curves(state, place, spec), write_member(job, state, place, spec, "last"), remark)
         for place, spec, claim in living
     ]
     remove_files(job.workspace, job.store, job.store.save([claim for _, _, claim in living], saved))

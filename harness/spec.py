@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Iterator, Mapping
-from enum import StrEnum
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import suppress
+from enum import Enum, StrEnum
 from functools import cached_property
 from typing import Any, Literal, Self
 from uuid import uuid4
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic_core import to_jsonable_python
+
+from harness.errors import InvalidSetting
 
 Plain = None | bool | int | float | str | list["Plain"] | dict[str, "Plain"]
 
@@ -42,6 +46,32 @@ def canonical_json(value: Any) -> str:
     return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False, ensure_ascii=False)
 
 
+def plain(value: Any, fallback: Callable[[Any], Any] | None = None) -> Any:
+    """A value as JSON holds it, the same each time: enumerations by their value, sets in order, paths and times as text.
+
+    >>> plain({"b", "a"}), plain((1, {2: None}))
+    (['a', 'b'], [1, {'2': None}])
+
+    Args:
+        value: what pydantic made of a field.
+        fallback: what to write of anything that has no text of its own.
+
+    Raises:
+        ValueError: it has none, and there is no fallback.
+    """
+    if isinstance(value, Enum):
+        return plain(value.value, fallback)
+    if isinstance(value, dict):
+        names = [plain(name, fallback) for name in value]
+        items = [plain(item, fallback) for item in value.values()]
+        return {name if isinstance(name, str) else canonical_json(name): item for name, item in zip(names, items, strict=True)}
+    if isinstance(value, list | tuple):
+        return [plain(item, fallback) for item in value]
+    if isinstance(value, set | frozenset):
+        return sorted((plain(item, fallback) for item in value), key=canonical_json)
+    return to_jsonable_python(value, fallback=fallback)
+
+
 def digest(value: Any) -> str:
     """`sha256(canonical JSON)[:16]`, the name under which a plain value is stored."""
     return hashlib.sha256(canonical_json(value).encode()).hexdigest()[:16]
@@ -65,6 +95,47 @@ def settled_fields(model: type[BaseModel], values: dict[str, Any]) -> dict[str, 
     }
 
 
+def stored_fields(plugin: BaseModel) -> dict[str, Any]:
+    """All fields of a plugin as they are stored.
+
+    Raises:
+        InvalidSetting: a value that cannot be stored, or not be read back.
+    """
+    stored = {}
+    for name, value in plugin.model_dump().items():
+        try:
+            stored[name] = plain(value)
+            canonical_json(stored[name])
+            is_plain = _is_json(value)
+        except (TypeError, ValueError) as err:
+            raise _cannot_be_stored(plugin, name, value) from err
+        if not is_plain and getattr(plugin, name) != _read_back(plugin, name, stored[name]):
+            raise _cannot_be_stored(plugin, name, value)
+    return stored
+
+
+def _is_json(value: Any) -> bool:
+    with suppress(TypeError):
+        canonical_json(value)
+        return True
+    return False
+
+
+def _read_back(plugin: BaseModel, name: str, stored: Any) -> Any:
+    """What a field becomes when it is read from the database; None where that fails."""
+    values = {field: getattr(plugin, field) for field in type(plugin).model_fields}
+    with suppress(ValidationError):
+        return getattr(type(plugin)(**values | {name: stored}), name)
+    return None
+
+
+def _cannot_be_stored(plugin: BaseModel, name: str, value: Any) -> InvalidSetting:
+    kinds = "numbers, texts, paths, times, enumerations, or lists, sets or dicts of them"
+    return InvalidSetting(
+        f"Field '{name}' of {type(plugin).__name__} cannot be stored: its value is a {type(value).__name__}. Use {kinds}."
+    )
+
+
 def former_values(model: type[BaseModel]) -> dict[str, Any]:
     """The value that old runs had, for each field that a later release added."""
     extras = {name: field.json_schema_extra for name, field in model.model_fields.items()}
@@ -81,7 +152,7 @@ class Protocol(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
-    steps: int = Field(ge=1, description="training steps")
+    steps: int = Field(ge=1, lt=2**63, description="training steps")
     batch_size: int | None = Field(
         json_schema_extra=worth_tuning(16, 1024), default=None, ge=1, description="examples in a batch; none: all of them"
     )

@@ -135,6 +135,23 @@ def test_a_wrong_shape_is_one_line_and_leaves_no_run(bench):
     assert json_lines(bench("list", "runs", "--json")) == []
 
 
+def test_a_scalar_without_an_axis_is_named_and_leaves_no_run(bench):
+    result = bench("run", "-m", f"{PLUGINS}:Scalar", *SMOKE)
+    assert result.exit_code == 1
+    assert "Method 'scalar' returned leaf 'size' of shape [] from init(); a scalar has shape [1]." in result.stderr
+    assert json_lines(bench("list", "runs", "--json")) == []
+
+
+def test_a_metric_with_a_name_that_is_too_long_is_one_line(bench):
+    task = f"{PLUGINS}:Verbose"
+    result = bench("run", "-m", "vb", "-t", task, "--protocol", "smoke", "--set", "steps=2")
+    assert result.exit_code == 1
+    assert f"Task 'verbose' calls a metric '{'x' * 40}...': a name has 1 to 200 printable letters, not 251." in result.stderr
+    checked = bench("check", task, "--json")
+    assert checked.exit_code == 3
+    assert any("Task 'verbose' calls a metric" in line["detail"] for line in json_lines(checked))
+
+
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
@@ -328,6 +345,20 @@ def test_runs_are_listed_by_variant(bench):
     assert [run["settings"]["method.tempering"] for run in json_lines(bench("list", "runs", "-m", "hvae-untempered", "--json"))] == ["none"]
     assert len(json_lines(bench("list", "runs", "-m", "hvae", "--json"))) == 2
     assert "None of them fits" in bench("list", "runs", "-t", "nope").stderr
+
+
+@pytest.mark.parametrize(
+    ("name", "lacks"),
+    [
+        ("methods.iaf:Autoregressive", "method has: name, init, particles"),
+        ("{PLUGINS}:AbstractMethod", "method has: init, particles"),
+        ("{PLUGINS}:AbstractTask", "task has: batch, init, latent_dim, load, problem"),
+    ],
+)
+def test_an_abstract_class_is_told_what_it_lacks(bench, name, lacks):
+    result = bench("check", name.format(PLUGINS=PLUGINS))
+    assert result.exit_code == 2
+    assert f"lacks what every {lacks}" in result.stderr
 
 
 def test_a_time_between_checkpoints_is_a_number(bench):

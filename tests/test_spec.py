@@ -83,6 +83,23 @@ def test_seeds_parse():
     assert parse_seeds("0-2,9, 4-5,1") == [0, 1, 2, 9, 4, 5]
 
 
+@pytest.mark.parametrize("seed", [10**17, 10**18, 2**63 - 1])
+def test_a_long_seed_is_as_good_as_another(seed):
+    (run,) = expand(["vb"], ["gaussian-2"], parse_seeds(f"{seed}"), "smoke")
+    assert run.spec.seed == seed
+
+
+@pytest.mark.parametrize("text", [f"{2**63}", f"0-{10**20}"])
+def test_a_seed_that_no_database_holds_is_named(text):
+    with pytest.raises(InvalidSelector, match=f"'{text}' are too large: at most 9223372036854775807"):
+        parse_seeds(text)
+
+
+def test_steps_that_cannot_be_counted_are_refused():
+    with pytest.raises(InvalidSetting, match=r"steps=.*less than 9223372036854775808"):
+        expand(["vb"], ["gaussian-2"], [0], "smoke", {"steps": 10**23})
+
+
 @pytest.mark.parametrize("text", ["3-1", "", "a", "1-", "-1", "0-99999999", "1,,2", "1.5"])
 def test_bad_seeds_are_refused(text):
     with pytest.raises(InvalidSelector):

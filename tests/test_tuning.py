@@ -16,8 +16,9 @@ from harness.analysis.statistics import paired, t_interval
 from harness.errors import UsageError
 from harness.matrix import parse_selector
 from harness.store import ResultStore
+from harness.tuning.decisions import grid, rungs, total
 from harness.tuning.fields import Tune
-from harness.tuning.log import Log, grid, open_log, read_log, rungs, stored, total
+from harness.tuning.log import Log, open_log, read_log, stored
 from harness.tuning.record import keys as keys_of
 from harness.tuning.rounds import stages
 from harness.tuning.search import searches, short_name
@@ -165,6 +166,7 @@ def test_a_study_that_is_opened_anew_before_each_trial_asks_for_the_same(sampler
         url, n = f"sqlite:///{tmp_path / name}.db", 13
         if not reopen:
             with open_log(url, search) as log:
+                log.check()
                 for number in range(n):
                     log.ask()
                     told(
@@ -175,6 +177,7 @@ def test_a_study_that_is_opened_anew_before_each_trial_asks_for_the_same(sampler
                 return log.trials()
         for number in range(n):
             with open_log(url, search) as log:
+                log.check()
                 log.ask()
             with open_log(url, search) as log:
                 told(
@@ -183,7 +186,7 @@ def test_a_study_that_is_opened_anew_before_each_trial_asks_for_the_same(sampler
                     *(("diverged", None) if number % 5 == 4 else ("complete", -abs(math.log(log.trials()[-1].params["lr"] / 0.01)))),
                 )
         with read_log(url, search.record(n)) as log:
-            return log[1]
+            return log.trials()
 
     one, other = trials("one", False), trials("other", True)
     assert one == other
@@ -230,6 +233,7 @@ def test_two_coordinators_of_one_study_on_a_server(postgres_database):
     (search,) = searches(asked(), "s")
     url = postgres_database()
     with open_log(url, search) as log:
+        log.check()
         log.ask()
         with pytest.raises(UsageError, match="Another process tunes"), open_log(url, search):
             pass
@@ -313,7 +317,7 @@ def test_tuning_ends_with_a_winner_on_other_seeds(bench, workspace):
     with store:
         (search,) = stored(Workspace.current().study_url, name)
         with read_log(Workspace.current().study_url, search) as log:
-            best = best_of(log[1])
+            best = best_of(log.trials())
         assert best.params == shown["best"]["settings"]
 
         def scores_of(spec, seeds):

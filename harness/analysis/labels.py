@@ -21,6 +21,10 @@ class RowName:
     settings: tuple[tuple[str, Any], ...]
     protocol: str
 
+    def __hash__(self) -> int:
+        """Equal rows have equal ones, also where a setting is a list."""
+        return hash((self.method, _hashable(self.settings), self.protocol))
+
     @property
     def text(self) -> str:
         """`hvae n_leapfrog=1`."""
@@ -44,6 +48,14 @@ class ColumnName:
 
     task: str
     aspects: Aspects
+
+    def __hash__(self) -> int:
+        """Equal columns have equal ones, also where an aspect is a list."""
+        return hash((self.task, _hashable(self.aspects)))
+
+
+def _hashable(named: Aspects) -> Aspects:
+    return tuple((name, str(value) if isinstance(value, list | dict) else value) for name, value in named)
 
 
 def row_name(cell: CellRow) -> RowName:

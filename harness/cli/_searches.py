@@ -31,7 +31,7 @@ def found_study(name: str) -> Study | list[Record]:
 
 
 def _records(searches: Sequence[Search]) -> list[Record]:
-    from harness.tuning.log import total
+    from harness.tuning.decisions import total
 
     return [search.record(total(search)) for search in searches]
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from harness.cli._making import INTERRUPTED, NOT_ALL_DONE, cluster, events, signals
-from harness.cli._options import open_store, plural, print_json, say
+from harness.cli._options import open_store, plural, print_json, say, write_out
 from harness.cli._verdicts import dimensions, print_verdicts, trial_line
 from harness.cli._work import Work
 from harness.runner import OutOfTime
@@ -33,7 +33,7 @@ def tune_all(searches: Sequence[Search], work: Work, as_json: bool) -> int:
     from harness.runner import Stop
     from harness.spec import Status
     from harness.store import ResultStore
-    from harness.tuning.log import total
+    from harness.tuning.decisions import total
 
     if work.queue or work.rerun or work.retry or work.time_limit:
         refused = "--queue, --rerun, --retry and --time-limit"
@@ -66,16 +66,18 @@ def tune_all(searches: Sequence[Search], work: Work, as_json: bool) -> int:
 
 def _tune(workspace: Workspace, store: ResultStore, search: Search, make: Make, work: Work) -> None:
     """One search to its end, and its winner on the report seeds."""
-    from harness.tuning.log import open_log, total
-    from harness.tuning.rounds import tune
+    from harness.tuning.decisions import total
+    from harness.tuning.log import open_log
+    from harness.tuning.rounds import measured, tune
     from harness.tuning.verdict import best_of, report_runs
 
     with open_log(workspace.study_url, search) as log:
+        record = search.record(total(search))
         say(f"{search.method} on {search.task}: {dimensions(search)}", err=True)
         for trial in tune(search, log, store, make, work.workers or 1):
-            best = best_of(log.trials())
+            best = best_of(measured(record, store, log.trials()))
             say(trial_line(trial, best, total(search)), err=True)
-        if runs := report_runs(search, best_of(log.trials())):
+        if runs := report_runs(search, best_of(measured(record, store, log.trials()))):
             say(f"the winner and the default on {plural(len(search.report_seeds), 'report seed')}", err=True)
             make(runs, None)
 
@@ -131,7 +133,7 @@ def read(workspace: Workspace, store: ResultStore | None, searches: Sequence[Rec
     found = []
     for search in searches:
         with read_log(workspace.study_url, search) as log:
-            found.append(verdict(search, store, log[1] if log else []))
+            found.append(verdict(search, store, log.trials(), log.left_out()) if log else verdict(search, store, []))
     return found
 
 
@@ -169,11 +171,7 @@ def write_figures(verdicts: Sequence[Verdict], target: Path) -> None:
         for verdict in begun:
             mark = f"-{verdict.search.plugins[0].name}-{verdict.search.task}" if len(begun) > 1 else ""
             path = target.with_stem(target.stem + mark)
-            try:
-                path.write_text(_figures(workspace, store, verdict), encoding="utf-8")
-            except OSError as err:
-                raise UsageError(f"Cannot write {path}: {err.strerror}.") from err
-            say(f"wrote {path}", err=True)
+            write_out(_figures(workspace, store, verdict).encode(), path)
 
 
 def _figures(workspace: Workspace, store: ResultStore, verdict: Verdict) -> str:
@@ -181,7 +179,7 @@ def _figures(workspace: Workspace, store: ResultStore, verdict: Verdict) -> str:
     from harness.tuning.log import read_log
 
     with read_log(workspace.study_url, verdict.search) as log:
-        return page(log[0], verdict, store) if log else ""
+        return page(log.measured_study(verdict.trials), verdict, store) if log else ""
 
 
 def _show_in_mlflow(workspace: Workspace, store: ResultStore, verdicts: Sequence[Verdict]) -> None:

@@ -103,5 +103,5 @@ def _tuning(workspace: Workspace, store: ResultStore, verdicts: Sequence[Verdict
             from harness.tuning.log import read_log
 
             with read_log(workspace.study_url, search) as log:
-                found += [section(log[0], verdict, store)] if log else []
+                found += [section(log.measured_study(verdict.trials), verdict, store)] if log else []
     return found

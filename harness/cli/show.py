@@ -43,8 +43,10 @@ def show(name: str, folder: Path | None, as_json: bool) -> None:
         return
     if folder is not None:
         raise UnknownName("run", name, [], "bench list runs")
+    from harness.spec import plain
+
     kind, found = _plugin(name)
-    described = _described(kind, found)
+    described = plain(_described(kind, found), fallback=str)
     print_json([described]) if as_json else _print_plugin(described)
 
 
@@ -83,7 +85,7 @@ def _field(name: str, field: Any) -> dict[str, Any]:
     return {
         "name": name,
         "type": annotation.__name__ if isinstance(annotation, type) else str(annotation).replace("typing.", ""),
-        "default": field.default,
+        "default": None if field.is_required() else field.get_default(call_default_factory=True),
         "tunable": extra.get("tunable"),
         "about": field.description or "",
     }

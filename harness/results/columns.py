@@ -6,17 +6,17 @@ import math
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any, Literal
+from types import NoneType, UnionType
+from typing import Any, get_args, get_origin
 
 from harness.analysis.costs import gradients
-from harness.analysis.formats.records import SCHEMA_VERSION
+from harness.analysis.formats.records import SCHEMA_VERSION, Kind
 from harness.analysis.labels import at, flat, ordered
 from harness.analysis.metrics import meaning
 from harness.analysis.sample import TUNED_FROM
 from harness.spec import Description, RunSpec, Status, canonical_json, former_values, settings_text
 from harness.store import Metric, RunRow
 
-Kind = Literal["text", "integer", "number", "flag"]
 WHOLE = 2**63
 """What an integer of a file can hold."""
 COPIED = ("method", "task", "seed")
@@ -168,7 +168,17 @@ def settings_columns(shapes: Collection[Shape]) -> list[Column]:
     for shape in shapes:
         for address, kind in shape:
             kinds.setdefault(address, set()).update([kind] if kind else [])
-    return [_setting(address, _common(kinds[address])) for address in sorted(kinds, key=_place)]
+    return [_setting(address, _common(kinds[address] | _declared(address))) for address in sorted(kinds, key=_place)]
+
+
+def _declared(address: str) -> set[Kind]:
+    """The kind of a protocol's field, whether any run has a value there or none."""
+    if address not in FIELDS:
+        return set()
+    annotation = RunSpec.model_fields[address].annotation
+    (held,) = {*(get_args(annotation) if get_origin(annotation) is UnionType else [annotation])} - {NoneType}
+    kinds: dict[Any, Kind] = {int: "integer", float: "number", bool: "flag"}
+    return {kinds.get(held, "text")}
 
 
 def _place(address: str) -> tuple[str, int, str]:

@@ -105,8 +105,8 @@ def _as_open(found: list[Row[Any]], at: float) -> list[OpenRun]:
 def standings(connection: Connection, keys: Iterable[str]) -> dict[str, Standing]:
     """Where each of these runs stands; one that is not stored is left out."""
     query = select(runs.c.key, *(runs.c[field.name] for field in fields(Standing)))
-    found = (row for part in chunks(keys) for row in connection.execute(query.where(runs.c.key.in_(part))))
-    return {key: Standing(Status(status), *rest) for key, status, *rest in found}
+    found: Iterator[Any] = (row for part in chunks(keys) for row in connection.execute(query.where(runs.c.key.in_(part))))
+    return {row[0]: Standing(Status(row[1]), *row[2:]) for row in found}
 
 
 def begins(column: Column[str], prefix: str) -> ColumnElement[bool]:

@@ -265,12 +265,13 @@ class OnDisk(Protocol):
 
 @dataclass(frozen=True)
 class Saved:
-    """A run's progress: each curve is given whole, from its first point."""
+    """A run's progress: each curve is given whole, from its first point. `remark` is for its history."""
 
     step: int
     wall_s: float
     curves: dict[str, Curve] = field(default_factory=dict)
     checkpoint: CheckpointFile | None = None
+    remark: str | None = None
 
 
 @dataclass(frozen=True)

@@ -110,6 +110,8 @@ def save(connection: Connection, claims: Sequence[Claim], saved: Sequence[Saved]
             connection.execute(update(runs).where(runs.c.key == claim.key).values(**values))
             _write_curves(connection, claim.key, progress.curves)
             dropped += write_checkpoint(connection, claim.key, progress.checkpoint, at)
+            if progress.remark:
+                record(connection, [change(live[claim.key], at, Status.RUNNING, progress.remark, step=progress.step)])
     return dropped
 
 

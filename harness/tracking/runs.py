@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import harness
 from harness.errors import BenchError
 from harness.files import content
-from harness.spec import Status
+from harness.spec import Status, digest
 from harness.store import Curve, File, Metric, ResultStore, RunRow
 from harness.tracking.fresh import is_remote
 from harness.workspace import Workspace
@@ -38,7 +38,8 @@ STATUSES = {
     Status.INTERRUPTED: "KILLED",
 }
 ONGOING = frozenset({Status.QUEUED, Status.RUNNING})
-PARAMS_A_CALL, POINTS_A_CALL, LONGEST = 100, 1000, 5000  # MLflow's limits; the last one is below its 6,000 characters of a parameter
+# MLflow's limits; LONGEST is below its 6,000 characters of a parameter
+PARAMS_A_CALL, POINTS_A_CALL, LONGEST, LONGEST_NAME = 100, 1000, 5000, 250
 LARGEST = sys.float_info.max
 WRITTEN_TWICE, TRIES = re.compile("unique|duplicate", re.IGNORECASE), 3
 
@@ -215,9 +216,15 @@ def _points(row: RunRow, curves: dict[str, Curve], metrics: dict[str, Metric]) -
     scores = {name: metric.value for name, metric in metrics.items()}
     scores |= {f"{name}_se": metric.se for name, metric in metrics.items() if metric.se is not None}
     for name, curve in {**curves, **{name: [(row.step, value)] for name, value in scores.items()}}.items():
-        allowed = re.sub(r"[^/\w.\- ]", "_", name)
+        allowed = _allowed(name)
         for step, value in curve:
             yield Point(allowed, value if math.isnan(value) else min(max(value, -LARGEST), LARGEST), _start_ms(row) + step, step)
+
+
+def _allowed(name: str) -> str:
+    """The name of a number as MLflow takes it: of a longer one the beginning, and a digest that keeps it apart from others."""
+    allowed = re.sub(r"[^/\w.\- ]", "_", name)
+    return allowed if len(allowed) <= LONGEST_NAME else f"{allowed[: LONGEST_NAME - 17]}_{digest(name)}"
 
 
 def _missing(client: MlflowClient, run: Run, points: Sequence[Point]) -> list[Point] | None:

@@ -13,7 +13,7 @@ from harness.report import trials
 from harness.report.page import Figure, Plot, Section, Table, render
 from harness.report.view import PERCENT, anchor, number, spoken
 from harness.store import ResultStore
-from harness.tuning.log import quietly
+from harness.tuning.decisions import quietly
 from harness.tuning.record import keys
 from harness.tuning.verdict import Verdict
 

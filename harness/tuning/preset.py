@@ -7,9 +7,13 @@ from typing import Any
 
 from harness.errors import UsageError
 from harness.matrix import Setting
+from harness.store import ResultStore
+from harness.store.fresh import is_missing
 from harness.tuning.log import read_log, stored
 from harness.tuning.record import Plugin, Record
+from harness.tuning.rounds import measured
 from harness.tuning.verdict import best_of
+from harness.workspace import Workspace
 
 
 class Preset:
@@ -19,9 +23,9 @@ class Preset:
         UsageError: there is no such study here, or one of `seeds` was tuned on.
     """
 
-    def __init__(self, url: str, study: str, seeds: Sequence[int]) -> None:
-        self._url, self._study = url, study
-        self._searches = stored(url, study)
+    def __init__(self, workspace: Workspace, study: str, seeds: Sequence[int]) -> None:
+        self._workspace, self._study = workspace, study
+        self._searches = stored(workspace.study_url, study)
         if not self._searches:
             raise UsageError(f"No tuning study named '{study}' was run in this workspace. Run it first: bench study run {study}")
         for search in self._searches:
@@ -44,8 +48,11 @@ class Preset:
         return chosen[0].protocol, {**chosen[0].settings, **self._winner(chosen[0])}
 
     def _winner(self, search: Record) -> dict[str, Any]:
-        with read_log(self._url, search) as log:
-            best = best_of(log[1]) if log else None
+        url, best = self._workspace.database_url, None
+        with read_log(self._workspace.study_url, search) as log:
+            if log is not None and not is_missing(url):
+                with ResultStore.open(url) as store:
+                    best = best_of(measured(search, store, log.trials()))
         if best is None:
             raise UsageError(f"'{self._study}' has no winner for {search.method} on {search.task} yet: bench study status {self._study}")
         return best.params

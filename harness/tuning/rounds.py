@@ -8,14 +8,16 @@ the coordinator or its workers died.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 
 from harness.analysis.costs import gradients
 from harness.analysis.sample import Spent
 from harness.spec import Status
-from harness.store import NewRun, ResultStore, RunRow
-from harness.tuning.log import Log, Trial, rungs, total
+from harness.store import Metric, NewRun, ResultStore, RunRow
+from harness.tuning.decisions import rungs, total
+from harness.tuning.kept import NOT_MEASURED, Trial
+from harness.tuning.log import Log
 from harness.tuning.record import Record
 from harness.tuning.record import keys as keys_of
 from harness.tuning.search import Search
@@ -50,18 +52,39 @@ def tune(search: Search, log: Log, store: ResultStore, make: Make, size: int) ->
         make: has runs made.
         size: trials in a round, if this is the first one.
     """
-    log.check()
-    size = log.round_size(size)
+    log.check(store.database)
+    size, record = log.round_size(size), search.record(total(search))
     while True:
-        trials = log.trials()
+        trials = measured(record, store, log.trials())
+        log.unmeasured = frozenset(trial.number for trial in trials if trial.outcome == NOT_MEASURED)
         going = [trial.number for trial in trials if trial.outcome is None]
-        if not going and (len(trials) >= total(search) or _is_over(search, store, trials)):
+        missing = record.total - (len(trials) - len(log.unmeasured))
+        if not going and (missing <= 0 or _is_over(search, store, trials)):
             return
-        first = (going[0] if going else len(trials)) // size * size
-        for _ in range(len(trials), min(first + size, total(search))):
+        count = log.count()
+        first = (going[0] if going else count) // size * size
+        for number in going:
+            if number < first + size:
+                log.take_up(number)
+        for _ in range(min(first + size - count, missing)):
             log.ask()
-        left = [trial for trial in log.trials()[first:] if trial.outcome is None]
+        left = [trial for trial in log.trials() if first <= trial.number < first + size and trial.outcome is None]
         yield from _round(search, log, store, make, left, first)
+
+
+def measured(record: Record, store: ResultStore | None, trials: Sequence[Trial]) -> list[Trial]:
+    """The trials with the scores that the result database has; one that claims another's, or one that was retracted, has none."""
+    keys = {trial.number: keys_of(trial.spec, record.seeds) for trial in trials if trial.outcome == "complete" and trial.spec}
+    every = [key for several in keys.values() for key in several]
+    found = {} if store is None else store.metrics(every)
+    retracted = {} if store is None else store.errata.reasons(every)
+    known = []
+    for trial in trials:
+        own = keys.get(trial.number, [])
+        score = None if retracted.keys() & set(own) else _mean_score(record.metric, found, own)
+        lost = trial.outcome == "complete" and score is None
+        known.append(replace(trial, score=score, outcome=NOT_MEASURED if lost else trial.outcome))
+    return known
 
 
 def _is_over(search: Search, store: ResultStore, trials: Sequence[Trial]) -> bool:
@@ -92,7 +115,7 @@ def _round(search: Search, log: Log, store: ResultStore, make: Make, trials: lis
             reason = f"trial {trial.number} of {search.name}: {outcome} ({search.tune.pruner} pruner)"
             store.prune(search.keys(trial.params, search.seeds), reason)
         log.tell(trial.number, first, outcome, score, reports[trial.number])
-        yield log.trials()[trial.number]
+        yield from (told for told in log.trials() if told.number == trial.number)
 
 
 def _has_failed(store: ResultStore, keys: Sequence[str]) -> bool:
@@ -102,18 +125,17 @@ def _has_failed(store: ResultStore, keys: Sequence[str]) -> bool:
 def _seen(search: Search, store: ResultStore, keys: Sequence[str], stage: Stage) -> float | None:
     """What the pruner is shown after a stage: the mean over replicates; None where there is no number yet, or none that is finite."""
     if stage.until is None:
-        return _mean_score(search, store, keys)
+        return _mean_score(search.metric, store.metrics(keys), keys)
     return _finite_mean([_on_the_way(store, key, stage.until) for key in keys])
 
 
-def _mean_score(search: Search, store: ResultStore, keys: Sequence[str]) -> float | None:
+def _mean_score(metric: str, found: Mapping[str, Mapping[str, Metric]], keys: Sequence[str]) -> float | None:
     """The mean over replicates, where all of them have a finite score."""
-    found = store.metrics(keys)
-    return _finite_mean([found[key][search.metric].value if search.metric in found.get(key, {}) else math.nan for key in keys])
+    return _finite_mean([found[key][metric].value if metric in found.get(key, {}) else math.nan for key in keys])
 
 
 def _finite_mean(values: Sequence[float]) -> float | None:
-    mean = math.fsum(values) / len(values) if all(map(math.isfinite, values)) else math.nan
+    mean = math.fsum(values) / len(values) if values and all(map(math.isfinite, values)) else math.nan
     return mean if math.isfinite(mean) else None
 
 
@@ -131,7 +153,7 @@ def outcome_of(search: Search, store: ResultStore, trial: Trial) -> tuple[str, f
     for status in (Status.FAILED, Status.DIVERGED):
         if status in ended:
             return status.value, None
-    score = _mean_score(search, store, keys)
+    score = _mean_score(search.metric, store.metrics(keys), keys)
     return ("not finite", None) if score is None else ("complete", score)
 
 

@@ -12,9 +12,9 @@ from harness.analysis.sample import Spent
 from harness.analysis.statistics import Interval, paired, t_interval
 from harness.spec import Status
 from harness.store import NewRun, ResultStore
-from harness.tuning.log import Trial
+from harness.tuning.kept import NOT_MEASURED, Trial
 from harness.tuning.record import Record, Spec, cell, keys
-from harness.tuning.rounds import cost
+from harness.tuning.rounds import cost, measured
 from harness.tuning.search import Search
 
 
@@ -35,6 +35,7 @@ class Verdict:
     gain: Interval
     failures: dict[str, int]
     cost: Spent
+    left_out: dict[int, str]
 
     @property
     def gap(self) -> float:
@@ -65,6 +66,7 @@ class Verdict:
             "gain": _plain(self.gain),
             "optimism_gap": None if math.isnan(self.gap) else self.gap,
             "failures": self.failures,
+            "left_out": self.left_out,
             "cost": asdict(self.cost),
         }
 
@@ -94,8 +96,10 @@ def report_runs(search: Search, best: Trial | None) -> list[NewRun]:
     return list({run.spec.key: run for params in settings for run in search.runs(params, search.report_seeds)}.values())
 
 
-def verdict(search: Record, store: ResultStore | None, trials: list[Trial]) -> Verdict:
-    """What is known of a search now."""
+def verdict(search: Record, store: ResultStore | None, trials: list[Trial], left_out: dict[int, str] | None = None) -> Verdict:
+    """What is known of a search now; `left_out` are other programs' trials, and why they do not count."""
+    trials = measured(search, store, trials)
+    unknown = {trial.number: "the result database has no score of it" for trial in trials if trial.outcome == NOT_MEASURED}
     best = best_of(trials)
     tuned, lost = _scores(search, store, None if best is None else best.spec)
     untuned, lost_default = _scores(search, store, None if best is None else search.default_spec)
@@ -106,6 +110,7 @@ def verdict(search: Record, store: ResultStore | None, trials: list[Trial]) -> V
         paired([tuned[seed] for seed in both], [untuned[seed] for seed in both]),
         {name: count for name, count in (("tuned", lost), ("default", lost_default)) if count},
         Spent() if store is None else cost(search, store, trials),
+        dict(sorted(((left_out or {}) | unknown).items())),
     )  # fmt: skip
 
 

@@ -44,7 +44,7 @@ def everything(folder):
     workspace = Workspace(folder, environment)
     (search,) = stored(workspace.study_url, "mine")
     with read_log(workspace.study_url, search) as log:
-        _, trials = log
+        trials = log.trials()
     with ResultStore.open(workspace.database_url) as store:
         keys = [key for trial in trials for key in keys_of(trial.spec, search.seeds)]
         keys += keys_of(best_of(trials).spec, search.report_seeds)
