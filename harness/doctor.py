@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import hashlib
-import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from pathlib import Path
 
 from harness import tracking
+from harness.checkpoint import put
 from harness.data import KNOWN, verify
 from harness.download import fetch
-from harness.errors import SchemaBehind
+from harness.errors import SchemaBehind, WorkspaceError
+from harness.files import DAMAGED, SET_ASIDE, Stray, all_listed, fault, set_aside, shown
 from harness.spec import TERMINAL, Status
-from harness.store import CheckpointFile, Owner, ResultStore
+from harness.store import ArtifactFile, CheckpointFile, File, Owner, ResultStore
 from harness.store.sound import edited
 from harness.store.upgrade import upgrade
 from harness.workspace import Workspace
@@ -52,8 +52,7 @@ def examine(workspace: Workspace, store: ResultStore) -> Iterator[Finding]:
         yield from rows
         return
     yield from abandoned_claims(store)
-    yield from bad_checkpoints(workspace, store)
-    yield from bad_pictures(workspace, store)
+    yield from bad_files(workspace, store)
     yield from orphan_files(workspace, store)
     yield from mirror_faults(workspace, store)
     yield from bad_data()
@@ -78,51 +77,28 @@ def abandoned_claims(store: ResultStore) -> Iterator[Finding]:
         yield Finding("abandoned claim", text, "it goes on when its command is repeated", give_back)
 
 
-def bad_checkpoints(workspace: Workspace, store: ResultStore) -> Iterator[Finding]:
-    """Checkpoints on record whose file is missing or has other bytes."""
-    files = store.all_checkpoints()
-    rows = store.rows(list(files))
-    for key, listed in files.items():
-        for place, file in enumerate(listed):
-            fault = _fault(workspace.home / file.path, file.sha256)
-            if fault is None:
-                continue
-            text = f"checkpoint {file.path} of run {key} is {fault}"
-            copy = _copy_in_mirror(workspace, f"checkpoint/{Path(file.path).parent.name}.safetensors", file.sha256)
-            if copy is not None:
-                yield Finding("checkpoint", text, "MLflow's copy of it is good", _restorer(copy, workspace.home / file.path))
-            elif rows[key].status not in TERMINAL or place > 0:
-                yield Finding(
-                    "checkpoint",
-                    text,
-                    "the run does not need it: an older one, or the start, takes its place",
-                    _dropper(store, key, file, workspace.home / file.path),
-                )
-            else:
-                yield Finding(
-                    "checkpoint",
-                    text,
-                    "the trained state is lost, its metrics and curves are not; bench run --rerun makes it again",
-                    None,
-                    True,
-                )
+def bad_files(workspace: Workspace, store: ResultStore) -> Iterator[Finding]:
+    """Checkpoints and pictures on record whose file is missing or has other bytes."""
+    for what, all_files in (("checkpoint", store.files.checkpoints()), ("picture", store.files.artifacts())):
+        for key, files in all_files.items():
+            for place, file in enumerate(files):
+                wrong = fault(workspace, file)
+                if wrong is not None:
+                    text = f"{what} {shown(workspace, file)} of run {key} is {wrong}"
+                    yield Finding(what, text, *_remedy(workspace, store, file, place == 0))
 
 
-def bad_pictures(workspace: Workspace, store: ResultStore) -> Iterator[Finding]:
-    """Pictures on record whose file is missing or has other bytes."""
-    for key, listed in store.all_artifacts().items():
-        for file in listed:
-            fault = _fault(workspace.home / file.path, file.sha256)
-            if fault is None:
-                continue
-            text = f"picture {file.path} of run {key} is {fault}"
-            copy = _copy_in_mirror(workspace, f"pictures/{Path(file.name).name}", file.sha256)
-            if copy is not None:
-                yield Finding("picture", text, "MLflow's copy of it is good", _restorer(copy, workspace.home / file.path))
-            else:
-                yield Finding(
-                    "picture", text, "the picture is lost, the run's numbers are not; bench run --rerun makes it again", None, True
-                )
+def _remedy(workspace: Workspace, store: ResultStore, file: File, is_newest: bool) -> tuple[str, Callable[[], object] | None, bool]:
+    """What is advised for a bad file, what mends it, and whether it is lost."""
+    row = store.rows([file.edition.key])[file.edition.key]
+    copy = _copy_in_mirror(workspace, row.mlflow_run_id, file)
+    if copy is not None:
+        return "MLflow's copy of it is good", _restorer(workspace, store, file, copy), False
+    if isinstance(file, ArtifactFile):
+        return "the picture is lost, the run's numbers are not; bench run --rerun makes it again", None, True
+    if row.status not in TERMINAL or not is_newest:
+        return "the run does not need it: an older one, or the start, takes its place", _dropper(workspace, store, file), False
+    return "the trained state is lost, its metrics and curves are not; bench run --rerun makes it again", None, True
 
 
 def bad_data() -> Iterator[Finding]:
@@ -141,50 +117,48 @@ def _fetcher(name: str) -> Callable[[], None]:
     return bring
 
 
-def _fault(path: Path, sha256: str) -> str | None:
-    try:
-        content = path.read_bytes()
-    except FileNotFoundError:
-        return "missing"
-    except OSError as err:
-        return f"unreadable ({err.strerror})"
-    return None if hashlib.sha256(content).hexdigest() == sha256 else "damaged"
+def _copy_in_mirror(workspace: Workspace, run_id: str | None, file: File) -> bytes | None:
+    """The bytes of MLflow's local copy of a file, if they are the right ones."""
+    name = f"checkpoint/{file.edition.key}.safetensors" if isinstance(file, CheckpointFile) else f"pictures/{file.name}"
+    copy = tracking.local_copy(workspace, run_id, name)
+    return copy if copy is not None and hashlib.sha256(copy).hexdigest() == file.sha256 else None
 
 
-def _copy_in_mirror(workspace: Workspace, name: str, sha256: str) -> Path | None:
-    """A file of that name among MLflow's local artifacts with the right bytes."""
-    return next((copy for copy in workspace.artifacts.glob(f"*/artifacts/{name}") if _fault(copy, sha256) is None), None)
-
-
-def _restorer(source: Path, target: Path) -> Callable[[], None]:
+def _restorer(workspace: Workspace, store: ResultStore, file: File, copy: bytes) -> Callable[[], None]:
     def restore() -> None:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        temporary = target.with_name(f".{target.name}.tmp")
-        shutil.copyfile(source, temporary)
-        temporary.replace(target)
+        if fault(workspace, file) is not None:
+            try:
+                put(file.place(workspace), copy)
+            except OSError as err:
+                raise WorkspaceError(f"Cannot write {shown(workspace, file)}: {err.strerror or err}.") from err
 
-    return restore
+    return lambda: store.files.restore(file, restore)
 
 
-def _dropper(store: ResultStore, key: str, file: CheckpointFile, path: Path) -> Callable[[], None]:
-    def drop() -> None:
-        store.drop_checkpoints(key, [file.path])
-        path.unlink(missing_ok=True)
+def _dropper(workspace: Workspace, store: ResultStore, file: CheckpointFile) -> Callable[[], None]:
+    def is_bad() -> bool:
+        wrong = fault(workspace, file)
+        if wrong == DAMAGED:
+            set_aside(workspace, file.place(workspace))
+        return wrong is not None
 
-    return drop
+    return lambda: store.files.drop_checkpoint(file, is_bad)
 
 
 def orphan_files(workspace: Workspace, store: ResultStore) -> Iterator[Finding]:
-    """Files in the folders of checkpoints and pictures that the database does not know; those of runs at work are theirs."""
-    known = {workspace.home / file.path for files in store.all_checkpoints().values() for file in files}
-    known |= {workspace.home / file.path for files in store.all_artifacts().values() for file in files}
-    present = sorted(path for folder in (workspace.checkpoints, workspace.pictures) for path in folder.glob("*/*") if path not in known)
-    held = store.holders(sorted({path.parent.name for path in present}))
-    for path in present:
-        if path.parent.name not in held:
-            what = "picture" if path.is_relative_to(workspace.pictures) else "checkpoint"
-            text = f"{path.relative_to(workspace.home)} belongs to no {what} on record"
-            yield Finding("orphan file", text, "it is removed", path.unlink)
+    """Files in this database's folders that it does not know; those of runs at work are theirs.
+
+    They are listed before the rows are read: what a run that ends meanwhile leaves is on record then.
+    """
+    present = list(all_listed(workspace, store.database))
+    for stray in sorted(store.files.strays(present), key=lambda stray: stray.path):
+        what = "picture" if stray.path.is_relative_to(workspace.pictures) else "checkpoint"
+        text = f"{stray.path.relative_to(workspace.home)} belongs to no {what} on record"
+        yield Finding("orphan file", text, f"it is moved into the folder {SET_ASIDE}", _mover(workspace, store, stray))
+
+
+def _mover(workspace: Workspace, store: ResultStore, stray: Stray) -> Callable[[], None]:
+    return lambda: store.files.discard([stray], lambda still: set_aside(workspace, still.path))
 
 
 def mirror_faults(workspace: Workspace, store: ResultStore) -> Iterator[Finding]:

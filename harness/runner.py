@@ -15,13 +15,15 @@ import torch
 from harness import devices, environment, gallery, registry, validation
 from harness.api import Method, Task
 from harness.collector import collect_as_usual
-from harness.errors import BenchError, DataError, LeaseLost, PluginError, StoreError
+from harness.errors import BenchError, DataError, LeaseLost, PluginError, StoreError, one_line
 from harness.evaluation import Score, scoring
+from harness.files import remove_files
 from harness.model import trained
 from harness.overdue import GRACE_S, Overdue, broken_off
-from harness.saving import Job, all_curves, patiently, permitted_source, remove_files, resume, save, tidy, write_member, write_picture
+from harness.saving import Job, all_curves, patiently, permitted_source, resume, save, tidy, write_member, write_picture
 from harness.spec import RunSpec, Status
 from harness.store import ArtifactFile, Claim, Metric, Outcome
+from harness.tracebacks import traceback_of
 from harness.training import State
 
 T = TypeVar("T")
@@ -75,7 +77,7 @@ def run(job: Job) -> Iterator[Event]:
     """Bring every claimed member of a stack to its end, yielding what happens.
 
     Raises:
-        PluginError: the method or task breaks its contract; runs without any step leave no trace.
+        PluginError: the method or task breaks its contract; the runs are given back, and what they had before is in its place.
         Stop: the process was asked to end; the state is saved and the runs can go on.
         LeaseLost: another process has taken over.
     """
@@ -99,8 +101,8 @@ def run(job: Job) -> Iterator[Event]:
         raise
     except OutOfTime as err:
         yield from _time_out(job, str(err))
-    except (PluginError, DataError):
-        _forget(job)
+    except (PluginError, DataError) as err:
+        _forget(job, str(err))
         raise
     except LeaseLost:
         raise
@@ -111,7 +113,7 @@ def run(job: Job) -> Iterator[Event]:
         _give_back(job, Status.INTERRUPTED, "stopped by the user")
         raise Stop from None
     except (Exception, SystemExit) as err:  # noqa: BLE001 - whatever a plugin raises is a result of its run
-        yield from _fail(job, f"{type(err).__name__}: {err}")
+        yield from _fail(job, err)
 
 
 def _title(method: Method, task: Task, spec: RunSpec) -> str:
@@ -228,7 +230,7 @@ def _pictures(job: Job, method: Method, task: Task, spec: RunSpec, state: State)
         return files
     try:
         for name, content in gallery.pngs(trained(method, task, spec, state), state.data):
-            files.append(write_picture(job.workspace, spec.key, name, content))
+            files.append(write_picture(job, spec.key, name, content))
     except (Exception, SystemExit) as err:  # noqa: BLE001 - a plugin may raise anything
         reason = err.strerror if isinstance(err, OSError) and err.strerror else f"{type(err).__name__}: {err}"
         yield Note(f"Run {spec.key} goes without {'some of its' if files else 'its'} pictures: {reason}. Its result is whole.")
@@ -263,7 +265,7 @@ def _done(job: Job, state: State, place: int, spec: RunSpec, claim: Claim, score
 
 
 def _store(job: Job, claims: list[Claim], outcomes: list[Outcome]) -> None:
-    remove_files(job.workspace, patiently(lambda: job.store.finish_all(claims, outcomes)))
+    remove_files(job.workspace, job.store, patiently(lambda: job.store.finish_all(claims, outcomes)))
 
 
 def _give_back(job: Job, status: Status, reason: str) -> None:
@@ -278,16 +280,16 @@ def _time_out(job: Job, reason: str) -> Iterator[Event]:
         yield Ended(claim.key)
 
 
-def _forget(job: Job) -> None:
-    """Take back runs that never made a step: their plugin or its data are not as they must be, so there is no result to record."""
-    _give_back(job, Status.QUEUED, "the plugin or its data are not as they must be")
-    started = job.store.rows([claim.key for claim in job.claims.values() if claim.step])
-    remove_files(job.workspace, job.store.delete([key for key in job.claims if key not in started]))
+def _forget(job: Job, reason: str) -> None:
+    """Give back runs whose plugin or data are not as they must be: there is no result to record."""
+    with suppress(LeaseLost, StoreError):
+        remove_files(job.workspace, job.store, job.store.earlier.give_up(list(job.claims.values()), one_line(reason)))
 
 
-def _fail(job: Job, reason: str) -> Iterator[Event]:
+def _fail(job: Job, error: BaseException) -> Iterator[Event]:
+    reason, traceback = f"{type(error).__name__}: {error}", traceback_of(error)
     left = [claim for _, spec, claim in job.members() if _is_running(job, spec.key)]
     steps = patiently(lambda: job.store.rows([claim.key for claim in left]))
-    _store(job, left, [Outcome(Status.FAILED, reason, steps[claim.key].step, job.wall_s(claim)) for claim in left])
+    _store(job, left, [Outcome(Status.FAILED, reason, steps[claim.key].step, job.wall_s(claim), traceback=traceback) for claim in left])
     for claim in left:
         yield Ended(claim.key)

@@ -17,7 +17,8 @@ import torch
 
 from harness import checkpoint, registry, training, validation
 from harness.api import Method, Task
-from harness.errors import CheckpointError, LeaseLost, PluginError, StoreError, UsageError
+from harness.errors import CheckpointError, LeaseLost, PluginError, StoreError, UsageError, WorkspaceError
+from harness.files import Stray, listed_in, remove_files, set_aside
 from harness.sources import Source, parsed
 from harness.spec import Plan, RunSpec
 from harness.stopping import StopRequest
@@ -152,7 +153,7 @@ def resume(job: Job, method: Method, task: Task) -> tuple[State, list[str]]:
             members = [_saved_member(job, spec, files, step, fresh[place]) for place, spec in enumerate(job.specs)]
             checkpoint.restore(state, members, step)
             break
-        except CheckpointError as err:
+        except (CheckpointError, StoreError) as err:
             warnings.append(str(err))
     if warnings:
         warnings.append(f"Going on from step {state.step:,} instead.")
@@ -175,7 +176,7 @@ def _saved_member(
     at_step = [file for file in files[spec.key] if file.step == step]
     if not at_step:
         raise CheckpointError(f"Run {spec.key} has no checkpoint at step {step}.")
-    return checkpoint.read(job.workspace.home / at_step[0].path, at_step[0].sha256, spec.key)[0]
+    return checkpoint.read(at_step[0].place(job.workspace), at_step[0].sha256, spec.key)[0]
 
 
 def save(job: Job, state: State, remark: str | None = None) -> float:
@@ -186,7 +187,7 @@ def save(job: Job, state: State, remark: str | None = None) -> float:
         Saved(state.step, job.wall_s(claim), all_curves(state, place, spec), write_member(job, state, place, spec, "last"), remark)
         for place, spec, claim in living
     ]
-    remove_files(job.workspace, job.store.save([claim for _, _, claim in living], saved))
+    remove_files(job.workspace, job.store, job.store.save([claim for _, _, claim in living], saved))
     return time.monotonic() - began
 
 
@@ -198,34 +199,32 @@ def all_curves(state: State, place: int, spec: RunSpec) -> dict[str, Curve]:
 def write_member(job: Job, state: State, place: int, spec: RunSpec, role: str) -> CheckpointFile:
     """Write one replicate's checkpoint."""
     content = checkpoint.encode(state, place, spec)
-    step = state.reached(place)
-    path = job.workspace.checkpoints / spec.key / f"step-{step:09d}.safetensors"
-    return CheckpointFile(role, step, str(path.relative_to(job.workspace.home)), checkpoint.write(path, content), len(content))
+    step, edition = state.reached(place), job.claims[spec.key].edition
+    sha256 = checkpoint.write(job.workspace.checkpoint_file(edition, step), content)
+    return CheckpointFile(role, step, sha256, len(content), edition)
 
 
-def write_picture(workspace: Workspace, key: str, name: str, content: bytes) -> ArtifactFile:
+def write_picture(job: Job, key: str, name: str, content: bytes) -> ArtifactFile:
     """Write one picture of a run.
 
     Raises:
         OSError: it cannot be written.
     """
-    path = workspace.pictures / key / name
-    checkpoint.put(path, content)
-    return ArtifactFile(name, str(path.relative_to(workspace.home)), hashlib.sha256(content).hexdigest(), len(content))
+    edition = job.claims[key].edition
+    checkpoint.put(job.workspace.picture_file(edition, name), content)
+    return ArtifactFile(name, hashlib.sha256(content).hexdigest(), len(content), edition)
 
 
 def tidy(job: Job) -> None:
-    """Delete files of our runs that the database does not know: a crash between file and row leaves them, and a run's new start."""
-    for _, spec, _ in job.members():
-        files = [*patiently(partial(job.store.checkpoints, spec.key)), *patiently(partial(job.store.artifacts, spec.key))]
-        known = {job.workspace.home / file.path for file in files}
-        for folder in (job.workspace.checkpoints / spec.key, job.workspace.pictures / spec.key):
-            for path in folder.glob("*"):
-                if path not in known:
-                    with suppress(OSError):
-                        path.unlink()
-            with suppress(OSError):
-                folder.rmdir()
+    """Set files of our runs aside that the database does not know: a crash between file and row leaves them."""
+    present = [stray for _, _, claim in job.members() for stray in listed_in(job.workspace, claim.edition)]
+
+    def put_aside(stray: Stray) -> None:
+        with suppress(WorkspaceError):
+            set_aside(job.workspace, stray.path)
+
+    if present:
+        patiently(partial(job.store.files.discard, present, put_aside))
 
 
 def patiently(act: Callable[[], T]) -> T:
@@ -240,12 +239,3 @@ def patiently(act: Callable[[], T]) -> T:
             if time.monotonic() > deadline:
                 raise
             time.sleep(2.0)
-
-
-def remove_files(workspace: Workspace, files: Sequence[CheckpointFile | ArtifactFile]) -> None:
-    """Delete files that the database no longer knows, and folders that are empty after that."""
-    for file in files:
-        path = workspace.home / file.path
-        with suppress(OSError):
-            path.unlink(missing_ok=True)
-            path.parent.rmdir()

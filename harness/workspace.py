@@ -10,8 +10,11 @@ from pathlib import Path
 from tempfile import TemporaryFile
 from urllib.parse import unquote
 
-from harness.errors import WorkspaceError
+from harness.errors import StoreError, WorkspaceError
 from harness.folders import make_folder
+
+# In a path these stand alone: nothing that leads out of a folder.
+KEY, FILE_NAME, DATABASE = "[0-9a-f]{16}", r"[A-Za-z0-9_][A-Za-z0-9_.=+-]{0,199}", "[0-9a-f]{32}"
 
 
 def redact(url: str) -> str:
@@ -48,6 +51,28 @@ def sqlite_url(path: Path) -> str:
     encoded = str(path).translate({ord(sign): f"%{ord(sign):02X}" for sign in "%?{}"})
     # With its driver named, MLflow does not make the folder that the encoded path would be.
     return f"{'sqlite' if encoded == str(path) else 'sqlite+pysqlite'}:///{encoded}"
+
+
+@dataclass(frozen=True)
+class Edition:
+    """A run as one database has it, and how often it was put back to its start. Each has folders of its own for its files."""
+
+    database: str
+    key: str
+    number: int
+
+
+NOWHERE = Edition("", "", 0)
+"""Of files that lie in no workspace yet."""
+
+
+def checkpoint_name(step: int) -> str:
+    """What a run's checkpoint at this step is called.
+
+    >>> checkpoint_name(100)
+    'step-000000100.safetensors'
+    """
+    return f"step-{step:09d}.safetensors"
 
 
 @dataclass(frozen=True)
@@ -89,13 +114,29 @@ class Workspace:
 
     @property
     def checkpoints(self) -> Path:
-        """Checkpoint files, one folder a run."""
+        """Checkpoint files: a folder for each database, and in it one for each edition of a run."""
         return self.home / "checkpoints"
 
     @property
     def pictures(self) -> Path:
-        """Picture files, one folder a run."""
+        """Picture files, in folders like those of checkpoints."""
         return self.home / "pictures"
+
+    def checkpoint_file(self, edition: Edition, step: int) -> Path:
+        """Where a checkpoint lies. Raises what `picture_file` raises."""
+        return _inside(_folder(self.checkpoints, edition), checkpoint_name(step) if isinstance(step, int) else str(step), self.checkpoints)
+
+    def picture_file(self, edition: Edition, name: str) -> Path:
+        """Where a picture lies.
+
+        Raises:
+            StoreError: a name out of the database is none of ours, or a link in the workspace leads out of it.
+        """
+        return _inside(_folder(self.pictures, edition), name, self.pictures)
+
+    def folders(self, edition: Edition) -> tuple[Path, Path]:
+        """Where the checkpoints and the pictures of an edition lie. Raises what `picture_file` raises."""
+        return _folder(self.checkpoints, edition), _folder(self.pictures, edition)
 
     @property
     def data(self) -> Path:
@@ -114,3 +155,31 @@ class Workspace:
         except OSError as err:
             remedy = "Change into a folder that you may write to, or set BENCH_HOME to one."
             raise WorkspaceError(f"Cannot write to the workspace {self.home} ({err.strerror}). {remedy}") from err
+
+
+def _folder(top: Path, edition: Edition) -> Path:
+    """The folder of an edition beneath `top`."""
+    _require(KEY, edition.key)
+    if edition.number == 0:  # of before databases had an id: they all shared the folders of the keys
+        return top / edition.key
+    _require(DATABASE, edition.database)
+    return top / edition.database / f"{edition.key}.{edition.number:d}"
+
+
+def leads_straight(path: Path, top: Path) -> bool:
+    """Whether a path beneath `top` has no link and no `..` on its way from there."""
+    return path.resolve() == top.resolve() / path.relative_to(top) and ".." not in path.parts
+
+
+def _inside(folder: Path, name: str, top: Path) -> Path:
+    """A file in a folder of a run. The folder `top` itself may be a link to a larger disk; nothing beneath it is."""
+    _require(FILE_NAME, name)
+    path = folder / name
+    if not leads_straight(path, top):
+        raise StoreError(f"{path} is reached by a link, and files of runs are not followed there. Put the file in the link's place.")
+    return path
+
+
+def _require(pattern: str, name: object) -> None:
+    if not isinstance(name, str) or not re.fullmatch(pattern, name):
+        raise StoreError(f"The result database has {name!r:.60} where the name of a run or of its file belongs: bench never wrote that.")

@@ -43,10 +43,10 @@ def end(workspace, store, claim, status=Status.DONE, content=None, picture=None,
     spec = filled_store.spec(claim.seed)
     content = tensors(spec) if content is None else content
     picture = b"picture of " + claim.key.encode() if picture is None else picture
-    paths = (f"checkpoints/{claim.key}/step-000020000.safetensors", f"pictures/{claim.key}/samples.png")
+    paths = filled_store.places(workspace, claim)
     files = {
-        "checkpoint": CheckpointFile("final", 20_000, paths[0], hashlib.sha256(content).hexdigest(), len(content)),
-        "artifacts": [ArtifactFile("samples.png", paths[1], hashlib.sha256(picture).hexdigest(), len(picture))],
+        "checkpoint": CheckpointFile("final", 20_000, hashlib.sha256(content).hexdigest(), len(content)),
+        "artifacts": [ArtifactFile("samples.png", hashlib.sha256(picture).hexdigest(), len(picture))],
     }
     filled_store.finish(workspace, store, claim, status, **{**files, **other})
     for path, value in zip(paths, (content, picture), strict=True):
@@ -65,7 +65,7 @@ def fill(workspace, seeds=(0, 1, 2), **other):
 def export(workspace, target, keys):
     """Write a bundle of these runs."""
     with ResultStore.open(workspace.database_url) as store:
-        return list(write(target, workspace.home, store.results(sorted(keys))))
+        return list(write(target, workspace, store.results(sorted(keys))))
 
 
 def take(workspace, source):
@@ -85,9 +85,9 @@ def told(workspace, keys, history=False):
 
 
 def files(workspace):
-    """The files of a workspace that are no database, with their bytes."""
+    """The files of a workspace that are no database, with their bytes, by their place in the folders of its database."""
     found = (path for folder in ("checkpoints", "pictures") for path in (workspace.home / folder).rglob("*"))
-    return {str(path.relative_to(workspace.home)): path.read_bytes() for path in found if path.is_file()}
+    return {"/".join(path.parts[-2:]): path.read_bytes() for path in found if path.is_file()}
 
 
 @pytest.fixture

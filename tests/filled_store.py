@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 from collections.abc import Sequence
 from pathlib import Path
@@ -56,25 +57,30 @@ def start(store: ResultStore, seeds: Sequence[int], **method_fields: Any) -> lis
     return claims
 
 
-def write_file(workspace: Workspace, path: str, content: bytes) -> None:
+def write_file(workspace: Workspace, path: Path | str, content: bytes) -> None:
     """A file of the workspace."""
     target = workspace.home / path
     target.parent.mkdir(parents=True, exist_ok=True)
     target.write_bytes(content)
 
 
+def places(workspace: Workspace, claim: Any) -> tuple[Path, Path]:
+    """Where a finished run's checkpoint and its picture lie."""
+    return workspace.checkpoint_file(claim.edition, 20_000), workspace.picture_file(claim.edition, "samples.png")
+
+
 def finish(workspace: Workspace, store: ResultStore, claim: Any, status: Status = Status.DONE, **other: Any) -> None:
     """End a run with curves, metrics, a picture and a checkpoint, of which `other` replaces some."""
-    checkpoint = f"checkpoints/{claim.key}/step-000020000.safetensors"
-    picture = f"pictures/{claim.key}/samples.png"
-    write_file(workspace, checkpoint, b"state of " + claim.key.encode())
-    write_file(workspace, picture, b"picture of " + claim.key.encode())
+    contents = [what + claim.key.encode() for what in (b"state of ", b"picture of ")]
+    for place, content in zip(places(workspace, claim), contents, strict=True):
+        write_file(workspace, place, content)
+    state, picture = (hashlib.sha256(content).hexdigest() for content in contents)
     left_behind = {
         "reason": None if status is Status.DONE else "for a test",
         "metrics": METRICS,
         "curves": curves(claim.seed),
-        "checkpoint": CheckpointFile("final", 20_000, checkpoint, "sha", 10),
-        "artifacts": [ArtifactFile("samples.png", picture, "sha", 10)],
+        "checkpoint": CheckpointFile("final", 20_000, state, 25),
+        "artifacts": [ArtifactFile("samples.png", picture, 27)],
     }
     store.finish(claim, Outcome(status=status, step=20_000, wall_s=12.5, **{**left_behind, **other}))
 

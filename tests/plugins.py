@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import os
 import time
 from typing import Any, ClassVar, Literal
 
@@ -64,6 +65,18 @@ class Raises(_Shift, frozen=True):
         if noise._step == 5:
             raise ArithmeticError("the sky fell")
         return log_w
+
+
+class Moody(_Shift, frozen=True):
+    """Right, unless the environment says what goes wrong."""
+
+    name: ClassVar[str] = "moody"
+
+    def bent(self, log_w: torch.Tensor, noise: Any) -> torch.Tensor:
+        mood = os.environ.get("MOOD")
+        if mood == "raises" and noise._step == 5:
+            raise ArithmeticError("the sky fell")
+        return log_w.T if mood == "breaks" else log_w
 
 
 class Exits(_Shift, frozen=True):

@@ -81,7 +81,7 @@ def stack(*members):
 
 def checkpoint(step, role="last"):
     """A checkpoint's description."""
-    return CheckpointFile(role, step, f"checkpoints/{role}-{step}.safetensors", f"sha-{step}", 100 + step)
+    return CheckpointFile(role, step, f"sha-{step}", 100 + step)
 
 
 def outcome(status=Status.DONE, reason=None, **other):

@@ -132,8 +132,8 @@ def test_an_unfinished_run_takes_the_result_and_one_at_work_is_left_alone(goal, 
     with ResultStore.open(goal.database_url) as store:
         store.enqueue([filled_store.new_run(seed) for seed in range(5)])
         [left] = store.claim([interrupted], Owner.current())
-        old = CheckpointFile("last", 100, f"checkpoints/{interrupted}/step-000000100.safetensors", "sha", 3)
-        filled_store.write_file(goal, old.path, b"old")
+        old = CheckpointFile("last", 100, "sha", 3)
+        filled_store.write_file(goal, goal.checkpoint_file(left.edition, 100), b"old")
         store.save([left], [Saved(100, 1.0, {"bound": [(100, 1.0)], "gone": [(100, 1.0)]}, old)])
         store.release([left], Status.INTERRUPTED, "for a test")
         store.release(store.claim([timeout], Owner.current()), Status.TIMEOUT, "for a test")
@@ -243,13 +243,16 @@ def test_an_empty_workspace_has_nothing_to_export(there, tmp_path):
 
 def test_a_run_without_its_checkpoint_goes_with_its_numbers(here, there, tmp_path):
     gone, damaged, good = fill(here)
-    (here.home / f"checkpoints/{gone}/step-000020000.safetensors").unlink()
-    (here.home / f"pictures/{damaged}/samples.png").write_bytes(b"damaged")
+    with ResultStore.open(here.database_url) as store:
+        (checkpoint,), (picture,) = store.checkpoints(gone), store.artifacts(damaged)
+        database = store.database
+    checkpoint.place(here).unlink()
+    picture.place(here).write_bytes(b"damaged")
     result = cli(here, "export", "--bundle", tmp_path / "x.bench", "--json")
     missing = {line["key"]: line["missing"] for line in json_lines(result)}
     assert missing == {
-        gone: [f"checkpoints/{gone}/step-000020000.safetensors"],
-        damaged: [f"pictures/{damaged}/samples.png"],
+        gone: [f"checkpoints/{database}/{gone}.1/step-000020000.safetensors"],
+        damaged: [f"pictures/{database}/{damaged}.1/samples.png"],
         good: [],
     }
     assert result.stderr == "2 runs went without files that are missing or damaged here. See: bench doctor.\n"

@@ -101,6 +101,32 @@ def test_a_method_that_raises_is_a_failed_run(bench):
     assert (run["status"], run["reason"]) == ("failed", "ArithmeticError: the sky fell")
 
 
+LINE = 1 + next(number for number, line in enumerate(PLUGINS.read_text().splitlines()) if "the sky fell" in line)
+
+
+@pytest.mark.parametrize("workers", [(), ("--workers", "1")])
+def test_a_failed_run_keeps_the_end_of_its_traceback_and_the_line_of_the_users_code(bench, workers):
+    closing = bench("run", "-m", f"{PLUGINS}:Raises", *SMOKE, *workers).stdout
+    assert f"failed: ArithmeticError: the sky fell (plugins.py:{LINE} in bent)" in closing
+    (run,) = json_lines(bench("list", "runs", "--json"))
+    shown, (line,) = bench("show", run["key"]).stdout, json_lines(bench("show", run["key"], "--json"))
+    assert f'plugins.py", line {LINE}, in bent' in shown
+    assert line["traceback"].endswith("ArithmeticError: the sky fell")
+    assert "harness/runner.py" not in line["traceback"]
+    assert f"the sky fell (plugins.py:{LINE} in bent)" in bench("why", run["key"]).stdout
+
+
+def test_the_list_of_failed_runs_names_variants_and_counts_those_it_leaves_out(bench):
+    diverging = f"{PLUGINS}:Poisoned[number=nan,inf][where=weights,gradient]"
+    closing = bench("run", "-m", diverging, *SMOKE, "--seeds", "0-3").stdout
+    listed = [line for line in closing.splitlines() if "diverged: " in line]
+    assert len(listed) == 4
+    assert {"number=nan" in line for line in listed} == {True, False}
+    raising = bench("run", "-m", f"{PLUGINS}:Raises", *SMOKE, "--seeds", "0-6").stdout
+    assert raising.count("the sky fell") == 5
+    assert "and 2 more runs that are not done: bench list runs --status failed" in raising
+
+
 def test_a_wrong_shape_is_one_line_and_leaves_no_run(bench):
     result = bench("run", "-m", f"{PLUGINS}:WrongShape", *SMOKE)
     assert result.exit_code == 1

@@ -37,9 +37,8 @@ def here(workspace, monkeypatch):
     return Workspace.current()
 
 
-def on_record(here, path, content):
-    """A file of the workspace, with its hash."""
-    filled_store.write_file(here, path, content)
+def sha256(content):
+    """What a file with this content must hash to."""
     return hashlib.sha256(content).hexdigest()
 
 
@@ -47,16 +46,16 @@ def finished(here, seed):
     """A finished run with a checkpoint and a picture; returns its key and their places."""
     with ResultStore.open(here.database_url) as store:
         (claim,) = filled_store.start(store, [seed])
-        places = f"checkpoints/{claim.key}/step-000020000.safetensors", f"pictures/{claim.key}/samples.png"
-        state, picture = (on_record(here, place, f"{place} of {seed}".encode()) for place in places)
+        places = filled_store.places(here, claim)
+        state, picture = f"state {seed}".encode(), f"picture {seed}".encode()
         filled_store.finish(
             here, store, claim,
-            checkpoint=CheckpointFile("final", 20_000, places[0], state, 9),
-            artifacts=[ArtifactFile("samples.png", places[1], picture, 9)],
+            checkpoint=CheckpointFile("final", 20_000, sha256(state), 9),
+            artifacts=[ArtifactFile("samples.png", sha256(picture), 9)],
         )  # fmt: skip
-        for place in places:  # `finish` writes files of its own
-            on_record(here, place, f"{place} of {seed}".encode())
-        return claim.key, *places
+        for place, content in zip(places, (state, picture), strict=True):  # `finish` writes files of its own
+            filled_store.write_file(here, place, content)
+        return claim.key, *(str(place.relative_to(here.home)) for place in places)
 
 
 def interrupted(here, seed):
@@ -66,9 +65,10 @@ def interrupted(here, seed):
         store.enqueue([run])
         (claim,) = store.claim([run.spec.key], gone_owner())
         store.begin([claim], Plan(members=(claim.key,), threads=1, torch="2.13.0"), filled_store.ENVIRONMENT)
-        place = f"checkpoints/{claim.key}/step-000000100.safetensors"
-        store.save([claim], [Saved(100, 1.0, checkpoint=CheckpointFile("last", 100, place, on_record(here, place, b"on its way"), 9))])
-        return claim.key, place
+        place = here.checkpoint_file(claim.edition, 100)
+        filled_store.write_file(here, place, b"on its way")
+        store.save([claim], [Saved(100, 1.0, checkpoint=CheckpointFile("last", 100, sha256(b"on its way"), 9))])
+        return claim.key, str(place.relative_to(here.home))
 
 
 def snapshot(folder):
@@ -83,7 +83,7 @@ def faults(bench, *options):
 
 
 def test_each_damage_is_reported_and_mended_or_named_as_lost(here, bench, workspace):
-    whole, *_ = finished(here, 0)
+    _, *whole = finished(here, 0)
     bare, state, picture = finished(here, 1)
     left, place = interrupted(here, 2)
     assert faults(bench, "--repair")[1] == 0  # the claim of a process that is gone
@@ -92,9 +92,9 @@ def test_each_damage_is_reported_and_mended_or_named_as_lost(here, bench, worksp
     (workspace / state).unlink()
     (workspace / picture).write_bytes(b"another picture")
     (workspace / place).write_bytes(b"on its wax")
-    stray = workspace / "checkpoints" / whole / "stray.safetensors"
-    stray.write_bytes(b"?")
-    (workspace / "pictures" / whole / "stray.png").write_bytes(b"?")
+    strays = [str(Path(place).with_name(name)) for place, name in zip(whole, ("stray.safetensors", "stray.png"), strict=True)]
+    for stray in strays:
+        (workspace / stray).write_bytes(b"?")
     wrong = workspace / "data" / "mnist" / KNOWN["mnist"].files[0].name
     wrong.parent.mkdir(parents=True)
     wrong.write_bytes(b"no images")
@@ -107,8 +107,8 @@ def test_each_damage_is_reported_and_mended_or_named_as_lost(here, bench, worksp
         f"checkpoint {state} of run {bare} is missing": "lost",
         f"checkpoint {place} of run {left} is damaged": "found",
         f"picture {picture} of run {bare} is damaged": "lost",
-        f"checkpoints/{whole}/stray.safetensors belongs to no checkpoint on record": "found",
-        f"pictures/{whole}/stray.png belongs to no picture on record": "found",
+        f"{strays[0]} belongs to no checkpoint on record": "found",
+        f"{strays[1]} belongs to no picture on record": "found",
     }
     assert [said for text, said in found.items() if str(wrong) in text] == ["found"]
 
@@ -119,7 +119,8 @@ def test_each_damage_is_reported_and_mended_or_named_as_lost(here, bench, worksp
     assert len(list(workspace.glob("bench-*.db"))) == backups + 1
     after, status = faults(bench)
     assert sorted(after.values()) == ["found", "lost", "lost"]  # the data set, and what only another run gives back
-    assert not stray.exists()
+    assert [(workspace / stray).exists() for stray in strays] == [False, False]
+    assert [(workspace / "set-aside" / path).read_bytes() for path in (*strays, place)] == [b"?", b"?", b"on its wax"]
     with ResultStore.open(here.database_url) as store:
         assert store.checkpoints(left) == []
         assert store.metrics([bare])[bare] == filled_store.METRICS
@@ -128,7 +129,9 @@ def test_each_damage_is_reported_and_mended_or_named_as_lost(here, bench, worksp
 def test_copies_in_mlflow_give_files_back(here, bench, workspace):
     key, state, picture = finished(here, 0)
     kept = {place: (workspace / place).read_bytes() for place in (state, picture)}
-    copies = workspace / "mlruns" / "run" / "artifacts"
+    with ResultStore.open(here.database_url) as store:
+        store.set_mlflow_run(key, "1" * 32)
+    copies = workspace / "mlruns" / ("1" * 32) / "artifacts"
     for target, place in ((copies / "checkpoint" / f"{key}.safetensors", state), (copies / "pictures" / "samples.png", picture)):
         target.parent.mkdir(parents=True)
         target.write_bytes(kept[place])
@@ -146,7 +149,7 @@ def test_a_schema_that_is_behind_is_brought_up_after_a_backup(here, bench, works
     before = snapshot(workspace)
     found, status = faults(bench)
     assert (status, list(found.values())) == (3, ["found"])
-    assert "has schema 0001, this program needs 0002" in next(iter(found))
+    assert "has schema 0001, this program needs 0003" in next(iter(found))
     assert "bench db upgrade" in bench("doctor").stdout
     assert snapshot(workspace) == before
     mended, _ = faults(bench, "--repair")
@@ -157,7 +160,7 @@ def test_a_schema_that_is_behind_is_brought_up_after_a_backup(here, bench, works
     for backup in workspace.glob("bench-*.db"):  # before the upgrade, and before the repairs in the same second
         with closing(sqlite3.connect(backup)) as connection:
             kept += connection.execute("SELECT version_num FROM bench_alembic_version").fetchone()
-    assert sorted(kept) == ["0001", "0002"]
+    assert sorted(kept) == ["0001", "0003"]
 
 
 def test_a_wrong_data_set_is_downloaded_anew(here, bench, workspace, monkeypatch):
@@ -181,8 +184,8 @@ def test_a_wrong_data_set_is_downloaded_anew(here, bench, workspace, monkeypatch
 
 def test_what_doctor_says_is_harmless(here, bench, workspace):
     """A file's name cannot write to the terminal."""
-    key, *_ = finished(here, 0)
-    (workspace / "checkpoints" / key / "stray\x1b[2J\r\u202efox").write_bytes(b"?")
+    _, state, _ = finished(here, 0)
+    (workspace / state).with_name("stray\x1b[2J\r\u202efox").write_bytes(b"?")
     said = bench("doctor")
     assert said.exit_code == 3
     assert "stray\\x1b[2J\\r\\u202efox belongs to no checkpoint" in said.stdout

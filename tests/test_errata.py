@@ -76,6 +76,8 @@ def test_what_is_made_anew_keeps_the_withdrawn_result(store):
     metrics, curves, row = store.metrics([key])[key], store.curves(key), store.rows([key])[key]
     store.errata.add([key], "wrong")
     store.reset([key, other])
+    assert [mark.replaced_at for mark in store.errata.of(key)] == [None]
+    finish(key)
     (mark,) = store.errata.of(key)
     assert store.errata.reasons() == {}
     assert mark.replaced_at is not None
@@ -83,7 +85,7 @@ def test_what_is_made_anew_keeps_the_withdrawn_result(store):
     assert mark.result["curves"][0]["values"] == str([value for _, value in curves["bound"]])
     assert (mark.result["status"], mark.result["step"], mark.result["wall_s"]) == ("done", row.step, row.wall_s)
     assert store.errata.of(other) == []  # a result that stands is replaced as ever
-    store.errata.add([key], "not ended now")
+    store.errata.add([other], "not ended now")
     assert store.errata.reasons() == {}
 
 

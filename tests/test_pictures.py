@@ -26,6 +26,7 @@ from harness.cli import main
 from harness.model import stored
 from harness.noise import Noise
 from harness.spec import RunSpec
+from harness.workspace import Workspace
 from tasks.digits import Digits
 
 DIGITS = ("-t", "digits", "--protocol", "smoke", "--set", "steps=20", "--set", "eval_particles=2", "--set", "task.n_test=20")
@@ -83,7 +84,7 @@ def arrays(path):
 
 def files(home, key):
     """The bytes of a run's pictures by name."""
-    return {path.name: path.read_bytes() for path in sorted((home / "pictures" / key).glob("*"))}
+    return {path.name: path.read_bytes() for path in sorted((home / "pictures").glob(f"*/{key}.*/*"))}
 
 
 def refused(*arguments):
@@ -100,8 +101,7 @@ def test_a_finished_run_has_its_pictures_on_record(made):
     assert (list(files(home, hvae)), list(files(home, vb)), files(home, gaussian)) == (FOLLOWED, PLAIN, {})
     with opened(home) as store:
         for file in store.artifacts(hvae):
-            content = (home / file.path).read_bytes()
-            assert file.path == f"pictures/{hvae}/{file.name}"
+            content = file.place(Workspace(home)).read_bytes()
             assert (file.size, file.sha256) == (len(content), hashlib.sha256(content).hexdigest())
     sizes = {name: Image.open(io.BytesIO(content)).size for name, content in files(home, hvae).items()}
     wide, high = (lambda n: n * 60 - 4 + 20), (lambda n: n * 60 - 4 + 38)
@@ -181,7 +181,9 @@ def test_a_death_between_pictures_and_row_leaves_what_doctor_finds(made, workspa
     assert done.returncode == -9
     assert list(files(workspace, vb)) == PLAIN
     found = [line["fault"] for line in json_lines(call("doctor", "--json"))]
-    assert [f"pictures/{vb}/{name} belongs to no picture on record" in found for name in PLAIN] == [True] * 3
+    with opened(workspace) as store:
+        folder = f"pictures/{store.database}/{vb}.1"
+    assert [f"{folder}/{name} belongs to no picture on record" in found for name in PLAIN] == [True] * 3
     call("doctor", "--repair")
     assert files(workspace, vb) == {}
     assert json_lines(call("run", "-m", "vb", *DIGITS, "--json"))[0]["status"] == "done"
@@ -255,9 +257,9 @@ def test_sample_uses_the_best_parameters_on_validation_data(workspace):
     with opened(workspace) as store:
         row, file = store.rows([line["key"]])[line["key"]], store.checkpoints(line["key"])[0]
     spec = RunSpec.from_plain(row.spec)
-    tensors, _ = checkpoint.read(workspace / file.path, file.sha256)
+    tensors, _ = checkpoint.read(file.place(Workspace(workspace)), file.sha256)
     method, task = registry.load(spec, None)
-    model = stored(spec, method, task, workspace / file.path, file.sha256)
+    model = stored(spec, method, task, file.place(Workspace(workspace)), file.sha256)
     last = {name: tensors[f"params.task.{name}"] for name in model.theta}
     assert any(not torch.equal(last[name], leaf[0]) for name, leaf in model.theta.items())
     whole = torch.cat([leaf.flatten() for leaf in model.theta.values()])
@@ -308,7 +310,7 @@ def test_the_weights_of_encoded_images_are_the_methods(made):
     home, (_, vb, _) = made
     with opened(home) as store:
         spec, file = RunSpec.from_plain(store.rows([vb])[vb].spec), store.checkpoints(vb)[0]
-    model = stored(spec, *registry.load(spec, None), home / file.path, file.sha256)
+    model = stored(spec, *registry.load(spec, None), file.place(Workspace(home)), file.sha256)
     images = Digits().grey("test")[:3].reshape(-1, 8, 8)
     got = model.encode(images, 5)
     problem = model.task.problem(model.theta, model.task.observe(torch.tensor(images)), spec.base)

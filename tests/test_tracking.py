@@ -312,9 +312,8 @@ def test_a_deleted_mlflow_is_rebuilt_equal(workspace, store, connect):
 
 def test_a_run_that_cannot_be_mirrored_does_not_keep_the_others_back(workspace, store):
     good, bad = finished(workspace, store, 0), finished(workspace, store, 1)
-    folder = workspace.home / f"checkpoints/{bad}/step-000020000.safetensors"
-    folder.unlink()
-    folder.mkdir()
+    with closing(sqlite3.connect(workspace.home / "bench.db")) as connection, connection:
+        connection.execute("UPDATE runs SET task_label = '' WHERE key = ?", [bad])  # MLflow has no experiment without a name
     assert repair(workspace, store).keys() == {bad}
     assert [row.key for row in store.unmirrored([good, bad])] == [bad]
 

@@ -44,7 +44,7 @@ def store_elsewhere(workspace, run):
         store.set_mlflow_run(claim.key, "0123abc")
 
 
-CHECKPOINT = filled_store.CheckpointFile("final", 200, "checkpoints/x/step-000000200.safetensors", "sha", 10)
+CHECKPOINT = filled_store.CheckpointFile("final", 200, "sha", 10)
 
 
 def bench(workspace, *arguments, **environment):

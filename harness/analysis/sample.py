@@ -18,6 +18,10 @@ TUNED_FROM = 1000
 """Seeds from here on are those that settings are tuned on: comparisons leave them out unless they are asked for."""
 
 
+UNFINISHED = "not ended yet"
+ANEW = "being made anew: what they had is kept until then"
+
+
 @dataclass(frozen=True)
 class Group:
     """The replicates of one cell, with the row and the column where they stand; sorted by seed. Withdrawn ones are named only."""
@@ -105,13 +109,14 @@ def draw(
     older = {} if keys is not None or cells is not None else _older(found, store.scores.newest_sources(), (*methods, *tasks))
     by_cell: dict[str, list[Replicate]] = {cell.cell: [] for cell in found}
     withdrawn, gone = store.errata.reasons(), {cell.cell: [] for cell in found}
+    anew = store.earlier.keys()
     left_out: Counter[str] = Counter()
     for run in store.scores.replicates(list(by_cell)):
         if keys is not None and run.key not in keys:
             continue
         reason = older.get(run.cell) or _left_out(run, seeds)
         if reason is not None:
-            left_out[reason] += 1
+            left_out[ANEW if reason == UNFINISHED and run.key in anew else reason] += 1
         elif run.key in withdrawn:
             gone[run.cell].append(run.key)
         else:
@@ -155,7 +160,7 @@ def _left_out(run: Replicate, seeds: Collection[int] | None) -> str | None:
     if run.status is Status.PRUNED:
         return "pruned in tuning"
     if run.status in (Status.QUEUED, Status.RUNNING, Status.INTERRUPTED):
-        return "not ended yet"
+        return UNFINISHED
     return None
 
 

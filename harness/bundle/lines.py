@@ -10,6 +10,7 @@ from harness.describe import describe_stored
 from harness.spec import TERMINAL, Description, Plan, RunSpec, Status, canonical_json
 from harness.store import ArtifactFile, CheckpointFile, Curve, HistoryRow, Metric, NewRun, Outcome, Result
 from harness.store.floats import FINITE, encode
+from harness.workspace import FILE_NAME, KEY
 
 # A line is read whole, and as objects it takes some twenty times as much. This is room for 500,000 points of curves.
 LONGEST_LINE = 16 * 2**20
@@ -19,11 +20,10 @@ Text = Annotated[str, StringConstraints(pattern=r"^[^\x00]*$")]
 Name = Annotated[str, StringConstraints(pattern=r"^[^\x00-\x1f\x7f]{0,200}$")]
 Count = Annotated[int, Field(ge=0, lt=2**63)]
 Fence = Annotated[int, Field(ge=0, lt=2**31)]
-# In a file's path these stand alone: nothing that leads out of a folder.
-Key = Annotated[str, StringConstraints(pattern="^[0-9a-f]{16}$")]
+Key = Annotated[str, StringConstraints(pattern=f"^{KEY}$")]
 Sha256 = Annotated[str, StringConstraints(pattern="^[0-9a-f]{64}$")]
 Role = Annotated[str, StringConstraints(pattern="^[a-z]{1,40}$")]
-FileName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.=+-]{0,199}$")]
+FileName = Annotated[str, StringConstraints(pattern=f"^{FILE_NAME}$")]
 
 
 def _countable(value: Any) -> Any:
@@ -149,7 +149,7 @@ def _curve(curve: Curve) -> dict[str, Any]:
 
 
 def _file(file: CheckpointFile | ArtifactFile | None) -> dict[str, Any] | None:
-    return None if file is None else {name: value for name, value in vars(file).items() if name != "path"}
+    return None if file is None else {name: value for name, value in vars(file).items() if name != "edition"}
 
 
 def decode_line(line: bytes) -> Result:
@@ -212,6 +212,6 @@ def _outcome(values: _Line) -> Outcome:
             name: Metric(float(metric.value), None if metric.se is None else float(metric.se)) for name, metric in values.metrics.items()
         },
         curves={name: list(zip(curve.steps, map(float, curve.values), strict=True)) for name, curve in values.curves.items()},
-        checkpoint=file and CheckpointFile(path=f"checkpoints/{values.key}/step-{file.step:09d}.safetensors", **vars(file)),
-        artifacts=[ArtifactFile(path=f"pictures/{values.key}/{picture.name}", **vars(picture)) for picture in values.pictures],
+        checkpoint=file and CheckpointFile(**vars(file)),
+        artifacts=[ArtifactFile(**vars(picture)) for picture in values.pictures],
     )

@@ -19,26 +19,24 @@ from harness import checkpoint
 from harness.bundle.lines import encode_line
 from harness.bundle.reading import FILES, FORMAT, HEAD, LINES, Bundle
 from harness.errors import UsageError, WorkspaceError
+from harness.files import fault, remove_files, shown
 from harness.folders import sync_folder
-from harness.saving import remove_files
 from harness.spec import canonical_json
-from harness.store import Adoption, ArtifactFile, CheckpointFile, Result, ResultStore
+from harness.store import Adoption, File, Result, ResultStore
 from harness.store.fresh import part_beside
-from harness.workspace import Workspace
+from harness.workspace import Edition, Workspace
 
 BLOCK = 2**20
 # The earliest date that a zip archive can hold.
 DATE = (1980, 1, 1, 0, 0, 0)
 
-File = CheckpointFile | ArtifactFile
 
-
-def write(target: Path, home: Path, results: Iterable[Result]) -> Iterator[tuple[str, list[str], str]]:
+def write(target: Path, workspace: Workspace, results: Iterable[Result]) -> Iterator[tuple[str, list[str], str]]:
     """Write a bundle; it is at `target` whole, or not at all.
 
     Args:
         target: a file that does not exist yet.
-        home: the folder of the workspace that the results come from.
+        workspace: where the results come from.
         results: finished runs, sorted by key.
 
     Yields:
@@ -57,7 +55,7 @@ def write(target: Path, home: Path, results: Iterable[Result]) -> Iterator[tuple
         left_out = ""
         for result in results:
             own: dict[str, Path] = {}
-            whole, missing = _without_missing(result, home, own)
+            whole, missing = _without_missing(result, workspace, own)
             try:
                 lines.write(encode_line(whole))
             except ValueError as err:
@@ -100,29 +98,21 @@ def _files_of(result: Result) -> list[File]:
     return [*([saved] if saved else []), *result.outcome.artifacts]
 
 
-def _without_missing(result: Result, home: Path, files: dict[str, Path]) -> tuple[Result, list[str]]:
+def _without_missing(result: Result, workspace: Workspace, files: dict[str, Path]) -> tuple[Result, list[str]]:
     """The result without files that are not what the record says, and their paths; the others go into `files`."""
-    missing = []
+    missing = {}
     for file in _files_of(result):
-        if _sha256(home / file.path) == file.sha256:
-            files[file.sha256] = home / file.path
+        if fault(workspace, file) is None:
+            files[file.sha256] = file.place(workspace)
         else:
-            missing.append(file.path)
+            missing[file] = shown(workspace, file)
     saved = result.outcome.checkpoint
     kept = replace(
         result.outcome,
-        checkpoint=None if saved is None or saved.path in missing else saved,
-        artifacts=[file for file in result.outcome.artifacts if file.path not in missing],
+        checkpoint=None if saved in missing else saved,
+        artifacts=[file for file in result.outcome.artifacts if file not in missing],
     )
-    return replace(result, outcome=kept), missing
-
-
-def _sha256(path: Path) -> str | None:
-    try:
-        with path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
-    except OSError:
-        return None
+    return replace(result, outcome=kept), list(missing.values())
 
 
 def _fill(file: IO[bytes], lines: IO[bytes], count: int, files: dict[str, Path]) -> None:
@@ -165,12 +155,12 @@ def read_in(workspace: Workspace, store: ResultStore, bundle: Bundle) -> Iterato
     """
     for result in bundle.results():
         adoption = store.adopt(result, partial(_settle, workspace, bundle, result))
-        remove_files(workspace, adoption.dropped)
+        remove_files(workspace, store, adoption.dropped)
         yield adoption
 
 
-def _settle(workspace: Workspace, bundle: Bundle, result: Result) -> None:
+def _settle(workspace: Workspace, bundle: Bundle, result: Result, edition: Edition) -> None:
     for file in _files_of(result):
-        path = workspace.home / file.path
+        path = replace(file, edition=edition).place(workspace)
         checkpoint.clear_way(path)
         checkpoint.write(path, bundle.content(file.sha256))

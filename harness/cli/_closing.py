@@ -7,25 +7,33 @@ from collections.abc import Collection, Sequence
 from typing import Any
 
 from harness.analysis.remarks import BY_IMPORTANCE, DOUBTFUL_K
-from harness.cli._options import console, duration, number
+from harness.cli._options import console, duration, number, plural
 from harness.spec import settings_text
 from harness.store import NewRun
+from harness.tracebacks import reason_and_place
 
 LEFT = ("method", "settings", "status")
 MARK = "a"
 SPENT = 0.9
 STILL_RISING = 3.0
+MOST_FAILED = 5  # runs that are listed one by one
 
 
-def print_closing(results: Sequence[dict[str, Any]], runs: Sequence[NewRun]) -> None:
-    """Each task with a row a cell: means over its seeds with standard errors; then what needs saying about them."""
+def print_closing(results: Sequence[dict[str, Any]], runs: Sequence[NewRun], given_up: dict[str, str]) -> None:
+    """Each task with a row a cell: means over its seeds with standard errors; then what needs saying about them.
+
+    Args:
+        results: the runs that have ended, as they are stored.
+        runs: what was asked for.
+        given_up: why runs could not be made anew, which have their earlier results.
+    """
     by_key = {run.spec.key: run for run in runs}
     out = console()
     for task in dict.fromkeys(result["task"] for result in results):
         members = [result for result in results if result["task"] == task]
         out.print(f"{task}, protocol {by_key[members[0]['key']].protocol}", style="bold")
         _print_rows(out, [_row(cell, by_key) for cell in _cells(members)])
-    for line in _remarks(results, {name for run in runs for name in run.description.headline}):
+    for line in (*_failures(results, by_key, given_up), *_remarks(results, {name for run in runs for name in run.description.headline})):
         out.print(line, markup=False)
 
 
@@ -97,13 +105,30 @@ def _time(members: list[dict[str, Any]]) -> str:
     return duration(max(member["wall_s"] for member in members))
 
 
+def _failures(results: Sequence[dict[str, Any]], by_key: dict[str, NewRun], given_up: dict[str, str]) -> list[str]:
+    """The runs that are not done, and why; how many more there are."""
+    failed = [result for result in results if result["status"] != "done" or result["key"] in given_up]
+    lines: list[str] = []
+    for result in failed[:MOST_FAILED]:
+        told = by_key[result["key"]].description
+        name = f"{told.method} {settings_text(told.settings or {})}".strip()
+        status, why = result["status"], reason_and_place(result["reason"], result["traceback"])
+        if result["key"] in given_up:
+            status, why = f"not made anew, {status} as before", given_up[result["key"]]
+        lines.append(f"{result['key']} {name} on {result['task']}, seed {result['seed']}, {status}: {why}")
+    if more := failed[MOST_FAILED:]:
+        statuses = dict.fromkeys(result["status"] for result in more if result["key"] not in given_up)
+        where = " · ".join(f"bench list runs --status {status}" for status in statuses)
+        lines.append(f"and {plural(len(more), 'more run')} that {'is' if len(more) == 1 else 'are'} not done{where and f': {where}'}")
+    return lines
+
+
 def _remarks(results: Sequence[dict[str, Any]], headlines: Collection[str]) -> list[str]:
     """What a reader of the table must know, and where to look next."""
     spent = [r for r in results if float(r["metrics"].get("travel_used", 0)) > SPENT]
     rising = [r for r in results if float(r["metrics"].get("bound_trend_z", 0)) > STILL_RISING]
     doubtful = [r for r in results if _is_doubtful(r)]
-    failed = [r for r in results if r["status"] != "done"]
-    lines = [f"{r['key']} {r['method']} seed {r['seed']} {r['status']}: {r['reason'] or 'no reason on record'}" for r in failed[:5]]
+    lines: list[str] = []
     if any("elbo_gap" in r["metrics"] for r in results):
         lines.append("elbo_gap: nats below the exact log-evidence; evidence_gap: that below its maximum; ± one standard error.")
     if spent:

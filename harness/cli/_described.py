@@ -21,6 +21,7 @@ def described(row: RunRow, metrics: dict[str, Metric], outcome: str | None = Non
         "status": row.status.value,
         "outcome": outcome,
         "reason": row.reason,
+        "traceback": row.traceback,
         "step": row.step,
         "metrics": {name: plain_number(metric.value) for name, metric in sorted(metrics.items())},
         "standard_errors": {name: plain_number(metric.se) for name, metric in sorted(metrics.items()) if metric.se is not None},

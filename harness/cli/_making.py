@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
 INTERRUPTED = 130
 NOT_ALL_DONE = 3
+KEPT = "kept"
+"""The outcome of a run that could not be made anew: its earlier result is in its place."""
 
 
 def carry_out(runs: list[NewRun], work: Work, as_json: bool) -> int:
@@ -53,9 +55,10 @@ def _carry_out(
 
     keys = [run.spec.key for run in runs]
     before = {} if work.rerun else store.standings(keys)
-    if withdrawn := store.errata.reasons(keys):
-        say(f"{plural(len(withdrawn), 'withdrawn run')} made anew; what was withdrawn is kept beside: bench show KEY", err=True)
-    executors.prepare(store, workspace, runs, work.rerun, work.retry)
+    withdrawn = store.errata.reasons(keys)
+    new = executors.prepare(store, workspace, runs, work.rerun, work.retry)
+    if withdrawn:
+        say(f"{plural(len(withdrawn), 'withdrawn run')} made anew; what was withdrawn is kept all the while: bench show KEY", err=True)
     _warn_of_other_source(runs, before)
     ended = {key for key, run in store.standings(keys).items() if run.status in TERMINAL}
     if work.queue:
@@ -63,15 +66,20 @@ def _carry_out(
     outcomes = dict.fromkeys(ended, "hit")
     unfinished = [key for key in keys if key not in ended]
     with Mirror.start(workspace, unfinished) as mirror:
-        stopped = _work(workspace, store, unfinished, outcomes, work, client, stop)
-        status = _print_results(store, runs, outcomes, stopped, as_json)
+        with executors.taken_back(store, workspace, new):
+            stopped = _work(workspace, store, unfinished, outcomes, work, client, stop)
+        given_up = store.earlier.given_up(unfinished)
+        outcomes |= dict.fromkeys(given_up, KEPT)
+        status = _print_results(store, runs, outcomes, given_up, stopped, work.rerun, as_json)
         mirror.add(_leftovers(workspace, store, list(ended)))
         finish_mirror(workspace, mirror, stop)
     return status
 
 
-def _print_results(store: ResultStore, runs: list[NewRun], outcomes: dict[str, str], stopped: bool, as_json: bool) -> int:
-    """Print what became of the runs and return the exit status."""
+def _print_results(
+    store: ResultStore, runs: list[NewRun], outcomes: dict[str, str], given_up: dict[str, str], stopped: bool, rerun: bool, as_json: bool
+) -> int:
+    """Print what became of the runs and return the exit status; `given_up` says why some could not be made anew."""
     from harness.cli._described import collect
     from harness.spec import Status
 
@@ -82,11 +90,13 @@ def _print_results(store: ResultStore, runs: list[NewRun], outcomes: dict[str, s
     else:
         from harness.cli._closing import print_closing
 
-        print_closing([result for result in results if result["key"] in outcomes], runs)
+        print_closing([result for result in results if result["key"] in outcomes], runs, given_up)
+    if given_up:
+        say(f"{plural(len(given_up), 'run')} could not be made anew: the earlier results stay as they were. Why: bench show KEY", err=True)
     if stopped:
-        say("Interrupted. Everything is saved; the same command goes on.", err=True)
+        say(f"Interrupted. Everything is saved; the same command{' without --rerun' if rerun else ''} goes on.", err=True)
         return INTERRUPTED
-    n_done = sum(result["status"] == Status.DONE for result in results)
+    n_done = sum(result["status"] == Status.DONE and result["key"] not in given_up for result in results)
     return 0 if n_done == len(keys) else NOT_ALL_DONE
 
 

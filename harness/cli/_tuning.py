@@ -101,14 +101,15 @@ def _maker(workspace: Workspace, store: ResultStore, work: Work, client: Any, st
         _follow_up(mirror, made, [run.spec.key for run in runs])
         if not left:
             return
-        executors.prepare(store, workspace, left, rerun=False, retry=False)
+        new = executors.prepare(store, workspace, left, rerun=False, retry=False)
         left_s = max(0.0, deadline - time.monotonic()) if math.isfinite(deadline) else None
         options = dataclasses.replace(work.options(), until=until, total_limit_s=left_s)
-        for event in events(workspace, store, keys, work, options, client, stop):
-            if isinstance(event, Note):
-                say(event.text, err=True)
-            elif isinstance(event, Waiting) and event.owners:
-                stop.wait(1.0)
+        with executors.taken_back(store, workspace, new):
+            for event in events(workspace, store, keys, work, options, client, stop):
+                if isinstance(event, Note):
+                    say(event.text, err=True)
+                elif isinstance(event, Waiting) and event.owners:
+                    stop.wait(1.0)
         if not all(has_reached(row, until) for row in store.rows(keys).values()):
             raise OutOfTime
 

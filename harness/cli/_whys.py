@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from harness.cli._options import console, number, plural
 from harness.cli.listing import print_table
 from harness.spec import plain_number, settings_text
+from harness.tracebacks import reason_and_place
 from harness.workspace import Workspace
 
 if TYPE_CHECKING:
@@ -52,6 +53,7 @@ def _run(made: Made, workspace: Workspace) -> dict[str, Any]:
         "seed": run.seed,
         "status": run.status.value,
         "reason": run.reason,
+        "traceback": run.traceback,
         "value": None if score is None else plain_number(score.value),
         "se": None if score is None or score.se is None else plain_number(score.se),
         "step": run.step,
@@ -138,7 +140,7 @@ def _afterwards(origin: Origin) -> Iterator[str]:
         yield f"{key} withdrawn: {reason}"
     for made in origin.runs[:SHOWN]:
         if made.run.reason:
-            yield f"seed {made.run.seed} {made.run.status.value}: {made.run.reason}"
+            yield f"seed {made.run.seed} {made.run.status.value}: {reason_and_place(made.run.reason, made.run.traceback)}"
     for address, values in environments_differ([origin]).items():
         yield f"{address} differs: {', '.join(f'{name} {value}' for name, value in values.items())}"
 

@@ -123,7 +123,7 @@ def _write_bundle(store: ResultStore, rows: Sequence[RunRow], choice: Choice, bu
         say(f"{plural(len(withdrawn), 'withdrawn run')} left out.", err=True)
     keys = sorted(key for key in found if key not in withdrawn)
     lines: list[dict[str, Any]] = []
-    for key, missing, fault in watched(write(bundle, Workspace.current().home, _results(store, keys)), len(keys), "Writing"):
+    for key, missing, fault in watched(write(bundle, Workspace.current(), _results(store, keys)), len(keys), "Writing"):
         lines.append({"key": key, "outcome": "left out" if fault else "exported", "missing": missing})
         if fault:
             say(f"Run {key} is left out: {fault}.", err=True)

@@ -54,7 +54,7 @@ def report(output: Path, chosen: Selection, title: str) -> None:
         tuning = _tuning(workspace, store, verdicts, chosen)
         ranking = across(compare(sample, Options()))
         tables, published = _tables(sample, ranking), _published(store, sample)
-        content = page(title, sample, workspace.home, tuning, tables, published, ranking)
+        content = page(title, sample, workspace, tuning, tables, published, ranking)
     write_out(content.encode(), output)
     say(f"{plural(finished, 'finished run')} on one page. Next: open it in a browser", err=True)
 

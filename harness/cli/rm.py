@@ -25,7 +25,7 @@ def rm(keys: Sequence[str], yes: bool) -> None:
       bench rm 3f9c2a --yes
     """
     from harness import tracking
-    from harness.saving import remove_files
+    from harness.files import remove_files
 
     workspace = Workspace.current()
     store = open_store(workspace)
@@ -36,8 +36,7 @@ def rm(keys: Sequence[str], yes: bool) -> None:
         if not yes:
             names = ", ".join(f"{row.key} ({row.method} on {row.task_label}, seed {row.seed}, {row.status})" for row in rows)
             click.confirm(f"Remove {names}?", abort=True, err=True)
-        pictures = [file for row in rows for file in store.artifacts(row.key)]
-        remove_files(workspace, [*store.delete([row.key for row in rows]), *pictures])
+        remove_files(workspace, store, store.delete([row.key for row in rows]))
         mirrored = [row.mlflow_run_id for row in rows if row.mlflow_run_id]
         left = tracking.delete_copies(workspace, store, mirrored) if mirrored else None
     say(f"Removed {plural(len(rows), 'run')}.")

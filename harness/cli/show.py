@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import hashlib
 import inspect
 import re
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from textwrap import indent
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -18,7 +18,7 @@ from harness.workspace import Workspace
 
 if TYPE_CHECKING:
     from harness.registry import Found, Kind
-    from harness.store import ResultStore, RunRow
+    from harness.store import File, ResultStore, RunRow
 
 KEY = re.compile(r"[0-9a-f]{4,16}")
 BARS = "▁▂▃▄▅▆▇█"
@@ -128,7 +128,7 @@ def _show_run(prefix: str, folder: Path | None, as_json: bool) -> bool:
         if folder is not None:
             _copy_pictures(workspace, store, row, folder)
             return True
-        described = _run(store, row)
+        described = _run(workspace, store, row)
     print_json([described]) if as_json else _print_run(described, row)
     return True
 
@@ -153,6 +153,7 @@ def _copy_pictures(workspace: Workspace, store: ResultStore, row: RunRow, folder
 
 def _pictures(workspace: Workspace, store: ResultStore, row: RunRow) -> Iterator[tuple[str, bytes]]:
     """A run's pictures by name; one that is missing or damaged is named on stderr."""
+    from harness import files
     from harness.pictures import learning_curves
     from harness.tracking.runs import title
 
@@ -160,15 +161,14 @@ def _pictures(workspace: Workspace, store: ResultStore, row: RunRow) -> Iterator
     if any(curves.values()):
         yield "curves.png", learning_curves(curves, title(row))
     for file in store.artifacts(row.key):
-        path = workspace.home / file.path
-        content = path.read_bytes() if path.is_file() else b""
-        if hashlib.sha256(content).hexdigest() == file.sha256:
+        content = files.content(workspace, file)
+        if content is not None:
             yield file.name, content
         else:
-            say(f"{path} is {'damaged' if content else 'missing'}; bench run --rerun makes it again.", err=True)
+            say(f"{file.name} of run {row.key} is {files.fault(workspace, file)}; bench run --rerun makes it again.", err=True)
 
 
-def _run(store: ResultStore, row: RunRow) -> dict[str, Any]:
+def _run(workspace: Workspace, store: ResultStore, row: RunRow) -> dict[str, Any]:
     from harness.cli._described import described
     from harness.spec import plain_number
 
@@ -180,13 +180,20 @@ def _run(store: ResultStore, row: RunRow) -> dict[str, Any]:
         "history": [
             {"at": line.at, "status": line.status.value, "reason": line.reason, "step": line.step} for line in store.history(row.key)
         ],
-        "checkpoints": [vars(file) for file in store.checkpoints(row.key)],
-        "pictures": [vars(file) for file in store.artifacts(row.key)],
+        "checkpoints": [_file(workspace, file) for file in store.checkpoints(row.key)],
+        "pictures": [_file(workspace, file) for file in store.artifacts(row.key)],
         "curves": {name: [[step, plain_number(value)] for step, value in curve] for name, curve in store.curves(row.key).items()},
         "plan": plan.model_dump(mode="json") if plan else None,
         "environment": store.environment(row.key),
         "errata": [mark._asdict() for mark in store.errata.of(row.key)],
+        "earlier_result": store.earlier.of(row.key),
     }
+
+
+def _file(workspace: Workspace, file: File) -> dict[str, Any]:
+    from harness.files import shown
+
+    return {name: value for name, value in vars(file).items() if name != "edition"} | {"path": shown(workspace, file)}
 
 
 def _print_run(run: dict[str, Any], row: RunRow) -> None:
@@ -206,6 +213,7 @@ def _print_run(run: dict[str, Any], row: RunRow) -> None:
         "settings": settings_text(row.settings) or "the defaults",
         "reason": row.reason,
         "withdrawn": "; ".join(mark["reason"] for mark in run["errata"] if not (mark["lifted_at"] or mark["replaced_at"])),
+        "earlier": _earlier(run["earlier_result"]),
         "protocol": row.protocol,
         "time": duration(row.wall_s),
         "stack": f"{len(run['plan']['members'])} replicates, {run['plan']['threads']} thread" if run["plan"] else None,
@@ -221,6 +229,8 @@ def _print_run(run: dict[str, Any], row: RunRow) -> None:
     for name, value in facts.items():
         if value:
             out.print(f"  {name:<11} {value}", markup=False)
+    if row.traceback:
+        out.print(indent(row.traceback, "  "), markup=False, soft_wrap=True)
     table = Table("metric", "value", box=box.SIMPLE_HEAD, pad_edge=False)
     for name, value in run["metrics"].items():
         error = run["standard_errors"].get(name)
@@ -233,6 +243,10 @@ def _print_run(run: dict[str, Any], row: RunRow) -> None:
     for mark in run["errata"]:
         after = [f", {said} {_when(mark[at])}" for at, said in (("lifted_at", "lifted"), ("replaced_at", "made anew")) if mark[at]]
         out.print(f"  {_when(mark['at'])}  withdrawn{''.join(after)}: {mark['reason']}", markup=False)
+
+
+def _earlier(result: dict[str, Any] | None) -> str | None:
+    return f"{result['status']} at step {result['step']:,}; that result is kept until the new one is stored" if result else None
 
 
 def _when(at: float) -> str:

@@ -72,8 +72,8 @@ def _work(workspace: Workspace, store: Any, options: Any, stop: Any, stay: bool)
             status = INTERRUPTED
         except BenchError as err:
             fault = err
-        standings = store.standings({*ended, *begun}) if fault is None else {}
-        done = sum(key in standings and standings[key].status == Status.DONE for key in ended)
+        standings, given_up = (store.standings({*ended, *begun}), store.earlier.given_up(ended)) if fault is None else ({}, {})
+        done = sum(key in standings and standings[key].status == Status.DONE and key not in given_up for key in ended)
         failed = [key for key in begun - set(ended) if key in standings and standings[key].status == Status.FAILED]  # in other hands
         if fault is None:
             set_aside = f" {plural(len(aside), 'run')} set aside." if aside else ""

@@ -5,11 +5,13 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 
 from harness import runner, saving
-from harness.errors import BenchError, DataError, LeaseLost, PluginError, UsageError
+from harness.errors import BenchError, DataError, LeaseLost, PluginError, StoreError, UsageError
+from harness.files import remove_files
 from harness.heartbeat import Heartbeat
 from harness.saving import Options
 from harness.spec import Plan, RunSpec, Status
@@ -42,9 +44,9 @@ class SetAside(runner.Note):
 Event = runner.Event | Waiting
 
 
-def prepare(store: ResultStore, workspace: Workspace, runs: Sequence[NewRun], rerun: bool, retry: bool) -> None:
-    """Queue what is missing; put back to the start what was withdrawn or is to be run anew; give what timed out, was pruned or crashed
-    another chance.
+def prepare(store: ResultStore, workspace: Workspace, runs: Sequence[NewRun], rerun: bool, retry: bool) -> list[str]:
+    """Queue what is missing, and return its keys; put back to the start what was withdrawn or is to be run anew; give what timed out, was
+    pruned or crashed another chance. Results that are made anew stay until the new ones are stored.
 
     Args:
         store, workspace: where results and files are.
@@ -59,12 +61,21 @@ def prepare(store: ResultStore, workspace: Workspace, runs: Sequence[NewRun], re
     withdrawn = store.errata.reasons(rows)
     again = [key for key, row in rows.items() if rerun or key in withdrawn or (retry and row.status in (Status.DIVERGED, Status.FAILED))]
     if again:
-        saving.remove_files(workspace, store.reset(again))
+        remove_files(workspace, store, store.reset(again))
     if any(row.status in (Status.FAILED, Status.TIMEOUT, Status.PRUNED) or row.crashes for row in rows.values()):
         store.reopen(list(rows))
     missing = [run for run in runs if run.spec.key not in rows]
-    if missing:
-        store.enqueue(missing)
+    return store.enqueue(missing) if missing else []
+
+
+@contextmanager
+def taken_back(store: ResultStore, workspace: Workspace, new: Sequence[str]) -> Iterator[None]:
+    """Where runs turn out to be such that they cannot be made, take back those that are new."""
+    try:
+        yield
+    finally:
+        with suppress(StoreError):
+            remove_files(workspace, store, store.earlier.take_back(new))
 
 
 def execute(

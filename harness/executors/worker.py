@@ -23,6 +23,7 @@ from harness.errors import BenchError, UsageError
 from harness.saving import Options
 from harness.stopping import StopRequest
 from harness.store import ResultStore
+from harness.tracebacks import place_in, traceback_of
 from harness.workspace import Workspace, redact
 
 LIBRARIES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
@@ -112,7 +113,9 @@ def main() -> None:
     except BenchError as err:
         report.write(json.dumps({"error": str(err), "status": err.exit_status}) + "\n")
     except Exception as err:  # noqa: BLE001 - the command is told what this program's fault is
-        report.write(json.dumps({"error": f"A worker failed: {type(err).__name__}: {err}", "status": 1}) + "\n")
+        report.write(
+            json.dumps({"error": f"A worker failed: {type(err).__name__}: {err} ({place_in(traceback_of(err))})", "status": 1}) + "\n"
+        )
     report.close()
     os._exit(0)  # a thread that reads standard input would hold up an ordinary exit
 

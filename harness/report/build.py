@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from pathlib import Path
 
 from harness.analysis.ranks import Ranking
 from harness.analysis.sample import Sample
@@ -12,6 +11,7 @@ from harness.report import curves, dimension, dots, failures, pictures, provenan
 from harness.report.page import Section, render
 from harness.report.view import View
 from harness.spec import Status
+from harness.workspace import Workspace
 
 Fragments = Sequence[tuple[str, str]]
 
@@ -19,7 +19,7 @@ Fragments = Sequence[tuple[str, str]]
 def report(
     title: str,
     sample: Sample,
-    home: Path,
+    workspace: Workspace,
     tuning: Sequence[Section] = (),
     tables: Fragments = (),
     published: Fragments = (),
@@ -30,7 +30,7 @@ def report(
     Args:
         title: of the page.
         sample: the runs that it is about.
-        home: the workspace, where pictures lie.
+        workspace: where pictures lie.
         tuning: what became of tuning studies.
         tables: titles with HTML that is trusted: comparisons.
         published: the same: stored results against published ones.
@@ -48,7 +48,7 @@ def report(
         Section("published", "Against published values", fragments=published),
         failures.section(view),
         *tuning,
-        pictures.section(view, home),
+        pictures.section(view, workspace),
         provenance.section(view),
     ]
     return render(title, about(view), [section for section in found if section and _holds_something(section)])

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
-from pathlib import Path
 
 from harness.analysis.sample import Group
+from harness.files import content
 from harness.report.page import Picture, Section
 from harness.report.view import View, columns
 from harness.store import ArtifactFile, ResultStore
+from harness.workspace import Workspace
 
 NAMES = {"samples.png": "samples", "reconstructions.png": "reconstructions"}
 MOST, MOST_BYTES = 40, 4_000_000
@@ -17,26 +17,26 @@ MOST, MOST_BYTES = 40, 4_000_000
 SIGNATURE = b"\x89PNG\r\n\x1a\n"
 
 
-def section(view: View, home: Path) -> Section | None:
-    """Nothing where no run left a picture; `home` is the workspace."""
-    files = _files(view)
-    if not files:
+def section(view: View, workspace: Workspace) -> Section | None:
+    """Nothing where no run left a picture."""
+    pngs = _files(view)
+    if not pngs:
         return None
     pictures, damaged, left, size = [], 0, 0, 0
-    for caption, file in files:
-        content = _read(home / file.path, file.sha256)
-        if content is None:
+    for caption, file in pngs:
+        png = content(workspace, file)
+        if png is None or not png.startswith(SIGNATURE):
             damaged += 1
-        elif len(pictures) == MOST or size + len(content) > MOST_BYTES:
+        elif len(pictures) == MOST or size + len(png) > MOST_BYTES:
             left += 1
         else:
-            pictures.append(Picture(caption, content))
-            size += len(content)
+            pictures.append(Picture(caption, png))
+            size += len(png)
     about = [
         "Samples are drawn from the prior and decoded; reconstructions stand beside the images they are of. Each row's first finished seed."
     ]
-    about += [f"Left out for the page's size: {left} of {len(files)} pictures."] if left else []
-    about += [f"Missing or damaged: {damaged} of {len(files)} pictures. See: bench doctor."] if damaged else []
+    about += [f"Left out for the page's size: {left} of {len(pngs)} pictures."] if left else []
+    about += [f"Missing or damaged: {damaged} of {len(pngs)} pictures. See: bench doctor."] if damaged else []
     return Section("pictures", "Pictures", about, pictures=pictures)
 
 
@@ -60,12 +60,3 @@ def _of(store: ResultStore, group: Group) -> tuple[int, Sequence[ArtifactFile]]:
     if run is None:
         return 0, []
     return run.seed, sorted((file for file in store.artifacts(run.key) if file.name in NAMES), key=lambda file: file.name, reverse=True)
-
-
-def _read(path: Path, sha256: str) -> bytes | None:
-    """A picture; None where the file is not there or not the one on record."""
-    try:
-        content = path.read_bytes()
-    except OSError:
-        return None
-    return content if content.startswith(SIGNATURE) and hashlib.sha256(content).hexdigest() == sha256 else None

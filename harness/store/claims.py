@@ -14,9 +14,10 @@ from sqlalchemy import Connection, Row, bindparam, insert, select, tuple_, updat
 from harness.errors import LeaseLost, UsageError
 from harness.spec import TERMINAL, Plan, Status
 from harness.store.connect import now
-from harness.store.reading import chunks, is_held, owner_of, plans_by_digest
+from harness.store.reading import chunks, database_id, is_held, owner_of, plans_by_digest
 from harness.store.rows import Claim, OpenRun, Owner, Taken
 from harness.store.schema import run_history, runs
+from harness.workspace import Edition
 
 # Deaths without a new checkpoint in between after which a run is given up.
 MAX_CRASHES = 3
@@ -101,7 +102,8 @@ def claim(connection: Connection, keys: Sequence[str], owner: Owner, lease_s: fl
                 taken |= {row.key: row for row in unit}
     alive = _bury(connection, taken, at)
     _take(connection, list(alive.values()), owner, at, lease_s)
-    return Taken([_claim_of(taken[key], stored) for key in _in_order(keys, alive)], [key for key in taken if key not in alive])
+    name = database_id(connection)
+    return Taken([_claim_of(taken[key], stored, name) for key in _in_order(keys, alive)], [key for key in taken if key not in alive])
 
 
 def _with_members(connection: Connection, keys: Sequence[str]) -> dict[str, str | None]:
@@ -184,8 +186,9 @@ def _takeover(row: Row[Any]) -> str | None:
     return f"taken over from {owner_of(row)}" if row.status == Status.RUNNING else None
 
 
-def _claim_of(row: Row[Any], stored: dict[str, Plan]) -> Claim:
-    return Claim(row.key, row.fence + 1, row.seed, row.step, row.wall_s, stored.get(row.plan))
+def _claim_of(row: Row[Any], stored: dict[str, Plan], database: str) -> Claim:
+    edition = Edition(database, row.key, row.edition)
+    return Claim(row.key, row.fence + 1, row.seed, row.step, row.wall_s, stored.get(row.plan), edition)
 
 
 def fenced(connection: Connection, claims: Sequence[Claim]) -> Rows:

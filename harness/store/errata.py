@@ -8,11 +8,11 @@ from typing import Any, NamedTuple
 
 from sqlalchemy import Connection, Select, insert, select, update
 
-from harness.spec import TERMINAL, canonical_json
+from harness.spec import TERMINAL
 from harness.store.connect import now
 from harness.store.floats import stored_json
 from harness.store.reading import chunks
-from harness.store.schema import checkpoints, curves, errata, metrics, runs
+from harness.store.schema import earlier_results, errata, runs
 
 STANDING = errata.c.lifted_at.is_(None) & errata.c.replaced_at.is_(None)
 
@@ -37,8 +37,9 @@ class Errata:
         self._read, self._write = read, write
 
     def reasons(self, keys: Iterable[str] | None = None) -> dict[str, str]:
-        """Why results do not stand, by run: of these runs, or of all; a run whose result stands is left out."""
-        query = select(errata.c.run, errata.c.reason).where(STANDING).order_by(errata.c.id)
+        """Why results do not stand, by run: of these runs, or of all; a run whose result stands, or is being made anew, is left out."""
+        anew = select(earlier_results.c.run)
+        query = select(errata.c.run, errata.c.reason).where(STANDING, errata.c.run.not_in(anew)).order_by(errata.c.id)
         with self._read() as connection:
             parts = [query] if keys is None else [query.where(errata.c.run.in_(part)) for part in chunks(keys)]
             return {run: reason for part in parts for run, reason in connection.execute(part)}
@@ -79,24 +80,3 @@ def _changed(connection: Connection, keys: Iterable[str]) -> None:
     """The mirror is behind now."""
     for part in chunks(keys):
         connection.execute(update(runs).where(runs.c.key.in_(part)).values(revision=runs.c.revision + 1))
-
-
-def archive(connection: Connection, keys: Iterable[str], at: float) -> None:
-    """Before runs lose their results: put those that bear a mark into it. A result without a mark is not kept."""
-    for part in chunks(keys):
-        marked = connection.execute(select(errata.c.id, errata.c.run).where(errata.c.run.in_(part), STANDING)).all()
-        for number, run in marked:
-            values = {"replaced_at": at, "result": canonical_json(_result(connection, run))}
-            connection.execute(update(errata).where(errata.c.id == number).values(**values))
-
-
-def _result(connection: Connection, run: str) -> dict[str, Any]:
-    """What is on record of a run's result, as the tables hold it."""
-    told = ("status", "reason", "step", "wall_s", "started_at", "finished_at", "source_hash", "plan", "environment")
-    row = connection.execute(select(*(runs.c[name] for name in told)).where(runs.c.key == run)).one()
-    kept: dict[str, Any] = dict(row._mapping)
-    for table in (metrics, curves, checkpoints):
-        columns = [column for column in table.c if column.name not in ("run", "id")]
-        found = connection.execute(select(*columns).where(table.c.run == run))
-        kept[table.name] = [dict(each._mapping) for each in found]
-    return kept

@@ -6,7 +6,7 @@ import re
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import fields
 from functools import cache, lru_cache
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 from pydantic import ValidationError
 from sqlalchemy import Column, ColumnElement, Connection, Row, Select, Table, and_, false, func, or_, select
@@ -15,24 +15,12 @@ from harness.errors import StoreError
 from harness.spec import OPEN, Description, Plan, Status
 from harness.store.connect import freeze, now
 from harness.store.floats import decode, decode_curve, stored_json
-from harness.store.rows import ArtifactFile, CheckpointFile, Curve, HistoryRow, Metric, OpenRun, Owner, RunRow, Standing
-from harness.store.schema import (
-    BEHIND,
-    artifacts,
-    checkpoints,
-    curves,
-    database,
-    descriptions,
-    environments,
-    metrics,
-    plans,
-    run_history,
-    runs,
-    sources,
-)
+from harness.store.rows import Curve, HistoryRow, Metric, OnDisk, OpenRun, Owner, RunRow, Standing
+from harness.store.schema import BEHIND, curves, database, descriptions, environments, metrics, plans, run_history, runs, sources
 
 # Values in one IN list: far below every database's limit.
 CHUNK = 500
+OnDiskFile = TypeVar("OnDiskFile", bound=OnDisk)
 # A row's plain fields, read by position: by name, a hundred thousand rows take twice as long.
 RUN_NAMES = [field.name for field in fields(RunRow) if field.name != "owner"]
 OWNER_COLUMNS = [column for column in runs.c if column.name.startswith("owner_")]
@@ -198,25 +186,6 @@ def curves_of(connection: Connection, key: str) -> dict[str, Curve]:
     return {row["name"]: decode_curve(row["steps"], row["values"]) for row in found}
 
 
-def checkpoint_file(row: Row[Any]) -> CheckpointFile:
-    """A row of `checkpoints` as plain values."""
-    return CheckpointFile(row.role, row.step, row.path, row.sha256, row.size)
-
-
-def checkpoints_of(connection: Connection, key: str) -> list[CheckpointFile]:
-    """The checkpoints of a run, the one saved last first."""
-    found = connection.execute(select(checkpoints).where(checkpoints.c.run == key).order_by(checkpoints.c.id.desc()))
-    return [checkpoint_file(row) for row in found]
-
-
-def all_checkpoints(connection: Connection) -> dict[str, list[CheckpointFile]]:
-    """The checkpoints of every run, the one saved last first."""
-    found: dict[str, list[CheckpointFile]] = {}
-    for row in connection.execute(select(checkpoints).order_by(checkpoints.c.id.desc())):
-        found.setdefault(row.run, []).append(checkpoint_file(row))
-    return found
-
-
 def database_id(connection: Connection) -> str:
     """Which database this is."""
     return str(connection.execute(select(database.c.id)).scalar_one())
@@ -227,20 +196,6 @@ def abandoned(connection: Connection) -> list[RunRow]:
     at = now(connection)
     running = connection.execute(select(runs).where(runs.c.status == Status.RUNNING.value).order_by(runs.c.key)).all()
     return list(rows(connection, [row.key for row in running if not is_held(row, at)]).values())
-
-
-def artifacts_of(connection: Connection, key: str) -> list[ArtifactFile]:
-    """The pictures and tables of a run, sorted by name."""
-    found = connection.execute(select(artifacts).where(artifacts.c.run == key).order_by(artifacts.c.name))
-    return [ArtifactFile(row.name, row.path, row.sha256, row.size) for row in found]
-
-
-def all_artifacts(connection: Connection) -> dict[str, list[ArtifactFile]]:
-    """The pictures and tables of every run, sorted by name."""
-    found: dict[str, list[ArtifactFile]] = {}
-    for row in connection.execute(select(artifacts).order_by(artifacts.c.run, artifacts.c.name)):
-        found.setdefault(row.run, []).append(ArtifactFile(row.name, row.path, row.sha256, row.size))
-    return found
 
 
 def history(connection: Connection, key: str) -> list[HistoryRow]:

@@ -6,9 +6,10 @@ import os
 import socket
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 from harness.spec import Description, Plan, RunSpec, Status
+from harness.workspace import NOWHERE, Edition, Workspace, checkpoint_name
 
 Curve = list[tuple[int, float]]
 
@@ -141,6 +142,7 @@ class RunRow:
     mlflow_run_id: str | None
     revision: int
     mirrored_revision: int
+    traceback: str | None
 
 
 @dataclass(frozen=True)
@@ -192,6 +194,7 @@ class Claim:
     step: int
     wall_s: float
     plan: Plan | None
+    edition: Edition
 
 
 class Taken(NamedTuple):
@@ -211,23 +214,53 @@ class Metric:
 
 @dataclass(frozen=True)
 class CheckpointFile:
-    """A checkpoint on disk; `path` is relative to the workspace, `size` in bytes."""
+    """A checkpoint on disk; `size` in bytes. In which folder it lies follows from its edition."""
 
     role: str
     step: int
-    path: str
     sha256: str
     size: int
+    edition: Edition = field(default=NOWHERE, compare=False)
+
+    @property
+    def name(self) -> str:
+        """The file's name."""
+        return checkpoint_name(self.step)
+
+    def place(self, workspace: Workspace) -> Path:
+        """Where it lies. Raises a `StoreError` where its row leads nowhere."""
+        return workspace.checkpoint_file(self.edition, self.step)
 
 
 @dataclass(frozen=True)
 class ArtifactFile:
-    """A picture or table on disk; `path` is relative to the workspace, `size` in bytes."""
+    """A picture or table on disk; `size` in bytes. In which folder it lies follows from its edition."""
 
     name: str
-    path: str
     sha256: str
     size: int
+    edition: Edition = field(default=NOWHERE, compare=False)
+
+    def place(self, workspace: Workspace) -> Path:
+        """Where it lies. Raises a `StoreError` where its row leads nowhere."""
+        return workspace.picture_file(self.edition, self.name)
+
+
+File = CheckpointFile | ArtifactFile
+
+
+class OnDisk(Protocol):
+    """A file in the folders of an edition."""
+
+    @property
+    def edition(self) -> Edition:
+        """Whose it is."""
+        ...
+
+    @property
+    def name(self) -> str:
+        """Its name there."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -253,3 +286,4 @@ class Outcome:
     curves: dict[str, Curve] = field(default_factory=dict)
     checkpoint: CheckpointFile | None = None
     artifacts: list[ArtifactFile] = field(default_factory=list)
+    traceback: str | None = None

@@ -106,7 +106,8 @@ runs = Table(
     Column("plan", Text, ForeignKey("plans.digest")),
     Column("environment", Text, ForeignKey("environments.digest")),
     Column("description", Text, ForeignKey("descriptions.digest")),
-    Column("edition", Integer, nullable=False, server_default=text("0")),  # how often it was put back to its start
+    # 1, and one more each time that it is put back to its start; 0 of runs from before databases had an id
+    Column("edition", Integer, nullable=False, server_default=text("0")),
     Column("traceback", Text),  # of a run that failed, the last lines
     Column("mlflow_run_id", Text),
     Column("revision", BigInteger, nullable=False, server_default=text("0")),
@@ -163,7 +164,6 @@ checkpoints = Table(
     _run(),
     Column("role", Text, nullable=False),
     Column("step", BigInteger, nullable=False),
-    Column("path", Text, nullable=False),
     Column("sha256", Text, nullable=False),
     Column("size", BigInteger, nullable=False),
     Column("created_at", Double, nullable=False),
@@ -175,7 +175,6 @@ artifacts = Table(
     metadata,
     _run(primary=True),
     Column("name", Text, primary_key=True),
-    Column("path", Text, nullable=False),
     Column("sha256", Text, nullable=False),
     Column("size", BigInteger, nullable=False),
 )

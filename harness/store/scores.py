@@ -50,7 +50,7 @@ def _names(name: str, label: str, source: str | None) -> tuple[str, ...]:
 
 
 class Replicate(NamedTuple):
-    """One run of a cell: how it ended, seconds of work, and the names of its plugins' source and of its environment."""
+    """One run of a cell: how it ended, seconds of work, the names of its plugins' source and of its environment, and why it failed."""
 
     key: str
     cell: str
@@ -61,6 +61,7 @@ class Replicate(NamedTuple):
     wall_s: float
     source_hash: str
     environment: str | None
+    traceback: str | None
 
 
 def is_newest(plugged: CellRow | RunRow, newest: Mapping[tuple[str, str], str]) -> bool:

@@ -11,6 +11,7 @@ from sqlalchemy import Column, Connection, Double, Row, Table, Text, select
 
 from harness.spec import Status, digest
 from harness.store.connect import engine_for, reading
+from harness.store.earlier import COLUMNS, TABLES
 from harness.store.floats import FINITE, decode_curve, stored_json
 from harness.store.schema import metadata
 
@@ -108,6 +109,13 @@ def _is_curve(value: str, row: Row[Any]) -> bool:
     return all(type(step) is int for step, _ in points)
 
 
+def _is_earlier_result(value: str, _row: Row[Any]) -> bool:
+    result = stored_json(value)
+    wanted = {name: {column.name for column in table.c} - {"run", "id"} for name, table in TABLES.items()}
+    known = result.keys() == {*COLUMNS, *TABLES} and result["status"] in set(Status) and type(result["edition"]) is int
+    return known and all(row.keys() == names for name, names in wanted.items() for row in result[name])
+
+
 CONTENT: dict[tuple[str, str], Callable[[Any, Row[Any]], bool]] = {
     ("runs", "spec"): _is_its_spec,
     ("runs", "settings"): _is_mapping,
@@ -119,7 +127,7 @@ CONTENT: dict[tuple[str, str], Callable[[Any, Row[Any]], bool]] = {
     ("plans", "plan"): _is_mapping,
     ("environments", "environment"): _is_mapping,
     ("errata", "result"): _is_mapping,
-    ("earlier_results", "result"): _is_mapping,
+    ("earlier_results", "result"): _is_earlier_result,
     ("descriptions", "description"): lambda value, row: hashlib.sha256(value.encode()).hexdigest()[:16] == row.digest,
     ("sources", "source"): lambda value, row: hashlib.sha256(value.encode()).hexdigest() == row.digest,
 }

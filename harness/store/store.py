@@ -12,13 +12,15 @@ from sqlalchemy import Connection, Engine
 
 from harness.spec import Description, Plan, Status
 from harness.store import claims as claiming
-from harness.store import connect, fresh, reading, snapshot, transfer, writing
+from harness.store import connect, earlier, files, fresh, reading, snapshot, transfer, writing
+from harness.store.earlier import Earlier
 from harness.store.errata import Errata
 from harness.store.rows import (
     ArtifactFile,
     CheckpointFile,
     Claim,
     Curve,
+    File,
     HistoryRow,
     Metric,
     NewRun,
@@ -33,6 +35,7 @@ from harness.store.rows import (
 from harness.store.scores import Scores
 from harness.store.snapshot import Snapshot
 from harness.store.transfer import Adoption, Result
+from harness.workspace import Edition
 
 LEASE_S = 60.0
 
@@ -41,7 +44,7 @@ class ResultStore:
     """Runs, who holds them, and their results, in a SQLite file or on a PostgreSQL server.
 
     Every method is one transaction. Threads may share a store; a child process opens its own. `scores` is what comparisons read;
-    `errata` marks results that do not stand.
+    `errata` marks results that do not stand, `earlier` has those that wait for their successor, `files` says which files are on record.
 
     A run belongs to the process whose claim raised its fence last. The lease says for how long others must believe that
     the process lives; on the same host they look for themselves. Every method that takes a claim raises `LeaseLost`, and
@@ -54,6 +57,8 @@ class ResultStore:
         self._url = url
         self.scores = Scores(self._read)
         self.errata = Errata(self._read, self._write)
+        self.earlier = Earlier(self._read, self._write)
+        self.files = files.Files(self._read, self._write)
 
     @classmethod
     def open(cls, url: str) -> Self:
@@ -139,12 +144,7 @@ class ResultStore:
     def checkpoints(self, key: str) -> list[CheckpointFile]:
         """The checkpoints of a run, the one saved last first."""
         with self._read() as connection:
-            return reading.checkpoints_of(connection, key)
-
-    def all_checkpoints(self) -> dict[str, list[CheckpointFile]]:
-        """The checkpoints by run, the one saved last first; a run without any is left out."""
-        with self._read() as connection:
-            return reading.all_checkpoints(connection)
+            return files.checkpoints_of(connection, key)
 
     def abandoned(self) -> list[RunRow]:
         """The runs that are on record as running and that no living process holds."""
@@ -154,12 +154,7 @@ class ResultStore:
     def artifacts(self, key: str) -> list[ArtifactFile]:
         """The pictures and tables of a run, sorted by name."""
         with self._read() as connection:
-            return reading.artifacts_of(connection, key)
-
-    def all_artifacts(self) -> dict[str, list[ArtifactFile]]:
-        """The pictures and tables by run, sorted by name; a run without any is left out."""
-        with self._read() as connection:
-            return reading.all_artifacts(connection)
+            return files.artifacts_of(connection, key)
 
     def history(self, key: str) -> list[HistoryRow]:
         """Every change of a run's status, the first one first."""
@@ -202,10 +197,10 @@ class ResultStore:
 
     # Claims
 
-    def enqueue(self, runs: Sequence[NewRun]) -> None:
-        """Add the runs that are not stored yet; the others stay as they are."""
+    def enqueue(self, runs: Sequence[NewRun]) -> list[str]:
+        """Add the runs that are not stored yet, and return their keys; the others stay as they are."""
         with self._write() as connection:
-            writing.enqueue(connection, runs)
+            return writing.enqueue(connection, runs)
 
     def claim(self, keys: Sequence[str], owner: Owner, lease_s: float = LEASE_S) -> list[Claim]:
         """Take every listed run that is free: queued, interrupted, timed out, or running under a void lease.
@@ -217,14 +212,18 @@ class ResultStore:
             The claims, in the order of `keys`; then those of members that were not listed.
         """
         with self._write() as connection:
-            return claiming.claim(connection, keys, owner, lease_s).claims
+            taken = claiming.claim(connection, keys, owner, lease_s)
+            earlier.decide(connection, taken.given_up, connect.now(connection))
+            return taken.claims
 
     def claim_first(self, stacks: Sequence[Sequence[OpenRun]], owner: Owner, lease_s: float = LEASE_S) -> Taken:
         """Take the first of these stacks that nobody has taken since they were looked up; see `claim`."""
         if not stacks:
             return Taken([], [])
         with self._write() as connection:
-            return claiming.claim_first(connection, stacks, owner, lease_s)
+            taken = claiming.claim_first(connection, stacks, owner, lease_s)
+            earlier.decide(connection, taken.given_up, connect.now(connection))
+            return taken
 
     def heartbeat(self, claims: Sequence[Claim], lease_s: float = LEASE_S) -> None:
         """Prolong the leases to `lease_s` seconds from now; runs that the claim has ended stay as they are."""
@@ -252,25 +251,22 @@ class ResultStore:
         with self._write() as connection:
             return writing.save(connection, claims, saved)
 
-    def finish(self, claim: Claim, outcome: Outcome) -> list[CheckpointFile]:
-        """Store how a run ended and let go of it; returns what `save` returns."""
+    def finish(self, claim: Claim, outcome: Outcome) -> list[File]:
+        """Store how a run ended and let go of it; see `finish_all`."""
         return self.finish_all([claim], [outcome])
 
-    def finish_all(self, claims: Sequence[Claim], outcomes: Sequence[Outcome]) -> list[CheckpointFile]:
-        """Store how several runs ended: all of them, or none."""
+    def finish_all(self, claims: Sequence[Claim], outcomes: Sequence[Outcome]) -> list[File]:
+        """Store how several runs ended: all of them, or none; returns the files that are off the record, which may be deleted.
+
+        What a run had before it was made anew goes now; where it has failed and had not failed before, that is put back instead.
+        """
         with self._write() as connection:
             return writing.finish_all(connection, claims, outcomes)
 
-    def drop_checkpoints(self, key: str, paths: Sequence[str]) -> None:
-        """Take checkpoints of a run off the record, because their files are missing or damaged."""
-        with self._write() as connection:
-            writing.drop_checkpoints(connection, key, paths)
+    def reset(self, keys: Sequence[str]) -> list[File]:
+        """Put runs back to their start; what those had that have ended waits for its successor. Returns what `finish_all` returns.
 
-    def reset(self, keys: Sequence[str]) -> list[CheckpointFile]:
-        """Put runs back to their start, without results; history and errata stay. Returns what `save` returns.
-
-        Raises:
-            UsageError: a living process holds one of them; nothing is changed.
+        Raises a `UsageError` and changes nothing while a living process holds one of them.
         """
         with self._write() as connection:
             return writing.reset(connection, keys)
@@ -285,14 +281,14 @@ class ResultStore:
         with self._write() as connection:
             writing.prune(connection, keys, reason)
 
-    def delete(self, keys: Sequence[str]) -> list[CheckpointFile]:
-        """Remove runs with all that belongs to them. Returns what `save` returns.
+    def delete(self, keys: Sequence[str]) -> list[File]:
+        """Remove runs with all that belongs to them. Returns what `finish_all` returns.
 
         Raises:
             UsageError: a living process holds one of them; nothing is removed.
         """
         with self._write() as connection:
-            return writing.remove(connection, keys)
+            return earlier.remove(connection, keys)
 
     # Between databases
 
@@ -301,7 +297,7 @@ class ResultStore:
         with self._read() as connection:
             return transfer.results(connection, keys)
 
-    def adopt(self, result: Result, settle: Callable[[], None]) -> Adoption:
+    def adopt(self, result: Result, settle: Callable[[Edition], None]) -> Adoption:
         """Take a result in where its run is missing or unfinished; `settle` puts its files in place. See `transfer.adopt`."""
         with self._write() as connection:
             return transfer.adopt(connection, result, settle)

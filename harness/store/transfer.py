@@ -6,17 +6,19 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from sqlalchemy import Connection, Row, delete, insert, update
+from sqlalchemy import Connection, Row, insert, update
 
 from harness.errors import StoreError
 from harness.spec import TERMINAL, Plan, RunSpec, Status, canonical_json, digest
-from harness.store import reading
+from harness.store import earlier, reading
 from harness.store.claims import change, lock, record
 from harness.store.connect import freeze, now
+from harness.store.files import artifacts_of, checkpoints_of, editions_of
 from harness.store.floats import encode_curve
-from harness.store.rows import CheckpointFile, HistoryRow, Metric, NewRun, Outcome, Owner, RunRow
-from harness.store.schema import curves, environments, plans, run_history, runs
-from harness.store.writing import describe, drop_files, finish_one, insert_new, new_row
+from harness.store.rows import File, HistoryRow, Metric, NewRun, Outcome, Owner, RunRow
+from harness.store.schema import environments, plans, run_history, runs
+from harness.store.writing import describe, finish_one, insert_new, new_row
+from harness.workspace import Edition
 
 ADDED, SAME, CONFLICT, REPLACED, HELD = "added", "same", "conflict", "replaced an unfinished run", "held"
 IMPORTED = "imported"
@@ -46,13 +48,13 @@ class Adoption:
     """What became of a result that was offered to a database.
 
     `what` is "added", "same", "conflict", "replaced an unfinished run" or "held"; `why` says which numbers differ, or who
-    holds the run; `dropped` are checkpoints that are no longer on record.
+    holds the run; `dropped` are files that are no longer on record.
     """
 
     key: str
     what: str
     why: list[str] = field(default_factory=list)
-    dropped: list[CheckpointFile] = field(default_factory=list)
+    dropped: list[File] = field(default_factory=list)
 
 
 def results(connection: Connection, keys: Sequence[str]) -> list[Result]:
@@ -70,8 +72,8 @@ def _result(connection: Connection, row: RunRow) -> Result:
         row.wall_s,
         metrics=reading.metrics_of(connection, [row.key]).get(row.key, {}),
         curves=reading.curves_of(connection, row.key),
-        checkpoint=next(iter(reading.checkpoints_of(connection, row.key)), None),
-        artifacts=reading.artifacts_of(connection, row.key),
+        checkpoint=next(iter(checkpoints_of(connection, row.key)), None),
+        artifacts=artifacts_of(connection, row.key),
     )
     return Result(
         NewRun(
@@ -92,14 +94,15 @@ def _result(connection: Connection, row: RunRow) -> Result:
     )
 
 
-def adopt(connection: Connection, result: Result, settle: Callable[[], None]) -> Adoption:
+def adopt(connection: Connection, result: Result, settle: Callable[[Edition], None]) -> Adoption:
     """Take a result in where its run is missing, or is unfinished and nobody holds it; a finished run stays as it is.
 
     Args:
         connection: a transaction that may write.
         result: a finished run.
-        settle: puts the result's files in place. It is called only if the result is taken in, while nobody else can
-            write the run, and before the transaction ends: what it leaves when it is killed is on no record.
+        settle: puts the result's files in place, in the folders of this edition. It is called only if the result is taken
+            in, while nobody else can write the run, and before the transaction ends: what it leaves when it is killed is on
+            no record.
     """
     at = now(connection)
     describe(connection, [result.run])
@@ -114,14 +117,16 @@ def adopt(connection: Connection, result: Result, settle: Callable[[], None]) ->
         return Adoption(result.key, CONFLICT if different else SAME, different)
     if reading.is_held(row, at):
         return Adoption(result.key, HELD, [f"{reading.owner_of(row)} is at work on it"])
-    settle()
+    waiting = earlier.of(connection, [result.key]).get(result.key)
+    if waiting and not earlier.supersedes(result.outcome.status, waiting["status"]):
+        return Adoption(result.key, CONFLICT, [f"status {waiting['status']} here, and being made anew, {result.outcome.status} there"])
+    settle(editions_of(connection, [row.key])[row.key])
     return Adoption(result.key, ADDED if is_new else REPLACED, dropped=_take(connection, row, result, at))
 
 
-def _take(connection: Connection, row: Row[Any], result: Result, at: float) -> list[CheckpointFile]:
-    """Put a result in the place of whatever the run had; return the checkpoints that are no longer on record."""
-    dropped = drop_files(connection, [row.key])
-    connection.execute(delete(curves).where(curves.c.run == row.key))
+def _take(connection: Connection, row: Row[Any], result: Result, at: float) -> list[File]:
+    """Put a result in the place of whatever the run had; return the files that are no longer on record."""
+    dropped = earlier.clear(connection, [row.key])
     lines = [{"run": row.key, **vars(line), "status": line.status.value} for line in result.history]
     if lines:
         connection.execute(insert(run_history), lines)
@@ -130,8 +135,8 @@ def _take(connection: Connection, row: Row[Any], result: Result, at: float) -> l
     record(connection, [change(row, at, outcome.status, _made_by(result), **ours)])
     finish_one(connection, row.key, outcome, at)
     connection.execute(update(runs).where(runs.c.key == row.key).values(**_about(connection, result), fence=row.fence + 1))
-    kept = None if outcome.checkpoint is None else outcome.checkpoint.path
-    return [file for file in dropped if file.path != kept]
+    kept = {file.name for file in (outcome.checkpoint, *outcome.artifacts) if file is not None}
+    return [file for file in dropped if file.name not in kept] + earlier.decide(connection, [row.key], at)
 
 
 def _made_by(result: Result) -> str:

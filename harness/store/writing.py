@@ -2,23 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from sqlalchemy import Connection, Table, delete, insert, select, update
 
 from harness.errors import LeaseLost, StoreError
 from harness.spec import TERMINAL, Plan, Status, canonical_json, digest
+from harness.store import earlier
 from harness.store.claims import CRASHED, NO_OWNER, change, fenced, fenced_running, lock, record, refuse_held
 from harness.store.connect import now
-from harness.store.errata import archive
+from harness.store.files import write_artifacts, write_checkpoint
 from harness.store.floats import encode, encode_curve
-from harness.store.reading import checkpoint_file, chunks, is_held
-from harness.store.rows import ArtifactFile, CheckpointFile, Claim, Curve, Metric, NewRun, Outcome, Saved
-from harness.store.schema import artifacts, checkpoints, curves, descriptions, environments, metrics, plans, runs, sources
-
-# A damaged checkpoint falls back to the one before; other roles need their newest only.
-KEPT = {"last": 2}
+from harness.store.reading import chunks, is_held
+from harness.store.rows import CheckpointFile, Claim, Curve, File, Metric, NewRun, Outcome, Saved
+from harness.store.schema import curves, descriptions, environments, metrics, plans, runs, sources
+from harness.tracebacks import reason_and_place
 
 
 def insert_new(connection: Connection, table: Table) -> Any:
@@ -31,19 +30,22 @@ def insert_new(connection: Connection, table: Table) -> Any:
     return insert_if_new(table).on_conflict_do_nothing()
 
 
-def enqueue(connection: Connection, new: Sequence[NewRun]) -> None:
-    """Add the runs that are not stored yet."""
+def enqueue(connection: Connection, new: Sequence[NewRun]) -> list[str]:
+    """Add the runs that are not stored yet; return their keys."""
     at = now(connection)
     describe(connection, new)
     queued = {"at": at, "status": Status.QUEUED.value, "reason": None, "step": 0, "fence": 0, "owner": None}
     by_key: dict[str, tuple[NewRun, int]] = {}
     for number, run in enumerate(new):
         by_key.setdefault(run.spec.key, (run, number))
+    keys: list[str] = []
     for part in chunks(sorted(by_key)):  # two writers of the same runs lock them in the same order
         # A microsecond apart, so that the newest first is also the last listed first.
         values = [new_row(run, at + 1e-6 * number) for run, number in map(by_key.__getitem__, part)]
-        added = connection.execute(insert_new(connection, runs).returning(runs.c.key), values).scalars()
+        added = list(connection.execute(insert_new(connection, runs).returning(runs.c.key), values).scalars())
         record(connection, [{"run": key, **queued} for key in added])
+        keys += added
+    return keys
 
 
 def describe(connection: Connection, new: Sequence[NewRun]) -> None:
@@ -77,6 +79,7 @@ def new_row(run: NewRun, at: float) -> dict[str, Any]:
         "source_hash": run.source_hash,
         "protocol": run.protocol,
         "created_at": at,
+        "edition": 1,
     }
 
 
@@ -106,17 +109,17 @@ def save(connection: Connection, claims: Sequence[Claim], saved: Sequence[Saved]
                 values["crashes"] = 0  # deaths count only where no checkpoint lies between them
             connection.execute(update(runs).where(runs.c.key == claim.key).values(**values))
             _write_curves(connection, claim.key, progress.curves)
-            dropped += _write_checkpoint(connection, claim.key, progress.checkpoint, at)
+            dropped += write_checkpoint(connection, claim.key, progress.checkpoint, at)
             if progress.remark:
                 record(connection, [change(live[claim.key], at, Status.RUNNING, progress.remark, step=progress.step)])
     return dropped
 
 
-def finish_all(connection: Connection, claims: Sequence[Claim], outcomes: Sequence[Outcome]) -> list[CheckpointFile]:
-    """Store how these runs ended, and let go of them; return the checkpoints that are no longer kept."""
+def finish_all(connection: Connection, claims: Sequence[Claim], outcomes: Sequence[Outcome]) -> list[File]:
+    """Store how these runs ended, and let go of them; return the files that are no longer on record."""
     locked = fenced(connection, claims)
     at = now(connection)
-    dropped: list[CheckpointFile] = []
+    dropped: list[File] = []
     lines = []
     for claim, outcome in zip(claims, outcomes, strict=True):
         row = locked[claim.key]
@@ -125,9 +128,10 @@ def finish_all(connection: Connection, claims: Sequence[Claim], outcomes: Sequen
         if outcome.status in (Status.QUEUED, Status.RUNNING):
             raise ValueError(f"a run does not end as {outcome.status}")
         dropped += finish_one(connection, claim.key, outcome, at)
-        lines.append(change(row, at, outcome.status, outcome.reason, step=outcome.step))
+        why = outcome.reason and reason_and_place(outcome.reason, outcome.traceback)
+        lines.append(change(row, at, outcome.status, why, step=outcome.step))
     record(connection, lines)
-    return dropped
+    return dropped + earlier.decide(connection, locked, at)
 
 
 def finish_one(connection: Connection, key: str, outcome: Outcome, at: float) -> list[CheckpointFile]:
@@ -137,6 +141,7 @@ def finish_one(connection: Connection, key: str, outcome: Outcome, at: float) ->
         "reason": outcome.reason,
         "step": outcome.step,
         "wall_s": outcome.wall_s,
+        "traceback": outcome.traceback,
         "finished_at": at,
         "revision": runs.c.revision + 1,
         **NO_OWNER,
@@ -144,8 +149,8 @@ def finish_one(connection: Connection, key: str, outcome: Outcome, at: float) ->
     connection.execute(update(runs).where(runs.c.key == key).values(**values))
     _write_metrics(connection, key, outcome.metrics)
     _write_curves(connection, key, outcome.curves)
-    _write_artifacts(connection, key, outcome.artifacts)
-    return _write_checkpoint(connection, key, outcome.checkpoint, at)
+    write_artifacts(connection, key, outcome.artifacts)
+    return write_checkpoint(connection, key, outcome.checkpoint, at)
 
 
 def _write_metrics(connection: Connection, key: str, values: dict[str, Metric]) -> None:
@@ -167,57 +172,21 @@ def _write_curves(connection: Connection, key: str, values: dict[str, Curve]) ->
     connection.execute(insert(curves), [{"run": key, "name": name, "steps": pair[0], "values": pair[1]} for name, pair in encoded.items()])
 
 
-def _write_artifacts(connection: Connection, key: str, files: Sequence[ArtifactFile]) -> None:
-    connection.execute(delete(artifacts).where(artifacts.c.run == key))
-    rows = [{"run": key, "name": file.name, "path": file.path, "sha256": file.sha256, "size": file.size} for file in files]
-    if rows:
-        connection.execute(insert(artifacts), rows)
-
-
-def _write_checkpoint(connection: Connection, key: str, file: CheckpointFile | None, at: float) -> list[CheckpointFile]:
-    """Add a checkpoint and drop those of its role that are older than the last ones kept, or of the same step."""
-    if file is None:
-        return []
-    found = select(checkpoints).where(checkpoints.c.run == key, checkpoints.c.role == file.role)
-    before = connection.execute(found.order_by(checkpoints.c.id.desc())).all()
-    others = [row for row in before if row.step != file.step]
-    kept = {row.id for row in others[: KEPT.get(file.role, 1) - 1]}
-    gone = [row for row in before if row.id not in kept]
-    connection.execute(delete(checkpoints).where(checkpoints.c.id.in_([row.id for row in gone])))
-    values = {"run": key, "role": file.role, "step": file.step, "path": file.path, "sha256": file.sha256, "size": file.size}
-    connection.execute(insert(checkpoints).values(**values, created_at=at))
-    return [checkpoint_file(row) for row in gone if row.path != file.path]
-
-
-def drop_checkpoints(connection: Connection, key: str, paths: Sequence[str]) -> None:
-    """Take checkpoints of a run off the record."""
-    connection.execute(delete(checkpoints).where(checkpoints.c.run == key, checkpoints.c.path.in_(list(paths))))
-
-
-def drop_files(connection: Connection, keys: Iterable[str]) -> list[CheckpointFile]:
-    """Take all checkpoints of these runs off the record, and return them."""
-    dropped = []
-    for part in chunks(keys):
-        gone = connection.execute(delete(checkpoints).where(checkpoints.c.run.in_(part)).returning(*checkpoints.c))
-        dropped += [checkpoint_file(row) for row in gone]
-    return dropped
-
-
-def reset(connection: Connection, keys: Sequence[str]) -> list[CheckpointFile]:
-    """Put runs back to their start without their results, which withdrawn ones keep beside; return the checkpoints no longer kept."""
+def reset(connection: Connection, keys: Sequence[str]) -> list[File]:
+    """Put runs back to their start; results wait for their successors. Return the files that are no longer on record."""
     locked = lock(connection, keys)
     at = now(connection)
     refuse_held(row for row in locked.values() if is_held(row, at))
+    earlier.keep(connection, locked, at)
+    waiting = earlier.of(connection, locked)
+    dropped = earlier.clear(connection, locked)
     start = {"status": Status.QUEUED.value, "step": 0, "wall_s": 0.0, "crashes": 0}
-    start |= dict.fromkeys(("reason", "started_at", "finished_at", "plan", "environment"))
-    archive(connection, locked, at)
+    start |= dict.fromkeys(("reason", "started_at", "finished_at", "plan", "environment", "traceback"))
     for part in chunks(locked):
-        raised = {"fence": runs.c.fence + 1, "revision": runs.c.revision + 1}
+        raised = {name: runs.c[name] + 1 for name in ("edition", "fence", "revision")}
         connection.execute(update(runs).where(runs.c.key.in_(part)).values(**start, **raised, **NO_OWNER))
-        for table in (metrics, curves, artifacts):
-            connection.execute(delete(table).where(table.c.run.in_(part)))
     record(connection, [change(row, at, Status.QUEUED, "reset", step=0, fence=row.fence + 1, owner=None) for row in locked.values()])
-    return drop_files(connection, locked)
+    return [file for file in dropped if file.edition.key not in waiting or file.edition.number != waiting[file.edition.key]["edition"]]
 
 
 def reopen(connection: Connection, keys: Sequence[str]) -> None:
@@ -246,17 +215,7 @@ def prune(connection: Connection, keys: Sequence[str], reason: str) -> None:
     for part in chunks(free):
         connection.execute(update(runs).where(runs.c.key.in_(part)).values(**ended))
     record(connection, [change(row, at, Status.PRUNED, reason) for row in free.values()])
-
-
-def remove(connection: Connection, keys: Sequence[str]) -> list[CheckpointFile]:
-    """Remove runs with all that belongs to them; return the checkpoints that are no longer kept."""
-    locked = lock(connection, keys)
-    at = now(connection)
-    refuse_held(row for row in locked.values() if is_held(row, at))
-    dropped = drop_files(connection, locked)
-    for part in chunks(locked):
-        connection.execute(delete(runs).where(runs.c.key.in_(part)))
-    return dropped
+    earlier.decide(connection, free, at)
 
 
 def set_mlflow_run(connection: Connection, key: str, mlflow_run_id: str) -> str:

@@ -7,8 +7,20 @@ process of its own beside the runs, so that an MLflow that is locked, slow or aw
 from __future__ import annotations
 
 from harness.tracking.audit import Copies, delete_copies, look
-from harness.tracking.fresh import MirrorError, connect, create_store, ui_command
+from harness.tracking.fresh import MirrorError, connect, create_store, local_copy, ui_command
 from harness.tracking.process import Mirror, repair
 from harness.tracking.runs import sync
 
-__all__ = ["Copies", "Mirror", "MirrorError", "connect", "create_store", "delete_copies", "look", "repair", "sync", "ui_command"]
+__all__ = [
+    "Copies",
+    "Mirror",
+    "MirrorError",
+    "connect",
+    "create_store",
+    "delete_copies",
+    "local_copy",
+    "look",
+    "repair",
+    "sync",
+    "ui_command",
+]

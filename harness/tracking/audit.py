@@ -83,7 +83,7 @@ def _has_lost_files(store: ResultStore, row: RunRow, run: Any) -> bool:
         return False
     folder = Path(unquote(parts.path))
     wanted = [folder / "spec.json", folder / "environment.json"]
-    wanted += [folder / "checkpoint" / f"{row.key}{Path(file.path).suffix}" for file in store.checkpoints(row.key)[:1]]
+    wanted += [folder / "checkpoint" / f"{row.key}.safetensors" for _ in store.checkpoints(row.key)[:1]]
     return not all(path.exists() for path in wanted)
 
 

@@ -18,7 +18,7 @@ from harness.errors import one_line as on_one_line
 from harness.store import ResultStore
 from harness.store.fresh import NO_HARD_LINKS, part_beside
 from harness.store.upgrade import VERSION_TABLE
-from harness.workspace import Workspace, redact, sqlite_url, without_password
+from harness.workspace import Workspace, leads_straight, redact, sqlite_url, without_password
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -108,6 +108,19 @@ def is_missing(workspace: Workspace) -> bool:
     """Whether MLflow's SQLite file is not there (yet, or any more)."""
     file = _local_file(workspace)
     return file is not None and not Path(file).exists()
+
+
+def local_copy(workspace: Workspace, run_id: str | None, name: str) -> bytes | None:
+    """The bytes of a file that was mirrored into the workspace; None where it has none of that name."""
+    if run_id is None or not re.fullmatch("[0-9a-f]{32}", run_id):
+        return None
+    path = workspace.artifacts / run_id / "artifacts" / name
+    if not leads_straight(path, workspace.artifacts):
+        return None
+    try:
+        return path.read_bytes()
+    except OSError:
+        return None
 
 
 def create_store(workspace: Workspace) -> bool:

@@ -6,7 +6,6 @@ import getpass
 import json
 import math
 import re
-import shutil
 import sys
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
@@ -18,8 +17,9 @@ from typing import TYPE_CHECKING, Any
 
 import harness
 from harness.errors import BenchError, shortened
+from harness.files import content
 from harness.spec import Status, digest
-from harness.store import Curve, Metric, ResultStore, RunRow
+from harness.store import Curve, File, Metric, ResultStore, RunRow
 from harness.tracking.fresh import is_remote
 from harness.workspace import Workspace
 
@@ -279,10 +279,11 @@ def _upload(client: MlflowClient, store: ResultStore, workspace: Workspace, row:
             (folder / file).write_text(json.dumps(value, sort_keys=True, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
         if any(curves.values()):
             (folder / "curves.png").write_bytes(learning_curves(curves, title(row)))
-        kept = {f"checkpoint/{row.key}{Path(file.path).suffix}": file.path for file in store.checkpoints(row.key)[:1]}
-        kept |= {f"pictures/{Path(file.name).name}": file.path for file in store.artifacts(row.key)}
-        for target, source in kept.items():
-            (folder / target).parent.mkdir(exist_ok=True)
-            with suppress(FileNotFoundError):  # the database may be shared, the file on another machine
-                shutil.copyfile(workspace.home / source, folder / target)
+        kept: dict[str, File] = {f"checkpoint/{row.key}.safetensors": file for file in store.checkpoints(row.key)[:1]}
+        kept |= {f"pictures/{file.name}": file for file in store.artifacts(row.key)}
+        for target, file in kept.items():
+            found = content(workspace, file)
+            if found is not None:  # the database may be shared, the file on another machine
+                (folder / target).parent.mkdir(exist_ok=True)
+                (folder / target).write_bytes(found)
         client.log_artifacts(run_id, str(folder))

@@ -16,6 +16,7 @@ from counts import compared
 from runs import ROOT, copies, finished, kill, mirrored, opened, prepared, start, state, steps_saved, wait_for_checkpoint
 
 from harness.store import CheckpointFile
+from harness.workspace import Workspace
 
 RUN = ["-m", "vb", "-t", "gaussian-2", "--set", "steps=1500", "--set", "eval_particles=500"]
 LONGER = [*RUN, "--set", "steps=3000"]
@@ -79,7 +80,7 @@ def damage(home: Path, kind: str, other: Path) -> CheckpointFile:
     with opened(home) as store:
         (row,) = store.recent()
         file = store.checkpoints(row.key)[0]
-    path = home / file.path
+    path = file.place(Workspace(home))
     content = bytearray(path.read_bytes())
     if kind == "flipped":
         content[-3] ^= 8
@@ -238,9 +239,9 @@ def test_doctor_finds_and_mends(whole, tmp_path):
     kill(process)
     with opened(home) as store:
         (done,) = store.recent(status="done")
-        file = store.checkpoints(done.key)[0]
-    (home / file.path).write_bytes(b"junk")
-    (home / "checkpoints" / done.key / "stray").write_text("?")
+        path = store.checkpoints(done.key)[0].place(Workspace(home))
+    path.write_bytes(b"junk")
+    path.with_name("stray").write_text("?")
 
     def doctor(*arguments: str) -> tuple[int, str]:
         child = start(home, list(arguments), command="doctor")
@@ -252,7 +253,7 @@ def test_doctor_finds_and_mends(whole, tmp_path):
     assert status == 3
     for fault in ("was left by", "is damaged", "stray belongs to no checkpoint"):
         assert fault in before
-    assert (home / file.path).read_bytes() == b"junk"
+    assert path.read_bytes() == b"junk"
     status, _ = doctor("--repair")
     assert status in (0, 3)
     status, after = doctor()

@@ -14,7 +14,7 @@ depends_on = None
 
 
 def upgrade() -> None:
-    """Create the tables of identities, descriptions, sources and earlier results, and the columns that point to them."""
+    """Create the tables of identities, descriptions, sources and earlier results, and the columns that point to them; drop paths."""
     op.create_table("database", sa.Column("id", sa.Text(), nullable=False), sa.PrimaryKeyConstraint("id", name="pk_database"))
     op.execute(sa.text("INSERT INTO database (id) VALUES (:id)").bindparams(id=uuid.uuid4().hex))
     for table, content in (("descriptions", "description"), ("sources", "source")):
@@ -42,6 +42,8 @@ def upgrade() -> None:
     op.add_column("runs", sa.Column("edition", sa.Integer(), nullable=False, server_default=sa.text("0")))
     op.add_column("runs", sa.Column("owner_pid_namespace", sa.Text()))
     op.add_column("runs", sa.Column("traceback", sa.Text()))
+    for table in ("checkpoints", "artifacts"):
+        op.drop_column(table, "path")  # where a file lies follows from what it is
     op.drop_index("ix_runs_status", "runs")
     op.create_index("ix_runs_status_created_at_key", "runs", ["status", "created_at", "key"])
     op.drop_index("ix_runs_unmirrored", "runs")
