@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import fields
@@ -48,11 +49,10 @@ def is_held(row: Row[Any], at: float, lives: Callable[[Owner], bool | None] = Ow
 
     With itself a process goes by the lease: what it gave up without letting go must not bar it as long as it lives.
     """
-    owner = owner_of(row)
-    if row.status != Status.RUNNING or owner is None:
+    if row.status != Status.RUNNING or (owner := owner_of(row)) is None:
         return False
     known = lives(owner)
-    if known is None or owner.is_this_process():
+    if known is None or (owner.pid == os.getpid() and owner == Owner.current()):
         return row.lease_expires is not None and row.lease_expires > at
     return known
 
