@@ -62,7 +62,7 @@ def claimer(url: str, barrier: Any, seconds: float, answers: Any) -> None:
             taken = store.claim_first(groups, Owner.current())
             longest = max(longest, time.monotonic() - began)
             if taken.claims:
-                good, left.at_once = good + 1, AT_ONCE
+                good, left.at_once = good + 1, max(AT_ONCE, left.at_once // 2)
                 store.finish_all(taken.claims, [ENDED] * len(taken.claims))
             else:
                 futile, left.at_once = futile + 1, left.at_once * 2
@@ -128,7 +128,7 @@ def run(n: int, claimers: int, seconds: float) -> dict[str, Any]:
             f"{claimers} claimers for {seconds:g} seconds, {n:,} queued runs": timing.table(["what", "count"], rows),
             "The server's processor time for a question": timing.table(["question", "milliseconds"], asked),
         },
-        "claims": [timing.claim("claims in vain for a good one", futile / max(good, 1), 1, at_most=True)],
+        "claims": [timing.claim("claims in vain for a good one", futile / max(good, 1), 2, at_most=True)],
         "costs_s": costs,
         "made_on": timing.made_on() | {"load": (psutil.getloadavg()[0],) * 2},
     }

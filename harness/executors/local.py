@@ -117,7 +117,7 @@ def execute(
                     yield event
                 heartbeat.hold([])
             if any(taken):
-                left.at_once, waiting_since = AT_ONCE, time.monotonic()
+                left.at_once, waiting_since = max(AT_ONCE, left.at_once // 2), time.monotonic()
                 continue
             if free and left.at_once < MOST_AT_ONCE:  # others were faster: there is more behind what they took
                 left.at_once *= 2
