@@ -138,7 +138,7 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--runs", type=int, default=1_000_000)
     parser.add_argument("--claimers", type=int, default=64)
-    parser.add_argument("--seconds", type=float, default=60.0)
+    parser.add_argument("--seconds", type=float, default=30.0)
     parser.add_argument("--json", type=Path, default=timing.FIGURES / f"{Path(__file__).stem}.json")
     arguments = parser.parse_args()
     result = run(arguments.runs, arguments.claimers, arguments.seconds)
