@@ -21,6 +21,7 @@ BENCHMARKS = {
     "tracking": "A whole run, beside its bare loop",
     "workers": "Two workers, beside one",
     "store": "The result database at 100,000 finished runs",
+    "claimers": "Many workers on one PostgreSQL server",
     "results": "Tables and reports of 100,000 finished runs",
 }
 INTRODUCTION = """# Performance

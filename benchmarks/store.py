@@ -1,9 +1,11 @@
-"""How long common questions take in a database of 100,000 finished runs, on SQLite and on PostgreSQL.
+"""How long common questions take in a database of 100,000 finished runs, and what a sweep of 100,000 queued ones asks, on SQLite and on
+PostgreSQL.
 
     python benchmarks/store.py                 SQLite, and PostgreSQL where its server programs are installed
     python benchmarks/store.py --json out.json
 
-Each figure is the median of `--repeats` calls after start-up, in seconds, with the smallest and the largest.
+Each figure is the median of `--repeats` calls after start-up, in seconds, with the smallest and the largest. Of the sweep it is processor
+time, that of the server included, of a call among twenty; 640 of its runs are held by other machines, as 64 workers would hold them.
 """
 
 from __future__ import annotations
@@ -19,13 +21,16 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
+import psutil
 import timing
 from click.testing import CliRunner
 from sqlalchemy import insert
 
 from harness.cli import main
-from harness.executors.local import stacks
+from harness.executors.follow import Watch
+from harness.executors.local import AT_ONCE, Left, stacks
 from harness.matrix import expand
 from harness.spec import Plan, Status, canonical_json, digest
 from harness.store import NewRun, Owner, ResultStore
@@ -127,10 +132,9 @@ def claim_and_return(url: str, fresh: list[NewRun]) -> Callable[[], object]:
 
     def call() -> None:
         with ResultStore.open(url) as store:
-            left = store.open_runs(None)
-            claims = store.claim(next(stacks(left)), Owner.current())
-            assert len(claims) == 10
-            store.release(claims, Status.QUEUED, None)
+            taken = store.claim_first(list(stacks(store.next_runs(AT_ONCE))), Owner.current())
+            assert len(taken.claims) == 10
+            store.release(taken.claims, Status.QUEUED, None)
 
     with ResultStore.open(url) as store:
         store.enqueue(fresh)
@@ -148,10 +152,50 @@ def questions(url: str, folder: Path) -> dict[str, Callable[[], object]]:
     }
 
 
+def sweep_questions(store: ResultStore) -> dict[str, Callable[[], object]]:
+    """What a sweep of `N_RUNS` queued runs asks again and again."""
+    sweep = expand(["vb"], ["gaussian-2"], range(N_RUNS), "smoke", {})
+    keys = [run.spec.key for run in sweep]
+    store.enqueue(sweep)
+    for first in range(0, 640, 10):
+        store.claim(keys[first : first + 10], Owner("another-host", "boot", first, 1), lease_s=10**6)
+    left, watch = Left(store, keys), Watch(store, keys)
+    watch.look(everywhere=True)
+
+    def claim() -> None:
+        taken = store.claim_first(list(stacks(store.open_runs(keys[640:660]))), Owner.current())
+        store.release(taken.claims, Status.QUEUED, None)
+
+    return {
+        "the next runs of a command that asked for all": left.next,
+        "the next runs of a worker": lambda: store.next_runs(AT_ONCE),
+        "claim a stack of ten and give it back": claim,
+        "a look of the command that follows all": lambda: watch.look(everywhere=False),
+        "what the mirror of all is behind with": lambda: store.behind(keys),
+    }
+
+
+def processor_s(server: psutil.Process | None) -> float:
+    """Processor seconds of this process and of a server's."""
+    return time.process_time() + sum(sum(child.cpu_times()[:2]) for child in (server.children() if server else ()))
+
+
+def computed(call: Callable[[], object], repeats: int, server: psutil.Process | None) -> list[float]:
+    """Processor seconds of a call, `repeats` times the mean of twenty."""
+    call()
+    taken = []
+    for _ in range(repeats):
+        began = processor_s(server)
+        for _ in range(20):
+            call()
+        taken.append((processor_s(server) - began) / 20)
+    return taken
+
+
 @contextlib.contextmanager
-def databases(folder: Path) -> Iterator[dict[str, str]]:
-    """Addresses of empty databases by kind."""
-    found = {"sqlite": f"sqlite:///{folder / 'bench.db'}"}
+def databases(folder: Path) -> Iterator[dict[str, tuple[str, psutil.Process | None]]]:
+    """Addresses of empty databases by kind, each with its server."""
+    found = {"sqlite": (f"sqlite:///{folder / 'bench.db'}", None)}
     import postgres
 
     if postgres.find_binary("initdb") is None:
@@ -162,24 +206,39 @@ def databases(folder: Path) -> Iterator[dict[str, str]]:
     with postgres.server() as running:
         with psycopg.connect(f"{running.url}/postgres", autocommit=True) as connection:
             connection.execute("CREATE DATABASE bench")
-        yield found | {"postgresql": f"{running.url}/bench"}
+        yield found | {"postgresql": (f"{running.url}/bench", psutil.Process(running.process.pid))}
 
 
-def run(n: int, repeats: int) -> dict[str, object]:
+def run(n: int, repeats: int) -> dict[str, Any]:
     """Fill each database and time the questions."""
-    figures: dict[str, object] = {}
+    figures: dict[str, dict[str, float]] = {}
+    sweeps: dict[str, dict[str, float]] = {}
     with tempfile.TemporaryDirectory() as name, databases(Path(name)) as urls:
         os.environ["BENCH_HOME"] = name
-        for kind, url in urls.items():
+        for kind, (url, server) in urls.items():
             os.environ["BENCH_DATABASE_URL"] = url
             began = time.perf_counter()
             fill(url, finished_runs(n))
             print(f"{kind}: {n:,} finished runs put in within {time.perf_counter() - began:.0f} s", file=sys.stderr)
             for question, call in questions(url, Path(name)).items():
-                taken = measured(call, repeats)
-                figures[f"{kind}: {question}"] = {"median_s": statistics.median(taken), "min_s": min(taken), "max_s": max(taken)}
-                print(f"{kind:10} {question:52} {statistics.median(taken):6.3f} s  ({min(taken):.3f} to {max(taken):.3f})")
-    return timing.medians(repeats, figures)
+                figures[f"{kind}: {question}"] = summary(f"{kind}: {question}", measured(call, repeats))
+            with ResultStore.open(url) as store:
+                for question, call in sweep_questions(store).items():
+                    sweeps[f"{kind}: {question}"] = summary(f"{kind}: {question}", computed(call, repeats, server))
+    result = timing.medians(repeats, figures)
+    about_sweeps = timing.medians(repeats, sweeps)
+    result["tables"]["A sweep of 100,000 queued runs, processor seconds: median, smallest and largest"] = next(
+        iter(about_sweeps["tables"].values())
+    )
+    slowest = max(one["median_s"] for one in sweeps.values())
+    result["claims"] = [timing.claim("the dearest of a sweep's questions, processor seconds", slowest, 0.05, at_most=True)]
+    return result | {"sweeps": sweeps}
+
+
+def summary(name: str, taken: list[float]) -> dict[str, float]:
+    """The median with the extremes, which are printed too."""
+    print(f"{name:62} {statistics.median(taken):6.4f} s  ({min(taken):.4f} to {max(taken):.4f})", flush=True)
+    return {"median_s": statistics.median(taken), "min_s": min(taken), "max_s": max(taken)}
 
 
 if __name__ == "__main__":

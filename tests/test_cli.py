@@ -233,9 +233,9 @@ def test_db_info_and_backup(bench, workspace):
     assert bench("db", "upgrade").exit_code == 0
 
 
-def test_other_source_of_an_installed_method_is_said_and_still_a_hit(bench, store):
+def test_other_source_of_an_installed_method_is_said_and_still_a_hit(bench):
     bench("run", "-m", "vb", *SMOKE)
-    execute(store, "UPDATE runs SET source_hash = 'another'")
+    execute(Workspace.current().database_url, "UPDATE runs SET source_hash = 'another'")
     again = bench("run", "-m", "vb", *SMOKE, "--json")
     assert "other source code" in again.stderr
     assert "--rerun" in again.stderr

@@ -30,6 +30,7 @@ KEYS = [run.spec.key for run in RUNS]
 def store(url, monkeypatch):  # noqa: F811
     """An open database with sixty queued runs, of which few are asked about at once."""
     monkeypatch.setattr(local, "AT_ONCE", AT_ONCE)
+    monkeypatch.setattr(local, "PART", AT_ONCE)
     monkeypatch.setattr(follow, "AT_ONCE", AT_ONCE)
     with ResultStore.open(url) as opened:
         opened.enqueue(RUNS)
@@ -120,18 +121,22 @@ def test_questions_about_the_queue_are_answered_from_indices(tmp_path):
 
     def explain(connection, cursor, statement, parameters, *_):
         if statement.startswith("SELECT"):
-            plans.extend(row[3] for row in connection.connection.execute(f"EXPLAIN QUERY PLAN {statement}", parameters))
+            found = connection.connection.execute(f"EXPLAIN QUERY PLAN {statement}", parameters)
+            plans.extend(row[3] for row in found if " runs " in row[3])
+
+    def asked(question, *arguments):
+        plans.clear()
+        question(*arguments)
+        return {plan.partition(" USING ")[2].replace("COVERING ", "") for plan in plans}
 
     with ResultStore.open(sqlite_url(tmp_path / "bench.db")) as opened:
         opened.enqueue(RUNS)
         event.listen(opened._engine, "before_cursor_execute", explain)
-        opened.next_runs(10)
-        opened.behind(KEYS)
-        opened.behind(f"{number:016x}" for number in range(1000))
-        opened.holders(KEYS)
-    assert plans
-    assert all("USING INDEX" in plan or "TEMP B-TREE" in plan for plan in plans), plans
-    assert any("ix_runs_unmirrored" in plan for plan in plans), plans
+        by_key = {"INDEX sqlite_autoindex_runs_1 (key=?)"}
+        assert asked(opened.standings, KEYS) == asked(opened.open_runs, KEYS) == by_key
+        assert asked(opened.claim_first, list(stacks(opened.next_runs(10))), ME) == by_key
+        assert asked(opened.next_runs, 10) == asked(opened.holders, KEYS) == {"INDEX ix_runs_status_created_at_key (status=?)"}
+        assert asked(opened.behind, [f"{number:016x}" for number in range(1000)]) == {"INDEX ix_runs_unmirrored"}
 
 
 def test_replicates_have_the_names_and_the_text_of_their_values():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
 import random
@@ -15,6 +16,7 @@ from scipy import stats
 from harness.analysis.statistics import paired, t_interval
 from harness.errors import UsageError
 from harness.matrix import parse_selector
+from harness.registry import find
 from harness.store import ResultStore
 from harness.tuning.decisions import grid, rungs, total
 from harness.tuning.fields import Tune
@@ -304,6 +306,21 @@ def test_a_pruners_verdict_is_the_same_when_asked_again(pruner, url):
 
 
 # Whole studies
+
+
+def test_a_search_with_a_failed_run_has_its_winner_and_does_not_exit_with_0(bench, monkeypatch):
+    cls = find("method", "hvae").cls
+    init, calls = cls.init, itertools.count()
+
+    def fails_once(self, *arguments, **named):
+        if next(calls) == 3:
+            raise ArithmeticError("the sky fell")
+        return init(self, *arguments, **named)
+
+    monkeypatch.setattr(cls, "init", fails_once)
+    result = bench("tune", *SMALL, "--trials", "2", "--json")
+    (shown,) = json_lines(result)
+    assert (shown["counts"], shown["best"]["score"] is None, result.exit_code) == ({"complete": 1, "failed": 1}, False, 3)
 
 
 def test_tuning_ends_with_a_winner_on_other_seeds(bench, workspace):

@@ -15,7 +15,7 @@ from harness.stopping import StopRequest
 from harness.store import ResultStore, Standing
 
 LOOK_S = 1.0
-AT_ONCE = 500
+AT_ONCE = 200
 IDLE_DEATHS = 3  # of each hand, with no run further than before
 
 

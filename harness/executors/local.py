@@ -22,7 +22,8 @@ from harness.workspace import Workspace
 STACK = 10
 """Replicates that are trained as one program; more seeds make more stacks."""
 WAIT_S, LONGEST_WAIT_S = 0.5, 5.0
-AT_ONCE = 500
+AT_ONCE, MOST_AT_ONCE = 100, 2000
+PART = 500
 
 
 @dataclass(frozen=True)
@@ -116,7 +117,10 @@ def execute(
                     yield event
                 heartbeat.hold([])
             if any(taken):
-                waiting_since = time.monotonic()
+                left.at_once, waiting_since = max(AT_ONCE, left.at_once // 2), time.monotonic()
+                continue
+            if free and left.at_once < MOST_AT_ONCE:  # others were faster: there is more behind what they took
+                left.at_once *= 2
                 continue
             if open_runs:
                 yield Waiting(tuple(sorted({str(run.holder) for run in open_runs if run.holder})), len(open_runs))
@@ -127,13 +131,14 @@ def execute(
 class Left:
     """The runs that are still to be made: some of those that were asked for, or whatever the database has open.
 
-    The database is asked about as many at a time as it takes to find some that are free, and never again about one that has ended.
+    The database is asked about as many as it takes to find `at_once` that are free, and never again about one that has ended.
     """
 
     def __init__(self, store: ResultStore, keys: Sequence[str] | None) -> None:
         self._store = store
         self._keys = None if keys is None else list(keys)
         self._aside: set[str] = set()
+        self.at_once = AT_ONCE
 
     def set_aside(self, keys: Sequence[str]) -> None:
         """Leave these out from now on."""
@@ -142,11 +147,11 @@ class Left:
     def next(self) -> list[OpenRun]:
         """The next ones; those that nobody holds, as long as there are any, and nothing when all have ended."""
         if self._keys is None:
-            open_runs = self._store.next_runs(AT_ONCE, self._aside)
-            return _whole_cells(open_runs) if len(open_runs) == AT_ONCE else open_runs
+            open_runs = self._store.next_runs(self.at_once, self._aside)
+            return _whole_cells(open_runs) if len(open_runs) == self.at_once else open_runs
         seen: list[OpenRun] = []
-        while len(self._keys) > len(seen) and sum(run.holder is None for run in seen) < AT_ONCE:
-            part = slice(len(seen), len(seen) + AT_ONCE)
+        while len(self._keys) > len(seen) and sum(run.holder is None for run in seen) < self.at_once:
+            part = slice(len(seen), len(seen) + max(PART, self.at_once))
             found = [run for run in self._store.open_runs(self._keys[part]) if run.key not in self._aside]
             self._keys[part] = [run.key for run in found]
             seen += found

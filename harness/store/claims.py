@@ -77,8 +77,10 @@ def claim_first(connection: Connection, stacks: Sequence[Sequence[OpenRun]], own
     """
     by_first = {(stack[0].key, stack[0].fence): [run.key for run in stack] for stack in stacks}
     while by_first:
-        untaken = select(runs.c.key, runs.c.fence).where(tuple_(runs.c.key, runs.c.fence).in_(by_first))
-        first = connection.execute(untaken.order_by(runs.c.created_at, runs.c.key).limit(1).with_for_update(skip_locked=True)).first()
+        firsts = runs.c.key.in_([key for key, _ in by_first])
+        untaken = select(runs.c.key, runs.c.fence).where(firsts, tuple_(runs.c.key, runs.c.fence).in_(by_first))
+        in_order = untaken.order_by(runs.c.created_at + 0, runs.c.key)  # without + 0 all runs might be walked through in this order
+        first = connection.execute(in_order.limit(1).with_for_update(skip_locked=True)).first()
         if first is None:
             break
         taken = claim(connection, by_first.pop((first.key, first.fence)), owner, lease_s)

@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import fields
-from functools import cache, lru_cache
+from functools import lru_cache
 from typing import Any, NamedTuple, TypeVar
 
 from pydantic import ValidationError
 from sqlalchemy import Column, ColumnElement, Connection, Row, Select, Table, and_, false, func, or_, select
 
 from harness.errors import StoreError
-from harness.spec import OPEN, Description, Plan, Status
-from harness.store.connect import freeze, now
+from harness.spec import Description, Plan, Status
+from harness.store.connect import now
 from harness.store.floats import decode, decode_curve, stored_json
-from harness.store.rows import Curve, HistoryRow, Metric, OnDisk, OpenRun, Owner, RunRow, Standing
+from harness.store.rows import Curve, HistoryRow, Metric, OnDisk, Owner, RunRow, Standing
 from harness.store.schema import BEHIND, curves, database, descriptions, environments, metrics, plans, run_history, runs, sources
 
 # Values in one IN list: far below every database's limit.
@@ -25,8 +26,6 @@ OnDiskFile = TypeVar("OnDiskFile", bound=OnDisk)
 RUN_NAMES = [field.name for field in fields(RunRow) if field.name != "owner"]
 OWNER_COLUMNS = [column for column in runs.c if column.name.startswith("owner_")]
 RUN_COLUMNS = [*(runs.c[name] for name in RUN_NAMES), *OWNER_COLUMNS]
-HELD_COLUMNS = [runs.c.key, runs.c.status, runs.c.lease_expires, *OWNER_COLUMNS]
-OPEN_COLUMNS = [*HELD_COLUMNS, *(runs.c[name] for name in ("cell", "stacks", "plan", "fence", "created_at"))]
 
 
 def chunks(keys: Iterable[str]) -> Iterator[list[str]]:
@@ -48,11 +47,10 @@ def is_held(row: Row[Any], at: float, lives: Callable[[Owner], bool | None] = Ow
 
     With itself a process goes by the lease: what it gave up without letting go must not bar it as long as it lives.
     """
-    owner = owner_of(row)
-    if row.status != Status.RUNNING or owner is None:
+    if row.status != Status.RUNNING or (owner := owner_of(row)) is None:
         return False
     known = lives(owner)
-    if known is None or owner.is_this_process():
+    if known is None or (owner.pid == os.getpid() and owner == Owner.current()):
         return row.lease_expires is not None and row.lease_expires > at
     return known
 
@@ -70,36 +68,6 @@ def rows(connection: Connection, keys: Sequence[str]) -> dict[str, RunRow]:
     """The runs of these keys that are stored, in the keys' order."""
     found = {row.key: run_row(row) for part in chunks(keys) for row in connection.execute(select(*RUN_COLUMNS).where(runs.c.key.in_(part)))}
     return {key: found[key] for key in dict.fromkeys(keys) if key in found}
-
-
-def open_runs(connection: Connection, keys: Sequence[str]) -> list[OpenRun]:
-    """Those of these runs that are queued, interrupted or running, in the order in which they were asked for."""
-    at = now(connection)
-    query = select(*OPEN_COLUMNS).where(runs.c.status.in_(sorted(status.value for status in OPEN)))
-    return _as_open([row for part in chunks(keys) for row in connection.execute(query.where(runs.c.key.in_(part)))], at)
-
-
-def next_runs(connection: Connection, limit: int, without: Collection[str]) -> list[OpenRun]:
-    """The first of all runs that wait or whose holder is gone, in the order in which they were asked for; where none is, all held ones."""
-    freeze(connection)
-    at = now(connection)
-    query = select(*OPEN_COLUMNS).order_by(runs.c.created_at, runs.c.key)
-    waiting = [query.where(runs.c.status == status.value).limit(limit + len(without)) for status in (Status.QUEUED, Status.INTERRUPTED)]
-    running = query.where(runs.c.status == Status.RUNNING.value)
-    # Of what runs under a lease that lasts, only this machine's processes can be seen to have died.
-    doubtful = running.where(or_(runs.c.lease_expires <= at, runs.c.owner_boot_id == Owner.current().boot_id))
-    found = _as_open([row for part in (*waiting, doubtful) for row in connection.execute(part)], at)
-    free = [run for run in found if run.holder is None and run.key not in without]
-    return free[:limit] or [run for run in _as_open(list(connection.execute(running)), at) if run.key not in without]
-
-
-def _as_open(found: list[Row[Any]], at: float) -> list[OpenRun]:
-    lives = cache(Owner.lives)  # a process holds many runs
-    found.sort(key=lambda row: (row.created_at, row.key))
-    return [
-        OpenRun(row.key, row.cell, bool(row.stacks), row.plan, row.fence, owner_of(row) if is_held(row, at, lives) else None)
-        for row in found
-    ]
 
 
 def standings(connection: Connection, keys: Iterable[str]) -> dict[str, Standing]:
@@ -235,14 +203,6 @@ def environment(connection: Connection, key: str) -> dict[str, Any]:
 
 def _joined(table: Table, key: str) -> Select[Any]:
     return select(table).join(runs).where(runs.c.key == key)
-
-
-def holders(connection: Connection, keys: Sequence[str]) -> dict[str, tuple[Owner, float, float]]:
-    """The living holder of each running run, since when, and when its lease expires."""
-    at, wanted, lives = now(connection), set(keys), cache(Owner.lives)
-    running = select(*HELD_COLUMNS, runs.c.claimed_at).where(runs.c.status == Status.RUNNING.value)
-    held = [row for row in connection.execute(running) if row.key in wanted and is_held(row, at, lives)]
-    return {row.key: (owner, row.claimed_at, row.lease_expires) for row in held if (owner := owner_of(row))}
 
 
 class Pace(NamedTuple):

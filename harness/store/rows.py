@@ -88,10 +88,6 @@ class Owner:
             return False
         return True if self.process_start else None  # without its start it may be another process of the same number
 
-    def is_this_process(self) -> bool:
-        """Whether it is this one."""
-        return self.pid == os.getpid() and self == Owner.current()
-
     def __str__(self) -> str:
         return f"{self.host} pid {self.pid}"
 
@@ -145,8 +141,7 @@ class RunRow:
     traceback: str | None
 
 
-@dataclass(frozen=True)
-class OpenRun:
+class OpenRun(NamedTuple):
     """A run that is still to be made, as far as choosing the next stack needs it; `plan` is the stored plan's name, `holder` is at it."""
 
     key: str

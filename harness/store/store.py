@@ -12,7 +12,7 @@ from sqlalchemy import Connection, Engine
 
 from harness.spec import Description, Plan, Status
 from harness.store import claims as claiming
-from harness.store import connect, earlier, files, fresh, reading, snapshot, transfer, writing
+from harness.store import connect, earlier, files, fresh, queue, reading, snapshot, transfer, writing
 from harness.store.earlier import Earlier
 from harness.store.errata import Errata
 from harness.store.rows import (
@@ -102,12 +102,12 @@ class ResultStore:
     def open_runs(self, keys: Sequence[str]) -> list[OpenRun]:
         """Those of these runs that are still to be made, in the order in which they were asked for."""
         with self._read() as connection:
-            return reading.open_runs(connection, keys)
+            return queue.open_runs(connection, keys)
 
     def next_runs(self, limit: int, without: Collection[str] = ()) -> list[OpenRun]:
         """The first of all runs that nobody holds, in the order in which they were asked for; where none is, all that are held."""
         with self._read() as connection:
-            return reading.next_runs(connection, limit, without)
+            return queue.next_runs(connection, limit, without)
 
     def standings(self, keys: Iterable[str]) -> dict[str, Standing]:
         """Where each of these runs stands; one that is not stored is left out."""
@@ -188,7 +188,7 @@ class ResultStore:
     def holders(self, keys: Sequence[str]) -> dict[str, tuple[Owner, float, float]]:
         """The living holder of each running run, since when, and when its lease expires (database's clock)."""
         with self._read() as connection:
-            return reading.holders(connection, keys)
+            return queue.holders(connection, keys)
 
     def paces(self, methods: Collection[str]) -> list[reading.Pace]:
         """What the runs of these methods took so far, by cell."""

@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import random
 import signal
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -170,6 +172,28 @@ def test_a_worker_drains_the_database_whatever_its_clock_says(tmp_path, postgres
         at = [store.history(key)[-1].at for key in keys]
     assert lines == [["queued", "running", "done"]] * 3
     assert max(at) - min(at) < 600
+
+
+@pytest.mark.skipif(not FULL, reason="four workers with interpreters of their own, with BENCH_TESTS=full")
+@pytest.mark.parametrize("kind", ["sqlite", "postgresql"])
+def test_workers_in_containers_of_one_host_leave_each_other_their_runs(kind, tmp_path, request):
+    """The host's name and its boot are those of all of them, and each has the process number of the others."""
+    argv = ["unshare", "--pid", "--fork", "--kill-child", "--mount-proc"]
+    if subprocess.run([*argv, "true"], capture_output=True, check=False).returncode:
+        pytest.skip("no PID namespaces here")
+    place = Place.sqlite(tmp_path / "home")
+    if kind == "postgresql":
+        place = Place(place.home, request.getfixturevalue("postgres_database")())
+    runs = sweep(6, 20_000)
+    with place.store() as store:
+        store.enqueue(runs)
+    environment = {**os.environ, **place.environment, "BENCH_HOME": str(place.home), "PYTHONPATH": str(ROOT)}
+    command = [*argv, sys.executable, "-m", "harness.cli", "worker", "--drain"]
+    workers = [subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True) for _ in range(4)]
+    said = [worker.communicate(timeout=600)[1] for worker in workers]
+    assert [worker.returncode for worker in workers] == [0] * 4, said
+    with place.store() as store:
+        assert [[line.status.value for line in store.history(run.spec.key)] for run in runs] == [["queued", "running", "done"]] * 6
 
 
 def test_a_server_that_goes_away_in_mid_sweep_is_waited_for(tmp_path, record_property):
