@@ -62,4 +62,5 @@ def renamed(run: NewRun, method: str) -> NewRun:
     """The run as if a plugin of another name had made it."""
     from dataclasses import replace
 
-    return replace(run, spec=run.spec.model_copy(update={"method": method}))
+    told = type(run.description)(**run.description.model_dump() | {"method": method})
+    return replace(run, spec=run.spec.model_copy(update={"method": method}), description=told)

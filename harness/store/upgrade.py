@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
-from sqlalchemy import Connection, Engine, func, inspect, select, text, update
+from sqlalchemy import Connection, Engine, create_engine, func, inspect, make_url, select, text, update
 
 from harness.errors import SchemaBehind, SchemaMismatch, StoreError, UsageError
 from harness.folders import sync_folder
@@ -31,6 +31,17 @@ def revision_of(connection: Connection) -> str | None:
     if not inspect(connection).has_table(VERSION_TABLE):
         return None
     return connection.execute(text(f"SELECT version_num FROM {VERSION_TABLE}")).scalar()
+
+
+def holds_results(url: str, patience_s: int) -> bool:
+    """Whether any database, not only one of ours, has the tables of results; a server has so many seconds to answer."""
+    address = make_url(url)
+    waits = address.get_backend_name() in ("postgresql", "mysql") and "connect_timeout" not in address.query
+    engine = create_engine(address, connect_args={"connect_timeout": patience_s} if waits else {})
+    try:
+        return inspect(engine).has_table(VERSION_TABLE)
+    finally:
+        engine.dispose()
 
 
 def current_revision(engine: Engine) -> str | None:

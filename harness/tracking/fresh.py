@@ -11,13 +11,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import unquote
 
-from sqlalchemy.exc import SQLAlchemyError
-
 from harness.errors import BenchError, UsageError
 from harness.errors import one_line as on_one_line
 from harness.store import ResultStore
 from harness.store.fresh import NO_HARD_LINKS, part_beside
-from harness.store.upgrade import VERSION_TABLE
+from harness.store.upgrade import holds_results
 from harness.workspace import Workspace, leads_straight, redact, sqlite_url, without_password
 
 if TYPE_CHECKING:
@@ -73,20 +71,11 @@ def check_database(workspace: Workspace) -> None:
 
     Raises:
         MirrorError: it holds results, which MLflow's tables would spoil.
-        SQLAlchemyError: it cannot be asked.
+        Exception: it cannot be asked.
     """
     if not workspace.tracking_uri.startswith(DATABASES):
         return
-    from sqlalchemy import create_engine, inspect, make_url
-
-    url = make_url(workspace.tracking_uri)
-    on_server = url.get_backend_name() in ("postgresql", "mysql") and "connect_timeout" not in url.query
-    engine = create_engine(url, connect_args={"connect_timeout": CONNECT_S} if on_server else {})
-    try:
-        holds_results = inspect(engine).has_table(VERSION_TABLE)
-    finally:
-        engine.dispose()
-    if holds_results:
+    if holds_results(workspace.tracking_uri, CONNECT_S):
         raise MirrorError(
             f"{redact(workspace.tracking_uri)} holds the results, and MLflow needs a database of its own: "
             "name another one with MLFLOW_TRACKING_URI."
@@ -189,7 +178,7 @@ def ui_command(workspace: Workspace, host: str = UI_HOST, port: int = UI_PORT) -
     if is_remote(workspace):
         raise UsageError(f"MLflow is served at {redact(workspace.tracking_uri)} already: open that in a browser.")
     create_store(workspace)
-    with suppress(SQLAlchemyError):  # MLflow says what it is
+    with suppress(Exception):  # MLflow says what it is
         check_database(workspace)
     argv = [sys.executable, "-m", "mlflow", "ui", "--workers", "1", "--host", host, "--port", str(port)]
     places = {"MLFLOW_BACKEND_STORE_URI": workspace.tracking_uri, "MLFLOW_DEFAULT_ARTIFACT_ROOT": workspace.artifacts.as_uri()}
