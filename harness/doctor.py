@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 
 from harness import tracking
 from harness.checkpoint import put
@@ -69,11 +70,8 @@ def abandoned_claims(store: ResultStore) -> Iterator[Finding]:
     for row in store.abandoned():
         holder = f" by {row.owner}" if row.owner else ""
 
-        def give_back(key: str = row.key) -> None:
-            claims = store.claim([key], Owner.current())
-            store.release(claims, Status.INTERRUPTED, ABANDONED)
-
         text = f"run {row.key} was left{holder} at step {row.step:,}"
+        give_back = partial(store.give_back, row.key, Owner.current(), ABANDONED)
         yield Finding("abandoned claim", text, "it goes on when its command is repeated", give_back)
 
 
@@ -170,30 +168,20 @@ def mirror_faults(workspace: Workspace, store: ResultStore) -> Iterator[Finding]
         )
         return
     for key in seen.lost:
-        yield Finding("mirror", f"MLflow lost its copy of run {key}", "it is made again", _remirror(workspace, store, key, forget=True))
+        yield Finding("mirror", f"MLflow lost its copy of run {key}", "it is made again", partial(tracking.remirror, workspace, store, key))
     for row in store.unmirrored():
         if row.key not in seen.lost and row.status in TERMINAL | {Status.INTERRUPTED}:
-            yield Finding("mirror", f"MLflow does not show run {row.key} as it is", "it is mirrored", _remirror(workspace, store, row.key))
+            text = f"MLflow does not show run {row.key} as it is"
+            yield Finding("mirror", text, "it is mirrored", partial(tracking.remirror, workspace, store, row.key))
     for run_id, key in seen.orphans.items():
         text = f"MLflow's run {run_id} ({key}) has no run in the database"
-        yield Finding("mirror", text, "it is deleted there", _deleter(workspace, store, run_id))
+        yield Finding("mirror", text, "it is deleted there", _deleter(workspace, store, run_id, key))
 
 
-def _deleter(workspace: Workspace, store: ResultStore, run_id: str) -> Callable[[], None]:
+def _deleter(workspace: Workspace, store: ResultStore, run_id: str, key: str) -> Callable[[], None]:
     def delete() -> None:
-        fault = tracking.delete_copies(workspace, store, [run_id])
-        if fault:
-            raise tracking.MirrorError(f"MLflow does not delete its run {run_id}: {fault}")
+        wrong = tracking.delete_copies(workspace, store, {run_id: key})
+        if wrong:
+            raise tracking.MirrorError(f"MLflow does not delete its run {run_id}: {wrong}")
 
     return delete
-
-
-def _remirror(workspace: Workspace, store: ResultStore, key: str, forget: bool = False) -> Callable[[], None]:
-    def mirror() -> None:
-        if forget:
-            store.clear_mirror([key])
-        failed = tracking.repair(workspace, store, [key])
-        if failed:
-            raise tracking.MirrorError(f"MLflow does not take run {key}: {failed[key]}")
-
-    return mirror

@@ -226,6 +226,22 @@ def paces(connection: Connection, methods: Collection[str]) -> list[Pace]:
     return [Pace(*row)._replace(steps=int(row[-1])) for row in connection.execute(query)]  # PostgreSQL sums to a Decimal
 
 
+class Mirrored(NamedTuple):
+    """How far a run is mirrored, and its copy in MLflow."""
+
+    key: str
+    status: Status
+    mlflow_run_id: str | None
+    revision: int
+    mirrored_revision: int
+
+
+def copies(connection: Connection) -> list[Mirrored]:
+    """How far every run is mirrored."""
+    found = connection.execute(select(*(runs.c[name] for name in Mirrored._fields)))
+    return [Mirrored._make(row)._replace(status=Status(row.status)) for row in found]
+
+
 def unmirrored(connection: Connection, keys: Sequence[str] | None) -> list[RunRow]:
     """The runs whose mirror is behind, the oldest first; all of them, or those among `keys`."""
     behind = select(*RUN_COLUMNS).where(runs.c.mirrored_revision < runs.c.revision)
