@@ -51,7 +51,7 @@ def checkpoint_name(step: int) -> str:
     >>> checkpoint_name(100)
     'step-000000100.safetensors'
     """
-    return f"step-{step:09d}.safetensors"
+    return f"step-{step:09d}.safetensors" if isinstance(step, int) else ""  # a column of SQLite may hold anything
 
 
 @dataclass(frozen=True)
@@ -103,7 +103,7 @@ class Workspace:
 
     def checkpoint_file(self, edition: Edition, step: int) -> Path:
         """Where a checkpoint lies. Raises what `picture_file` raises."""
-        return _inside(_folder(self.checkpoints, edition), checkpoint_name(step) if isinstance(step, int) else str(step), self.checkpoints)
+        return _inside(_folder(self.checkpoints, edition), checkpoint_name(step), self.checkpoints)
 
     def picture_file(self, edition: Edition, name: str) -> Path:
         """Where a picture lies.

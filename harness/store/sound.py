@@ -12,6 +12,7 @@ from harness.spec import Status, digest
 from harness.store.connect import engine_for, reading
 from harness.store.floats import FINITE, decode_curve, stored_json
 from harness.store.schema import metadata
+from harness.workspace import DATABASE, FILE_NAME
 
 LATEST = 32_503_680_000
 """The year 3000, in seconds since 1970."""
@@ -106,6 +107,14 @@ def _is_curve(value: str, row: Row[Any]) -> bool:
     return all(type(step) is int for step, _ in points)
 
 
+def _is_database(value: str, _row: Row[Any]) -> bool:
+    return bool(re.fullmatch(DATABASE, value))
+
+
+def _is_file_name(value: str, _row: Row[Any]) -> bool:
+    return bool(re.fullmatch(FILE_NAME, value))
+
+
 CONTENT: dict[tuple[str, str], Callable[[Any, Row[Any]], bool]] = {
     ("runs", "spec"): _is_its_spec,
     ("runs", "settings"): _is_mapping,
@@ -117,5 +126,7 @@ CONTENT: dict[tuple[str, str], Callable[[Any, Row[Any]], bool]] = {
     ("plans", "plan"): _is_mapping,
     ("environments", "environment"): _is_mapping,
     ("errata", "result"): _is_mapping,
+    ("database", "id"): _is_database,
+    ("artifacts", "name"): _is_file_name,
 }
 """What a column of text must hold beside text: (value, row) -> whether it does."""
