@@ -89,9 +89,8 @@ def bad_files(workspace: Workspace, store: ResultStore) -> Iterator[Finding]:
 def _remedy(workspace: Workspace, store: ResultStore, file: File, is_newest: bool) -> tuple[str, Callable[[], object] | None, bool]:
     """What is advised for a bad file, what mends it, and whether it is lost."""
     row = store.rows([file.edition.key])[file.edition.key]
-    copy = _copy_in_mirror(workspace, row.mlflow_run_id, file)
-    if copy is not None:
-        return "MLflow's copy of it is good", _restorer(workspace, store, file, copy), False
+    if _copy_in_mirror(workspace, row.mlflow_run_id, file) is not None:
+        return "MLflow's copy of it is good", _restorer(workspace, store, row.mlflow_run_id, file), False
     if isinstance(file, ArtifactFile):
         return "the picture is lost, the run's numbers are not; bench run --rerun makes it again", None, True
     if row.status not in TERMINAL or not is_newest:
@@ -122,9 +121,10 @@ def _copy_in_mirror(workspace: Workspace, run_id: str | None, file: File) -> byt
     return copy if copy is not None and hashlib.sha256(copy).hexdigest() == file.sha256 else None
 
 
-def _restorer(workspace: Workspace, store: ResultStore, file: File, copy: bytes) -> Callable[[], None]:
+def _restorer(workspace: Workspace, store: ResultStore, run_id: str | None, file: File) -> Callable[[], None]:
     def restore() -> None:
-        if fault(workspace, file) is not None:
+        copy = _copy_in_mirror(workspace, run_id, file)
+        if copy is not None and fault(workspace, file) is not None:
             try:
                 put(file.place(workspace), copy)
             except OSError as err:

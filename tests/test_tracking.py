@@ -126,7 +126,7 @@ def test_mlflow_shows_everything_of_a_run(workspace, store, connect):
         "mlflow.source.git.commit": filled_store.ENVIRONMENT["git_commit"],
     }
     assert expected.items() <= run.data.tags.items()
-    assert set(run.data.tags) <= {*expected, "mlflow.user"}
+    assert set(run.data.tags) <= {*expected, "bench.database", "mlflow.user"}
     some = {
         "steps": "20000",
         "lr": "0.01",
@@ -280,7 +280,7 @@ def test_further_copies_are_deleted(workspace, store, connect):
     client = connect()
     sync(client, store, workspace, key)
     (run,) = copies(client, key)
-    client.create_run(run.info.experiment_id, run.info.start_time, {"bench.key": key})
+    client.create_run(run.info.experiment_id, run.info.start_time, {"bench.key": key, "bench.database": store.database})
     sync(client, store, workspace, key)
     assert [copy.info.run_id for copy in copies(client, key)] == [run.info.run_id]
 
