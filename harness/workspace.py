@@ -149,7 +149,9 @@ def _folder(top: Path, edition: Edition) -> Path:
 
 def leads_straight(path: Path, top: Path) -> bool:
     """Whether a path beneath `top` has no link and no `..` on its way from there."""
-    return path.resolve() == top.resolve() / path.relative_to(top) and ".." not in path.parts
+    inside = path.relative_to(top).parts
+    places = (top.joinpath(*inside[:count]) for count in range(1, len(inside) + 1))
+    return ".." not in inside and not any(place.is_symlink() for place in places)
 
 
 def _inside(folder: Path, name: str, top: Path) -> Path:
