@@ -91,7 +91,7 @@ class Particles:
     Args:
         z: [S, N, D].
         log_w: [S, N], nats.
-        path: [K + 1, S, N, D], the way from z_0 to z_K, when traced.
+        path: [K + 1, S, N, D], the way from z_0 to z_K, when traced; a method that has no such way leaves it out.
     """
 
     z: Tensor

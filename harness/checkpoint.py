@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, BinaryIO
+from uuid import uuid4
 
 import torch
 from safetensors import SafetensorError
@@ -65,8 +66,8 @@ def put(path: Path, content: bytes) -> None:
         file.write(content)
 
 
-def _on_its_way(path: Path, pid: int | str) -> Path:
-    return path.with_name(f".{path.name}.{pid}.tmp")
+def _on_its_way(path: Path, mark: str) -> Path:
+    return path.with_name(f".{path.name}.{mark}.tmp")
 
 
 def clear_way(path: Path) -> None:
@@ -82,7 +83,7 @@ def whole(path: Path) -> Iterator[BinaryIO]:
     Raises:
         OSError: it cannot be written.
     """
-    temporary = _on_its_way(path, os.getpid())
+    temporary = _on_its_way(path, uuid4().hex)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with temporary.open("wb") as file:

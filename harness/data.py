@@ -5,9 +5,11 @@ A file is known by the sha256 of its decompressed bytes, so any gzip wrapper wil
 
 from __future__ import annotations
 
+import errno
 import gzip
 import hashlib
 import io
+import stat
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,78 +17,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from harness.catalogue import KNOWN, DataFile, DataSet
 from harness.errors import DataError, UnknownName
 from harness.workspace import Workspace
 
 BLOCK = 2**20
 GZIP = b"\x1f\x8b"
-
-
-@dataclass(frozen=True)
-class DataFile:
-    """A file of a data set: its name without `.gz`, and the size and sha256 of its decompressed bytes."""
-
-    data_set: str
-    name: str
-    size: int
-    sha256: str
-
-    @property
-    def names(self) -> list[str]:
-        """The names under which copies of it go around: compressed or not, and with a dot in place of a dash."""
-        dotted = self.name.replace("-idx", ".idx")
-        return [f"{self.name}.gz", self.name, f"{dotted}.gz", dotted]
-
-
-@dataclass(frozen=True)
-class DataSet:
-    """A data set: its files, the addresses that serve them as `NAME.gz`, and the Debian package that holds them, with its folder."""
-
-    name: str
-    title: str
-    files: tuple[DataFile, ...]
-    mirrors: tuple[str, ...]
-    package: str | None = None
-    package_folder: Path | None = None
-
-
-def _mnist_like(name: str, *sums: str) -> tuple[DataFile, ...]:
-    names = ("train-images-idx3-ubyte", "train-labels-idx1-ubyte", "t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte")
-    sizes = (16 + 60_000 * 28 * 28, 8 + 60_000, 16 + 10_000 * 28 * 28, 8 + 10_000)  # the header, and a byte a pixel or label
-    return tuple(DataFile(name, *one) for one in zip(names, sizes, sums, strict=True))
-
-
-KNOWN = {
-    "mnist": DataSet(
-        "mnist",
-        "MNIST, handwritten digits, 28 x 28",
-        _mnist_like(
-            "mnist",
-            "ba891046e6505d7aadcbbe25680a0738ad16aec93bde7f9b65e87a2fc25776db",
-            "65a50cbbf4e906d70832878ad85ccda5333a97f0f4c3dd2ef09a8a9eef7101c5",
-            "0fa7898d509279e482958e8ce81c8e77db3f2f8254e26661ceb7762c4d494ce7",
-            "ff7bcfd416de33731a308c3f266cc351222c34898ecbeaf847f06e48f7ec33f2",
-        ),
-        ("https://ossci-datasets.s3.amazonaws.com/mnist/", "https://storage.googleapis.com/cvdf-datasets/mnist/"),
-    ),
-    "fashion": DataSet(
-        "fashion",
-        "Fashion-MNIST, pieces of clothing, 28 x 28",
-        _mnist_like(
-            "fashion",
-            "c59f468a2f672dc815687fe0f83887768d799fd8a3f3276145d20f83aa44d888",
-            "bad3541b69d912435c50bb6ba87bec294ff4f6a2e1246121d8633921760443d9",
-            "5b4141f0afbad91edebe8549f8fcffe087ea10ca49f1dbef5c9a5cd8815ce37b",
-            "0402a96d92fd2663957122ceb108a494c5af83dab82d92729df917d7dec38c34",
-        ),
-        (
-            "http://fashion-mnist.s3-website.eu-central-1.amazonaws.com/",
-            "https://github.com/zalandoresearch/fashion-mnist/raw/master/data/fashion/",
-        ),
-        "dataset-fashion-mnist",
-        Path("/usr/share/datasets/fashion-mnist"),
-    ),
-}
 
 
 @dataclass(frozen=True)
@@ -167,11 +103,13 @@ def data_set(name: str) -> DataSet:
 
 
 def places(known: DataSet, folder: Path | None = None) -> list[Path]:
-    """Where the files of a data set are looked for: below `folder`, or else below the workspace's and in Debian's."""
-    if folder is not None:
-        return [folder.resolve() / known.name]
-    own = Workspace.current().data.expanduser().resolve() / known.name
-    return [own, *([known.package_folder] if known.package_folder else [])]
+    """Where the files of a data set are looked for: below `folder`, or else below the workspace's and in Debian's.
+
+    The first one is bench's own; the others are only read.
+    """
+    root = (Workspace.current().data.expanduser() if folder is None else folder).absolute()
+    package = known.package_folder if folder is None else None
+    return [root / known.name, *([root / known.torchvision / "raw"] if known.torchvision else []), *([package] if package else [])]
 
 
 def look(file: DataFile, folders: list[Path]) -> Path | None:
@@ -188,6 +126,27 @@ def look(file: DataFile, folders: list[Path]) -> Path | None:
         if path is not None:
             return path
     return None
+
+
+def in_the_way(file: DataFile, folders: list[Path]) -> tuple[Path, str] | None:
+    """What stands in the place of a missing file, and what it is, as the end of a sentence."""
+    for place in dict.fromkeys(place for folder in folders for name in file.names for place in _way_to(folder / name)):
+        is_end = place.parent in folders
+        try:
+            mode = place.stat().st_mode
+        except OSError as err:
+            if place.is_symlink():
+                return place, "is a link that leads in a circle" if err.errno == errno.ELOOP else "is a link that leads nowhere"
+            continue
+        if is_end and not stat.S_ISREG(mode):
+            return place, f"is {'a folder' if stat.S_ISDIR(mode) else 'a device or a pipe'}, where a file should be"
+        if not is_end and not stat.S_ISDIR(mode):
+            return place, "is a file, where a folder should be"
+    return None
+
+
+def _way_to(path: Path) -> list[Path]:
+    return [*reversed(path.parents), path]
 
 
 def find_data(name: str, file_name: str) -> Found:
@@ -207,6 +166,8 @@ def find_data(name: str, file_name: str) -> Found:
         raise UnknownName(f"file of {name}", file_name, [file.name for file in known.files])
     folders = places(known)
     path = look(file, folders)
+    if path is None and (way := in_the_way(file, folders)):
+        raise DataError(f"{_title(file)} is missing: {way[0]} {way[1]}. Move that away, or set BENCH_DATA to another folder.")
     if path is None:
         package = f" On Debian: apt-get install {known.package}." if known.package else ""
         raise DataError(
@@ -281,7 +242,9 @@ def verify(name: str, folder: Path | None = None) -> Iterator[Checked]:
     for file in known.files:
         path = look(file, folders)
         if path is None:
-            yield Checked(file, None, "missing", f"{_title(file)} is not in {' or '.join(map(str, folders))}")
+            way = in_the_way(file, folders)
+            missing = f"{_title(file)} is not in {' or '.join(map(str, folders))}{'' if file.needed else '; no run needs it'}"
+            yield Checked(file, way[0], "wrong", " ".join(map(str, way))) if way else Checked(file, None, "missing", missing)
             continue
         fault = fault_of(path, file)
         yield Checked(file, path, "right") if fault is None else Checked(file, path, "wrong", f"{path} {fault}")

@@ -173,6 +173,9 @@ def mirror_faults(workspace: Workspace, store: ResultStore) -> Iterator[Finding]
         if row.key not in seen.lost and row.status in TERMINAL | {Status.INTERRUPTED}:
             text = f"MLflow does not show run {row.key} as it is"
             yield Finding("mirror", text, "it is mirrored", partial(tracking.remirror, workspace, store, row.key))
+    for run_id, (key, difference) in seen.edited.items():
+        text = f"MLflow's copy of run {key} was edited: {difference}"
+        yield Finding("mirror", text, "it is made again", _remaker(workspace, store, run_id, key))
     for run_id, key in seen.orphans.items():
         text = f"MLflow's run {run_id} ({key}) has no run in the database"
         yield Finding("mirror", text, "it is deleted there", _deleter(workspace, store, run_id, key))
@@ -185,3 +188,12 @@ def _deleter(workspace: Workspace, store: ResultStore, run_id: str, key: str) ->
             raise tracking.MirrorError(f"MLflow does not delete its run {run_id}: {wrong}")
 
     return delete
+
+
+def _remaker(workspace: Workspace, store: ResultStore, run_id: str, key: str) -> Callable[[], None]:
+    def remake() -> None:
+        store.clear_mirror([key])
+        _deleter(workspace, store, run_id, key)()
+        tracking.remirror(workspace, store, key)
+
+    return remake

@@ -188,7 +188,7 @@ def _fetch(item: Checked, folder: Path, mirrors: list[str], progress: Progress |
             _download(url, part, file, progress)
             with _writing_to(folder):
                 path = _publish(part, folder, file)
-                if item.path is not None and item.path.parent == folder and item.path != path:
+                if item.path is not None and item.path.parent == folder and item.path != path and not item.path.is_dir():
                     item.path.unlink(missing_ok=True)
             return path
         except _Fault as err:

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from harness import bounds
-from harness.api import Batch, Method, Oracle, Params, Problem, Task
+from harness.api import Batch, Data, Method, Oracle, Params, Problem, Task
+from harness.errors import PluginError
 from harness.noise import Noise
 from harness.optimisers import total_travel
 from harness.spec import Protocol
@@ -19,6 +20,8 @@ from harness.validation import best_parameters, validation_bounds
 
 PARTICLE_BLOCK = 250
 """Particles drawn by one generator, and computed at a time: how memory is bounded without touching a number."""
+LONGEST_NAME = 200
+"""Of a metric: bundles and MLflow take no longer ones."""
 
 
 @dataclass(frozen=True)
@@ -75,13 +78,29 @@ def scoring(method: Method, task: Task, protocol: Protocol, state: State) -> Gen
         log_w = yield from log_weights(method, task, problem, phi, names, protocol.eval_particles)
         rows.append(bound_scores(log_w) | (dict(_gaps(oracle, theta, best, batch, log_w)) if oracle else {}))
         n_scored += len(problem.base.mean)
-    own = {name: Score(value) for name, value in task.metrics(theta, data).items()}
+    own = {name: Score(value) for name, value in task_metrics(task, theta, data).items()}
     scores = mean_scores(rows, task.stacks) | own | convergence(task, protocol, state)
     if data.validation is not None:
         scores["validation_elbo"] = Score(validation_bounds(method, task, protocol, state, theta, phi)[1][None])
     if not task.stacks:
         scores["nll"] = Score(-scores["log_evidence"].value, scores["log_evidence"].error)
     return scores
+
+
+def task_metrics(task: Task, theta: Params, data: Data) -> dict[str, Tensor]:
+    """The task's own scores, each [R].
+
+    Raises:
+        PluginError: a name is longer, or of other letters, than every place takes where results go.
+    """
+    found = task.metrics(theta, data)
+    for name in found:
+        if not (0 < len(name) <= LONGEST_NAME and name.isprintable()):
+            shown = repr(name if len(name) <= 40 else f"{name[:40]}...")
+            raise PluginError(
+                f"Task '{task.name}' calls a metric {shown}: a name has 1 to {LONGEST_NAME} printable letters, not {len(name)}."
+            )
+    return found
 
 
 def _eval_streams(task: Task, state: State, index: int, problems: range) -> list[str]:

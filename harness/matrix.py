@@ -13,15 +13,17 @@ from typing import Any
 
 from harness import registry
 from harness.api import Method, Task
+from harness.describe import describe
 from harness.errors import InvalidSelector, UnknownName
 from harness.registry import Found
 from harness.sources import source_hash
-from harness.spec import Protocol, RunSpec
+from harness.spec import Protocol, RunSpec, stored_fields
 from harness.store import NewRun
 
 SELECTOR = re.compile(r"^(?P<name>[^\[\]]+)(?P<settings>(\[[^\[\]]*\])*)$")
 LARGEST_RANGE = 100_000
 LARGEST_MATRIX = 1_000_000
+LARGEST_SEED = 2**63 - 1
 
 
 @dataclass(frozen=True)
@@ -100,10 +102,12 @@ def parse_seeds(text: str) -> list[int]:
     """
     seeds: dict[int, None] = {}
     for part in text.split(","):
-        match = re.fullmatch(r"\s*(\d{1,18})(?:\s*-\s*(\d{1,18}))?\s*", part)
+        match = re.fullmatch(r"\s*(\d{1,100})(?:\s*-\s*(\d{1,100}))?\s*", part)
         if match is None:
             raise InvalidSelector(f"Cannot read seeds '{text}' at '{part}'. Write whole numbers and ranges: 0-9,12.")
         first, last = int(match[1]), int(match[2] or match[1])
+        if max(first, last) > LARGEST_SEED:
+            raise InvalidSelector(f"Seeds '{part.strip()}' are too large: at most {LARGEST_SEED} is allowed.")
         if last < first:
             raise InvalidSelector(f"Seeds '{part.strip()}' run backwards. Write the smaller number first: {last}-{first}.")
         if last - first >= LARGEST_RANGE:
@@ -167,21 +171,23 @@ def cell_runs(
     method: Setting, task: Setting, seeds: Sequence[int], protocol: str | None, sets: dict[str, Any], below: dict[str, Any] | None = None
 ) -> list[NewRun]:
     """One method with one task: a run for each seed. The selectors' values win over `below`, and `sets` over them."""
+    registry.check_identity("method", method.found)
+    registry.check_identity("task", task.found)
     name = protocol or task.found.cls.default_protocol
     resolved = resolve(method.found, task.found, name, {**(below or {}), **selected(method, task), **sets})
     first = resolved.spec(seeds[0])
     usual = _usual(method.found, task.found, resolved.method, resolved.task)
-    source = f"{_source(method.found.cls)}-{_source(task.found.cls)}"
-    return [
-        NewRun(
-            spec=first.model_copy(update={"seed": seed}),
-            task_label=registry.task_label(task.found.name, resolved.task),
-            settings={address: value for address, value in resolved.addresses().items() if usual.get(address) != value},
-            source_hash=source,
-            protocol=name,
-        )
-        for seed in seeds
-    ]
+    settings = {address: value for address, value in resolved.addresses().items() if usual.get(address) != value}
+    shared = NewRun(
+        spec=first,
+        task_label=registry.task_label(task.found.name, resolved.task),
+        settings=settings,
+        source_hash=f"{_source(method.found)}-{_source(task.found)}",
+        protocol=name,
+        description=describe(resolved.method, resolved.task, first, settings, name),
+        sources={found.source.digest: found.source.text for found in (method.found, task.found) if found.source},
+    )
+    return [replace(shared, spec=spec) for spec in first.replicates(seeds)]
 
 
 def selected(method: Setting, task: Setting) -> dict[str, Any]:
@@ -191,8 +197,12 @@ def selected(method: Setting, task: Setting) -> dict[str, Any]:
     }
 
 
+def _source(found: Found) -> str:
+    return found.source.digest[:16] if found.source else _installed_source(found.cls)
+
+
 @cache
-def _source(cls: type) -> str:
+def _installed_source(cls: type) -> str:
     return source_hash(cls)
 
 
@@ -200,29 +210,31 @@ def _source(cls: type) -> str:
 class Resolved:
     """A method, a task and a protocol with every field filled in."""
 
-    method_name: str
+    method_found: Found
     method: Method
-    task_name: str
+    task_found: Found
     task: Task
     protocol: Protocol
 
     def spec(self, seed: int) -> RunSpec:
         """The run of one seed."""
         return RunSpec(
-            method=self.method_name,
+            method=self.method_found.name,
             method_version=self.method.version,
             method_fields=registry.settled(self.method),
-            task=self.task_name,
+            method_source=self.method_found.source and self.method_found.source.digest,
+            task=self.task_found.name,
             task_version=self.task.version,
             task_fields=registry.settled(self.task),
+            task_source=self.task_found.source and self.task_found.source.digest,
             seed=seed,
             **self.protocol.model_dump(),
         )
 
     def addresses(self) -> dict[str, Any]:
         """Every field by the address that `--set` knows it under."""
-        method = {f"method.{name}": value for name, value in self.method.model_dump().items()}
-        task = {f"task.{name}": value for name, value in self.task.model_dump().items()}
+        method = {f"method.{name}": value for name, value in stored_fields(self.method).items()}
+        task = {f"task.{name}": value for name, value in stored_fields(self.task).items()}
         return method | task | self.protocol.model_dump()
 
 
@@ -245,9 +257,9 @@ def resolve(method: Found, task: Found, protocol: str, values: dict[str, Any]) -
     task_fields = {k.removeprefix("task."): v for k, v in layers.items() if k.startswith("task.")}
     plain = {k: v for k, v in layers.items() if "." not in k}
     return Resolved(
-        method.name,
+        method,
         registry.build(method.cls, f"method '{method.name}'", method_fields, "method."),
-        task.name,
+        task,
         registry.build(task.cls, f"task '{task.name}'", task_fields, "task."),
         registry.build(Protocol, "the protocol", plain),
     )

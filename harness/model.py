@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from harness import checkpoint, registry, training
+from harness import checkpoint, training
 from harness.api import Batch, Method, Params, Particles, Task
 from harness.errors import UsageError
 from harness.noise import Noise
@@ -103,16 +103,14 @@ def trained(method: Method, task: Task, spec: RunSpec, state: State) -> Model:
     return Model(spec, method, task, *state.layout.owned(best_parameters(state)))
 
 
-def stored(spec: RunSpec, path: Path, sha256: str) -> Model:
-    """The model in a checkpoint: its best parameters on validation data where it kept any, else its last.
+def stored(spec: RunSpec, method: Method, task: Task, path: Path, sha256: str) -> Model:
+    """The model in a run's checkpoint: its best parameters on validation data where it kept any, else its last.
 
     Raises:
         CheckpointError: the file is missing or damaged.
         DataError: it kept the best ones, and the data that its first parameters followed from are missing.
     """
     tensors, _ = checkpoint.read(path, sha256, spec.key)
-    method = registry.load_method(spec.method, spec.method_fields)
-    task = registry.load_task(spec.task, spec.task_fields)
     leaves = checkpoint.parameters(tensors)
     layout, best = checkpoint.layout_of(leaves), tensors.get("best")
     flat = torch.cat([leaf.flatten(1) for leaf in leaves.values()], 1)

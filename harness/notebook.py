@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -97,6 +98,8 @@ def fit(
     for progress in validation.train(resolved.method, resolved.task, resolved.protocol, state):
         if watch is not None:
             watch(progress)
+        if progress.remark:
+            warnings.warn(f"{resolved.method.name}: {progress.remark}", stacklevel=2)
     return Fit(resolved.method, resolved.task, resolved.protocol, state)
 
 

@@ -8,7 +8,6 @@ from collections import Counter
 from collections.abc import Hashable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
-from harness.registry import find, method_label
 from harness.spec import Status
 from harness.store import NewRun, Owner, ResultStore, Standing
 from harness.store.claims import CRASHED
@@ -106,7 +105,7 @@ def look(runs: Sequence[NewRun], store: ResultStore | None, stack: int, *, rerun
         rerun: everything is to be made anew.
         retry: so is what diverged or failed.
     """
-    named = [_Run(run, run.spec.key, run.spec.cell, method_label(run.spec.method, run.spec.method_fields)) for run in runs]
+    named = [_Run(run, run.spec.key, run.spec.cell, run.description.method) for run in runs]
     standings = store.standings([run.key for run in named]) if store else {}
     holders = store.holders([key for key, run in standings.items() if run.status == Status.RUNNING]) if store else {}
     failed = store.rows([key for key, run in standings.items() if run.status == Status.FAILED]) if store else {}
@@ -162,12 +161,11 @@ def _times(left: Sequence[_Run], speeds: Speeds, stack: int) -> tuple[list[float
 
 def _stacks(left: Sequence[_Run], stack: int) -> Iterator[list[_Run]]:
     """Runs that will be one program: replicates of a cell at the same step, at most `stack` of them, where the task stacks."""
-    sizes = {task: stack if find("task", task).cls.stacks else 1 for task in {run.new.spec.task for run in left}}
     units: dict[tuple[str, int], list[_Run]] = {}
     for run in left:
         units.setdefault((run.cell, run.step), []).append(run)
     for members in units.values():
-        size = sizes[members[0].new.spec.task]
+        size = stack if members[0].new.description.stacks else 1
         yield from (members[first : first + size] for first in range(0, len(members), size))
 
 

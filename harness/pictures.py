@@ -90,6 +90,8 @@ def learning_curves(curves: dict[str, Curve], title: str) -> bytes:
 
 
 def _draw(panel: Axes, name: str, curve: Curve, colour: str) -> None:
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
+
     steps, values = zip(*curve, strict=True)
     shown = [value if math.isfinite(value) else math.nan for value in values]
     style: dict[str, Any] = {"marker": "o", "markersize": 3} if len(steps) < 20 else {}
@@ -100,7 +102,9 @@ def _draw(panel: Axes, name: str, curve: Curve, colour: str) -> None:
     panel.margins(x=0.01)
     if name in LOGARITHMIC and any(value > 0 for value in shown):
         panel.set_yscale("log", nonpositive="mask")
-        panel.grid(visible=True, which="minor", axis="y", color="#f0f0f0", linewidth=0.5)
+        panel.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+        panel.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+        panel.yaxis.set_minor_locator(NullLocator())  # its ticks, and powers as mathematics, take a third of a picture's time
     else:
         _zoom(panel, curve)
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import ast
 import importlib.util
-from collections.abc import Iterator
+import re
+import sys
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cache
@@ -13,13 +15,14 @@ from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
-from harness.errors import InvalidSetting, UnknownName, UsageError
-from harness.sources import executed, imported
+from harness.errors import InvalidSetting, PluginError, UnknownName, UsageError
+from harness.sources import Source, executed, imported, is_installed, read
 
 if TYPE_CHECKING:
     from pydantic import BaseModel
 
     from harness.api import Method, Task
+    from harness.spec import RunSpec
 
 Kind = Literal["method", "task"]
 Model = TypeVar("Model", bound="BaseModel")
@@ -34,19 +37,28 @@ class Listing:
 
     @property
     def summary(self) -> str:
-        """The first line of the file's docstring, or where the plugin comes from."""
+        """The first line of the file's docstring, or where the plugin comes from, or why that cannot be read."""
         if isinstance(self.origin, EntryPoint):
             return f"from {self.origin.value}"
-        return (ast.get_docstring(ast.parse(self.origin.read_text(encoding="utf-8"))) or "").partition("\n")[0]
+        try:
+            return (ast.get_docstring(ast.parse(self.origin.read_bytes())) or "").partition("\n")[0]
+        except (OSError, SyntaxError, ValueError) as err:
+            return f"{self.origin} cannot be read as Python: {err}"
 
 
 @dataclass(frozen=True)
 class Found:
-    """A plugin's class, the name that loads it again, and the fields that the rest of what was typed fills."""
+    """A plugin's class, the name that loads it again, the fields that the rest of what was typed fills, and its text where it is
+    not installed."""
 
     cls: Any
     name: str
     fields: dict[str, Any] = field(default_factory=dict)
+    source: Source | None = None
+
+
+named: dict[str, Source] = {}
+"""By their digests, the sources that the user of this process named: their code may run here."""
 
 
 def listings(kind: Kind) -> dict[str, Listing]:
@@ -76,7 +88,7 @@ def find(kind: Kind, text: str) -> Found:
         PluginError: the file or module cannot be loaded.
     """
     if ":" in text or text.endswith(".py"):
-        return Found(*_from_path(kind, text))
+        return _from_path(kind, text)
     known = listings(kind)
     if text in known:
         return Found(_from_listing(kind, known[text]), text)
@@ -106,49 +118,94 @@ def _from_listing(kind: Kind, item: Listing) -> Any:
     return _class_in(kind, imported(module), attribute, item.name)
 
 
-def _from_path(kind: Kind, text: str) -> tuple[Any, str]:
+def _from_path(kind: Kind, text: str) -> Found:
     place, _, attribute = text.rpartition(":") if ":" in text else (text, "", "")
     if not place.endswith(".py"):
-        return _class_in(kind, imported(place), attribute, text), text
-    path = Path(place).expanduser().resolve()
-    if not path.is_file():
-        raise UnknownName(f"{kind} file", place, sorted(str(near) for near in Path().glob("*.py")))
-    module = executed(path)
-    cls = _class_in(kind, module, attribute, text)
-    shown = path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
-    return cls, f"./{shown}:{cls.__name__}" if not shown.is_absolute() else f"{shown}:{cls.__name__}"
+        if is_installed(place):
+            return Found(_class_in(kind, imported(place), attribute, text), text)
+        path = Path(imported(place).__file__ or "")
+        source = read(path, path.parents[len(place.split(".")) - (path.name != "__init__.py")])
+    else:
+        path = Path(place).expanduser().resolve()
+        if not path.is_file():
+            raise UnknownName(f"{kind} file", place, sorted(str(near) for near in Path().glob("*.py")))
+        source = read(path)
+    cls = _class_in(kind, executed(source), attribute, text)
+    named[source.digest] = source
+    return Found(cls, cls.name, source=source)
 
 
-def _class_in(kind: Kind, module: ModuleType, attribute: str, name: str) -> Any:
+def _kin(kind: Kind, module: ModuleType) -> list[Any]:
+    """The subclasses of `Method` or `Task` that a module defines, abstract ones too."""
     from harness import api
 
     base = api.Method if kind == "method" else api.Task
-    classes = [
-        value
-        for value in vars(module).values()
-        if isinstance(value, type) and issubclass(value, base) and value.__module__ == module.__name__ and hasattr(value, "name")
-    ]
-    chosen = [cls for cls in classes if cls.__name__ == attribute] if attribute else classes
+    own = [value for value in vars(module).values() if isinstance(value, type) and value.__module__ == module.__name__]
+    return [cls for cls in own if issubclass(cls, base)]
+
+
+def _classes_in(kind: Kind, module: ModuleType) -> list[Any]:
+    return [cls for cls in _kin(kind, module) if hasattr(cls, "name")]
+
+
+def _class_in(kind: Kind, module: ModuleType, attribute: str, name: str) -> Any:
+    classes = _classes_in(kind, module)
+    chosen = [cls for cls in _kin(kind, module) if cls.__name__ == attribute] if attribute else classes
     names = [cls.__name__ for cls in classes]
     if attribute and not chosen:
         raise UnknownName(f"{kind} class in {name.rpartition(':')[0]}", attribute, names)
     if len(chosen) != 1:
-        raise UsageError(
-            f"'{name}' must name one subclass of {base.__name__} with a `name`: FILE.py:CLASS. It has: {', '.join(names) or 'none'}."
-        )
-    if lacking := sorted(chosen[0].__abstractmethods__):
+        base = kind.capitalize()
+        raise UsageError(f"'{name}' must name one subclass of {base} with a `name`: FILE.py:CLASS. It has: {', '.join(names) or 'none'}.")
+    if lacking := [*([] if chosen[0] in classes else ["name"]), *sorted(chosen[0].__abstractmethods__)]:
         raise UsageError(f"'{name}' lacks what every {kind} has: {', '.join(lacking)}. See docs/add-a-{kind}.md.")
     return chosen[0]
 
 
-def load_method(name: str, fields: dict[str, Any]) -> Method:
-    """The method of a spec."""
-    return build(find("method", name).cls, f"method '{name}'", fields, "method.")
+def check_identity(kind: Kind, found: Found) -> None:
+    """Refuse a class that is not installed and whose `name`, under which its runs are stored, is no name or another class's.
+
+    Raises:
+        UsageError: it is.
+    """
+    if found.source is None:
+        return
+    name, said = found.cls.name, f"{found.cls.__name__} in {found.source.main} calls itself"
+    if not re.fullmatch(r"[A-Za-z0-9][\w.+-]{0,59}", str(name), re.ASCII):
+        raise UsageError(f"{said} {name!r}. A `name` is up to 60 letters, digits and - _ . +, such as 'my-{kind}'.")
+    if name in listings(kind):
+        raise UsageError(f"{said} '{name}', as an installed {kind} does. Give the class another `name`.")
+    twins = [cls.__name__ for cls in _classes_in(kind, sys.modules[found.cls.__module__]) if cls.name == name and cls is not found.cls]
+    if twins:
+        raise UsageError(f"{said} '{name}', as {twins[0]} beside it does. Give one of them another `name`.")
 
 
-def load_task(name: str, fields: dict[str, Any]) -> Task:
-    """The task of a spec."""
-    return build(find("task", name).cls, f"task '{name}'", fields, "task.")
+def load(spec: RunSpec, source_of: Callable[[str], Source]) -> tuple[Method, Task]:
+    """The method and the task of a run, those that are not installed from the text that `source_of` gives for its digest.
+
+    Raises:
+        UnknownName: nothing installed has that name.
+        PluginError: a class cannot be loaded, or its fields are others.
+    """
+    return (
+        build(_class_of("method", spec.method, spec.method_source, source_of), f"method '{spec.method}'", spec.method_fields, "method."),
+        build(_class_of("task", spec.task, spec.task_source, source_of), f"task '{spec.task}'", spec.task_fields, "task."),
+    )
+
+
+def _class_of(kind: Kind, name: str, digest: str | None, source_of: Callable[[str], Source]) -> Any:
+    if digest is not None:
+        classes = [cls for cls in _classes_in(kind, executed(source_of(digest))) if cls.name == name]
+        if len(classes) != 1:
+            raise PluginError(
+                f"The stored text of the {kind} '{name}' has no class of that name. Put a backup of the database in its place."
+            )
+        return classes[0]
+    if name.partition(":")[0].endswith(".py"):
+        raise PluginError(
+            f"The {kind} '{name}' was queued by an earlier release, which did not keep its code. Queue it anew with its path."
+        )
+    return find(kind, name).cls
 
 
 def build(cls: type[Model], whose: str, values: dict[str, Any], prefix: str = "") -> Model:
@@ -205,43 +262,25 @@ def _typed(cls: type[BaseModel], name: str, text: str) -> Any:
 
 
 def settled(plugin: BaseModel) -> dict[str, Any]:
-    """A plugin's fields as a spec holds them."""
-    from harness.spec import settled_fields
+    """A plugin's fields as a spec holds them.
 
-    return settled_fields(type(plugin), plugin.model_dump())
+    Raises:
+        InvalidSetting: a value that cannot be stored.
+    """
+    from harness.spec import settled_fields, stored_fields
+
+    stored = stored_fields(plugin)
+    return {name: stored[name] for name in settled_fields(type(plugin), plugin.model_dump())}
 
 
-def method_label(name: str, fields: dict[str, Any]) -> str:
-    """The name with its variant, where the fields are one: `hvae-untempered`; of a path, its last part."""
-    if ":" in name:
-        return name.rpartition("/")[2]
-    for variant, filled in _variants(name).items():
-        if all(fields.get(key) == value for key, value in filled.items()):
+def method_label(cls: Any, name: str, fields: dict[str, Any]) -> str:
+    """The name with its variant, where the fields are one: `hvae-untempered`."""
+    from harness.spec import plain
+
+    for variant, filled in cls.variants.items():
+        if all(fields.get(key) == value for key, value in plain(filled).items()):
             return f"{name}-{variant}"
     return name
-
-
-def method_and_variant(label: str) -> tuple[str, dict[str, Any]]:
-    """The inverse of `method_label`: a method's name, and the fields that its variant fills."""
-    for name in listings("method"):
-        for variant, fields in _variants(name).items():
-            if label == f"{name}-{variant}":
-                return name, fields
-    return label, {}
-
-
-@cache
-def _variants(name: str) -> dict[str, dict[str, Any]]:
-    """A method's variants, read from its file without importing it."""
-    item = listings("method").get(name)
-    if item is None:  # a plugin that has gone since: its stored name still says what it was
-        return {}
-    if not isinstance(item.origin, Path):
-        return find("method", name).cls.variants
-    for node in ast.walk(ast.parse(item.origin.read_text(encoding="utf-8"))):
-        if isinstance(node, ast.AnnAssign) and ast.unparse(node.target) == "variants" and node.value is not None:
-            return ast.literal_eval(node.value)
-    return {}
 
 
 def task_label(name: str, task: Task) -> str:

@@ -20,7 +20,7 @@ from harness.evaluation import Score, scoring
 from harness.files import remove_files
 from harness.model import trained
 from harness.overdue import GRACE_S, Overdue, broken_off
-from harness.saving import Job, all_curves, patiently, resume, save, tidy, write_member, write_picture
+from harness.saving import Job, all_curves, patiently, permitted_source, resume, save, tidy, write_member, write_picture
 from harness.spec import RunSpec, Status
 from harness.store import ArtifactFile, Claim, Metric, Outcome
 from harness.training import State
@@ -31,8 +31,9 @@ LOOK_S = 0.1  # between two reports of progress
 
 @dataclass(frozen=True)
 class Began:
-    """A stack starts, or goes on from `step`."""
+    """A stack starts, or goes on from `step`; its `title` is its method and its task."""
 
+    title: str
     specs: tuple[RunSpec, ...]
     step: int
 
@@ -82,13 +83,13 @@ def run(job: Job) -> Iterator[Event]:
     try:
         devices.use(job.plan.device)
         collect_as_usual()
-        method, task = _plugins(job.specs[0])
+        method, task = registry.load(job.specs[0], partial(permitted_source, job.store, job.options))
         patiently(lambda: job.store.begin(list(job.claims.values()), job.plan, environment.describe()))
         torch.set_num_threads(job.plan.threads)
         state, warnings = resume(job, method, task)
         tidy(job)
         yield from map(Note, warnings)
-        yield Began(tuple(spec for _, spec, _ in job.members()), state.step)
+        yield Began(_title(method, task, job.specs[0]), tuple(spec for _, spec, _ in job.members()), state.step)
         state.to(job.plan.device)
         yield from _train(job, method, task, state)
         state.to("cpu")  # scores and files are made there
@@ -114,8 +115,9 @@ def run(job: Job) -> Iterator[Event]:
         yield from _fail(job, f"{type(err).__name__}: {err}")
 
 
-def _plugins(spec: RunSpec) -> tuple[Method, Task]:
-    return registry.load_method(spec.method, spec.method_fields), registry.load_task(spec.task, spec.task_fields)
+def _title(method: Method, task: Task, spec: RunSpec) -> str:
+    label = registry.method_label(type(method), spec.method, spec.method_fields)
+    return f"{label} on {registry.task_label(spec.task, task)}"
 
 
 def _train(job: Job, method: Method, task: Task, state: State) -> Iterator[Event]:
@@ -126,6 +128,11 @@ def _train(job: Job, method: Method, task: Task, state: State) -> Iterator[Event
     while progress := _in_time(job, step):
         now = time.monotonic()
         leaving, saving = job.must_leave(state.step), now >= next_save and state.step < protocol.steps
+        if progress.remark:
+            patiently(partial(save, job, state, progress.remark))
+            yield Note(f"{method.name} on {task.name} ({', '.join(job.claims)}): {progress.remark}.")
+        if (leaving or saving) and not progress.holds():
+            continue
         if (leaving or saving) and not job.lost.is_set():
             yield from _finish_diverged(job, state, ended)
         if leaving:

@@ -15,10 +15,11 @@ from typing import TypeVar
 
 import torch
 
-from harness import checkpoint, training, validation
+from harness import checkpoint, registry, training, validation
 from harness.api import Method, Task
-from harness.errors import CheckpointError, LeaseLost, StoreError, UsageError, WorkspaceError
+from harness.errors import CheckpointError, LeaseLost, PluginError, StoreError, UsageError, WorkspaceError
 from harness.files import Stray, listed_in, remove_files, set_aside
+from harness.sources import Source, parsed
 from harness.spec import Plan, RunSpec
 from harness.stopping import StopRequest
 from harness.store import ArtifactFile, CheckpointFile, Claim, Curve, ResultStore, Saved
@@ -48,6 +49,8 @@ class Options:
     threads: int = field(default_factory=cores)
     device: str = "cpu"
     until: int | None = None  # the step at which runs are given back, for tuning to look at them
+    plugins: tuple[str, ...] = ()  # by sha256, the sources that the command named: their code may run
+    any_plugin: bool = False  # so may any code that the database holds
 
     def deadline(self, now: float) -> float:
         """When all runs together must stop, if they start now."""
@@ -104,6 +107,27 @@ class Job:
         return f"its time limit of {self.options.time_limit_s:g} s is over"
 
 
+def permitted_source(store: ResultStore, options: Options, digest: str) -> Source:
+    """The text of a plugin that is not installed, if its code may run here.
+
+    Raises:
+        PluginError: nobody here named it, or it is not stored.
+    """
+    if digest in registry.named:
+        return registry.named[digest]
+    if not options.any_plugin and digest not in options.plugins:
+        raise PluginError(
+            f"Code {digest[:8]} of the database may not run here. Let it with --allow-plugins, if you trust all who can write there."
+        )
+    text = patiently(partial(store.source, digest))
+    if text is None:
+        raise PluginError(f"The code {digest[:8]} is not in the database. Queue its runs anew from its file.")
+    source = parsed(text)
+    if source.digest != digest:
+        raise PluginError(f"The stored code {digest[:8]} is not the code of that name. Put a backup of the database in its place.")
+    return source
+
+
 def new_plan(specs: Sequence[RunSpec], threads: int, device: str = "cpu") -> Plan:
     """How a stack is computed from now on, whoever goes on with it."""
     return Plan(members=tuple(spec.key for spec in specs), threads=threads, device=device, torch=torch.__version__)
@@ -155,12 +179,12 @@ def _saved_member(
     return checkpoint.read(at_step[0].place(job.workspace), at_step[0].sha256, spec.key)[0]
 
 
-def save(job: Job, state: State) -> float:
+def save(job: Job, state: State, remark: str | None = None) -> float:
     """Write a checkpoint of every living member and one transaction with their rows; returns the seconds it took."""
     began = time.monotonic()
     living = [(place, spec, claim) for place, spec, claim in job.members() if bool(state.alive[place])]
     saved = [
-        Saved(state.step, job.wall_s(claim), all_curves(state, place, spec), write_member(job, state, place, spec, "last"))
+        Saved(state.step, job.wall_s(claim), all_curves(state, place, spec), write_member(job, state, place, spec, "last"), remark)
         for place, spec, claim in living
     ]
     remove_files(job.workspace, job.store, job.store.save([claim for _, _, claim in living], saved))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -78,6 +78,12 @@ class State:
         splits = {name: split for name, split in vars(self.data).items() if split is not None}
         self.data = Data(**{name: {leaf: kept.to(device) for leaf, kept in split.items()} for name, split in splits.items()})
 
+    def keep(self) -> Callable[[], None]:
+        """Keep what steps change; returns what puts it back."""
+        step, changed = self.step, {name: getattr(self, name).clone() for name in ("flat", "curve", "window", "diverged_at")}
+        moments = {name: moment.clone() for name, moment in self.moments.items()}
+        return lambda: vars(self).update(changed, step=step, moments=moments)
+
     def reached(self, replicate: int) -> int:
         """Steps that a replicate has taken: all so far, or those before it was frozen."""
         diverged = int(self.diverged_at[replicate])
@@ -86,10 +92,16 @@ class State:
 
 @dataclass(frozen=True)
 class Progress:
-    """One finished step: how many steps are done, and the bound of each replicate [R] at the parameters before the update, nats."""
+    """One finished step: how many steps are done, and the bound of each replicate [R] at the parameters before the update, nats.
+
+    Whoever keeps or scores the state of a step that is not the last asks `holds()` first: where steps that were played back turn out
+    wrong, it is false, the state is an earlier one again, and the next steps are taken anew. `remark`: what there is to say of that.
+    """
 
     step: int
     bound: Tensor
+    holds: Callable[[], bool]
+    remark: str | None = None
 
 
 def streams(seeds: Sequence[int], name: str) -> list[str]:
@@ -115,9 +127,16 @@ def load_data(task: Task, seeds: Sequence[int], dtype: torch.dtype) -> Data:
 
 
 def initial_leaves(method: Method, task: Task, base: str, seed: int) -> Params:
-    """One replicate's first parameters, [*event], called `task.*` and `method.*`."""
+    """One replicate's first parameters, [*event], called `task.*` and `method.*`.
+
+    Raises:
+        PluginError: one of them has no axis.
+    """
     theta = task.init(base, Noise([f"{seed}/init/task"]))
     phi = method.init(task.latent_dim, Noise([f"{seed}/init/method"]), task.n_context)
+    for kind, plugin, leaves in (("Task", task, theta), ("Method", method, phi)):
+        if scalars := [name for name, leaf in leaves.items() if not leaf.ndim]:
+            raise PluginError(f"{kind} '{plugin.name}' returned leaf '{scalars[0]}' of shape [] from init(); a scalar has shape [1].")
     return {f"task.{name}": leaf for name, leaf in theta.items()} | {f"method.{name}": leaf for name, leaf in phi.items()}
 
 
@@ -194,13 +213,25 @@ def train(method: Method, task: Task, protocol: Protocol, state: State) -> Itera
     noise = Noise(streams(state.seeds, "train"), TRAIN_BLOCK)
     order = Noise(streams(state.seeds, "batch"), shuffled=protocol.shuffle)
     stride = curve_stride(protocol.steps)
-    climb = Replayed(partial(bound_and_gradient, method, task, protocol, state.layout), worth=task.stacks)
+    climb = Replayed(partial(bound_and_gradient, method, task, protocol, state.layout), task.stacks, state.keep)
+
+    def batch_of(number: int) -> Batch:
+        return task.batch(state.data, number, protocol.batch_size, order.at(number))
+
+    def holds() -> bool:
+        return climb.holds(state.flat, partial(batch_of, state.step - 1), noise, state.step - 1)
+
     while state.step < protocol.steps and bool(state.alive.any()):
-        batch = task.batch(state.data, state.step, protocol.batch_size, order.at(state.step))
-        bound, gradient = climb(state.flat, batch, noise, state.step)
+        batch = batch_of(state.step)
+        taken = climb(state.flat, batch, noise, state.step, last=state.step == protocol.steps - 1)
+        if taken is None:
+            continue
+        bound, gradient = taken
         norm = gradient.norm(dim=1)
         healthy = (bound + norm).isfinite()
         if not healthy.all():
+            if bool((state.alive & ~healthy).any()) and not climb.holds(state.flat, partial(batch_of, state.step), noise, state.step):
+                continue
             state.diverged_at.masked_fill_(state.alive & ~healthy, state.step)
         if protocol.clip_norm is not None:
             gradient = gradient * (protocol.clip_norm / (norm + 1e-6)).clamp(max=1.0)[:, None]
@@ -213,7 +244,8 @@ def train(method: Method, task: Task, protocol: Protocol, state: State) -> Itera
             tensor[frozen] = before
         state.step += 1
         _record(state, torch.stack([bound, norm], dim=1), frozen if disturbed else None, stride, protocol.steps)
-        yield Progress(state.step, bound)
+        remark, climb.remark = climb.remark, None
+        yield Progress(state.step, bound, holds, remark)
 
 
 def _record(state: State, values: Tensor, frozen: Tensor | None, stride: int, steps: int) -> None:

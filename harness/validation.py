@@ -31,7 +31,7 @@ def train(method: Method, task: Task, protocol: Protocol, state: State) -> Itera
     if out_of_patience(protocol, state):
         return
     for progress in training.train(method, task, protocol, state):
-        if state.step % protocol.validate_every == 0:
+        if state.step % protocol.validate_every == 0 and progress.holds():
             look(method, task, protocol, state)
         yield progress
         if out_of_patience(protocol, state):

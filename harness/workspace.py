@@ -7,6 +7,8 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from tempfile import TemporaryFile
+from urllib.parse import unquote
 
 from harness.errors import StoreError, WorkspaceError
 
@@ -20,16 +22,34 @@ def redact(url: str) -> str:
     >>> redact("postgresql://ada:secret@localhost/bench")
     'postgresql://ada:***@localhost/bench'
     """
-    scheme, slashes, rest = url.partition("://") if "://" in url else ("", "", url)
+    shown = re.sub(r"(?i)(password=)[^&]*", r"\1***", url)
+    scheme, slashes, rest = shown.partition("://") if "://" in shown else ("", "", shown)
     user, _, host = rest.rpartition("@")
     name, colon, _ = user.partition(":")
-    shown = f"{scheme}{slashes}{name}:***@{host}" if colon else url
-    return re.sub(r"(?i)(password=)[^&]*", r"\1***", shown)
+    return f"{scheme}{slashes}{name}:***@{host}" if colon else shown
+
+
+def without_password(text: str, url: str) -> str:
+    """What a library says of an address, without its password or a piece of it; nor are those of other addresses left.
+
+    Of a password with an unencoded `@`, libraries take what follows it for a part of the host.
+    """
+    text = text.replace(url, redact(url)) if url else text
+    passwords = [url.rpartition("://")[2].rpartition("@")[0].partition(":")[2], *re.findall(r"(?i)password=([^&]*)", url)]
+    for piece in {piece for password in passwords for told in (password, unquote(password)) for piece in (told, *told.split("@"))} - {""}:
+        text = re.sub(rf"(?<!\w){re.escape(piece)}(?!\w)", "***", text)
+    return re.sub(r"[\w+.-]+://\S+", lambda found: redact(found[0]), text)
 
 
 def sqlite_url(path: Path) -> str:
-    """The address of a SQLite file."""
-    return f"sqlite:///{path}"
+    """The address of a SQLite file. What an address, or Optuna, would read as something else is encoded.
+
+    >>> sqlite_url(Path("/home/ada/50%/what?/bench.db"))
+    'sqlite+pysqlite:////home/ada/50%25/what%3F/bench.db'
+    """
+    encoded = str(path).translate({ord(sign): f"%{ord(sign):02X}" for sign in "%?{}"})
+    # With its driver named, MLflow does not make the folder that the encoded path would be.
+    return f"{'sqlite' if encoded == str(path) else 'sqlite+pysqlite'}:///{encoded}"
 
 
 @dataclass(frozen=True)
@@ -130,9 +150,7 @@ class Workspace:
         """
         try:
             self.home.mkdir(parents=True, exist_ok=True)
-            probe = self.home / f".bench-probe-{os.getpid()}"
-            probe.touch()
-            probe.unlink()
+            TemporaryFile(dir=self.home).close()
         except OSError as err:
             remedy = "Change into a folder that you may write to, or set BENCH_HOME to one."
             raise WorkspaceError(f"Cannot write to the workspace {self.home} ({err.strerror}). {remedy}") from err

@@ -12,9 +12,16 @@ import counts
 import pytest
 import torch
 from click.testing import CliRunner, Result
+from hypothesis import settings
+from hypothesis.database import DirectoryBasedExampleDatabase
 from postgres import postgres_database, postgres_server  # noqa: F401  fixtures
 
 from harness.cli import main
+
+# The same examples every time: nobody's first run fails by chance. With BENCH_TESTS=full other ones; a find is kept, and tried again.
+settings.register_profile("usual", derandomize=True, database=None)
+settings.register_profile("full", database=DirectoryBasedExampleDatabase(Path(__file__).parent.parent / ".hypothesis" / "examples"))
+settings.load_profile("full" if os.environ.get("BENCH_TESTS") == "full" else "usual")
 
 
 def pytest_terminal_summary(terminalreporter: Any) -> None:
@@ -92,7 +99,7 @@ class NoMirror:
     def add(self, keys: object) -> None:
         """Nothing is taken note of."""
 
-    def finish(self) -> list[str]:
+    def finish(self, **unused: object) -> list[str]:
         """Nothing is left to mirror."""
         return []
 

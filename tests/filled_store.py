@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from harness.spec import Plan, RunSpec, Status
+from harness.spec import Description, Plan, RunSpec, Status
 from harness.store import ArtifactFile, CheckpointFile, Metric, NewRun, Outcome, Owner, ResultStore
 from harness.workspace import Workspace
 
@@ -33,8 +33,11 @@ def spec(seed: int = 0, **method_fields: Any) -> RunSpec:
 
 def new_run(seed: int = 0, **method_fields: Any) -> NewRun:
     """The same as something to enqueue."""
+    label = "hvae-untempered" if spec(seed, **method_fields).method_fields["tempering"] == "none" else "hvae"
     settings = {"method.n_leapfrog": 1, "method.tempering": "none", **{f"method.{name}": value for name, value in method_fields.items()}}
-    return NewRun(spec(seed, **method_fields), "gaussian-2", settings, "source", "standard")
+    return NewRun(
+        spec(seed, **method_fields), "gaussian-2", settings, "source", "standard", Description(method=label, stacks=True, scores=2)
+    )
 
 
 def curves(seed: int = 0, points: int = 200) -> dict[str, list[tuple[int, float]]]:

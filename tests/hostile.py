@@ -64,12 +64,10 @@ TEXTS = st.one_of(
 
 
 def attack(examples: int, full: int) -> settings:
-    """So many examples, the same in each run; many more and other ones with BENCH_TESTS=full."""
+    """So many examples; many more with BENCH_TESTS=full."""
     return settings(
         max_examples=full if FULL else examples,
         deadline=None,
-        derandomize=not FULL,
-        database=None,
         suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
     )
 

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import ctypes
 import time
 from typing import Any, ClassVar, Literal
 
+import numpy as np
 import torch
 
-from harness.api import Method, Noise, Params, Particles, Problem
+from harness.api import Data, Method, Noise, Params, Particles, Problem, Task
+from tasks.gaussian import Gaussian
 
 
 class _Shift(Method, frozen=True):
@@ -134,3 +137,97 @@ class Hangs(_Shift, frozen=True):
         while noise._step >= 50:
             time.sleep(0.01)
         return log_w
+
+
+def around_torch(tensor: torch.Tensor) -> float:
+    """Its first number, as no tracer sees it."""
+    return ctypes.c_double.from_address(tensor.data_ptr()).value
+
+
+class UsesNumpy(_Shift, frozen=True):
+    """Right, and computes a part of log_w with numpy."""
+
+    name: ClassVar[str] = "uses-numpy"
+
+    def particles(self, params: Params, problem: Problem, noise: Noise, n_particles: int, trace: bool = False) -> Particles:
+        found = super().particles(params, problem, noise, n_particles, trace)
+        return Particles(found.z, found.log_w + torch.from_numpy(np.tanh(params["shift"].detach().numpy()).sum(-1)))
+
+
+class FreezesParameters(_Shift, frozen=True):
+    """A recording of it has a number that depends on the parameters."""
+
+    name: ClassVar[str] = "freezes-parameters"
+
+    def init(self, dim: int, noise: Noise, n_context: int = 0) -> Params:
+        return {"shift": torch.full((dim,), 3.0, dtype=torch.float64)}
+
+    def particles(self, params: Params, problem: Problem, noise: Noise, n_particles: int, trace: bool = False) -> Particles:
+        found = super().particles(params, problem, noise, n_particles, trace)
+        return Particles(found.z, found.log_w * self.factor(around_torch(params["shift"]), around_torch(found.z)))
+
+    def factor(self, shift: float, z: float) -> float:
+        return 1 + abs(shift)
+
+
+class FreezesNoise(FreezesParameters, frozen=True):
+    """A recording of it has a number that depends on the noise."""
+
+    name: ClassVar[str] = "freezes-noise"
+
+    def factor(self, shift: float, z: float) -> float:
+        return 1 + abs(z)
+
+
+class FreezesRange(FreezesParameters, frozen=True):
+    """A recording of it has a number that depends on the parameters, and changes once they are far from where they began."""
+
+    name: ClassVar[str] = "freezes-range"
+
+    def factor(self, shift: float, z: float) -> float:
+        return 1.0 if shift > 2.6 else 1.5
+
+
+class FreezesDomain(FreezesRange, frozen=True):
+    """Its recording gives the same numbers, until one that is not finite."""
+
+    name: ClassVar[str] = "freezes-domain"
+
+    def particles(self, params: Params, problem: Problem, noise: Noise, n_particles: int, trace: bool = False) -> Particles:
+        found = _Shift.particles(self, params, problem, noise, n_particles, trace)
+        size = params["shift"].abs().amax(-1).detach()
+        return Particles(found.z, found.log_w + 0 * (size - self.factor(around_torch(size), 0.0)).log())
+
+    def factor(self, shift: float, z: float) -> float:
+        return 2.4 if shift > 2.6 else -1.0
+
+
+class Scalar(_Shift, frozen=True):
+    """One of its leaves has no axis."""
+
+    name: ClassVar[str] = "scalar"
+
+    def init(self, dim: int, noise: Noise, n_context: int = 0) -> Params:
+        return super().init(dim, noise) | {"size": torch.zeros((), dtype=torch.float64)}
+
+
+class Verbose(Gaussian, frozen=True):
+    """A metric with a name longer than any place takes."""
+
+    name: ClassVar[str] = "verbose"
+    variant: ClassVar[str | None] = None
+
+    def metrics(self, params: Params, data: Data) -> dict[str, torch.Tensor]:
+        return super().metrics(params, data) | {"x" * 251: params["delta"][:, 0]}
+
+
+class AbstractMethod(Method, frozen=True):
+    """No method yet."""
+
+    name: ClassVar[str] = "abstract"
+
+
+class AbstractTask(Task, frozen=True):
+    """No task yet."""
+
+    name: ClassVar[str] = "abstract"

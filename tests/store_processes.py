@@ -7,12 +7,14 @@ import signal
 from collections.abc import Callable
 from dataclasses import replace
 from multiprocessing.synchronize import Barrier
+from pathlib import Path
 from typing import Any
 
 from sqlalchemy import Engine, event
 
-from harness.spec import RunSpec
+from harness.spec import Description, RunSpec
 from harness.store import NewRun, Owner, ResultStore
+from harness.store.fresh import part_beside
 
 
 def spec(seed: int = 0, **other: Any) -> RunSpec:
@@ -30,7 +32,7 @@ def spec(seed: int = 0, **other: Any) -> RunSpec:
 
 def new_run(seed: int = 0, **other: Any) -> NewRun:
     """The same as something to enqueue."""
-    return NewRun(spec(seed, **other), "gaussian-25", {"n_leapfrog": 10}, "source", "standard")
+    return NewRun(spec(seed, **other), "gaussian-25", {"n_leapfrog": 10}, "source", "standard", Description(method="hvae", stacks=True))
 
 
 def open_together(url: str, barrier: Barrier, seed: int) -> str:
@@ -67,6 +69,28 @@ def claim_and_stay(url: str, keys: list[str], report: Any) -> None:
     with ResultStore.open(url) as store:
         report.put([claim.key for claim in store.claim(keys, Owner.current())])
     signal.pause()
+
+
+def claim_and_wait(url: str, keys: list[str]) -> None:
+    """Claim runs, print which, and hold them until killed."""
+    with ResultStore.open(url) as store:
+        print(*[claim.key for claim in store.claim(keys, Owner.current())], flush=True)
+        signal.pause()
+
+
+def build_and_wait(file: str) -> None:
+    """Begin to build a file, print the name of its part, and be at it until killed."""
+    part = part_beside(Path(file))
+    part.touch()
+    print(part.name, flush=True)
+    signal.pause()
+
+
+def open_alone(url: str, seed: int) -> None:
+    """Open a database, write into it and say so."""
+    with ResultStore.open(url) as store:
+        store.enqueue([new_run(seed)])
+    print("opened", flush=True)
 
 
 def die_at_statement(url: str, number: int, work: Callable[[str], object] = ResultStore.open) -> None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import multiprocessing
+import os
 import signal
 import subprocess
 import sys
@@ -101,6 +103,22 @@ def in_processes(number, work, *arguments):
     for process in started:
         process.join()
     return found
+
+
+@contextlib.contextmanager
+def in_namespace(work, *arguments):
+    """What `work` prints in a process with numbers of its own, as in a container; it ends with the block."""
+    code = f"import store_processes; store_processes.{work.__name__}(*{arguments!r})"
+    argv = ["unshare", "--pid", "--fork", "--kill-child", "--mount-proc", sys.executable, "-c", code]
+    paths = os.pathsep.join([str(Path(__file__).parent), str(Path(__file__).parents[1])])
+    if subprocess.run([*argv[:5], "true"], capture_output=True, check=False).returncode:
+        pytest.skip("no PID namespaces here")
+    child = subprocess.Popen(argv, stdout=subprocess.PIPE, text=True, env={**os.environ, "PYTHONPATH": paths})
+    try:
+        yield child.stdout
+    finally:
+        child.kill()
+        child.communicate()
 
 
 def killed(target, *arguments):

@@ -18,6 +18,7 @@ from harness.bundle.lines import decode_line, encode_line
 from harness.bundle.moving import _entry
 from harness.errors import UsageError
 from harness.spec import canonical_json
+from harness.store import Metric
 
 
 def parts(path):
@@ -361,5 +362,15 @@ def test_a_run_that_a_bundle_cannot_hold_is_not_written(here, tmp_path):
     (key,) = fill(here, [0], reason="\0")
     result = cli(here, "export", "--bundle", tmp_path / "x.bench")
     assert (result.exit_code, result.stdout) == (2, "")
-    assert f"Run {key} cannot be exported: a run does not validate: reason" in result.stderr
+    assert f"Run {key} is left out: a run does not validate: reason" in result.stderr
+    assert "There is no finished run to export: a run does not validate: reason" in result.stderr
     assert not (tmp_path / "x.bench").exists()
+
+
+def test_a_run_that_a_bundle_cannot_hold_does_not_keep_the_others_back(here, tmp_path):
+    (good,), (odd,) = fill(here, [0]), fill(here, [1], metrics={"x" * 251: Metric(1.0)})
+    result = cli(here, "export", "--bundle", tmp_path / "x.bench", "--json")
+    assert result.exit_code == 0
+    assert {line["key"]: line["outcome"] for line in map(json.loads, result.stdout.splitlines())} == {good: "exported", odd: "left out"}
+    assert f"Run {odd} is left out" in result.stderr
+    assert len(checked(tmp_path / "x.bench")) == 1

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 from conftest import json_lines
+from stores import execute
 
 from harness.store import ResultStore
 from harness.workspace import Workspace
@@ -108,6 +109,23 @@ def test_a_wrong_shape_is_one_line_and_leaves_no_run(bench):
     assert json_lines(bench("list", "runs", "--json")) == []
 
 
+def test_a_scalar_without_an_axis_is_named_and_leaves_no_run(bench):
+    result = bench("run", "-m", f"{PLUGINS}:Scalar", *SMOKE)
+    assert result.exit_code == 1
+    assert "Method 'scalar' returned leaf 'size' of shape [] from init(); a scalar has shape [1]." in result.stderr
+    assert json_lines(bench("list", "runs", "--json")) == []
+
+
+def test_a_metric_with_a_name_that_is_too_long_is_one_line(bench):
+    task = f"{PLUGINS}:Verbose"
+    result = bench("run", "-m", "vb", "-t", task, "--protocol", "smoke", "--set", "steps=2")
+    assert result.exit_code == 1
+    assert f"Task 'verbose' calls a metric '{'x' * 40}...': a name has 1 to 200 printable letters, not 251." in result.stderr
+    checked = bench("check", task, "--json")
+    assert checked.exit_code == 3
+    assert any("Task 'verbose' calls a metric" in line["detail"] for line in json_lines(checked))
+
+
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
@@ -189,14 +207,10 @@ def test_db_info_and_backup(bench, workspace):
     assert bench("db", "upgrade").exit_code == 0
 
 
-def test_other_source_of_a_method_is_said_and_still_a_hit(bench, workspace):
-    mine = workspace / "mine.py"
-    mine.write_text(PLUGINS.read_text())
-    arguments = ["run", "-m", "./mine.py:Shift", *SMOKE, "--json"]
-    bench(*arguments)
-    all_mirrored()
-    mine.write_text(PLUGINS.read_text() + "\n# changed\n")
-    again = run_python(f"from harness.cli import main\nmain({arguments})", workspace)
+def test_other_source_of_an_installed_method_is_said_and_still_a_hit(bench, store):
+    bench("run", "-m", "vb", *SMOKE)
+    execute(store, "UPDATE runs SET source_hash = 'another'")
+    again = bench("run", "-m", "vb", *SMOKE, "--json")
     assert "other source code" in again.stderr
     assert "--rerun" in again.stderr
     assert json.loads(again.stdout)["outcome"] == "hit"
@@ -305,6 +319,20 @@ def test_runs_are_listed_by_variant(bench):
     assert [run["settings"]["method.tempering"] for run in json_lines(bench("list", "runs", "-m", "hvae-untempered", "--json"))] == ["none"]
     assert len(json_lines(bench("list", "runs", "-m", "hvae", "--json"))) == 2
     assert "None of them fits" in bench("list", "runs", "-t", "nope").stderr
+
+
+@pytest.mark.parametrize(
+    ("name", "lacks"),
+    [
+        ("methods.iaf:Autoregressive", "method has: name, init, particles"),
+        ("{PLUGINS}:AbstractMethod", "method has: init, particles"),
+        ("{PLUGINS}:AbstractTask", "task has: batch, init, latent_dim, load, problem"),
+    ],
+)
+def test_an_abstract_class_is_told_what_it_lacks(bench, name, lacks):
+    result = bench("check", name.format(PLUGINS=PLUGINS))
+    assert result.exit_code == 2
+    assert f"lacks what every {lacks}" in result.stderr
 
 
 def test_a_time_between_checkpoints_is_a_number(bench):

@@ -279,7 +279,7 @@ def test_settings_that_tuning_found_say_what_that_took(compare, records, tmp_pat
             comparisons.store_runs(workspace, search.runs(log.trials()[-1].params, search.seeds))
             log.tell(number, 0, "complete", score, {})
     (method,), (task,) = parse_selector("method", "vb"), parse_selector("task", "gaussian-2")
-    preset = Preset(workspace.study_url, "mine", range(3))
+    preset = Preset(workspace, "mine", range(3))
     comparisons.store_runs(workspace, expand(["vb"], ["gaussian-2"], range(3), None, {}, preset.settings))
     comparisons.store_runs(workspace, expand(["vb", "iaf"], ["gaussian-2"], range(3), "smoke"))
     _, settings = preset.settings(method, task)
@@ -287,8 +287,8 @@ def test_settings_that_tuning_found_say_what_that_took(compare, records, tmp_pat
     found = records(home=tmp_path)
     (tuned,) = [record for record in found.values() if record["tuning_runs"]]
     assert tuned["settings"] == f"lr={settings['lr']}"
-    with ResultStore.open(workspace.database_url) as store, read_log(workspace.study_url, search) as log:
-        spent = cost(search, store, log.trials())
+    with ResultStore.open(workspace.database_url) as store, read_log(workspace.study_url, search.record(3)) as log:
+        spent = cost(search.record(3), store, log.trials())
     (run, *_) = search.runs({}, [0])
     assert (tuned["tuning_runs"], tuned["tuning_steps"], tuned["tuning_seconds"]) == (9, 9 * run.spec.steps, 3 * 2.5)
     assert tuned["tuning_gradients"] == spent.gradients == 9 * run.spec.steps * run.spec.particles

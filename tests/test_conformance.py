@@ -80,6 +80,13 @@ def test_a_wrong_task_is_caught(cls, name):
     assert not holds, detail
 
 
+def test_a_trace_is_optional():
+    from plugins import Shift
+
+    holds, detail = METHOD_CHECKS["tracing changes nothing"](Shift, 0, 1.0)
+    assert (holds, detail) == (True, "there is no path, and tracing leaves every bit")
+
+
 def test_what_a_plugin_raises_is_one_failed_line():
     class Broken(Method, frozen=True):
         name = "broken"

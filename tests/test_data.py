@@ -11,6 +11,7 @@ import subprocess
 import sys
 import tempfile
 import tracemalloc
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -103,7 +104,7 @@ EDITS = st.lists(st.tuples(st.one_of(st.integers(0, 20), st.integers(0, 2000)), 
 CUT = st.one_of(st.just(0), st.integers(0, 2000))
 
 
-@settings(max_examples=400, deadline=None, derandomize=True, database=None)
+@settings(max_examples=400, deadline=None)
 @given(EDITS, CUT, st.binary(max_size=3), st.booleans(), EDITS, st.sampled_from([1, 3]))
 def test_any_bytes_are_an_array_or_a_data_error(edits, cut, tail, zipped, wrapper_edits, n_dims):
     inner = mutated(SMALL, edits, cut, tail)
@@ -180,11 +181,77 @@ def test_verify_and_list_say_what_is_there(tmp_path, bench):
     absent = bench("data", "verify", "toy")
     assert (absent.exit_code, absent.stdout.count("missing")) == (3, 2)
     assert "To mend it: bench data fetch toy" in absent.stderr
-    assert bench("data", "verify").exit_code == 3
     (line,) = [line for line in json_lines(bench("data", "list", "--data", str(tmp_path / "other"), "--json")) if line["data_set"] == "toy"]
     assert line["found"] == [str(tmp_path / "other" / "toy" / name) for name in (IMAGES, f"{LABELS}.gz")]
     assert "toy      A toy: not here; to have it: bench data fetch toy" in bench("data", "list").stdout
     assert bench("data", "verify", "mnst").exit_code == 2
+
+
+@pytest.mark.parametrize("content", [CONTENT, ZIPPED], ids=["plain", "gzip"])
+def test_the_folders_of_torchvision_are_looked_into_and_never_written_to(content, tmp_path, monkeypatch, bench):
+    monkeypatch.setitem(KNOWN, "toy", replace(KNOWN["toy"], torchvision="TOY"))
+    raw = put(tmp_path / "data" / "TOY" / "raw", {f"{IMAGES}.gz" if content is ZIPPED else IMAGES: content[IMAGES]})
+    assert np.array_equal(load_images("toy", "train"), PIXELS)
+    assert [item.state for item in verify("toy", tmp_path / "data")] == ["right", "missing"]
+    (raw / next(raw.iterdir()).name).write_bytes(b"another file")
+    with pytest.raises(DataError, match="Replace it: bench data fetch toy --force"):
+        load_images("toy", "train")
+    failed = bench("data", "fetch", "toy", "--force")  # its mirror does not answer
+    assert (failed.exit_code, [path.read_bytes() for path in raw.iterdir()]) == (1, [b"another file"])
+    put(tmp_path / "data" / "toy", {IMAGES: CONTENT[IMAGES]})  # bench's own folder goes before
+    assert np.array_equal(load_images("toy", "train"), PIXELS)
+
+
+def test_torchvisions_folders_are_those_of_its_releases():
+    assert {name: known.torchvision for name, known in KNOWN.items() if name != "toy"} == {"mnist": "MNIST", "fashion": "FashionMNIST"}
+
+
+IN_THE_WAY = {
+    "a link to itself": (
+        lambda data: put(data / "toy", {}).joinpath(IMAGES).symlink_to(IMAGES),
+        f"toy/{IMAGES} is a link that leads in a circle",
+    ),
+    "a link to nothing": (
+        lambda data: put(data / "toy", {}).joinpath(IMAGES).symlink_to("x"),
+        f"toy/{IMAGES} is a link that leads nowhere",
+    ),
+    "a folder": (lambda data: put(data / "toy" / f"{IMAGES}.gz", {}), f"toy/{IMAGES}.gz is a folder, where a file should be"),
+    "a pipe": (lambda data: os.mkfifo(put(data / "toy", {}) / IMAGES), f"toy/{IMAGES} is a device or a pipe, where a file should be"),
+    "a file as folder": (lambda data: put(data, {"toy": b""}), "toy is a file, where a folder should be"),
+    "folders in a circle": (lambda data: data.symlink_to(data), "data is a link that leads in a circle"),
+}
+
+
+@pytest.mark.parametrize("kind", IN_THE_WAY)
+def test_what_stands_in_a_files_place_is_named(kind, tmp_path, bench):
+    place, says = IN_THE_WAY[kind]
+    place(tmp_path / "data")
+    with pytest.raises(DataError, match=re.escape(f"{tmp_path}/data/{says}".replace("data/data", "data"))):
+        load_images("toy", "train")
+    told = bench("data", "verify", "toy")
+    assert (told.exit_code, says in told.stdout) == (3, True)
+    assert bench("data", "list").exit_code == 0
+
+
+def test_a_good_copy_beside_what_stands_in_the_way_is_taken(tmp_path, bench):
+    put(tmp_path / "data" / "toy", {"train-images.idx3-ubyte": CONTENT[IMAGES]})
+    put(tmp_path / "data" / "toy" / IMAGES, {IMAGES: CONTENT[IMAGES]})  # as some archives unpack
+    assert np.array_equal(load_images("toy", "train"), PIXELS)
+    assert next(verify("toy")).state == "right"
+
+
+def test_verify_asks_for_what_runs_need_and_no_more(tmp_path, monkeypatch, bench):
+    monkeypatch.setitem(KNOWN, "toy", replace(KNOWN["toy"], files=(TOY[0], replace(TOY[1], needed=False))))
+    folder = put(tmp_path / "data" / "toy", {IMAGES: CONTENT[IMAGES]})
+    told = bench("data", "verify", "toy")
+    assert (told.exit_code, "no run needs it" in told.stdout, told.stderr) == (0, True, "")
+    assert bench("data", "verify").exit_code == 0, "the other data sets are not here"
+    put(folder, {LABELS: b"wrong"})
+    assert bench("data", "verify", "toy").exit_code == 3
+    (folder / LABELS).unlink()
+    (folder / IMAGES).unlink()
+    assert bench("data", "verify", "toy").exit_code == 3
+    assert {file.name for file in KNOWN["mnist"].files if file.needed} == {IMAGES, "t10k-images-idx3-ubyte"}
 
 
 def test_the_help_loads_nothing_heavy(tmp_path):

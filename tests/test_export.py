@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
 import io
 import json
 import math
@@ -343,3 +344,32 @@ def test_an_unknown_kind_of_environment_is_missing_and_mixed_settings_are_text(t
     runs = harness.results.load(home=tmp_path).runs
     assert set(runs["method.width"]) == {"1", "[1,2]", str(2**70), "wide"}
     assert runs[["cores", "torch", "python", "commit_changed"]].isna().all().all()
+
+
+def test_integers_stay_integers_in_columns_with_gaps(tmp_path):
+    workspace = filled_store.workspace_in(tmp_path)
+    ordinary = comparisons.gaussian_runs([0], ["gaussian-2"])[0]
+    long = 1234567890123456789
+    given = comparisons.renamed(ordinary, "other")
+    spec = given.spec.model_copy(update={"seed": long, "patience": long, "method_fields": {"width": long}})
+    comparisons.store_runs(workspace, [ordinary, dataclasses.replace(given, spec=spec)])
+    frame = harness.results.load(home=tmp_path).runs
+    assert_frame_equal(frame, exported(workspace, tmp_path / "runs.parquet"))
+    for name in ("patience", "method.width", "seed"):
+        assert str(frame[name].dtype) == "Int64"
+        assert frame[name].max() == long
+    assert frame.patience.isna().sum() == frame["method.width"].isna().sum() == 1
+    lines = csv.DictReader(io.StringIO(export(workspace, "--format", "csv").stdout, newline=""))
+    assert sorted(line["method.width"] for line in lines) == ["", str(long)]
+
+
+def test_types_do_not_depend_on_what_a_column_holds(tmp_path):
+    workspace = filled_store.workspace_in(tmp_path)
+    ordinary = comparisons.gaussian_runs([0], ["gaussian-2"])[0]
+    full = {"batch_size": 10, "clip_norm": 1.0, "validate_every": 5, "patience": 2}
+    comparisons.store_runs(workspace, [ordinary, dataclasses.replace(ordinary, spec=ordinary.spec.model_copy(update=full))])
+    schemas = []
+    for key in (row.key for row in ResultStore.open(workspace.database_url).find("")):
+        assert export(workspace, key, "-o", tmp_path / f"{key}.parquet").exit_code == 0
+        schemas.append(parquet.read_schema(tmp_path / f"{key}.parquet"))
+    assert schemas[0].equals(schemas[1])

@@ -26,7 +26,7 @@ from markdown_it import MarkdownIt
 from pyarrow import parquet
 from test_browser import CHROMIUM, FLAGS
 
-from harness.analysis.formats import SCHEMA_VERSION, csv_text
+from harness.analysis.formats import SCHEMA_VERSION, csv_text, parquet_bytes
 from harness.analysis.formats.records import FORMULA
 from harness.cli import main
 from harness.cli._options import write_out
@@ -330,6 +330,12 @@ def test_json_and_parquet_are_the_same_records(compare, records):
     stored = parquet.read_table(compare(to="table.parquet"))
     assert stored.to_pylist() == records
     assert stored.schema.metadata[b"bench_schema_version"] == str(SCHEMA_VERSION).encode()
+
+
+def test_parquet_types_do_not_depend_on_what_a_column_holds(records):
+    empty = [dict.fromkeys(row) for row in records]
+    full, bare = (parquet.read_schema(io.BytesIO(parquet_bytes(rows))) for rows in (records, empty))
+    assert full.equals(bare)
 
 
 # Files

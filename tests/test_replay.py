@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any, ClassVar
 
 import pytest
 import torch
-from plugins import DivergesAt50, Shift
+from conftest import json_lines
+from plugins import DivergesAt50, FreezesDomain, FreezesNoise, FreezesParameters, FreezesRange, Shift, UsesNumpy
 
 from harness import replay, training
-from harness.errors import PluginError
 from harness.matrix import expand
-from harness.registry import load_method, load_task
+from harness.registry import find
 
+PLUGINS = Path(__file__).parent / "plugins.py"
 METHODS = ["vb", "iwae", "pnf", "iaf", "hvae", "hvae-untempered", "hvae-iaf"]
 SETS = {"whole": {}, "batches": {"batch_size": 300, "optimiser": "rmsprop", "clip_norm": 5.0}, "single": {"dtype": "float32"}}
 PARTS = ("flat", "curve", "window", "diverged_at")
@@ -32,15 +34,29 @@ def recordings(monkeypatch):
     return made
 
 
-def trained(method, seeds, monkeypatch, way, task="gaussian-3", **sets):
+def trained(method, seeds, monkeypatch, way, look=lambda progress, state: None, task="gaussian-3", **sets):
     monkeypatch.setenv("BENCH_REPLAY", way)
     (run,) = expand([method if isinstance(method, str) else "vb"], [task], [0], "smoke", {"task.n_data": 1000, "steps": 40, **sets})
     spec = run.spec
-    found = load_method(spec.method, spec.method_fields) if isinstance(method, str) else method
-    state = training.start(found, load_task(spec.task, spec.task_fields), spec.protocol(), seeds)
-    for _ in training.train(found, load_task(spec.task, spec.task_fields), spec.protocol(), state):
-        pass
+    found = find("method", spec.method).cls(**spec.method_fields) if isinstance(method, str) else method
+    gaussian = find("task", spec.task).cls(**spec.task_fields)
+    state = training.start(found, gaussian, spec.protocol(), seeds)
+    for progress in training.train(found, gaussian, spec.protocol(), state):
+        look(progress, state)
     return state
+
+
+@pytest.fixture
+def remarks(monkeypatch):
+    """What training said."""
+    said, progress = [], training.Progress
+
+    def heard(*values: Any) -> Any:
+        said.extend(text for text in values[3:] if text)
+        return progress(*values)
+
+    monkeypatch.setattr(training, "Progress", heard)
+    return said
 
 
 def equal(one, other):
@@ -88,20 +104,65 @@ def test_a_method_that_looks_at_values_is_not_recorded(recordings, monkeypatch):
     assert equal(usual, played)
 
 
-class RemembersCalls(Shift, frozen=True):
-    """Depends on how often it was asked."""
-
-    name: ClassVar[str] = "remembers-calls"
-    calls: ClassVar[list[int]] = []
-
-    def bent(self, log_w: torch.Tensor, noise: Any) -> torch.Tensor:
-        self.calls.append(1)
-        return log_w + len(self.calls) // 4
+def test_numbers_that_leave_torch_are_not_recorded(recordings, monkeypatch):
+    usual, played = (trained(UsesNumpy(), [0, 1], monkeypatch, way) for way in ("off", "always"))
+    assert recordings == [None]
+    assert equal(usual, played)
 
 
-def test_a_method_that_depends_on_more_than_its_arguments_is_found_out(recordings, monkeypatch):
-    with pytest.raises(PluginError, match="gives other numbers when it is played back"):
-        trained(RemembersCalls(), [0, 1], monkeypatch, "always")
+@pytest.mark.parametrize("method", [FreezesParameters(), FreezesNoise()])
+def test_what_a_recording_freezes_shows_at_once(method, recordings, remarks, monkeypatch):
+    usual, played = (trained(method, [0, 1], monkeypatch, way) for way in ("off", "always"))
+    assert [made is not None for made in recordings] == [True]
+    assert remarks == ["steps are taken one by one: a recording of step 0 gave other numbers with other parameters or noise"]
+    assert equal(usual, played)
+
+
+@pytest.mark.parametrize("method", [FreezesRange(), FreezesDomain()])
+def test_steps_since_the_last_comparison_are_taken_anew(method, monkeypatch, remarks):
+    monkeypatch.setattr(replay, "CHECK_EVERY", 1000)
+    usual, played = (trained(method, [0], monkeypatch, way, task="gaussian-1", steps=120, lr=0.05) for way in ("off", "always"))
+    assert remarks
+    assert remarks[0].endswith("gave other numbers when it was played back")
+    assert usual.diverged_at.tolist() == [-1]
+    assert equal(usual, played)
+
+
+def test_whoever_keeps_a_state_between_comparisons_keeps_no_wrong_one(monkeypatch, remarks):
+    monkeypatch.setattr(replay, "CHECK_EVERY", 1000)
+    states = {}
+
+    def look(progress: Any, state: Any) -> None:
+        if state.step % 10 == 0 and progress.holds():
+            states.setdefault(state.step, state.flat.clone())
+            assert torch.equal(states[state.step], state.flat)
+
+    for way in ("off", "always"):
+        trained(FreezesRange(), [0], monkeypatch, way, look, task="gaussian-1", steps=120, lr=0.05)
+    assert len(states) == 12
+    assert len(remarks) == 1
+
+
+def test_a_run_says_that_its_steps_are_taken_one_by_one(bench, no_mirror, monkeypatch):
+    monkeypatch.setenv("BENCH_REPLAY", "always")
+    result = bench("run", "-m", f"{PLUGINS}:FreezesNoise", "-t", "gaussian-2", "--protocol", "smoke", "--set", "steps=30", "--json")
+    (run,) = json_lines(result)
+    reason = "steps are taken one by one: a recording of step 0 gave other numbers with other parameters or noise"
+    assert f"freezes-noise on gaussian ({run['key']}): {reason}." in result.stderr
+    (shown,) = json_lines(bench("show", run["key"], "--json"))
+    assert [line["reason"] for line in shown["history"]] == [None, None, reason, None]
+
+
+@pytest.mark.parametrize("pause", ["0", "1000"])
+def test_a_run_saves_and_stores_what_steps_taken_one_by_one_give(bench, no_mirror, monkeypatch, pause):
+    words = ("-t", "gaussian-1", "--protocol", "smoke", "--set", "steps=60", "--set", "lr=0.05", "--save-every", pause, "--rerun", "--json")
+    metrics = []
+    for way in ("off", "always"):
+        monkeypatch.setenv("BENCH_REPLAY", way)
+        result = bench("run", "-m", f"{PLUGINS}:FreezesRange", *words)
+        metrics.append(json_lines(result)[0]["metrics"])
+        assert ("gave other numbers when it was played back" in result.stderr) == (way == "always")
+    assert metrics[0] == metrics[1]
 
 
 def test_a_recording_is_made_once_steps_have_cost_as_much(recordings, monkeypatch):

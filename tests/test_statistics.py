@@ -111,6 +111,17 @@ def test_the_t_interval_goes_with_the_unit(values, power):
     assert [end * 2.0**power for end in (plain.mean, plain.se, plain.low)] == [scaled.mean, scaled.se, scaled.low]
 
 
+TINY = [[0.0, 5e-324], [0.0, 5e-324, 5e-324], [-5e-324, 5e-324], [0.0, 0.0, 1e-323]]
+
+
+@pytest.mark.parametrize("values", TINY)
+def test_the_smallest_floats_are_as_good_as_others(values):
+    found, large = bca_interval(values), bca_interval([value / 5e-324 for value in values])
+    assert min(values) <= found.low <= found.high <= max(values)
+    assert [large.low * 5e-324, large.high * 5e-324] == [found.low, found.high]
+    assert t_test(values) == t_test([value / 5e-324 for value in values]) > 0
+
+
 # The bootstrap
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import math
 import shutil
@@ -15,7 +16,22 @@ import pytest
 import store_processes as processes
 from sqlalchemy import inspect
 from store_processes import new_run, spec
-from stores import DATA, KEYS, ME, REVISION_MODULE, checkpoint, execute, file, in_processes, killed, outcome, stack, store, url  # noqa: F401
+from stores import (  # noqa: F401
+    DATA,
+    KEYS,
+    ME,
+    REVISION_MODULE,
+    checkpoint,
+    execute,
+    file,
+    in_namespace,
+    in_processes,
+    killed,
+    outcome,
+    stack,
+    store,
+    url,
+)
 
 import harness.store
 from harness.errors import LeaseLost, SchemaMismatch, StoreError, UsageError
@@ -41,8 +57,8 @@ from harness.workspace import redact, sqlite_url
 
 def test_the_public_names_are_these():
     rows = {"ArtifactFile", "CheckpointFile", "Claim", "Curve", "File", "HistoryRow", "Metric", "NewRun", "OpenRun", "Outcome"}
-    rows |= {"Owner", "RunRow"}
-    rows |= {"Adoption", "CellRow", "Errata", "Erratum", "Replicate", "Result", "Saved", "Scores", "Snapshot", "Standing"}
+    rows |= {"Owner", "RunRow", "CODE", "Adoption", "CellRow", "is_newest", "Errata", "Erratum", "Replicate", "Result", "Saved"}
+    rows |= {"Scores", "Snapshot", "Standing"}
     assert set(harness.store.__all__) == rows | {"HEAD", "ResultStore", "backup", "current_revision", "info", "upgrade"}
     assert all(hasattr(harness.store, name) for name in harness.store.__all__)
 
@@ -263,6 +279,22 @@ def test_a_process_killed_while_it_publishes_the_file_does_no_harm(file, call, a
     file.unlink()
     ResultStore.open(sqlite_url(file)).close()
     assert [path.name for path in file.parent.iterdir()] == ["bench.db"]
+
+
+def test_a_half_built_database_is_its_makers_in_every_namespace(file):
+    with in_namespace(processes.build_and_wait, str(file)) as first, in_namespace(processes.build_and_wait, str(file)) as second:
+        parts = {first.readline().strip(), second.readline().strip(), fresh.part_beside(file).name}
+        assert len(parts) == 3
+        fresh.part_beside(file)
+        assert len(parts & {path.name for path in file.parent.iterdir()}) == 2
+
+
+def test_first_starts_in_namespaces_open_one_database(file):
+    with contextlib.ExitStack() as opened:
+        starts = [opened.enter_context(in_namespace(processes.open_alone, sqlite_url(file), seed)) for seed in range(4)]
+        assert [start.readline() for start in starts] == ["opened\n"] * 4
+    with ResultStore.open(sqlite_url(file)) as store:
+        assert store.count() == {"queued": 4}
 
 
 def test_an_empty_file_and_a_file_system_without_links_are_built_in_place(file, monkeypatch):

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -13,17 +12,18 @@ import time
 import pytest
 import store_processes as processes
 from store_processes import new_run, spec
-from stores import ELSEWHERE, KEYS, ME, SPAWN, checkpoint, execute, gone_owner, in_processes, outcome, stack, store, url  # noqa: F401
+from stores import ELSEWHERE, KEYS, ME, SPAWN, checkpoint, execute, file, gone_owner, in_namespace, in_processes, outcome, stack, store, url  # noqa: F401
 
 from harness.errors import LeaseLost, UsageError
 from harness.heartbeat import Heartbeat
 from harness.spec import Status
 from harness.store import (
     Metric,
-    Owner,
     ResultStore,
     Saved,
 )
+from harness.store.claims import lock
+from harness.workspace import sqlite_url
 
 
 def test_claims_keep_the_order_of_the_keys(store):
@@ -210,13 +210,104 @@ def test_a_member_that_was_reset_goes_its_own_way(store):
     assert [(claim.key, claim.plan) for claim in store.claim(KEYS[:1], ME)] == [(KEYS[0], None)]
 
 
-def test_owners_are_gone_only_when_that_is_known():
+def test_the_next_runs_are_those_that_nobody_holds_in_the_order_of_asking(store, url):
+    store.claim(KEYS[:2], ELSEWHERE)
+    store.claim(KEYS[2:4], gone_owner())
+    store.release(store.claim(KEYS[6:7], ME), Status.INTERRUPTED, None)
+    assert [(run.key, run.holder) for run in store.next_runs(5)] == [(key, None) for key in KEYS[2:7]]
+    assert [run.key for run in store.next_runs(3, without=KEYS[2:5])] == KEYS[5:8]
+    for key in KEYS[2:]:
+        store.finish(store.claim([key], ME)[0], outcome())
+    assert [(run.key, run.holder) for run in store.next_runs(5)] == [(key, ELSEWHERE) for key in KEYS[:2]]
+    assert store.next_runs(5) == store.open_runs(KEYS)
+
+
+def test_the_first_stack_that_is_still_free_is_claimed(store):
+    groups = [store.open_runs(KEYS[start : start + 2]) for start in range(0, 20, 2)]
+    assert [claim.key for claim in store.claim_first(groups, ELSEWHERE).claims] == KEYS[:2]
+    assert [claim.key for claim in store.claim_first(groups, ME).claims] == KEYS[2:4]
+    for key in KEYS[:19]:
+        store.prune([key], "by hand")
+    assert [claim.key for claim in store.claim_first(groups, ME).claims] == KEYS[19:]
+    assert store.claim_first(groups, ME) == ([], [])
+
+
+def test_claiming_tells_which_runs_it_gave_up(store):
+    gone = gone_owner()
+    for _ in range(3):
+        store.claim(KEYS[:2], gone)
+    assert store.claim_first([store.open_runs(KEYS[:2])], ME) == ([], KEYS[:2])
+
+
+def test_a_claimer_waits_for_no_other_writer(postgres_database):
+    with ResultStore.open(postgres_database()) as store:
+        store.enqueue([new_run(seed) for seed in range(20)])
+        members = store.claim(KEYS[:2], ME)
+        store.begin(members, stack(*KEYS[:2]), {})
+        store.release(members, Status.INTERRUPTED, None)
+        groups = [store.open_runs(KEYS[start : start + 2]) for start in range(0, 6, 2)]
+        with store._write() as other:
+            lock(other, [KEYS[1], KEYS[2]])
+            assert store.claim(KEYS[:3], ME) == []  # no part of a stack, and nothing that is held already
+            assert [claim.key for claim in store.claim_first(groups, ME).claims] == KEYS[4:6]
+
+
+def test_only_what_can_be_seen_is_known_of_an_owner():
     child = subprocess.Popen([sys.executable, "-c", "pass"])
-    while Owner(ME.host, ME.boot_id, child.pid, 0).is_gone() is False:
+    while dataclasses.replace(ME, pid=child.pid, process_start=0).lives() is None:
         pass  # it ends by itself, and is a zombie until it is waited for
     child.wait()
-    assert not ME.is_gone()
-    assert dataclasses.replace(ME, process_start=ME.process_start + 1).is_gone()
-    assert dataclasses.replace(ME, boot_id="before").is_gone()
-    assert dataclasses.replace(ME, pid=child.pid).is_gone()
-    assert not dataclasses.replace(ME, host=socket.gethostname() + "x", boot_id="before").is_gone()
+    assert ME.lives() is True
+    assert dataclasses.replace(ME, process_start=ME.process_start + 1).lives() is False
+    assert dataclasses.replace(ME, pid=child.pid).lives() is False
+    unseen = {"host": ME.host + "x", "boot_id": "before", "pid_namespace": "4026530000"}
+    for name, value in {**unseen, "pid_namespace": None, "process_start": 0}.items():
+        assert dataclasses.replace(ME, **{name: value}).lives() is None, name
+        assert dataclasses.replace(ME, **unseen | {name: value}, pid=child.pid).lives() is None, name
+
+
+def test_owners_in_other_pid_namespaces_have_their_lease(store, url):
+    with in_namespace(processes.claim_and_wait, url, KEYS[:2]) as said:
+        assert said.readline().split() == KEYS[:2]
+        (owner, *_), _ = store.holders(KEYS).values()
+        assert (owner.host, owner.boot_id, owner.lives()) == (ME.host, ME.boot_id, None)
+        assert owner.pid_namespace != ME.pid_namespace
+        assert [claim.key for claim in store.claim(KEYS[:3], ME)] == [KEYS[2]]
+        with in_namespace(processes.claim_and_wait, url, KEYS[:4]) as others:
+            assert others.readline().split() == [KEYS[3]]  # neither the neighbour's nor this process's
+    assert [row.crashes for row in store.rows(KEYS[:4]).values()] == [0, 0, 0, 0]
+    execute(url, f"UPDATE runs SET lease_expires = 0 WHERE key = '{KEYS[0]}'")
+    assert [claim.key for claim in store.claim(KEYS[:4], ME)] == [KEYS[0]]
+
+
+def test_runs_of_a_release_that_knew_no_namespaces_have_their_lease(store, url):
+    store.claim(KEYS[:2], gone_owner())
+    execute(url, "UPDATE runs SET owner_pid_namespace = NULL")
+    assert store.claim(KEYS[:2], ME) == []
+    execute(url, f"UPDATE runs SET lease_expires = 0 WHERE key = '{KEYS[0]}'")
+    assert [claim.key for claim in store.claim(KEYS[:2], ME)] == [KEYS[0]]
+
+
+def test_a_clock_that_jumps_takes_no_run_from_a_living_process(file, monkeypatch):
+    report = SPAWN.Queue()
+    with ResultStore.open(sqlite_url(file)) as store:  # a server's clock is not this machine's
+        store.enqueue([new_run(seed) for seed in range(3)])
+        holder = SPAWN.Process(target=processes.claim_and_stay, args=(sqlite_url(file), KEYS[:2], report))
+        holder.start()
+        assert report.get(timeout=60) == KEYS[:2]
+        real = time.time
+        monkeypatch.setattr(time, "time", lambda: real() + 120)
+        assert [claim.key for claim in store.claim(KEYS[:3], ME)] == [KEYS[2]]
+        assert set(store.holders(KEYS[:2])) == set(KEYS[:2])
+        with pytest.raises(UsageError, match=f"pid {holder.pid}"):
+            store.reset(KEYS[:1])
+        os.kill(holder.pid, signal.SIGKILL)
+        holder.join()
+        assert [claim.key for claim in store.claim(KEYS[:3], ME)] == KEYS[:2]
+
+
+def test_a_process_takes_back_what_it_never_let_go(store):
+    store.claim(KEYS[:1], ME, lease_s=1000.0)
+    assert store.claim(KEYS[:1], ME) == []
+    store.claim(KEYS[1:2], ME, lease_s=-1.0)
+    assert [claim.fence for claim in store.claim(KEYS[1:2], ME)] == [2]

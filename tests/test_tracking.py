@@ -35,7 +35,7 @@ ROOT = Path(harness.tracking.__file__).parents[2]
 @pytest.fixture
 def workspace(tmp_path):
     """A workspace whose path has characters that addresses quote."""
-    return filled_store.workspace_in(tmp_path / "a b#c")
+    return filled_store.workspace_in(tmp_path / "a b#c?d%20e{f}")
 
 
 @pytest.fixture
@@ -234,6 +234,19 @@ def test_what_is_not_finite_is_shown_as_far_as_mlflow_can(workspace, store, conn
         assert shown == [repr(value) for value in (-LARGEST, math.nan, LARGEST, -1.0)]
         assert math.isnan(run.data.metrics["elbo"])
         assert run.data.tags["bench.not_finite"] == "elbo = nan, elbo_gap = inf, ess = -inf"
+    assert store.unmirrored() == []
+
+
+def test_a_name_that_is_too_long_for_mlflow_is_shortened(workspace, store, connect):
+    names = ["x" * 300 + end for end in "ab"]
+    key = finished(workspace, store, metrics={name: Metric(float(number), 0.5) for number, name in enumerate(names)})
+    client = connect()
+    for _ in range(2):
+        sync(client, store, workspace, key)
+    (run,) = copies(client, key)
+    shown = {name: value for name, value in run.data.metrics.items() if name.startswith("xxx")}
+    assert sorted(shown.values()) == [0.0, 0.5, 0.5, 1.0]
+    assert max(map(len, shown)) == 250
     assert store.unmirrored() == []
 
 

@@ -16,9 +16,11 @@ from harness.analysis.statistics import paired, t_interval
 from harness.errors import UsageError
 from harness.matrix import parse_selector
 from harness.store import ResultStore
+from harness.tuning.decisions import grid, rungs, total
 from harness.tuning.fields import Tune
-from harness.tuning.log import Log, grid, open_log, read_log, rungs, stored
-from harness.tuning.rounds import stages, total
+from harness.tuning.log import Log, open_log, read_log, stored
+from harness.tuning.record import keys as keys_of
+from harness.tuning.rounds import stages
 from harness.tuning.search import searches, short_name
 from harness.tuning.space import Column, Dimension, space
 from harness.tuning.verdict import best_of
@@ -164,6 +166,7 @@ def test_a_study_that_is_opened_anew_before_each_trial_asks_for_the_same(sampler
         url, n = f"sqlite:///{tmp_path / name}.db", 13
         if not reopen:
             with open_log(url, search) as log:
+                log.check()
                 for number in range(n):
                     log.ask()
                     told(
@@ -174,6 +177,7 @@ def test_a_study_that_is_opened_anew_before_each_trial_asks_for_the_same(sampler
                 return log.trials()
         for number in range(n):
             with open_log(url, search) as log:
+                log.check()
                 log.ask()
             with open_log(url, search) as log:
                 told(
@@ -181,7 +185,7 @@ def test_a_study_that_is_opened_anew_before_each_trial_asks_for_the_same(sampler
                     number,
                     *(("diverged", None) if number % 5 == 4 else ("complete", -abs(math.log(log.trials()[-1].params["lr"] / 0.01)))),
                 )
-        with read_log(url, search) as log:
+        with read_log(url, search.record(n)) as log:
             return log.trials()
 
     one, other = trials("one", False), trials("other", True)
@@ -229,6 +233,7 @@ def test_two_coordinators_of_one_study_on_a_server(postgres_database):
     (search,) = searches(asked(), "s")
     url = postgres_database()
     with open_log(url, search) as log:
+        log.check()
         log.ask()
         with pytest.raises(UsageError, match="Another process tunes"), open_log(url, search):
             pass
@@ -251,7 +256,7 @@ def test_a_study_that_has_changed_is_refused_with_the_difference(url):
     assert 'space.lr was {"high": 0.1, "log": true, "low": 0.0001} and is {' in str(caught.value)
     with open_log(url, more) as log:
         log.check()
-    assert [one.tune.trials for one in stored(url, "s")] == [9]
+    assert [one.total for one in stored(url, "s")] == [9]
 
 
 # Pruners
@@ -311,14 +316,16 @@ def test_tuning_ends_with_a_winner_on_other_seeds(bench, workspace):
     (name,) = {line.split()[1] for line in result.stderr.splitlines() if line.startswith("study ")}
     with store:
         (search,) = stored(Workspace.current().study_url, name)
-        best = shown["best"]["settings"]
+        with read_log(Workspace.current().study_url, search) as log:
+            best = best_of(log.trials())
+        assert best.params == shown["best"]["settings"]
 
-        def scores_of(params, seeds):
-            keys = [run.spec.key for run in search.runs(params, seeds)]
-            metrics = store.metrics(keys)
-            return [metrics[key]["elbo"].value for key in keys]
+        def scores_of(spec, seeds):
+            metrics = store.metrics(keys_of(spec, seeds))
+            return [metrics[key]["elbo"].value for key in keys_of(spec, seeds)]
 
-        scores, default, tuned = scores_of(best, [0, 1, 2]), scores_of({}, [0, 1, 2]), scores_of(best, [1000, 1001, 1002])
+        scores, default = scores_of(best.spec, [0, 1, 2]), scores_of(search.default_spec, [0, 1, 2])
+        tuned = scores_of(best.spec, [1000, 1001, 1002])
     assert shown["tuned"]["mean"] == pytest.approx(sum(scores) / 3, rel=1e-12)
     assert shown["best"]["score"] == pytest.approx(sum(tuned) / 3, rel=1e-12)
     assert shown["optimism_gap"] == pytest.approx(sum(tuned) / 3 - sum(scores) / 3, rel=1e-9)
@@ -338,7 +345,7 @@ def test_tuning_ends_with_a_winner_on_other_seeds(bench, workspace):
     assert f"best trial {shown['best']['trial']}" in bench("study", "status", name).stdout
 
     plan = json_lines(bench("run", "-m", "hvae", "-t", "gaussian-2", "--preset", name, "--dry-run", "--json"))
-    assert all(plan[0]["settings"][address] == value for address, value in best.items())
+    assert all(plan[0]["settings"][address] == value for address, value in best.params.items())
     assert plan[0]["spec"]["steps"] == 40
     told = json_lines(bench("run", "-m", "hvae", "-t", "gaussian-2", "--preset", name, "--json"))
     assert told[0]["outcome"] == "hit", "it is the winner's run"

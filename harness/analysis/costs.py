@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from functools import cache
 from typing import Any
 
-from harness import registry
 from harness.analysis.sample import Group, Spent
-from harness.errors import BenchError
+from harness.spec import Description
 
 BACKWARD = 1
 """The gradient of the bound, taken once a step, goes through the log-joint once more."""
@@ -54,7 +51,7 @@ def cost_of(groups: Iterable[Group], tuning: Mapping[str, Spent]) -> Cost:
     known = list(groups)
     return Cost(
         Span.of(group.cell.spec["steps"] for group in known),
-        Span.of(gradients(group.cell.spec) for group in known),
+        Span.of(gradients(group.cell.spec, group.cell.description) for group in known),
         Span.of(seconds(group) for group in known),
         tuple(tuning[group.cell.cell] for group in known if group.cell.cell in tuning),
     )
@@ -66,39 +63,10 @@ def seconds(group: Group) -> float | None:
     return sum(times) / len(times) if times else None
 
 
-def gradients(spec: dict[str, Any], steps: int | None = None) -> int | None:
+def gradients(spec: dict[str, Any], description: Description, steps: int | None = None) -> int | None:
     """Gradient evaluations of the log-joint, or of a mini-batch's: steps x particles x (scores a draw takes + 1).
 
-    How many scores a draw takes is counted, by drawing once. None where the method is not here to be asked. Without `steps`: of a
-    whole run.
+    How many scores a draw takes was counted when the run was queued. None where that is not known. Without `steps`: of a whole run.
     """
-    scores = _scores(spec["method"], json.dumps(spec["method_fields"], sort_keys=True))
     taken = spec["steps"] if steps is None else steps
-    return None if scores is None else taken * spec["particles"] * (scores + BACKWARD)
-
-
-@cache
-def _scores(method: str, fields: str) -> int | None:
-    """How often one draw of a particle asks for the score."""
-    import torch
-
-    from harness.api import DiagNormal, Noise, Problem
-
-    try:
-        built = registry.load_method(method, json.loads(fields))
-    except BenchError:
-        return None
-    asked = 0
-
-    def score(z: torch.Tensor) -> torch.Tensor:
-        nonlocal asked
-        asked += 1
-        return -z
-
-    zeros = torch.zeros(1, 2, dtype=torch.float64)
-    problem = Problem(log_joint=lambda z: -0.5 * z.square().sum(-1), score=score, base=DiagNormal(zeros, zeros))
-    noise = Noise(["cost"])
-    params = {name: leaf.double()[None] for name, leaf in built.init(2, noise).items()}
-    with torch.no_grad():
-        built.particles(params, problem, noise, 1)
-    return asked
+    return None if description.scores is None else taken * spec["particles"] * (description.scores + BACKWARD)

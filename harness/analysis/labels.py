@@ -5,12 +5,9 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from functools import cache
 from typing import Any
 
-from harness import registry
-from harness.errors import BenchError
-from harness.spec import Protocol, settings_text
+from harness.spec import settings_text
 from harness.store import CellRow
 
 Aspects = tuple[tuple[str, Any], ...]
@@ -23,6 +20,10 @@ class RowName:
     method: str
     settings: tuple[tuple[str, Any], ...]
     protocol: str
+
+    def __hash__(self) -> int:
+        """Equal rows have equal ones, also where a setting is a list."""
+        return hash((self.method, _hashable(self.settings), self.protocol))
 
     @property
     def text(self) -> str:
@@ -48,42 +49,21 @@ class ColumnName:
     task: str
     aspects: Aspects
 
-
-def unsaid(settings: dict[str, Any], label: str, method: str, task: Any, protocol: str) -> dict[str, Any]:
-    """The settings that neither the method's label nor its protocol says; `task` is the plugin's class, or None where it has gone."""
-    said = (protocol_values(task, protocol) if task else {}) | {f"method.{name}": value for name, value in _variant(method, label).items()}
-    return {name: value for name, value in settings.items() if name not in said or said[name] != value}
+    def __hash__(self) -> int:
+        """Equal columns have equal ones, also where an aspect is a list."""
+        return hash((self.task, _hashable(self.aspects)))
 
 
-def protocol_values(task: Any, protocol: str) -> dict[str, Any]:
-    """What a protocol says by its name: its own values, and the usual ones of fields that the default protocol sets instead."""
-    own = task.protocols.get(protocol, {})
-    fields = Protocol.model_fields
-    usual = {
-        name: fields[name].default for name in task.protocols[task.default_protocol] if name in fields and not fields[name].is_required()
-    }
-    return usual | own if protocol in task.protocols else {}
-
-
-def _variant(method: str, label: str) -> dict[str, Any]:
-    name, fields = registry.method_and_variant(label)
-    return fields if name == method else {}
-
-
-@cache
-def _task(name: str) -> Any:
-    try:
-        return registry.find("task", name).cls
-    except BenchError:  # a plugin that has gone since: what is stored still has a name
-        return None
+def _hashable(named: Aspects) -> Aspects:
+    return tuple((name, str(value) if isinstance(value, list | dict) else value) for name, value in named)
 
 
 def row_name(cell: CellRow) -> RowName:
     """How a cell's row is called."""
-    label = registry.method_label(cell.method, cell.spec["method_fields"])
     shared = {name for name, _ in _aspects(cell)}
-    settings = {name: value for name, value in cell.settings.items() if not name.startswith("task.") and name not in shared}
-    return RowName(label, ordered(unsaid(settings, label, cell.method, _task(cell.task), cell.protocol)), cell.protocol)
+    unsaid = cell.settings if cell.description.settings is None else cell.description.settings
+    settings = {name: value for name, value in unsaid.items() if not name.startswith("task.") and name not in shared}
+    return RowName(cell.description.method, ordered(settings), cell.protocol)
 
 
 def texts(rows: Iterable[RowName]) -> dict[RowName, str]:
@@ -128,18 +108,8 @@ def column_name(cell: CellRow) -> ColumnName:
 def _aspects(cell: CellRow) -> Aspects:
     """What the scores mean: the task's fields and version, and the fields of the protocol that scoring reads."""
     fields = {f"task.{name}": value for name, value in sorted(cell.spec["task_fields"].items())}
-    read = {name: cell.spec.get(name) for name in _scored_by(cell)}
+    read = {name: cell.spec.get(name) for name in cell.description.scored_by}
     return tuple((fields | {"task_version": cell.spec["task_version"]} | read).items())
-
-
-def _scored_by(cell: CellRow) -> Iterable[str]:
-    task = _task(cell.task)
-    if task is None:
-        return ("eval_particles",)
-    try:
-        return registry.build(task, f"task '{cell.task}'", cell.spec["task_fields"], "task.").scored_by
-    except BenchError:  # fields of another version of the plugin
-        return ("eval_particles",)
 
 
 def differences(specs: Iterable[dict[str, Any]]) -> dict[str, list[Any]]:

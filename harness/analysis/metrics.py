@@ -52,14 +52,3 @@ def meaning(name: str) -> Meaning:
         return KNOWN[name]
     lower = name.endswith(("_error", "_gap", "_loss", "_nll")) and not name.startswith(FLOOR)
     return Meaning(name, "", "", "lower" if lower else None)
-
-
-def headline(task: str) -> tuple[str, ...]:
-    """The metrics that a task shows first; those of any task where the plugin is not here."""
-    from harness import api, registry
-    from harness.errors import BenchError
-
-    try:
-        return registry.find("task", task).cls.headline
-    except BenchError:
-        return api.Task.headline

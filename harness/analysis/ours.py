@@ -13,7 +13,7 @@ from harness.analysis.statistics import Interval, t_interval
 from harness.analysis.stored import StoredMetrics
 from harness.errors import UsageError
 from harness.matrix import cell_runs, parse_selector
-from harness.registry import load_task
+from harness.registry import build, find
 from harness.spec import Status
 from harness.store import NewRun, ResultStore
 
@@ -99,7 +99,7 @@ class Ours:
     def truth(self, run: NewRun) -> tuple[list[float], int]:
         """The true sigma of a run's task, and the points of a data set."""
         if run.task_label not in self._truths:
-            task: Any = load_task(run.spec.task, run.spec.task_fields)
+            task: Any = build(find("task", run.spec.task).cls, run.spec.task, run.spec.task_fields)
             self._truths[run.task_label] = task.truth()[1].tolist(), task.n_data
         return self._truths[run.task_label]
 

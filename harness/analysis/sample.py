@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
-from harness import registry
 from harness.analysis.labels import ColumnName, RowName, column_name, differences, ordered, row_name, spelt_out
 from harness.analysis.stored import StoredMetrics
 from harness.matrix import picked
 from harness.spec import Status
-from harness.store import CellRow, Replicate, ResultStore
+from harness.store import CODE, CellRow, Replicate, ResultStore
 
 TUNED_FROM = 1000
 """Seeds from here on are those that settings are tuned on: comparisons leave them out unless they are asked for."""
@@ -103,13 +102,14 @@ def draw(
         cells: of these cells only.
     """
     found = [cell for cell in store.scores.cells() if (cells is None or cell.cell in cells) and wanted(cell, methods, tasks, protocol)]
+    older = {} if keys is not None or cells is not None else _older(found, store.scores.newest_sources(), (*methods, *tasks))
     by_cell: dict[str, list[Replicate]] = {cell.cell: [] for cell in found}
     withdrawn, gone = store.errata.reasons(), {cell.cell: [] for cell in found}
     left_out: Counter[str] = Counter()
     for run in store.scores.replicates(list(by_cell)):
         if keys is not None and run.key not in keys:
             continue
-        reason = _left_out(run, seeds)
+        reason = older.get(run.cell) or _left_out(run, seeds)
         if reason is not None:
             left_out[reason] += 1
         elif run.key in withdrawn:
@@ -128,12 +128,22 @@ def draw(
 
 def wanted(cell: CellRow, methods: Sequence[str], tasks: Sequence[str], protocol: str | None) -> bool:
     """Whether a cell is of these methods, on these tasks and under this protocol."""
-    label = registry.method_label(cell.method, cell.spec["method_fields"])
     return (
-        picked(methods, (cell.method, label), cell.spec["method_fields"])
-        and picked(tasks, (cell.task, cell.task_label), cell.spec["task_fields"])
+        picked(methods, cell.method_names, cell.spec["method_fields"])
+        and picked(tasks, cell.task_names, cell.spec["task_fields"])
         and (protocol is None or cell.protocol == protocol)
     )
+
+
+def _older(found: Sequence[CellRow], newest: Mapping[tuple[str, str], str], patterns: Sequence[str]) -> dict[str, str]:
+    """By cell, why it is in no table: it was made by older code of a plugin that is not installed, and no pattern names that code."""
+    reasons = {}
+    for cell in found:
+        plugins = (("method", cell.method, cell.method_source, "-m"), ("task", cell.task, cell.task_source, "-t"))
+        for kind, name, source, option in plugins:
+            if source not in (None, newest.get((kind, name))) and not any("@" in pattern for pattern in patterns):
+                reasons[cell.cell] = f"older code of {name}, which {option} '{name}@{source[:CODE]}' picks"
+    return reasons
 
 
 def _left_out(run: Replicate, seeds: Collection[int] | None) -> str | None:

@@ -89,24 +89,26 @@ def bca_interval(values: Sequence[float], confidence: float = CONFIDENCE) -> Int
     from scipy import stats
 
     plain = t_interval(values, confidence)
-    if plain.n < 2 or not plain.se > 0:
+    if math.isnan(plain.se) or min(values) == max(values):
         return plain
     scale, scaled = _scaled(np.asarray(values, dtype=float))
-    standard = (scaled - plain.mean / scale) / (plain.se / scale)  # the interval goes with the unit; sums stay near 1
+    centred = t_interval(scaled.tolist())
+    standard = (scaled - centred.mean) / centred.se  # the interval goes with the unit; sums stay near 1
     resamples = {"n_resamples": N_RESAMPLES, "rng": np.random.default_rng(0), "batch": 1000, "vectorized": True}
     found = stats.bootstrap((standard,), np.mean, confidence_level=confidence, method="BCa", **resamples)
-    ends = (plain.mean + plain.se * float(end) for end in found.confidence_interval)
+    ends = ((centred.mean + centred.se * float(end)) * scale for end in found.confidence_interval)
     low, high = (min(max(end, min(values)), max(values)) for end in ends)  # rounding may have led out of the values
     return Interval(plain.mean, plain.se, low, high, plain.n)
 
 
 def t_test(differences: Sequence[float]) -> float:
     """Student's test that paired differences have mean 0: two-sided p; NaN for fewer than two, or where one is not finite."""
+    import numpy as np
     from scipy import special
 
-    found = t_interval(differences)
-    if math.isnan(found.se):
+    if len(differences) < 2 or not all(map(math.isfinite, differences)):
         return math.nan
+    found = t_interval(_scaled(np.asarray(differences, dtype=float))[1].tolist())  # of the smallest floats the error would be none
     if not found.se:  # no spread: the statistic is infinite, or has no value
         return 0.0 if found.mean else 1.0
     return 2 * float(special.stdtr(found.n - 1, -abs(found.mean / found.se)))

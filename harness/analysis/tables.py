@@ -11,7 +11,7 @@ from typing import Any, Literal
 from harness.analysis import remarks, significance
 from harness.analysis.costs import Cost, cost_of
 from harness.analysis.labels import ColumnName, RowName, texts
-from harness.analysis.metrics import FLOOR, Meaning, headline, meaning
+from harness.analysis.metrics import FLOOR, Meaning, meaning
 from harness.analysis.sample import Group, Sample
 from harness.analysis.significance import Difference, Test
 from harness.analysis.statistics import Interval, bca_interval, t_interval
@@ -110,7 +110,7 @@ def _by_metric(sample: Sample, options: Options) -> dict[str, list[Group]]:
     if not options.metrics:
         chosen: dict[str, list[Group]] = {}
         for group in sample.groups:
-            chosen.setdefault(headline(group.cell.task)[0], []).append(group)
+            chosen.setdefault(group.cell.description.headline[0], []).append(group)
         return chosen
     known = sample.metrics.names
     for name in options.metrics:

@@ -133,6 +133,8 @@ def _combined(ours: Mean, n_datasets: int) -> float:
 
 
 def _experiment(results: Results, source: str, experiment: Experiment, runs_of: RunsOf, tasks: Collection[str] | None) -> Iterator[Judged]:
+    if tasks is not None and set(tasks).isdisjoint(experiment.tasks):
+        return  # a study's plugins are asked only where something may come of it
     ours = Ours(runs_of(experiment.study)) if experiment.study and experiment.tables else None
     for table in experiment.tables:
         for label, values in table.values.items():

@@ -6,7 +6,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints, ValidationError
 
-from harness.spec import TERMINAL, Plan, RunSpec, Status, canonical_json
+from harness.describe import describe_stored
+from harness.spec import TERMINAL, Description, Plan, RunSpec, Status, canonical_json
 from harness.store import ArtifactFile, CheckpointFile, Curve, HistoryRow, Metric, NewRun, Outcome, Result
 from harness.store.floats import FINITE, encode
 from harness.workspace import FILE_NAME, KEY
@@ -94,6 +95,7 @@ class _Line(_Plain):
     finished_at: Seconds | None
     plan: Plan | None
     environment: Values
+    description: Values | None = None  # bundles of earlier releases have none
     metrics: dict[Name, _Metric]
     curves: dict[Name, _Curve]
     history: list[_Change]
@@ -124,6 +126,7 @@ def encode_line(result: Result) -> bytes:
         "finished_at": result.finished_at,
         "plan": result.plan.model_dump(mode="json") if result.plan else None,
         "environment": result.environment,
+        "description": result.run.description.model_dump(mode="json"),
         "metrics": {name: {"value": _number(metric.value), "se": _number(metric.se)} for name, metric in outcome.metrics.items()},
         "curves": {name: _curve(curve) for name, curve in outcome.curves.items()},
         "history": [vars(line) for line in result.history],
@@ -159,14 +162,20 @@ def decode_line(line: bytes) -> Result:
     try:
         values = _Line.model_validate_json(line)
         spec = RunSpec.from_plain(values.spec)
+        told = values.description
+        description = (
+            describe_stored(spec.method, values.spec, values.settings, values.protocol)
+            if told is None
+            else Description.model_validate(told)
+        )
     except ValidationError as err:
         first = err.errors(include_url=False, include_input=False)[0]
         raise ValueError(f"a run does not validate: {'.'.join(map(str, first['loc'])) or 'its line'}: {first['msg']}") from err
-    if canonical_json(values.model_dump(mode="json")).encode() + b"\n" != line:
+    if canonical_json(values.model_dump(mode="json", exclude_unset=True)).encode() + b"\n" != line:
         raise ValueError(f"the line of run {values.key} is not written as bench writes it")
     _check(values, spec)
     return Result(
-        run=NewRun(spec, values.task_label, values.settings, values.source_hash, values.protocol),
+        run=NewRun(spec, values.task_label, values.settings, values.source_hash, values.protocol, description),
         outcome=_outcome(values),
         history=[HistoryRow(**vars(line)) for line in values.history],
         **{name: getattr(values, name) for name in ("created_at", "started_at", "finished_at", "plan", "environment")},

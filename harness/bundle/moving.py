@@ -31,7 +31,7 @@ BLOCK = 2**20
 DATE = (1980, 1, 1, 0, 0, 0)
 
 
-def write(target: Path, workspace: Workspace, results: Iterable[Result]) -> Iterator[tuple[str, list[str]]]:
+def write(target: Path, workspace: Workspace, results: Iterable[Result]) -> Iterator[tuple[str, list[str], str]]:
     """Write a bundle; it is at `target` whole, or not at all.
 
     Args:
@@ -40,10 +40,10 @@ def write(target: Path, workspace: Workspace, results: Iterable[Result]) -> Iter
         results: finished runs, sorted by key.
 
     Yields:
-        Each run's key, and the files that it goes without because they are missing or damaged.
+        Each run's key, the files that it goes without because they are missing or damaged, and why it is left out, where it cannot be held.
 
     Raises:
-        UsageError: there is such a file, there are no results, or one cannot be held.
+        UsageError: there is such a file, or no result that can be held.
         WorkspaceError: the file cannot be written.
     """
     _refuse_existing(target)
@@ -52,13 +52,21 @@ def write(target: Path, workspace: Workspace, results: Iterable[Result]) -> Iter
     files: dict[str, Path] = {}
     count = 0
     with _writing_to(target, temporary), tempfile.TemporaryFile(dir=target.parent) as lines:
+        left_out = ""
         for result in results:
-            whole, missing = _without_missing(result, workspace, files)
-            lines.write(_line(whole))
+            own: dict[str, Path] = {}
+            whole, missing = _without_missing(result, workspace, own)
+            try:
+                lines.write(encode_line(whole))
+            except ValueError as err:
+                left_out = str(err)
+                yield result.key, missing, left_out
+                continue
+            files |= own
             count += 1
-            yield result.key, missing
+            yield result.key, missing, ""
         if count == 0:
-            raise UsageError("There is no finished run to export. See: bench list runs.")
+            raise UsageError(f"There is no finished run to export{f': {left_out}' if left_out else ''}. See: bench list runs.")
         with temporary.open("wb") as file:
             _fill(file, lines, count, files)
             file.flush()
@@ -83,13 +91,6 @@ def _writing_to(target: Path, temporary: Path | None = None) -> Iterator[None]:
         with suppress(OSError):
             if temporary is not None:
                 temporary.unlink(missing_ok=True)
-
-
-def _line(result: Result) -> bytes:
-    try:
-        return encode_line(result)
-    except ValueError as err:
-        raise UsageError(f"Run {result.key} cannot be exported: {err}. Name the others.") from err
 
 
 def _files_of(result: Result) -> list[File]:

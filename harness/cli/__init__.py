@@ -5,12 +5,14 @@ from __future__ import annotations
 import importlib
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 from typing import Any
 
 import click
 
 import harness
 from harness.cli._options import say
+from harness.cli._streams import separating
 from harness.errors import BenchError, StoreError, one_line
 
 COMMANDS = {
@@ -77,6 +79,15 @@ def _first_edited() -> str | None:
         return None
 
 
+@cache
+def _imported(place: str) -> click.Command:
+    module, _, attribute = place.partition(":")
+    command = getattr(importlib.import_module(f"harness.cli.{module}"), attribute)
+    for each in command.commands.values() if isinstance(command, click.Group) else [command]:
+        each.callback = each.callback and separating(each.callback)
+    return command
+
+
 class LazyGroup(click.Group):
     """Commands by name and place, imported when used. Here, and nowhere else, a `BenchError` becomes an exit status."""
 
@@ -86,11 +97,7 @@ class LazyGroup(click.Group):
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         """The command, imported."""
-        place = COMMANDS.get(cmd_name)
-        if place is None:
-            return None
-        module, _, attribute = place.partition(":")
-        return getattr(importlib.import_module(f"harness.cli.{module}"), attribute)
+        return _imported(COMMANDS[cmd_name]) if cmd_name in COMMANDS else None
 
     def resolve_command(self, ctx: click.Context, args: list[str]) -> tuple[str | None, click.Command | None, list[str]]:
         """As click's, with a suggestion where the name is unknown."""

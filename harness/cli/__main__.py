@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from harness.cli import main
+from harness.cli._streams import own_streams
 from harness.collector import collect_seldom
 
 
 def bench() -> None:
     """Run the command line in a process of its own."""
     collect_seldom()
-    main(prog_name="bench")
+    with own_streams():
+        main(prog_name="bench")
 
 
 if __name__ == "__main__":

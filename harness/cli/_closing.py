@@ -6,8 +6,6 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-from harness import registry
-from harness.analysis.labels import unsaid
 from harness.cli._options import console, duration, number
 from harness.spec import settings_text
 from harness.store import NewRun
@@ -25,10 +23,8 @@ def print_closing(results: Sequence[dict[str, Any]], runs: Sequence[NewRun]) -> 
     out = console()
     for task in dict.fromkeys(result["task"] for result in results):
         members = [result for result in results if result["task"] == task]
-        first = by_key[members[0]["key"]]
-        cls = registry.find("task", first.spec.task).cls
-        out.print(f"{task}, protocol {first.protocol}", style="bold")
-        _print_rows(out, [_row(cls, cell, by_key) for cell in _cells(members)])
+        out.print(f"{task}, protocol {by_key[members[0]['key']].protocol}", style="bold")
+        _print_rows(out, [_row(cell, by_key) for cell in _cells(members)])
     for line in _remarks(results):
         out.print(line, markup=False)
 
@@ -40,14 +36,12 @@ def _cells(results: list[dict[str, Any]]) -> list[list[dict[str, Any]]]:
     return list(cells.values())
 
 
-def _row(task: Any, members: list[dict[str, Any]], by_key: dict[str, NewRun]) -> dict[str, str]:
+def _row(members: list[dict[str, Any]], by_key: dict[str, NewRun]) -> dict[str, str]:
     """One cell, by column."""
-    first = by_key[members[0]["key"]]
-    label = registry.method_label(first.spec.method, first.spec.method_fields)
-    settings = unsaid(members[0]["settings"], label, first.spec.method, task, first.protocol)
-    values = {name: _mean(members, name) for name in task.headline}
+    told = by_key[members[0]["key"]].description
+    values = {name: _mean(members, name) for name in told.headline}
     counts = {"seeds": str(len(members)), "status": _statuses(members)}
-    return {"method": label, "settings": settings_text(settings)} | counts | values | {"time": _time(members)}
+    return {"method": told.method, "settings": settings_text(told.settings or {})} | counts | values | {"time": _time(members)}
 
 
 def _print_rows(out: Any, rows: list[dict[str, str]]) -> None:

@@ -16,7 +16,8 @@ if TYPE_CHECKING:
     from harness.executors.follow import Progressed
     from harness.executors.local import Event
     from harness.saving import Options
-    from harness.store import NewRun, ResultStore, RunRow
+    from harness.store import NewRun, ResultStore, Standing
+    from harness.tracking import Mirror
 
 INTERRUPTED = 130
 NOT_ALL_DONE = 3
@@ -47,21 +48,34 @@ def _carry_out(
     workspace: Workspace, store: ResultStore, runs: list[NewRun], work: Work, client: Any, as_json: bool, stop: StopRequest
 ) -> int:
     from harness import executors
-    from harness.cli._described import collect
-    from harness.spec import TERMINAL, Status
+    from harness.spec import TERMINAL
+    from harness.tracking import Mirror
 
     keys = [run.spec.key for run in runs]
-    before = {} if work.rerun else store.rows(keys)
+    before = {} if work.rerun else store.standings(keys)
     if withdrawn := store.errata.reasons(keys):
         say(f"{plural(len(withdrawn), 'withdrawn run')} made anew; what was withdrawn is kept beside: bench show KEY", err=True)
     executors.prepare(store, workspace, runs, work.rerun, work.retry)
     _warn_of_other_source(runs, before)
-    ended = {key for key, row in store.rows(keys).items() if row.status in TERMINAL}
+    ended = {key for key, run in store.standings(keys).items() if run.status in TERMINAL}
     if work.queue:
         return _leave_queued(store, keys, len(keys) - len(ended), as_json)
     outcomes = dict.fromkeys(ended, "hit")
-    stopped = _work(workspace, store, [run for run in runs if run.spec.key not in ended], outcomes, work, client, stop)
-    mirror_leftovers(workspace, store, keys)
+    unfinished = [key for key in keys if key not in ended]
+    with Mirror.start(workspace, unfinished) as mirror:
+        stopped = _work(workspace, store, unfinished, outcomes, work, client, stop)
+        status = _print_results(store, runs, outcomes, stopped, as_json)
+        mirror.add(_leftovers(workspace, store, list(ended)))
+        finish_mirror(workspace, mirror, stop)
+    return status
+
+
+def _print_results(store: ResultStore, runs: list[NewRun], outcomes: dict[str, str], stopped: bool, as_json: bool) -> int:
+    """Print what became of the runs and return the exit status."""
+    from harness.cli._described import collect
+    from harness.spec import Status
+
+    keys = [run.spec.key for run in runs]
     results = collect(store, keys, outcomes)
     if as_json:
         print_json(result for result in results if result["key"] in outcomes)
@@ -86,37 +100,33 @@ def _leave_queued(store: ResultStore, keys: list[str], n_open: int, as_json: boo
 
 
 def _work(
-    workspace: Workspace, store: ResultStore, runs: list[NewRun], outcomes: dict[str, str], work: Work, client: Any, stop: StopRequest
+    workspace: Workspace, store: ResultStore, keys: list[str], outcomes: dict[str, str], work: Work, client: Any, stop: StopRequest
 ) -> bool:
     """Run what has not ended, filling in `outcomes`; says whether it was interrupted."""
-    if not runs:
+    if not keys:
         return False
     from harness.cli._progress import display
+    from harness.executors import SetAside
     from harness.runner import Began, Ended, Stop
     from harness.spec import TERMINAL
-    from harness.tracking import Mirror
 
-    keys = [run.spec.key for run in runs]
     held = store.holders(keys)
     ours = {key: "hit" if key in held else "resumed" if run.step else "ran" for key, run in store.standings(keys).items()}
-    stopped = False
-    with Mirror.start(workspace, keys) as mirror:
-        try:
-            with display() as show:
-                for event in events(workspace, store, keys, work, work.options(), client, stop):
-                    show(event)
-                    if isinstance(event, Began):
-                        ours |= {spec.key: "resumed" if event.step else "ran" for spec in event.specs}
-                    if isinstance(event, Ended):
-                        outcomes[event.key] = ours[event.key]
-            now = store.standings(keys)
-            outcomes |= {key: "hit" for key in keys if key not in outcomes and key in now and now[key].status in TERMINAL}
-        except Stop:
-            stopped = True
-        unmirrored = mirror.finish()
-    if unmirrored:
-        _say_unmirrored(workspace, unmirrored, mirror.error)
-    return stopped
+    try:
+        with display() as show:
+            for event in events(workspace, store, keys, work, work.options(), client, stop):
+                if isinstance(event, SetAside) and len(event.keys) == len(keys):  # there is nothing else to make
+                    raise event.error
+                show(event)
+                if isinstance(event, Began):
+                    ours |= {spec.key: "resumed" if event.step else "ran" for spec in event.specs}
+                if isinstance(event, Ended):
+                    outcomes[event.key] = ours[event.key]
+    except Stop:
+        return True
+    now = store.standings(keys)
+    outcomes |= {key: "hit" for key in keys if key not in outcomes and key in now and now[key].status in TERMINAL}
+    return False
 
 
 def events(
@@ -136,30 +146,36 @@ def events(
     return execute(workspace, store, keys, stop, options)
 
 
-def mirror_leftovers(workspace: Workspace, store: ResultStore, keys: list[str]) -> None:
-    """Mirror ended runs that an earlier command could not mirror."""
-    from harness.spec import TERMINAL
+def _leftovers(workspace: Workspace, store: ResultStore, keys: list[str]) -> list[str]:
+    """Which of these ended runs MLflow does not show."""
     from harness.tracking.fresh import is_missing
 
-    behind = [row.key for row in store.unmirrored(keys) if row.status in TERMINAL]
     if is_missing(workspace):  # deleted meanwhile: everything is to be mirrored anew
-        behind = keys
-    if behind:
-        from harness.tracking import Mirror
-
-        with Mirror.start(workspace, behind) as mirror:
-            mirror.finish()
+        return keys
+    return store.behind(keys) if keys else []
 
 
-def _say_unmirrored(workspace: Workspace, keys: list[str], error: str | None) -> None:
-    say(
-        f"MLflow at {redact(workspace.tracking_uri)} does not show {len(keys)} of these runs yet ({(error or 'no answer')[:100]}). "
-        "Nothing is lost: the same command, or bench doctor --repair, mirrors them.",
-        err=True,
-    )
+def mirror_leftovers(workspace: Workspace, store: ResultStore, keys: list[str]) -> None:
+    """Have MLflow show these ended runs as they are now."""
+    from harness.tracking import Mirror
+
+    with signals() as stop, Mirror.start(workspace, _leftovers(workspace, store, keys)) as mirror:
+        finish_mirror(workspace, mirror, stop)
 
 
-def _warn_of_other_source(runs: list[NewRun], before: dict[str, RunRow]) -> None:
+def finish_mirror(workspace: Workspace, mirror: Mirror, stop: StopRequest) -> bool:
+    """Wait until MLflow shows the runs, as long as that gets on; whether it shows all, and a line where it does not."""
+    left = mirror.finish(stop=stop)
+    if left:
+        say(
+            f"MLflow at {redact(workspace.tracking_uri)} does not show {plural(len(left), 'run')} yet ({mirror.error}). "
+            "Nothing is lost: the same command, or bench doctor --repair, mirrors what is missing.",
+            err=True,
+        )
+    return not left
+
+
+def _warn_of_other_source(runs: list[NewRun], before: dict[str, Standing]) -> None:
     from harness.spec import TERMINAL
 
     other = [run for run in runs if (row := before.get(run.spec.key)) and row.status in TERMINAL and row.source_hash != run.source_hash]

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO, TypeVar
 import click
 
 from harness.analysis.text import number as number
+from harness.cli._streams import results
 from harness.errors import harmless
 from harness.workspace import Workspace
 
@@ -60,22 +61,28 @@ def open_store(workspace: Workspace) -> ResultStore | None:
 
 def say(text: object, err: bool = False, nl: bool = True) -> None:
     """Print a text, from whomever its names and reasons come: it cannot steer a terminal."""
-    click.echo(harmless(str(text)), err=err, nl=nl)
+    click.echo(harmless(str(text)), None if err else results(), err=err, nl=nl)
 
 
 def print_json(values: Iterable[Any]) -> None:
     """One JSON object a line on stdout."""
     for value in values:
         text = json.dumps(value, ensure_ascii=False)
-        click.echo(text if text.isprintable() else json.dumps(value))
+        click.echo(text if text.isprintable() else json.dumps(value), results())
 
 
 def console(stderr: bool = False) -> Console:
     """A rich console; wide where nobody's screen is the limit, and plain where it is not a terminal."""
     from harness.cli._terminal import Harmless
 
-    stream = sys.stderr if stderr else sys.stdout
-    return Harmless(stderr=stderr, width=None if stream.isatty() else 160, highlight=False, soft_wrap=not stream.isatty())
+    stream = sys.stderr if stderr else results()
+    return Harmless(
+        file=None if stderr else stream,
+        stderr=stderr,
+        width=None if stream.isatty() else 160,
+        highlight=False,
+        soft_wrap=not stream.isatty(),
+    )
 
 
 def write_out(content: bytes, output: Path | None) -> None:
@@ -90,25 +97,27 @@ def write_out(content: bytes, output: Path | None) -> None:
 
 @contextmanager
 def out_file(output: Path | None) -> Iterator[BinaryIO]:
-    """A file to fill piece by piece, there whole when the block has ended well or not at all; stdout where none is named.
+    """A file to fill piece by piece, there whole when the block has ended well or not at all; stdout where none, or it, is named.
 
     Raises:
         UsageError: it cannot be written.
     """
-    if output is None:
-        yield sys.stdout.buffer
-        sys.stdout.buffer.flush()
+    if output is None or str(output) in ("/dev/stdout", "/dev/fd/1", "/proc/self/fd/1"):
+        results().flush()
+        yield results().buffer
+        results().buffer.flush()
         return
     from harness.checkpoint import whole
     from harness.errors import UsageError
 
+    special = output.exists() and not output.is_file()  # a pipe or a device is not replaced
     try:
-        with whole(output) as file:
+        with output.open("wb") if special else whole(output) as file:
             yield file
-            size = file.tell()
+            size = "" if special else f" ({file.tell():,} bytes)"
     except OSError as err:
         raise UsageError(f"Cannot write {output}: {err.strerror or err}.") from err
-    say(f"Wrote {output} ({size:,} bytes).", err=True)
+    say(f"Wrote {output}{size}.", err=True)
 
 
 def watched(items: Iterable[Item], total: int | None, doing: str) -> Iterator[Item]:

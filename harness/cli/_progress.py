@@ -11,7 +11,6 @@ from typing import Any
 from harness.cli._options import duration, say
 from harness.executors import Event, Waiting
 from harness.executors.follow import Progressed
-from harness.registry import load_task, method_label, task_label
 from harness.runner import Advanced, Began, Ended, Note
 
 LINE_S = 10.0
@@ -146,7 +145,5 @@ def _overall(event: Progressed, since: tuple[float, float]) -> str:
 
 def stack_name(event: Began) -> str:
     """`hvae on gaussian-400, seed 3` or `..., 10 seeds`."""
-    spec = event.specs[0]
-    task = task_label(spec.task, load_task(spec.task, spec.task_fields))
-    seeds = f"seed {spec.seed}" if len(event.specs) == 1 else f"{len(event.specs)} seeds"
-    return f"{method_label(spec.method, spec.method_fields)} on {task}, {seeds}"
+    seeds = f"seed {event.specs[0].seed}" if len(event.specs) == 1 else f"{len(event.specs)} seeds"
+    return f"{event.title}, {seeds}"

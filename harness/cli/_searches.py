@@ -12,10 +12,11 @@ from harness.errors import UnknownName
 
 if TYPE_CHECKING:
     from harness.studies import Study
+    from harness.tuning.record import Record
     from harness.tuning.search import Search
 
 
-def found_study(name: str) -> Study | list[Search]:
+def found_study(name: str) -> Study | list[Record]:
     """A study of grids, or the searches of a tuning study: as they were last run in this workspace, else as the file has them."""
     from harness.cli._tuning import stored_searches
     from harness.studies import load
@@ -26,7 +27,13 @@ def found_study(name: str) -> Study | list[Search]:
         if searches := stored_searches(name):
             return searches
         raise
-    return found if found.tune is None else stored_searches(found.name) or found.searches()
+    return found if found.tune is None else stored_searches(found.name) or _records(found.searches())
+
+
+def _records(searches: Sequence[Search]) -> list[Record]:
+    from harness.tuning.decisions import total
+
+    return [search.record(total(search)) for search in searches]
 
 
 def go_on(found: Study, sets: dict[str, Any], trials: int | None, work: Work, dry_run: bool, as_json: bool) -> int:
@@ -36,11 +43,11 @@ def go_on(found: Study, sets: dict[str, Any], trials: int | None, work: Work, dr
     searches = found.searches(sets, trials)
     if not dry_run:
         return tune_all(searches, work, as_json)
-    show_best(searches, as_json)
+    show_best(_records(searches), as_json)
     return 0
 
 
-def show_best(found: Sequence[Search], as_json: bool) -> None:
+def show_best(found: Sequence[Record], as_json: bool) -> None:
     """The winners, or how far the searches are."""
     from harness.cli._tuning import look
     from harness.cli._verdicts import print_verdicts
@@ -49,7 +56,7 @@ def show_best(found: Sequence[Search], as_json: bool) -> None:
     print_json(verdict.plain() for verdict in verdicts) if as_json else print_verdicts(verdicts)
 
 
-def show_search(found: Sequence[Search], figures: str | None, as_json: bool) -> None:
+def show_search(found: Sequence[Record], figures: str | None, as_json: bool) -> None:
     """Every trial, and the figures where a file is named."""
     from harness.cli._tuning import look, write_figures
     from harness.cli._verdicts import print_trials

@@ -198,11 +198,10 @@ def runs_of_study(found: Study, methods: Sequence[str], tasks: Sequence[str], se
         UsageError: none fits.
     """
     from harness.matrix import picked
-    from harness.registry import method_label
 
     def fits(run: NewRun) -> bool:
         spec = run.spec
-        labels = spec.method, method_label(spec.method, spec.method_fields)
+        labels = spec.method, run.description.method
         return picked(methods, labels, spec.method_fields) and picked(tasks, (spec.task, run.task_label), spec.task_fields)
 
     runs = [run for run in found.runs(sets) if fits(run)]

@@ -5,13 +5,12 @@ from __future__ import annotations
 import dataclasses
 import math
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from harness.cli._making import INTERRUPTED, NOT_ALL_DONE, cluster, events, signals
-from harness.cli._options import open_store, plural, print_json, say
+from harness.cli._making import INTERRUPTED, NOT_ALL_DONE, cluster, events, finish_mirror, signals
+from harness.cli._options import open_store, plural, print_json, say, write_out
 from harness.cli._verdicts import dimensions, print_verdicts, trial_line
 from harness.cli._work import Work
 from harness.runner import OutOfTime
@@ -21,6 +20,7 @@ from harness.workspace import Workspace
 if TYPE_CHECKING:
     from harness.store import NewRun, ResultStore
     from harness.tracking import Mirror
+    from harness.tuning.record import Record
     from harness.tuning.rounds import Make
     from harness.tuning.search import Search
     from harness.tuning.verdict import Verdict
@@ -30,59 +30,65 @@ def tune_all(searches: Sequence[Search], work: Work, as_json: bool) -> int:
     """Bring searches to their end, score their winners on report seeds, print what came out, and return the exit status."""
     from harness.errors import UsageError
     from harness.runner import Stop
+    from harness.spec import Status
     from harness.store import ResultStore
+    from harness.tracking import Mirror
+    from harness.tuning.decisions import total
 
     if work.queue or work.rerun or work.retry or work.time_limit:
         refused = "--queue, --rerun, --retry and --time-limit"
         raise UsageError(f"Tuning takes no {refused}: what a trial is follows from those before it. For all together: --total-time-limit.")
     workspace = Workspace.current()
     stopped, late = False, False
-    with signals() as stop:
-        client = cluster(work)
-        workspace.prepare()
-        with ResultStore.open(workspace.database_url) as store:
+    client = cluster(work)
+    workspace.prepare()
+    with ResultStore.open(workspace.database_url) as store:
+        with signals() as stop, Mirror.start(workspace, []) as mirror:
+            make = _maker(workspace, store, work, client, stop, mirror)
             try:
-                with _making(workspace, store, work, client, stop) as make:
-                    for search in searches:
-                        _tune(workspace, store, search, make, work)
+                for search in searches:
+                    _tune(workspace, store, search, make, work)
             except Stop:
                 stopped = True
             except OutOfTime:
                 late = True
-            verdicts = read(workspace, store, searches)
+            verdicts = read(workspace, store, [search.record(total(search)) for search in searches])
+            print_json(verdict.plain() for verdict in verdicts) if as_json else print_verdicts(verdicts)
+            shown = finish_mirror(workspace, mirror, stop)
+        if shown and not stopped:
             _show_in_mlflow(workspace, store, verdicts)
-    print_json(verdict.plain() for verdict in verdicts) if as_json else print_verdicts(verdicts)
     if stopped:
         say("Interrupted. Everything is saved; the same command goes on.", err=True)
         return INTERRUPTED
     if late:
         say("The time is over. The same command, with more time, goes on.", err=True)
-    return 0 if not late and all(verdict.best and not verdict.failures for verdict in verdicts) else NOT_ALL_DONE
+    good = all(verdict.best and not verdict.failures and not verdict.counts.get(Status.FAILED) for verdict in verdicts)
+    return 0 if good and not late else NOT_ALL_DONE
 
 
 def _tune(workspace: Workspace, store: ResultStore, search: Search, make: Make, work: Work) -> None:
     """One search to its end, and its winner on the report seeds."""
+    from harness.tuning.decisions import total
     from harness.tuning.log import open_log
-    from harness.tuning.rounds import total, tune
+    from harness.tuning.rounds import measured, tune
     from harness.tuning.verdict import best_of, report_runs
 
     with open_log(workspace.study_url, search) as log:
+        record = search.record(total(search))
         say(f"{search.method} on {search.task}: {dimensions(search)}", err=True)
         for trial in tune(search, log, store, make, work.workers or 1):
-            best = best_of(log.trials())
+            best = best_of(measured(record, store, log.trials()))
             say(trial_line(trial, best, total(search)), err=True)
-        if runs := report_runs(search, best_of(log.trials())):
+        if runs := report_runs(search, best_of(measured(record, store, log.trials()))):
             say(f"the winner and the default on {plural(len(search.report_seeds), 'report seed')}", err=True)
             make(runs, None)
 
 
-@contextmanager
-def _making(workspace: Workspace, store: ResultStore, work: Work, client: Any, stop: StopRequest) -> Iterator[Make]:
+def _maker(workspace: Workspace, store: ResultStore, work: Work, client: Any, stop: StopRequest, mirror: Mirror) -> Make:
     """A function that brings runs to their end or to a step, while MLflow follows."""
     from harness import executors
     from harness.executors import Waiting
     from harness.runner import Note
-    from harness.tracking import Mirror
     from harness.tuning.rounds import has_reached
 
     made: list[str] = []
@@ -106,9 +112,7 @@ def _making(workspace: Workspace, store: ResultStore, work: Work, client: Any, s
         if not all(has_reached(row, until) for row in store.rows(keys).values()):
             raise OutOfTime
 
-    with Mirror.start(workspace, []) as mirror:
-        yield make
-        mirror.finish()
+    return make
 
 
 def _follow_up(mirror: Mirror, made: list[str], keys: list[str]) -> None:
@@ -118,7 +122,7 @@ def _follow_up(mirror: Mirror, made: list[str], keys: list[str]) -> None:
     mirror.add(new)
 
 
-def read(workspace: Workspace, store: ResultStore | None, searches: Sequence[Search]) -> list[Verdict]:
+def read(workspace: Workspace, store: ResultStore | None, searches: Sequence[Record]) -> list[Verdict]:
     """What is known of these searches; nothing is written."""
     from harness.tuning.log import read_log
     from harness.tuning.verdict import verdict
@@ -126,18 +130,18 @@ def read(workspace: Workspace, store: ResultStore | None, searches: Sequence[Sea
     found = []
     for search in searches:
         with read_log(workspace.study_url, search) as log:
-            found.append(verdict(search, store, log.trials() if log else []))
+            found.append(verdict(search, store, log.trials(), log.left_out()) if log else verdict(search, store, []))
     return found
 
 
-def stored_searches(study: str) -> list[Search]:
+def stored_searches(study: str) -> list[Record]:
     """The searches of a study that this workspace has trials of."""
     from harness.tuning.log import stored
 
     return stored(Workspace.current().study_url, study)
 
 
-def look(searches: Sequence[Search]) -> list[Verdict]:
+def look(searches: Sequence[Record]) -> list[Verdict]:
     """What is known of these searches in this workspace."""
     workspace = Workspace.current()
     store = open_store(workspace)
@@ -162,13 +166,9 @@ def write_figures(verdicts: Sequence[Verdict], target: Path) -> None:
         raise UsageError("There are no trials to draw yet.")
     with store:
         for verdict in begun:
-            mark = f"-{verdict.search.column.method.found.name}-{verdict.search.task}" if len(begun) > 1 else ""
+            mark = f"-{verdict.search.plugins[0].name}-{verdict.search.task}" if len(begun) > 1 else ""
             path = target.with_stem(target.stem + mark)
-            try:
-                path.write_text(_figures(workspace, store, verdict), encoding="utf-8")
-            except OSError as err:
-                raise UsageError(f"Cannot write {path}: {err.strerror}.") from err
-            say(f"wrote {path}", err=True)
+            write_out(_figures(workspace, store, verdict).encode(), path)
 
 
 def _figures(workspace: Workspace, store: ResultStore, verdict: Verdict) -> str:
@@ -176,18 +176,20 @@ def _figures(workspace: Workspace, store: ResultStore, verdict: Verdict) -> str:
     from harness.tuning.log import read_log
 
     with read_log(workspace.study_url, verdict.search) as log:
-        return page(log.study, verdict, store) if log else ""
+        return page(log.measured_study(verdict.trials), verdict, store) if log else ""
 
 
 def _show_in_mlflow(workspace: Workspace, store: ResultStore, verdicts: Sequence[Verdict]) -> None:
     """A parent run for each search, with its figures, over the runs of its trials."""
+    from harness.tracking.fresh import one_line
     from harness.tracking.parents import show_search
+    from harness.tuning.record import keys as keys_of
 
     for verdict in [verdict for verdict in verdicts if verdict.trials]:
         search = verdict.search
-        keys = {key: trial.number for trial in verdict.trials for key in search.keys(trial.params, search.seeds)}
+        keys = {key: trial.number for trial in verdict.trials if trial.spec for key in keys_of(trial.spec, search.seeds)}
         try:
             show_search(workspace, store, search.name, search.task, keys, verdict.plain(), _figures(workspace, store, verdict))
         except Exception as err:  # noqa: BLE001 - whatever MLflow raises, the trials are safe
-            reason = (str(err).strip().splitlines() or [""])[0]
-            say(f"MLflow does not show {search.name} yet ({reason[:150]}). Nothing is lost: repeat the command.", err=True)
+            reason = one_line(err, workspace.tracking_uri)
+            say(f"MLflow does not show {search.name} yet ({reason}). Nothing is lost: repeat the command.", err=True)

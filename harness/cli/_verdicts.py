@@ -11,12 +11,15 @@ from harness.cli.listing import print_table
 
 if TYPE_CHECKING:
     from harness.analysis.statistics import Interval
-    from harness.tuning.log import Trial
+    from harness.tuning.kept import Trial
+    from harness.tuning.record import Record
     from harness.tuning.search import Search
     from harness.tuning.verdict import Verdict
 
+LEFT_OUT = 5  # trials that are named
 
-def dimensions(search: Search) -> str:
+
+def dimensions(search: Search | Record) -> str:
     """`lr in 0.0001 to 0.1 (log); particles in 1, 10`."""
     parts = []
     for dimension in search.space:
@@ -48,6 +51,10 @@ def print_verdicts(verdicts: Sequence[Verdict]) -> None:
         counts = ", ".join(f"{count} {name}" for name, count in verdict.counts.items()) or "none yet"
         out.print(f"{search.method} on {search.task}", style="bold", markup=False)
         out.print(f"{len(verdict.trials)} trials: {counts}; {search.metric}, seeds {_ranges(search.seeds)}", markup=False)
+        for trial, reason in list(verdict.left_out.items())[:LEFT_OUT]:
+            out.print(f"trial {trial} is left out: {reason}", markup=False)
+        if (more := len(verdict.left_out) - LEFT_OUT) > 0:
+            out.print(f"{plural(more, 'more trial')} left out: --json lists all", markup=False)
         if verdict.best is None:
             out.print("No trial has ended with a score." if verdict.trials else "Not begun.", markup=False)
             continue

@@ -55,6 +55,7 @@ class Work:
     time_limit: float | None = None
     total_time_limit: float | None = None
     device: str = "cpu"
+    allow_plugins: bool = False
 
     def check(self) -> None:
         """Refuse what contradicts itself.
@@ -83,12 +84,24 @@ class Work:
 
     def options(self) -> Options:
         """The part that whoever makes the runs must know."""
+        from harness import registry
         from harness.saving import Options
 
-        memory = None if self.memory_limit is None else int(self.memory_limit)
-        return Options(self.save_every, self.other_torch, self.time_limit, self.total_time_limit, memory, device=self.device)
+        return Options(
+            self.save_every,
+            self.other_torch,
+            self.time_limit,
+            self.total_time_limit,
+            None if self.memory_limit is None else int(self.memory_limit),
+            device=self.device,
+            plugins=tuple(registry.named),
+            any_plugin=self.allow_plugins,
+        )
 
 
+plugins_option = click.option(
+    "--allow-plugins", is_flag=True, help="Run code that the database holds: whoever can write there can run code as you."
+)
 SAVE_HELP = "Time between checkpoints. Without it: five seconds, or longer, so that they take under one percent of a run."
 
 
@@ -112,7 +125,7 @@ def work_options(command: Command) -> Command:
 
     @functools.wraps(command)
     def gathered(*arguments: Any, **typed: Any) -> Any:
-        work = Work(**{field.name: typed.pop(field.name) for field in dataclasses.fields(Work)})
+        work = Work(**{field.name: typed.pop(field.name) for field in dataclasses.fields(Work) if field.name in typed})
         work.check()
         return command(*arguments, work=work, **typed)
 

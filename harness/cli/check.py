@@ -30,10 +30,12 @@ def check(ctx: click.Context, name: str, seed: int, as_json: bool) -> None:
 
     try:
         cls, suite = registry.find("method", name).cls, conformance.check_method
-    except UsageError:
+    except UsageError as unusable:
         try:
             cls, suite = registry.find("task", name).cls, conformance.check_task
-        except UsageError:
+        except UsageError as err:
+            if not isinstance(unusable, UnknownName) and isinstance(err, UnknownName):
+                raise unusable from None  # it is a method, or meant to be one
             if ":" in name:
                 raise
             known = [*registry.listings("method"), *registry.listings("task")]

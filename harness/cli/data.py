@@ -64,9 +64,9 @@ def fetch(name: str, folder: Path | None, mirrors: Sequence[str], force: bool, a
 @json_option
 @click.pass_context
 def verify(ctx: click.Context, name: str | None, folder: Path | None, as_json: bool) -> None:
-    """Compare the sha256 of every file of a data set, or of all.
+    """Compare the sha256 of every file of a data set, or of all that are here.
 
-    Exit status 3 when a file is missing or wrong.
+    Exit status 3 when a file is wrong, or one that runs need is missing.
 
     \b
     Example:
@@ -83,7 +83,13 @@ def verify(ctx: click.Context, name: str | None, folder: Path | None, as_json: b
                 print_json([_plain(item)])
             else:
                 say(f"{item.state:<8} {item.reason or item.path}")
-    faulty = [item for item in checked if item.state != "right"]
+    here = {item.file.data_set for item in checked if item.state != "missing"}
+    expected = {name} if name else here or KNOWN
+    faulty = [
+        item
+        for item in checked
+        if item.state == "wrong" or (item.state == "missing" and item.file.needed and item.file.data_set in expected)
+    ]
     for known in dict.fromkeys(item.file.data_set for item in faulty):
         where = f" --data {folder}" if folder else ""
         force = " --force" if any(item.state == "wrong" for item in faulty if item.file.data_set == known) else ""
@@ -95,6 +101,7 @@ def _plain(item: Checked) -> dict[str, Any]:
     return {
         "data_set": item.file.data_set, "file": item.file.name, "state": item.state,
         "path": str(item.path) if item.path else None, "reason": item.reason or None, "sha256": item.file.sha256,
+        "needed": item.file.needed,
     }  # fmt: skip
 
 

@@ -56,7 +56,7 @@ def upgrade() -> None:
 
     workspace = Workspace.current()
     url = workspace.database_url
-    if url.startswith("sqlite:"):
+    if url.startswith("sqlite"):
         saved = backup_file(workspace, None)
         say(f"Backed up to {saved}", err=True)
     bring_up(url)

@@ -83,7 +83,7 @@ def _print(lines: list[dict[str, Any]], repair: bool) -> None:
 def _back_up(workspace: Workspace) -> None:
     from harness.cli.db import backup_file
 
-    if workspace.database_url.startswith("sqlite:"):
+    if workspace.database_url.startswith("sqlite"):
         say(f"Backed up to {backup_file(workspace, None)}", err=True)
     else:
         say("The database is on a server, and is not backed up from here.", err=True)

@@ -123,13 +123,16 @@ def _write_bundle(store: ResultStore, rows: Sequence[RunRow], choice: Choice, bu
         say(f"{plural(len(withdrawn), 'withdrawn run')} left out.", err=True)
     keys = sorted(key for key in found if key not in withdrawn)
     lines: list[dict[str, Any]] = []
-    for key, missing in watched(write(bundle, Workspace.current(), _results(store, keys)), len(keys), "Writing"):
-        lines.append({"key": key, "outcome": "exported", "missing": missing})
-    incomplete = sum(bool(line["missing"]) for line in lines)
+    for key, missing, fault in watched(write(bundle, Workspace.current(), _results(store, keys)), len(keys), "Writing"):
+        lines.append({"key": key, "outcome": "left out" if fault else "exported", "missing": missing})
+        if fault:
+            say(f"Run {key} is left out: {fault}.", err=True)
+    written = sum(line["outcome"] == "exported" for line in lines)
+    incomplete = sum(bool(line["missing"]) for line in lines if line["outcome"] == "exported")
     if as_json:
         print_json(lines)
     else:
-        say(f"Wrote {plural(len(lines), 'run')} to {bundle} ({bundle.stat().st_size:,} bytes).")
+        say(f"Wrote {plural(written, 'run')} to {bundle} ({bundle.stat().st_size:,} bytes).")
     if incomplete:
         say(f"{plural(incomplete, 'run')} went without files that are missing or damaged here. See: bench doctor.", err=True)
 

@@ -86,8 +86,9 @@ def invalidate(
         if not dry_run:
             changed = [run.key for _, run in chosen]
             _ = store.errata.lift(changed) if lift else store.errata.add(changed, said)
-            mirror_leftovers(workspace, store, changed)
-    _tell(chosen, said, lift, dry_run, as_json)
+        _tell(chosen, said, lift, dry_run, as_json)
+        if not dry_run:
+            mirror_leftovers(workspace, store, [run.key for _, run in chosen])
 
 
 def _checked(reason: str | None, lift: bool) -> str:
@@ -118,14 +119,12 @@ def _ended(
 ) -> Iterator[tuple[CellRow, Replicate]]:
     """The runs that have ended and that everything given fits, by cell and seed."""
     from harness.matrix import picked
-    from harness.registry import method_label
     from harness.spec import TERMINAL
 
     def fits(cell: CellRow) -> bool:
-        names = cell.method, method_label(cell.method, cell.spec["method_fields"])
         return (
-            picked(methods, names, cell.spec["method_fields"])
-            and picked(tasks, (cell.task, cell.task_label), cell.spec["task_fields"])
+            picked(methods, cell.method_names, cell.spec["method_fields"])
+            and picked(tasks, cell.task_names, cell.spec["task_fields"])
             and (version is None or version(cell.spec["method_version"]))
             and (task_version is None or task_version(cell.spec["task_version"]))
         )
@@ -139,7 +138,6 @@ def _ended(
 
 def _tell(chosen: Sequence[tuple[CellRow, Replicate]], reason: str, lift: bool, dry_run: bool, as_json: bool) -> None:
     from harness.matrix import ranges
-    from harness.registry import method_label
     from harness.spec import settings_text
 
     outcome = ("would be " if dry_run else "") + ("lifted" if lift else "withdrawn")
@@ -154,7 +152,7 @@ def _tell(chosen: Sequence[tuple[CellRow, Replicate]], reason: str, lift: bool, 
         seeds.setdefault(cell.cell, []).append(run.seed)
     cells = {cell.cell: cell for cell, _ in chosen}
     rows = [
-        (method_label(cell.method, cell.spec["method_fields"]), settings_text(cell.settings), cell.task_label, cell.protocol,
+        (cell.description.method, settings_text(cell.settings), cell.task_label, cell.protocol,
          str(cell.spec["method_version"]), ranges(seeds[name]))
         for name, cell in cells.items()
     ]  # fmt: skip

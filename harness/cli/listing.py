@@ -113,7 +113,6 @@ def runs(limit: int, method: str | None, task: str | None, status: str | None, a
     """
     from harness.cli._described import described
     from harness.errors import UnknownName
-    from harness.registry import method_and_variant
     from harness.spec import Status
 
     if status is not None and status not in list(Status):
@@ -123,9 +122,7 @@ def runs(limit: int, method: str | None, task: str | None, status: str | None, a
         say("No runs here yet. Make one: bench run -m vb -t gaussian-25 --protocol smoke", err=True)
         return
     with store:
-        name, fields = method_and_variant(method) if method else (None, {})
-        found = store.recent(limit if not fields else 10**9, method=name, task_label=task, status=status)
-        found = [row for row in found if fields.items() <= row.spec["method_fields"].items()][:limit]
+        found = store.recent(limit, method=method, task_label=task, status=status)
         metrics = store.metrics([row.key for row in found])
         withdrawn = store.errata.reasons([row.key for row in found])
         total = sum(store.count().values())

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import io
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
 from harness.cli._options import open_store, plural, say
+from harness.cli._work import plugins_option
 from harness.errors import UnknownName, UsageError
 from harness.workspace import Workspace
 
@@ -25,11 +27,11 @@ SHOWN = ("images", "x")
 
 
 def output_options(default: str) -> Callable[[Command], Command]:
-    """`-o` and `--force`."""
+    """`-o`, `--force` and `--allow-plugins`."""
 
     def add(command: Command) -> Command:
         output = click.option("-o", "--output", default=default, show_default=True, metavar="FILE", type=click.Path(path_type=Path))
-        return output(click.option("--force", is_flag=True, help="Replace the file if it is there.")(command))
+        return output(click.option("--force", is_flag=True, help="Replace the file if it is there.")(plugins_option(command)))
 
     return add
 
@@ -39,7 +41,7 @@ def output_options(default: str) -> Callable[[Command], Command]:
 @click.option("-n", "n", default=64, show_default=True, type=click.IntRange(1, 100_000), help="How many pictures.")
 @output_options("samples.png")
 @click.option("--seed", default=0, show_default=True, type=click.IntRange(0), help="Which draws.")
-def sample(key: str, n: int, output: Path, seed: int, force: bool) -> None:
+def sample(key: str, n: int, output: Path, seed: int, force: bool, allow_plugins: bool) -> None:
     """Draw pictures from a trained model: latents from the prior, decoded.
 
     A .png file gets them in a grid, brighter where a pixel is likelier to be white; a .npz file gets the arrays z [n, D] and
@@ -51,7 +53,7 @@ def sample(key: str, n: int, output: Path, seed: int, force: bool) -> None:
     """
     _require_suffix(output, ".png", ".npz")
     _require_free(output, force)
-    model = _model(key)
+    model = _model(key, allow_plugins)
     arrays = model.sample(n, f"{seed}/sample")
     content = _png(arrays["pixels"]) if output.suffix.lower() == ".png" else _npz(arrays)
     _write(output, content, force)
@@ -63,7 +65,7 @@ def sample(key: str, n: int, output: Path, seed: int, force: bool) -> None:
 @click.argument("images", metavar="INPUT", type=click.Path(path_type=Path))
 @output_options("latents.npz")
 @click.option("-n", "--particles", default=10, show_default=True, type=click.IntRange(1, 100_000), help="Particles for each image.")
-def encode(key: str, images: Path, output: Path, particles: int, force: bool) -> None:
+def encode(key: str, images: Path, output: Path, particles: int, force: bool, allow_plugins: bool) -> None:
     """Find the latents of images with a trained model.
 
     INPUT is an IDX file of images, gzipped or not, or a .npy or .npz file with an array [n, height, width] or [n, pixels]: uint8 from
@@ -78,17 +80,19 @@ def encode(key: str, images: Path, output: Path, particles: int, force: bool) ->
     """
     _require_suffix(output, ".npz")
     _require_free(output, force)
-    model = _model(key)
+    model = _model(key, allow_plugins)
     size = model.picture_size()
     grey = _grey(_read(images, model), images, size)
     _write(output, _npz(model.encode(grey, particles)), force)
     say(f"Latents of {plural(len(grey), 'image')} in {output}")
 
 
-def _model(prefix: str) -> Model:
+def _model(prefix: str, allow_plugins: bool) -> Model:
     """The model of the one run whose key begins so."""
+    from harness import registry
     from harness.errors import CheckpointError
     from harness.model import stored
+    from harness.saving import Options, permitted_source
     from harness.spec import RunSpec
 
     workspace = Workspace.current()
@@ -98,10 +102,12 @@ def _model(prefix: str) -> Model:
     with store:
         row = _one_run(store, prefix)
         file = next(iter(store.checkpoints(row.key)), None)
+        spec = RunSpec.from_plain(row.spec)
+        method, task = registry.load(spec, partial(permitted_source, store, Options(any_plugin=allow_plugins)))
     if file is None:
         raise UsageError(f"Run {row.key} has no checkpoint: it is {row.status.value} at step {row.step:,}. Finish it with bench run.")
     try:
-        model = stored(RunSpec.from_plain(row.spec), file.place(workspace), file.sha256)
+        model = stored(spec, method, task, file.place(workspace), file.sha256)
     except CheckpointError as err:
         raise UsageError(f"{err} See: bench doctor.") from err
     if file.step < row.steps and row.status.value != "done":

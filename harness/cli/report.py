@@ -63,10 +63,9 @@ def _tables(sample: Sample, ranking: Ranking | None) -> list[tuple[str, str]]:
     """Comparison tables of what each task shows first, and of how methods rank across tasks."""
     from harness.analysis.formats import html
     from harness.analysis.formats.grid import Style, grids, rank_grid
-    from harness.analysis.metrics import headline
     from harness.analysis.tables import Options, compare
 
-    names = dict.fromkeys(name for group in sample.groups for name in headline(group.cell.task))
+    names = dict.fromkeys(name for group in sample.groups for name in group.cell.description.headline)
     found = compare(sample, Options(metrics=tuple(name for name in names if name in sample.metrics.names)))
     by_metric = {table.metric.name: [one for one in found if one.metric == table.metric] for table in found}
     tables = [
@@ -98,11 +97,11 @@ def _tuning(workspace: Workspace, store: ResultStore, verdicts: Sequence[Verdict
     found = []
     for verdict in verdicts:
         search = verdict.search
-        methods = search.method, search.column.method.found.name
+        methods = search.method, search.plugins[0].name
         if verdict.trials and picked(chosen.methods, methods, {}) and picked(chosen.tasks, (search.task,), {}):
             from harness.tuning.figures import section
             from harness.tuning.log import read_log
 
             with read_log(workspace.study_url, search) as log:
-                found += [section(log.study, verdict, store)] if log else []
+                found += [section(log.measured_study(verdict.trials), verdict, store)] if log else []
     return found

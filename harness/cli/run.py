@@ -62,7 +62,7 @@ def _preset(study: str | None, seeds: Sequence[int]) -> Any:
         return None
     from harness.tuning.preset import Preset
 
-    return Preset(Workspace.current().study_url, study, seeds).settings
+    return Preset(Workspace.current(), study, seeds).settings
 
 
 def print_plan(runs: list[NewRun], as_json: bool) -> None:

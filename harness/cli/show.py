@@ -42,8 +42,10 @@ def show(name: str, folder: Path | None, as_json: bool) -> None:
         return
     if folder is not None:
         raise UnknownName("run", name, [], "bench list runs")
+    from harness.spec import plain
+
     kind, found = _plugin(name)
-    described = _described(kind, found)
+    described = plain(_described(kind, found), fallback=str)
     print_json([described]) if as_json else _print_plugin(described)
 
 
@@ -82,7 +84,7 @@ def _field(name: str, field: Any) -> dict[str, Any]:
     return {
         "name": name,
         "type": annotation.__name__ if isinstance(annotation, type) else str(annotation).replace("typing.", ""),
-        "default": field.default,
+        "default": None if field.is_required() else field.get_default(call_default_factory=True),
         "tunable": extra.get("tunable"),
         "about": field.description or "",
     }
@@ -192,13 +194,13 @@ def _print_run(run: dict[str, Any], row: RunRow) -> None:
     from rich import box
     from rich.table import Table
 
-    from harness.registry import method_label
     from harness.spec import settings_text
 
     out = console()
-    label = method_label(row.method, row.spec["method_fields"])
     out.print(
-        f"{label} on {row.task_label}, seed {row.seed} · {run['status']} at step {row.step:,} of {row.steps:,}", markup=False, style="bold"
+        f"{row.method_label} on {row.task_label}, seed {row.seed} · {run['status']} at step {row.step:,} of {row.steps:,}",
+        markup=False,
+        style="bold",
     )
     facts = {
         "key": f"{row.key} (cell {row.cell})",
@@ -212,6 +214,9 @@ def _print_run(run: dict[str, Any], row: RunRow) -> None:
         "checkpoint": ", ".join(f"{file['path']} ({file['size']:,} bytes)" for file in run["checkpoints"][:1]),
         "pictures": ", ".join(file["path"] for file in run["pictures"]),
         "MLflow run": row.mlflow_run_id,
+        "code": ", ".join(
+            f"{name} {source[:8]}" for name, source in ((row.method, row.method_source), (row.task, row.task_source)) if source
+        ),
         "commit": run["environment"].get("git_commit"),
     }
     for name, value in facts.items():

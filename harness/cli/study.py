@@ -74,9 +74,7 @@ def show(name: str, figures: str | None, as_json: bool) -> None:
 def _described(found: Study, runs: Sequence[NewRun]) -> dict[str, Any]:
     from collections import Counter
 
-    from harness.registry import method_label
-
-    counts = Counter((run.task_label, method_label(run.spec.method, run.spec.method_fields)) for run in runs)
+    counts = Counter((run.task_label, run.description.method) for run in runs)
     return {
         "name": found.name,
         "path": str(found.path),
@@ -221,7 +219,7 @@ def _store(workspace: Workspace) -> ResultStore | None:
     """The result database; None where there is none yet, be it on a server."""
     from harness.store import info
 
-    if not workspace.database_url.startswith("sqlite:") and info(workspace.database_url)["revision"] is None:
+    if not workspace.database_url.startswith("sqlite") and info(workspace.database_url)["revision"] is None:
         return None
     return open_store(workspace)
 

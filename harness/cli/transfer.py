@@ -9,12 +9,13 @@ from typing import TYPE_CHECKING
 
 import click
 
+from harness.cli._making import mirror_leftovers
 from harness.cli._options import json_option, plural, print_json, say, watched
 from harness.errors import one_line
-from harness.workspace import Workspace, redact
+from harness.workspace import Workspace
 
 if TYPE_CHECKING:
-    from harness.store import Adoption, ResultStore
+    from harness.store import Adoption
 
 NOT_ALL_IN = 3
 WORDS = {
@@ -63,9 +64,9 @@ def import_(ctx: click.Context, bundle: Path, as_json: bool) -> None:
                     here.append(adoption.key)
                 if as_json:
                     print_json([{"key": adoption.key, "outcome": adoption.what, "why": adoption.why}])
-            _mirror(workspace, store, here)
-    if not as_json:
-        _print(counts, kept_out)
+            if not as_json:
+                _print(counts, kept_out)
+            mirror_leftovers(workspace, store, here)
     ctx.exit(NOT_ALL_IN if kept_out else 0)
 
 
@@ -78,20 +79,3 @@ def _print(counts: Counter[str], kept_out: Sequence[Adoption]) -> None:
     say(f"{plural(counts.total(), 'run')}: {parts or 'nothing to take in'}.")
     if counts["conflict"]:
         say("What was here is kept. To take the other result instead: bench rm KEY, and import again.", err=True)
-
-
-def _mirror(workspace: Workspace, store: ResultStore, keys: list[str]) -> None:
-    """Show the runs in MLflow, where it answers."""
-    behind = [row.key for row in store.unmirrored(keys)] if keys else []
-    if not behind:
-        return
-    from harness.tracking import Mirror
-
-    with Mirror.start(workspace, behind) as mirror:
-        left = mirror.finish()
-    if left:
-        say(
-            f"MLflow at {redact(workspace.tracking_uri)} does not show {len(left)} of these runs yet "
-            f"({(mirror.error or 'no answer')[:100]}). Nothing is lost: bench doctor --repair mirrors them.",
-            err=True,
-        )

@@ -55,7 +55,7 @@ def tune(
 
     Trials are ordinary runs. They are judged by a score that sees neither the truth nor test data, on seeds of their own; then the
     best setting and the default one are run on the report seeds. The same command goes on where it was interrupted, or adds
-    trials. Exit status: 0 all done, 2 bad usage, 3 no winner or one that fails, 130 interrupted.
+    trials. Exit status: 0 all done, 2 bad usage, 3 no winner, or a run that failed, 130 interrupted.
 
     \b
     Example:

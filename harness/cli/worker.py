@@ -6,23 +6,25 @@ from typing import Any
 
 import click
 
-from harness.cli._making import INTERRUPTED, NOT_ALL_DONE, signals
+from harness.cli._making import INTERRUPTED, NOT_ALL_DONE, finish_mirror, signals
 from harness.cli._options import plural, say
-from harness.cli._work import Work, limit_options
+from harness.cli._work import Work, limit_options, plugins_option
 from harness.errors import BenchError
 from harness.workspace import Workspace
 
 
 @click.command()
 @click.option("--drain", is_flag=True, help="Leave when every run has ended; without it, wait for more.")
+@plugins_option
 @limit_options
 @click.pass_context
 def worker(ctx: click.Context, drain: bool, **limits: Any) -> None:
     """Run what other commands have queued, one stack after the other.
 
     Any number of workers on any number of machines may share a database; each run is made once. Queued and interrupted runs
-    are taken, and those whose process died. Time limits and SIGTERM save what is at work. Exit status: 0 all that it ran is
-    done, 3 some is not, 130 interrupted.
+    are taken, and those whose process died; what cannot be made here is set aside with its reason, and stays queued. Methods and
+    tasks that are not installed are made only with --allow-plugins. Time limits and SIGTERM save what is at work. Exit status: 0 all
+    that it ran is done, 3 some is not or was set aside, 130 interrupted.
 
     \b
     Example:
@@ -45,12 +47,14 @@ def worker(ctx: click.Context, drain: bool, **limits: Any) -> None:
 def _work(workspace: Workspace, store: Any, options: Any, stop: Any, stay: bool) -> int:
     """Run, show and mirror until there is nothing more to do; returns the exit status."""
     from harness.cli._progress import display
-    from harness.executors import execute
+    from harness.executors import SetAside, execute
     from harness.runner import Began, Ended, Stop
     from harness.spec import Status
     from harness.tracking import Mirror
 
     ended: list[str] = []
+    aside: list[str] = []
+    begun: set[str] = set()
     status, fault = 0, None
     with Mirror.start(workspace, []) as mirror:
         try:
@@ -58,17 +62,23 @@ def _work(workspace: Workspace, store: Any, options: Any, stop: Any, stay: bool)
                 for event in execute(workspace, store, None, stop, options, stay):
                     show(event)
                     if isinstance(event, Began):
+                        begun |= {spec.key for spec in event.specs}
                         mirror.add(spec.key for spec in event.specs)
                     if isinstance(event, Ended):
                         ended.append(event.key)
+                    if isinstance(event, SetAside):
+                        aside += event.keys
         except Stop:
             status = INTERRUPTED
         except BenchError as err:
             fault = err
-        mirror.finish()
+        standings = store.standings({*ended, *begun}) if fault is None else {}
+        done = sum(key in standings and standings[key].status == Status.DONE for key in ended)
+        failed = [key for key in begun - set(ended) if key in standings and standings[key].status == Status.FAILED]  # in other hands
+        if fault is None:
+            set_aside = f" {plural(len(aside), 'run')} set aside." if aside else ""
+            say(f"Ended {plural(len(ended), 'run')}, {done} of them done.{set_aside}", err=True)
+        finish_mirror(workspace, mirror, stop)
     if fault is not None:
         raise fault
-    standing = store.standings(ended).values()
-    done = sum(run.status == Status.DONE for run in standing)
-    say(f"Ended {plural(len(ended), 'run')}, {done} of them done.", err=True)
-    return status or (0 if done == len(ended) else NOT_ALL_DONE)
+    return status or (0 if done == len(ended) and not aside and not failed else NOT_ALL_DONE)

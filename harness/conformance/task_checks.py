@@ -30,6 +30,7 @@ from harness.conformance.problems import (
     run_checks,
 )
 from harness.conformance.task_samples import BASES, BATCH, batches_of, data_of, replicate_seeds, scored_of, sized, somewhere, theta_of
+from harness.evaluation import task_metrics
 from harness.noise import Noise
 from harness.spec import Protocol
 from harness.training import load_data, streams
@@ -98,7 +99,7 @@ def leaves_and_metrics_have_their_shapes(cls: type[Task], seed: int, _: float) -
             return False, fault
         data, theta = data_of(task, seed), theta_of(task, seed, base)
         R = len(replicate_seeds(task, seed))
-        for name, metric in task.metrics(theta, data).items():
+        for name, metric in task_metrics(task, theta, data).items():
             if metric.shape != (R,) or not bool(metric.isfinite().all()):
                 return False, f"metric '{name}' is {list(metric.shape)}; it must be finite and [R] = [{R}]"
         for batch in (*batches_of(task, data, seed), *scored_of(task, data, seed)):

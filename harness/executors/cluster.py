@@ -69,16 +69,16 @@ class Cluster:
 
     def __init__(self, client: Any, store: ResultStore, keys: Sequence[str], options: Options) -> None:
         self._executor = client.get_executor(pure=False)
-        self._store, self._keys = store, keys
+        self._store = store
         self._options = dataclasses.asdict(dataclasses.replace(options, threads=1, total_limit_s=None))
         self._deadline = options.deadline(time.monotonic())
         self._futures: dict[Any, list[str]] = {}
-        self._send()
+        self._send(keys)
 
-    def _send(self) -> None:
-        """Submit what is open and not on its way."""
-        sent = {key for group in self._futures.values() for key in group}
-        for group in stacks([run for run in self._store.open_runs(self._keys) if run.key not in sent]):
+    def _send(self, keys: Sequence[str]) -> None:
+        """Submit what is open of these runs."""
+        for stack in stacks(self._store.open_runs(keys)):
+            group = [run.key for run in stack]
             self._futures[self._executor.submit(run_keys, group, self._options)] = group
 
     def __len__(self) -> int:
@@ -92,9 +92,10 @@ class Cluster:
             BenchError: an error of a run.
         """
         done = [future for future in self._futures if future.done()]
-        lost = [fault for future in done if (fault := _fault(future, self._futures.pop(future)))]
+        groups = [self._futures.pop(future) for future in done]
+        lost = [fault for future, group in zip(done, groups, strict=True) if (fault := _fault(future, group))]
         if done and time.monotonic() < self._deadline:
-            self._send()
+            self._send([key for group in groups for key in group])
         yield from lost
 
     def are_idle(self) -> bool:

@@ -15,6 +15,7 @@ from harness.stopping import StopRequest
 from harness.store import ResultStore, Standing
 
 LOOK_S = 1.0
+AT_ONCE = 500
 IDLE_DEATHS = 3  # of each hand, with no run further than before
 
 
@@ -69,34 +70,63 @@ def follow(store: ResultStore, keys: Sequence[str], hands: Hands, stop: StopRequ
         Stop: `stop` was set; the hands have saved what they were at.
         BenchError: the hands cannot go on, or only die.
     """
-    ended: set[str] = set()
-    deaths = 0
-    before: dict[str, Standing] = {}
+    watch, deaths = Watch(store, keys), 0
     while True:
         idle = hands.are_idle()  # asked first: what an idle hand did last is in the database
-        now = patiently(partial(store.standings, keys))
-        for key in keys:
-            if key not in ended and (key not in now or now[key].status not in OPEN):
-                ended.add(key)
-                yield Ended(key)
-        yield progress(now, ended, len(keys))
-        deaths = 0 if now != before else deaths
-        before = now
+        before = watch.progress
+        yield from map(Ended, watch.look(everywhere=idle))
+        yield watch.progress
+        deaths = 0 if watch.progress != before else deaths
         for news in hands.look():
             deaths += isinstance(news, Lost)
             if deaths > IDLE_DEATHS * len(hands):
                 raise BenchError(f"Workers die and no run gets further. Nothing is lost. The last one: {news.text}")
             yield Note(news.text)
-        if len(ended) == len(keys) or idle:
+        if not watch.left or idle:
             return
         if stop.wait(LOOK_S):
             hands.stop()
             raise Stop
 
 
-def progress(now: dict[str, Standing], ended: set[str], total: int) -> Progressed:
-    """How far all runs together are."""
-    steps = sum(run.steps for run in now.values())
-    done = sum(run.steps if key in ended else run.step for key, run in now.items())
-    running = sum(run.status == Status.RUNNING for run in now.values())
-    return Progressed(len(ended), running, total, done / max(steps, 1))
+class Watch:
+    """How far some runs are: `left` are those that have not ended, in the order in which they are made.
+
+    A look asks about these from the first one on, and no further than to those that have not begun.
+    """
+
+    def __init__(self, store: ResultStore, keys: Sequence[str]) -> None:
+        self.left = list(keys)
+        self._store, self._total, self._running = store, len(keys), 0
+        self._taken: dict[str, int] = {}
+        self._steps = self._steps_taken = 0
+
+    @property
+    def progress(self) -> Progressed:
+        """As far as the last look has seen."""
+        return Progressed(self._total - len(self.left), self._running, self._total, self._steps_taken / max(self._steps, 1))
+
+    def look(self, everywhere: bool) -> list[str]:
+        """The runs that have ended since the last look; the first look, and one `everywhere`, asks about all that are left."""
+        everywhere = everywhere or not self._taken
+        ended: list[str] = []
+        place = self._running = 0
+        while place < len(self.left):
+            part = self.left[place : place + AT_ONCE]
+            now = patiently(partial(self._store.standings, part))
+            over = {key for key in part if key not in now or now[key].status not in OPEN}
+            for key, run in now.items():
+                self._count(key, run, key in over)
+            self.left[place : place + len(part)] = [key for key in part if key not in over]
+            ended += [key for key in part if key in over]
+            place += len(part) - len(over)
+            if not everywhere and all(run.status == Status.QUEUED for run in now.values()):
+                break
+        return ended
+
+    def _count(self, key: str, run: Standing, has_ended: bool) -> None:
+        taken = run.steps if has_ended else run.step
+        self._steps += 0 if key in self._taken else run.steps
+        self._steps_taken += taken - self._taken.get(key, 0)
+        self._taken[key] = taken
+        self._running += run.status == Status.RUNNING

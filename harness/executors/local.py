@@ -8,19 +8,20 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 
-from harness import registry, runner, saving
-from harness.errors import LeaseLost
+from harness import runner, saving
+from harness.errors import BenchError, DataError, LeaseLost, PluginError, UsageError
 from harness.files import remove_files
 from harness.heartbeat import Heartbeat
 from harness.saving import Options
 from harness.spec import Plan, RunSpec, Status
 from harness.stopping import StopRequest
-from harness.store import Claim, NewRun, OpenRun, Owner, ResultStore
+from harness.store import Claim, NewRun, OpenRun, Owner, ResultStore, RunRow
 from harness.workspace import Workspace
 
 STACK = 10
 """Replicates that are trained as one program; more seeds make more stacks."""
-WAIT_S = 0.5
+WAIT_S, LONGEST_WAIT_S = 0.5, 5.0
+AT_ONCE = 500
 
 
 @dataclass(frozen=True)
@@ -29,6 +30,14 @@ class Waiting:
 
     owners: tuple[str, ...]
     n_runs: int
+
+
+@dataclass(frozen=True)
+class SetAside(runner.Note):
+    """Runs that cannot be made here, and why; the others go on."""
+
+    keys: tuple[str, ...]
+    error: BenchError
 
 
 Event = runner.Event | Waiting
@@ -47,7 +56,7 @@ def prepare(store: ResultStore, workspace: Workspace, runs: Sequence[NewRun], re
     Raises:
         UsageError: a living process holds a run that is to be put back.
     """
-    rows = store.rows([run.spec.key for run in runs])
+    rows = store.standings(run.spec.key for run in runs)
     withdrawn = store.errata.reasons(rows)
     again = [key for key, row in rows.items() if rerun or key in withdrawn or (retry and row.status in (Status.DIVERGED, Status.FAILED))]
     if again:
@@ -73,56 +82,81 @@ def execute(
 
     Raises:
         runner.Stop: `stop` was set; what was at work is saved.
-        PluginError: a method or task breaks its contract.
     """
     deadline = options.deadline(time.monotonic())
+    left, waiting_since = Left(store, keys), time.monotonic()
     with Heartbeat(workspace.database_url) as heartbeat:
         while True:
             if stop.is_set():
                 raise runner.Stop
-            left = saving.patiently(partial(store.open_runs, keys))
-            if not left and not stay:
+            open_runs = saving.patiently(left.next)
+            if not open_runs and not stay:
                 return
             if time.monotonic() >= deadline:
                 yield runner.Note("The time for all runs together is over. The same command, with more time, goes on.")
                 return
-            claims = _first_claim(store, left)
-            if claims:
-                heartbeat.hold(claims)
-                yield from run_claims(workspace, store, claims, stop, heartbeat.lost, options, deadline)
+            free = [run for run in open_runs if run.holder is None]
+            taken = saving.patiently(partial(store.claim_first, list(stacks(free)), Owner.current()))
+            yield from map(runner.Ended, taken.given_up)
+            if taken.claims:
+                heartbeat.hold(taken.claims)
+                for event in run_claims(workspace, store, taken.claims, stop, heartbeat.lost, options, deadline):
+                    if isinstance(event, SetAside):
+                        left.set_aside(event.keys)
+                    yield event
                 heartbeat.hold([])
+            if any(taken):
+                waiting_since = time.monotonic()
                 continue
-            if left:
-                yield _waiting(store, [run.key for run in left])
-            stop.wait(WAIT_S)
+            if open_runs:
+                yield Waiting(tuple(sorted({str(run.holder) for run in open_runs if run.holder})), len(open_runs))
+            waited = time.monotonic() - waiting_since
+            stop.wait(min(max(WAIT_S, waited / 10), LONGEST_WAIT_S))
 
 
-def _first_claim(store: ResultStore, left: Sequence[OpenRun]) -> list[Claim]:
-    """The claims on the first stack that nobody holds."""
-    for group in stacks([run for run in left if not run.held]):
-        claims = saving.patiently(partial(store.claim, group, Owner.current()))
-        if claims:
-            return claims
-    return []
+class Left:
+    """The runs that are still to be made: some of those that were asked for, or whatever the database has open.
+
+    The database is asked about as many at a time as it takes to find some that are free, and never again about one that has ended.
+    """
+
+    def __init__(self, store: ResultStore, keys: Sequence[str] | None) -> None:
+        self._store = store
+        self._keys = None if keys is None else list(keys)
+        self._aside: set[str] = set()
+
+    def set_aside(self, keys: Sequence[str]) -> None:
+        """Leave these out from now on."""
+        self._aside |= set(keys)
+
+    def next(self) -> list[OpenRun]:
+        """The next ones; those that nobody holds, as long as there are any, and nothing when all have ended."""
+        if self._keys is None:
+            open_runs = self._store.next_runs(AT_ONCE, self._aside)
+            return _whole_cells(open_runs) if len(open_runs) == AT_ONCE else open_runs
+        seen: list[OpenRun] = []
+        while len(self._keys) > len(seen) and sum(run.holder is None for run in seen) < AT_ONCE:
+            part = slice(len(seen), len(seen) + AT_ONCE)
+            found = [run for run in self._store.open_runs(self._keys[part]) if run.key not in self._aside]
+            self._keys[part] = [run.key for run in found]
+            seen += found
+        free = [run for run in seen if run.holder is None]
+        return _whole_cells(free) if len(self._keys) > len(seen) else free or seen
 
 
-def _waiting(store: ResultStore, keys: Sequence[str]) -> Waiting:
-    held = saving.patiently(partial(store.holders, keys))
-    return Waiting(tuple(sorted({str(owner) for owner, _, _ in held.values()})), len(keys))
+def _whole_cells(free: list[OpenRun]) -> list[OpenRun]:
+    """These runs without those of the last cell, of which more may follow; of one cell all of them."""
+    return [run for run in free if run.cell != free[-1].cell] or free
 
 
-def stacks(free: Sequence[OpenRun]) -> Iterator[list[str]]:
-    """The keys of runs that train as one program: those of one plan, or replicates of a cell whose task stacks, at most `STACK` of them."""
+def stacks(free: Sequence[OpenRun]) -> Iterator[list[OpenRun]]:
+    """Runs that train as one program: those of one plan, or replicates of a cell whose task stacks, at most `STACK` of them."""
     units: dict[str, list[OpenRun]] = {}
     for run in free:
         units.setdefault(run.plan or run.cell, []).append(run)
     for name, members in units.items():
-        size = len(members) if name == members[0].plan else _stack_size(members[0].task)
-        yield from ([run.key for run in members[first : first + size]] for first in range(0, len(members), size))
-
-
-def _stack_size(task: str) -> int:
-    return STACK if registry.find("task", task).cls.stacks else 1
+        size = len(members) if name == members[0].plan else STACK if members[0].stacks else 1
+        yield from (members[first : first + size] for first in range(0, len(members), size))
 
 
 def run_claims(
@@ -139,24 +173,25 @@ def run_claims(
     for claim in claims:
         by_plan.setdefault(claim.plan, []).append(claim)
     for plan, members in by_plan.items():
-        specs = _specs(store, plan.members if plan else [claim.key for claim in members])
+        rows = saving.patiently(partial(store.rows, plan.members if plan else [claim.key for claim in members]))
+        specs = _specs(rows, plan.members if plan else list(rows))
         ours = {claim.key: claim for claim in members}
-        job = saving.Job(workspace, store, specs, ours, plan or _new_plan(specs, options), stop, lost, options, deadline)
+        # One thread is the fastest for small replicated problems; large ones take all that there are.
+        threads = 1 if rows[members[0].key].stacks else options.threads
+        job = saving.Job(
+            workspace, store, specs, ours, plan or saving.new_plan(specs, threads, options.device), stop, lost, options, deadline
+        )
         try:
             yield from runner.run(job)
         except LeaseLost as err:
             yield runner.Note(str(err))
+        except (PluginError, DataError, UsageError) as err:
+            others = f" ({len(ours)} runs)" if len(ours) > 1 else ""
+            yield SetAside(f"Run {members[0].key}{others} is set aside: {err}", tuple(ours), err)
 
 
-def _new_plan(specs: Sequence[RunSpec], options: Options) -> Plan:
-    """How a stack is computed here: one thread, which is the fastest for small replicated problems; all that there are for large ones."""
-    threads = 1 if registry.find("task", specs[0].task).cls.stacks else options.threads
-    return saving.new_plan(specs, threads, options.device)
-
-
-def _specs(store: ResultStore, keys: Sequence[str]) -> list[RunSpec]:
+def _specs(rows: dict[str, RunRow], keys: Sequence[str]) -> list[RunSpec]:
     """The specs of a stack in order; a member that was removed since is replaced by one that nobody claims."""
-    rows = saving.patiently(partial(store.rows, keys))
     known = {key: RunSpec.from_plain(row.spec) for key, row in rows.items()}
     stand_in = next(iter(known.values()))
     return [known.get(key) or stand_in.model_copy(update={"seed": 2**62 + place}) for place, key in enumerate(keys)]

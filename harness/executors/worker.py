@@ -126,10 +126,10 @@ def _work(workspace: Workspace, keys: Sequence[str], options: Options, stop: Sto
     """Run these runs and yield what is worth saying."""
     from harness.executors.local import execute
     from harness.runner import Note, Stop
+    from harness.store.reading import chunks
 
     with ResultStore.open(workspace.database_url) as store:
-        unknown = set(keys) - store.standings(keys).keys()
-        if unknown == set(keys):
+        if not any(store.standings(part) for part in chunks(keys)):
             raise UsageError(
                 f"None of the runs asked for is in {redact(workspace.database_url)}. "
                 "Workers need the BENCH_HOME and BENCH_DATABASE_URL of the command that sends them work."

@@ -55,7 +55,7 @@ def _figure(
 
 
 def _trace(view: View, group: Group, runs: Sequence[Replicate], points: Points, key: int) -> dict[str, Any]:
-    steps, asked = group.cell.spec["steps"], gradients(group.cell.spec)
+    steps, asked = group.cell.spec["steps"], gradients(group.cell.spec, group.cell.description)
     seconds = sum(run.wall_s for run in runs) / len(runs)
     look = view.look(group)
     return {

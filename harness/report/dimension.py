@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from functools import cache
 from typing import Any
 
-from harness import registry
 from harness.analysis.labels import Aspects, RowName
 from harness.analysis.metrics import FLOOR
 from harness.analysis.sample import Group
 from harness.analysis.statistics import Interval
-from harness.errors import BenchError
 from harness.report.axes import Mark, Scale, logarithmic, trace, undrawn
 from harness.report.page import Figure, Key, Look, Plot
 from harness.report.view import PERCENT, View, anchor, aspects_text, basis, interval_of, telling, titled, unit
@@ -49,10 +46,10 @@ def figures(view: View) -> list[Figure]:
 
 
 def _figure(view: View, task: str, groups: list[Group]) -> Figure:
-    lines = _lines(task, groups)
+    lines = _lines(groups)
     names = telling(signature for signature, _ in lines)
     keys = [Key(view.names[row], view.looks[row], aspects_text(signature, names)) for signature, row in lines]
-    floors = _floors(view, task, groups)
+    floors = _floors(view, groups)
     keys += [Key("exact maximum-likelihood fit", EXACT, aspects_text(signature, names)) for signature in floors]
     plots, notes = [], []
     for metric in METRICS:
@@ -66,25 +63,17 @@ def _figure(view: View, task: str, groups: list[Group]) -> Figure:
     return Figure(anchor("dimension", task), task, basis(groups), plots, keys, notes=notes)
 
 
-def _lines(task: str, groups: Iterable[Group]) -> dict[Line, list[Group]]:
+def _lines(groups: Iterable[Group]) -> dict[Line, list[Group]]:
     """Groups that one line may join: of one row, and with scores of one meaning."""
     found: dict[Line, list[Group]] = {}
     for group in groups:
-        found.setdefault((signature(task, group), group.row), []).append(group)
+        found.setdefault((signature(group), group.row), []).append(group)
     return {line: found[line] for line in sorted(found, key=lambda line: (repr(line[0]), line[1].order))}
 
 
-def signature(task: str, group: Group) -> Aspects:
+def signature(group: Group) -> Aspects:
     """What the group's scores mean, but for the dimension."""
-    return tuple((name, value) for name, value in group.column.aspects if name != f"task.{_variant(task)}")
-
-
-@cache
-def _variant(task: str) -> str | None:
-    try:
-        return registry.find("task", task).cls.variant
-    except BenchError:  # a plugin that has gone since
-        return None
+    return tuple((name, value) for name, value in group.column.aspects if name != f"task.{group.cell.description.task_variant}")
 
 
 def _mark(view: View, group: Group, metric: str) -> Mark | None:
@@ -101,12 +90,12 @@ def _layout(groups: Iterable[Group], metric: str, scale: Scale) -> dict[str, Any
 Floors = dict[int, dict[str, Interval]]
 
 
-def _floors(view: View, task: str, groups: Iterable[Group]) -> dict[Aspects, Floors]:
+def _floors(view: View, groups: Iterable[Group]) -> dict[Aspects, Floors]:
     """By meaning of the scores and by dimension, the exact fit's errors over the distinct seeds; equal ones stand once."""
     gathered: dict[Aspects, dict[int, dict[str, dict[int, float]]]] = {}
     for group in groups:
         if group.done:
-            by_metric = gathered.setdefault(signature(task, group), {}).setdefault(dimension(group) or 0, {})
+            by_metric = gathered.setdefault(signature(group), {}).setdefault(dimension(group) or 0, {})
             for metric in METRICS[:-1]:
                 by_metric.setdefault(f"{FLOOR}{metric}", {}).update(view.sample.values(group, f"{FLOOR}{metric}"))
     found: dict[Aspects, Floors] = {}

@@ -12,7 +12,7 @@ from harness.analysis.sample import Group
 from harness.report.axes import Mark, Scale, fitting, trace, undrawn
 from harness.report.dimension import families
 from harness.report.page import Figure, Plot
-from harness.report.view import PERCENT, View, anchor, basis, columns, label, shown_first, titled, unique, unit
+from harness.report.view import PERCENT, View, anchor, basis, columns, label, titled, unique, unit
 
 ABOUT = f"Means over replicates with {PERCENT} t intervals."
 ROW_HEIGHT, LINE_HEIGHT, AXIS_HEIGHT = 40, 14, 60
@@ -34,7 +34,7 @@ def figures(view: View) -> list[Figure]:
 
 def _figure(view: View, id: str, name: str, groups: Sequence[Group]) -> Figure:
     plots, notes = [], []
-    for metric in shown_first(groups[0].cell.task):
+    for metric in groups[0].cell.description.headline:
         marks = [(group, Mark(-place, interval, (view.name(group),)))
                  for place, group in enumerate(groups) if (interval := view.interval(group, metric))]  # fmt: skip
         scale = fitting([mark.interval for _, mark in marks])

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from harness.analysis.sample import Group
 from harness.report.axes import Mark, fitting, trace, undrawn
 from harness.report.page import Figure, Key, Look, Plot
-from harness.report.view import DASHES, PERCENT, SYMBOLS, View, anchor, basis, columns, shown_first, titled, unique, unit
+from harness.report.view import DASHES, PERCENT, SYMBOLS, View, anchor, basis, columns, titled, unique, unit
 from harness.spec import canonical_json, settings_text
 
 DEPTHS = {"n_leapfrog": "leapfrog steps", "n_layers": "layers"}
@@ -49,7 +49,7 @@ def _figure(view: View, id: str, name: str, lines: dict[Line, list[Group]]) -> F
     keys = [Key(_name(view, line[0], groups), _look(view, groups, place)) for place, (line, groups) in enumerate(lines.items())]
     everyone = [group for groups in lines.values() for group in groups]
     plots, notes = [], []
-    for metric in dict.fromkeys((*shown_first(everyone[0].cell.task), *ALSO)):
+    for metric in dict.fromkeys((*everyone[0].cell.description.headline, *ALSO)):
         marks = [[Mark(_value(group), interval, (view.name(group),)) for group in groups if (interval := view.interval(group, metric))]
                  for groups in lines.values()]  # fmt: skip
         flat = [mark for line in marks for mark in line]

@@ -5,12 +5,11 @@ from __future__ import annotations
 import math
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field
-from functools import cache
 from html import escape
 from typing import Any
 
 from harness.analysis.labels import Aspects, ColumnName, RowName, texts
-from harness.analysis.metrics import headline, meaning
+from harness.analysis.metrics import meaning
 from harness.analysis.sample import Group, Sample
 from harness.analysis.statistics import CONFIDENCE, Interval, t_interval
 from harness.matrix import ranges
@@ -136,12 +135,6 @@ def basis(groups: Collection[Group], most: int | None = None) -> str:
     if not lost:
         return f"{text}; no run ended otherwise."
     return f"{text}; {sum(lost.values())} ended without a result: {', '.join(f'{lost[name]} {name}' for name in sorted(lost))}."
-
-
-@cache
-def shown_first(task: str) -> tuple[str, ...]:
-    """The task's headline metrics; finding a plugin takes a while, and each figure asks."""
-    return headline(task)
 
 
 def titled(metric: str) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from harness.analysis.sample import wanted
@@ -31,11 +31,13 @@ class Choice:
 
 @dataclass(frozen=True)
 class Chosen:
-    """The keys of the runs, by task, method, cell and seed; the shapes of their specs; how many there are of each status."""
+    """The keys of the runs, by task, method, cell and seed; the shapes of their specs; how many there are of each status; and the
+    newest code of each plugin that is not installed."""
 
     keys: list[str]
     shapes: set[Shape]
     statuses: Counter[str]
+    newest: Mapping[tuple[str, str], str]
 
     def __str__(self) -> str:
         """`12 runs: 11 done, 1 diverged`."""
@@ -51,7 +53,7 @@ def choose(snapshot: Snapshot, choice: Choice) -> Chosen:
         if wanted(cell, choice.methods, choice.tasks, choice.protocol):
             shape = shape_of(cell.spec)
             cells[cell.cell] = shapes.setdefault(shape, shape)  # most cells have the shape of another
-    chosen = Chosen([], set(), Counter())
+    chosen = Chosen([], set(), Counter(), snapshot.newest_sources())
     names = list(cells)
     for start in range(0, len(names), CELLS):
         _add(chosen, snapshot, cells, names[start : start + CELLS], choice)

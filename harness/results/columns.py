@@ -2,24 +2,21 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from functools import cache
-from typing import Any, Literal
+from types import NoneType, UnionType
+from typing import Any, get_args, get_origin
 
-from harness import registry
 from harness.analysis.costs import gradients
-from harness.analysis.formats.records import SCHEMA_VERSION
+from harness.analysis.formats.records import SCHEMA_VERSION, Kind
 from harness.analysis.labels import at, flat, ordered
 from harness.analysis.metrics import meaning
 from harness.analysis.sample import TUNED_FROM
-from harness.spec import RunSpec, Status, canonical_json, former_values, settings_text
+from harness.spec import Description, RunSpec, Status, canonical_json, former_values, settings_text
 from harness.store import Metric, RunRow
 
-Kind = Literal["text", "integer", "number", "flag"]
 WHOLE = 2**63
 """What an integer of a file can hold."""
 COPIED = ("method", "task", "seed")
@@ -30,13 +27,16 @@ FIELDS = list(RunSpec.model_fields)
 
 @dataclass(frozen=True)
 class Run:
-    """One run with its scores, why they do not stand where they do not, what it ran on, and the plan that it followed."""
+    """One run with its scores, why they do not stand where they do not, what it ran on, the plan that it followed, what its plugins
+    said, and whether no newer code of them is stored."""
 
     row: RunRow
     metrics: Mapping[str, Metric]
     withdrawn: str | None
     environment: Mapping[str, Any]
     plan: Mapping[str, Any]
+    description: Description
+    is_newest: bool
 
 
 @dataclass(frozen=True)
@@ -70,21 +70,12 @@ def _package(name: str) -> Callable[[Run], Any]:
     return lambda run: version if isinstance(version := (packages(run) or {}).get(name), str) else None
 
 
-@cache
-def _label_of(method: str, fields: str) -> str:
-    return registry.method_label(method, json.loads(fields))
-
-
-def _label(run: Run) -> str:
-    return _label_of(run.row.method, canonical_json(run.row.spec["method_fields"]))
-
-
 def _settings(run: Run) -> str:
     return settings_text(dict(ordered(run.row.settings))) or "defaults"
 
 
 def _gradients(run: Run) -> int | None:
-    return gradients(run.row.spec, run.row.step)
+    return gradients(run.row.spec, run.description, run.row.step)
 
 
 def _moment(seconds: float | None) -> str | None:
@@ -92,7 +83,7 @@ def _moment(seconds: float | None) -> str | None:
 
 
 def _in_means(run: Run) -> bool:
-    return run.row.status is Status.DONE and run.row.seed < TUNED_FROM and run.withdrawn is None
+    return run.row.status is Status.DONE and run.row.seed < TUNED_FROM and run.withdrawn is None and run.is_newest
 
 
 def _not_finite(run: Run) -> str | None:
@@ -103,7 +94,7 @@ IDENTITY = (
     Column("schema_version", "integer", "", "version of this list of columns", lambda run: SCHEMA_VERSION),
     _text("key", "the run's name: `bench show KEY`", lambda run: run.row.key),
     _text("cell", "what the seeds of one entry of a table have in common: `bench why CELL`", lambda run: run.row.cell),
-    _text("method", "with its variant: `hvae-untempered`", _label),
+    _text("method", "with its variant: `hvae-untempered`", lambda run: run.row.method_label),
     _text("task", "with its variant: `gaussian-25`", lambda run: run.row.task_label),
     _text("protocol", "how it was trained and scored: `bench show TASK`", lambda run: run.row.protocol),
     _text("settings", "what differs from the defaults, as `--set` takes it; `defaults` where nothing does", _settings),
@@ -111,7 +102,7 @@ IDENTITY = (
     Column("for_tuning", "flag", "", f"seed {TUNED_FROM} or above: made in a search, in no table", lambda run: run.row.seed >= TUNED_FROM),
     _text("status", "done, diverged, failed, timeout, pruned, interrupted, running or queued", lambda run: run.row.status.value),
     _text("withdrawn", "why its result does not stand, and is in no table: `bench invalidate`", lambda run: run.withdrawn),
-    Column("in_means", "flag", "", "done, not for tuning and not withdrawn: the means of tables count it", _in_means),
+    Column("in_means", "flag", "", "done, not for tuning, not withdrawn and of the newest code: the means of tables count it", _in_means),
 )
 ENDING = (
     _text("reason", "why it is not done", lambda run: run.row.reason),
@@ -177,7 +168,17 @@ def settings_columns(shapes: Collection[Shape]) -> list[Column]:
     for shape in shapes:
         for address, kind in shape:
             kinds.setdefault(address, set()).update([kind] if kind else [])
-    return [_setting(address, _common(kinds[address])) for address in sorted(kinds, key=_place)]
+    return [_setting(address, _common(kinds[address] | _declared(address))) for address in sorted(kinds, key=_place)]
+
+
+def _declared(address: str) -> set[Kind]:
+    """The kind of a protocol's field, whether any run has a value there or none."""
+    if address not in FIELDS:
+        return set()
+    annotation = RunSpec.model_fields[address].annotation
+    (held,) = {*(get_args(annotation) if get_origin(annotation) is UnionType else [annotation])} - {NoneType}
+    kinds: dict[Any, Kind] = {int: "integer", float: "number", bool: "flag"}
+    return {kinds.get(held, "text")}
 
 
 def _place(address: str) -> tuple[str, int, str]:

@@ -6,7 +6,8 @@ import json
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, BinaryIO
 
-from harness.analysis.formats.records import SCHEMA_VERSION, csv_lines
+from harness.analysis.formats.records import arrow_schema as typed
+from harness.analysis.formats.records import csv_lines
 from harness.results.tables import Table
 from harness.spec import plain_number
 
@@ -46,13 +47,7 @@ FORMATS: dict[str, Callable[[Table, BinaryIO], None]] = {"csv": write_csv, "json
 
 def arrow_schema(table: Table) -> pyarrow.Schema:
     """The columns with their types, and what they hold."""
-    import pyarrow
-
-    types = {"text": pyarrow.string(), "integer": pyarrow.int64(), "number": pyarrow.float64(), "flag": pyarrow.bool_()}
-    fields = [
-        pyarrow.field(column.name, types[column.kind], metadata={"about": column.about, "unit": column.unit}) for column in table.columns
-    ]
-    return pyarrow.schema(fields, {"bench_schema_version": str(SCHEMA_VERSION)})
+    return typed([(column.name, column.kind, {"about": column.about, "unit": column.unit}) for column in table.columns])
 
 
 def arrow_batches(table: Table) -> Iterable[pyarrow.RecordBatch]:

@@ -10,7 +10,7 @@ from typing import Any
 from harness.analysis.metrics import meaning
 from harness.results.choice import Chosen
 from harness.results.columns import ENDING, FORMER, IDENTITY, MEASURED, ORIGIN, TRACED, Column, Field, Run, metric_columns, settings_columns
-from harness.store import Snapshot
+from harness.store import Snapshot, is_newest
 
 Values = list[list[Any]]
 """Rows as columns: a list of values for each column."""
@@ -62,12 +62,23 @@ TABLES: dict[str, Callable[[Snapshot, Chosen], Table]] = {"runs": runs, "metrics
 
 def _table(columns: Sequence[Field], snapshot: Snapshot, chosen: Chosen, values: Callable[[Sequence[Run]], Values]) -> Table:
     starts = range(0, len(chosen.keys), RUNS)
-    return Table(columns, (values(_read(snapshot, chosen.keys[start : start + RUNS])) for start in starts), len(starts))
+    return Table(columns, (values(_read(snapshot, chosen, chosen.keys[start : start + RUNS])) for start in starts), len(starts))
 
 
-def _read(snapshot: Snapshot, keys: Sequence[str]) -> list[Run]:
+def _read(snapshot: Snapshot, chosen: Chosen, keys: Sequence[str]) -> list[Run]:
     rows, scores, withdrawn, origins = snapshot.rows(keys), snapshot.metrics(keys), snapshot.withdrawn(keys), snapshot.origins(keys)
-    return [Run(replace(row, spec=FORMER | row.spec), scores.get(key, {}), withdrawn.get(key), *origins[key]) for key, row in rows.items()]
+    described = snapshot.described(keys)
+    return [
+        Run(
+            replace(row, spec=FORMER | row.spec),
+            scores.get(key, {}),
+            withdrawn.get(key),
+            *origins[key],
+            described[key],
+            is_newest(row, chosen.newest),
+        )
+        for key, row in rows.items()
+    ]
 
 
 def _repeated(found: Sequence[Run], counts: Sequence[int]) -> Values:

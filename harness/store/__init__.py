@@ -19,13 +19,14 @@ from harness.store.rows import (
     Saved,
     Standing,
 )
-from harness.store.scores import CellRow, Replicate, Scores
+from harness.store.scores import CODE, CellRow, Replicate, Scores, is_newest
 from harness.store.snapshot import Snapshot
 from harness.store.store import ResultStore
 from harness.store.transfer import Adoption, Result
 from harness.store.upgrade import HEAD, backup, current_revision, info, upgrade
 
 __all__ = [
+    "CODE",
     "HEAD",
     "Adoption",
     "ArtifactFile",
@@ -53,5 +54,6 @@ __all__ = [
     "backup",
     "current_revision",
     "info",
+    "is_newest",
     "upgrade",
 ]

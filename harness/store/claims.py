@@ -6,16 +6,16 @@ another fence, gets `LeaseLost`, and has written nothing.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Container, Iterable, Sequence
 from typing import Any
 
-from sqlalchemy import Connection, Row, bindparam, insert, select, text, update
+from sqlalchemy import Connection, Row, bindparam, insert, select, text, tuple_, update
 
 from harness.errors import LeaseLost, UsageError
 from harness.spec import TERMINAL, Plan, Status
 from harness.store.connect import now
 from harness.store.reading import abandoned, chunks, database_id, is_held, owner_of, plans_by_digest
-from harness.store.rows import Claim, Owner
+from harness.store.rows import Claim, OpenRun, Owner, Taken
 from harness.store.schema import run_history, runs
 from harness.workspace import Edition
 
@@ -25,6 +25,7 @@ CRASHED = "crashed"
 NO_OWNER: dict[str, Any] = {
     "owner_host": None,
     "owner_boot_id": None,
+    "owner_pid_namespace": None,
     "owner_pid": None,
     "owner_process_start": None,
     "claimed_at": None,
@@ -34,14 +35,14 @@ NO_OWNER: dict[str, Any] = {
 Rows = dict[str, Row[Any]]
 
 
-def lock(connection: Connection, keys: Iterable[str]) -> Rows:
-    """The rows of these runs, kept from other writers until the transaction ends.
+def lock(connection: Connection, keys: Iterable[str], wait: bool = True) -> Rows:
+    """The rows of these runs, kept from other writers until the transaction ends; without those of other writers, where `wait` is off.
 
     Always in the order of the keys, so that two writers never wait for each other. SQLite's transaction holds them anyway.
     """
     found: Rows = {}
     for part in chunks(sorted(set(keys))):
-        query = select(runs).where(runs.c.key.in_(part)).order_by(runs.c.key).with_for_update()
+        query = select(runs).where(runs.c.key.in_(part)).order_by(runs.c.key).with_for_update(skip_locked=not wait)
         found |= {row.key: row for row in connection.execute(query)}
     return found
 
@@ -75,23 +76,40 @@ def refuse_held(held: Iterable[Row[Any]]) -> None:
         raise UsageError(f"Run {row.key} is being run by {owner_of(row)}. Stop that process, or wait until it ends.")
 
 
-def claim(connection: Connection, keys: Sequence[str], owner: Owner, lease_s: float) -> list[Claim]:
-    """Take every listed run that is free, and with it the unfinished members of its stack."""
+def claim_first(connection: Connection, stacks: Sequence[Sequence[OpenRun]], owner: Owner, lease_s: float) -> Taken:
+    """Take the first of these stacks that nobody has taken since they were looked up.
+
+    Whoever takes a stack locks its first run before: of claimers that come together on a server each gets another one, and none waits.
+    """
+    by_first = {(stack[0].key, stack[0].fence): [run.key for run in stack] for stack in stacks}
+    while by_first:
+        untaken = select(runs.c.key, runs.c.fence).where(tuple_(runs.c.key, runs.c.fence).in_(by_first))
+        first = connection.execute(untaken.order_by(runs.c.created_at, runs.c.key).limit(1).with_for_update(skip_locked=True)).first()
+        if first is None:
+            break
+        taken = claim(connection, by_first.pop((first.key, first.fence)), owner, lease_s)
+        if any(taken):
+            return taken
+    return Taken([], [])
+
+
+def claim(connection: Connection, keys: Sequence[str], owner: Owner, lease_s: float) -> Taken:
+    """Take every listed run that is free, and with it the unfinished members of its stack; what another writer has locked is not free."""
     seen = _with_members(connection, keys)
-    locked = lock(connection, seen)
+    locked = lock(connection, seen, wait=False)
     stored = plans_by_digest(connection, {row.plan for row in locked.values()})
     at = now(connection)
     taken: dict[str, Row[Any]] = {}
     for key in dict.fromkeys(keys):
         # A plan that appeared between looking and locking means that someone has just begun the run.
         if key in locked and key not in taken and locked[key].plan == seen[key]:
-            unit = _unit(locked[key], locked, stored)
+            unit = _unit(locked[key], locked, stored, seen)
             if not any(is_held(row, at) for row in unit):
                 taken |= {row.key: row for row in unit}
     alive = _bury(connection, taken, at)
     _take(connection, list(alive.values()), owner, at, lease_s)
     name = database_id(connection)
-    return [_claim_of(taken[key], stored, name) for key in _in_order(keys, alive)]
+    return Taken([_claim_of(taken[key], stored, name) for key in _in_order(keys, alive)], [key for key in taken if key not in alive])
 
 
 def _with_members(connection: Connection, keys: Sequence[str]) -> dict[str, str | None]:
@@ -109,14 +127,15 @@ def _plan_names(connection: Connection, keys: Iterable[str]) -> dict[str, str | 
     }
 
 
-def _unit(row: Row[Any], locked: Rows, stored: dict[str, Plan]) -> list[Row[Any]]:
+def _unit(row: Row[Any], locked: Rows, stored: dict[str, Plan], seen: Container[str]) -> list[Row[Any]]:
     """The unfinished runs that must be taken together with this one, in the stack's order.
 
     A member that was begun anew, under another plan or none, goes its own way: in the stack it is dead weight.
     """
     keys = stored[row.plan].members if row.plan in stored else (row.key,)
-    members = [locked[key] for key in keys if key in locked and locked[key].plan == row.plan]
-    return [] if row.status in TERMINAL else [member for member in members if member.status not in TERMINAL]
+    if row.status in TERMINAL or any(key in seen and key not in locked for key in keys):
+        return []
+    return [locked[key] for key in keys if key in locked and locked[key].plan == row.plan and locked[key].status not in TERMINAL]
 
 
 def _in_order(keys: Sequence[str], taken: Rows) -> list[str]:
@@ -156,6 +175,7 @@ def _take(connection: Connection, taken: list[Row[Any]], owner: Owner, at: float
             finished_at=None,
             owner_host=owner.host,
             owner_boot_id=owner.boot_id,
+            owner_pid_namespace=owner.pid_namespace,
             owner_pid=owner.pid,
             owner_process_start=owner.process_start,
             claimed_at=at,
@@ -232,4 +252,4 @@ def give_back(connection: Connection, key: str, owner: Owner, reason: str) -> No
     """Interrupt a run that is on record as running and that no living process holds."""
     keep_still(connection)
     if key in (row.key for row in abandoned(connection)):
-        release(connection, claim(connection, [key], owner, 0.0), Status.INTERRUPTED, reason)
+        release(connection, claim(connection, [key], owner, 0.0).claims, Status.INTERRUPTED, reason)

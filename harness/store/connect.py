@@ -13,13 +13,14 @@ from sqlalchemy import URL, Connection, Engine, create_engine, event, make_url, 
 from sqlalchemy.exc import ArgumentError, DBAPIError, SQLAlchemyError
 
 from harness.errors import StoreError, UsageError
-from harness.workspace import redact
+from harness.workspace import redact, without_password
 
 # How long a writer waits for another one before it gives up, milliseconds.
 WAIT_MS = 30_000
 CONNECT_S = 10
 
 HINTS = {
+    "***@": "Write a '@' in a password as %40.",
     "database is locked": "Another program is writing to it and does not end. Stop that program and try again.",
     "not a database": "Move the file away, or name another one with BENCH_DATABASE_URL.",
     "malformed": "The file is damaged: put a backup in its place.",
@@ -113,10 +114,7 @@ def clear_errors(url: str) -> Iterator[None]:
 
 
 def _one_line(url: str, message: str) -> str:
-    reason = (message.strip().splitlines() or ["unknown error"])[0].rstrip(".")
-    password = make_url(url).password
-    if password:
-        reason = reason.replace(str(password), "***")
+    reason = without_password((message.strip().splitlines() or ["unknown error"])[0].rstrip("."), url)
     hint = next((f" {hint}" for sign, hint in HINTS.items() if sign in reason), "")
     return f"Cannot use the result database {redact(url)}: {reason}.{hint}"
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import errno
 import os
-import re
+from contextlib import suppress
 from pathlib import Path
+from uuid import uuid4
 
 from sqlalchemy import Engine
 
@@ -98,10 +99,11 @@ def publish(part: Path, file: Path) -> None:
 
 
 def part_beside(file: Path) -> Path:
-    """The hidden name under which this process builds `file`; what processes of this host left when they were killed is removed."""
+    """A hidden name of its own under which to build `file`; what processes left that are known to have been killed is removed."""
     for part in file.parent.glob(f".{file.name}~*"):
-        made_by = re.fullmatch(r".*~(.*)~(.*)~(\d+)~(\d+)\.new.*", part.name)
-        if made_by and Owner(made_by[1], made_by[2], int(made_by[3]), int(made_by[4])).is_gone():
-            part.unlink(missing_ok=True)
+        with suppress(ValueError):  # a name that is not one of these
+            _, host, boot, pid, start, namespace, _ = part.name.rsplit("~", 6)
+            if Owner(host, boot, int(pid), int(start), namespace or None).lives() is False:
+                part.unlink(missing_ok=True)
     me = Owner.current()
-    return file.with_name(f".{file.name}~{me.host}~{me.boot_id}~{me.pid}~{me.process_start}.new")
+    return file.with_name(f".{file.name}~{me.host}~{me.boot_id}~{me.pid}~{me.process_start}~{me.pid_namespace or ''}~{uuid4().hex[:8]}.new")

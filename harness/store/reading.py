@@ -3,27 +3,29 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import fields
-from typing import Any, NamedTuple, TypeVar
+from functools import cache, lru_cache
+from typing import Any, NamedTuple
 
 from pydantic import ValidationError
-from sqlalchemy import Column, ColumnElement, Connection, Row, Select, Table, and_, false, func, select
+from sqlalchemy import Column, ColumnElement, Connection, Row, Select, Table, and_, false, func, or_, select
 
 from harness.errors import StoreError
-from harness.spec import OPEN, Plan, Status
-from harness.store.connect import now
+from harness.spec import OPEN, Description, Plan, Status
+from harness.store.connect import freeze, now
 from harness.store.floats import decode, decode_curve, stored_json
-from harness.store.rows import Curve, HistoryRow, Metric, OnDisk, OpenRun, Owner, RunRow, Standing
-from harness.store.schema import curves, database, environments, metrics, plans, run_history, runs
+from harness.store.rows import Curve, HistoryRow, Metric, OpenRun, Owner, RunRow, Standing
+from harness.store.schema import BEHIND, curves, database, descriptions, environments, metrics, plans, run_history, runs, sources
 
 # Values in one IN list: far below every database's limit.
 CHUNK = 500
-OPEN_AT_ONCE = 2000
-OnDiskFile = TypeVar("OnDiskFile", bound=OnDisk)
 # A row's plain fields, read by position: by name, a hundred thousand rows take twice as long.
 RUN_NAMES = [field.name for field in fields(RunRow) if field.name != "owner"]
-RUN_COLUMNS = [*(runs.c[name] for name in RUN_NAMES), *(column for column in runs.c if column.name.startswith("owner_"))]
+OWNER_COLUMNS = [column for column in runs.c if column.name.startswith("owner_")]
+RUN_COLUMNS = [*(runs.c[name] for name in RUN_NAMES), *OWNER_COLUMNS]
+HELD_COLUMNS = [runs.c.key, runs.c.status, runs.c.lease_expires, *OWNER_COLUMNS]
+OPEN_COLUMNS = [*HELD_COLUMNS, *(runs.c[name] for name in ("cell", "stacks", "plan", "fence", "created_at"))]
 
 
 def chunks(keys: Iterable[str]) -> Iterator[list[str]]:
@@ -37,15 +39,21 @@ def owner_of(row: Row[Any]) -> Owner | None:
     """The process that a row of `runs` names as its holder."""
     if row.owner_host is None:
         return None
-    return Owner(row.owner_host, row.owner_boot_id, row.owner_pid, row.owner_process_start)
+    return Owner(row.owner_host, row.owner_boot_id, row.owner_pid, row.owner_process_start, row.owner_pid_namespace)
 
 
-def is_held(row: Row[Any], at: float) -> bool:
-    """Whether a living process holds the run: its lease has not expired, and it is not known to have ended."""
-    if row.status != Status.RUNNING or row.lease_expires is None or row.lease_expires <= at:
-        return False
+def is_held(row: Row[Any], at: float, lives: Callable[[Owner], bool | None] = Owner.lives) -> bool:
+    """Whether a living process holds the run: one that can be seen from here, whatever the clock says, or else one whose lease lasts.
+
+    With itself a process goes by the lease: what it gave up without letting go must not bar it as long as it lives.
+    """
     owner = owner_of(row)
-    return owner is not None and not owner.is_gone()
+    if row.status != Status.RUNNING or owner is None:
+        return False
+    known = lives(owner)
+    if known is None or owner.is_this_process():
+        return row.lease_expires is not None and row.lease_expires > at
+    return known
 
 
 def run_row(row: Row[Any]) -> RunRow:
@@ -63,28 +71,41 @@ def rows(connection: Connection, keys: Sequence[str]) -> dict[str, RunRow]:
     return {key: found[key] for key in dict.fromkeys(keys) if key in found}
 
 
-def open_runs(connection: Connection, keys: Sequence[str] | None) -> list[OpenRun]:
-    """The runs that are queued, interrupted or running, in the order in which they were asked for.
-
-    Without `keys` the first `OPEN_AT_ONCE` of all; then a cell that may be cut in two is left out.
-    """
+def open_runs(connection: Connection, keys: Sequence[str]) -> list[OpenRun]:
+    """Those of these runs that are queued, interrupted or running, in the order in which they were asked for."""
     at = now(connection)
-    query = select(runs).where(runs.c.status.in_(sorted(status.value for status in OPEN)))
-    if keys is None:
-        found = list(connection.execute(query.order_by(runs.c.created_at, runs.c.key).limit(OPEN_AT_ONCE)))
-        if len(found) == OPEN_AT_ONCE and found[0].cell != found[-1].cell:
-            found = [row for row in found if row.cell != found[-1].cell]
-    else:
-        found = [row for part in chunks(keys) for row in connection.execute(query.where(runs.c.key.in_(part)))]
-        found.sort(key=lambda row: (row.created_at, row.key))
-    return [OpenRun(row.key, row.cell, row.task, row.plan, is_held(row, at)) for row in found]
+    query = select(*OPEN_COLUMNS).where(runs.c.status.in_(sorted(status.value for status in OPEN)))
+    return _as_open([row for part in chunks(keys) for row in connection.execute(query.where(runs.c.key.in_(part)))], at)
+
+
+def next_runs(connection: Connection, limit: int, without: Collection[str]) -> list[OpenRun]:
+    """The first of all runs that wait or whose holder is gone, in the order in which they were asked for; where none is, all held ones."""
+    freeze(connection)
+    at = now(connection)
+    query = select(*OPEN_COLUMNS).order_by(runs.c.created_at, runs.c.key)
+    waiting = [query.where(runs.c.status == status.value).limit(limit + len(without)) for status in (Status.QUEUED, Status.INTERRUPTED)]
+    running = query.where(runs.c.status == Status.RUNNING.value)
+    # Of what runs under a lease that lasts, only this machine's processes can be seen to have died.
+    doubtful = running.where(or_(runs.c.lease_expires <= at, runs.c.owner_boot_id == Owner.current().boot_id))
+    found = _as_open([row for part in (*waiting, doubtful) for row in connection.execute(part)], at)
+    free = [run for run in found if run.holder is None and run.key not in without]
+    return free[:limit] or [run for run in _as_open(list(connection.execute(running)), at) if run.key not in without]
+
+
+def _as_open(found: list[Row[Any]], at: float) -> list[OpenRun]:
+    lives = cache(Owner.lives)  # a process holds many runs
+    found.sort(key=lambda row: (row.created_at, row.key))
+    return [
+        OpenRun(row.key, row.cell, bool(row.stacks), row.plan, row.fence, owner_of(row) if is_held(row, at, lives) else None)
+        for row in found
+    ]
 
 
 def standings(connection: Connection, keys: Iterable[str]) -> dict[str, Standing]:
     """Where each of these runs stands; one that is not stored is left out."""
-    columns = (runs.c.key, runs.c.status, runs.c.step, runs.c.steps, runs.c.wall_s)
-    found = (row for part in chunks(keys) for row in connection.execute(select(*columns).where(runs.c.key.in_(part))))
-    return {row[0]: Standing(Status(row[1]), *row[2:]) for row in found}
+    query = select(runs.c.key, *(runs.c[field.name] for field in fields(Standing)))
+    found: Iterator[Any] = (row for part in chunks(keys) for row in connection.execute(query.where(runs.c.key.in_(part))))
+    return {row.key: Standing(Status(row.status), row.step, row.steps, row.wall_s, row.crashes, row.source_hash) for row in found}
 
 
 def begins(column: Column[str], prefix: str) -> ColumnElement[bool]:
@@ -96,6 +117,33 @@ def begins(column: Column[str], prefix: str) -> ColumnElement[bool]:
     return and_(column >= start, column < start + "g")
 
 
+@lru_cache(maxsize=10_000)
+def parsed_description(text: str | None, method: str) -> Description:
+    """What is stored of a run's plugins; of a run that has nothing, its method's bare name.
+
+    Raises:
+        StoreError: bench cannot have written it.
+    """
+    if text is None:
+        return Description(method=method)
+    try:
+        return Description.model_validate_json(text)
+    except ValidationError as err:
+        raise StoreError("A stored description of plugins is not as bench writes it. Put a backup of the database in its place.") from err
+
+
+def described(connection: Connection, keys: Iterable[str]) -> dict[str, Description]:
+    """What is stored of these runs' plugins, by key."""
+    query = select(runs.c.key, runs.c.method, descriptions.c.description).join(descriptions, isouter=True)
+    rows = (row for part in chunks(keys) for row in connection.execute(query.where(runs.c.key.in_(part))))
+    return {row.key: parsed_description(row.description, row.method) for row in rows}
+
+
+def source(connection: Connection, name: str) -> str | None:
+    """The text of the plugins whose sha256 this is; None where it is not stored."""
+    return connection.execute(select(sources.c.source).where(sources.c.digest == name)).scalar()
+
+
 def find(connection: Connection, prefix: str) -> list[RunRow]:
     """The runs whose keys begin with `prefix`, sorted by key."""
     query = select(*RUN_COLUMNS).where(begins(runs.c.key, prefix)).order_by(runs.c.key)
@@ -105,8 +153,9 @@ def find(connection: Connection, prefix: str) -> list[RunRow]:
 def recent(connection: Connection, limit: int, method: str | None, task_label: str | None, status: str | None) -> list[RunRow]:
     """The newest runs first, of one method, task or status where they are given."""
     query: Select[Any] = select(*RUN_COLUMNS).order_by(runs.c.created_at.desc(), runs.c.key).limit(limit)
-    wanted = {"method": method, "task_label": task_label, "status": status}
-    for name, value in wanted.items():
+    if method is not None:
+        query = query.where(or_(runs.c.method == method, runs.c.method_label == method))
+    for name, value in {"task_label": task_label, "status": status}.items():
         if value is not None:
             query = query.where(runs.c[name] == str(value))
     return [run_row(row) for row in connection.execute(query)]
@@ -189,14 +238,10 @@ def _joined(table: Table, key: str) -> Select[Any]:
 
 def holders(connection: Connection, keys: Sequence[str]) -> dict[str, tuple[Owner, float, float]]:
     """The living holder of each running run, since when, and when its lease expires."""
-    at = now(connection)
-    found: dict[str, tuple[Owner, float, float]] = {}
-    for part in chunks(keys):
-        for row in connection.execute(select(runs).where(runs.c.key.in_(part), runs.c.status == Status.RUNNING.value)):
-            owner = owner_of(row)
-            if owner is not None and is_held(row, at):
-                found[row.key] = (owner, row.claimed_at, row.lease_expires)
-    return found
+    at, wanted, lives = now(connection), set(keys), cache(Owner.lives)
+    running = select(*HELD_COLUMNS, runs.c.claimed_at).where(runs.c.status == Status.RUNNING.value)
+    held = [row for row in connection.execute(running) if row.key in wanted and is_held(row, at, lives)]
+    return {row.key: (owner, row.claimed_at, row.lease_expires) for row in held if (owner := owner_of(row))}
 
 
 class Pace(NamedTuple):
@@ -226,20 +271,18 @@ def paces(connection: Connection, methods: Collection[str]) -> list[Pace]:
     return [Pace(*row)._replace(steps=int(row[-1])) for row in connection.execute(query)]  # PostgreSQL sums to a Decimal
 
 
-class Mirrored(NamedTuple):
-    """How far a run is mirrored, and its copy in MLflow."""
-
-    key: str
-    status: Status
-    mlflow_run_id: str | None
-    revision: int
-    mirrored_revision: int
+def copies(connection: Connection) -> dict[str, str]:
+    """The run in MLflow of each run that has one."""
+    return dict(connection.execute(select(runs.c.key, runs.c.mlflow_run_id).where(runs.c.mlflow_run_id.is_not(None))).tuples().all())
 
 
-def copies(connection: Connection) -> list[Mirrored]:
-    """How far every run is mirrored."""
-    found = connection.execute(select(*(runs.c[name] for name in Mirrored._fields)))
-    return [Mirrored._make(row)._replace(status=Status(row.status)) for row in found]
+def behind(connection: Connection, keys: Collection[str]) -> list[str]:
+    """Those of these runs whose mirror lacks something that there is to show, the oldest first."""
+    query, wanted = select(runs.c.key, runs.c.created_at).where(BEHIND), set(keys)
+    if len(wanted) <= CHUNK:
+        query = query.where(runs.c.key.in_(wanted))
+    # Sorted here: SQLite would rather walk through all runs in the right order than sort the few that it finds.
+    return [row.key for row in sorted(connection.execute(query), key=lambda row: (row.created_at, row.key)) if row.key in wanted]
 
 
 def unmirrored(connection: Connection, keys: Sequence[str] | None) -> list[RunRow]:

@@ -6,9 +6,9 @@ import os
 import socket
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
-from harness.spec import Plan, RunSpec, Status
+from harness.spec import Description, Plan, RunSpec, Status
 from harness.workspace import NOWHERE, Edition, Workspace, checkpoint_name
 
 Curve = list[tuple[int, float]]
@@ -22,9 +22,19 @@ def _boot_id() -> str:
         return ""
 
 
+def _pid_namespace() -> str | None:
+    """The name of the space in which this process's number means something; None where the system has none."""
+    try:
+        return str(Path("/proc/self/ns/pid").stat().st_ino)
+    except OSError:
+        return None
+
+
 def _process(pid: int) -> tuple[str, int] | None:
     """The state letter and the start time (clock ticks since boot) of a process, or None where /proc does not show it."""
     try:
+        if Path("/proc/self").readlink().name != str(os.getpid()):
+            return None  # it is another namespace's, where the number is another process's
         text = Path(f"/proc/{pid}/stat").read_text(errors="replace")
     except OSError:
         return None
@@ -47,32 +57,40 @@ def _exists(pid: int) -> bool:
 
 @dataclass(frozen=True)
 class Owner:
-    """A process that holds runs: its host, the host's boot, its number and its start time."""
+    """A process that holds runs: its host, the host's boot, its number, its start time, and the namespace of its number."""
 
     host: str
     boot_id: str
     pid: int
     process_start: int
+    pid_namespace: str | None = None  # as releases left it that did not ask
 
     @classmethod
     def current(cls) -> Owner:
         """This process."""
         shown = _process(os.getpid())
-        return cls(socket.gethostname(), _boot_id(), os.getpid(), shown[1] if shown else 0)
+        return cls(socket.gethostname(), _boot_id(), os.getpid(), shown[1] if shown else 0, _pid_namespace())
 
-    def is_gone(self) -> bool:
-        """Whether the process is known to have ended. Of another host nothing is known: False."""
-        if self.host != socket.gethostname():
-            return False
-        boot = _boot_id()
-        if not boot or not self.boot_id:
-            return not _exists(self.pid)
-        if boot != self.boot_id:
-            return True
+    def lives(self) -> bool | None:
+        """Whether the process lives; None where that cannot be seen from here, and only its lease tells.
+
+        A process's number means something in one PID namespace of one boot of one machine. Containers have their machine's boot and often
+        its name, and machines may have the same name: nothing less than all three shows that a number is looked up where it was given.
+        """
+        if (self.host, self.boot_id, self.pid_namespace) != (socket.gethostname(), _boot_id(), _pid_namespace()):
+            return None
+        if self.boot_id and self.pid_namespace is None:
+            return None  # Linux, and the number may be of any container
         shown = _process(self.pid)
         if shown is None:
-            return not _exists(self.pid)
-        return shown[0] in "ZX" or (self.process_start != 0 and shown[1] != self.process_start)
+            return None if _exists(self.pid) else False
+        if shown[0] in "ZX" or self.process_start not in (0, shown[1]):
+            return False
+        return True if self.process_start else None  # without its start it may be another process of the same number
+
+    def is_this_process(self) -> bool:
+        """Whether it is this one."""
+        return self.pid == os.getpid() and self == Owner.current()
 
     def __str__(self) -> str:
         return f"{self.host} pid {self.pid}"
@@ -80,13 +98,15 @@ class Owner:
 
 @dataclass(frozen=True)
 class NewRun:
-    """A run to be made: its spec, and the labels that are stored beside it but are no part of its key."""
+    """A run to be made: its spec, and what is stored beside it but is no part of its key; `sources` are texts by their sha256."""
 
     spec: RunSpec
     task_label: str
     settings: dict[str, Any]
     source_hash: str
     protocol: str
+    description: Description
+    sources: dict[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -96,8 +116,12 @@ class RunRow:
     key: str
     cell: str
     method: str
+    method_label: str
+    method_source: str | None
     task: str
+    task_source: str | None
     task_label: str
+    stacks: int
     seed: int
     spec: dict[str, Any]
     status: Status
@@ -122,13 +146,14 @@ class RunRow:
 
 @dataclass(frozen=True)
 class OpenRun:
-    """A run that is still to be made, as far as choosing the next stack needs it; `plan` is the stored plan's name."""
+    """A run that is still to be made, as far as choosing the next stack needs it; `plan` is the stored plan's name, `holder` is at it."""
 
     key: str
     cell: str
-    task: str
+    stacks: bool
     plan: str | None
-    held: bool
+    fence: int
+    holder: Owner | None
 
 
 @dataclass(frozen=True)
@@ -139,6 +164,8 @@ class Standing:
     step: int
     steps: int
     wall_s: float
+    crashes: int
+    source_hash: str
 
 
 @dataclass(frozen=True)
@@ -167,6 +194,13 @@ class Claim:
     wall_s: float
     plan: Plan | None
     edition: Edition
+
+
+class Taken(NamedTuple):
+    """What became of runs that were to be claimed: the claims, and the runs that were given up because their processes died too often."""
+
+    claims: list[Claim]
+    given_up: list[str]
 
 
 @dataclass(frozen=True)
@@ -230,12 +264,13 @@ class OnDisk(Protocol):
 
 @dataclass(frozen=True)
 class Saved:
-    """A run's progress: each curve is given whole, from its first point."""
+    """A run's progress: each curve is given whole, from its first point. `remark` is for its history."""
 
     step: int
     wall_s: float
     curves: dict[str, Curve] = field(default_factory=dict)
     checkpoint: CheckpointFile | None = None
+    remark: str | None = None
 
 
 @dataclass(frozen=True)

@@ -60,12 +60,12 @@ descriptions = Table(
     Column("description", Text, nullable=False),
 )
 
-# The text of plugins that were given by their path, by the hash of it: {file name: text}.
+# The text of plugins that are not installed, by its sha256.
 sources = Table(
     "sources",
     metadata,
     Column("digest", Text, primary_key=True),
-    Column("files", Text, nullable=False),
+    Column("source", Text, nullable=False),
 )
 
 # Times are seconds since 1970, UTC; leases and history carry the database's clock.
@@ -75,8 +75,12 @@ runs = Table(
     Column("key", Text, primary_key=True),
     Column("cell", Text, nullable=False),
     Column("method", Text, nullable=False),
+    Column("method_label", Text, nullable=False, server_default=text("''")),
+    Column("method_source", Text),
     Column("task", Text, nullable=False),
+    Column("task_source", Text),
     Column("task_label", Text, nullable=False),
+    Column("stacks", Integer, nullable=False, server_default=text("0")),
     Column("seed", BigInteger, nullable=False),
     Column("spec", Text, nullable=False),
     Column("status", Text, nullable=False),
@@ -109,17 +113,14 @@ runs = Table(
     Column("revision", BigInteger, nullable=False, server_default=text("0")),
     Column("mirrored_revision", BigInteger, nullable=False, server_default=text("-1")),
     Index(None, "cell"),
-    Index(None, "status"),
+    Index(None, "status", "created_at", "key"),  # the next of those that wait is found at once
     Index(None, "task", "method"),
     Index(None, "created_at"),
 )
-# Few runs are ahead of their mirror: this index holds those only.
-Index(
-    "ix_runs_unmirrored",
-    runs.c.key,
-    sqlite_where=runs.c.mirrored_revision < runs.c.revision,
-    postgresql_where=runs.c.mirrored_revision < runs.c.revision,
-)
+# Few runs are ahead of their mirror: this index holds those only. One that waits for its first start has nothing to show yet. The words are
+# those of the index to the letter, or it is not used.
+BEHIND = text("mirrored_revision < revision AND (status <> 'queued' OR mlflow_run_id IS NOT NULL)")
+Index("ix_runs_unmirrored", runs.c.key, sqlite_where=BEHIND, postgresql_where=BEHIND)
 
 run_history = Table(
     "run_history",

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import AbstractContextManager
 from typing import Any, NamedTuple
 
 from sqlalchemy import Connection, Select, func, or_, select
 
 from harness.errors import StoreError
-from harness.spec import Status
+from harness.spec import Description, Status
 from harness.store.floats import FINITE, decode, decode_curve, stored_json
-from harness.store.reading import CHUNK, begins, chunks
-from harness.store.rows import Curve
-from harness.store.schema import curves, environments, metrics, runs
+from harness.store.reading import CHUNK, begins, chunks, parsed_description
+from harness.store.rows import Curve, RunRow
+from harness.store.schema import curves, descriptions, environments, metrics, runs
+
+CODE = 8
+"""Digits that tell one code of a plugin from another."""
 
 
 class CellRow(NamedTuple):
@@ -21,12 +24,29 @@ class CellRow(NamedTuple):
 
     cell: str
     method: str
+    method_source: str | None
     task: str
+    task_source: str | None
     task_label: str
     protocol: str
     settings: dict[str, Any]
     spec: dict[str, Any]
     key: str
+    description: Description
+
+    @property
+    def method_names(self) -> tuple[str, ...]:
+        """What a pattern may call the method: its own name, its variant's, and that with the code it is."""
+        return _names(self.method, self.description.method, self.method_source)
+
+    @property
+    def task_names(self) -> tuple[str, ...]:
+        """What a pattern may call the task."""
+        return _names(self.task, self.task_label, self.task_source)
+
+
+def _names(name: str, label: str, source: str | None) -> tuple[str, ...]:
+    return (name, label) if source is None else (name, label, f"{name}@{source[:CODE]}")
 
 
 class Replicate(NamedTuple):
@@ -41,6 +61,14 @@ class Replicate(NamedTuple):
     wall_s: float
     source_hash: str
     environment: str | None
+
+
+def is_newest(plugged: CellRow | RunRow, newest: Mapping[tuple[str, str], str]) -> bool:
+    """Whether no newer code is stored of the method and the task, as `Scores.newest_sources` tells."""
+    return plugged.method_source in (None, newest.get(("method", plugged.method))) and plugged.task_source in (
+        None,
+        newest.get(("task", plugged.task)),
+    )
 
 
 class Scores:
@@ -104,6 +132,17 @@ class Scores:
             rows = [row for part in chunks(keys) for row in connection.execute(query.where(curves.c.run.in_(part))).all()]
         return {key: decode_curve(steps, values) for key, steps, values in rows}
 
+    def newest_sources(self) -> dict[tuple[str, str], str]:
+        """Of each method and task that is not installed, by kind and name, the sha256 of the code that was queued last."""
+        newest: dict[tuple[str, str], tuple[float, str]] = {}
+        with self._read() as connection:
+            for kind in ("method", "task"):
+                name, source = runs.c[kind], runs.c[f"{kind}_source"]
+                query = select(name, func.max(runs.c.created_at), source).where(source.is_not(None)).group_by(name, source)
+                for plugin, at, digest in connection.execute(query):
+                    newest[kind, plugin] = max(newest.get((kind, plugin), (0.0, "")), (at, digest))
+        return {plugin: digest for plugin, (_, digest) in newest.items()}
+
     def environments(self) -> dict[str, dict[str, Any]]:
         """Every environment on record by its name."""
         with self._read() as connection:
@@ -113,7 +152,13 @@ class Scores:
 def each_cell(connection: Connection) -> Iterator[CellRow]:
     """Every cell that has runs, sorted by task, method and cell; few are held at a time."""
     first = select(func.min(runs.c.key)).group_by(runs.c.cell)
-    columns = [runs.c[name] for name in CellRow._fields]
-    query = select(*columns).where(runs.c.key.in_(first)).order_by(runs.c.task_label, runs.c.method, runs.c.cell)
+    columns = [descriptions.c.description if name == "description" else runs.c[name] for name in CellRow._fields]
+    query = (
+        select(*columns)
+        .join(descriptions, isouter=True)
+        .where(runs.c.key.in_(first))
+        .order_by(runs.c.task_label, runs.c.method, runs.c.cell)
+    )
     for row in connection.execute(query.execution_options(yield_per=CHUNK)):
-        yield CellRow(*row)._replace(settings=stored_json(row.settings), spec=stored_json(row.spec))
+        told = parsed_description(row.description, row.method)
+        yield CellRow(*row)._replace(settings=stored_json(row.settings), spec=stored_json(row.spec), description=told)

@@ -8,6 +8,7 @@ from typing import Any
 
 from sqlalchemy import Connection, Engine, Table, func, select
 
+from harness.spec import Description
 from harness.store import reading
 from harness.store.connect import clear_errors, freeze
 from harness.store.errata import Errata
@@ -35,6 +36,11 @@ class Snapshot(Scores):
         """The metrics by run and name; a run without any is left out."""
         with self._read() as connection:
             return reading.metrics_of(connection, keys)
+
+    def described(self, keys: Collection[str]) -> dict[str, Description]:
+        """What the plugins of these runs said of them, by key."""
+        with self._read() as connection:
+            return reading.described(connection, keys)
 
     def measured(self, keys: Collection[str]) -> dict[str, bool]:
         """The names of these runs' metrics, sorted, and whether any has a standard error."""

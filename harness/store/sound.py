@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
@@ -88,7 +89,8 @@ def _is_mapping(value: str, _row: Row[Any]) -> bool:
 
 def _is_its_spec(value: str, row: Row[Any]) -> bool:
     spec = stored_json(value)
-    return digest(spec) == row.key and all(spec[name] == getattr(row, name) for name in ("method", "task", "seed", "steps"))
+    same = ("method", "method_source", "task", "task_source", "seed", "steps")
+    return digest(spec) == row.key and all(spec.get(name) == getattr(row, name) for name in same)
 
 
 def _is_status(value: str, _row: Row[Any]) -> bool:
@@ -129,5 +131,8 @@ CONTENT: dict[tuple[str, str], Content] = {
     ("errata", "result"): _is_mapping,
     ("database", "id"): _is_database,
     ("artifacts", "name"): _is_file_name,
+    ("earlier_results", "result"): _is_mapping,
+    ("descriptions", "description"): lambda value, row: hashlib.sha256(value.encode()).hexdigest()[:16] == row.digest,
+    ("sources", "source"): lambda value, row: hashlib.sha256(value.encode()).hexdigest() == row.digest,
 }
 """What a column of text must hold beside text: (value, row) -> whether it does."""

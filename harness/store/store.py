@@ -10,7 +10,7 @@ from typing import Any, Self
 
 from sqlalchemy import Connection, Engine
 
-from harness.spec import Plan, Status
+from harness.spec import Description, Plan, Status
 from harness.store import claims as claiming
 from harness.store import connect, files, fresh, reading, snapshot, transfer, writing
 from harness.store.errata import Errata
@@ -29,6 +29,7 @@ from harness.store.rows import (
     RunRow,
     Saved,
     Standing,
+    Taken,
 )
 from harness.store.scores import Scores
 from harness.store.snapshot import Snapshot
@@ -96,10 +97,15 @@ class ResultStore:
         with self._read() as connection:
             return reading.rows(connection, keys)
 
-    def open_runs(self, keys: Sequence[str] | None) -> list[OpenRun]:
-        """The runs still to be made, in the order in which they were asked for: among `keys`, or the next ones of all."""
+    def open_runs(self, keys: Sequence[str]) -> list[OpenRun]:
+        """Those of these runs that are still to be made, in the order in which they were asked for."""
         with self._read() as connection:
             return reading.open_runs(connection, keys)
+
+    def next_runs(self, limit: int, without: Collection[str] = ()) -> list[OpenRun]:
+        """The first of all runs that nobody holds, in the order in which they were asked for; where none is, all that are held."""
+        with self._read() as connection:
+            return reading.next_runs(connection, limit, without)
 
     def standings(self, keys: Iterable[str]) -> dict[str, Standing]:
         """Where each of these runs stands; one that is not stored is left out."""
@@ -163,6 +169,16 @@ class ResultStore:
         with self._read() as connection:
             return reading.environment(connection, key)
 
+    def described(self, keys: Iterable[str]) -> dict[str, Description]:
+        """What the plugins of these runs said of them, by key."""
+        with self._read() as connection:
+            return reading.described(connection, keys)
+
+    def source(self, digest: str) -> str | None:
+        """The stored text of a plugin that is not installed, by its sha256."""
+        with self._read() as connection:
+            return reading.source(connection, digest)
+
     def snapshot(self) -> AbstractContextManager[Snapshot]:
         """All results as one moment shows them, for reading much piece by piece."""
         return snapshot.taken(self._engine, self._url)
@@ -194,7 +210,14 @@ class ResultStore:
             The claims, in the order of `keys`; then those of members that were not listed.
         """
         with self._write() as connection:
-            return claiming.claim(connection, keys, owner, lease_s)
+            return claiming.claim(connection, keys, owner, lease_s).claims
+
+    def claim_first(self, stacks: Sequence[Sequence[OpenRun]], owner: Owner, lease_s: float = LEASE_S) -> Taken:
+        """Take the first of these stacks that nobody has taken since they were looked up; see `claim`."""
+        if not stacks:
+            return Taken([], [])
+        with self._write() as connection:
+            return claiming.claim_first(connection, stacks, owner, lease_s)
 
     def heartbeat(self, claims: Sequence[Claim], lease_s: float = LEASE_S) -> None:
         """Prolong the leases to `lease_s` seconds from now; runs that the claim has ended stay as they are."""
@@ -274,13 +297,18 @@ class ResultStore:
 
     # The mirror
 
+    def behind(self, keys: Collection[str]) -> list[str]:
+        """Those of these runs whose mirror lacks something that there is to show, the oldest first."""
+        with self._read() as connection:
+            return reading.behind(connection, keys)
+
     def unmirrored(self, keys: Sequence[str] | None = None) -> list[RunRow]:
         """The runs whose mirror is behind, the oldest first; all of them, or those among `keys`."""
         with self._read() as connection:
             return reading.unmirrored(connection, keys)
 
-    def copies(self) -> list[reading.Mirrored]:
-        """How far every run is mirrored."""
+    def copies(self) -> dict[str, str]:
+        """The run in MLflow of each run that has one."""
         with self._read() as connection:
             return reading.copies(connection)
 

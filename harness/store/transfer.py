@@ -17,7 +17,7 @@ from harness.store.files import artifacts_of, checkpoints_of, drop_files, editio
 from harness.store.floats import encode_curve
 from harness.store.rows import File, HistoryRow, Metric, NewRun, Outcome, Owner, RunRow
 from harness.store.schema import curves, environments, plans, run_history, runs
-from harness.store.writing import finish_one, insert_new, new_row
+from harness.store.writing import describe, finish_one, insert_new, new_row
 from harness.workspace import Edition
 
 ADDED, SAME, CONFLICT, REPLACED, HELD = "added", "same", "conflict", "replaced an unfinished run", "held"
@@ -76,7 +76,14 @@ def _result(connection: Connection, row: RunRow) -> Result:
         artifacts=artifacts_of(connection, row.key),
     )
     return Result(
-        NewRun(RunSpec.from_plain(row.spec), row.task_label, row.settings, row.source_hash, row.protocol),
+        NewRun(
+            RunSpec.from_plain(row.spec),
+            row.task_label,
+            row.settings,
+            row.source_hash,
+            row.protocol,
+            reading.described(connection, [row.key])[row.key],
+        ),
         outcome,
         row.created_at,
         row.started_at,
@@ -98,6 +105,7 @@ def adopt(connection: Connection, result: Result, settle: Callable[[Edition], No
             no record.
     """
     at = now(connection)
+    describe(connection, [result.run])
     added = insert_new(connection, runs).values(**new_row(result.run, at)).returning(runs.c.key)
     is_new = connection.execute(added).scalar() is not None
     row = lock(connection, [result.key]).get(result.key)
@@ -144,7 +152,10 @@ def _about(connection: Connection, result: Result) -> dict[str, Any]:
     named = {"digest": digest(result.environment), "environment": canonical_json(result.environment)}
     connection.execute(insert_new(connection, environments).values(**named))
     return {
+        "method_label": result.run.description.method,
         "task_label": result.run.task_label,
+        "stacks": int(result.run.description.stacks),
+        "description": result.run.description.digest,
         "settings": canonical_json(result.run.settings),
         "source_hash": result.run.source_hash,
         "protocol": result.run.protocol,

@@ -7,12 +7,15 @@ import sqlite3
 from contextlib import closing
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
-from sqlalchemy import Connection, Engine, func, inspect, select, text
+from sqlalchemy import Connection, Engine, func, inspect, select, text, update
 
 from harness.errors import SchemaBehind, SchemaMismatch, StoreError, UsageError
 from harness.store.connect import clear_errors, engine_for, reading, sqlite_file, writing
-from harness.store.schema import metadata, runs
+from harness.store.floats import stored_json
+from harness.store.schema import descriptions, metadata, runs
+from harness.store.writing import insert_new
 from harness.workspace import redact
 
 VERSION_TABLE = "bench_alembic_version"
@@ -73,14 +76,30 @@ def migrate(engine: Engine, url: str) -> str | None:
             raise _newer(before, url)
         if before != HEAD:
             _run_migrations(connection)
+        if before not in (None, HEAD):
+            _describe_runs(connection)
     return before
 
 
+def _describe_runs(connection: Connection) -> None:
+    """Take down what the plugins of runs say that an earlier release stored without it."""
+    from harness.describe import describe_stored
+
+    first = select(func.min(runs.c.key)).where(runs.c.description.is_(None)).group_by(runs.c.cell)
+    for row in connection.execute(select(runs).where(runs.c.key.in_(first))).all():
+        told = describe_stored(row.method, stored_json(row.spec), stored_json(row.settings), row.protocol)
+        connection.execute(insert_new(connection, descriptions).values(digest=told.digest, description=told.text))
+        named = {"description": told.digest, "method_label": told.method, "stacks": int(told.stacks)}
+        connection.execute(update(runs).where(runs.c.cell == row.cell, runs.c.description.is_(None)).values(**named))
+
+
 def _refuse_foreign_tables(connection: Connection, url: str) -> None:
-    clashes = sorted(set(metadata.tables) & set(inspect(connection).get_table_names()))
+    tables = set(inspect(connection).get_table_names())
+    clashes = sorted(set(metadata.tables) & tables)
     if clashes:
+        maker = "MLflow" if {"experiments", "latest_metrics"} <= tables else "another program"
         raise StoreError(
-            f"{redact(url)} is not a result database: another program made its tables ({', '.join(clashes)}). "
+            f"{redact(url)} is not a result database: {maker} made its tables ({', '.join(clashes)}). "
             "Name a database of its own with BENCH_DATABASE_URL."
         )
 
@@ -129,7 +148,7 @@ def backup(url: str, path: Path | str) -> None:
     _require_file(url)
     if target.exists() and target.samefile(source):
         raise UsageError(f"{target} is the database itself. Name another file for its backup.")
-    part = target.with_name(f".{target.name}.{os.getpid()}.part")
+    part = target.with_name(f".{target.name}.{uuid4().hex}.part")
     try:
         _copy(source, part)
         part.replace(target)

@@ -16,7 +16,7 @@ from harness.store.files import drop_files, write_artifacts, write_checkpoint
 from harness.store.floats import encode, encode_curve
 from harness.store.reading import chunks, is_held
 from harness.store.rows import CheckpointFile, Claim, Curve, File, Metric, NewRun, Outcome, Saved
-from harness.store.schema import curves, environments, metrics, plans, runs
+from harness.store.schema import curves, descriptions, environments, metrics, plans, runs, sources
 
 
 def insert_new(connection: Connection, table: Table) -> Any:
@@ -32,14 +32,25 @@ def insert_new(connection: Connection, table: Table) -> Any:
 def enqueue(connection: Connection, new: Sequence[NewRun]) -> None:
     """Add the runs that are not stored yet."""
     at = now(connection)
-    # A microsecond apart, so that the newest first is also the last listed first.
-    values = [new_row(run, at + 1e-6 * number) for number, run in enumerate(new)]
-    values.sort(key=lambda row: row["key"])  # two writers of the same runs lock them in the same order
-    if not values:
-        return
-    added = connection.execute(insert_new(connection, runs).returning(runs.c.key), values).scalars()
+    describe(connection, new)
     queued = {"at": at, "status": Status.QUEUED.value, "reason": None, "step": 0, "fence": 0, "owner": None}
-    record(connection, [{"run": key, **queued} for key in added])
+    by_key: dict[str, tuple[NewRun, int]] = {}
+    for number, run in enumerate(new):
+        by_key.setdefault(run.spec.key, (run, number))
+    for part in chunks(sorted(by_key)):  # two writers of the same runs lock them in the same order
+        # A microsecond apart, so that the newest first is also the last listed first.
+        values = [new_row(run, at + 1e-6 * number) for run, number in map(by_key.__getitem__, part)]
+        added = connection.execute(insert_new(connection, runs).returning(runs.c.key), values).scalars()
+        record(connection, [{"run": key, **queued} for key in added])
+
+
+def describe(connection: Connection, new: Sequence[NewRun]) -> None:
+    """Store what these runs' plugins say of them, and the text of those that are not installed."""
+    said = {run.description.digest: run.description.text for run in new}
+    texts = {name: text for run in new for name, text in run.sources.items()}
+    for table, contents in ((descriptions, said), (sources, texts)):
+        for name, content in sorted(contents.items()):
+            connection.execute(insert_new(connection, table).values((name, content)))
 
 
 def new_row(run: NewRun, at: float) -> dict[str, Any]:
@@ -49,10 +60,15 @@ def new_row(run: NewRun, at: float) -> dict[str, Any]:
         "key": spec.key,
         "cell": spec.cell,
         "method": spec.method,
+        "method_label": run.description.method,
+        "method_source": spec.method_source,
         "task": spec.task,
+        "task_source": spec.task_source,
         "task_label": run.task_label,
+        "stacks": int(run.description.stacks),
+        "description": run.description.digest,
         "seed": spec.seed,
-        "spec": canonical_json(spec.plain()),
+        "spec": spec.text,
         "status": Status.QUEUED.value,
         "steps": spec.steps,
         "settings": canonical_json(run.settings),
@@ -90,6 +106,8 @@ def save(connection: Connection, claims: Sequence[Claim], saved: Sequence[Saved]
             connection.execute(update(runs).where(runs.c.key == claim.key).values(**values))
             _write_curves(connection, claim.key, progress.curves)
             dropped += write_checkpoint(connection, claim.key, progress.checkpoint, at)
+            if progress.remark:
+                record(connection, [change(live[claim.key], at, Status.RUNNING, progress.remark, step=progress.step)])
     return dropped
 
 

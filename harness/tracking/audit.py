@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import unquote, urlsplit
 
-from harness.errors import BenchError
 from harness.files import content
 from harness.spec import TERMINAL
-from harness.store import CheckpointFile, ResultStore
-from harness.store.reading import Mirrored
-from harness.tracking.fresh import connect, is_missing, is_ours
-from harness.tracking.process import one_line
-from harness.tracking.runs import sync
+from harness.store import CheckpointFile, ResultStore, RunRow
+from harness.tracking.fresh import MirrorError, connect, is_missing, is_ours, one_line
+from harness.tracking.runs import params_of, sync
 from harness.workspace import Workspace
 
 if TYPE_CHECKING:
@@ -25,16 +22,14 @@ if TYPE_CHECKING:
 PAGE = 1000
 
 
-class MirrorError(BenchError):
-    """MLflow does not take what it is given."""
-
-
 @dataclass(frozen=True)
 class Copies:
-    """What MLflow has: `lost` keys that it should show and does not, `orphans` (run id to key) that the database does not have."""
+    """What MLflow has: `lost` keys that it should show and does not, `orphans` (run id to key) that the database does not have,
+    `edited` copies (run id to key and what differs)."""
 
     lost: list[str]
     orphans: dict[str, str]
+    edited: dict[str, tuple[str, str]] = field(default_factory=dict)
 
 
 def look(workspace: Workspace, store: ResultStore) -> Copies | str:
@@ -43,12 +38,12 @@ def look(workspace: Workspace, store: ResultStore) -> Copies | str:
     What others mirror meanwhile is neither lost nor an orphan: what was on record before is looked for, and what MLflow has is
     held against what is on record afterwards.
     """
-    before = {row.key: row for row in store.copies() if row.mlflow_run_id is not None}
+    before = store.copies()
     try:
         runs = {} if is_missing(workspace) else _runs(connect(workspace, store))
     except Exception as err:  # noqa: BLE001 - whatever MLflow raises, the results are safe
-        return one_line(err)
-    after = {row.key: row for row in store.copies()}
+        return one_line(err, workspace.tracking_uri)
+    after = {row.key: row for row in store.recent(10**9)}
     ours = {
         run_id: run
         for run_id, run in runs.items()
@@ -56,16 +51,33 @@ def look(workspace: Workspace, store: ResultStore) -> Copies | str:
     }
     files = store.files.checkpoints()
 
-    def is_lost(row: Mirrored) -> bool:
+    def is_lost(row: RunRow) -> bool:
         run = ours.get(row.mlflow_run_id or "")
-        return after.get(row.key) == row and (run is None or _has_lost_files(workspace, files, row, run))
+        return before.get(row.key) == row.mlflow_run_id is not None and (run is None or _has_lost_files(workspace, files, row, run))
 
-    lost = sorted(key for key, row in before.items() if is_lost(row))
+    lost = sorted(row.key for row in after.values() if is_lost(row))
     keys = {run_id: run.data.tags["bench.key"] for run_id, run in ours.items()}
-    return Copies(lost, {run_id: key for run_id, key in keys.items() if _is_orphan(after, run_id, key)})
+    orphans = {run_id: key for run_id, key in keys.items() if _is_orphan(after, run_id, key)}
+    return Copies(lost, orphans, _edited(after.values(), ours))
 
 
-def _is_orphan(rows: Mapping[str, Mirrored], run_id: str, key: str) -> bool:
+def _edited(rows: Iterable[RunRow], found: dict[str, Run]) -> dict[str, tuple[str, str]]:
+    """The copies whose parameters or tags are not those of their run, with the run's key and the first that differs."""
+    edited = {}
+    for row in rows:
+        run = found.get(row.mlflow_run_id or "")
+        if run is None or row.mirrored_revision < row.revision:
+            continue
+        wanted = {**params_of(row), "bench.key": row.key, "bench.cell": row.cell, "bench.task": row.task_label}
+        wanted |= {"bench.seed": str(row.seed), "bench.status": row.status.value}
+        shown = run.data.params | run.data.tags
+        differing = [f"{name} is {shown.get(name)!r} and was {value!r}" for name, value in wanted.items() if shown.get(name) != value]
+        if differing:
+            edited[run.info.run_id] = (row.key, differing[0])
+    return edited
+
+
+def _is_orphan(rows: Mapping[str, RunRow], run_id: str, key: str) -> bool:
     """Whether no row has this copy. Of a run that is to be mirrored still, the mirror itself removes what is too much."""
     row = rows.get(key)
     return row is None or (row.mlflow_run_id != run_id and row.mirrored_revision >= row.revision)
@@ -85,7 +97,7 @@ def _runs(client: MlflowClient) -> dict[str, Run]:
     return found
 
 
-def _has_lost_files(workspace: Workspace, files: Mapping[str, list[CheckpointFile]], row: Mirrored, run: Run) -> bool:
+def _has_lost_files(workspace: Workspace, files: Mapping[str, list[CheckpointFile]], row: RunRow, run: Run) -> bool:
     """Whether the local folder of an ended run's files has lost any of those that it could have."""
     parts = urlsplit(run.info.artifact_uri)
     if row.status not in TERMINAL or parts.scheme not in ("", "file") or row.mirrored_revision < row.revision:
@@ -106,7 +118,7 @@ def remirror(workspace: Workspace, store: ResultStore, key: str) -> None:
     try:
         sync(connect(workspace, store), store, workspace, key)
     except Exception as err:
-        raise MirrorError(f"MLflow does not take run {key}: {one_line(err)}") from err
+        raise MirrorError(f"MLflow does not take run {key}: {one_line(err, workspace.tracking_uri)}") from err
 
 
 def delete_copies(workspace: Workspace, store: ResultStore, run_ids: Mapping[str, str]) -> str | None:
@@ -118,7 +130,7 @@ def delete_copies(workspace: Workspace, store: ResultStore, run_ids: Mapping[str
         for run_id, key in run_ids.items():
             _delete_copy(client, store, run_id, key)
     except Exception as err:  # noqa: BLE001 - whatever MLflow raises, the database is right
-        return one_line(err)
+        return one_line(err, workspace.tracking_uri)
     return None
 
 

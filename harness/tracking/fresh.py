@@ -7,15 +7,19 @@ import re
 import shutil
 import sqlite3
 import sys
-from contextlib import closing
+from contextlib import closing, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
 
-from harness.errors import UsageError
+from sqlalchemy.exc import SQLAlchemyError
+
+from harness.errors import BenchError, UsageError
+from harness.errors import one_line as on_one_line
 from harness.store import ResultStore
 from harness.store.fresh import NO_HARD_LINKS, part_beside
-from harness.workspace import Workspace, leads_straight, redact, sqlite_url
+from harness.store.upgrade import VERSION_TABLE
+from harness.workspace import Workspace, leads_straight, redact, sqlite_url, without_password
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -35,6 +39,20 @@ ENVIRONMENT = {
 DATABASE = "bench.database"
 """The tag that says which database a run of MLflow is a copy from."""
 UI_HOST, UI_PORT = "127.0.0.1", 5000
+LONGEST_REASON = 1000
+DATABASES = ("sqlite", "postgresql", "mysql", "mssql")
+CONNECT_S = 5
+
+
+class MirrorError(BenchError):
+    """MLflow cannot be used, or does not take what it is given."""
+
+
+def one_line(error: BaseException, address: str = "") -> str:
+    """What went wrong, whole and in one line, without passwords; `address` is where MLflow is."""
+    text = str(error) if isinstance(error, BenchError) else f"{type(error).__name__}: {error}"
+    text = re.sub(r"<\S+ object at 0x[0-9a-f]+>(: )?|\(Background on this error at: \S+\)", "", text).strip().rstrip(".")
+    return on_one_line(without_password(text, address), LONGEST_REASON)
 
 
 def import_mlflow() -> None:
@@ -47,10 +65,36 @@ def connect(workspace: Workspace, store: ResultStore) -> MlflowClient:
     """A client of the workspace's MLflow; a missing local store is created, and then all runs are to be mirrored anew."""
     if create_store(workspace):
         store.clear_mirror(None)
+    check_database(workspace)
     import_mlflow()
     from mlflow import MlflowClient
 
     return MlflowClient(workspace.tracking_uri)
+
+
+def check_database(workspace: Workspace) -> None:
+    """Ask MLflow's database once, where it is one: MLflow itself goes on asking one that is away for minutes.
+
+    Raises:
+        MirrorError: it holds results, which MLflow's tables would spoil.
+        SQLAlchemyError: it cannot be asked.
+    """
+    if not workspace.tracking_uri.startswith(DATABASES):
+        return
+    from sqlalchemy import create_engine, inspect, make_url
+
+    url = make_url(workspace.tracking_uri)
+    on_server = url.get_backend_name() in ("postgresql", "mysql") and "connect_timeout" not in url.query
+    engine = create_engine(url, connect_args={"connect_timeout": CONNECT_S} if on_server else {})
+    try:
+        holds_results = inspect(engine).has_table(VERSION_TABLE)
+    finally:
+        engine.dispose()
+    if holds_results:
+        raise MirrorError(
+            f"{redact(workspace.tracking_uri)} holds the results, and MLflow needs a database of its own: "
+            "name another one with MLFLOW_TRACKING_URI."
+        )
 
 
 def is_remote(workspace: Workspace) -> bool:
@@ -61,7 +105,7 @@ def is_remote(workspace: Workspace) -> bool:
 def _local_file(workspace: Workspace) -> str | None:
     """The path of MLflow's SQLite file; None where it keeps its runs elsewhere."""
     address = re.fullmatch(r"sqlite(?:\+\w+)?:///([^?]+)(?:\?.*)?", workspace.tracking_uri)
-    return None if address is None or address[1] == ":memory:" else address[1]
+    return None if address is None or address[1] == ":memory:" else unquote(address[1])
 
 
 def is_missing(workspace: Workspace) -> bool:
@@ -175,6 +219,8 @@ def ui_command(workspace: Workspace, host: str = UI_HOST, port: int = UI_PORT) -
     if is_remote(workspace):
         raise UsageError(f"MLflow is served at {redact(workspace.tracking_uri)} already: open that in a browser.")
     create_store(workspace)
+    with suppress(SQLAlchemyError):  # MLflow says what it is
+        check_database(workspace)
     argv = [sys.executable, "-m", "mlflow", "ui", "--workers", "1", "--host", host, "--port", str(port)]
     places = {"MLFLOW_BACKEND_STORE_URI": workspace.tracking_uri, "MLFLOW_DEFAULT_ARTIFACT_ROOT": workspace.artifacts.as_uri()}
     lean = {"MLFLOW_DISABLE_TELEMETRY": "true", "DO_NOT_TRACK": "true", "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}

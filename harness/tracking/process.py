@@ -1,21 +1,22 @@
 """The process that mirrors runs while others compute them, and the handle that a command holds on it.
 
 They speak in lines of JSON. To the process: where the workspace is, the keys to mirror, and that no more is written. From it:
-how far it has come, and each kind of error once.
+that MLflow has stored something, each kind of error once, and every second the processor time that the process has had.
 """
 
 from __future__ import annotations
 
 import json
 import os
-import re
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterable, Sequence
+import warnings
+from collections.abc import Collection, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import IO, TYPE_CHECKING, Any, Self
@@ -23,24 +24,25 @@ from typing import IO, TYPE_CHECKING, Any, Self
 from harness.child import end, spawn
 from harness.collector import collect_as_usual
 from harness.errors import BenchError
-from harness.spec import Status
+from harness.stopping import StopRequest
 from harness.store import ResultStore
-from harness.tracking.fresh import connect, import_mlflow
+from harness.tracking.fresh import connect, one_line
 from harness.tracking.runs import sync
-from harness.workspace import Workspace, redact
+from harness.workspace import Workspace
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
-POLL_S, LOOK_S = 2.0, 0.2
+POLL_S, LOOK_S, PULSE_S = 2.0, 0.2, 1.0
+PATIENCE_S = 8.0  # for a server that says nothing
 REFUSED_S = 3.0  # for another try after an error
+AT_WORK_S, MOST_WORK_S = 0.05, 60.0  # of processor time: as much shows that the process computes; more without a result is no progress
 FIRST_RETRY_S, LAST_RETRY_S = 1.0, 60.0
 
 
-def behind(store: ResultStore, keys: Iterable[str]) -> list[str]:
+def behind(store: ResultStore, keys: Collection[str]) -> list[str]:
     """The runs to mirror, oldest first. One that waits for its first start has nothing to show yet, and nothing is made for it."""
-    rows = store.unmirrored(list(keys))
-    return [row.key for row in rows if row.status != Status.QUEUED or row.mlflow_run_id is not None]
+    return store.behind(keys)
 
 
 def repair(workspace: Workspace, store: ResultStore, keys: Sequence[str] | None = None) -> dict[str, str]:
@@ -49,89 +51,85 @@ def repair(workspace: Workspace, store: ResultStore, keys: Sequence[str] | None 
     try:
         client = connect(workspace, store)
     except Exception as err:  # noqa: BLE001 - whatever MLflow raises, the results are safe
-        return dict.fromkeys([row.key for row in store.unmirrored(keys)], one_line(err))
+        return dict.fromkeys([row.key for row in store.unmirrored(keys)], one_line(err, workspace.tracking_uri))
     for row in store.unmirrored(keys):
         try:
             sync(client, store, workspace, row.key)
         except Exception as err:  # noqa: BLE001 - one run's trouble does not keep the others from being mirrored
-            failed[row.key] = one_line(err)
+            failed[row.key] = one_line(err, workspace.tracking_uri)
     return failed
-
-
-def one_line(error: BaseException) -> str:
-    """What went wrong, in one line without passwords."""
-    text = (str(error).strip().splitlines() or [""])[0]
-    return re.sub(r"[\w+.-]+://\S+", _redacted, f"{type(error).__name__}: {text}")[:500]
-
-
-def _redacted(address: re.Match[str]) -> str:
-    try:
-        return redact(address[0])
-    except ValueError:
-        return "***"
 
 
 class Mirror:
     """A running mirror of some runs: `with Mirror.start(workspace, keys) as mirror: ...; left = mirror.finish()`.
 
-    It raises nothing: what cannot be mirrored stays behind in the database, for the next command. The process ends with the
-    one that started it, and on Linux with the thread too.
+    It raises nothing: what cannot be mirrored stays behind in the database, for the next command. The process begins with the first
+    key and ends with the one that started it, on Linux with the thread too.
     """
 
-    def __init__(self, workspace: Workspace, keys: Iterable[str]) -> None:
+    def __init__(self, workspace: Workspace) -> None:
         self.error: str | None = None
         self._workspace = workspace
-        self._keys = list(keys)
+        self._keys: list[str] = []
         self._child: subprocess.Popen[str] | None = None
         self._listener: threading.Thread | None = None
-        self._moved = time.monotonic()
+        self._patience = Patience()
 
     @classmethod
     def start(cls, workspace: Workspace, keys: Iterable[str]) -> Self:
         """Start the process and return at once."""
-        mirror = cls(workspace, keys)
-        try:
-            mirror._child = spawn("harness.tracking.process")
-        except OSError as err:
-            mirror.error = one_line(err)
-            return mirror
-        mirror._listener = threading.Thread(target=mirror._listen, args=(mirror._child.stdout,), daemon=True)
-        mirror._listener.start()
-        mirror._say({"home": str(workspace.home), "environment": dict(workspace.environment)})
-        mirror._say({"keys": mirror._keys})
+        mirror = cls(workspace)
+        mirror.add(keys)
         return mirror
 
     def add(self, keys: Iterable[str]) -> None:
         """Mirror these runs too."""
         new = list(keys)
+        if new and not self._keys:
+            self._spawn()
         self._keys += new
         self._say({"keys": new})
 
-    def finish(self, timeout_s: float = 10.0) -> list[str]:
-        """Wait until all runs are mirrored, at most `timeout_s` seconds without progress, and end the process.
+    def _spawn(self) -> None:
+        try:
+            self._child = spawn("harness.tracking.process")
+        except OSError as err:
+            self.error = one_line(err)
+            return
+        self._listener = threading.Thread(target=self._listen, args=(self._child.stdout,), daemon=True)
+        self._listener.start()
+        self._say({"home": str(self._workspace.home), "environment": dict(self._workspace.environment)})
+
+    def finish(self, timeout_s: float = PATIENCE_S, stop: StopRequest | None = None) -> list[str]:
+        """Wait until all runs are mirrored, as long as that gets on, and end the process.
+
+        Args:
+            timeout_s: how long nothing may happen.
+            stop: ends the wait when it is set; where it is set already, what was interrupted has a moment to be shown as that.
 
         Returns:
-            The keys that are not mirrored; `error` then says why, if that is known.
+            The keys that are not mirrored; `error` then says why.
         """
+        if not self._keys:
+            return []
+        stop = stop or StopRequest()
+        stopped_before = stop.is_set()
+        self._patience.begin(REFUSED_S if stopped_before else timeout_s)
         self._say({"finish": True})
-        self._moved = time.monotonic()
-        left = list(self._keys)
+        while self._is_alive() and not self._patience.is_over() and (stopped_before or not stop.is_set()):
+            pass
+        died = self._child is not None and self._child.returncode is not None
+        self.close()
         try:
             with ResultStore.open(self._workspace.database_url) as store:
-                while (now := behind(store, self._keys)) and self._is_alive() and time.monotonic() < self._deadline(timeout_s):
-                    if len(now) < len(left):
-                        self._moved = time.monotonic()
-                    left = now if len(now) < len(left) else left
-                self.close()
-                return behind(store, self._keys)
+                left = behind(store, self._keys)
         except BenchError as err:
             self.error = one_line(err)
-            self.close()
-            return left
-
-    def _deadline(self, timeout_s: float) -> float:
-        """When waiting is over: sooner where MLflow has refused already, and no run got through since."""
-        return self._moved + (timeout_s if self.error is None else min(timeout_s, REFUSED_S))
+            return self._keys
+        if left and self.error is None:
+            silent = "the wait was ended by a signal" if stop.is_set() else f"no answer within {timeout_s:g} s"
+            self.error = "its process died" if died else silent
+        return left
 
     def close(self) -> None:
         """End the process, whatever it is doing."""
@@ -162,9 +160,41 @@ class Mirror:
     def _listen(self, pipe: IO[str]) -> None:
         for line in pipe:
             message = json.loads(line)
-            self.error = message.get("error", self.error)
-            if "reached" in message:
-                self._moved = time.monotonic()
+            if "error" in message and not self._patience.refused:  # the first one is the cause of those after it
+                self.error = message["error"]
+            self._patience.take(message)
+
+
+class Patience:
+    """How long a mirror is waited for: as long as it gets on.
+
+    It gets on when MLflow has stored something. As long as nothing has failed since, also when the process has computed: on a busy
+    machine loading MLflow takes minutes, in which it is starved and no server is waited for. What is only repeated moves nothing.
+    """
+
+    def __init__(self) -> None:
+        self.refused = False
+        self._timeout_s, self._moved = PATIENCE_S, time.monotonic()
+        self._worked = self._seen = self._result_at = 0.0  # processor time: now, when it last counted, at the last result
+
+    def begin(self, timeout_s: float) -> None:
+        """Be patient from now on, whatever was before."""
+        self.refused, self._timeout_s, self._moved, self._result_at = False, timeout_s, time.monotonic(), self._worked
+
+    def take(self, message: dict[str, Any]) -> None:
+        """Take note of what the process says."""
+        self._worked = message.get("worked", self._worked)
+        computes = self._worked - self._seen >= AT_WORK_S and self._worked - self._result_at < MOST_WORK_S
+        if "error" in message:
+            self.refused = True
+        elif "stored" in message:
+            self.refused, self._moved, self._result_at = False, time.monotonic(), self._worked
+        elif computes and not self.refused:
+            self._moved, self._seen = time.monotonic(), self._worked
+
+    def is_over(self) -> bool:
+        """Whether nothing has happened for too long; sooner where MLflow has refused, and nothing got through since."""
+        return time.monotonic() > self._moved + (min(self._timeout_s, REFUSED_S) if self.refused else self._timeout_s)
 
 
 # In the process
@@ -192,10 +222,12 @@ def main() -> None:
     """Mirror as standard input says, until all is done or it closes."""
     report = os.fdopen(os.dup(1), "w", buffering=1)
     os.dup2(2, 1)  # whatever MLflow prints is no report
+    warnings.simplefilter("ignore")  # nor are its warnings errors, whatever the user's own are
     first = json.loads(sys.stdin.readline())
     orders = Orders()
     threading.Thread(target=orders.follow, args=(sys.stdin,), daemon=True).start()
     work = Work(Workspace(Path(first["home"]), first["environment"]), report)
+    threading.Thread(target=work.pulse, daemon=True).start()
     try:
         with ResultStore.open(work.workspace.database_url) as store:
             work.until_done(store, orders)
@@ -213,8 +245,10 @@ class Work:
     report: IO[str]
     client: MlflowClient | None = None
     told: set[str] = field(default_factory=set)
+    stored: set[tuple[str, int, int]] = field(default_factory=set)
     failures: dict[str, int] = field(default_factory=dict)
     not_before: dict[str, float] = field(default_factory=dict)
+    lock: threading.Lock = field(default_factory=threading.Lock)
 
     def until_done(self, store: ResultStore, orders: Orders) -> None:
         """Look every two seconds for what is behind, and at once when the command speaks."""
@@ -223,8 +257,9 @@ class Work:
             orders.news.clear()
             if orders.finish and not finishing:
                 finishing = True
-                self.not_before.clear()  # the last chance is taken at once
+                self.not_before.clear()  # the last chance is taken at once, and what it meets is told
                 self.failures.clear()
+                self.told.clear()
             try:
                 keys = behind(store, orders.keys)
                 if finishing and not keys:
@@ -239,10 +274,7 @@ class Work:
         if not keys:
             return
         if self.client is None:
-            import_mlflow()
-            self.tell(reached="mlflow")
             self.client = connect(self.workspace, store)
-            self.tell(reached="store")
             collect_as_usual()
         for key in keys:
             if time.monotonic() >= self.not_before.get(key, 0.0):
@@ -251,19 +283,34 @@ class Work:
     def one_run(self, client: MlflowClient, store: ResultStore, key: str) -> None:
         """Mirror a run; after a failure the next attempt waits twice as long."""
         try:
-            sync(client, store, self.workspace, key)
+            sync(client, store, self.workspace, key, partial(self.tell_stored, key))
             self.failures.pop(key, None)
         except Exception as err:  # noqa: BLE001 - one run's trouble does not keep the others from being mirrored
             self.failures[key] = self.failures.get(key, 0) + 1
             self.not_before[key] = time.monotonic() + min(LAST_RETRY_S, FIRST_RETRY_S * 2 ** (self.failures[key] - 1))
             self.tell_error(err)
 
+    def pulse(self) -> None:
+        """Tell again and again how much processor time this process has had."""
+        while True:
+            time.sleep(PULSE_S)
+            self.tell(worked=time.process_time())
+
     def tell_error(self, error: Exception) -> None:
         """Report an error, once a kind."""
-        if type(error).__name__ not in self.told:
-            self.told.add(type(error).__name__)
-            self.tell(error=one_line(error))
+        text = one_line(error, self.workspace.tracking_uri)
+        if text not in self.told:
+            self.told.add(text)
+            self.tell(error=text)
 
-    def tell(self, **message: str) -> None:
+    def tell_stored(self, key: str, revision: int, missing: int) -> None:
+        """Report that MLflow has more of a run than it ever had; a fault after that is news again."""
+        if (key, revision, missing) not in self.stored:
+            self.stored.add((key, revision, missing))
+            self.told.clear()
+            self.tell(stored=True)
+
+    def tell(self, **message: Any) -> None:
         """Send a line to the command."""
-        self.report.write(json.dumps(message) + "\n")
+        with self.lock:
+            self.report.write(json.dumps(message) + "\n")

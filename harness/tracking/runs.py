@@ -8,18 +8,17 @@ import math
 import re
 import sys
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import replace
-from functools import lru_cache
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import harness
-from harness import registry
 from harness.errors import BenchError
 from harness.files import content
-from harness.spec import Status
+from harness.spec import Status, digest
 from harness.store import Curve, File, Metric, ResultStore, RunRow
 from harness.tracking.fresh import DATABASE, is_ours, is_remote, upload
 from harness.workspace import Workspace
@@ -40,19 +39,24 @@ STATUSES = {
     Status.INTERRUPTED: "KILLED",
 }
 ONGOING = frozenset({Status.QUEUED, Status.RUNNING})
-PARAMS_A_CALL, POINTS_A_CALL, LONGEST = 100, 1000, 5000  # MLflow's limits; the last one is below its 6,000 characters of a parameter
+# MLflow's limits; LONGEST is below its 6,000 characters of a parameter
+PARAMS_A_CALL, POINTS_A_CALL, LONGEST, LONGEST_NAME = 100, 1000, 5000, 250
 LARGEST = sys.float_info.max
+Stored = Callable[[int, int], object]  # takes the revision, and how many points were missing before
 WRITTEN_TWICE, TRIES = re.compile("unique|duplicate", re.IGNORECASE), 3
 
 
-def sync(client: MlflowClient, store: ResultStore, workspace: Workspace, key: str) -> None:
-    """Bring MLflow's copy of a run to what the database says; a run that is not stored is left alone."""
+def sync(client: MlflowClient, store: ResultStore, workspace: Workspace, key: str, stored: Stored = lambda *_: None) -> None:
+    """Bring MLflow's copy of a run to what the database says; a run that is not stored is left alone.
+
+    `stored` is called when MLflow has taken points, and when it shows all.
+    """
     from mlflow.exceptions import MlflowException
 
     seen, tries = None, TRIES
     while (row := store.rows([key]).get(key)) is not None and row.revision != seen:
         try:
-            run_id = _copy(client, store, workspace, row)
+            run_id = _copy(client, store, workspace, row, stored)
         except MlflowException as err:
             tries -= 1
             if not tries or not WRITTEN_TWICE.search(str(err)):
@@ -63,9 +67,10 @@ def sync(client: MlflowClient, store: ResultStore, workspace: Workspace, key: st
         now = store.rows([key]).get(key)
         if now is not None and now.mlflow_run_id == run_id:
             store.mirrored(key, row.revision)
+            stored(row.revision, 0)
 
 
-def _copy(client: MlflowClient, store: ResultStore, workspace: Workspace, row: RunRow) -> str:
+def _copy(client: MlflowClient, store: ResultStore, workspace: Workspace, row: RunRow, stored: Stored) -> str:
     curves, metrics = store.curves(row.key), store.metrics([row.key]).get(row.key, {})
     points = list(_points(row, curves, metrics))
     run = _run_of(client, store, workspace, row)
@@ -75,7 +80,7 @@ def _copy(client: MlflowClient, store: ResultStore, workspace: Workspace, row: R
         _forget(store, replace(row, mlflow_run_id=run.info.run_id))
         run, missing = _run_of(client, store, workspace, replace(row, mlflow_run_id=None)), points
     run_id = run.info.run_id
-    _write(client, run, _params(row), _tags(store, row, metrics), missing)
+    _write(client, run, params_of(row), _tags(store, row, metrics), missing, partial(stored, row.revision))
     if row.status in ONGOING:
         client.update_run(run_id, STATUSES[row.status])
     else:
@@ -179,18 +184,13 @@ def _text(value: Any) -> str:
     return (value if isinstance(value, str) else json.dumps(value, sort_keys=True))[:LONGEST]
 
 
-def _params(row: RunRow) -> dict[str, str]:
+def params_of(row: RunRow) -> dict[str, str]:
     """Every field of the spec by its address: `steps`, `lr`, `method.n_leapfrog`, `task.dim`."""
     nested = {"method_fields": "method.", "task_fields": "task."}
     flat = {name: value for name, value in row.spec.items() if name not in nested}
     for group, prefix in nested.items():
         flat |= {prefix + name: value for name, value in row.spec.get(group, {}).items()}
     return {name: _text(value) for name, value in flat.items()}
-
-
-@lru_cache(maxsize=1000)
-def _label(method: str, fields: str) -> str:
-    return registry.method_label(method, json.loads(fields))
 
 
 def _tags(store: ResultStore, row: RunRow, metrics: dict[str, Metric]) -> dict[str, str]:
@@ -200,7 +200,7 @@ def _tags(store: ResultStore, row: RunRow, metrics: dict[str, Metric]) -> dict[s
         "bench.key": row.key,
         DATABASE: store.database,
         "bench.cell": row.cell,
-        "bench.method": _label(row.method, json.dumps(row.spec.get("method_fields", {}))),
+        "bench.method": row.method_label,
         "bench.task": row.task_label,
         "bench.seed": str(row.seed),
         "bench.status": row.status.value,
@@ -223,9 +223,15 @@ def _points(row: RunRow, curves: dict[str, Curve], metrics: dict[str, Metric]) -
     scores = {name: metric.value for name, metric in metrics.items()}
     scores |= {f"{name}_se": metric.se for name, metric in metrics.items() if metric.se is not None}
     for name, curve in {**curves, **{name: [(row.step, value)] for name, value in scores.items()}}.items():
-        allowed = re.sub(r"[^/\w.\- ]", "_", name)
+        allowed = _allowed(name)
         for step, value in curve:
             yield Point(allowed, value if math.isnan(value) else min(max(value, -LARGEST), LARGEST), _start_ms(row) + step, step)
+
+
+def _allowed(name: str) -> str:
+    """The name of a number as MLflow takes it: of a longer one the beginning, and a digest that keeps it apart from others."""
+    allowed = re.sub(r"[^/\w.\- ]", "_", name)
+    return allowed if len(allowed) <= LONGEST_NAME else f"{allowed[: LONGEST_NAME - 17]}_{digest(name)}"
 
 
 def _missing(client: MlflowClient, run: Run, points: Sequence[Point]) -> list[Point] | None:
@@ -243,16 +249,20 @@ def _missing(client: MlflowClient, run: Run, points: Sequence[Point]) -> list[Po
     return [point for place, point in wanted.items() if place not in seen]
 
 
-def _write(client: MlflowClient, run: Run, params: dict[str, str], tags: dict[str, str], points: Sequence[Point]) -> None:
+def _write(
+    client: MlflowClient, run: Run, params: dict[str, str], tags: dict[str, str], points: Sequence[Point], stored: Callable[[int], object]
+) -> None:
     from mlflow.entities import Param, RunTag
 
     run_id = run.info.run_id
     new = [Param(name, value) for name, value in params.items() if name not in run.data.params]
-    client.log_batch(run_id, tags=[RunTag(*tag) for tag in tags.items() if run.data.tags.get(tag[0]) != tag[1]], synchronous=True)
-    for start in range(0, len(new), PARAMS_A_CALL):
+    changed = [RunTag(*tag) for tag in tags.items() if run.data.tags.get(tag[0]) != tag[1]]
+    client.log_batch(run_id, params=new[:PARAMS_A_CALL], tags=changed, synchronous=True)
+    for start in range(PARAMS_A_CALL, len(new), PARAMS_A_CALL):
         client.log_batch(run_id, params=new[start : start + PARAMS_A_CALL], synchronous=True)
     for start in range(0, len(points), POINTS_A_CALL):
         client.log_batch(run_id, metrics=points[start : start + POINTS_A_CALL], synchronous=True)
+        stored(len(points) - start)
     for name in run.data.tags.keys() - tags.keys():
         if name.startswith("bench."):
             client.delete_tag(run_id, name)

@@ -13,7 +13,8 @@ from harness.report import trials
 from harness.report.page import Figure, Plot, Section, Table, render
 from harness.report.view import PERCENT, anchor, number, spoken
 from harness.store import ResultStore
-from harness.tuning.log import quietly
+from harness.tuning.decisions import quietly
+from harness.tuning.record import keys
 from harness.tuning.verdict import Verdict
 
 
@@ -86,7 +87,7 @@ def _curves(verdict: Verdict, store: ResultStore) -> Plot:
     """The first replicate of each trial, the best in colour."""
     lines = []
     for trial in verdict.trials:
-        curves = store.curves(verdict.search.keys(trial.params, verdict.search.seeds)[0])
+        curves = store.curves(keys(trial.spec, verdict.search.seeds)[0]) if trial.spec else {}
         points = curves.get("validation_bound") or curves.get("bound") or []
         marked = verdict.best is not None and trial.number == verdict.best.number
         lines.append((f"trial {trial.number}", [(step, value) for step, value in points if math.isfinite(value)], marked))

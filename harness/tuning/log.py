@@ -7,56 +7,31 @@ parameters at once, and what it is told is the same each time.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import logging
-import math
-import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
-from functools import cached_property
 from typing import Any
 
 import optuna
-from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
-from optuna.pruners import BasePruner, HyperbandPruner, MedianPruner, NopPruner, WilcoxonPruner
-from optuna.samplers import BaseSampler, GPSampler, GridSampler, RandomSampler, TPESampler
+from optuna.pruners import NopPruner
+from optuna.samplers import RandomSampler
 from optuna.storages import RDBStorage
+from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from harness.errors import StoreError, UsageError
 from harness.spec import canonical_json
 from harness.store.connect import sqlite_file
 from harness.store.exclusive import built_aside, exclusive
-from harness.tuning.fields import Tune
-from harness.tuning.search import Search, searches
-from harness.tuning.space import Dimension
-from harness.workspace import redact
+from harness.tuning.decisions import in_memory, pruner_of, quietly, sampler_for, total
+from harness.tuning.foreign import OUTCOME, STUDY, given, is_enqueued
+from harness.tuning.kept import DEFINITION, SPEC, SPECS, Kept
+from harness.tuning.record import Record
+from harness.tuning.search import Search
+from harness.workspace import redact, without_password
 
-REDUCTION = 3
-RUNGS = 2
-DEFINITION, ROUND, ASKED = "bench.definition", "bench.round", "bench.asked"
-OUTCOME = "bench.outcome"
-
-
-@dataclass(frozen=True)
-class Trial:
-    """A trial as the log has it: `outcome` is None until it has ended, else complete, pruned, diverged, failed or `not finite`."""
-
-    number: int
-    params: dict[str, Any]
-    outcome: str | None
-    score: float | None
-    reports: dict[int, float]
-
-
-def rungs(search: Search) -> list[int]:
-    """The steps at which a pruner of training looks: a ninth and a third of the way."""
-    if search.tune.pruner not in ("median", "hyperband"):
-        return []
-    first = max(1, search.steps // REDUCTION**RUNGS)
-    return [step for step in (first * REDUCTION**k for k in range(RUNGS)) if step < search.steps]
+ROUND, RECORD, DATABASE = "bench.round", "bench.record", "bench.database"
 
 
 @contextmanager
@@ -77,38 +52,42 @@ def open_log(url: str, search: Search) -> Iterator[Log]:
 
 
 @contextmanager
-def read_log(url: str, search: Search) -> Iterator[Log | None]:
-    """The log of a search for reading; None where it has none."""
+def read_log(url: str, record: Record) -> Iterator[Kept | None]:
+    """A search as Optuna has it; None where bench began none."""
     if not _exists(url):
         yield None
         return
     with _storage(url) as storage:
-        known = search.name in quietly(optuna.get_all_study_names, storage)
-        yield Log(quietly(optuna.load_study, storage=storage, study_name=search.name), search) if known else None
+        known = record.name in quietly(optuna.get_all_study_names, storage)
+        study = quietly(optuna.load_study, storage=storage, study_name=record.name) if known else None
+        yield Kept(study, record.space) if study and DEFINITION in study.user_attrs else None
 
 
-def stored(url: str, study: str) -> list[Search]:
+def stored(url: str, study: str) -> list[Record]:
     """The searches of a study as they were last asked for, with a file or without; empty where it was never begun.
 
     Raises:
-        UsageError: what was asked for is no longer allowed, because a plugin has changed.
+        UsageError: bench cannot have written what is stored of one.
     """
     if not _exists(url):
         return []
     with _storage(url) as storage:
-        found = [summary for summary in quietly(optuna.get_all_study_summaries, storage) if ASKED in summary.user_attrs]
-    asked = [summary.user_attrs[ASKED] for summary in found if summary.study_name.startswith(f"{study}/")]
-    names = {summary.study_name for summary in found}
-    latest = [searches(Tune.model_validate(one["tune"]), study, one["sets"]) for one in asked]
-    return list({search.name: search for several in latest for search in several if search.name in names}.values())
+        found = [summary for summary in quietly(optuna.get_all_study_summaries, storage) if summary.study_name.startswith(f"{study}/")]
+    begun = {summary.study_name: summary.user_attrs for summary in found if DEFINITION in summary.user_attrs}
+    if former := [name for name, attributes in begun.items() if RECORD not in attributes]:
+        raise UsageError(
+            f"'{former[0]}' was made by an earlier release. Repeat its command: nothing is trained anew, and it can be read then."
+        )
+    return [Record.parsed(attributes[RECORD], name) for name, attributes in begun.items()]
 
 
 def names(url: str) -> list[str]:
-    """The studies that were ever begun, sorted."""
+    """The studies that bench ever began, sorted."""
     if not _exists(url):
         return []
     with _storage(url) as storage:
-        return sorted({name.partition("/")[0] for name in quietly(optuna.get_all_study_names, storage)})
+        begun = [summary for summary in quietly(optuna.get_all_study_summaries, storage) if DEFINITION in summary.user_attrs]
+    return sorted({summary.study_name.partition("/")[0] for summary in begun})
 
 
 def _exists(url: str) -> bool:
@@ -129,7 +108,7 @@ def _storage(url: str) -> Iterator[RDBStorage]:
     try:
         storage = quietly(RDBStorage, url.replace("postgresql://", "postgresql+psycopg://", 1))
     except Exception as err:
-        reason = str(err).strip().splitlines()[0]
+        reason = without_password(str(err).strip().splitlines()[0], url)
         raise StoreError(f"Cannot use the database of studies, {redact(url)}: {reason[:200]}") from err
     try:
         yield storage
@@ -138,44 +117,59 @@ def _storage(url: str) -> Iterator[RDBStorage]:
         storage.engine.dispose()
 
 
-def quietly(act: Any, *arguments: Any, **named: Any) -> Any:
-    """What `act` returns; Optuna reports each step otherwise."""
-    optuna.logging.set_verbosity(optuna.logging.ERROR)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        return act(*arguments, **named)
-
-
-class Log:
-    """What is known of a search."""
+class Log(Kept):
+    """What is known of a search, for its one coordinator."""
 
     def __init__(self, study: optuna.Study, search: Search) -> None:
-        self.study = study
+        super().__init__(study, search.space)
         self._search = search
 
-    def check(self) -> None:
-        """Keep the definition with the first trial, and refuse another one after that.
+    def check(self, database: str | None = None) -> None:
+        """Keep the definition with the first trial, and refuse another one, another result database or another program's study.
+
+        Args:
+            database: the result database's id.
 
         Raises:
-            UsageError: the study was begun with other fields.
+            UsageError: the study was begun with other fields, from another database or by another program.
         """
+        attributes, trials = self.study.user_attrs, self._all()
+        before, home = attributes.get(DEFINITION), attributes.get(DATABASE)
+        advice = "Name another database of studies with BENCH_STUDY_URL"
+        if before is None and (attributes or trials or self.study.directions != [StudyDirection.MAXIMIZE]):
+            raise UsageError(f"The study '{self._search.name}' was begun by another program, and stays as it is. {advice}.")
+        if database is not None and home not in (None, database):
+            raise UsageError(
+                f"The study '{self._search.name}' was begun with another result database, {home[:8]}; this one is {database[:8]}. "
+                f"Name that one with BENCH_DATABASE_URL. {advice} to begin anew: runs that are here are found again."
+            )
         now = json.loads(canonical_json(self._search.definition()))
-        before = self.study.user_attrs.get(DEFINITION)
-        if before is None or not self.study.get_trials(deepcopy=False):
+        if before is None or not trials:
             self.study.set_user_attr(DEFINITION, now)
             before = now
-        if before != now:
+        if canonical_json(before) != canonical_json(now):
             names = sorted(before.keys() | now.keys(), key=lambda name: (name.startswith("set."), name))
-            changed = [name for name in names if before.get(name) != now.get(name)]
+            changed = [name for name in names if _shown(before, name) != _shown(now, name)]
             shown = "; ".join(f"{name} was {_shown(before, name)} and is {_shown(now, name)}" for name in changed[:4])
             raise UsageError(
                 f"'{self._search.name}' was changed since its first trial: {shown}. Trials of different studies cannot be compared: "
                 "put it back, or give the changed study another name."
             )
+        if database is not None and home is None:
+            self.study.set_user_attr(DATABASE, database)
+        self._keep_record()
 
-        asked = self._search.asked()
-        if self.study.user_attrs.get(ASKED) != asked:
-            self.study.set_user_attr(ASKED, asked)
+    def _keep_record(self) -> None:
+        record = self._search.record(total(self._search)).model_dump(mode="json")
+        if self.study.user_attrs.get(RECORD) != record:
+            self.study.set_user_attr(RECORD, record)
+        former = {
+            str(trial.number): self._search.spec(trial.params)
+            for trial in self._all()
+            if SPEC not in trial.user_attrs and not self._fault(trial) and not is_enqueued(trial, self._distributions)
+        }
+        if self.study.user_attrs.get(SPECS, {}) != former:  # trials of earlier releases, which can no longer be written to
+            self.study.set_user_attr(SPECS, former)
 
     def round_size(self, wanted: int) -> int:
         """Trials that are asked together: as many as workers when the study began, whoever goes on with it."""
@@ -183,23 +177,43 @@ class Log:
             self.study.set_user_attr(ROUND, wanted)
         return self.study.user_attrs[ROUND]
 
-    def trials(self) -> list[Trial]:
-        """All trials by number."""
-        return [_plain(trial, self._search) for trial in self.study.get_trials(deepcopy=False)]
-
-    @cached_property
-    def _distributions(self) -> dict[str, BaseDistribution]:
-        return {dimension.address: _distribution(dimension) for dimension in self._search.space}
-
     def ask(self) -> None:
-        """Add the next trial, with its parameters."""
-        known = self.study.get_trials(deepcopy=False)
-        sampler = _sampler(self._search, len(known))
-        memory = _in_memory(self._search, known, sampler, NopPruner())
-        quietly(memory.ask, self._distributions)
-        asked = memory.get_trials(deepcopy=False)[-1]
+        """Add the next trial, with its parameters.
+
+        Raises:
+            UsageError: another program's trials are in the way.
+        """
+        asked = self._decide(self.seen(), {})
         named = {"params": asked.params, "distributions": asked.distributions, "system_attrs": asked.system_attrs}
-        self.study.add_trial(create_trial(state=TrialState.RUNNING, **named))
+        try:
+            self.study.add_trial(create_trial(state=TrialState.RUNNING, **named, user_attrs=self._marks(asked.params)))
+        except ValueError as err:
+            raise UsageError(f"Optuna's study '{self._search.name}' has trials of other kinds of settings, not bench's: {err}.") from err
+
+    def take_up(self, number: int) -> None:
+        """Give a trial of another program what it leaves open; one that bench asked for stays as it is."""
+        storage, trial = self.study._storage, self._all()[number]
+        params = trial.params
+        if is_enqueued(trial, self._distributions):
+            params = self._decide(self.seen()[:number], given(trial)).params
+            if trial.state == TrialState.WAITING:
+                storage.set_trial_state_values(trial._trial_id, TrialState.RUNNING)
+            for name, distribution in self._distributions.items():
+                storage.set_trial_param(trial._trial_id, name, distribution.to_internal_repr(params[name]), distribution)
+        for name, value in self._marks(params).items():
+            if name not in trial.user_attrs:
+                storage.set_trial_user_attr(trial._trial_id, name, value)
+
+    def _marks(self, params: dict[str, Any]) -> dict[str, Any]:
+        return {SPEC: self._search.spec(params), STUDY: self.study.study_name}
+
+    def _decide(self, known: Sequence[FrozenTrial], settled: dict[str, Any]) -> FrozenTrial:
+        """What the sampler makes of the trial after `known`."""
+        memory = in_memory(self.study.study_name, known, sampler_for(self._search, len(known)), NopPruner())
+        if settled:
+            memory.enqueue_trial(settled)
+        quietly(memory.ask, self._distributions)
+        return memory.get_trials(deepcopy=False)[-1]
 
     def prunes(self, number: int, first_of_round: int, reports: Mapping[int, float]) -> bool:
         """Whether the pruner would end a trial after its last report, seeing the trials that ended before its round began."""
@@ -207,9 +221,9 @@ class Log:
 
     def _judged(self, number: int, first_of_round: int, reports: Mapping[int, float]) -> tuple[bool, dict[str, Any]]:
         """The pruner's verdict, and what it notes down with the trial, which those after it are compared with."""
-        known = self.study.get_trials(deepcopy=False)
+        known = self.seen()
         blanks = [create_trial(state=TrialState.RUNNING) for _ in range(first_of_round, number)]
-        memory = _in_memory(self._search, [*known[:first_of_round], *blanks], RandomSampler(0), _pruner(self._search))
+        memory = in_memory(self.study.study_name, [*known[:first_of_round], *blanks], RandomSampler(0), pruner_of(self._search))
         trial = quietly(memory.ask)
         verdict = False
         for step, value in sorted(reports.items()):
@@ -219,7 +233,7 @@ class Log:
 
     def tell(self, number: int, first_of_round: int, outcome: str, score: float | None, reports: Mapping[int, float]) -> None:
         """Note how a trial ended; a score that is not finite never gets here as a number."""
-        storage, frozen = self.study._storage, self.study.get_trials(deepcopy=False)[number]
+        storage, frozen = self.study._storage, self._all()[number]
         if frozen.state.is_finished():
             return
         for step, value in sorted(reports.items()):
@@ -231,52 +245,5 @@ class Log:
         storage.set_trial_state_values(frozen._trial_id, state, [score] if state == TrialState.COMPLETE and score is not None else None)
 
 
-def _plain(trial: FrozenTrial, search: Search) -> Trial:
-    order = [dimension.address for dimension in search.space]
-    params = {name: trial.params[name] for name in sorted(trial.params, key=lambda name: order.index(name) if name in order else -1)}
-    return Trial(trial.number, params, trial.user_attrs.get(OUTCOME) if trial.state.is_finished() else None,
-                 trial.value if trial.state == TrialState.COMPLETE else None, dict(trial.intermediate_values))  # fmt: skip
-
-
 def _shown(values: dict[str, Any], name: str) -> str:
     return json.dumps(values[name], ensure_ascii=False) if name in values else "not there"
-
-
-def _in_memory(search: Search, trials: Sequence[FrozenTrial], sampler: BaseSampler, pruner: BasePruner) -> optuna.Study:
-    made = quietly(optuna.create_study, study_name=search.name, direction=search.tune.direction, sampler=sampler, pruner=pruner)
-    for trial in trials:
-        made.add_trial(trial)
-    return made
-
-
-def _distribution(dimension: Dimension) -> BaseDistribution:
-    if dimension.choices:
-        return CategoricalDistribution(dimension.choices)
-    if isinstance(dimension.low, int) and isinstance(dimension.high, int):
-        return IntDistribution(dimension.low, dimension.high, log=dimension.log)
-    return FloatDistribution(dimension.low, dimension.high, log=dimension.log)
-
-
-def _sampler(search: Search, number: int) -> BaseSampler:
-    """The sampler for one trial, seeded by the study and the trial's number."""
-    seed = int.from_bytes(hashlib.sha256(f"{search.tune.sampler_seed}/{number}".encode()).digest()[:4], "big")
-    if search.tune.sampler == "grid":
-        return GridSampler(grid(search), seed=search.tune.sampler_seed)
-    return quietly({"tpe": TPESampler, "gp": GPSampler, "random": RandomSampler}[search.tune.sampler], seed=seed)
-
-
-def grid(search: Search) -> dict[str, list[Any]]:
-    """The values of each dimension: choices as they are, ranges with as many points as the number of trials allows, two at least."""
-    ranges = [dimension for dimension in search.space if not dimension.choices]
-    taken = math.prod(len(dimension.choices) for dimension in search.space if dimension.choices)
-    points = int((search.tune.trials / taken) ** (1 / max(len(ranges), 1)) + 1e-9)
-    return {dimension.address: dimension.points(max(2, points)) for dimension in search.space}
-
-
-def _pruner(search: Search) -> BasePruner:
-    steps = rungs(search)
-    if search.tune.pruner == "median":
-        return MedianPruner(n_startup_trials=5)
-    if search.tune.pruner == "hyperband":
-        return HyperbandPruner(min_resource=steps[0] if steps else 1, max_resource=search.steps, reduction_factor=REDUCTION)
-    return quietly(WilcoxonPruner) if search.tune.pruner == "wilcoxon" else NopPruner()

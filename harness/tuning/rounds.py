@@ -8,14 +8,18 @@ the coordinator or its workers died.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 
 from harness.analysis.costs import gradients
 from harness.analysis.sample import Spent
 from harness.spec import Status
-from harness.store import NewRun, ResultStore, RunRow
-from harness.tuning.log import Log, Trial, grid, rungs
+from harness.store import Metric, NewRun, ResultStore, RunRow
+from harness.tuning.decisions import rungs, total
+from harness.tuning.kept import NOT_MEASURED, Trial
+from harness.tuning.log import Log
+from harness.tuning.record import Record
+from harness.tuning.record import keys as keys_of
 from harness.tuning.search import Search
 
 Make = Callable[[list[NewRun], int | None], None]
@@ -39,13 +43,6 @@ def stages(search: Search) -> list[Stage]:
     return [Stage(search.seeds, step, step) for step in rungs(search)] + [last]
 
 
-def total(search: Search) -> int:
-    """How many trials the search has at most: a grid has no more than its points."""
-    if search.tune.sampler != "grid":
-        return search.tune.trials
-    return min(search.tune.trials, math.prod(map(len, grid(search).values())))
-
-
 def tune(search: Search, log: Log, store: ResultStore, make: Make, size: int) -> Iterator[Trial]:
     """Go on with a search to its end; yields the trials as they are told.
 
@@ -55,23 +52,44 @@ def tune(search: Search, log: Log, store: ResultStore, make: Make, size: int) ->
         make: has runs made.
         size: trials in a round, if this is the first one.
     """
-    log.check()
-    size = log.round_size(size)
+    log.check(store.database)
+    size, record = log.round_size(size), search.record(total(search))
     while True:
-        trials = log.trials()
+        trials = measured(record, store, log.trials())
+        log.unmeasured = frozenset(trial.number for trial in trials if trial.outcome == NOT_MEASURED)
         going = [trial.number for trial in trials if trial.outcome is None]
-        if not going and (len(trials) >= total(search) or _is_over(search, store, trials)):
+        missing = record.total - (len(trials) - len(log.unmeasured))
+        if not going and (missing <= 0 or _is_over(search, store, trials)):
             return
-        first = (going[0] if going else len(trials)) // size * size
-        for _ in range(len(trials), min(first + size, total(search))):
+        count = log.count()
+        first = (going[0] if going else count) // size * size
+        for number in going:
+            if number < first + size:
+                log.take_up(number)
+        for _ in range(min(first + size - count, missing)):
             log.ask()
-        left = [trial for trial in log.trials()[first:] if trial.outcome is None]
+        left = [trial for trial in log.trials() if first <= trial.number < first + size and trial.outcome is None]
         yield from _round(search, log, store, make, left, first)
+
+
+def measured(record: Record, store: ResultStore | None, trials: Sequence[Trial]) -> list[Trial]:
+    """The trials with the scores that the result database has; one that claims another's, or one that was retracted, has none."""
+    keys = {trial.number: keys_of(trial.spec, record.seeds) for trial in trials if trial.outcome == "complete" and trial.spec}
+    every = [key for several in keys.values() for key in several]
+    found = {} if store is None else store.metrics(every)
+    retracted = {} if store is None else store.errata.reasons(every)
+    known = []
+    for trial in trials:
+        own = keys.get(trial.number, [])
+        score = None if retracted.keys() & set(own) else _mean_score(record.metric, found, own)
+        lost = trial.outcome == "complete" and score is None
+        known.append(replace(trial, score=score, outcome=NOT_MEASURED if lost else trial.outcome))
+    return known
 
 
 def _is_over(search: Search, store: ResultStore, trials: Sequence[Trial]) -> bool:
     hours = search.tune.hours
-    return hours is not None and cost(search, store, trials).seconds >= 3600 * hours
+    return hours is not None and cost(search.record(total(search)), store, trials).seconds >= 3600 * hours
 
 
 def _round(search: Search, log: Log, store: ResultStore, make: Make, trials: list[Trial], first: int) -> Iterator[Trial]:
@@ -97,7 +115,7 @@ def _round(search: Search, log: Log, store: ResultStore, make: Make, trials: lis
             reason = f"trial {trial.number} of {search.name}: {outcome} ({search.tune.pruner} pruner)"
             store.prune(search.keys(trial.params, search.seeds), reason)
         log.tell(trial.number, first, outcome, score, reports[trial.number])
-        yield log.trials()[trial.number]
+        yield from (told for told in log.trials() if told.number == trial.number)
 
 
 def _has_failed(store: ResultStore, keys: Sequence[str]) -> bool:
@@ -107,18 +125,17 @@ def _has_failed(store: ResultStore, keys: Sequence[str]) -> bool:
 def _seen(search: Search, store: ResultStore, keys: Sequence[str], stage: Stage) -> float | None:
     """What the pruner is shown after a stage: the mean over replicates; None where there is no number yet, or none that is finite."""
     if stage.until is None:
-        return _mean_score(search, store, keys)
+        return _mean_score(search.metric, store.metrics(keys), keys)
     return _finite_mean([_on_the_way(store, key, stage.until) for key in keys])
 
 
-def _mean_score(search: Search, store: ResultStore, keys: Sequence[str]) -> float | None:
+def _mean_score(metric: str, found: Mapping[str, Mapping[str, Metric]], keys: Sequence[str]) -> float | None:
     """The mean over replicates, where all of them have a finite score."""
-    found = store.metrics(keys)
-    return _finite_mean([found[key][search.metric].value if search.metric in found.get(key, {}) else math.nan for key in keys])
+    return _finite_mean([found[key][metric].value if metric in found.get(key, {}) else math.nan for key in keys])
 
 
 def _finite_mean(values: Sequence[float]) -> float | None:
-    mean = math.fsum(values) / len(values) if all(map(math.isfinite, values)) else math.nan
+    mean = math.fsum(values) / len(values) if values and all(map(math.isfinite, values)) else math.nan
     return mean if math.isfinite(mean) else None
 
 
@@ -136,20 +153,20 @@ def outcome_of(search: Search, store: ResultStore, trial: Trial) -> tuple[str, f
     for status in (Status.FAILED, Status.DIVERGED):
         if status in ended:
             return status.value, None
-    score = _mean_score(search, store, keys)
+    score = _mean_score(search.metric, store.metrics(keys), keys)
     return ("not finite", None) if score is None else ("complete", score)
 
 
-def cost(search: Search, store: ResultStore, trials: Sequence[Trial]) -> Spent:
+def cost(record: Record, store: ResultStore, trials: Sequence[Trial]) -> Spent:
     """What these trials took so far; a run that two of them share counts once."""
-    settings = {tuple(search.keys(trial.params, search.seeds)): None for trial in trials}
-    together = search.column.task.found.cls.stacks and search.tune.pruner != "wilcoxon"
+    settings = {tuple(keys_of(trial.spec, record.seeds)): None for trial in trials if trial.spec}
     found = Spent()
     for keys in settings:
         rows = list(store.rows(keys).values())
         seconds = [row.wall_s for row in rows]
-        spent = max(seconds, default=0.0) if together else math.fsum(seconds)
-        taken = [gradients(row.spec, row.step) for row in rows]
+        spent = max(seconds, default=0.0) if record.together else math.fsum(seconds)
+        told = store.described(keys)
+        taken = [gradients(row.spec, told[row.key], row.step) for row in rows]
         known = [count for count in (found.gradients, *taken) if count is not None]
         found = Spent(
             found.runs + len(rows),

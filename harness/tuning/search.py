@@ -8,10 +8,10 @@ from typing import Any
 
 from harness.errors import UsageError
 from harness.matrix import Setting, cell_runs, parse_seeds, parse_selector
-from harness.registry import method_label
 from harness.spec import digest
-from harness.store import NewRun
+from harness.store import CODE, NewRun
 from harness.tuning.fields import Tune
+from harness.tuning.record import Plugin, Record, Spec
 from harness.tuning.space import Column, Dimension, space
 
 MAY_TUNE_ON = {True: ("elbo",), False: ("validation_elbo",)}
@@ -35,7 +35,7 @@ class Search:
     @property
     def method(self) -> str:
         """The method's label: hvae-untempered."""
-        return method_label(self.column.method.found.name, self._default[0].spec.method_fields)
+        return self._default[0].description.method
 
     @property
     def task(self) -> str:
@@ -63,22 +63,44 @@ class Search:
         """The keys of those runs."""
         return [run.spec.key for run in self.runs(params, seeds)]
 
+    def spec(self, params: dict[str, Any]) -> Spec:
+        """What a setting is: the spec of its runs, without the seed."""
+        return {name: value for name, value in self.runs(params, self.seeds[:1])[0].spec.plain().items() if name != "seed"}
+
+    def record(self, total: int) -> Record:
+        """What is stored of it for those who only read; `total` is the number of its trials."""
+        column, values = self.column, self.column.values()
+        return Record(
+            study=self.study,
+            name=self.name,
+            method=self.method,
+            task=self.task,
+            plugins=(_plugin(column.method), _plugin(column.task)),
+            protocol=column.protocol,
+            settings=column.settings,
+            space=tuple(self.space),
+            seeds=self.seeds,
+            report_seeds=self.report_seeds,
+            metric=self.metric,
+            direction=self.tune.direction,
+            total=total,
+            together=self._default[0].description.stacks and self.tune.pruner != "wilcoxon",
+            default={dimension.address: values[dimension.address] for dimension in self.space},
+            default_spec=self.spec({}),
+        )
+
     @property
     def steps(self) -> int:
         """Training steps of a run."""
         return self._default[0].spec.steps
-
-    def asked(self) -> dict[str, Any]:
-        """What the whole study was asked for, as JSON: `searches` makes the same of it."""
-        return {"tune": self.tune.model_dump(mode="json", by_alias=True), "sets": self.sets}
 
     def definition(self) -> dict[str, Any]:
         """What must stay the same from the first trial to the last: all but the number of trials and the seeds to report."""
         tuned = {dimension.address for dimension in self.space}
         spec = self._default[0].spec
         return {
-            "method": f"{spec.method}, version {spec.method_version}",
-            "task": f"{spec.task}, version {spec.task_version}",
+            "method": f"{spec.method}, version {spec.method_version}{_code(spec.method_source)}",
+            "task": f"{spec.task}, version {spec.task_version}{_code(spec.task_source)}",
             **{f"set.{address}": value for address, value in self.column.values().items() if address not in tuned},
             **{f"space.{dimension.address}": dimension.plain() for dimension in self.space},
             **({"trials": self.tune.trials} if self.tune.sampler == "grid" else {}),
@@ -89,6 +111,15 @@ class Search:
             "pruner": self.tune.pruner,
             "sampler_seed": self.tune.sampler_seed,
         }
+
+
+def _plugin(setting: Setting) -> Plugin:
+    return Plugin(name=setting.found.name, fields=setting.found.fields, values=setting.values)
+
+
+def _code(source: str | None) -> str:
+    """Which code it is, of a plugin that is not installed."""
+    return f", code {source[:CODE]}" if source else ""
 
 
 def searches(tune: Tune, study: str, sets: dict[str, Any] | None = None) -> list[Search]:

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from pydantic import BaseModel
+from pydantic import BaseModel, TypeAdapter, ValidationError
 
 from harness.errors import InvalidSelector, InvalidSetting, UnknownName, UsageError
 from harness.matrix import Setting, resolve, selected
@@ -29,8 +29,8 @@ class Dimension:
     """A field that is tuned: between `low` and `high`, or one of `choices`."""
 
     address: str
-    low: float = math.nan
-    high: float = math.nan
+    low: int | float = math.nan
+    high: int | float = math.nan
     log: bool = False
     choices: tuple[Any, ...] = ()
 
@@ -98,8 +98,19 @@ def _declared(column: Column) -> dict[str, dict[str, Any]]:
             extra: Any = field.json_schema_extra
             ends = extra.get("tunable") if isinstance(extra, dict) else None
             if ends and all(values[prefix + other] in allowed for other, allowed in (ends["when"] or {}).items()):
-                found[prefix + name] = ends
+                low, high = ends["low"], ends["high"]
+                found[prefix + name] = ends | dict(zip(("low", "high"), _typed_ends(column, prefix + name, low, high), strict=True))
     return found
+
+
+def _typed_ends(column: Column, address: str, low: float, high: float) -> tuple[float, float]:
+    """The ends of a range, whole only where the field's type allows no other numbers between them."""
+    model, name = (column.method.found.cls, address.removeprefix("method.")) if "." in address else (Protocol, address)
+    try:
+        TypeAdapter(model.model_fields[name].annotation or Any).validate_python(0.5)
+    except ValidationError:
+        return math.ceil(low), math.floor(high)
+    return float(low), float(high)
 
 
 def _usual(column: Column) -> list[str]:
@@ -134,14 +145,17 @@ def _range(column: Column, address: str, values: str, text: str) -> Dimension:
         raise InvalidSetting(f"The range of '{address}' runs from {low} to {high}. Write the smaller number first: {address}={high}:{low}.")
     if scale and ends[0] <= 0:
         raise InvalidSetting(f"The range of '{address}' begins at {low}; in the logarithm it must begin above 0.")
-    return Dimension(address, ends[0], ends[1], bool(scale))
+    return Dimension(address, *_typed_ends(column, address, *ends), bool(scale))
 
 
 def _choices(column: Column, address: str, values: str, text: str) -> Dimension:
     parts = [part.strip() for part in values.split(",")]
     if not all(parts):
         raise InvalidSelector(f"Cannot read '{text}'. {FORMS}")
-    return Dimension(address, choices=tuple(dict.fromkeys(_typed(column, address, part) for part in parts)))
+    typed = [_typed(column, address, part) for part in parts]
+    if any(isinstance(value, list | dict) for value in typed):
+        raise InvalidSetting(f"'{address}' holds {type(typed[0]).__name__}s. Only numbers, texts, true, false and none can be tuned.")
+    return Dimension(address, choices=tuple(dict.fromkeys(typed)))
 
 
 def _typed(column: Column, address: str, text: str) -> Any:

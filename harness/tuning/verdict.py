@@ -12,8 +12,9 @@ from harness.analysis.sample import Spent
 from harness.analysis.statistics import Interval, paired, t_interval
 from harness.spec import Status
 from harness.store import NewRun, ResultStore
-from harness.tuning.log import Trial
-from harness.tuning.rounds import cost, total
+from harness.tuning.kept import NOT_MEASURED, Trial
+from harness.tuning.record import Record, Spec, cell, keys
+from harness.tuning.rounds import cost, measured
 from harness.tuning.search import Search
 
 
@@ -25,7 +26,7 @@ class Verdict:
     trials made look better than it is. `gain` is tuned less default, paired by seed.
     """
 
-    search: Search
+    search: Record
     trials: list[Trial]
     best: Trial | None
     default: dict[str, Any]
@@ -34,6 +35,7 @@ class Verdict:
     gain: Interval
     failures: dict[str, int]
     cost: Spent
+    left_out: dict[int, str]
 
     @property
     def gap(self) -> float:
@@ -54,7 +56,7 @@ class Verdict:
             "task": search.task,
             "metric": search.metric,
             "trials": len(self.trials),
-            "of": total(search),
+            "of": search.total,
             "counts": self.counts,
             "best": None if best is None else {"trial": best.number, "score": best.score, "settings": best.params},
             "default": self.default,
@@ -64,6 +66,7 @@ class Verdict:
             "gain": _plain(self.gain),
             "optimism_gap": None if math.isnan(self.gap) else self.gap,
             "failures": self.failures,
+            "left_out": self.left_out,
             "cost": asdict(self.cost),
         }
 
@@ -82,9 +85,8 @@ def spent(verdicts: Iterable[Verdict]) -> dict[str, Spent]:
     """What was spent on finding the settings of a cell, by cell: of every search's winner; where several found it, the dearest."""
     found: dict[str, Spent] = {}
     for verdict in sorted(verdicts, key=lambda verdict: verdict.cost.steps):
-        if verdict.best is not None:
-            (run,) = verdict.search.runs(verdict.best.params, verdict.search.report_seeds[:1])
-            found[run.spec.cell] = verdict.cost
+        if verdict.best is not None and verdict.best.spec:
+            found[cell(verdict.best.spec)] = verdict.cost
     return found
 
 
@@ -94,28 +96,29 @@ def report_runs(search: Search, best: Trial | None) -> list[NewRun]:
     return list({run.spec.key: run for params in settings for run in search.runs(params, search.report_seeds)}.values())
 
 
-def verdict(search: Search, store: ResultStore | None, trials: list[Trial]) -> Verdict:
-    """What is known of a search now."""
+def verdict(search: Record, store: ResultStore | None, trials: list[Trial], left_out: dict[int, str] | None = None) -> Verdict:
+    """What is known of a search now; `left_out` are other programs' trials, and why they do not count."""
+    trials = measured(search, store, trials)
+    unknown = {trial.number: "the result database has no score of it" for trial in trials if trial.outcome == NOT_MEASURED}
     best = best_of(trials)
-    values = search.column.values()
-    default = {dimension.address: values[dimension.address] for dimension in search.space}
-    tuned, lost = _scores(search, store, None if best is None else best.params)
-    untuned, lost_default = _scores(search, store, None if best is None else {})
+    tuned, lost = _scores(search, store, None if best is None else best.spec)
+    untuned, lost_default = _scores(search, store, None if best is None else search.default_spec)
     both = [seed for seed in tuned if seed in untuned]
     return Verdict(
-        search, trials, best, default,
+        search, trials, best, search.default,
         t_interval(list(tuned.values())), t_interval(list(untuned.values())),
         paired([tuned[seed] for seed in both], [untuned[seed] for seed in both]),
         {name: count for name, count in (("tuned", lost), ("default", lost_default)) if count},
         Spent() if store is None else cost(search, store, trials),
+        dict(sorted(((left_out or {}) | unknown).items())),
     )  # fmt: skip
 
 
-def _scores(search: Search, store: ResultStore | None, params: dict[str, Any] | None) -> tuple[dict[int, float], int]:
+def _scores(search: Record, store: ResultStore | None, spec: Spec | None) -> tuple[dict[int, float], int]:
     """The scores of a setting by report seed, and how many of its runs ended without one."""
-    if store is None or params is None:
+    if store is None or spec is None:
         return {}, 0
-    seeds = {run.spec.key: run.spec.seed for run in search.runs(params, search.report_seeds)}
+    seeds = dict(zip(keys(spec, search.report_seeds), search.report_seeds, strict=True))
     rows, metrics = store.rows(list(seeds)), store.metrics(list(seeds))
     found = {seeds[key]: values[search.metric].value for key, values in metrics.items() if search.metric in values}
     finite = {seed: score for seed, score in found.items() if math.isfinite(score)}

@@ -15,6 +15,7 @@ from sweeps import children
 
 from harness.store import ResultStore
 from harness.tuning.log import read_log, stored
+from harness.tuning.record import keys as keys_of
 from harness.tuning.verdict import best_of
 from harness.workspace import Workspace
 
@@ -45,8 +46,8 @@ def everything(folder):
     with read_log(workspace.study_url, search) as log:
         trials = log.trials()
     with ResultStore.open(workspace.database_url) as store:
-        keys = [run.spec.key for trial in trials for run in search.runs(trial.params, search.seeds)]
-        keys += [run.spec.key for run in search.runs(best_of(trials).params, search.report_seeds)]
+        keys = [key for trial in trials for key in keys_of(trial.spec, search.seeds)]
+        keys += keys_of(best_of(trials).spec, search.report_seeds)
         rows, metrics = store.rows(keys), store.metrics(keys)
         runs = {
             key: (row.status, row.step, repr(metrics.get(key)), repr(store.curves(key)), store.checkpoints(key)[0].sha256)

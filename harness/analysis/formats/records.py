@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import csv
 import io
+import json
 import math
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from harness.analysis.costs import gradients, seconds
 from harness.analysis.formats.grid import FLOOR
@@ -15,8 +16,20 @@ from harness.analysis.statistics import Interval
 from harness.analysis.tables import Entry, Line, Table
 from harness.spec import settings_text
 
+if TYPE_CHECKING:
+    import pyarrow
+
 SCHEMA_VERSION = 1
 """Of the records of comparisons and exports: raised when a name goes or changes its meaning, not when one is added."""
+Kind = Literal["text", "integer", "number", "flag"]
+KINDS: dict[str, Kind] = {
+    **dict.fromkeys(("schema_version", "total", "n", "difference_n", "steps", "gradients"), "integer"),
+    **dict.fromkeys(("tuning_runs", "tuning_steps", "tuning_gradients"), "integer"),
+    **dict.fromkeys(("mean", "se", "low", "high", "difference_mean", "difference_low", "difference_high", "p_holm"), "number"),
+    **dict.fromkeys(("seconds", "tuning_seconds"), "number"),
+    "best": "flag",
+}
+"""Of the columns of comparisons; the others are text."""
 FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n")
 
 
@@ -73,7 +86,7 @@ def _record(table: Table, column: str, line: Line, entry: Entry, group: Group) -
         | {"reference": difference.reference if difference else None, "test": table.options.test if difference else None}
         | {f"difference_{name}": _plain(getattr(gap, name)) if gap else None for name in ("mean", "low", "high", "n")}
         | {"p_holm": _plain(difference.p) if difference else None}
-        | {"steps": group.cell.spec["steps"], "gradients": gradients(group.cell.spec), "seconds": seconds(group)}
+        | {"steps": group.cell.spec["steps"], "gradients": gradients(group.cell.spec, group.cell.description), "seconds": seconds(group)}
         | {"notes": " ".join(entry.marks) or None}
     )
 
@@ -110,14 +123,25 @@ def harmless(value: Any) -> Any:
     return f"'{value}" if isinstance(value, str) and value.startswith(FORMULA) else value
 
 
+def arrow_schema(columns: Sequence[tuple[str, Kind, dict[str, str] | None]]) -> pyarrow.Schema:
+    """Columns (name, kind, metadata) as Arrow's, whatever they hold. pandas reads integers as integers, also where some are missing."""
+    import pyarrow
+
+    types = {"text": pyarrow.string(), "integer": pyarrow.int64(), "number": pyarrow.float64(), "flag": pyarrow.bool_()}
+    fields = [pyarrow.field(name, types[kind], metadata=metadata) for name, kind, metadata in columns]
+    nullable = {"pandas_type": "int64", "numpy_type": "Int64", "metadata": None}
+    integers = [{"name": name, "field_name": name, **nullable} for name, kind, _ in columns if kind == "integer"]
+    pandas = json.dumps({"index_columns": [], "column_indexes": [], "columns": integers})
+    return pyarrow.schema(fields, {"bench_schema_version": str(SCHEMA_VERSION), "pandas": pandas})
+
+
 def parquet_bytes(rows: Sequence[dict[str, Any]]) -> bytes:
     """Records as a Parquet file; the schema's version is also in the file's metadata."""
     import pyarrow
     from pyarrow import parquet
 
     names = dict.fromkeys(name for row in rows for name in row)
-    table = pyarrow.table({name: [row.get(name) for row in rows] for name in names})
-    table = table.replace_schema_metadata({"bench_schema_version": str(SCHEMA_VERSION)})
+    schema = arrow_schema([(name, KINDS.get(name, "text"), None) for name in names])
     out = io.BytesIO()
-    parquet.write_table(table, out)
+    parquet.write_table(pyarrow.Table.from_pylist(list(rows), schema), out)
     return out.getvalue()
