@@ -273,7 +273,8 @@ def paces(connection: Connection, methods: Collection[str]) -> list[Pace]:
 
 def copies(connection: Connection) -> dict[str, str]:
     """The run in MLflow of each run that has one."""
-    return dict(connection.execute(select(runs.c.key, runs.c.mlflow_run_id).where(runs.c.mlflow_run_id.is_not(None))).tuples().all())
+    found = connection.execute(select(runs.c.key, runs.c.mlflow_run_id).where(runs.c.mlflow_run_id.is_not(None)))
+    return {row.key: row.mlflow_run_id for row in found}
 
 
 def behind(connection: Connection, keys: Collection[str]) -> list[str]:
