@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 
 from harness import tracking
 from harness.checkpoint import put
@@ -69,11 +70,8 @@ def abandoned_claims(store: ResultStore) -> Iterator[Finding]:
     for row in store.abandoned():
         holder = f" by {row.owner}" if row.owner else ""
 
-        def give_back(key: str = row.key) -> None:
-            claims = store.claim([key], Owner.current())
-            store.release(claims, Status.INTERRUPTED, ABANDONED)
-
         text = f"run {row.key} was left{holder} at step {row.step:,}"
+        give_back = partial(store.give_back, row.key, Owner.current(), ABANDONED)
         yield Finding("abandoned claim", text, "it goes on when its command is repeated", give_back)
 
 
@@ -91,9 +89,8 @@ def bad_files(workspace: Workspace, store: ResultStore) -> Iterator[Finding]:
 def _remedy(workspace: Workspace, store: ResultStore, file: File, is_newest: bool) -> tuple[str, Callable[[], object] | None, bool]:
     """What is advised for a bad file, what mends it, and whether it is lost."""
     row = store.rows([file.edition.key])[file.edition.key]
-    copy = _copy_in_mirror(workspace, row.mlflow_run_id, file)
-    if copy is not None:
-        return "MLflow's copy of it is good", _restorer(workspace, store, file, copy), False
+    if _copy_in_mirror(workspace, row.mlflow_run_id, file) is not None:
+        return "MLflow's copy of it is good", _restorer(workspace, store, row.mlflow_run_id, file), False
     if isinstance(file, ArtifactFile):
         return "the picture is lost, the run's numbers are not; bench run --rerun makes it again", None, True
     if row.status not in TERMINAL or not is_newest:
@@ -124,9 +121,10 @@ def _copy_in_mirror(workspace: Workspace, run_id: str | None, file: File) -> byt
     return copy if copy is not None and hashlib.sha256(copy).hexdigest() == file.sha256 else None
 
 
-def _restorer(workspace: Workspace, store: ResultStore, file: File, copy: bytes) -> Callable[[], None]:
+def _restorer(workspace: Workspace, store: ResultStore, run_id: str | None, file: File) -> Callable[[], None]:
     def restore() -> None:
-        if fault(workspace, file) is not None:
+        copy = _copy_in_mirror(workspace, run_id, file)
+        if copy is not None and fault(workspace, file) is not None:
             try:
                 put(file.place(workspace), copy)
             except OSError as err:
@@ -170,35 +168,32 @@ def mirror_faults(workspace: Workspace, store: ResultStore) -> Iterator[Finding]
         )
         return
     for key in seen.lost:
-        yield Finding("mirror", f"MLflow lost its copy of run {key}", "it is made again", _remirror(workspace, store, key, forget=True))
+        yield Finding("mirror", f"MLflow lost its copy of run {key}", "it is made again", partial(tracking.remirror, workspace, store, key))
     for row in store.unmirrored():
         if row.key not in seen.lost and row.status in TERMINAL | {Status.INTERRUPTED}:
-            yield Finding("mirror", f"MLflow does not show run {row.key} as it is", "it is mirrored", _remirror(workspace, store, row.key))
+            text = f"MLflow does not show run {row.key} as it is"
+            yield Finding("mirror", text, "it is mirrored", partial(tracking.remirror, workspace, store, row.key))
     for run_id, (key, difference) in seen.edited.items():
         text = f"MLflow's copy of run {key} was edited: {difference}"
-        yield Finding("mirror", text, "it is made again", _remirror(workspace, store, key, edited=run_id))
+        yield Finding("mirror", text, "it is made again", _remaker(workspace, store, run_id, key))
     for run_id, key in seen.orphans.items():
         text = f"MLflow's run {run_id} ({key}) has no run in the database"
-        yield Finding("mirror", text, "it is deleted there", _deleter(workspace, store, run_id))
+        yield Finding("mirror", text, "it is deleted there", _deleter(workspace, store, run_id, key))
 
 
-def _deleter(workspace: Workspace, store: ResultStore, run_id: str) -> Callable[[], None]:
+def _deleter(workspace: Workspace, store: ResultStore, run_id: str, key: str) -> Callable[[], None]:
     def delete() -> None:
-        fault = tracking.delete_copies(workspace, store, [run_id])
-        if fault:
-            raise tracking.MirrorError(f"MLflow does not delete its run {run_id}: {fault}")
+        wrong = tracking.delete_copies(workspace, store, {run_id: key})
+        if wrong:
+            raise tracking.MirrorError(f"MLflow does not delete its run {run_id}: {wrong}")
 
     return delete
 
 
-def _remirror(workspace: Workspace, store: ResultStore, key: str, forget: bool = False, edited: str | None = None) -> Callable[[], None]:
-    def mirror() -> None:
-        if edited is not None:
-            _deleter(workspace, store, edited)()
-        if forget or edited is not None:
-            store.clear_mirror([key])
-        failed = tracking.repair(workspace, store, [key])
-        if failed:
-            raise tracking.MirrorError(f"MLflow does not take run {key}: {failed[key]}")
+def _remaker(workspace: Workspace, store: ResultStore, run_id: str, key: str) -> Callable[[], None]:
+    def remake() -> None:
+        store.clear_mirror([key])
+        _deleter(workspace, store, run_id, key)()
+        tracking.remirror(workspace, store, key)
 
-    return mirror
+    return remake

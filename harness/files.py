@@ -10,6 +10,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from harness.errors import StoreError, WorkspaceError
 from harness.store import File, ResultStore
@@ -59,6 +60,11 @@ def shown(workspace: Workspace, file: File) -> str:
         return str(file.place(workspace).relative_to(workspace.home))
     except StoreError:
         return repr(file.name)
+
+
+def plain(workspace: Workspace, file: File) -> dict[str, Any]:
+    """A file on record as plain values, with where it lies in the workspace."""
+    return {name: value for name, value in vars(file).items() if name != "edition"} | {"path": shown(workspace, file)}
 
 
 def remove_files(workspace: Workspace, store: ResultStore, files: Sequence[File]) -> None:

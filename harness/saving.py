@@ -223,8 +223,9 @@ def tidy(job: Job) -> None:
         with suppress(WorkspaceError):
             set_aside(job.workspace, stray.path)
 
-    if present:
-        patiently(partial(job.store.files.discard, present, put_aside))
+    left = patiently(partial(job.store.files.strays, present)) if present else []
+    if left:
+        patiently(partial(job.store.files.discard, left, put_aside))
 
 
 def patiently(act: Callable[[], T]) -> T:

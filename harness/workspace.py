@@ -72,7 +72,7 @@ def checkpoint_name(step: int) -> str:
     >>> checkpoint_name(100)
     'step-000000100.safetensors'
     """
-    return f"step-{step:09d}.safetensors"
+    return f"step-{step:09d}.safetensors" if isinstance(step, int) else ""  # a column of SQLite may hold anything
 
 
 @dataclass(frozen=True)
@@ -124,7 +124,7 @@ class Workspace:
 
     def checkpoint_file(self, edition: Edition, step: int) -> Path:
         """Where a checkpoint lies. Raises what `picture_file` raises."""
-        return _inside(_folder(self.checkpoints, edition), checkpoint_name(step) if isinstance(step, int) else str(step), self.checkpoints)
+        return _inside(_folder(self.checkpoints, edition), checkpoint_name(step), self.checkpoints)
 
     def picture_file(self, edition: Edition, name: str) -> Path:
         """Where a picture lies.
@@ -168,7 +168,9 @@ def _folder(top: Path, edition: Edition) -> Path:
 
 def leads_straight(path: Path, top: Path) -> bool:
     """Whether a path beneath `top` has no link and no `..` on its way from there."""
-    return path.resolve() == top.resolve() / path.relative_to(top) and ".." not in path.parts
+    inside = path.relative_to(top).parts
+    places = (top.joinpath(*inside[:count]) for count in range(1, len(inside) + 1))
+    return ".." not in inside and not any(place.is_symlink() for place in places)
 
 
 def _inside(folder: Path, name: str, top: Path) -> Path:

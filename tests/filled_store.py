@@ -64,6 +64,11 @@ def write_file(workspace: Workspace, path: Path | str, content: bytes) -> None:
     target.write_bytes(content)
 
 
+def sha256(content: bytes) -> str:
+    """What a file with this content must hash to."""
+    return hashlib.sha256(content).hexdigest()
+
+
 def places(workspace: Workspace, claim: Any) -> tuple[Path, Path]:
     """Where a finished run's checkpoint and its picture lie."""
     return workspace.checkpoint_file(claim.edition, 20_000), workspace.picture_file(claim.edition, "samples.png")
@@ -74,7 +79,7 @@ def finish(workspace: Workspace, store: ResultStore, claim: Any, status: Status 
     contents = [what + claim.key.encode() for what in (b"state of ", b"picture of ")]
     for place, content in zip(places(workspace, claim), contents, strict=True):
         write_file(workspace, place, content)
-    state, picture = (hashlib.sha256(content).hexdigest() for content in contents)
+    state, picture = map(sha256, contents)
     left_behind = {
         "reason": None if status is Status.DONE else "for a test",
         "metrics": METRICS,

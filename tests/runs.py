@@ -24,6 +24,7 @@ from forked import Forked
 
 from harness import tracking
 from harness.store import ResultStore
+from harness.tracking.fresh import DATABASE
 from harness.workspace import Workspace, sqlite_url
 
 ROOT = Path(__file__).parent.parent
@@ -169,6 +170,6 @@ def _copies(home: Path) -> dict[str, tuple[Any, ...]]:
             folder = home / "mlruns" / run.info.run_id / "artifacts"
             files = {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
             times = (run.info.start_time, run.info.end_time, run.info.status)
-            tags = {name: value for name, value in run.data.tags.items() if name.startswith("bench.")}
+            tags = {name: value for name, value in run.data.tags.items() if name.startswith("bench.") and name != DATABASE}
             found[run.data.tags["bench.key"]] = (run.data.params, tags, history, files, times)
     return found

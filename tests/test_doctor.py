@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import hashlib
 import shutil
 import sqlite3
 import threading
@@ -37,11 +36,6 @@ def here(workspace, monkeypatch):
     return Workspace.current()
 
 
-def sha256(content):
-    """What a file with this content must hash to."""
-    return hashlib.sha256(content).hexdigest()
-
-
 def finished(here, seed):
     """A finished run with a checkpoint and a picture; returns its key and their places."""
     with ResultStore.open(here.database_url) as store:
@@ -50,8 +44,8 @@ def finished(here, seed):
         state, picture = f"state {seed}".encode(), f"picture {seed}".encode()
         filled_store.finish(
             here, store, claim,
-            checkpoint=CheckpointFile("final", 20_000, sha256(state), 9),
-            artifacts=[ArtifactFile("samples.png", sha256(picture), 9)],
+            checkpoint=CheckpointFile("final", 20_000, filled_store.sha256(state), 9),
+            artifacts=[ArtifactFile("samples.png", filled_store.sha256(picture), 9)],
         )  # fmt: skip
         for place, content in zip(places, (state, picture), strict=True):  # `finish` writes files of its own
             filled_store.write_file(here, place, content)
@@ -67,7 +61,7 @@ def interrupted(here, seed):
         store.begin([claim], Plan(members=(claim.key,), threads=1, torch="2.13.0"), filled_store.ENVIRONMENT)
         place = here.checkpoint_file(claim.edition, 100)
         filled_store.write_file(here, place, b"on its way")
-        store.save([claim], [Saved(100, 1.0, checkpoint=CheckpointFile("last", 100, sha256(b"on its way"), 9))])
+        store.save([claim], [Saved(100, 1.0, checkpoint=CheckpointFile("last", 100, filled_store.sha256(b"on its way"), 9))])
         return claim.key, str(place.relative_to(here.home))
 
 

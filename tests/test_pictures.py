@@ -87,6 +87,11 @@ def files(home, key):
     return {path.name: path.read_bytes() for path in sorted((home / "pictures").glob(f"*/{key}.*/*"))}
 
 
+def picture(home, key, name):
+    """Where a picture of a run lies."""
+    return next((home / "pictures").glob(f"*/{key}.*/{name}"))
+
+
 def refused(*arguments):
     """The one line with which a command is refused."""
     result = call(*arguments)
@@ -150,12 +155,12 @@ def test_what_keeps_pictures_from_being_made_never_touches_the_result(workspace,
 def test_rm_and_rerun_remove_pictures(copied):
     home, (hvae, vb, _) = copied
     assert call("rm", vb, "--yes").exit_code == 0
-    assert not (home / "pictures" / vb).exists()
+    assert files(home, vb) == {}
     old = files(home, hvae)
-    (home / "pictures" / hvae / "path.png").write_bytes(b"old")
+    picture(home, hvae, "path.png").write_bytes(b"old")
     with stopped_after(steps=1):
         assert json_lines(call("run", "-m", HVAE, *DIGITS, "--rerun", "--json"))[0]["status"] == "timeout"
-    assert not (home / "pictures" / hvae).exists()
+    assert files(home, hvae) == {}
     assert json_lines(call("run", "-m", HVAE, *DIGITS, "--json"))[0]["status"] == "done"
     assert files(home, hvae) == old
 
@@ -214,7 +219,7 @@ def test_show_copies_them_out(copied):
     assert "exists already" in refused("show", hvae, "--pictures", "out/here")
     assert call("show", gaussian, "--pictures", "out/gaussian").stdout == "out/gaussian/curves.png\n"
     assert "No run named 'hvae'" in refused("show", "hvae", "--pictures", "out")
-    (home / "pictures" / hvae / "path.png").write_bytes(b"")
+    picture(home, hvae, "path.png").write_bytes(b"")
     result = call("show", hvae, "--pictures", "again")
     assert (result.exit_code, "path.png is missing" in result.stderr or "path.png is damaged" in result.stderr) == (0, True)
     assert not (home / "again" / "path.png").exists()

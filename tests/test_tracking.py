@@ -24,7 +24,8 @@ import harness.tracking
 from harness.pictures import learning_curves
 from harness.spec import Status
 from harness.store import Metric, Outcome, ResultStore
-from harness.tracking import Mirror, create_store, repair, sync, ui_command
+from harness.tracking import Copies, Mirror, create_store, delete_copies, look, repair, sync, ui_command
+from harness.workspace import Workspace, sqlite_url
 
 SPAWN = multiprocessing.get_context("spawn")
 LARGEST = sys.float_info.max
@@ -125,7 +126,7 @@ def test_mlflow_shows_everything_of_a_run(workspace, store, connect):
         "mlflow.source.git.commit": filled_store.ENVIRONMENT["git_commit"],
     }
     assert expected.items() <= run.data.tags.items()
-    assert set(run.data.tags) <= {*expected, "mlflow.user"}
+    assert set(run.data.tags) <= {*expected, "bench.database", "mlflow.user"}
     some = {
         "steps": "20000",
         "lr": "0.01",
@@ -292,7 +293,7 @@ def test_further_copies_are_deleted(workspace, store, connect):
     client = connect()
     sync(client, store, workspace, key)
     (run,) = copies(client, key)
-    client.create_run(run.info.experiment_id, run.info.start_time, {"bench.key": key})
+    client.create_run(run.info.experiment_id, run.info.start_time, {"bench.key": key, "bench.database": store.database})
     sync(client, store, workspace, key)
     assert [copy.info.run_id for copy in copies(client, key)] == [run.info.run_id]
 
@@ -316,6 +317,91 @@ def test_a_run_that_cannot_be_mirrored_does_not_keep_the_others_back(workspace, 
         connection.execute("UPDATE runs SET task_label = '' WHERE key = ?", [bad])  # MLflow has no experiment without a name
     assert repair(workspace, store).keys() == {bad}
     assert [row.key for row in store.unmirrored([good, bad])] == [bad]
+
+
+# Whose a copy is, and where its files lie
+
+
+def test_two_databases_with_one_mlflow_leave_each_others_copies_alone(workspace, store, connect):
+    """The same run, made twice: mirrored in turns, looked at and removed, nothing of the other one goes."""
+    other = Workspace(workspace.home, {"BENCH_DATABASE_URL": sqlite_url(workspace.home / "other.db")})
+    with ResultStore.open(other.database_url) as theirs:
+        key = finished(workspace, store)
+        assert finished(other, theirs) == key
+        client = connect()
+        for _ in range(2):
+            for at, each in ((workspace, store), (other, theirs)):
+                sync(client, each, at, key)
+                store.clear_mirror([key])
+        sync(client, store, workspace, key)
+        mine, other_copy = (each.rows([key])[key].mlflow_run_id for each in (store, theirs))
+        assert {copy.info.run_id for copy in copies(client, key)} == {mine, other_copy}
+        for at, each in ((workspace, store), (other, theirs)):
+            assert look(at, each) == Copies([], {})
+            assert delete_copies(at, each, {other_copy if each is store else mine: key}) is None
+        store.delete([key])
+        assert look(workspace, store) == Copies([], {mine: key})
+        assert look(other, theirs) == Copies([], {})
+        assert delete_copies(workspace, store, {mine: key}) is None
+        assert [copy.info.run_id for copy in copies(client, key)] == [other_copy]
+
+
+def test_a_copy_without_a_tag_is_whose_record_names_it(workspace, store, connect):
+    """MLflow's runs of before say not which database they are from."""
+    key = finished(workspace, store)
+    client = connect()
+    sync(client, store, workspace, key)
+    run_id = store.rows([key])[key].mlflow_run_id
+    client.delete_tag(run_id, "bench.database")
+    stranger = client.create_run(client.get_run(run_id).info.experiment_id, tags={"bench.key": key}).info.run_id
+    assert look(workspace, store) == Copies([], {})
+    assert delete_copies(workspace, store, {stranger: "0" * 16}) is None
+    sync(client, store, workspace, key)
+    assert {copy.info.run_id: copy.data.tags.get("bench.database") for copy in copies(client, key)} == {
+        run_id: store.database,
+        stranger: None,
+    }
+
+
+def test_a_copy_that_is_named_meanwhile_is_no_orphan(workspace, store, connect):
+    """Another process makes a copy, and notes it after doctor has asked MLflow, or after doctor has read the rows."""
+    key = finished(workspace, store)
+    client = connect()
+    sync(client, store, workspace, key)
+    (copy,) = copies(client, key)
+    store.clear_mirror([key])
+    assert look(workspace, store) == Copies([], {})  # it is to be mirrored still
+    assert store.set_mlflow_run(key, copy.info.run_id) == copy.info.run_id
+    assert delete_copies(workspace, store, {copy.info.run_id: key}) is None
+    assert len(copies(client, key)) == 1
+
+
+def test_a_copied_workspace_keeps_its_files_to_itself(workspace, store, connect, tmp_path):
+    first, second = finished(workspace, store, 0), finished(workspace, store, 1)
+    sync(connect(), store, workspace, first)
+    shutil.copytree(workspace.home, tmp_path / "copy")
+    before = sorted(workspace.artifacts.rglob("*"))
+    there = Workspace(tmp_path / "copy")
+    with ResultStore.open(there.database_url) as copied:
+        client = harness.tracking.connect(there, copied)
+        for key in (first, second):
+            sync(client, copied, there, key)
+            run = client.get_run(copied.rows([key])[key].mlflow_run_id)
+            folder = there.artifacts / run.info.run_id / "artifacts"
+            assert run.info.artifact_uri == folder.as_uri()
+            assert (folder / "checkpoint" / f"{key}.safetensors").read_bytes() == b"state of " + key.encode()
+            assert "spec.json" in {file.path for file in client.list_artifacts(run.info.run_id)}
+        shutil.rmtree(workspace.artifacts)
+        assert look(there, copied) == Copies([], {})
+    assert before
+
+
+def test_what_has_other_bytes_than_on_record_is_not_uploaded(workspace, store, connect):
+    key = finished(workspace, store)
+    store.checkpoints(key)[0].place(workspace).write_bytes(b"-----BEGIN PRIVATE KEY-----")
+    client = connect()
+    sync(client, store, workspace, key)
+    assert set(content(client, key)[-1]) == {"spec.json", "environment.json", "curves.png", "pictures/samples.png"}
 
 
 # Making the store

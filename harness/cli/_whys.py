@@ -45,6 +45,7 @@ def described(found: Sequence[Origin], sample: Sample, workspace: Workspace) -> 
 
 
 def _run(made: Made, workspace: Workspace) -> dict[str, Any]:
+    from harness.files import plain
     from harness.tracking.fresh import run_page
 
     run, score, plan = made.run, made.score, made.plan
@@ -58,7 +59,7 @@ def _run(made: Made, workspace: Workspace) -> dict[str, Any]:
         "se": None if score is None or score.se is None else plain_number(score.se),
         "step": run.step,
         "seconds": round(run.wall_s, 3),
-        "checkpoint": None if made.checkpoint is None else vars(made.checkpoint),
+        "checkpoint": None if made.checkpoint is None else plain(workspace, made.checkpoint),
         "source_hash": run.source_hash,
         "environment": made.environment,
         "plan": plan | {"members": len(plan["members"])} if plan else None,

@@ -37,7 +37,7 @@ def rm(keys: Sequence[str], yes: bool) -> None:
             names = ", ".join(f"{row.key} ({row.method} on {row.task_label}, seed {row.seed}, {row.status})" for row in rows)
             click.confirm(f"Remove {names}?", abort=True, err=True)
         remove_files(workspace, store, store.delete([row.key for row in rows]))
-        mirrored = [row.mlflow_run_id for row in rows if row.mlflow_run_id]
+        mirrored = {row.mlflow_run_id: row.key for row in rows if row.mlflow_run_id}
         left = tracking.delete_copies(workspace, store, mirrored) if mirrored else None
     say(f"Removed {plural(len(rows), 'run')}.")
     if left:

@@ -18,7 +18,7 @@ from harness.workspace import Workspace
 
 if TYPE_CHECKING:
     from harness.registry import Found, Kind
-    from harness.store import File, ResultStore, RunRow
+    from harness.store import ResultStore, RunRow
 
 KEY = re.compile(r"[0-9a-f]{4,16}")
 BARS = "▁▂▃▄▅▆▇█"
@@ -170,6 +170,7 @@ def _pictures(workspace: Workspace, store: ResultStore, row: RunRow) -> Iterator
 
 def _run(workspace: Workspace, store: ResultStore, row: RunRow) -> dict[str, Any]:
     from harness.cli._described import described
+    from harness.files import plain
     from harness.spec import plain_number
 
     plan = store.plan(row.key)
@@ -180,20 +181,14 @@ def _run(workspace: Workspace, store: ResultStore, row: RunRow) -> dict[str, Any
         "history": [
             {"at": line.at, "status": line.status.value, "reason": line.reason, "step": line.step} for line in store.history(row.key)
         ],
-        "checkpoints": [_file(workspace, file) for file in store.checkpoints(row.key)],
-        "pictures": [_file(workspace, file) for file in store.artifacts(row.key)],
+        "checkpoints": [plain(workspace, file) for file in store.checkpoints(row.key)],
+        "pictures": [plain(workspace, file) for file in store.artifacts(row.key)],
         "curves": {name: [[step, plain_number(value)] for step, value in curve] for name, curve in store.curves(row.key).items()},
         "plan": plan.model_dump(mode="json") if plan else None,
         "environment": store.environment(row.key),
         "errata": [mark._asdict() for mark in store.errata.of(row.key)],
         "earlier_result": store.earlier.of(row.key),
     }
-
-
-def _file(workspace: Workspace, file: File) -> dict[str, Any]:
-    from harness.files import shown
-
-    return {name: value for name, value in vars(file).items() if name != "edition"} | {"path": shown(workspace, file)}
 
 
 def _print_run(run: dict[str, Any], row: RunRow) -> None:

@@ -9,12 +9,12 @@ from __future__ import annotations
 from collections.abc import Container, Iterable, Sequence
 from typing import Any
 
-from sqlalchemy import Connection, Row, bindparam, insert, select, tuple_, update
+from sqlalchemy import Connection, Row, bindparam, insert, select, text, tuple_, update
 
 from harness.errors import LeaseLost, UsageError
 from harness.spec import TERMINAL, Plan, Status
 from harness.store.connect import now
-from harness.store.reading import chunks, database_id, is_held, owner_of, plans_by_digest
+from harness.store.reading import abandoned, chunks, database_id, is_held, owner_of, plans_by_digest
 from harness.store.rows import Claim, OpenRun, Owner, Taken
 from harness.store.schema import run_history, runs
 from harness.workspace import Edition
@@ -45,6 +45,12 @@ def lock(connection: Connection, keys: Iterable[str], wait: bool = True) -> Rows
         query = select(runs).where(runs.c.key.in_(part)).order_by(runs.c.key).with_for_update(skip_locked=not wait)
         found |= {row.key: row for row in connection.execute(query)}
     return found
+
+
+def keep_still(connection: Connection) -> None:
+    """Let nobody else write runs until the transaction ends; on SQLite nobody can anyway."""
+    if connection.dialect.name == "postgresql":
+        connection.execute(text("LOCK TABLE runs IN SHARE ROW EXCLUSIVE MODE"))
 
 
 def record(connection: Connection, changes: Sequence[dict[str, Any]]) -> None:
@@ -242,3 +248,10 @@ def release(connection: Connection, claims: Sequence[Claim], status: Status, rea
         given_back = {"status": status.value, "reason": reason, "revision": runs.c.revision + 1, **NO_OWNER}
         connection.execute(update(runs).where(runs.c.key.in_(part)).values(**given_back))
     record(connection, [change(row, at, status, reason) for row in live.values()])
+
+
+def give_back(connection: Connection, key: str, owner: Owner, reason: str) -> None:
+    """Interrupt a run that is on record as running and that no living process holds."""
+    keep_still(connection)
+    if key in (row.key for row in abandoned(connection)):
+        release(connection, claim(connection, [key], owner, 0.0).claims, Status.INTERRUPTED, reason)

@@ -6,9 +6,9 @@ from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager
 from typing import Any, TypeVar
 
-from sqlalchemy import ColumnElement, Connection, Row, delete, insert, select, text
+from sqlalchemy import ColumnElement, Connection, Row, delete, insert, select
 
-from harness.store.claims import lock
+from harness.store.claims import keep_still, lock
 from harness.store.connect import now
 from harness.store.floats import stored_json
 from harness.store.reading import chunks, database_id, is_held, owner_of
@@ -138,7 +138,7 @@ def _discardable(connection: Connection, files: Sequence[OnDiskFile]) -> list[On
     keys = {file.edition.key for file in files}
     still = connection.dialect.name == "sqlite"
     if not still and len(editions_of(connection, keys)) < len(keys):
-        connection.execute(text("LOCK TABLE runs IN SHARE ROW EXCLUSIVE MODE"))  # else a run that is not there might come
+        keep_still(connection)  # else a run that is not there might come
         still = True
     locked = lock(connection, keys)
     return strays(connection, [file for file in files if still or file.edition.key in locked])

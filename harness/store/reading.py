@@ -7,7 +7,7 @@ import re
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import fields
 from functools import lru_cache
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple
 
 from pydantic import ValidationError
 from sqlalchemy import Column, ColumnElement, Connection, Row, Select, Table, and_, false, func, or_, select
@@ -16,12 +16,11 @@ from harness.errors import StoreError
 from harness.spec import Description, Plan, Status
 from harness.store.connect import now
 from harness.store.floats import decode, decode_curve, stored_json
-from harness.store.rows import Curve, HistoryRow, Metric, OnDisk, Owner, RunRow, Standing
+from harness.store.rows import Curve, HistoryRow, Metric, Owner, RunRow, Standing
 from harness.store.schema import BEHIND, curves, database, descriptions, environments, metrics, plans, run_history, runs, sources
 
 # Values in one IN list: far below every database's limit.
 CHUNK = 500
-OnDiskFile = TypeVar("OnDiskFile", bound=OnDisk)
 # A row's plain fields, read by position: by name, a hundred thousand rows take twice as long.
 RUN_NAMES = [field.name for field in fields(RunRow) if field.name != "owner"]
 OWNER_COLUMNS = [column for column in runs.c if column.name.startswith("owner_")]
@@ -230,6 +229,12 @@ def paces(connection: Connection, methods: Collection[str]) -> list[Pace]:
     measured = (runs.c.method.in_(methods), runs.c.step > 0, runs.c.status.in_([status.value for status in PACED]))
     query = select(runs.c.cell, *known, func.sum(runs.c.wall_s), func.sum(runs.c.step)).where(*measured).group_by(runs.c.cell)
     return [Pace(*row)._replace(steps=int(row[-1])) for row in connection.execute(query)]  # PostgreSQL sums to a Decimal
+
+
+def copies(connection: Connection) -> dict[str, str]:
+    """The run in MLflow of each run that has one."""
+    found = connection.execute(select(runs.c.key, runs.c.mlflow_run_id).where(runs.c.mlflow_run_id.is_not(None)))
+    return {row.key: row.mlflow_run_id for row in found}
 
 
 def behind(connection: Connection, keys: Collection[str]) -> list[str]:

@@ -14,11 +14,13 @@ from harness.store.connect import engine_for, reading
 from harness.store.earlier import COLUMNS, TABLES
 from harness.store.floats import FINITE, decode_curve, stored_json
 from harness.store.schema import metadata
+from harness.workspace import DATABASE, FILE_NAME
 
 LATEST = 32_503_680_000
 """The year 3000, in seconds since 1970."""
 HALF_A_CHARACTER = re.compile("[\ud800-\udfff]")
 """What bytes that are not UTF-8 are read as."""
+Content = Callable[[Any, Row[Any]], bool]
 KINDS = (FINITE, "nan", "+inf", "-inf")
 
 
@@ -55,31 +57,31 @@ def edited(url: str) -> Iterator[Edited]:
 
 
 def _of(connection: Connection, table: Table) -> Iterator[Edited]:
+    checks = [(column, _type_of(column), CONTENT.get((table.name, column.name))) for column in table.columns]
     for row in connection.execute(select(table).execution_options(yield_per=500)):
-        wrong = next((column.name for column in table.columns if not _is_right(table.name, column, row)), None)
+        wrong = next((check[0].name for value, check in zip(row, checks, strict=True) if not _is_right(value, row, *check)), None)
         if wrong is not None:
             name = " ".join(f"{row._mapping[column.name]}" for column in table.primary_key)
             yield Edited(table.name, name, wrong, f"{row._mapping[wrong]!r:.60}")
 
 
-def _is_right(table: str, column: Column[Any], row: Row[Any]) -> bool:
-    value = row._mapping[column.name]
+def _is_right(value: Any, row: Row[Any], column: Column[Any], has_type: Callable[[Any], bool], content: Content | None) -> bool:
     if value is None:
         return bool(column.nullable)
-    content = CONTENT.get((table, column.name))
     try:
-        return _has_type(column, value) and (content is None or content(value, row))
+        return has_type(value) and (content is None or content(value, row))
     except (ValueError, TypeError, LookupError, AttributeError, RecursionError):
         return False
 
 
-def _has_type(column: Column[Any], value: Any) -> bool:
+def _type_of(column: Column[Any]) -> Callable[[Any], bool]:
+    """Whether a value is of the column's type; asked a million times, so what is known of the column is found out before."""
     if isinstance(column.type, Text):
-        return isinstance(value, str) and not HALF_A_CHARACTER.search(value)
+        return lambda value: isinstance(value, str) and (value.isascii() or not HALF_A_CHARACTER.search(value))
     if isinstance(column.type, Double):
         is_time = column.name in ("at", "lease_expires") or column.name.endswith("_at")
-        return isinstance(value, float | int) and (not is_time or 0 <= value < LATEST)
-    return isinstance(value, int) and value >= -1  # of what was never mirrored
+        return lambda value: isinstance(value, float | int) and (not is_time or 0 <= value < LATEST)
+    return lambda value: isinstance(value, int) and value >= -1  # of what was never mirrored
 
 
 def _is_mapping(value: str, _row: Row[Any]) -> bool:
@@ -116,7 +118,15 @@ def _is_earlier_result(value: str, _row: Row[Any]) -> bool:
     return known and all(row.keys() == names for name, names in wanted.items() for row in result[name])
 
 
-CONTENT: dict[tuple[str, str], Callable[[Any, Row[Any]], bool]] = {
+def _is_database(value: str, _row: Row[Any]) -> bool:
+    return bool(re.fullmatch(DATABASE, value))
+
+
+def _is_file_name(value: str, _row: Row[Any]) -> bool:
+    return bool(re.fullmatch(FILE_NAME, value))
+
+
+CONTENT: dict[tuple[str, str], Content] = {
     ("runs", "spec"): _is_its_spec,
     ("runs", "settings"): _is_mapping,
     ("runs", "status"): _is_status,
@@ -128,6 +138,8 @@ CONTENT: dict[tuple[str, str], Callable[[Any, Row[Any]], bool]] = {
     ("environments", "environment"): _is_mapping,
     ("errata", "result"): _is_mapping,
     ("earlier_results", "result"): _is_earlier_result,
+    ("database", "id"): _is_database,
+    ("artifacts", "name"): _is_file_name,
     ("descriptions", "description"): lambda value, row: hashlib.sha256(value.encode()).hexdigest()[:16] == row.digest,
     ("sources", "source"): lambda value, row: hashlib.sha256(value.encode()).hexdigest() == row.digest,
 }

@@ -235,6 +235,11 @@ class ResultStore:
         with self._write() as connection:
             claiming.release(connection, claims, status, reason)
 
+    def give_back(self, key: str, owner: Owner, reason: str) -> None:
+        """Give a run back whose process has died, if it is still on record as running and no living process holds it."""
+        with self._write() as connection:
+            claiming.give_back(connection, key, owner, reason)
+
     # Writing
 
     def begin(self, claims: Sequence[Claim], plan: Plan, environment: dict[str, Any]) -> None:
@@ -313,6 +318,11 @@ class ResultStore:
         """The runs whose mirror is behind, the oldest first; all of them, or those among `keys`."""
         with self._read() as connection:
             return reading.unmirrored(connection, keys)
+
+    def copies(self) -> dict[str, str]:
+        """The run in MLflow of each run that has one."""
+        with self._read() as connection:
+            return reading.copies(connection)
 
     def set_mlflow_run(self, key: str, mlflow_run_id: str) -> str:
         """Name the run's mirror, unless it has a name; returns the name that it has now."""

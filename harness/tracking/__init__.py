@@ -6,7 +6,7 @@ process of its own beside the runs, so that an MLflow that is locked, slow or aw
 
 from __future__ import annotations
 
-from harness.tracking.audit import Copies, delete_copies, look
+from harness.tracking.audit import Copies, delete_copies, look, remirror
 from harness.tracking.fresh import MirrorError, connect, create_store, local_copy, ui_command
 from harness.tracking.process import Mirror, repair
 from harness.tracking.runs import sync
@@ -20,6 +20,7 @@ __all__ = [
     "delete_copies",
     "local_copy",
     "look",
+    "remirror",
     "repair",
     "sync",
     "ui_command",

@@ -1,22 +1,23 @@
-"""Whether MLflow still has what was mirrored to it."""
+"""Whether MLflow still has what was mirrored to it, and what it has of this database beside that."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from contextlib import suppress
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 from urllib.parse import unquote, urlsplit
 
+from harness.files import content
 from harness.spec import TERMINAL
-from harness.store import ResultStore, RunRow
-from harness.tracking.fresh import connect, is_missing, one_line
-from harness.tracking.runs import params_of
+from harness.store import CheckpointFile, ResultStore, RunRow
+from harness.tracking.fresh import MirrorError, connect, is_missing, is_ours, one_line
+from harness.tracking.runs import params_of, sync
 from harness.workspace import Workspace
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
+    from mlflow.entities import Run
 
 PAGE = 1000
 
@@ -32,21 +33,35 @@ class Copies:
 
 
 def look(workspace: Workspace, store: ResultStore) -> Copies | str:
-    """Compare MLflow's runs with the database, changing neither; a text where MLflow cannot be asked."""
-    rows = {row.key: row for row in store.recent(10**9) if row.mlflow_run_id is not None}
-    if is_missing(workspace):
-        return Copies(sorted(rows), {})
+    """Compare MLflow's runs with the database, changing neither; a text where MLflow cannot be asked.
+
+    What others mirror meanwhile is neither lost nor an orphan: what was on record before is looked for, and what MLflow has is
+    held against what is on record afterwards.
+    """
+    before = store.copies()
     try:
-        found = _runs(connect(workspace, store))
+        runs = {} if is_missing(workspace) else _runs(connect(workspace, store))
     except Exception as err:  # noqa: BLE001 - whatever MLflow raises, the results are safe
         return one_line(err, workspace.tracking_uri)
-    lost = [key for key, row in rows.items() if row.mlflow_run_id not in found or _has_lost_files(store, row, found[row.mlflow_run_id])]
-    known = {row.mlflow_run_id for row in rows.values()}
-    orphans = {run_id: run.data.tags["bench.key"] for run_id, run in found.items() if run_id not in known}
-    return Copies(sorted(lost), orphans, _edited(rows.values(), found))
+    after = {row.key: row for row in store.recent(10**9)}
+    ours = {
+        run_id: run
+        for run_id, run in runs.items()
+        if is_ours(run, store, key := run.data.tags["bench.key"], after[key].mlflow_run_id if key in after else None)
+    }
+    files = store.files.checkpoints()
+
+    def is_lost(row: RunRow) -> bool:
+        run = ours.get(row.mlflow_run_id or "")
+        return before.get(row.key) == row.mlflow_run_id is not None and (run is None or _has_lost_files(workspace, files, row, run))
+
+    lost = sorted(row.key for row in after.values() if is_lost(row))
+    keys = {run_id: run.data.tags["bench.key"] for run_id, run in ours.items()}
+    orphans = {run_id: key for run_id, key in keys.items() if _is_orphan(after, run_id, key)}
+    return Copies(lost, orphans, _edited(after.values(), ours))
 
 
-def _edited(rows: Iterable[RunRow], found: dict[str, Any]) -> dict[str, tuple[str, str]]:
+def _edited(rows: Iterable[RunRow], found: dict[str, Run]) -> dict[str, tuple[str, str]]:
     """The copies whose parameters or tags are not those of their run, with the run's key and the first that differs."""
     edited = {}
     for row in rows:
@@ -62,9 +77,15 @@ def _edited(rows: Iterable[RunRow], found: dict[str, Any]) -> dict[str, tuple[st
     return edited
 
 
-def _runs(client: MlflowClient) -> dict[str, Any]:
-    """Every living run of ours, by its id."""
-    found: dict[str, Any] = {}
+def _is_orphan(rows: Mapping[str, RunRow], run_id: str, key: str) -> bool:
+    """Whether no row has this copy. Of a run that is to be mirrored still, the mirror itself removes what is too much."""
+    row = rows.get(key)
+    return row is None or (row.mlflow_run_id != run_id and row.mirrored_revision >= row.revision)
+
+
+def _runs(client: MlflowClient) -> dict[str, Run]:
+    """Every living run with a key of ours, by its id."""
+    found: dict[str, Run] = {}
     for experiment in client.search_experiments():
         token = None
         while True:
@@ -76,28 +97,57 @@ def _runs(client: MlflowClient) -> dict[str, Any]:
     return found
 
 
-def _has_lost_files(store: ResultStore, row: RunRow, run: Any) -> bool:
-    """Whether the local folder of an ended run's files has lost any of the files that every ended run has."""
+def _has_lost_files(workspace: Workspace, files: Mapping[str, list[CheckpointFile]], row: RunRow, run: Run) -> bool:
+    """Whether the local folder of an ended run's files has lost any of those that it could have."""
     parts = urlsplit(run.info.artifact_uri)
     if row.status not in TERMINAL or parts.scheme not in ("", "file") or row.mirrored_revision < row.revision:
         return False
     folder = Path(unquote(parts.path))
-    wanted = [folder / "spec.json", folder / "environment.json"]
-    wanted += [folder / "checkpoint" / f"{row.key}.safetensors" for _ in store.checkpoints(row.key)[:1]]
-    return not all(path.exists() for path in wanted)
+    if not (folder / "spec.json").exists() or not (folder / "environment.json").exists():
+        return True
+    has_checkpoint = (folder / "checkpoint" / f"{row.key}.safetensors").exists()
+    return not has_checkpoint and any(content(workspace, file) is not None for file in files.get(row.key, [])[:1])
 
 
-def delete_copies(workspace: Workspace, store: ResultStore, run_ids: Sequence[str]) -> str | None:
-    """Delete some of MLflow's runs; returns what went wrong, or None."""
+def remirror(workspace: Workspace, store: ResultStore, key: str) -> None:
+    """Bring MLflow's copy of a run to what the database says.
+
+    Raises:
+        MirrorError: MLflow does not take it.
+    """
+    try:
+        sync(connect(workspace, store), store, workspace, key)
+    except Exception as err:
+        raise MirrorError(f"MLflow does not take run {key}: {one_line(err, workspace.tracking_uri)}") from err
+
+
+def delete_copies(workspace: Workspace, store: ResultStore, run_ids: Mapping[str, str]) -> str | None:
+    """Delete some of MLflow's runs, given with their keys, if they are this database's; returns what went wrong, or None."""
     if is_missing(workspace):
         return None
     try:
         client = connect(workspace, store)
-        from mlflow.exceptions import MlflowException
-
-        for run_id in run_ids:
-            with suppress(MlflowException):  # gone already
-                client.delete_run(run_id)
+        for run_id, key in run_ids.items():
+            _delete_copy(client, store, run_id, key)
     except Exception as err:  # noqa: BLE001 - whatever MLflow raises, the database is right
         return one_line(err, workspace.tracking_uri)
     return None
+
+
+def _delete_copy(client: MlflowClient, store: ResultStore, run_id: str, key: str) -> None:
+    """Delete a copy that the database does not name, unless another process names it meanwhile."""
+    from mlflow.exceptions import MlflowException
+
+    def is_named() -> bool:
+        row = store.rows([key]).get(key)
+        return row is not None and row.mlflow_run_id == run_id
+
+    try:
+        run = client.get_run(run_id)
+        if is_ours(run, store, key, run_id) and run.info.lifecycle_stage == "active" and not is_named():
+            client.delete_run(run_id)
+            if is_named():
+                client.restore_run(run_id)
+    except MlflowException as err:
+        if err.error_code != "RESOURCE_DOES_NOT_EXIST":
+            raise

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import sqlite3
 import sys
 from contextlib import closing, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
-from urllib.parse import unquote
+from urllib.parse import unquote, urlsplit
 
 from harness.errors import BenchError, UsageError
 from harness.errors import one_line as on_one_line
@@ -20,6 +21,7 @@ from harness.workspace import Workspace, leads_straight, redact, sqlite_url, wit
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
+    from mlflow.entities import Run
 
 # Quiet, no reports to anyone, and no retrying for minutes; what the user has set stays.
 ENVIRONMENT = {
@@ -32,6 +34,8 @@ ENVIRONMENT = {
 }
 
 
+DATABASE = "bench.database"
+"""The tag that says which database a run of MLflow is a copy from."""
 UI_HOST, UI_PORT = "127.0.0.1", 5000
 LONGEST_REASON = 1000
 DATABASES = ("sqlite", "postgresql", "mysql", "mssql")
@@ -97,6 +101,32 @@ def is_missing(workspace: Workspace) -> bool:
     """Whether MLflow's SQLite file is not there (yet, or any more)."""
     file = _local_file(workspace)
     return file is not None and not Path(file).exists()
+
+
+def is_ours(run: Run, store: ResultStore, key: str, on_record: str | None) -> bool:
+    """Whether a run of MLflow is this database's copy of its run `key`; one from before databases had an id is, if it is `on_record`."""
+    tags = run.data.tags
+    database = store.database if run.info.run_id == on_record else None
+    return tags.get("bench.key") == key and tags.get(DATABASE, database) == store.database
+
+
+def upload(client: MlflowClient, workspace: Workspace, run_id: str, folder: Path) -> None:
+    """Put the files of a folder beside a run's numbers; those of a local store always go to this workspace.
+
+    Where a run's files lie, MLflow has on record from the experiment's first run: that may be another workspace, or this one
+    before it was moved or copied.
+    """
+    noted = client.get_run(run_id).info.artifact_uri
+    if is_remote(workspace) or urlsplit(noted).scheme not in ("", "file"):
+        client.log_artifacts(run_id, str(folder))
+        return
+    target = workspace.artifacts / run_id / "artifacts"
+    shutil.copytree(folder, target, dirs_exist_ok=True)
+    if noted != target.as_uri():
+        from mlflow.store.tracking.dbmodels.models import SqlRun
+
+        with client._tracking_client.store.ManagedSessionMaker(read_only=False) as session:
+            session.query(SqlRun).filter(SqlRun.run_uuid == run_id).update({"artifact_uri": target.as_uri()})
 
 
 def local_copy(workspace: Workspace, run_id: str | None, name: str) -> bytes | None:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from harness.store import ResultStore
-from harness.tracking.fresh import connect
+from harness.tracking.fresh import DATABASE, connect, upload
 from harness.tracking.runs import experiment_of
 from harness.workspace import Workspace
 
@@ -31,26 +31,31 @@ def show_search(
         page: its figures as HTML.
     """
     client = connect(workspace, store)
-    parent = _parent(client, experiment_of(client, workspace, task), name)
     rows = store.rows(list(keys))
+    copies = {key: copy for key, row in rows.items() if (copy := row.mlflow_run_id) is not None}
+    parent = _parent(client, experiment_of(client, workspace, task), store, name, copies)
     for key, number in keys.items():
-        copy = rows[key].mlflow_run_id if key in rows else None
-        if copy is not None:
-            client.set_tag(copy, "mlflow.parentRunId", parent)
-            client.set_tag(copy, "trial", str(number))
-    _write(client, parent, result, page)
+        if key in copies:
+            client.set_tag(copies[key], "mlflow.parentRunId", parent)
+            client.set_tag(copies[key], "trial", str(number))
+    _write(client, workspace, parent, result, page)
 
 
-def _parent(client: MlflowClient, place: str, name: str) -> str:
-    found = client.search_runs([place], f"tags.`{TAG}` = '{name}'", max_results=1)
-    return (
-        found[0].info.run_id
-        if found
-        else client.create_run(place, tags={TAG: name, "mlflow.source.name": "bench"}, run_name=name).info.run_id
-    )
+def _parent(client: MlflowClient, place: str, store: ResultStore, name: str, copies: dict[str, str]) -> str:
+    """The parent run that bears this database's id, else one from before it had an id that is above a trial of ours, else a new one."""
+    ours = client.search_runs([place], f"tags.`{TAG}` = '{name}' AND tags.`{DATABASE}` = '{store.database}'", max_results=1)
+    if ours:
+        return ours[0].info.run_id
+    above = {client.get_run(copy).data.tags.get("mlflow.parentRunId") for copy in list(copies.values())[:1]}
+    for run in client.search_runs([place], f"tags.`{TAG}` = '{name}'"):
+        if run.info.run_id in above and DATABASE not in run.data.tags:
+            client.set_tag(run.info.run_id, DATABASE, store.database)
+            return run.info.run_id
+    tags = {TAG: name, DATABASE: store.database, "mlflow.source.name": "bench"}
+    return client.create_run(place, tags=tags, run_name=name).info.run_id
 
 
-def _write(client: MlflowClient, parent: str, result: dict[str, Any], page: str) -> None:
+def _write(client: MlflowClient, workspace: Workspace, parent: str, result: dict[str, Any], page: str) -> None:
     for name, value in (result["best"] or {"settings": {}})["settings"].items():
         client.set_tag(parent, f"bench.best.{name}", str(value))
     numbers = {"best_score": (result["best"] or {}).get("score"), "optimism_gap": result["optimism_gap"], "trials": result["trials"]}
@@ -62,5 +67,5 @@ def _write(client: MlflowClient, parent: str, result: dict[str, Any], page: str)
     with tempfile.TemporaryDirectory(prefix="bench-mirror-") as folder:
         (Path(folder) / "figures.html").write_text(page, encoding="utf-8")
         (Path(folder) / "result.json").write_text(json.dumps(result, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-        client.log_artifacts(parent, folder)
+        upload(client, workspace, parent, Path(folder))
     client.set_terminated(parent)

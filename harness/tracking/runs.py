@@ -20,7 +20,7 @@ from harness.errors import BenchError, shortened
 from harness.files import content
 from harness.spec import Status, digest
 from harness.store import Curve, File, Metric, ResultStore, RunRow
-from harness.tracking.fresh import is_remote
+from harness.tracking.fresh import DATABASE, is_ours, is_remote, upload
 from harness.workspace import Workspace
 
 if TYPE_CHECKING:
@@ -115,16 +115,16 @@ def experiment_of(client: MlflowClient, workspace: Workspace, name: str) -> str:
 def _run_of(client: MlflowClient, store: ResultStore, workspace: Workspace, row: RunRow) -> Run:
     """The run's copy: the one the database names, else one with its tag, else a new one; further ones are deleted."""
     experiment = experiment_of(client, workspace, row.task_label)
-    named = _named_run(client, row)
+    named = _named_run(client, store, row)
     if named is not None and row.status in ONGOING:
         return named
-    tagged = f"tags.`bench.key` = '{row.key}'"
+    tagged = f"tags.`bench.key` = '{row.key}' AND tags.`{DATABASE}` = '{store.database}'"
     copies = client.search_runs([experiment], tagged)
     fitting = sorted(copy.info.run_id for copy in copies if copy.info.start_time == _start_ms(row))
     if named is not None:
         chosen = named.info.run_id
     else:
-        chosen = fitting[0] if fitting else _new_run(client, experiment, row)
+        chosen = fitting[0] if fitting else _new_run(client, experiment, store, row)
         _forget(store, row)
     stored = store.set_mlflow_run(row.key, chosen)
     for copy in copies if named is not None else client.search_runs([experiment], tagged):
@@ -133,8 +133,8 @@ def _run_of(client: MlflowClient, store: ResultStore, workspace: Workspace, row:
     return client.get_run(stored)
 
 
-def _named_run(client: MlflowClient, row: RunRow) -> Run | None:
-    """The copy that the database names, restored where it was deleted; None where it is gone or of another start."""
+def _named_run(client: MlflowClient, store: ResultStore, row: RunRow) -> Run | None:
+    """The copy that the database names, restored where it was deleted; None where it is gone, another's, or of another start."""
     from mlflow.exceptions import MlflowException
 
     if row.mlflow_run_id is None:
@@ -145,15 +145,15 @@ def _named_run(client: MlflowClient, row: RunRow) -> Run | None:
         if err.error_code == "RESOURCE_DOES_NOT_EXIST":
             return None
         raise
-    if run.info.start_time != _start_ms(row):
+    if run.info.start_time != _start_ms(row) or not is_ours(run, store, row.key, row.mlflow_run_id):
         return None
     if run.info.lifecycle_stage == "deleted":
         client.restore_run(run.info.run_id)
     return run
 
 
-def _new_run(client: MlflowClient, experiment: str, row: RunRow) -> str:
-    tags = {"bench.key": row.key}
+def _new_run(client: MlflowClient, experiment: str, store: ResultStore, row: RunRow) -> str:
+    tags = {"bench.key": row.key, DATABASE: store.database}
     with suppress(KeyError, OSError):  # a container may know no user
         tags["mlflow.user"] = getpass.getuser()
     return client.create_run(experiment, _start_ms(row), tags, _run_name(row)).info.run_id
@@ -198,6 +198,7 @@ def _tags(store: ResultStore, row: RunRow, metrics: dict[str, Metric]) -> dict[s
     odd = [f"{name} = {metric.value}" for name, metric in metrics.items() if not math.isfinite(metric.value)]
     tags = {
         "bench.key": row.key,
+        DATABASE: store.database,
         "bench.cell": row.cell,
         "bench.method": row.method_label,
         "bench.task": row.task_label,
@@ -286,4 +287,4 @@ def _upload(client: MlflowClient, store: ResultStore, workspace: Workspace, row:
             if found is not None:  # the database may be shared, the file on another machine
                 (folder / target).parent.mkdir(exist_ok=True)
                 (folder / target).write_bytes(found)
-        client.log_artifacts(run_id, str(folder))
+        upload(client, workspace, run_id, folder)
