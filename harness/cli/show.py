@@ -165,7 +165,7 @@ def _pictures(workspace: Workspace, store: ResultStore, row: RunRow) -> Iterator
         if content is not None:
             yield file.name, content
         else:
-            say(f"{file.name} of run {row.key} is {files.fault(workspace, file)}; bench run --rerun makes it again.", err=True)
+            say(f"{files.shown(workspace, file)} is {files.fault(workspace, file)}; bench run --rerun makes it again.", err=True)
 
 
 def _run(workspace: Workspace, store: ResultStore, row: RunRow) -> dict[str, Any]:
