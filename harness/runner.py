@@ -82,9 +82,13 @@ def run(job: Job) -> Iterator[Event]:
         LeaseLost: another process has taken over.
     """
     try:
+        method, task = registry.load(job.specs[0], partial(permitted_source, job.store, job.options))
+    except BenchError as err:  # another machine may have its plugins, or may run their code
+        _give_back(job, Status.QUEUED, str(err))
+        raise
+    try:
         devices.use(job.plan.device)
         collect_as_usual()
-        method, task = registry.load(job.specs[0], partial(permitted_source, job.store, job.options))
         patiently(lambda: job.store.begin(list(job.claims.values()), job.plan, environment.describe()))
         torch.set_num_threads(job.plan.threads)
         state, warnings = resume(job, method, task)

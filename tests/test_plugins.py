@@ -202,6 +202,28 @@ def test_a_plugin_that_has_gone_is_set_aside_with_its_reason(bench, workspace, m
     assert {(line["method"], line["status"]) for line in json_lines(bench("list", "runs", "--json"))} == {("vb", "done"), ("pnf", "queued")}
 
 
+def test_what_is_made_anew_has_the_code_that_made_it(bench, workspace):
+    bench("run", "-m", "vb", *SMOKE)
+    with sqlite3.connect(workspace / "bench.db") as database:
+        (now,) = database.execute("SELECT source_hash FROM runs").fetchone()
+        database.execute("UPDATE runs SET source_hash = 'another'")
+    assert bench("run", "-m", "vb", *SMOKE, "--rerun").exit_code == 0
+    with sqlite3.connect(workspace / "bench.db") as database:
+        assert database.execute("SELECT source_hash FROM runs").fetchone() == (now,)
+
+
+def test_what_may_not_run_here_waits_for_who_may_run_it(bench, workspace):
+    """A worker that was not told to run the code of a rerun leaves the request as it is."""
+    plugin(workspace / "mine.py")
+    bench("run", "-m", "./mine.py:Mine", *SMOKE)
+    bench("run", "-m", "./mine.py:Mine", *SMOKE, "--rerun", "--queue")
+    registry.named.clear()
+    assert bench("worker", "--drain").exit_code == 3
+    (line,) = json_lines(bench("list", "runs", "--json"))
+    assert line["status"] == "queued"
+    assert bench("worker", "--drain", "--allow-plugins").exit_code == 0
+
+
 # Broken plugins
 
 

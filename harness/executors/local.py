@@ -60,9 +60,9 @@ def prepare(store: ResultStore, workspace: Workspace, runs: Sequence[NewRun], re
     """
     rows = store.standings(run.spec.key for run in runs)
     withdrawn = store.errata.reasons(rows)
-    again = [key for key, row in rows.items() if rerun or key in withdrawn or (retry and row.status in (Status.DIVERGED, Status.FAILED))]
+    again = {key for key, row in rows.items() if rerun or key in withdrawn or (retry and row.status in (Status.DIVERGED, Status.FAILED))}
     if again:
-        remove_files(workspace, store, store.reset(again))
+        remove_files(workspace, store, store.reset(sorted(again), [run for run in runs if run.spec.key in again]))
     if any(row.status in (Status.FAILED, Status.TIMEOUT, Status.PRUNED) or row.crashes for row in rows.values()):
         store.reopen(list(rows))
     missing = [run for run in runs if run.spec.key not in rows]

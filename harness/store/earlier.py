@@ -27,7 +27,7 @@ PUT_BACK = "the earlier result is back in its place"
 TABLES = {table.name: table for table in (metrics, curves, checkpoints, artifacts)}
 COLUMNS = (
     *("status", "reason", "step", "wall_s", "started_at", "finished_at", "source_hash"),
-    *("description", "plan", "environment", "traceback", "edition"),
+    *("description", "method_label", "stacks", "plan", "environment", "traceback", "edition"),
 )
 
 

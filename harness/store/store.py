@@ -268,13 +268,13 @@ class ResultStore:
         with self._write() as connection:
             return writing.finish_all(connection, claims, outcomes)
 
-    def reset(self, keys: Sequence[str]) -> list[File]:
+    def reset(self, keys: Sequence[str], anew: Sequence[NewRun] = ()) -> list[File]:
         """Put runs back to their start; what those had that have ended waits for its successor. Returns what `finish_all` returns.
 
-        Raises a `UsageError` and changes nothing while a living process holds one of them.
+        Those of `anew` are made with the code that it names. Raises a `UsageError` and changes nothing while a living process holds one of them.
         """
         with self._write() as connection:
-            return writing.reset(connection, keys)
+            return writing.reset(connection, keys, anew)
 
     def reopen(self, keys: Sequence[str]) -> None:
         """Queue runs again that ran out of time, were pruned or whose processes died too often; of free ones, forget the deaths."""

@@ -172,8 +172,8 @@ def _write_curves(connection: Connection, key: str, values: dict[str, Curve]) ->
     connection.execute(insert(curves), [{"run": key, "name": name, "steps": pair[0], "values": pair[1]} for name, pair in encoded.items()])
 
 
-def reset(connection: Connection, keys: Sequence[str]) -> list[File]:
-    """Put runs back to their start; results wait for their successors. Return the files that are no longer on record."""
+def reset(connection: Connection, keys: Sequence[str], anew: Sequence[NewRun]) -> list[File]:
+    """Put runs back to their start, with the code of `anew`; results wait for their successors. Return the files no longer on record."""
     locked = lock(connection, keys)
     at = now(connection)
     refuse_held(row for row in locked.values() if is_held(row, at))
@@ -185,6 +185,11 @@ def reset(connection: Connection, keys: Sequence[str]) -> list[File]:
     for part in chunks(locked):
         raised = {name: runs.c[name] + 1 for name in ("edition", "fence", "revision")}
         connection.execute(update(runs).where(runs.c.key.in_(part)).values(**start, **raised, **NO_OWNER))
+    describe(connection, anew)
+    told = ("source_hash", "description", "method_label", "stacks")
+    for run in anew:
+        values = new_row(run, at)
+        connection.execute(update(runs).where(runs.c.key == run.spec.key).values({name: values[name] for name in told}))
     record(connection, [change(row, at, Status.QUEUED, "reset", step=0, fence=row.fence + 1, owner=None) for row in locked.values()])
     return [file for file in dropped if file.edition.key not in waiting or file.edition.number != waiting[file.edition.key]["edition"]]
 
