@@ -15,6 +15,9 @@ from harness.api import DiagNormal, Method, Noise, Problem, Task
 from harness.errors import BenchError
 from harness.spec import Description, Protocol, RunSpec, canonical_json
 
+LARGEST = 1024
+"""Latent dimensions in which a draw is tried: an even number, for couplings."""
+
 
 def describe(method: Method, task: Task, spec: RunSpec, settings: dict[str, Any], protocol: str) -> Description:
     """The names under which tables show a run, what its scores depend on, and what its gradients cost."""
@@ -26,7 +29,7 @@ def describe(method: Method, task: Task, spec: RunSpec, settings: dict[str, Any]
         headline=task.headline,
         task_variant=task.variant,
         stacks=task.stacks,
-        scores=_scores(type(method), canonical_json(spec.method_fields), task.latent_dim, task.n_context),
+        scores=_scores(type(method), canonical_json(spec.method_fields), min(task.latent_dim, LARGEST), task.n_context),
     )
 
 
@@ -72,11 +75,11 @@ def _scores(method: type[Method], fields: str, dim: int, n_context: int) -> int 
         asked += 1
         return -z
 
-    zeros = torch.zeros(1, dim, dtype=torch.float64)
-    context = torch.zeros(1, n_context, dtype=torch.float64) if n_context else None
-    problem = Problem(lambda z: -0.5 * z.square().sum(-1), score, DiagNormal(zeros, zeros), context)
     noise = Noise(["cost"])
     try:
+        zeros = torch.zeros(1, dim, dtype=torch.float64)
+        context = torch.zeros(1, n_context, dtype=torch.float64) if n_context else None
+        problem = Problem(lambda z: -0.5 * z.square().sum(-1), score, DiagNormal(zeros, zeros), context)
         built = method(**json.loads(fields))
         params = {name: leaf.double()[None] for name, leaf in built.init(dim, noise, n_context).items()}
         with torch.no_grad():

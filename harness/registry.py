@@ -168,6 +168,11 @@ def check_identity(kind: Kind, found: Found) -> None:
     Raises:
         UsageError: it is.
     """
+    if found.cls.__module__ == "__main__":
+        near = found.cls.__name__
+        raise UsageError(
+            f"{near} was defined in this session, and only this process can run it. To store its runs: a file, ./mine.py:{near}."
+        )
     if found.source is None:
         return
     name, said = found.cls.name, f"{found.cls.__name__} in {found.source.main} calls itself"

@@ -216,12 +216,12 @@ def write_picture(job: Job, key: str, name: str, content: bytes) -> ArtifactFile
 
 
 def tidy(job: Job) -> None:
-    """Set files of our runs aside that the database does not know: a crash between file and row leaves them."""
+    """Set files of our runs aside that the database does not know: a crash between file and row leaves them. Half-written ones go."""
     present = [stray for _, _, claim in job.members() for stray in listed_in(job.workspace, claim.edition)]
 
     def put_aside(stray: Stray) -> None:
-        with suppress(WorkspaceError):
-            set_aside(job.workspace, stray.path)
+        with suppress(WorkspaceError, OSError):
+            stray.path.unlink() if stray.name.startswith(".") else set_aside(job.workspace, stray.path)
 
     left = patiently(partial(job.store.files.strays, present)) if present else []
     if left:

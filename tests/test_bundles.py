@@ -19,12 +19,7 @@ from harness.errors import LeaseLost
 from harness.spec import Status
 from harness.store import CheckpointFile, Metric, Owner, ResultStore, Saved
 
-
-@pytest.fixture(autouse=True)
-def _no_mirror(no_mirror, monkeypatch, request):
-    """An import mirrors what it took in, unless the test is about MLflow."""
-    if "mirror" not in request.keywords:
-        monkeypatch.setattr("harness.cli.transfer._mirror", lambda *unused: None)
+pytestmark = pytest.mark.usefixtures("no_mirror")
 
 
 def test_the_public_names_are_these():
@@ -289,4 +284,4 @@ def test_a_mirror_that_fails_does_not_fail_the_import(there, bundle, monkeypatch
     monkeypatch.setattr("harness.tracking.process.spawn", refuse)
     result = cli(there, "import", bundle)
     assert (result.exit_code, result.stdout) == (0, "3 runs: 3 added.\n")
-    assert "does not show 3 of these runs yet (OSError: no processes left)" in result.stderr
+    assert "does not show 3 runs yet (OSError: no processes left)" in result.stderr

@@ -45,5 +45,5 @@ def test_a_helper_begins_with_it(tmp_path, monkeypatch):
 
 
 def test_the_command_begins_with_it():
-    (_, (seldom, _)) = stages("pass", "from harness.cli import __main__ as command; command.main = lambda **_: None; command.bench()")
+    (_, (seldom, _)) = stages("pass", f"from harness.cli import __main__ as command; command.main = lambda **_: {READ}; command.bench()")
     assert seldom == SELDOM

@@ -257,7 +257,7 @@ def test_a_run_made_anew_shows_nothing_of_the_attempt_before(workspace, store, c
     (old,) = copies(client, key)
     store.reset([key])
     (claim,) = filled_store.start(store, [0])
-    store.finish(claim, Outcome(Status.FAILED, "no luck", 3, 1.0, curves={"bound": [(1, -7.0)]}))
+    store.finish(claim, Outcome(Status.DIVERGED, "no luck", 3, 1.0, curves={"bound": [(1, -7.0)]}))
     sync(client, store, workspace, key)
     (new,) = copies(client, key)
     assert (new.info.run_id != old.info.run_id, new.data.metrics) == (True, {"bound": -7.0})

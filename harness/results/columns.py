@@ -19,7 +19,7 @@ from harness.store import Metric, RunRow
 
 WHOLE = 2**63
 """What an integer of a file can hold."""
-COPIED = ("method", "task", "seed")
+COPIED = ("method", "method_source", "task", "task_source", "seed")
 """What a spec says that columns of their own say better."""
 FORMER = former_values(RunSpec)
 FIELDS = list(RunSpec.model_fields)
@@ -78,6 +78,10 @@ def _gradients(run: Run) -> int | None:
     return gradients(run.row.spec, run.description, run.row.step)
 
 
+def _code(kind: str) -> Callable[[Run], str | None]:
+    return lambda run: getattr(run.row, f"{kind}_source")
+
+
 def _moment(seconds: float | None) -> str | None:
     return None if seconds is None else datetime.fromtimestamp(seconds, UTC).isoformat()
 
@@ -123,6 +127,10 @@ ORIGIN = (
     _text("commit", "of the source, where it was a checkout", _environment("git_commit")),
     Column("commit_changed", "flag", "", "the checkout had changes that were not committed", _environment("git_dirty", bool)),
     _text("source_hash", "of the files of the method and the task", lambda run: run.row.source_hash),
+    _text(
+        "method_source", "sha256 of the method's text, where it is not installed: `-m NAME@` and its first digits pick it", _code("method")
+    ),
+    _text("task_source", "the same of the task", _code("task")),
     _text("system", "operating system and architecture", _environment("system")),
     _text("cpu", "name of the processor", _environment("cpu")),
     Column("cores", "integer", "", "of the machine", _environment("cores", int)),

@@ -57,7 +57,8 @@ def look(workspace: Workspace, store: ResultStore) -> Copies | str:
 
     lost = sorted(row.key for row in after.values() if is_lost(row))
     keys = {run_id: run.data.tags["bench.key"] for run_id, run in ours.items()}
-    orphans = {run_id: key for run_id, key in keys.items() if _is_orphan(after, run_id, key)}
+    named = {row.mlflow_run_id for row in after.values()}
+    orphans = {run_id: key for run_id, key in keys.items() if run_id not in named and _is_orphan(after, run_id, key)}
     return Copies(lost, orphans, _edited(after.values(), ours))
 
 

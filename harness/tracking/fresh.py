@@ -7,7 +7,7 @@ import re
 import shutil
 import sqlite3
 import sys
-from contextlib import closing, suppress
+from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import unquote, urlsplit
@@ -208,8 +208,12 @@ def ui_command(workspace: Workspace, host: str = UI_HOST, port: int = UI_PORT) -
     if is_remote(workspace):
         raise UsageError(f"MLflow is served at {redact(workspace.tracking_uri)} already: open that in a browser.")
     create_store(workspace)
-    with suppress(Exception):  # MLflow says what it is
+    try:
         check_database(workspace)
+    except MirrorError:
+        raise
+    except Exception:  # noqa: BLE001 - MLflow says what it is
+        pass
     argv = [sys.executable, "-m", "mlflow", "ui", "--workers", "1", "--host", host, "--port", str(port)]
     places = {"MLFLOW_BACKEND_STORE_URI": workspace.tracking_uri, "MLFLOW_DEFAULT_ARTIFACT_ROOT": workspace.artifacts.as_uri()}
     lean = {"MLFLOW_DISABLE_TELEMETRY": "true", "DO_NOT_TRACK": "true", "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}

@@ -123,7 +123,7 @@ def test_with_mlflow_away_the_run_is_done_and_doctor_mirrors_it_later(whole, tmp
     errors: list[str] = []
     (run,) = finished(start(tmp_path, RUN, MLFLOW_TRACKING_URI=f"http://127.0.0.1:{port}"), errors)
     assert run["status"] == "done"
-    assert "does not show 1 of these runs yet" in errors[0]
+    assert "does not show 1 run yet" in errors[0]
     looked = start(tmp_path, [], command="doctor")
     assert "MLflow does not show run" in looked.communicate(timeout=120)[0]
     assert looked.returncode == 3

@@ -117,12 +117,12 @@ def test_a_step_that_does_not_end_is_broken_off_and_the_sweep_goes_on(bench, mon
     for _ in range(2):  # the same command tries again
         runs = {line["method"].rpartition(":")[2]: line for line in json_lines(bench(*command))}
         assert runs["vb"]["status"] == "done"
-        assert runs["Hangs"]["status"] == "timeout"
-        assert "its step had not ended" in runs["Hangs"]["reason"]
+        assert runs["hangs"]["status"] == "timeout"
+        assert "its step had not ended" in runs["hangs"]["reason"]
 
 
 @pytest.mark.skipif(not FULL, reason="as above, in a worker, with BENCH_TESTS=full")
 def test_a_step_that_does_not_end_is_broken_off_in_a_worker(tmp_path):
     command = ["-m", f"{PLUGINS}:Hangs", "-m", "vb", "-t", "gaussian-2", "--protocol", "smoke", "--workers", "2", "--time-limit", "5s"]
     runs = {run["method"].rpartition(":")[2]: run for run in finished(start(prepared(tmp_path / "home"), command))}
-    assert (runs["vb"]["status"], runs["Hangs"]["status"]) == ("done", "timeout")
+    assert (runs["vb"]["status"], runs["hangs"]["status"]) == ("done", "timeout")

@@ -31,7 +31,11 @@ def _install(call: str, pattern: str, count: int) -> None:
     original, seen = getattr(os, name), [0]
 
     def watched(first, *rest, **named):
-        path = str(Path(f"/proc/self/fd/{first}").readlink()) if isinstance(first, int) else str(rest[0] if rest else first)
+        path = (
+            str(Path(f"/proc/self/fd/{first}").readlink())
+            if isinstance(first, int)
+            else str(rest[0] if rest and isinstance(rest[0], str | Path) else first)
+        )
         fits = re.search(pattern, path) is not None
         seen[0] += fits
         now = fits and seen[0] == count
