@@ -160,7 +160,7 @@ def test_rm_and_rerun_remove_pictures(copied):
     picture(home, hvae, "path.png").write_bytes(b"old")
     with stopped_after(steps=1):
         assert json_lines(call("run", "-m", HVAE, *DIGITS, "--rerun", "--json"))[0]["status"] == "timeout"
-    assert files(home, hvae) == {}
+    assert files(home, hvae) == old | {"path.png": b"old"}  # until there are new ones
     assert json_lines(call("run", "-m", HVAE, *DIGITS, "--json"))[0]["status"] == "done"
     assert files(home, hvae) == old
 
@@ -381,7 +381,7 @@ def test_bad_models_and_outputs_are_refused_in_one_line(copied):
     (file,) = (home / "checkpoints").glob(f"*/{vb}.*/*")
     file.write_bytes(file.read_bytes()[:-1])
     assert "is damaged" in refused("sample", vb)
-    shutil.rmtree(home / "checkpoints" / hvae)
+    shutil.rmtree(next((home / "checkpoints").glob(f"*/{hvae}.*")))
     assert "Cannot read the checkpoint" in refused("encode", hvae, "ok.npy")
     assert not list(home.glob("samples*")) + list(home.glob("latents*"))
 

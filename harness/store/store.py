@@ -271,7 +271,8 @@ class ResultStore:
     def reset(self, keys: Sequence[str], anew: Sequence[NewRun] = ()) -> list[File]:
         """Put runs back to their start; what those had that have ended waits for its successor. Returns what `finish_all` returns.
 
-        Those of `anew` are made with the code that it names. Raises a `UsageError` and changes nothing while a living process holds one of them.
+        Those of `anew` are made with the code that it names. Raises a `UsageError` and changes nothing while a living process holds
+        one of them.
         """
         with self._write() as connection:
             return writing.reset(connection, keys, anew)

@@ -11,7 +11,7 @@ from urllib.parse import unquote, urlsplit
 from harness.files import content
 from harness.spec import TERMINAL
 from harness.store import CheckpointFile, ResultStore, RunRow
-from harness.tracking.fresh import MirrorError, connect, is_missing, is_ours, one_line
+from harness.tracking.fresh import DATABASE, MirrorError, connect, is_missing, is_ours, one_line
 from harness.tracking.runs import params_of, sync
 from harness.workspace import Workspace
 
@@ -145,7 +145,8 @@ def _delete_copy(client: MlflowClient, store: ResultStore, run_id: str, key: str
 
     try:
         run = client.get_run(run_id)
-        if is_ours(run, store, key, run_id) and run.info.lifecycle_stage == "active" and not is_named():
+        ours = run.data.tags.get(DATABASE) == store.database or is_ours(run, store, key, run_id)
+        if ours and run.info.lifecycle_stage == "active" and not is_named():
             client.delete_run(run_id)
             if is_named():
                 client.restore_run(run_id)
