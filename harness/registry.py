@@ -206,10 +206,9 @@ def _class_of(kind: Kind, name: str, digest: str | None, source_of: Callable[[st
                 f"The stored text of the {kind} '{name}' has no class of that name. Put a backup of the database in its place."
             )
         return classes[0]
-    if name.partition(":")[0].endswith(".py"):
-        raise PluginError(
-            f"The {kind} '{name}' was queued by an earlier release, which did not keep its code. Queue it anew with its path."
-        )
+    module, colon, _ = name.partition(":")
+    if colon and (module.endswith(".py") or not is_installed(module)):
+        raise PluginError(f"The {kind} '{name}' is not installed, and its code was not kept. Queue it anew with its path: ./mine.py:Mine.")
     return find(kind, name).cls
 
 

@@ -14,6 +14,7 @@ from conftest import json_lines
 
 from harness import registry, sources
 from harness.errors import PluginError
+from harness.spec import digest
 from harness.store import ResultStore
 from harness.workspace import sqlite_url
 
@@ -198,6 +199,22 @@ def test_stored_text_that_is_not_what_its_name_says_is_not_run(bench, workspace)
     assert (worked.exit_code, "is not the code of that name" in worked.stderr) == (3, True)
     assert not (workspace / "ran").exists()
     assert "sources" in bench("doctor").stdout
+
+
+@pytest.mark.parametrize("name", ["plots:Evil", "./plots.py:Evil", "antigravity:Evil"])
+def test_a_row_that_names_a_file_or_a_module_that_lies_around_runs_nothing(workspace, name):
+    """As earlier releases stored them, and as anybody could who may write there."""
+    (workspace / "plots.py").write_text(f"open({str(workspace / 'ran')!r}, 'w')")
+    assert in_process(workspace, "run", "-m", "vb", *SMOKE, "--queue").returncode == 0
+    with sqlite3.connect(workspace / "bench.db") as database:
+        spec = json.loads(database.execute("SELECT spec FROM runs").fetchone()[0]) | {"method": name}
+        text = json.dumps(spec, sort_keys=True, separators=(",", ":"))
+        database.execute("PRAGMA foreign_keys = OFF")
+        database.execute("UPDATE runs SET method = ?, spec = ?, key = ?", (name, text, digest(spec)))
+    for arguments in ((), ("--allow-plugins",)):
+        worked = in_process(workspace, "worker", "--drain", *arguments)
+        assert (worked.returncode, "was not kept" in worked.stderr) == (3, True), worked.stderr
+    assert not (workspace / "ran").exists()
 
 
 def test_a_plugin_that_has_gone_is_set_aside_with_its_reason(bench, workspace, monkeypatch):
