@@ -217,6 +217,16 @@ def test_a_row_that_names_a_file_or_a_module_that_lies_around_runs_nothing(works
     assert not (workspace / "ran").exists()
 
 
+def test_a_row_whose_specification_is_none_stops_no_worker(bench, workspace):
+    bench("run", "-m", "vb", *SMOKE, "--seeds", "0-1", "--queue")
+    with sqlite3.connect(workspace / "bench.db") as database:
+        database.execute("UPDATE runs SET spec = '{}', cell = 'another' WHERE seed = 0")
+    worked = bench("worker", "--drain")
+    assert (worked.exit_code, "is not as bench writes it" in worked.stderr) == (3, True)
+    with sqlite3.connect(workspace / "bench.db") as database:
+        assert dict(database.execute("SELECT seed, status FROM runs")) == {0: "queued", 1: "done"}
+
+
 def test_a_plugin_that_has_gone_is_set_aside_with_its_reason(bench, workspace, monkeypatch):
     bench("run", "-m", "vb", "-m", "pnf", *SMOKE, "--queue")
     find = registry.find

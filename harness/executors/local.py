@@ -9,6 +9,8 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 
+from pydantic import ValidationError
+
 from harness import runner, saving
 from harness.errors import BenchError, DataError, LeaseLost, PluginError, StoreError, UsageError
 from harness.files import remove_files
@@ -189,15 +191,20 @@ def run_claims(
         by_plan.setdefault(claim.plan, []).append(claim)
     for plan, members in by_plan.items():
         rows = saving.patiently(partial(store.rows, plan.members if plan else [claim.key for claim in members]))
-        specs = _specs(rows, plan.members if plan else list(rows))
         ours = {claim.key: claim for claim in members}
         # One thread is the fastest for small replicated problems; large ones take all that there are.
         threads = 1 if rows[members[0].key].stacks else options.threads
-        job = saving.Job(
-            workspace, store, specs, ours, plan or saving.new_plan(specs, threads, options.device), stop, lost, options, deadline
-        )
         try:
+            specs = _specs(rows, plan.members if plan else list(rows))
+            job = saving.Job(
+                workspace, store, specs, ours, plan or saving.new_plan(specs, threads, options.device), stop, lost, options, deadline
+            )
             yield from runner.run(job)
+        except ValidationError:
+            reason = "its specification is not as bench writes it; see: bench doctor"
+            saving.patiently(partial(store.release, members, Status.QUEUED, reason))
+            error = UsageError(f"Run {members[0].key} cannot be made: {reason}.")
+            yield SetAside(str(error), tuple(ours), error)
         except LeaseLost as err:
             yield runner.Note(str(err))
         except (PluginError, DataError, UsageError) as err:
