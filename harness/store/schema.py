@@ -34,39 +34,24 @@ def _run(primary: bool = False) -> Column[str]:
     return Column("run", Text, ForeignKey("runs.key", ondelete="CASCADE"), primary_key=primary, nullable=False)
 
 
-# A stack's plan is stored once; its members point to it.
-plans = Table(
-    "plans",
-    metadata,
-    Column("digest", Text, primary_key=True),
-    Column("plan", Text, nullable=False),
-)
+def _by_digest(name: str, content: str) -> Table:
+    """Texts that many runs point to, each stored once under its hash."""
+    return Table(name, metadata, Column("digest", Text, primary_key=True), Column(content, Text, nullable=False))
 
-environments = Table(
-    "environments",
-    metadata,
-    Column("digest", Text, primary_key=True),
-    Column("environment", Text, nullable=False),
-)
+
+# A stack's plan is stored once; its members point to it.
+plans = _by_digest("plans", "plan")
+
+environments = _by_digest("environments", "environment")
 
 # One row: which database this is, whatever it is called and wherever it lies.
 database = Table("database", metadata, Column("id", Text, primary_key=True))
 
 # What a run's plugins said of themselves when it was queued: reading needs no plugin.
-descriptions = Table(
-    "descriptions",
-    metadata,
-    Column("digest", Text, primary_key=True),
-    Column("description", Text, nullable=False),
-)
+descriptions = _by_digest("descriptions", "description")
 
 # The text of plugins that are not installed, by its sha256.
-sources = Table(
-    "sources",
-    metadata,
-    Column("digest", Text, primary_key=True),
-    Column("source", Text, nullable=False),
-)
+sources = _by_digest("sources", "source")
 
 # Times are seconds since 1970, UTC; leases and history carry the database's clock.
 runs = Table(
