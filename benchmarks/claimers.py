@@ -22,9 +22,9 @@ import timing
 from sqlalchemy import text
 from store import processor_s
 
-from harness.executors.local import AT_ONCE, Left, stacks
-from harness.matrix import expand
-from harness.spec import Status
+from harness.base.spec import Status
+from harness.execution.local import AT_ONCE, Left, stacks
+from harness.plan.grid import expand
 from harness.store import Outcome, Owner, ResultStore
 from harness.store.connect import engine_for, writing
 

@@ -20,7 +20,7 @@ import timing
 import torch
 from timing import claim, ratio, spread, stepper, table, text
 
-from harness.noise import TRAIN_BLOCK
+from harness.numerics.noise import TRAIN_BLOCK
 
 METHODS = ("vb", "iwae", "pnf", "iaf", "hvae", "hvae-untempered", "hvae-iaf")
 DIMS = (25, 400)

@@ -42,7 +42,8 @@ card.
 
 - **Small problems** (Gaussian data of tens of dimensions): a step is some hundreds of operations of torch on a few thousand numbers each,
   and takes the time of starting them, not of computing: a stack of ten takes about as long as one replicate. From its 2,000th step on a
-  run is therefore played back from a recording of the operations of one step (`harness/replay.py`), which spares all but the operations
+  run is therefore played back from a recording of the operations of one step (`harness/training/recorded_steps.py`), which spares
+  all but the operations
   themselves and gives the same bits; every thousandth step is taken both ways, and a difference ends the run as failed.
   `BENCH_REPLAY=off` in the environment turns it off, `BENCH_REPLAY=always` records before the first step. Compiling the step instead
   (`torch.compile`) would be faster still, but takes longer than most of these runs, and changes the last bits: it is not used.
@@ -50,7 +51,8 @@ card.
   passes take the time. Recording saves less here, and a stack gains less on a loop over its members. Where every dimension is a spring,
   as in `gaussian`, the leapfrog is a matrix in each dimension (`methods/_leapfrog.py`): its two columns go through the steps, forward and
   back, and the particles through it once, so that leapfrog steps cost the same with ten particles and with ten thousand. Memory that a
-  step frees is kept for the next (`harness/devices.py`): handed back, it would come anew in every step, page by page and filled with
+  step frees is kept for the next (`harness/training/devices.py`): handed back, it would come anew in every step, page by page and
+  filled with
   zeros, which takes as long as the step itself.
 - **Images**: products, convolutions and their gradients take three quarters of a step, and no recording makes them faster. `hvae` with
   K steps runs the decoder K + 1 times and its transpose as often, and training goes back through both, twice as much work again; that
@@ -62,7 +64,7 @@ card.
   checkpoint of a small problem takes ten milliseconds, and the bound is said ten times a second. What more it costs falls into its first
   seconds, when the process that mirrors it loads MLflow on another core, and the two share what memory can carry. Libraries bring
   hundreds of thousands of objects that stay; Python's collector goes over them seldom while they load and not at all afterwards
-  (`harness/collector.py`), which spares a command a second. On a machine whose speed wavers, as a virtual one's does, the bare loops
+  (`harness/base/gc.py`), which spares a command a second. On a machine whose speed wavers, as a virtual one's does, the bare loops
   themselves differ from round to round by more than what is measured here: the two therefore take turns.
 - **A sweep on workers**: the command loads torch and then each worker does, some three seconds in which no step is taken, with one worker
   as with two; the process that mirrors runs works where with one worker a core lies idle: some three seconds for MLflow, and a quarter

@@ -25,8 +25,8 @@ import timing
 from store import databases, fill, measured
 from timing import ROOT
 
-from harness.matrix import expand
-from harness.store import NewRun
+from harness.base.spec import NewRun
+from harness.plan.grid import expand
 
 METHODS = ("vb", "iwae", "iaf", "pnf", "hvae[n_leapfrog=1,10]", "hvae-untempered", "hvae-iaf")
 TASKS = (*(f"gaussian-{dim}" for dim in (2, 5, 10, 25, 50, 100, 200, 400)), "gaussian-ar1-25", "gaussian-ar1-100", "norms-2", "norms-25")

@@ -28,12 +28,12 @@ import timing
 from click.testing import CliRunner
 from sqlalchemy import insert
 
+from harness.base.spec import NewRun, Plan, Status, canonical_json, digest
 from harness.cli import main
-from harness.executors.follow import Watch
-from harness.executors.local import AT_ONCE, Left, stacks
-from harness.matrix import expand
-from harness.spec import Plan, Status, canonical_json, digest
-from harness.store import NewRun, Owner, ResultStore
+from harness.execution.follow import Watch
+from harness.execution.local import AT_ONCE, Left, stacks
+from harness.plan.grid import expand
+from harness.store import Owner, ResultStore
 from harness.store.connect import engine_for
 from harness.store.schema import curves, metrics, plans, runs
 

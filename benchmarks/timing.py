@@ -20,9 +20,11 @@ sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 import numpy as np  # noqa: E402
 import torch  # noqa: E402
 
-from harness import devices, environment, training  # noqa: E402
-from harness.matrix import resolve  # noqa: E402
-from harness.registry import Found, find  # noqa: E402
+from harness.execution import environment  # noqa: E402
+from harness.plan.grid import resolve  # noqa: E402
+from harness.plan.registry import Found, find  # noqa: E402
+from harness.training import devices  # noqa: E402
+from harness.training import loop as training  # noqa: E402
 
 FIGURES = Path(__file__).parent / "figures"
 CLOCKS = {"elapsed": time.perf_counter, "processor": time.process_time}

@@ -15,11 +15,11 @@ import matplotlib as mpl
 mpl.use("Agg")
 from matplotlib import pyplot
 
-from harness import studies
-from harness.registry import method_label
-from harness.spec import Status
+from harness.base.spec import Status
+from harness.base.workspace import Workspace
+from harness.plan import studies
+from harness.plan.registry import method_label
 from harness.store import Metric, ResultStore
-from harness.workspace import Workspace
 
 DOCS = Path(__file__).parent
 PICTURES = ("samples", "reconstructions", "interpolation", "path")

@@ -20,11 +20,11 @@ from harness.analysis.formats.markdown import markdown
 from harness.analysis.ours import Mean
 from harness.analysis.sample import draw
 from harness.analysis.tables import Options, compare
-from harness.analysis.text import number
 from harness.analysis.verdicts import Form, Judged, judge
+from harness.base.text import number
+from harness.base.workspace import Workspace
+from harness.plan.studies import load, runs_of
 from harness.store import ResultStore
-from harness.studies import load, runs_of
-from harness.workspace import Workspace
 
 PAGE = Path(__file__).with_name("findings.md")
 ERRORS = ("sigma_sq_error", "delta_sq_error")

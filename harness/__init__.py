@@ -9,8 +9,8 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from harness import results
-    from harness.notebook import Fit, fit
+    from harness.analysis import results
+    from harness.execution.fit import Fit, fit
 
 __all__ = ["Fit", "__version__", "fit", "results"]
 __version__ = "0.1.0"
@@ -21,5 +21,5 @@ def __getattr__(name: str) -> Any:
     if name not in ("fit", "Fit", "results"):
         raise AttributeError(f"module 'harness' has no attribute '{name}'")
     if name == "results":
-        return importlib.import_module("harness.results")
-    return getattr(importlib.import_module("harness.notebook"), name)
+        return importlib.import_module("harness.analysis.results")
+    return getattr(importlib.import_module("harness.execution.fit"), name)

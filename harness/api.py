@@ -17,12 +17,12 @@ import torch
 from pydantic import BaseModel, Field, model_validator
 from torch import Tensor
 
-from harness.data import DataStream, Found, find_data, open_data
+from harness.base.errors import DataError
+from harness.base.spec import added_later, worth_tuning
+from harness.datasets.files import DataStream, Found, find_data, open_data
 from harness.densities import DiagNormal, LinearScore, log_std_normal
-from harness.errors import DataError
 from harness.nets import Params
-from harness.noise import Noise
-from harness.spec import added_later, worth_tuning
+from harness.numerics.noise import Noise
 
 __all__ = [
     "Batch", "Data", "DataError", "DataStream", "DiagNormal", "Field", "Found", "LinearScore", "Method", "Noise", "Oracle", "Params",

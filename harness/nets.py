@@ -7,7 +7,7 @@ import math
 import torch
 from torch import Tensor
 
-from harness.noise import Noise
+from harness.numerics.noise import Noise
 
 Params = dict[str, Tensor]
 

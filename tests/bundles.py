@@ -14,10 +14,10 @@ from click.testing import CliRunner
 from safetensors.torch import save
 
 import harness.bundle
-from harness.bundle import read_in, write
-from harness.bundle.lines import encode_line
+from harness.base.spec import Status, canonical_json
 from harness.cli import main
-from harness.spec import Status, canonical_json
+from harness.execution.bundle import read_in, write
+from harness.execution.bundle.lines import encode_line
 from harness.store import ArtifactFile, CheckpointFile, Metric, ResultStore
 
 FAULTY = str(Path(__file__).with_name("faulty"))
@@ -70,7 +70,7 @@ def export(workspace, target, keys):
 
 def take(workspace, source):
     """Take a bundle in; returns what became of each run, by key."""
-    with harness.bundle.opened(source) as bundle:
+    with harness.execution.bundle.opened(source) as bundle:
         keys = list(bundle.check())
         assert len(keys) == bundle.count
         with ResultStore.open(workspace.database_url) as store:

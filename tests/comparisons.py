@@ -7,10 +7,10 @@ from collections.abc import Callable, Sequence
 
 import filled_store
 
-from harness.matrix import expand
-from harness.spec import Plan, Status
-from harness.store import Metric, NewRun, Outcome, Owner, ResultStore
-from harness.workspace import Workspace
+from harness.base.spec import NewRun, Plan, Status
+from harness.base.workspace import Workspace
+from harness.plan.grid import expand
+from harness.store import Metric, Outcome, Owner, ResultStore
 
 HOSTILE = ("a_b", "50%", "a|b", "=1+1", "<script>alert(1)</script>", "`x` $y$ \\z {w} ~#^&\"'")
 Scores = Callable[[NewRun], dict[str, float] | str]

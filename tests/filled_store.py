@@ -8,9 +8,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from harness.spec import Description, Plan, RunSpec, Status
-from harness.store import ArtifactFile, CheckpointFile, Metric, NewRun, Outcome, Owner, ResultStore
-from harness.workspace import Workspace
+from harness.base.spec import Description, NewRun, Plan, RunSpec, Status
+from harness.base.workspace import Workspace
+from harness.store import ArtifactFile, CheckpointFile, Metric, Outcome, Owner, ResultStore
 
 ENVIRONMENT = {"bench": "0.1.0", "git_commit": "0123456789abcdef0123456789abcdef01234567", "python": "3.11.2"}
 METRICS = {"elbo": Metric(-1234.5678901234567, 0.25), "elbo_gap": Metric(0.1 + 0.2), "pareto_k": Metric(0.3)}

@@ -22,7 +22,7 @@ from typing import Any
 ROOT = Path(__file__).parent.parent
 IMPORTS = [
     *("forked", "store_processes", "alembic.command", "alembic.config"),
-    *("harness.bundle", "harness.cli.run", "harness.cli.study", "harness.executors", "harness.runner"),
+    *("harness.execution.bundle", "harness.cli.run", "harness.cli.study", "harness.execution.local", "harness.execution.runner"),
 ]
 
 

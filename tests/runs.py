@@ -23,9 +23,9 @@ from typing import Any
 from forked import Forked
 
 from harness import tracking
+from harness.base.workspace import Workspace, sqlite_url
 from harness.store import ResultStore
 from harness.tracking.fresh import DATABASE
-from harness.workspace import Workspace, sqlite_url
 
 ROOT = Path(__file__).parent.parent
 PATIENCE_S = 600

@@ -12,8 +12,8 @@ from typing import Any
 
 from sqlalchemy import Engine, event
 
-from harness.spec import Description, RunSpec
-from harness.store import NewRun, Owner, ResultStore
+from harness.base.spec import Description, NewRun, RunSpec
+from harness.store import Owner, ResultStore
 from harness.store.fresh import part_beside
 
 

@@ -17,16 +17,10 @@ import store_processes as processes
 from sqlalchemy import text
 from store_processes import new_run, spec
 
-from harness.spec import Plan, Status
-from harness.store import (
-    CheckpointFile,
-    Outcome,
-    Owner,
-    ResultStore,
-    connect,
-)
+from harness.base.spec import Plan, Status
+from harness.base.workspace import sqlite_url
+from harness.store import CheckpointFile, Outcome, Owner, ResultStore, connect
 from harness.store import upgrade as upgrade_database
-from harness.workspace import sqlite_url
 
 DATA = Path(__file__).parent / "data"
 SPAWN = multiprocessing.get_context("spawn")

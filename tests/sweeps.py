@@ -17,10 +17,10 @@ from pathlib import Path
 import psutil
 from runs import kill, prepared, start
 
-from harness.matrix import expand
-from harness.spec import Status
-from harness.store import NewRun, ResultStore
-from harness.workspace import sqlite_url
+from harness.base.spec import NewRun, Status
+from harness.base.workspace import sqlite_url
+from harness.plan.grid import expand
+from harness.store import ResultStore
 
 PATIENCE_S = 1800
 

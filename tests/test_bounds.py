@@ -9,7 +9,7 @@ import pytest
 import torch
 from scipy import stats
 
-from harness import bounds
+from harness.numerics import bounds
 
 SIGMA = 0.5  # log w ~ N(mu - sigma^2 / 2, sigma^2): then E w = e^mu
 MU = -7.0

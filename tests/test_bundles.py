@@ -15,15 +15,15 @@ from conftest import json_lines
 from stores import gone_owner
 
 import harness.bundle
-from harness.errors import LeaseLost
-from harness.spec import Status
+from harness.base.errors import LeaseLost
+from harness.base.spec import Status
 from harness.store import CheckpointFile, Metric, Owner, ResultStore, Saved
 
 pytestmark = pytest.mark.usefixtures("no_mirror")
 
 
 def test_the_public_names_are_these():
-    assert sorted(harness.bundle.__all__) == ["Bundle", "opened", "read_in", "write"]
+    assert sorted(harness.execution.bundle.__all__) == ["Bundle", "opened", "read_in", "write"]
 
 
 # Whole and to the bit

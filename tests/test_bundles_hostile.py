@@ -14,10 +14,10 @@ import pytest
 from bundles import bundle, cli, export, files, fill, here, source, tensors, there  # noqa: F401
 
 import harness.bundle
-from harness.bundle.lines import decode_line, encode_line
-from harness.bundle.moving import _entry
-from harness.errors import UsageError
-from harness.spec import canonical_json
+from harness.base.errors import UsageError
+from harness.base.spec import canonical_json
+from harness.execution.bundle.lines import decode_line, encode_line
+from harness.execution.bundle.moving import _entry
 from harness.store import Metric
 
 
@@ -255,8 +255,8 @@ def test_text_that_is_not_a_run_is_refused(change, says, there, bundle):
 
 
 def test_a_line_that_is_too_long_is_refused_before_it_is_read(there, bundle, monkeypatch):
-    monkeypatch.setattr("harness.bundle.reading.LONGEST_LINE", 1000)
-    monkeypatch.setattr("harness.bundle.lines.LONGEST_LINE", 1000)
+    monkeypatch.setattr("harness.execution.bundle.reading.LONGEST_LINE", 1000)
+    monkeypatch.setattr("harness.execution.bundle.lines.LONGEST_LINE", 1000)
     refused(there, bundle, "a run takes more than")
 
 
@@ -355,7 +355,7 @@ def test_whatever_byte_is_damaged_the_runs_are_the_same_or_refused(bundle):
 
 def checked(path):
     """The runs of a bundle, as text, once all of it is checked."""
-    with harness.bundle.opened(path) as bundle:
+    with harness.execution.bundle.opened(path) as bundle:
         list(bundle.check())
         return [encode_line(result) for result in bundle.results()]
 

@@ -8,9 +8,9 @@ import shlex
 import pytest
 from conftest import json_lines
 
-from harness import calibration
-from harness.calibration import PASSES, ROUNDS, Spread, entrant, first_values, next_value, search
-from harness.errors import DataError, UsageError
+from harness.base.errors import DataError, UsageError
+from harness.training import calibration
+from harness.training.calibration import PASSES, ROUNDS, Spread, entrant, first_values, next_value, search
 
 QUICK = ("-t", "digits", "--protocol", "smoke", "--steps", "1", "--threads", "1")
 
@@ -172,7 +172,7 @@ def test_data_that_are_not_there_are_one_clear_line(bench, monkeypatch):
     def missing(*given):
         raise DataError("No images.")
 
-    monkeypatch.setattr("harness.training.load_data", missing)
+    monkeypatch.setattr("harness.training.loop.load_data", missing)
     result = bench("calibrate", "-m", "hvae", "-m", "iwae", *QUICK)
     assert (result.exit_code, result.stdout) == (2, "")
     assert result.stderr.splitlines()[1:] == ["bench: No images."]

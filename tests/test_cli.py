@@ -12,8 +12,8 @@ import pytest
 from conftest import json_lines
 from stores import execute
 
+from harness.base.workspace import Workspace
 from harness.store import ResultStore
-from harness.workspace import Workspace
 
 PLUGINS = Path(__file__).with_name("plugins.py")
 SMOKE = ("-t", "gaussian-2", "--protocol", "smoke")
@@ -112,7 +112,7 @@ def test_a_failed_run_keeps_the_end_of_its_traceback_and_the_line_of_the_users_c
     shown, (line,) = bench("show", run["key"]).stdout, json_lines(bench("show", run["key"], "--json"))
     assert f'plugins.py", line {LINE}, in bent' in shown
     assert line["traceback"].endswith("ArithmeticError: the sky fell")
-    assert "harness/runner.py" not in line["traceback"]
+    assert "harness/execution/runner.py" not in line["traceback"]
     assert f"the sky fell (plugins.py:{LINE} in bent)" in bench("why", run["key"]).stdout
 
 

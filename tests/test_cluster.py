@@ -10,8 +10,8 @@ import dask
 import pytest
 from postgres import free_port
 
-from harness.errors import UsageError
-from harness.executors.cluster import connect
+from harness.base.errors import UsageError
+from harness.execution.dask import connect
 
 
 @pytest.fixture

@@ -6,8 +6,8 @@ import json
 import subprocess
 import sys
 
-from harness.child import spawn
-from harness.collector import SELDOM
+from harness.base.gc import SELDOM
+from harness.base.subprocesses import spawn
 
 READ = "print(json.dumps([gc.get_threshold()[0], gc.get_freeze_count()]))"
 

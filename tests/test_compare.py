@@ -13,9 +13,9 @@ from click.testing import CliRunner
 from scipy import stats
 
 from harness.cli import main
-from harness.matrix import expand, parse_selector
+from harness.plan.grid import expand, parse_selector
+from harness.plan.tune_options import Tune
 from harness.store import ResultStore
-from harness.tuning.fields import Tune
 from harness.tuning.log import open_log, read_log
 from harness.tuning.preset import Preset
 from harness.tuning.rounds import cost

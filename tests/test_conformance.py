@@ -12,9 +12,9 @@ import pytest
 import torch
 
 from harness.api import Method, Task
+from harness.base.errors import BenchError
 from harness.conformance import METHOD_CHECKS, TASK_CHECKS, check_method, check_task
-from harness.errors import BenchError
-from harness.noise import Noise
+from harness.numerics.noise import Noise
 from tasks.gaussian import Gaussian
 
 ROOT = Path(__file__).parents[1]

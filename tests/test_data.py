@@ -21,9 +21,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from toy_data import BOMB, CONTENT, IMAGES, LABELS, PIXELS, ROOT, TOY, ZIPPED, _toy, idx, put  # noqa: F401
 
-from harness.data import KNOWN, fault_of, find_data, verify
-from harness.download import fetch
-from harness.errors import DataError, UnknownName
+from harness.base.errors import DataError, UnknownName
+from harness.datasets.download import fetch
+from harness.datasets.files import KNOWN, fault_of, find_data, verify
 from tasks._idx import LARGEST, load_images, read
 
 # IDX

@@ -11,10 +11,10 @@ import pytest
 from click.testing import CliRunner
 from torch import Tensor
 
-from harness import training
 from harness.cli import main
-from harness.matrix import resolve
-from harness.registry import find, listings
+from harness.plan.grid import resolve
+from harness.plan.registry import find, listings
+from harness.training import loop as training
 
 
 @pytest.mark.parametrize(

@@ -17,10 +17,10 @@ from conftest import json_lines
 from stores import gone_owner
 from toy_data import CONTENT, IMAGES, TOY, ZIPPED, put
 
-from harness.data import KNOWN, DataSet, verify
-from harness.spec import Plan, Status
+from harness.base.spec import Plan, Status
+from harness.base.workspace import Workspace
+from harness.datasets.files import KNOWN, DataSet, verify
 from harness.store import ArtifactFile, CheckpointFile, ResultStore, Saved
-from harness.workspace import Workspace
 
 pytestmark = pytest.mark.usefixtures("no_mirror")
 DATA = Path(__file__).with_name("data")
@@ -29,7 +29,7 @@ DATA = Path(__file__).with_name("data")
 @pytest.fixture
 def here(workspace, monkeypatch):
     """The workspace; there is nothing in MLflow to ask for, and a data folder of its own."""
-    monkeypatch.setattr("harness.doctor.mirror_faults", lambda *unused: iter(()))
+    monkeypatch.setattr("harness.cli._doctor.mirror_faults", lambda *unused: iter(()))
     monkeypatch.setenv("BENCH_DATA", str(workspace / "data"))
     for name, known in KNOWN.items():
         monkeypatch.setitem(KNOWN, name, dataclasses.replace(known, mirrors=("http://127.0.0.1:9/",)))

@@ -21,10 +21,11 @@ import pytest
 from conftest import json_lines
 from toy_data import BOMB, CONTENT, FAULTY, IMAGES, LABELS, PIXELS, ROOT, TOY, ZIPPED, _toy, put  # noqa: F401
 
-from harness import data, download
-from harness.data import verify
-from harness.download import FetchFailed, fetch
-from harness.errors import BenchError, InvalidSetting, WorkspaceError
+from harness.base.errors import BenchError, InvalidSetting, WorkspaceError
+from harness.datasets import download
+from harness.datasets import files as data
+from harness.datasets.download import FetchFailed, fetch
+from harness.datasets.files import verify
 from tasks._idx import load_images
 
 

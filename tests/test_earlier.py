@@ -13,10 +13,10 @@ from store_processes import new_run
 from stores import KEYS, ME, checkpoint, gone_owner, outcome, stack, store, url  # noqa: F401
 from toy_data import idx, put
 
-from harness.data import KNOWN, DataFile, DataSet
-from harness.spec import Status
+from harness.base.spec import Status
+from harness.base.workspace import Workspace
+from harness.datasets.files import KNOWN, DataFile, DataSet
 from harness.store import ArtifactFile, Metric, ResultStore, Saved
-from harness.workspace import Workspace
 
 pytestmark = pytest.mark.usefixtures("no_mirror")
 PLUGINS = Path(__file__).with_name("plugins.py")

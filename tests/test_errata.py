@@ -11,9 +11,9 @@ import comparisons
 import pytest
 from conftest import json_lines
 
-from harness.spec import Plan, Status
+from harness.base.spec import Plan, Status
+from harness.base.workspace import Workspace
 from harness.store import Metric, Outcome, Owner, ResultStore, Saved
-from harness.workspace import Workspace
 
 pytestmark = pytest.mark.usefixtures("no_mirror")
 SHORT = ("--protocol", "smoke", "--set", "steps=20", "--set", "eval_particles=50")

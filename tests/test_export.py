@@ -22,12 +22,12 @@ from pandas.testing import assert_frame_equal
 from pyarrow import parquet
 
 import harness
+from harness.analysis import export_tables as tables
+from harness.analysis.export_columns import ENDING, IDENTITY, MEASURED, ORIGIN, TRACED
 from harness.analysis.metrics import KNOWN
+from harness.base.errors import UsageError
+from harness.base.spec import Protocol, Status
 from harness.cli import main
-from harness.errors import UsageError
-from harness.results import tables
-from harness.results.columns import ENDING, IDENTITY, MEASURED, ORIGIN, TRACED
-from harness.spec import Protocol, Status
 from harness.store import Metric, ResultStore
 
 PAGE = Path(__file__).parent.parent / "docs" / "results.md"

@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 from conftest import json_lines
 
-from harness.registry import build, find, settled
-from harness.spec import canonical_json
+from harness.base.spec import canonical_json
+from harness.plan.registry import build, find, settled
 from harness.tuning.space import Column, Dimension, space
 
 pytestmark = pytest.mark.usefixtures("no_mirror")
@@ -101,7 +101,7 @@ def test_every_type_is_stored_found_again_and_read_back(rich, bench, workspace):
 
 
 def test_a_set_has_one_key_in_every_process(rich, workspace):
-    code = f"from harness.registry import find, settled; print(settled(find('method', {rich!r}).cls()))"
+    code = f"from harness.plan.registry import find, settled; print(settled(find('method', {rich!r}).cls()))"
     environment = os.environ | {"PYTHONPATH": str(Path(__file__).parent.parent)}
     texts = {
         subprocess.run(
@@ -131,7 +131,7 @@ def test_what_cannot_be_stored_is_one_line_that_names_the_field(rich, bench, wor
 
 
 def column(rich: str) -> Column:
-    from harness.matrix import parse_selector
+    from harness.plan.grid import parse_selector
 
     (method,), (task,) = parse_selector("method", rich), parse_selector("task", "gaussian-2")
     return Column(method, task, "smoke", {})

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from harness import checkpoint
+from harness.base.workspace import Workspace
 from harness.cli._options import write_out
-from harness.workspace import Workspace
+from harness.training import checkpoint
 
 
 @pytest.fixture

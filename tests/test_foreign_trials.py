@@ -12,9 +12,9 @@ from optuna.distributions import CategoricalDistribution, FloatDistribution
 from optuna.storages import RDBStorage
 from optuna.trial import TrialState, create_trial
 
+from harness.base.workspace import Workspace
 from harness.tuning.log import read_log, stored
 from harness.tuning.record import keys
-from harness.workspace import Workspace
 
 pytestmark = pytest.mark.usefixtures("no_mirror")
 

@@ -30,9 +30,9 @@ from test_browser import CHROMIUM, FLAGS
 from harness.analysis.formats import SCHEMA_VERSION, csv_text, html, latex, markdown, parquet_bytes
 from harness.analysis.formats.grid import Grid, Word
 from harness.analysis.formats.records import FORMULA
+from harness.base.errors import UsageError
 from harness.cli import main
 from harness.cli._options import write_out
-from harness.errors import UsageError
 from harness.store import ResultStore
 
 NAMES = (*comparisons.HOSTILE, "+a", "-b", "@c", "[bold]d[/bold]", "e--f ffi **g**", "\\input{j}")

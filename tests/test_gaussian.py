@@ -8,10 +8,10 @@ import scipy.optimize
 import scipy.stats
 import torch
 
-from harness import training
-from harness.evaluation import evaluate
-from harness.noise import Noise
-from harness.spec import Protocol
+from harness.base.spec import Protocol
+from harness.numerics.noise import Noise
+from harness.training import loop as training
+from harness.training.evaluation import evaluate
 from methods.vb import VB
 from tasks.gaussian import Gaussian, mini_batch
 
@@ -112,7 +112,7 @@ def test_scores_do_not_disturb_training(n_particles):
 
 
 def test_the_trend_of_a_line_with_noise_is_scipys():
-    from harness.evaluation import trend_z
+    from harness.training.evaluation import trend_z
 
     values = torch.from_numpy(np.random.default_rng(0).normal(size=(3, 20)) + 0.1 * np.arange(20))
     for row, z in zip(values, trend_z(values), strict=True):
@@ -121,7 +121,7 @@ def test_the_trend_of_a_line_with_noise_is_scipys():
 
 
 def test_travel_is_the_share_of_the_sum_of_the_rates():
-    from harness.evaluation import convergence
+    from harness.training.evaluation import convergence
 
     task, protocol = Gaussian(dim=2), Protocol(steps=10, lr=0.1, base="learned")
     state = training.start(VB(), task, protocol, [0])

@@ -10,10 +10,10 @@ import scipy.linalg
 import scipy.stats
 import torch
 
-from harness import training
-from harness.evaluation import evaluate
-from harness.noise import Noise
-from harness.spec import Protocol
+from harness.base.spec import Protocol
+from harness.numerics.noise import Noise
+from harness.training import loop as training
+from harness.training.evaluation import evaluate
 from methods.vb import VB
 from tasks.gaussian import Gaussian
 from tasks.gaussian_ar1 import GaussianAR1, covariance, neighbours, precision, whiten

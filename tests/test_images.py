@@ -7,12 +7,14 @@ import pytest
 import torch
 from linear_gaussian import LinearGaussian
 
-from harness import checkpoint, registry, training, validation
 from harness.api import Noise, autograd_score
-from harness.errors import UsageError
-from harness.evaluation import evaluate
-from harness.matrix import resolve
-from harness.registry import Found, find
+from harness.base.errors import UsageError
+from harness.plan import registry
+from harness.plan.grid import resolve
+from harness.plan.registry import Found, find
+from harness.training import checkpoint, validation
+from harness.training import loop as training
+from harness.training.evaluation import evaluate
 from tasks._decoder import Likelihood, decoded, softplus
 from tasks._images import binarised
 from tasks._layers import flat, maps, phases

@@ -17,13 +17,13 @@ import filled_store
 import pytest
 from runs import finished, mirrored, prepared, start
 
-from harness.errors import StoreError
+from harness.base.errors import StoreError
+from harness.base.workspace import Workspace, redact, sqlite_url, without_password
 from harness.store import ResultStore
 from harness.store.connect import sqlite_file
 from harness.tracking import Mirror, MirrorError, look, process, repair, ui_command
 from harness.tracking.process import AT_WORK_S, MOST_WORK_S, PATIENCE_S, REFUSED_S, Patience
 from harness.tuning.log import _storage
-from harness.workspace import Workspace, redact, sqlite_url, without_password
 
 RUN = ["-m", "vb", "-t", "gaussian-2", "--set", "steps=50", "--set", "eval_particles=100"]
 TUNE = ["-m", "hvae", "-t", "gaussian-2", "--set", "steps=40", "--set", "eval_particles=100", "--trials", "1", "--seeds", "1000"]
@@ -319,7 +319,7 @@ def test_a_copy_with_an_edited_key_or_seed_is_found_and_made_again(edit, tmp_pat
         seen = look(workspace, store)
         assert {run_id: key for run_id, (key, _) in seen.edited.items()} == {run_id: keys[0]}
         assert (seen.lost, seen.orphans) == ([], {})
-        from harness.doctor import mirror_faults
+        from harness.cli._doctor import mirror_faults
 
         (finding,) = mirror_faults(workspace, store)
         assert "was edited" in finding.text

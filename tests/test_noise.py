@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 
-from harness.noise import TRAIN_BLOCK, Noise
+from harness.numerics.noise import TRAIN_BLOCK, Noise
 
 LIKE = torch.zeros((), dtype=torch.float64)
 KINDS = ("normal", "uniform")

@@ -12,11 +12,13 @@ import scipy.stats
 import torch
 from conftest import json_lines
 
-from harness import bounds, registry, training
-from harness.evaluation import Score, evaluate, mean_scores
-from harness.matrix import expand
-from harness.noise import Noise
-from harness.training import draw
+from harness.numerics import bounds
+from harness.numerics.noise import Noise
+from harness.plan import registry
+from harness.plan.grid import expand
+from harness.training import loop as training
+from harness.training.evaluation import Score, evaluate, mean_scores
+from harness.training.loop import draw
 from tasks.norms import Norms, NormsOracle, length
 
 METHODS = ["vb", "iwae", "pnf", "iaf", "hvae", "hvae-iaf"]

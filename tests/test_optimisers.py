@@ -7,8 +7,8 @@ import math
 import pytest
 import torch
 
-from harness.optimisers import UPDATES, learning_rate, total_travel
-from harness.spec import Protocol
+from harness.base.spec import Protocol
+from harness.numerics.optimisers import UPDATES, learning_rate, total_travel
 
 REFERENCES = {
     "adam": lambda row, protocol: torch.optim.Adam([row], lr=protocol.lr, maximize=True),

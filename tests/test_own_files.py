@@ -17,12 +17,13 @@ from bundles import cli
 from conftest import json_lines
 from stores import gone_owner
 
-from harness import doctor, files
-from harness.errors import StoreError
-from harness.spec import Status
+from harness.base.errors import StoreError
+from harness.base.spec import Status
+from harness.base.workspace import Edition, Workspace
+from harness.cli import _doctor as doctor
 from harness.store import CheckpointFile, Outcome, Owner, ResultStore, Saved
+from harness.store import run_files as files
 from harness.store.upgrade import upgrade
-from harness.workspace import Edition, Workspace
 
 pytestmark = pytest.mark.usefixtures("no_mirror")
 DATA = Path(__file__).with_name("data")
@@ -34,8 +35,8 @@ SHA256 = hashlib.sha256(STATE).hexdigest()
 @pytest.fixture(params=["sqlite", "postgresql"])
 def here(request, tmp_path, monkeypatch):
     """A workspace on each kind of database; there is nothing in MLflow to ask for, and no data."""
-    monkeypatch.setattr("harness.doctor.mirror_faults", lambda *unused: iter(()))
-    monkeypatch.setattr("harness.doctor.bad_data", lambda *unused: iter(()))
+    monkeypatch.setattr("harness.cli._doctor.mirror_faults", lambda *unused: iter(()))
+    monkeypatch.setattr("harness.cli._doctor.bad_data", lambda *unused: iter(()))
     kind = {} if request.param == "sqlite" else {"BENCH_DATABASE_URL": request.getfixturevalue("postgres_database")()}
     return filled_store.workspace_in(tmp_path / "here", **kind)
 

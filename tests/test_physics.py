@@ -11,7 +11,7 @@ from defects import AsPrinted
 from harness.api import DiagNormal, LinearScore, Problem, autograd_score
 from harness.densities import half_squares
 from harness.nets import autoregressive_masks
-from harness.noise import Noise
+from harness.numerics.noise import Noise
 from methods._leapfrog import swung
 from methods.hvae import HVAE
 from methods.hvae_iaf import HVAEIAF

@@ -21,12 +21,15 @@ from conftest import NoMirror, json_lines
 from PIL import Image
 from runs import ROOT, copies, finished, opened, prepared, start
 
-from harness import checkpoint, gallery, pictures, registry
+from harness.base.spec import RunSpec
+from harness.base.workspace import Workspace
 from harness.cli import main
-from harness.model import stored
-from harness.noise import Noise
-from harness.spec import RunSpec
-from harness.workspace import Workspace
+from harness.numerics.noise import Noise
+from harness.plan import registry
+from harness.training import checkpoint
+from harness.training import figures as gallery
+from harness.training import png as pictures
+from harness.training.model import stored
 from tasks.digits import Digits
 
 DIGITS = ("-t", "digits", "--protocol", "smoke", "--set", "steps=20", "--set", "eval_particles=2", "--set", "task.n_test=20")
@@ -72,7 +75,7 @@ def copied(made, workspace, monkeypatch):
 def stopped_after(steps):
     """Runs are out of time after so many steps."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("harness.saving.Job.out_of_time", lambda job, step: "its time is over" if step == steps else None)
+        patch.setattr("harness.execution.job.Job.out_of_time", lambda job, step: "its time is over" if step == steps else None)
         yield
 
 
@@ -143,7 +146,7 @@ def test_what_keeps_pictures_from_being_made_never_touches_the_result(workspace,
             raise OSError(errno.ENOSPC, "No space left on device")
         put(path, content)
 
-    monkeypatch.setattr("harness.checkpoint.put", full)
+    monkeypatch.setattr("harness.training.checkpoint.put", full)
     result = call("run", "-m", "vb", *DIGITS, "--json")
     (line,) = json_lines(result)
     assert (line["status"], list(files(workspace, line["key"]))) == ("done", ["samples.png"])

@@ -12,11 +12,12 @@ from pathlib import Path
 import pytest
 from conftest import json_lines
 
-from harness import registry, sources
-from harness.errors import PluginError
-from harness.spec import digest
+from harness.base.errors import PluginError
+from harness.base.spec import digest
+from harness.base.workspace import sqlite_url
+from harness.plan import plugin_source as sources
+from harness.plan import registry
 from harness.store import ResultStore
-from harness.workspace import sqlite_url
 
 ROOT = Path(__file__).parent.parent
 SMOKE = ("-t", "gaussian-2", "--protocol", "smoke")
@@ -142,8 +143,8 @@ def test_fields_of_one_text_in_two_classes_are_told_apart_by_name(bench, workspa
 
 def test_a_class_of_this_session_trains_here_and_is_not_queued(workspace, monkeypatch):
     import harness
-    from harness.errors import UsageError
-    from harness.matrix import Setting, cell_runs, parse_selector
+    from harness.base.errors import UsageError
+    from harness.plan.grid import Setting, cell_runs, parse_selector
 
     cls = registry.find("method", str(plugin(workspace / "mine.py"))).cls
     monkeypatch.setattr(cls, "__module__", "__main__")

@@ -9,13 +9,13 @@ from sqlalchemy import event
 from store_processes import new_run
 from stores import ELSEWHERE, ME, gone_owner, outcome, url  # noqa: F401
 
-from harness.executors import follow, local
-from harness.executors.follow import Watch
-from harness.executors.local import Left, stacks
-from harness.matrix import expand
-from harness.spec import Description, RunSpec, Status, canonical_json, digest
+from harness.base.spec import Description, RunSpec, Status, canonical_json, digest
+from harness.base.workspace import Workspace, sqlite_url
+from harness.execution import follow, local
+from harness.execution.follow import Watch
+from harness.execution.local import Left, stacks
+from harness.plan.grid import expand
 from harness.store import ResultStore, Saved
-from harness.workspace import Workspace, sqlite_url
 
 pytestmark = pytest.mark.usefixtures("no_mirror")
 

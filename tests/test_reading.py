@@ -14,8 +14,8 @@ from pathlib import Path
 import pytest
 from test_plugins import SMOKE, in_process, plugin
 
-from harness import sources
-from harness.spec import digest
+from harness.base.spec import digest
+from harness.plan import plugin_source as sources
 
 ROOT = Path(__file__).parent.parent
 HOOK = """

@@ -10,9 +10,10 @@ import torch
 from conftest import json_lines
 from plugins import DivergesAt50, FreezesDomain, FreezesNoise, FreezesParameters, FreezesRange, Shift, UsesNumpy
 
-from harness import replay, training
-from harness.matrix import expand
-from harness.registry import find
+from harness.plan.grid import expand
+from harness.plan.registry import find
+from harness.training import loop as training
+from harness.training import recorded_steps as replay
 
 PLUGINS = Path(__file__).parent / "plugins.py"
 METHODS = ["vb", "iwae", "pnf", "iaf", "hvae", "hvae-untempered", "hvae-iaf"]

@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 from pydantic import BaseModel
 
-from harness.errors import InvalidSelector, InvalidSetting, UnknownName
-from harness.matrix import expand, parse_seeds, parse_selector, parse_sets
-from harness.spec import Protocol, RunSpec, added_later, former_values, settled_fields
+from harness.base.errors import InvalidSelector, InvalidSetting, UnknownName
+from harness.base.spec import Protocol, RunSpec, added_later, former_values, settled_fields
+from harness.plan.grid import expand, parse_seeds, parse_selector, parse_sets
 
 
 def one(method="hvae", task="gaussian-5", seeds=(0,), protocol="smoke", **sets):
@@ -137,7 +137,7 @@ def test_bad_values_are_named(sets, error, says):
 
 
 def test_a_label_is_the_name_with_its_variant():
-    from harness import registry
+    from harness.plan import registry
 
     cls = registry.find("method", "hvae").cls
     assert registry.method_label(cls, "hvae", {"tempering": "none"}) == "hvae-untempered"

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from harness.analysis.statistics import bca_interval, holm, paired, t_interval, t_test, wilcoxon_test
-from harness.analysis.text import between, number
+from harness.base.text import between, number
 
 SLEEP = [0.7, -1.6, -0.2, -1.2, -0.1, 3.4, 3.7, 0.8, 0.0, 2.0]
 """Student's own example (1908): hours of sleep gained by ten patients."""

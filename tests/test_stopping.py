@@ -6,7 +6,7 @@ import subprocess
 import sys
 import time
 
-from harness.stopping import StopRequest
+from harness.base.stop_request import StopRequest
 
 BOMBARDED = """
 import signal

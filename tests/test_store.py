@@ -34,29 +34,19 @@ from stores import (  # noqa: F401
 )
 
 import harness.store
-from harness.errors import LeaseLost, SchemaMismatch, StoreError, UsageError
-from harness.spec import Status
-from harness.store import (
-    ArtifactFile,
-    Metric,
-    ResultStore,
-    Saved,
-    backup,
-    connect,
-    current_revision,
-    fresh,
-    info,
-)
+from harness.base.errors import LeaseLost, SchemaMismatch, StoreError, UsageError
+from harness.base.spec import Status
+from harness.base.workspace import redact, sqlite_url
+from harness.store import ArtifactFile, Metric, ResultStore, Saved, backup, connect, current_revision, fresh, info
 from harness.store import upgrade as upgrade_database
 from harness.store.schema import metadata
 from harness.store.upgrade import REVISIONS
-from harness.workspace import redact, sqlite_url
 
 # Names and imports
 
 
 def test_the_public_names_are_these():
-    rows = {"ArtifactFile", "CheckpointFile", "Claim", "Curve", "File", "HistoryRow", "Metric", "NewRun", "OpenRun", "Outcome"}
+    rows = {"ArtifactFile", "CheckpointFile", "Claim", "Curve", "File", "HistoryRow", "Metric", "OpenRun", "Outcome"}
     rows |= {"Owner", "RunRow", "CODE", "is_newest"}
     rows |= {"Adoption", "CellRow", "Errata", "Erratum", "Replicate", "Result", "Saved", "Scores", "Snapshot", "Standing"}
     assert set(harness.store.__all__) == rows | {"HEAD", "ResultStore", "backup", "current_revision", "info", "upgrade"}

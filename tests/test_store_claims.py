@@ -14,16 +14,12 @@ import store_processes as processes
 from store_processes import new_run, spec
 from stores import ELSEWHERE, KEYS, ME, SPAWN, checkpoint, execute, file, gone_owner, in_namespace, in_processes, outcome, stack, store, url  # noqa: F401
 
-from harness.errors import LeaseLost, UsageError
-from harness.heartbeat import Heartbeat
-from harness.spec import Status
-from harness.store import (
-    Metric,
-    ResultStore,
-    Saved,
-)
+from harness.base.errors import LeaseLost, UsageError
+from harness.base.spec import Status
+from harness.base.workspace import sqlite_url
+from harness.execution.heartbeat import Heartbeat
+from harness.store import Metric, ResultStore, Saved
 from harness.store.claims import lock
-from harness.workspace import sqlite_url
 
 
 def test_claims_keep_the_order_of_the_keys(store):

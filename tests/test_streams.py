@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from harness.base.workspace import Workspace
 from harness.store import ResultStore
-from harness.workspace import Workspace
 
 pytestmark = pytest.mark.usefixtures("no_mirror")
 

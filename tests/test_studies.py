@@ -17,13 +17,14 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from test_cli import loaded_by
 
-from harness import plainyaml, registry, studies
-from harness.errors import BenchError, UsageError
-from harness.matrix import expand
-from harness.outlook import Outlook, look
-from harness.spec import Plan, Status
+from harness.base import yaml_source as plainyaml
+from harness.base.errors import BenchError, UsageError
+from harness.base.spec import Plan, Status
+from harness.base.workspace import Workspace
+from harness.execution.forecast import Outlook, look
+from harness.plan import registry, studies
+from harness.plan.grid import expand
 from harness.store import Outcome, Owner, ResultStore, Saved
-from harness.workspace import Workspace
 
 GOOD = """summary: A study.
 grids:

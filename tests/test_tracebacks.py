@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from harness.tracebacks import FIRST, LAST, place_in, traceback_of
+from harness.base.tracebacks import FIRST, LAST, place_in, traceback_of
 
 
 def caught(work):

@@ -21,11 +21,11 @@ import pytest
 from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
 
 import harness.tracking
-from harness.pictures import learning_curves
-from harness.spec import Status
+from harness.base.spec import Status
+from harness.base.workspace import Workspace, sqlite_url
 from harness.store import Metric, Outcome, ResultStore
 from harness.tracking import Copies, Mirror, create_store, delete_copies, look, repair, sync, ui_command
-from harness.workspace import Workspace, sqlite_url
+from harness.training.png import learning_curves
 
 SPAWN = multiprocessing.get_context("spawn")
 LARGEST = sys.float_info.max
@@ -602,7 +602,7 @@ def test_the_pages_are_served_lean_and_without_passwords_in_the_command(workspac
 
 
 def test_the_pages_of_a_server_are_not_served_twice(tmp_path):
-    from harness.errors import UsageError
+    from harness.base.errors import UsageError
 
     workspace = filled_store.workspace_in(tmp_path, MLFLOW_TRACKING_URI="https://ada:secret@example.org")
     with pytest.raises(UsageError, match=r"https://ada:\*\*\*@example.org"):

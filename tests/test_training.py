@@ -8,10 +8,11 @@ import pytest
 import torch
 from plugins import DivergesAt50, Shift, WrongShape
 
-from harness import checkpoint, training
-from harness.errors import CheckpointError, PluginError
-from harness.matrix import expand
-from harness.registry import find, load
+from harness.base.errors import CheckpointError, PluginError
+from harness.plan.grid import expand
+from harness.plan.registry import find, load
+from harness.training import checkpoint
+from harness.training import loop as training
 
 METHODS = ["vb", "iwae", "pnf", "iaf", "hvae", "hvae-untempered", "hvae-iaf"]
 

@@ -14,19 +14,19 @@ from mlflow import MlflowClient
 from scipy import stats
 
 from harness.analysis.statistics import paired, t_interval
-from harness.errors import UsageError
-from harness.matrix import parse_selector
-from harness.registry import find
+from harness.base.errors import UsageError
+from harness.base.workspace import Workspace
+from harness.plan.grid import parse_selector
+from harness.plan.registry import find
+from harness.plan.tune_options import Tune
 from harness.store import ResultStore
 from harness.tuning.decisions import grid, rungs, total
-from harness.tuning.fields import Tune
 from harness.tuning.log import Log, open_log, read_log, stored
 from harness.tuning.record import keys as keys_of
 from harness.tuning.rounds import stages
 from harness.tuning.search import searches, short_name
 from harness.tuning.space import Column, Dimension, space
 from harness.tuning.verdict import best_of
-from harness.workspace import Workspace
 
 pytestmark = pytest.mark.usefixtures("no_mirror")
 

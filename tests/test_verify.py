@@ -10,16 +10,16 @@ import pytest
 from conftest import json_lines
 from filled_store import ENVIRONMENT
 
-from harness import registry, studies
 from harness.analysis import references
 from harness.analysis.closed_forms import FORMS
 from harness.analysis.ours import Mean, Ours
 from harness.analysis.statistics import t_interval
 from harness.analysis.verdicts import Verdict, judge, settle
-from harness.errors import UnknownName, UsageError
-from harness.spec import Plan, Status
+from harness.base.errors import UnknownName, UsageError
+from harness.base.spec import Plan, Status
+from harness.base.workspace import Workspace
+from harness.plan import registry, studies
 from harness.store import Metric, Outcome, Owner, ResultStore
-from harness.workspace import Workspace
 
 DIMS = [25, 50, 100, 200, 300, 400]
 pytestmark = pytest.mark.usefixtures("no_mirror")

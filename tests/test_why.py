@@ -11,8 +11,8 @@ import pytest
 from click.testing import CliRunner
 from conftest import json_lines
 
+from harness.base.spec import Plan, Status
 from harness.cli import main
-from harness.spec import Plan, Status
 from harness.store import Outcome, Owner, ResultStore
 
 OTHER = {**filled_store.ENVIRONMENT, "python": "3.12.1", "packages": {"torch": "2.14.0"}}

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from harness.data import KNOWN, DataFile, DataSet
+from harness.datasets.files import KNOWN, DataFile, DataSet
 
 ROOT = Path(__file__).parent.parent
 FAULTY = str(Path(__file__).with_name("faulty"))

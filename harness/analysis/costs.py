@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from harness.analysis.sample import Group, Spent
-from harness.spec import Description
+from harness.base.spec import Description
 
 BACKWARD = 1
 """The gradient of the bound, taken once a step, goes through the log-joint once more."""

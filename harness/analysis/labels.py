@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from harness.spec import settings_text
+from harness.base.spec import settings_text
 from harness.store import CellRow
 
 Aspects = tuple[tuple[str, Any], ...]

@@ -11,11 +11,11 @@ from typing import Any
 
 from harness.analysis.statistics import Interval, t_interval
 from harness.analysis.stored import StoredMetrics
-from harness.errors import UsageError
-from harness.matrix import cell_runs, parse_selector
-from harness.registry import build, find
-from harness.spec import Status
-from harness.store import NewRun, ResultStore
+from harness.base.errors import UsageError
+from harness.base.spec import NewRun, Status
+from harness.plan.grid import cell_runs, parse_selector
+from harness.plan.registry import build, find
+from harness.store import ResultStore
 
 LOST = (Status.DIVERGED, "not finite")
 WITHDRAWN = "withdrawn"

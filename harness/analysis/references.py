@@ -32,10 +32,10 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, ValidationError, model_validator
 
-from harness import plainyaml
 from harness.analysis.closed_forms import FORMS
-from harness.errors import UnknownName, UsageError
-from harness.plainyaml import Document, Place
+from harness.base import yaml_source as plainyaml
+from harness.base.errors import UnknownName, UsageError
+from harness.base.yaml_source import Document, Place
 
 Text = Annotated[str, Field(min_length=1)]
 Number = Annotated[float, Field(allow_inf_nan=False)]

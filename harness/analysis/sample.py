@@ -10,8 +10,8 @@ from typing import Any
 
 from harness.analysis.labels import ColumnName, RowName, column_name, differences, ordered, row_name, spelt_out
 from harness.analysis.stored import StoredMetrics
-from harness.matrix import picked
-from harness.spec import Status
+from harness.base.spec import Status
+from harness.plan.grid import picked
 from harness.store import CODE, CellRow, Replicate, ResultStore
 
 TUNED_FROM = 1000

@@ -9,7 +9,7 @@ from typing import Literal
 from harness.analysis.labels import RowName, texts
 from harness.analysis.metrics import Better
 from harness.analysis.statistics import Interval, holm, mean, t_interval, t_test, wilcoxon_test
-from harness.errors import UsageError
+from harness.base.errors import UsageError
 
 Test = Literal["t", "wilcoxon"]
 TESTS = {"t": t_test, "wilcoxon": wilcoxon_test}

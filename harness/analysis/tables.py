@@ -15,7 +15,7 @@ from harness.analysis.metrics import FLOOR, Meaning, meaning
 from harness.analysis.sample import Group, Sample
 from harness.analysis.significance import Difference, Test
 from harness.analysis.statistics import Interval, bca_interval, t_interval
-from harness.errors import UnknownName
+from harness.base.errors import UnknownName
 
 IntervalKind = Literal["t", "bca"]
 INTERVALS = {"t": t_interval, "bca": bca_interval}

@@ -18,7 +18,8 @@ from typing import Any
 from harness.analysis.closed_forms import FORMS
 from harness.analysis.ours import Mean, Ours, Results
 from harness.analysis.references import Experiment, Remark, Source, Table
-from harness.store import NewRun, ResultStore
+from harness.base.spec import NewRun
+from harness.store import ResultStore
 
 NEAR = 0.05  # of the published value
 STANDARD_ERRORS = 3.0
@@ -90,7 +91,7 @@ def judge(store: ResultStore | None, source: Source, runs_of: RunsOf, tasks: Col
     Args:
         store: our results; None where there are none.
         source: what `harness.analysis.references.load` returns.
-        runs_of: the runs of a shipped study by its name: `harness.studies.runs_of`.
+        runs_of: the runs of a shipped study by its name: `harness.plan.studies.runs_of`.
         tasks: the tasks to look at; None: all of them.
 
     Raises:

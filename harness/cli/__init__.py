@@ -11,9 +11,9 @@ from typing import Any
 import click
 
 import harness
+from harness.base.errors import BenchError, StoreError, one_line
 from harness.cli._options import say
 from harness.cli._streams import separating
-from harness.errors import BenchError, StoreError, one_line
 
 COMMANDS = {
     "run": "run:run",
@@ -68,9 +68,9 @@ def _edited_rows() -> Iterator[None]:
 
 def _first_edited() -> str | None:
     """The first row that shows it."""
+    from harness.base.workspace import Workspace
     from harness.store.fresh import is_missing
     from harness.store.sound import edited
-    from harness.workspace import Workspace
 
     try:
         url = Workspace.current().database_url
@@ -101,7 +101,7 @@ class LazyGroup(click.Group):
 
     def resolve_command(self, ctx: click.Context, args: list[str]) -> tuple[str | None, click.Command | None, list[str]]:
         """As click's, with a suggestion where the name is unknown."""
-        from harness.errors import UnknownName
+        from harness.base.errors import UnknownName
 
         if args and not args[0].startswith("-") and args[0] not in COMMANDS:
             raise UnknownName("command", args[0], COMMANDS, "bench --help")

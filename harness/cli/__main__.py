@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+from harness.base.gc import collect_seldom
 from harness.cli import main
 from harness.cli._streams import own_streams
-from harness.collector import collect_seldom
 
 
 def bench() -> None:

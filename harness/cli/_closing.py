@@ -7,10 +7,9 @@ from collections.abc import Collection, Sequence
 from typing import Any
 
 from harness.analysis.remarks import BY_IMPORTANCE, DOUBTFUL_K
+from harness.base.spec import NewRun, settings_text
+from harness.base.tracebacks import reason_and_place
 from harness.cli._options import console, duration, number, plural
-from harness.spec import settings_text
-from harness.store import NewRun
-from harness.tracebacks import reason_and_place
 
 LEFT = ("method", "settings", "status")
 MARK = "a"

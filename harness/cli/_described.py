@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from harness.spec import plain_number
+from harness.base.spec import plain_number
 from harness.store import Metric, ResultStore, RunRow
 
 

@@ -6,8 +6,8 @@ import io
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from harness.base.errors import harmless
 from harness.cli._options import console, say
-from harness.errors import harmless
 
 if TYPE_CHECKING:
     from harness.analysis.formats.grid import Grid, Word

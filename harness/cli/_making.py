@@ -7,16 +7,17 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
+from harness.base.stop_request import StopRequest
+from harness.base.workspace import Workspace, redact
 from harness.cli._options import plural, print_json, say
 from harness.cli._work import Work
-from harness.stopping import StopRequest
-from harness.workspace import Workspace, redact
 
 if TYPE_CHECKING:
-    from harness.executors.follow import Progressed
-    from harness.executors.local import Event
-    from harness.saving import Options
-    from harness.store import NewRun, ResultStore, Standing
+    from harness.base.spec import NewRun
+    from harness.execution.follow import Progressed
+    from harness.execution.job import Options
+    from harness.execution.local import Event
+    from harness.store import ResultStore, Standing
     from harness.tracking import Mirror
 
 INTERRUPTED = 130
@@ -41,7 +42,7 @@ def cluster(work: Work) -> Any:
     """The Dask cluster asked for, found before anything is written."""
     if work.scheduler is None:
         return None
-    from harness.executors.cluster import connect
+    from harness.execution.dask import connect
 
     return connect(work.scheduler)
 
@@ -49,8 +50,8 @@ def cluster(work: Work) -> Any:
 def _carry_out(
     workspace: Workspace, store: ResultStore, runs: list[NewRun], work: Work, client: Any, as_json: bool, stop: StopRequest
 ) -> int:
-    from harness import executors
-    from harness.spec import TERMINAL
+    from harness.base.spec import TERMINAL
+    from harness.execution import local as executors
     from harness.tracking import Mirror
 
     keys = [run.spec.key for run in runs]
@@ -80,8 +81,8 @@ def _print_results(
     store: ResultStore, runs: list[NewRun], outcomes: dict[str, str], given_up: dict[str, str], stopped: bool, rerun: bool, as_json: bool
 ) -> int:
     """Print what became of the runs and return the exit status; `given_up` says why some could not be made anew."""
+    from harness.base.spec import Status
     from harness.cli._described import collect
-    from harness.spec import Status
 
     keys = [run.spec.key for run in runs]
     results = collect(store, keys, outcomes)
@@ -115,10 +116,10 @@ def _work(
     """Run what has not ended, filling in `outcomes`; says whether it was interrupted."""
     if not keys:
         return False
+    from harness.base.spec import TERMINAL
     from harness.cli._progress import display
-    from harness.executors import SetAside
-    from harness.runner import Began, Ended, Stop
-    from harness.spec import TERMINAL
+    from harness.execution.local import SetAside
+    from harness.execution.runner import Began, Ended, Stop
 
     held = store.holders(keys)
     ours = {key: "hit" if key in held else "resumed" if run.step else "ran" for key, run in store.standings(keys).items()}
@@ -144,14 +145,14 @@ def events(
 ) -> Iterator[Event | Progressed]:
     """What happens while the runs are made: here, by workers, or on a cluster."""
     if client is not None:
-        from harness.executors.cluster import run_on_cluster
+        from harness.execution.dask import run_on_cluster
 
         return run_on_cluster(store, client, keys, stop, options)
     if work.workers is not None:
-        from harness.executors.pool import run_on_workers
+        from harness.execution.pool import run_on_workers
 
         return run_on_workers(workspace, store, keys, work.workers, stop, options)
-    from harness.executors import execute
+    from harness.execution.local import execute
 
     return execute(workspace, store, keys, stop, options)
 
@@ -186,7 +187,7 @@ def finish_mirror(workspace: Workspace, mirror: Mirror, stop: StopRequest) -> bo
 
 
 def _warn_of_other_source(runs: list[NewRun], before: dict[str, Standing]) -> None:
-    from harness.spec import TERMINAL
+    from harness.base.spec import TERMINAL
 
     other = [run for run in runs if (row := before.get(run.spec.key)) and row.status in TERMINAL and row.source_hash != run.source_hash]
     if other:

@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Any, BinaryIO, TypeVar
 
 import click
 
-from harness.analysis.text import number as number
+from harness.base.errors import harmless
+from harness.base.text import number as number
+from harness.base.workspace import Workspace
 from harness.cli._streams import results
-from harness.errors import harmless
-from harness.workspace import Workspace
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -102,8 +102,8 @@ def out_file(output: Path | None) -> Iterator[BinaryIO]:
         yield results().buffer
         results().buffer.flush()
         return
-    from harness.checkpoint import whole
-    from harness.errors import UsageError
+    from harness.base.errors import UsageError
+    from harness.training.checkpoint import whole
 
     special = output.exists() and not output.is_file()  # a pipe or a device is not replaced
     try:

@@ -9,9 +9,9 @@ from contextlib import contextmanager
 from typing import Any
 
 from harness.cli._options import duration, say
-from harness.executors import Event, Waiting
-from harness.executors.follow import Progressed
-from harness.runner import Advanced, Began, Ended, Note
+from harness.execution.follow import Progressed
+from harness.execution.local import Event, Waiting
+from harness.execution.runner import Advanced, Began, Ended, Note
 
 LINE_S = 10.0
 ESTIMATE_S = 2.0

@@ -6,12 +6,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from harness.base.errors import UnknownName
 from harness.cli._options import print_json
 from harness.cli._work import Work
-from harness.errors import UnknownName
 
 if TYPE_CHECKING:
-    from harness.studies import Study
+    from harness.plan.studies import Study
     from harness.tuning.record import Record
     from harness.tuning.search import Search
 
@@ -19,7 +19,8 @@ if TYPE_CHECKING:
 def found_study(name: str) -> Study | list[Record]:
     """A study of grids, or the searches of a tuning study: as they were last run in this workspace, else as the file has them."""
     from harness.cli._tuning import stored_searches
-    from harness.studies import load
+    from harness.plan.studies import load
+    from harness.tuning.search import searches_of
 
     try:
         found = load(name)
@@ -27,7 +28,7 @@ def found_study(name: str) -> Study | list[Record]:
         if searches := stored_searches(name):
             return searches
         raise
-    return found if found.tune is None else stored_searches(found.name) or _records(found.searches())
+    return found if found.tune is None else stored_searches(found.name) or _records(searches_of(found))
 
 
 def _records(searches: Sequence[Search]) -> list[Record]:
@@ -39,8 +40,9 @@ def _records(searches: Sequence[Search]) -> list[Record]:
 def go_on(found: Study, sets: dict[str, Any], trials: int | None, work: Work, dry_run: bool, as_json: bool) -> int:
     """Go on with a tuning study."""
     from harness.cli._tuning import tune_all
+    from harness.tuning.search import searches_of
 
-    searches = found.searches(sets, trials)
+    searches = searches_of(found, sets, trials)
     if not dry_run:
         return tune_all(searches, work, as_json)
     show_best(_records(searches), as_json)

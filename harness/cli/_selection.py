@@ -14,15 +14,16 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from harness.base.errors import BenchError, UnknownName, UsageError, one_line
+from harness.base.workspace import Workspace
 from harness.cli._options import Command, open_store, say
-from harness.errors import BenchError, UnknownName, UsageError, one_line
-from harness.workspace import Workspace
 
 if TYPE_CHECKING:
+    from harness.analysis.export_selection import Choice
     from harness.analysis.sample import Sample
-    from harness.results.choice import Choice
-    from harness.store import NewRun, ResultStore, RunRow
-    from harness.studies import Study
+    from harness.base.spec import NewRun
+    from harness.plan.studies import Study
+    from harness.store import ResultStore, RunRow
     from harness.tuning.verdict import Verdict
 
 
@@ -117,9 +118,9 @@ def drawn(store: ResultStore, chosen: Selection, cells: Collection[str] | None =
     Raises:
         UsageError: none fits.
     """
+    from harness.analysis.export_selection import keys_of_study
     from harness.analysis.sample import draw
-    from harness.matrix import parse_seeds
-    from harness.results.choice import keys_of_study
+    from harness.plan.grid import parse_seeds
 
     seeds = None if chosen.seeds is None else set(parse_seeds(chosen.seeds))
     keys = None if chosen.study is None else keys_of_study(chosen.study)
@@ -168,8 +169,8 @@ def choice_of(chosen: Selection, statuses: Sequence[str] = (), keys: Collection[
     Raises:
         UsageError: there is no such study or status.
     """
-    from harness.matrix import parse_seeds
-    from harness.results.choice import Choice, keys_of_study, parse_statuses
+    from harness.analysis.export_selection import Choice, keys_of_study, parse_statuses
+    from harness.plan.grid import parse_seeds
 
     said = " ".join([*([str(chosen)] if str(chosen) else []), *(f"--status {name}" for name in statuses)])
     seeds = None if chosen.seeds is None else set(parse_seeds(chosen.seeds))
@@ -197,7 +198,7 @@ def runs_of_study(found: Study, methods: Sequence[str], tasks: Sequence[str], se
     Raises:
         UsageError: none fits.
     """
-    from harness.matrix import picked
+    from harness.plan.grid import picked
 
     def fits(run: NewRun) -> bool:
         spec = run.spec

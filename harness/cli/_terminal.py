@@ -9,7 +9,7 @@ from rich.console import Console, ConsoleOptions, RenderableType
 from rich.segment import Segment
 from rich.text import Text
 
-from harness.errors import harmless
+from harness.base.errors import harmless
 
 if TYPE_CHECKING:
     from rich.progress import Progress, ProgressColumn, Task

@@ -9,16 +9,17 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from harness.base.stop_request import StopRequest
+from harness.base.workspace import Workspace
 from harness.cli._making import INTERRUPTED, NOT_ALL_DONE, cluster, events, finish_mirror, signals
 from harness.cli._options import open_store, plural, print_json, say, write_out
 from harness.cli._verdicts import dimensions, print_verdicts, trial_line
 from harness.cli._work import Work
-from harness.runner import OutOfTime
-from harness.stopping import StopRequest
-from harness.workspace import Workspace
+from harness.execution.runner import OutOfTime
 
 if TYPE_CHECKING:
-    from harness.store import NewRun, ResultStore
+    from harness.base.spec import NewRun
+    from harness.store import ResultStore
     from harness.tracking import Mirror
     from harness.tuning.record import Record
     from harness.tuning.rounds import Make
@@ -28,9 +29,9 @@ if TYPE_CHECKING:
 
 def tune_all(searches: Sequence[Search], work: Work, as_json: bool) -> int:
     """Bring searches to their end, score their winners on report seeds, print what came out, and return the exit status."""
-    from harness.errors import UsageError
-    from harness.runner import Stop
-    from harness.spec import Status
+    from harness.base.errors import UsageError
+    from harness.base.spec import Status
+    from harness.execution.runner import Stop
     from harness.store import ResultStore
     from harness.tracking import Mirror
     from harness.tuning.decisions import total
@@ -86,9 +87,9 @@ def _tune(workspace: Workspace, store: ResultStore, search: Search, make: Make, 
 
 def _maker(workspace: Workspace, store: ResultStore, work: Work, client: Any, stop: StopRequest, mirror: Mirror) -> Make:
     """A function that brings runs to their end or to a step, while MLflow follows."""
-    from harness import executors
-    from harness.executors import Waiting
-    from harness.runner import Note
+    from harness.execution import local as executors
+    from harness.execution.local import Waiting
+    from harness.execution.runner import Note
     from harness.tuning.rounds import has_reached
 
     made: list[str] = []
@@ -158,7 +159,7 @@ def write_figures(verdicts: Sequence[Verdict], target: Path) -> None:
     Raises:
         UsageError: there is nothing to draw yet, or the file cannot be written.
     """
-    from harness.errors import UsageError
+    from harness.base.errors import UsageError
 
     workspace = Workspace.current()
     store = open_store(workspace)
@@ -173,7 +174,7 @@ def write_figures(verdicts: Sequence[Verdict], target: Path) -> None:
 
 
 def _figures(workspace: Workspace, store: ResultStore, verdict: Verdict) -> str:
-    from harness.tuning.figures import page
+    from harness.report.tuning import page
     from harness.tuning.log import read_log
 
     with read_log(workspace.study_url, verdict.search) as log:

@@ -105,7 +105,7 @@ def _signed(value: float) -> str:
 
 
 def _ranges(seeds: Sequence[int]) -> str:
-    from harness.matrix import ranges
+    from harness.plan.grid import ranges
 
     return ranges(seeds)
 

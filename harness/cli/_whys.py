@@ -6,11 +6,11 @@ from collections.abc import Iterator, Sequence
 from textwrap import fill
 from typing import TYPE_CHECKING, Any
 
+from harness.base.spec import plain_number, settings_text
+from harness.base.tracebacks import reason_and_place
+from harness.base.workspace import Workspace
 from harness.cli._options import console, number, plural
 from harness.cli.listing import print_table
-from harness.spec import plain_number, settings_text
-from harness.tracebacks import reason_and_place
-from harness.workspace import Workspace
 
 if TYPE_CHECKING:
     from harness.analysis.origin import Made, Origin
@@ -45,7 +45,7 @@ def described(found: Sequence[Origin], sample: Sample, workspace: Workspace) -> 
 
 
 def _run(made: Made, workspace: Workspace) -> dict[str, Any]:
-    from harness.files import plain
+    from harness.store.run_files import plain
     from harness.tracking.fresh import run_page
 
     run, score, plan = made.run, made.score, made.plan
@@ -101,7 +101,7 @@ def _print(origin: Origin, workspace: Workspace) -> None:
 def _facts(origin: Origin) -> Iterator[tuple[str, str]]:
     from harness.analysis.formats.grid import estimate
     from harness.analysis.origin import summary
-    from harness.matrix import ranges
+    from harness.plan.grid import ranges
 
     entry, cell, metric = origin.entry, origin.group.cell, origin.table.metric
     unit = f" {metric.unit}" if metric.unit else ""

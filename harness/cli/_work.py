@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from harness.base.errors import UsageError
 from harness.cli._options import Command
-from harness.errors import UsageError
 
 if TYPE_CHECKING:
-    from harness.saving import Options
+    from harness.execution.job import Options
 
 
 class Quantity(click.ParamType):
@@ -78,14 +78,14 @@ class Work:
             UsageError: it is not.
         """
         if self.device != "cpu":
-            from harness import devices
+            from harness.training import devices
 
             devices.use(self.device)
 
     def options(self) -> Options:
         """The part that whoever makes the runs must know."""
-        from harness import registry
-        from harness.saving import Options
+        from harness.execution.job import Options
+        from harness.plan import registry
 
         return Options(
             self.save_every,

@@ -14,8 +14,8 @@ from harness.cli._options import console, json_option, plural, print_json, say
 from harness.cli.listing import print_table
 
 if TYPE_CHECKING:
-    from harness.calibration import Answer, Entrant, Point, Spread, Stopwatch
-    from harness.matrix import Setting
+    from harness.plan.grid import Setting
+    from harness.training.calibration import Answer, Entrant, Point, Spread, Stopwatch
 
 NOISY = 0.1  # spread of a ratio
 
@@ -42,9 +42,9 @@ def calibrate(
     Example:
       bench calibrate -m hvae -m iwae -t digits
     """
-    from harness.calibration import Stopwatch, entrant, search
-    from harness.errors import UsageError
-    from harness.matrix import parse_sets
+    from harness.base.errors import UsageError
+    from harness.plan.grid import parse_sets
+    from harness.training.calibration import Stopwatch, entrant, search
 
     if len(methods) < 2:
         raise UsageError("Give two methods or more; the first is the reference: bench calibrate -m hvae -m iwae -t mnist")
@@ -65,8 +65,8 @@ def calibrate(
 
 
 def _one_task(text: str) -> Setting:
-    from harness.errors import UsageError
-    from harness.matrix import parse_selector
+    from harness.base.errors import UsageError
+    from harness.plan.grid import parse_selector
 
     settings = parse_selector("task", text)
     if len(settings) > 1:
@@ -76,7 +76,7 @@ def _one_task(text: str) -> Setting:
 
 def _usual_threads(task: Setting) -> int:
     """As many as a run takes that has the machine for itself."""
-    from harness.saving import cores
+    from harness.execution.job import cores
 
     return 1 if task.found.cls.stacks else cores()
 

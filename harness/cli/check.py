@@ -6,8 +6,8 @@ import time
 
 import click
 
+from harness.base.errors import UnknownName, UsageError
 from harness.cli._options import console, duration, json_option, print_json
-from harness.errors import UnknownName, UsageError
 
 BROKEN = 3
 
@@ -26,7 +26,8 @@ def check(ctx: click.Context, name: str, seed: int, as_json: bool) -> None:
     Example:
       bench check vb
     """
-    from harness import conformance, registry
+    from harness import conformance
+    from harness.plan import registry
 
     try:
         cls, suite = registry.find("method", name).cls, conformance.check_method

@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
+from harness.base.errors import UsageError
+from harness.base.workspace import Workspace
 from harness.cli._grids import plain_text, show
 from harness.cli._options import json_option, print_json, say, write_out
 from harness.cli._selection import Selection, drawn, opened, selection, with_tuning
-from harness.errors import UsageError
-from harness.workspace import Workspace
 
 if TYPE_CHECKING:
     from harness.analysis.formats.grid import Grid, Style

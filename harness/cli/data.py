@@ -13,7 +13,7 @@ import click
 from harness.cli._options import json_option, print_json, say
 
 if TYPE_CHECKING:
-    from harness.data import Checked
+    from harness.datasets.files import Checked
 
 NOT_ALL_RIGHT = 3
 
@@ -48,7 +48,7 @@ def fetch(name: str, folder: Path | None, mirrors: Sequence[str], force: bool, a
     Example:
       bench data fetch mnist
     """
-    from harness.download import fetch as bring
+    from harness.datasets.download import fetch as bring
 
     with _display() as shown:
         for fetched in bring(name, folder, mirrors, force, shown.advance, shown.say):
@@ -72,8 +72,8 @@ def verify(ctx: click.Context, name: str | None, folder: Path | None, as_json: b
     Example:
       bench data verify mnist
     """
-    from harness.data import KNOWN
-    from harness.data import verify as check
+    from harness.datasets.files import KNOWN
+    from harness.datasets.files import verify as check
 
     checked = []
     for known in [name] if name else KNOWN:
@@ -115,7 +115,7 @@ def listing(folder: Path | None, as_json: bool) -> None:
     Example:
       bench data list
     """
-    from harness.data import KNOWN, look, places
+    from harness.datasets.files import KNOWN, look, places
 
     for known in KNOWN.values():
         folders = places(known, folder)

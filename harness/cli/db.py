@@ -8,9 +8,9 @@ from pathlib import Path
 
 import click
 
+from harness.base.errors import UsageError
+from harness.base.workspace import Workspace
 from harness.cli._options import json_option, print_json, say
-from harness.errors import UsageError
-from harness.workspace import Workspace
 
 
 @click.group()

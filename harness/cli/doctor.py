@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from harness.base.errors import BenchError
+from harness.base.workspace import Workspace
 from harness.cli._options import json_option, plural, print_json, say
-from harness.errors import BenchError
-from harness.workspace import Workspace
 
 if TYPE_CHECKING:
-    from harness.doctor import Finding
+    from harness.cli._doctor import Finding
 
 FAULTS_LEFT = 3
 
@@ -30,7 +30,7 @@ def doctor(ctx: click.Context, repair: bool, as_json: bool) -> None:
     Example:
       bench doctor --repair
     """
-    from harness.doctor import examine, old_schema
+    from harness.cli._doctor import examine, old_schema
     from harness.store import ResultStore
     from harness.store.fresh import is_missing
 

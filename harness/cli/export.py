@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from harness.base.errors import UsageError
+from harness.base.workspace import Workspace
 from harness.cli._options import json_option, out_file, plural, print_json, say, watched
 from harness.cli._selection import Selection, choice_of, opened, run_of, selection
-from harness.errors import UsageError
-from harness.workspace import Workspace
 
 if TYPE_CHECKING:
-    from harness.results.choice import Choice
+    from harness.analysis.export_selection import Choice
     from harness.store import Result, ResultStore, RunRow
 
 SUFFIXES = {".csv": "csv", ".jsonl": "jsonl", ".ndjson": "jsonl", ".parquet": "parquet"}
@@ -93,9 +93,9 @@ def _format(given: str | None, output: Path | None) -> str:
 
 
 def _write_table(store: ResultStore, choice: Choice, what: str, written: str, output: Path | None) -> None:
-    from harness.results.choice import choose_some
-    from harness.results.files import FORMATS
-    from harness.results.tables import TABLES
+    from harness.analysis.export_files import FORMATS
+    from harness.analysis.export_selection import choose_some
+    from harness.analysis.export_tables import TABLES
 
     with store.snapshot() as snapshot:
         chosen = choose_some(snapshot, choice)
@@ -108,9 +108,9 @@ def _write_table(store: ResultStore, choice: Choice, what: str, written: str, ou
 
 
 def _write_bundle(store: ResultStore, rows: Sequence[RunRow], choice: Choice, bundle: Path, as_json: bool) -> None:
-    from harness.bundle import write
-    from harness.results.choice import choose
-    from harness.spec import TERMINAL
+    from harness.analysis.export_selection import choose
+    from harness.base.spec import TERMINAL
+    from harness.execution.bundle import write
 
     for row in rows:
         if row.status not in TERMINAL:

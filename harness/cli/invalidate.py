@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from harness.base.errors import UsageError
+from harness.base.workspace import Workspace
 from harness.cli._making import mirror_leftovers
 from harness.cli._options import json_option, open_store, plural, print_json, say
 from harness.cli._selection import pattern_options, run_of
 from harness.cli.listing import print_table
-from harness.errors import UsageError
-from harness.workspace import Workspace
 
 if TYPE_CHECKING:
     from harness.store import CellRow, Replicate, ResultStore
@@ -118,8 +118,8 @@ def _ended(
     task_version: Callable[[int], bool] | None,
 ) -> Iterator[tuple[CellRow, Replicate]]:
     """The runs that have ended and that everything given fits, by cell and seed."""
-    from harness.matrix import picked
-    from harness.spec import TERMINAL
+    from harness.base.spec import TERMINAL
+    from harness.plan.grid import picked
 
     def fits(cell: CellRow) -> bool:
         return (
@@ -137,8 +137,8 @@ def _ended(
 
 
 def _tell(chosen: Sequence[tuple[CellRow, Replicate]], reason: str, lift: bool, dry_run: bool, as_json: bool) -> None:
-    from harness.matrix import ranges
-    from harness.spec import settings_text
+    from harness.base.spec import settings_text
+    from harness.plan.grid import ranges
 
     outcome = ("would be " if dry_run else "") + ("lifted" if lift else "withdrawn")
     if as_json:

@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from harness.base.workspace import Workspace
 from harness.cli._options import console, duration, json_option, number, open_store, plural, print_json, say
-from harness.workspace import Workspace
 
 if TYPE_CHECKING:
-    from harness.registry import Kind
+    from harness.plan.registry import Kind
 
 
 @click.group(name="list")
@@ -26,7 +26,7 @@ def listing() -> None:
 
 
 def _print_plugins(kind: Kind, as_json: bool) -> None:
-    from harness.registry import listings
+    from harness.plan.registry import listings
 
     rows = [{"name": item.name, "summary": item.summary} for item in listings(kind).values()]
     if as_json:
@@ -38,7 +38,7 @@ def _print_plugins(kind: Kind, as_json: bool) -> None:
 
 def print_studies(as_json: bool) -> None:
     """The shipped studies with their summaries."""
-    from harness.studies import listings
+    from harness.plan.studies import listings
 
     rows = listings()
     if as_json:
@@ -110,9 +110,9 @@ def runs(limit: int, method: str | None, task: str | None, status: str | None, a
     Example:
       bench list runs -t gaussian-25 --status done
     """
+    from harness.base.errors import UnknownName
+    from harness.base.spec import Status
     from harness.cli._described import described
-    from harness.errors import UnknownName
-    from harness.spec import Status
 
     if status is not None and status not in list(Status):
         raise UnknownName("status", status, list(Status))
@@ -136,7 +136,7 @@ def runs(limit: int, method: str | None, task: str | None, status: str | None, a
 
 
 def _run_row(run: dict[str, Any], created_at: float, withdrawn: bool) -> tuple[str, ...]:
-    from harness.spec import settings_text
+    from harness.base.spec import settings_text
 
     elbo = run["metrics"].get("elbo")
     return (

@@ -10,16 +10,16 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from harness.base.errors import UnknownName, UsageError
+from harness.base.workspace import Workspace
 from harness.cli._options import open_store, plural, say
 from harness.cli._work import plugins_option
-from harness.errors import UnknownName, UsageError
-from harness.workspace import Workspace
 
 if TYPE_CHECKING:
     import numpy as np
 
-    from harness.model import Model
     from harness.store import ResultStore, RunRow
+    from harness.training.model import Model
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 SHOWN = ("images", "x")
@@ -89,11 +89,11 @@ def encode(key: str, images: Path, output: Path, particles: int, force: bool, al
 
 def _model(prefix: str, allow_plugins: bool) -> Model:
     """The model of the one run whose key begins so."""
-    from harness import registry
-    from harness.errors import CheckpointError
-    from harness.model import stored
-    from harness.saving import Options, permitted_source
-    from harness.spec import RunSpec
+    from harness.base.errors import CheckpointError
+    from harness.base.spec import RunSpec
+    from harness.execution.job import Options, permitted_source
+    from harness.plan import registry
+    from harness.training.model import stored
 
     workspace = Workspace.current()
     store = open_store(workspace)
@@ -184,7 +184,7 @@ def _grey(images: np.ndarray, path: Path, size: tuple[int, int]) -> np.ndarray:
 def _png(pixels: np.ndarray) -> bytes:
     import torch
 
-    from harness.gallery import square
+    from harness.training.figures import square
 
     return square(torch.from_numpy(pixels))
 
@@ -212,7 +212,7 @@ def _require_free(output: Path, force: bool) -> None:
 
 
 def _write(output: Path, content: bytes, force: bool) -> None:
-    from harness.checkpoint import put
+    from harness.training.checkpoint import put
 
     _require_free(output, force)
     try:

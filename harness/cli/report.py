@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 
 import click
 
+from harness.base.workspace import Workspace
 from harness.cli._options import plural, say, write_out
 from harness.cli._selection import Selection, drawn, opened, selection, with_tuning
-from harness.workspace import Workspace
 
 if TYPE_CHECKING:
     from harness.analysis.ranks import Ranking
@@ -43,8 +43,8 @@ def report(output: Path, chosen: Selection, title: str) -> None:
     """
     from harness.analysis.ranks import across
     from harness.analysis.tables import Options, compare
+    from harness.base.spec import Status
     from harness.report.build import report as page
-    from harness.spec import Status
 
     workspace = Workspace.current()
     with opened("report on") as store:
@@ -83,7 +83,7 @@ def _published(store: ResultStore, sample: Sample) -> list[tuple[str, str]]:
     from harness.analysis.formats import html
     from harness.analysis.formats.published import published_grids
     from harness.analysis.verdicts import judge
-    from harness.studies import runs_of
+    from harness.plan.studies import runs_of
 
     runs, tasks = cache(runs_of), {group.cell.task_label for group in sample.groups}
     judged = [value for name in references.sources() for value in judge(store, references.load(name), runs, tasks)]
@@ -92,14 +92,14 @@ def _published(store: ResultStore, sample: Sample) -> list[tuple[str, str]]:
 
 def _tuning(workspace: Workspace, store: ResultStore, verdicts: Sequence[Verdict], chosen: Selection) -> list[Section]:
     """A section for each search that has trials and is picked."""
-    from harness.matrix import picked
+    from harness.plan.grid import picked
 
     found = []
     for verdict in verdicts:
         search = verdict.search
         methods = search.method, search.plugins[0].name
         if verdict.trials and picked(chosen.methods, methods, {}) and picked(chosen.tasks, (search.task,), {}):
-            from harness.tuning.figures import section
+            from harness.report.tuning import section
             from harness.tuning.log import read_log
 
             with read_log(workspace.study_url, search) as log:

@@ -6,10 +6,10 @@ from collections.abc import Sequence
 
 import click
 
+from harness.base.errors import UnknownName
+from harness.base.workspace import Workspace
 from harness.cli._options import open_store, plural, say
 from harness.cli._selection import run_of
-from harness.errors import UnknownName
-from harness.workspace import Workspace
 
 
 @click.command()
@@ -25,7 +25,7 @@ def rm(keys: Sequence[str], yes: bool) -> None:
       bench rm 3f9c2a --yes
     """
     from harness import tracking
-    from harness.files import remove_files
+    from harness.store.run_files import remove_files
 
     workspace = Workspace.current()
     store = open_store(workspace)

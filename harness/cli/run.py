@@ -7,14 +7,13 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from harness.base.workspace import Workspace
 from harness.cli._making import carry_out
 from harness.cli._options import json_option, matrix_options, plural, print_json
 from harness.cli._work import Work, work_options
-from harness.workspace import Workspace
 
 if TYPE_CHECKING:
-    from harness.spec import RunSpec
-    from harness.store import NewRun
+    from harness.base.spec import NewRun, RunSpec
 
 
 @click.command()
@@ -46,7 +45,7 @@ def run(
     Example:
       bench run -m hvae -m vb -t gaussian-25 --seeds 0-2 --protocol smoke
     """
-    from harness.matrix import expand, parse_seeds, parse_sets
+    from harness.plan.grid import expand, parse_seeds, parse_sets
 
     numbers = parse_seeds(seeds)
     runs = expand(methods, tasks, numbers, protocol, parse_sets(sets), _preset(preset, numbers))
@@ -79,8 +78,8 @@ def print_plan(runs: list[NewRun], as_json: bool) -> None:
         return
     from rich.table import Table
 
+    from harness.base.spec import settings_text
     from harness.cli._options import console
-    from harness.spec import settings_text
 
     table = Table("key", "method", "task", "seed", "settings", title=f"{plural(len(runs), 'run')} would be made", title_justify="left")
     for plan in plans:

@@ -12,12 +12,12 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from harness.base.errors import UnknownName, UsageError
+from harness.base.workspace import Workspace
 from harness.cli._options import console, duration, json_option, number, open_store, print_json, say
-from harness.errors import UnknownName, UsageError
-from harness.workspace import Workspace
 
 if TYPE_CHECKING:
-    from harness.registry import Found, Kind
+    from harness.plan.registry import Found, Kind
     from harness.store import ResultStore, RunRow
 
 KEY = re.compile(r"[0-9a-f]{4,16}")
@@ -43,7 +43,7 @@ def show(name: str, folder: Path | None, as_json: bool) -> None:
         return
     if folder is not None:
         raise UnknownName("run", name, [], "bench list runs")
-    from harness.spec import plain
+    from harness.base.spec import plain
 
     kind, found = _plugin(name)
     described = plain(_described(kind, found), fallback=str)
@@ -51,7 +51,7 @@ def show(name: str, folder: Path | None, as_json: bool) -> None:
 
 
 def _plugin(name: str) -> tuple[Kind, Found]:
-    from harness import registry
+    from harness.plan import registry
 
     try:
         return "method", registry.find("method", name)
@@ -135,7 +135,7 @@ def _show_run(prefix: str, folder: Path | None, as_json: bool) -> bool:
 
 def _copy_pictures(workspace: Workspace, store: ResultStore, row: RunRow, folder: Path) -> None:
     """Put a run's pictures into a folder, whole; files of the same name with other content are left alone and refused."""
-    from harness.checkpoint import put
+    from harness.training.checkpoint import put
 
     pictures = dict(_pictures(workspace, store, row))
     if not pictures:
@@ -153,9 +153,9 @@ def _copy_pictures(workspace: Workspace, store: ResultStore, row: RunRow, folder
 
 def _pictures(workspace: Workspace, store: ResultStore, row: RunRow) -> Iterator[tuple[str, bytes]]:
     """A run's pictures by name; one that is missing or damaged is named on stderr."""
-    from harness import files
-    from harness.pictures import learning_curves
+    from harness.store import run_files as files
     from harness.tracking.runs import title
+    from harness.training.png import learning_curves
 
     curves = store.curves(row.key)
     if any(curves.values()):
@@ -169,9 +169,9 @@ def _pictures(workspace: Workspace, store: ResultStore, row: RunRow) -> Iterator
 
 
 def _run(workspace: Workspace, store: ResultStore, row: RunRow) -> dict[str, Any]:
+    from harness.base.spec import plain_number
     from harness.cli._described import described
-    from harness.files import plain
-    from harness.spec import plain_number
+    from harness.store.run_files import plain
 
     plan = store.plan(row.key)
     return described(row, store.metrics([row.key]).get(row.key, {})) | {
@@ -195,7 +195,7 @@ def _print_run(run: dict[str, Any], row: RunRow) -> None:
     from rich import box
     from rich.table import Table
 
-    from harness.spec import settings_text
+    from harness.base.spec import settings_text
 
     out = console()
     out.print(

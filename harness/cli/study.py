@@ -9,19 +9,20 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from harness.base.errors import UsageError
+from harness.base.workspace import Workspace
 from harness.cli._making import carry_out
 from harness.cli._options import console, duration, json_option, open_store, plural, print_json, say
 from harness.cli._searches import found_study, go_on, show_best, show_search
 from harness.cli._selection import pattern_options, runs_of_study
 from harness.cli._work import Work, work_options
 from harness.cli.listing import print_studies, print_table
-from harness.errors import UsageError
-from harness.workspace import Workspace
 
 if TYPE_CHECKING:
-    from harness.outlook import AtWork, Outlook
-    from harness.store import NewRun, ResultStore
-    from harness.studies import Grid, Study
+    from harness.base.spec import NewRun
+    from harness.execution.forecast import AtWork, Outlook
+    from harness.plan.studies import Grid, Study
+    from harness.store import ResultStore
 
 COUNTED = ("running", "missing", "withdrawn", "queued", "interrupted", "timeout", "crashed", "diverged", "failed", "pruned")
 
@@ -179,8 +180,8 @@ def run(
       bench study run smoke --workers 2
       bench study run report-gaussian -t gaussian-25 -t gaussian-50
     """
-    from harness.matrix import parse_sets
-    from harness.studies import load
+    from harness.plan.grid import parse_sets
+    from harness.plan.studies import load
 
     found = load(name)
     if found.tune is not None:
@@ -205,8 +206,8 @@ def _refuse_patterns(found: Study, methods: Sequence[str], tasks: Sequence[str])
 
 def _look(runs: Sequence[NewRun], work: Work) -> Outlook:
     """Where these runs stand in this workspace."""
-    from harness.executors.local import STACK
-    from harness.outlook import look
+    from harness.execution.forecast import look
+    from harness.execution.local import STACK
 
     store = _store(Workspace.current())
     if store is None:
@@ -264,7 +265,7 @@ def _show(found: Study, outlook: Outlook, workers: int | None, as_json: bool) ->
 
 def _working(at_work: Sequence[AtWork]) -> list[tuple[str, ...]]:
     """A row for each stack that a process holds."""
-    from harness.matrix import ranges
+    from harness.plan.grid import ranges
 
     stacks: dict[tuple[str, int, str], list[AtWork]] = {}
     for run in at_work:

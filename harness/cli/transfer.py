@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING
 
 import click
 
+from harness.base.errors import one_line
+from harness.base.workspace import Workspace
 from harness.cli._making import mirror_leftovers
 from harness.cli._options import json_option, plural, print_json, say, watched
-from harness.errors import one_line
-from harness.workspace import Workspace
 
 if TYPE_CHECKING:
     from harness.store import Adoption
@@ -44,7 +44,7 @@ def import_(ctx: click.Context, bundle: Path, as_json: bool) -> None:
     Example:
       bench import results.bench
     """
-    from harness.bundle import opened, read_in
+    from harness.execution.bundle import opened, read_in
     from harness.store import ResultStore
 
     workspace = Workspace.current()

@@ -7,10 +7,10 @@ from typing import get_args
 
 import click
 
+from harness.base.errors import UnknownName
 from harness.cli._options import json_option, say
 from harness.cli._work import Work, work_options
-from harness.errors import UnknownName
-from harness.tuning.usual import REPORT_SEEDS, SAMPLER, SEEDS, TRIALS, Pruner, Sampler
+from harness.plan.tune_defaults import REPORT_SEEDS, SAMPLER, SEEDS, TRIALS, Pruner, Sampler
 
 SAMPLERS, PRUNERS = get_args(Sampler), get_args(Pruner)
 SPACE_HELP = (
@@ -62,8 +62,8 @@ def tune(
       bench tune -m hvae -t gaussian-25 --trials 30 --set steps=500
     """
     from harness.cli._tuning import tune_all
-    from harness.matrix import parse_sets
-    from harness.tuning.fields import Tune
+    from harness.plan.grid import parse_sets
+    from harness.plan.tune_options import Tune
     from harness.tuning.search import searches, short_name
 
     for kind, chosen, known in (("sampler", sampler, SAMPLERS), ("pruner", pruner, PRUNERS)):

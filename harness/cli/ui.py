@@ -6,8 +6,8 @@ import os
 
 import click
 
+from harness.base.workspace import Workspace
 from harness.cli._options import say
-from harness.workspace import Workspace
 
 
 @click.command()

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING
 
 import click
 
+from harness.base.workspace import Workspace
 from harness.cli._options import console, json_option, number, open_store, plural, print_json
 from harness.cli.listing import print_table
-from harness.workspace import Workspace
 
 if TYPE_CHECKING:
     from harness.analysis.ours import Mean
@@ -52,7 +52,7 @@ def verify(ctx: click.Context, source: str | None, tasks: Sequence[str], as_json
 
 
 def _refuse_unknown(tasks: Sequence[str], found: Sequence[Source]) -> None:
-    from harness.errors import UnknownName
+    from harness.base.errors import UnknownName
 
     known = {task for source in found for experiment in source.experiments for task in experiment.tasks}
     for task in tasks:
@@ -64,7 +64,7 @@ def _judge(found: Sequence[Source], tasks: Sequence[str]) -> list[Judged]:
     from functools import cache
 
     from harness.analysis.verdicts import judge
-    from harness.studies import runs_of
+    from harness.plan.studies import runs_of
 
     runs, chosen = cache(runs_of), set(tasks) or None
     store = open_store(Workspace.current())

@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING
 
 import click
 
+from harness.base.errors import UnknownName, UsageError
+from harness.base.workspace import Workspace
 from harness.cli._options import json_option, print_json
 from harness.cli._selection import Selection, drawn, opened, selection
-from harness.errors import UnknownName, UsageError
-from harness.workspace import Workspace
 
 if TYPE_CHECKING:
     from harness.analysis.origin import Origin

@@ -6,11 +6,11 @@ from typing import Any
 
 import click
 
+from harness.base.errors import BenchError
+from harness.base.workspace import Workspace
 from harness.cli._making import INTERRUPTED, NOT_ALL_DONE, finish_mirror, signals
 from harness.cli._options import plural, say
 from harness.cli._work import Work, limit_options, plugins_option
-from harness.errors import BenchError
-from harness.workspace import Workspace
 
 
 @click.command()
@@ -30,7 +30,7 @@ def worker(ctx: click.Context, drain: bool, **limits: Any) -> None:
     Example:
       bench worker --drain
     """
-    from harness.executors.worker import limit_memory
+    from harness.execution.worker import limit_memory
     from harness.store import ResultStore
 
     work = Work(**limits)
@@ -46,10 +46,10 @@ def worker(ctx: click.Context, drain: bool, **limits: Any) -> None:
 
 def _work(workspace: Workspace, store: Any, options: Any, stop: Any, stay: bool) -> int:
     """Run, show and mirror until there is nothing more to do; returns the exit status."""
+    from harness.base.spec import Status
     from harness.cli._progress import display
-    from harness.executors import SetAside, execute
-    from harness.runner import Began, Ended, Stop
-    from harness.spec import Status
+    from harness.execution.local import SetAside, execute
+    from harness.execution.runner import Began, Ended, Stop
     from harness.tracking import Mirror
 
     ended: list[str] = []

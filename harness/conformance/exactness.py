@@ -9,7 +9,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from harness import bounds
 from harness.api import Batch, Data, Oracle, Params, Problem, Task, autograd_score
 from harness.conformance.problems import LIKE, Z_LIMIT, Verdict, called, choices, distance
 from harness.conformance.task_samples import (
@@ -23,7 +22,8 @@ from harness.conformance.task_samples import (
     theta_of,
     thetas_of,
 )
-from harness.noise import Noise
+from harness.numerics import bounds
+from harness.numerics.noise import Noise
 
 DRAWS = 20_000
 FEWEST_ESS = 500.0

@@ -7,7 +7,6 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from harness import bounds
 from harness.api import Method, Particles
 from harness.conformance.problems import (
     JITTER,
@@ -22,7 +21,8 @@ from harness.conformance.problems import (
     method_leaves,
 )
 from harness.densities import DiagNormal
-from harness.noise import Noise
+from harness.numerics import bounds
+from harness.numerics.noise import Noise
 
 Leaves = dict[str, Tensor]
 

@@ -30,7 +30,7 @@ from harness.conformance.problems import (
     run_checks,
 )
 from harness.conformance.weights import bounds_are_ordered, weights_are_proper
-from harness.noise import Noise
+from harness.numerics.noise import Noise
 
 
 def check_method(cls: type[Method], seed: int = 0, thoroughness: float = 1.0) -> Iterator[Check]:

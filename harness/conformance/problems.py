@@ -15,7 +15,7 @@ from torch import Tensor
 
 from harness.api import Method, Params, Problem
 from harness.densities import LOG_2PI, DiagNormal
-from harness.noise import Noise
+from harness.numerics.noise import Noise
 
 LIKE = torch.zeros((), dtype=torch.float64)
 Z_LIMIT = 5.0  # standard errors: chance exceeds it once in 1.7 million

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from harness.api import Batch, Data, Params, Task
+from harness.base.spec import Protocol
 from harness.conformance.exactness import (
     evidence_agrees_with_sampling,
     joint_is_evidence_times_posterior,
@@ -30,10 +31,9 @@ from harness.conformance.problems import (
     run_checks,
 )
 from harness.conformance.task_samples import BASES, BATCH, batches_of, data_of, replicate_seeds, scored_of, sized, somewhere, theta_of
-from harness.evaluation import task_metrics
-from harness.noise import Noise
-from harness.spec import Protocol
-from harness.training import load_data, streams
+from harness.numerics.noise import Noise
+from harness.training.evaluation import task_metrics
+from harness.training.loop import load_data, streams
 
 
 def check_task(cls: type[Task], seed: int = 0, thoroughness: float = 1.0) -> Iterator[Check]:

@@ -11,8 +11,8 @@ from torch import Tensor
 
 from harness.api import Batch, Data, Params, Problem, Task
 from harness.conformance.problems import LIKE
-from harness.noise import Noise
-from harness.training import load_data, streams
+from harness.numerics.noise import Noise
+from harness.training.loop import load_data, streams
 
 BASES = ("prior", "learned")
 BATCH = 7  # examples in a mini-batch: it divides none of the usual sizes of a data set

@@ -11,7 +11,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from harness import bounds
 from harness.api import Method, Params
 from harness.conformance.problems import (
     JITTER,
@@ -29,7 +28,8 @@ from harness.conformance.problems import (
     tunable_ends,
 )
 from harness.densities import DiagNormal
-from harness.noise import Noise
+from harness.numerics import bounds
+from harness.numerics.noise import Noise
 
 DRAWS = 20_000  # for each of the six problems of a main setting
 CHUNK = 1_000  # draws computed at a time: the memory of one is a few MB

@@ -7,11 +7,11 @@ from collections.abc import Sequence
 
 from harness.analysis.ranks import Ranking
 from harness.analysis.sample import Sample
+from harness.base.spec import Status
+from harness.base.workspace import Workspace
 from harness.report import curves, dimension, dots, failures, pictures, provenance, ranks, sweep, tempering
 from harness.report.page import Section, render
 from harness.report.view import View
-from harness.spec import Status
-from harness.workspace import Workspace
 
 Fragments = Sequence[tuple[str, str]]
 

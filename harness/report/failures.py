@@ -7,12 +7,12 @@ from collections.abc import Sequence
 from typing import Any
 
 from harness.analysis.sample import Group
-from harness.matrix import ranges
+from harness.base.spec import Status
+from harness.plan.grid import ranges
 from harness.report.axes import LINEAR
 from harness.report.dots import rows_height, rows_layout
 from harness.report.page import Figure, Folded, Key, Look, Plot, Section, Table
 from harness.report.view import View, columns, label
-from harness.spec import Status
 from harness.store import Replicate
 
 STATUSES = {"done": ("@green", ""), "diverged": ("@vermilion", "/"), "timeout": ("@orange", "x"), "failed": ("@purple", "\\")}

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from harness.analysis.sample import Group
-from harness.files import content
+from harness.base.workspace import Workspace
 from harness.report.page import Picture, Section
 from harness.report.view import View, columns
 from harness.store import ArtifactFile, ResultStore
-from harness.workspace import Workspace
+from harness.store.run_files import content
 
 NAMES = {"samples.png": "samples", "reconstructions.png": "reconstructions"}
 MOST, MOST_BYTES = 40, 4_000_000

@@ -7,10 +7,10 @@ from typing import Any
 
 from harness.analysis.origin import summary
 from harness.analysis.sample import Group
-from harness.matrix import ranges
+from harness.base.spec import Status, settings_text
+from harness.plan.grid import ranges
 from harness.report.page import Folded, Section, Table
 from harness.report.view import View, columns
-from harness.spec import Status, settings_text
 
 SHOWN = 20
 """How many keys of a cell are listed."""

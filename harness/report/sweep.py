@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from harness.analysis.sample import Group
+from harness.base.spec import canonical_json, settings_text
 from harness.report.axes import Mark, fitting, trace, undrawn
 from harness.report.page import Figure, Key, Look, Plot
 from harness.report.view import DASHES, PERCENT, SYMBOLS, View, anchor, basis, columns, titled, unique, unit
-from harness.spec import canonical_json, settings_text
 
 DEPTHS = {"n_leapfrog": "leapfrog steps", "n_layers": "layers"}
 ABOUT = f"Each line joins cells that differ in their depth K alone. Means over replicates with {PERCENT} t intervals."

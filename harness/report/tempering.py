@@ -7,11 +7,11 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from harness.analysis.sample import Group
+from harness.base.spec import canonical_json
 from harness.report.axes import Mark, Scale, fitting, trace, undrawn
 from harness.report.dots import rows_height, rows_layout
 from harness.report.page import Figure, Key, Look, Plot
 from harness.report.view import PERCENT, View, basis, columns, interval_of, spoken, titled, unit
-from harness.spec import canonical_json
 
 METRICS = ("sigma_sq_error", "elbo_gap", "nll")
 UNTEMPERED = "none"

@@ -12,9 +12,9 @@ from harness.analysis.labels import Aspects, ColumnName, RowName, texts
 from harness.analysis.metrics import meaning
 from harness.analysis.sample import Group, Sample
 from harness.analysis.statistics import CONFIDENCE, Interval, t_interval
-from harness.matrix import ranges
+from harness.base.spec import settings_text
+from harness.plan.grid import ranges
 from harness.report.page import Look
-from harness.spec import settings_text
 
 COLORS = ("@blue", "@vermilion", "@green", "@purple", "@orange", "@sky", "@grey", "@yellow")
 """After Okabe and Ito (2008): told apart by people who see no red or no green, too."""

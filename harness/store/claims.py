@@ -11,13 +11,13 @@ from typing import Any
 
 from sqlalchemy import Connection, Row, bindparam, insert, select, text, tuple_, update
 
-from harness.errors import LeaseLost, UsageError
-from harness.spec import TERMINAL, Plan, Status
+from harness.base.errors import LeaseLost, UsageError
+from harness.base.spec import TERMINAL, Plan, Status
+from harness.base.workspace import Edition
 from harness.store.connect import now
 from harness.store.reading import abandoned, chunks, database_id, is_held, owner_of, plans_by_digest
 from harness.store.rows import Claim, OpenRun, Owner, Taken
 from harness.store.schema import run_history, runs
-from harness.workspace import Edition
 
 # Deaths without a new checkpoint in between after which a run is given up.
 MAX_CRASHES = 3

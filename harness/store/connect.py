@@ -12,8 +12,8 @@ from typing import Any
 from sqlalchemy import URL, Connection, Engine, create_engine, event, make_url, text
 from sqlalchemy.exc import ArgumentError, DBAPIError, SQLAlchemyError
 
-from harness.errors import StoreError, UsageError
-from harness.workspace import redact, without_password
+from harness.base.errors import StoreError, UsageError
+from harness.base.workspace import redact, without_password
 
 # How long a writer waits for another one before it gives up, milliseconds.
 WAIT_MS = 30_000

@@ -12,7 +12,8 @@ from typing import Any
 
 from sqlalchemy import Connection, Row, delete, insert, select, update
 
-from harness.spec import TERMINAL, Status, canonical_json
+from harness.base.spec import TERMINAL, Status, canonical_json
+from harness.base.workspace import Edition
 from harness.store.claims import NO_OWNER, Rows, change, fenced, lock, record, refuse_held, release
 from harness.store.connect import now
 from harness.store.errata import STANDING
@@ -21,7 +22,6 @@ from harness.store.floats import stored_json
 from harness.store.reading import chunks, database_id, is_held
 from harness.store.rows import ArtifactFile, CheckpointFile, Claim, File
 from harness.store.schema import artifacts, checkpoints, curves, earlier_results, errata, metrics, run_history, runs
-from harness.workspace import Edition
 
 PUT_BACK = "the earlier result is back in its place"
 TABLES = {table.name: table for table in (metrics, curves, checkpoints, artifacts)}

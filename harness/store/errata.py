@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 from sqlalchemy import Connection, Select, insert, select, update
 
-from harness.spec import TERMINAL
+from harness.base.spec import TERMINAL
 from harness.store.connect import now
 from harness.store.floats import stored_json
 from harness.store.reading import chunks

@@ -10,10 +10,10 @@ from pathlib import Path
 
 from sqlalchemy import text
 
-from harness.errors import StoreError
+from harness.base.errors import StoreError
+from harness.base.workspace import sqlite_url
 from harness.store.connect import clear_errors, engine_for, sqlite_file
 from harness.store.fresh import part_beside, publish
-from harness.workspace import sqlite_url
 
 
 @contextmanager

@@ -8,13 +8,13 @@ from typing import Any, TypeVar
 
 from sqlalchemy import ColumnElement, Connection, Row, delete, insert, select
 
+from harness.base.workspace import Edition, checkpoint_name
 from harness.store.claims import keep_still, lock
 from harness.store.connect import now
 from harness.store.floats import stored_json
 from harness.store.reading import chunks, database_id, is_held, owner_of
 from harness.store.rows import ArtifactFile, CheckpointFile, File, OnDisk, Owner
 from harness.store.schema import artifacts, checkpoints, earlier_results, runs
-from harness.workspace import Edition, checkpoint_name
 
 # A damaged checkpoint falls back to the one before; other roles need their newest only.
 KEPT = {"last": 2}

@@ -10,11 +10,11 @@ from uuid import uuid4
 
 from sqlalchemy import Engine
 
-from harness.folders import sync_folder
+from harness.base.folders import sync_folder
+from harness.base.workspace import sqlite_url
 from harness.store.connect import clear_errors, engine_for, reading, sqlite_file
 from harness.store.rows import Owner
 from harness.store.upgrade import check_revision, migrate, revision_of
-from harness.workspace import sqlite_url
 
 NO_HARD_LINKS = {errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK}
 

@@ -12,8 +12,8 @@ from typing import Any, NamedTuple
 from pydantic import ValidationError
 from sqlalchemy import Column, ColumnElement, Connection, Row, Select, Table, and_, false, func, or_, select
 
-from harness.errors import StoreError
-from harness.spec import Description, Plan, Status
+from harness.base.errors import StoreError
+from harness.base.spec import Description, Plan, Status
 from harness.store.connect import now
 from harness.store.floats import decode, decode_curve, stored_json
 from harness.store.rows import Curve, HistoryRow, Metric, Owner, RunRow, Standing

@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
-from harness.spec import Description, Plan, RunSpec, Status
-from harness.workspace import NOWHERE, Edition, Workspace, checkpoint_name
+from harness.base.spec import Plan, Status
+from harness.base.workspace import NOWHERE, Edition, Workspace, checkpoint_name
 
 Curve = list[tuple[int, float]]
 
@@ -90,19 +90,6 @@ class Owner:
 
     def __str__(self) -> str:
         return f"{self.host} pid {self.pid}"
-
-
-@dataclass(frozen=True)
-class NewRun:
-    """A run to be made: its spec, and what is stored beside it but is no part of its key; `sources` are texts by their sha256."""
-
-    spec: RunSpec
-    task_label: str
-    settings: dict[str, Any]
-    source_hash: str
-    protocol: str
-    description: Description
-    sources: dict[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -8,8 +8,8 @@ from typing import Any, NamedTuple
 
 from sqlalchemy import Connection, Select, func, or_, select
 
-from harness.errors import StoreError
-from harness.spec import Description, Status
+from harness.base.errors import StoreError
+from harness.base.spec import Description, Status
 from harness.store.floats import FINITE, decode, decode_curve, stored_json
 from harness.store.reading import CHUNK, begins, chunks, parsed_description
 from harness.store.rows import Curve, RunRow

@@ -8,7 +8,7 @@ from typing import Any
 
 from sqlalchemy import Connection, Engine, Table, func, select
 
-from harness.spec import Description
+from harness.base.spec import Description
 from harness.store import reading
 from harness.store.connect import clear_errors, freeze
 from harness.store.errata import Errata

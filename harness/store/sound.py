@@ -9,12 +9,12 @@ from typing import Any, NamedTuple
 
 from sqlalchemy import Column, Connection, Double, Row, Table, Text, select
 
-from harness.spec import Status, digest
+from harness.base.spec import Status, digest
+from harness.base.workspace import DATABASE, FILE_NAME
 from harness.store.connect import engine_for, reading
 from harness.store.earlier import COLUMNS, TABLES
 from harness.store.floats import FINITE, decode_curve, stored_json
 from harness.store.schema import metadata
-from harness.workspace import DATABASE, FILE_NAME
 
 LATEST = 32_503_680_000
 """The year 3000, in seconds since 1970."""

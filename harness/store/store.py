@@ -10,7 +10,8 @@ from typing import Any, Self
 
 from sqlalchemy import Connection, Engine
 
-from harness.spec import Description, Plan, Status
+from harness.base.spec import Description, NewRun, Plan, Status
+from harness.base.workspace import Edition
 from harness.store import claims as claiming
 from harness.store import connect, earlier, files, fresh, queue, reading, snapshot, transfer, writing
 from harness.store.earlier import Earlier
@@ -23,7 +24,6 @@ from harness.store.rows import (
     File,
     HistoryRow,
     Metric,
-    NewRun,
     OpenRun,
     Outcome,
     Owner,
@@ -35,7 +35,6 @@ from harness.store.rows import (
 from harness.store.scores import Scores
 from harness.store.snapshot import Snapshot
 from harness.store.transfer import Adoption, Result
-from harness.workspace import Edition
 
 LEASE_S = 60.0
 

@@ -8,17 +8,17 @@ from typing import Any
 
 from sqlalchemy import Connection, Row, insert, update
 
-from harness.errors import StoreError
-from harness.spec import TERMINAL, Plan, RunSpec, Status, canonical_json, digest
+from harness.base.errors import StoreError
+from harness.base.spec import TERMINAL, NewRun, Plan, RunSpec, Status, canonical_json, digest
+from harness.base.workspace import Edition
 from harness.store import earlier, reading
 from harness.store.claims import change, lock, record
 from harness.store.connect import freeze, now
 from harness.store.files import artifacts_of, checkpoints_of, editions_of
 from harness.store.floats import encode_curve
-from harness.store.rows import File, HistoryRow, Metric, NewRun, Outcome, Owner, RunRow
+from harness.store.rows import File, HistoryRow, Metric, Outcome, Owner, RunRow
 from harness.store.schema import environments, plans, run_history, runs
 from harness.store.writing import describe, finish_one, insert_new, new_row
-from harness.workspace import Edition
 
 ADDED, SAME, CONFLICT, REPLACED, HELD = "added", "same", "conflict", "replaced an unfinished run", "held"
 IMPORTED = "imported"

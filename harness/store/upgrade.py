@@ -11,13 +11,13 @@ from uuid import uuid4
 
 from sqlalchemy import Connection, Engine, create_engine, func, inspect, make_url, select, text, update
 
-from harness.errors import SchemaBehind, SchemaMismatch, StoreError, UsageError
-from harness.folders import sync_folder
+from harness.base.errors import SchemaBehind, SchemaMismatch, StoreError, UsageError
+from harness.base.folders import sync_folder
+from harness.base.workspace import redact
 from harness.store.connect import clear_errors, engine_for, reading, sqlite_file, writing
 from harness.store.floats import stored_json
 from harness.store.schema import descriptions, metadata, runs
 from harness.store.writing import insert_new
-from harness.workspace import redact
 
 VERSION_TABLE = "bench_alembic_version"
 REVISIONS = ("0001", "0002", "0003")  # oldest first; migrations/versions has a file for each
@@ -95,7 +95,7 @@ def migrate(engine: Engine, url: str) -> str | None:
 
 def _describe_runs(connection: Connection) -> None:
     """Take down what the plugins of runs say that an earlier release stored without it."""
-    from harness.describe import describe_stored
+    from harness.plan.description import describe_stored
 
     first = select(func.min(runs.c.key)).where(runs.c.description.is_(None)).group_by(runs.c.cell)
     for row in connection.execute(select(runs).where(runs.c.key.in_(first))).all():

@@ -7,17 +7,17 @@ from typing import Any
 
 from sqlalchemy import Connection, Table, delete, insert, select, update
 
-from harness.errors import LeaseLost, StoreError
-from harness.spec import TERMINAL, Plan, Status, canonical_json, digest
+from harness.base.errors import LeaseLost, StoreError
+from harness.base.spec import TERMINAL, NewRun, Plan, Status, canonical_json, digest
+from harness.base.tracebacks import reason_and_place
 from harness.store import earlier
 from harness.store.claims import CRASHED, NO_OWNER, change, fenced, fenced_running, lock, record, refuse_held
 from harness.store.connect import now
 from harness.store.files import write_artifacts, write_checkpoint
 from harness.store.floats import encode, encode_curve
 from harness.store.reading import chunks, is_held
-from harness.store.rows import CheckpointFile, Claim, Curve, File, Metric, NewRun, Outcome, Saved
+from harness.store.rows import CheckpointFile, Claim, Curve, File, Metric, Outcome, Saved
 from harness.store.schema import curves, descriptions, environments, metrics, plans, runs, sources
-from harness.tracebacks import reason_and_place
 
 
 def insert_new(connection: Connection, table: Table) -> Any:

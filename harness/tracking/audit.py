@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import unquote, urlsplit
 
-from harness.files import content
-from harness.spec import TERMINAL
+from harness.base.spec import TERMINAL
+from harness.base.workspace import Workspace
 from harness.store import CheckpointFile, ResultStore, RunRow
+from harness.store.run_files import content
 from harness.tracking.fresh import DATABASE, MirrorError, connect, is_missing, is_ours, one_line
 from harness.tracking.runs import params_of, sync
-from harness.workspace import Workspace
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient

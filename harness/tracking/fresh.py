@@ -12,12 +12,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import unquote, urlsplit
 
-from harness.errors import BenchError, UsageError
-from harness.errors import one_line as on_one_line
+from harness.base.errors import BenchError, UsageError
+from harness.base.errors import one_line as on_one_line
+from harness.base.workspace import Workspace, leads_straight, redact, sqlite_url, without_password
 from harness.store import ResultStore
 from harness.store.fresh import NO_HARD_LINKS, part_beside
 from harness.store.upgrade import holds_results
-from harness.workspace import Workspace, leads_straight, redact, sqlite_url, without_password
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient

@@ -7,10 +7,10 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from harness.base.workspace import Workspace
 from harness.store import ResultStore
 from harness.tracking.fresh import DATABASE, connect, upload
 from harness.tracking.runs import experiment_of
-from harness.workspace import Workspace
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient

@@ -21,14 +21,14 @@ from pathlib import Path
 from types import TracebackType
 from typing import IO, TYPE_CHECKING, Any, Self
 
-from harness.child import end, spawn
-from harness.collector import collect_as_usual
-from harness.errors import BenchError
-from harness.stopping import StopRequest
+from harness.base.errors import BenchError
+from harness.base.gc import collect_as_usual
+from harness.base.stop_request import StopRequest
+from harness.base.subprocesses import end, spawn
+from harness.base.workspace import Workspace
 from harness.store import ResultStore
 from harness.tracking.fresh import connect, one_line
 from harness.tracking.runs import sync
-from harness.workspace import Workspace
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient

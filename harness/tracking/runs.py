@@ -16,12 +16,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import harness
-from harness.errors import BenchError, shortened
-from harness.files import content
-from harness.spec import Status, digest
+from harness.base.errors import BenchError, shortened
+from harness.base.spec import Status, digest
+from harness.base.workspace import Workspace
 from harness.store import Curve, File, Metric, ResultStore, RunRow
+from harness.store.run_files import content
 from harness.tracking.fresh import DATABASE, is_ours, is_remote, upload
-from harness.workspace import Workspace
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -270,7 +270,7 @@ def _write(
 
 def _upload(client: MlflowClient, store: ResultStore, workspace: Workspace, row: RunRow, run_id: str, curves: dict[str, Curve]) -> None:
     """Put the run's files beside its numbers: spec, environment and plan, learning curves, the last checkpoint, its pictures."""
-    from harness.pictures import learning_curves
+    from harness.training.png import learning_curves
 
     plan = store.plan(row.key)
     about = {"environment": store.environment(row.key), "plan": plan.model_dump(mode="json") if plan else None}

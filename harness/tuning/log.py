@@ -20,8 +20,9 @@ from optuna.storages import RDBStorage
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
-from harness.errors import StoreError, UsageError, one_line
-from harness.spec import canonical_json
+from harness.base.errors import StoreError, UsageError, one_line
+from harness.base.spec import canonical_json
+from harness.base.workspace import redact, without_password
 from harness.store.connect import sqlite_file
 from harness.store.exclusive import built_aside, exclusive
 from harness.tuning.decisions import in_memory, pruner_of, quietly, sampler_for, total
@@ -29,7 +30,6 @@ from harness.tuning.foreign import OUTCOME, STUDY, given, is_enqueued
 from harness.tuning.kept import DEFINITION, SPEC, SPECS, Kept
 from harness.tuning.record import Record
 from harness.tuning.search import Search
-from harness.workspace import redact, without_password
 
 ROUND, RECORD, DATABASE = "bench.round", "bench.record", "bench.database"
 

@@ -5,15 +5,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from harness.errors import UsageError
-from harness.matrix import Setting
+from harness.base.errors import UsageError
+from harness.base.workspace import Workspace
+from harness.plan.grid import Setting
 from harness.store import ResultStore
 from harness.store.fresh import is_missing
 from harness.tuning.log import read_log, stored
 from harness.tuning.record import Plugin, Record
 from harness.tuning.rounds import measured
 from harness.tuning.verdict import best_of
-from harness.workspace import Workspace
 
 
 class Preset:

@@ -7,8 +7,8 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from harness.errors import UsageError
-from harness.spec import digest
+from harness.base.errors import UsageError
+from harness.base.spec import digest
 from harness.tuning.space import Dimension
 
 Spec = dict[str, Any]

@@ -13,8 +13,8 @@ from dataclasses import dataclass, replace
 
 from harness.analysis.costs import gradients
 from harness.analysis.sample import Spent
-from harness.spec import Status
-from harness.store import Metric, NewRun, ResultStore, RunRow
+from harness.base.spec import NewRun, Status
+from harness.store import Metric, ResultStore, RunRow
 from harness.tuning.decisions import rungs, total
 from harness.tuning.kept import NOT_MEASURED, Trial
 from harness.tuning.log import Log

@@ -6,11 +6,12 @@ import itertools
 from dataclasses import dataclass, field
 from typing import Any
 
-from harness.errors import UsageError
-from harness.matrix import Setting, cell_runs, parse_seeds, parse_selector
-from harness.spec import digest
-from harness.store import CODE, NewRun
-from harness.tuning.fields import Tune
+from harness.base.errors import UsageError
+from harness.base.spec import NewRun, digest
+from harness.plan.grid import Setting, cell_runs, parse_seeds, parse_selector
+from harness.plan.studies import Study
+from harness.plan.tune_options import Tune
+from harness.store import CODE
 from harness.tuning.record import Plugin, Record, Spec
 from harness.tuning.space import Column, Dimension, space
 
@@ -131,6 +132,18 @@ def searches(tune: Tune, study: str, sets: dict[str, Any] | None = None) -> list
     methods = [setting for text in tune.methods for setting in parse_selector("method", text)]
     tasks = [setting for text in tune.tasks for setting in parse_selector("task", text)]
     return [_search(tune, study, method, task, sets or {}) for task, method in itertools.product(tasks, methods)]
+
+
+def searches_of(study: Study, sets: dict[str, Any] | None = None, trials: int | None = None) -> list[Search]:
+    """The searches of a study file; `sets` wins over the file, and `trials` over its number of them.
+
+    Raises:
+        UsageError: a name, field or value that is not allowed, with its place in the file.
+    """
+    tune = study.tune
+    assert tune is not None
+    asked = tune if trials is None else tune.model_copy(update={"trials": trials})
+    return study.placed(("tune",), lambda: searches(asked, study.name, sets))
 
 
 def _search(tune: Tune, study: str, method: Setting, task: Setting, sets: dict[str, Any]) -> Search:

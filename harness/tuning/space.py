@@ -16,9 +16,9 @@ from typing import Any
 
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
-from harness.errors import InvalidSelector, InvalidSetting, UnknownName, UsageError
-from harness.matrix import Setting, resolve, selected
-from harness.spec import Protocol
+from harness.base.errors import InvalidSelector, InvalidSetting, UnknownName, UsageError
+from harness.base.spec import Protocol
+from harness.plan.grid import Setting, resolve, selected
 
 FIXED = ("steps", "eval_particles", "validate_every", "patience", "dtype")
 FORMS = "Write FIELD, FIELD=LOW:HIGH, FIELD=LOW:HIGH:log or FIELD=VALUE,VALUE."

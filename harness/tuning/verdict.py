@@ -10,8 +10,8 @@ from typing import Any
 
 from harness.analysis.sample import Spent
 from harness.analysis.statistics import Interval, paired, t_interval
-from harness.spec import Status
-from harness.store import NewRun, ResultStore
+from harness.base.spec import NewRun, Status
+from harness.store import ResultStore
 from harness.tuning.kept import NOT_MEASURED, Trial
 from harness.tuning.record import Record, Spec, cell, keys
 from harness.tuning.rounds import cost, measured

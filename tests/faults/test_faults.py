@@ -15,8 +15,8 @@ import pytest
 from counts import compared
 from runs import ROOT, copies, finished, kill, mirrored, opened, prepared, start, state, steps_saved, wait_for_checkpoint
 
+from harness.base.workspace import Workspace
 from harness.store import CheckpointFile
-from harness.workspace import Workspace
 
 RUN = ["-m", "vb", "-t", "gaussian-2", "--set", "steps=1500", "--set", "eval_particles=500"]
 LONGER = [*RUN, "--set", "steps=3000"]

@@ -164,6 +164,6 @@ def test_nothing_unpickles_and_no_yaml_makes_objects():
             assert name not in {"torch.load", "pickle.load", "pickle.loads", "pd.read_pickle"}, (path, name)
             assert keywords.get("allow_pickle", "False") == "False", (path, name)  # numpy refuses unless asked
             assert name not in {"yaml.load", "yaml.unsafe_load", "yaml.full_load", "eval", "exec"}, (path, name)
-    loader = ast.parse((ROOT / "harness" / "plainyaml.py").read_text(encoding="utf-8"))
+    loader = ast.parse((ROOT / "harness" / "base" / "yaml_source.py").read_text(encoding="utf-8"))
     bases = [ast.unparse(base) for node in ast.walk(loader) if isinstance(node, ast.ClassDef) for base in node.bases]
     assert [base for base in bases if "Loader" in base] == ["yaml.SafeLoader"]

@@ -22,8 +22,8 @@ from counts import compared
 from runs import ROOT, batter, copies, finished, mirrored, opened, prepared, start, state
 from stores import DATA, killed
 
+from harness.base.workspace import Workspace, sqlite_url
 from harness.store import upgrade
-from harness.workspace import Workspace, sqlite_url
 
 FULL = os.environ.get("BENCH_TESTS") == "full"
 FAULTY = str(ROOT / "tests" / "faulty")

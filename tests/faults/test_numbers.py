@@ -13,9 +13,9 @@ from plugins import EXTREMES
 from runs import finished, prepared, start
 from stores import url  # noqa: F401  fixture
 
-from harness.spec import Status
+from harness.base.spec import Status
+from harness.base.workspace import Workspace
 from harness.store import Metric, ResultStore
-from harness.workspace import Workspace
 
 pytestmark = pytest.mark.usefixtures("no_mirror")
 PLUGINS = str(Path(__file__).parent.parent / "plugins.py")
@@ -112,7 +112,7 @@ def test_every_number_that_a_float_can_be_is_stored_and_shown(url, tmp_path, ben
 
 
 def test_a_step_that_does_not_end_is_broken_off_and_the_sweep_goes_on(bench, monkeypatch):
-    monkeypatch.setattr("harness.overdue.GRACE_S", 0.5)
+    monkeypatch.setattr("harness.training.timeout.GRACE_S", 0.5)
     command = ("run", "-m", f"{PLUGINS}:Hangs", "-m", "vb", *SMOKE, "--time-limit", "2s")
     for _ in range(2):  # the same command tries again
         runs = {line["method"].rpartition(":")[2]: line for line in json_lines(bench(*command))}

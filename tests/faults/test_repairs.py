@@ -13,9 +13,9 @@ import pytest
 from runs import finished, start
 from stores import gone_owner
 
-from harness import files
-from harness.spec import Status
+from harness.base.spec import Status
 from harness.store import Outcome, ResultStore
+from harness.store import run_files as files
 
 FULL = os.environ.get("BENCH_TESTS") == "full"
 EARLIER, SECONDS, BESIDE = (5000, 120.0, 9) if FULL else (50, 0.0, 2)

@@ -14,9 +14,9 @@ from runs import ROOT, batter, finished, kill, opened, prepared, start, state
 from store_processes import new_run
 from stores import KEYS, ME, killed, outcome, stack
 
-from harness.spec import Status
+from harness.base.spec import Status
+from harness.base.workspace import Workspace, checkpoint_name, sqlite_url
 from harness.store import ResultStore
-from harness.workspace import Workspace, checkpoint_name, sqlite_url
 
 FULL = os.environ.get("BENCH_TESTS") == "full"
 AWAY = {"MLFLOW_TRACKING_URI": "http://127.0.0.1:9"}

@@ -13,11 +13,11 @@ import pytest
 from runs import prepared, start
 from sweeps import children
 
+from harness.base.workspace import Workspace
 from harness.store import ResultStore
 from harness.tuning.log import read_log, stored
 from harness.tuning.record import keys as keys_of
 from harness.tuning.verdict import best_of
-from harness.workspace import Workspace
 
 STUDY = """summary: S.
 tune:

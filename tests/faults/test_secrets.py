@@ -15,9 +15,9 @@ from hostile import called
 from runs import ROOT, prepared, start
 from sqlalchemy import MetaData, select
 
+from harness.base.workspace import Workspace, redact
 from harness.store import connect
 from harness.tracking.fresh import ui_command
-from harness.workspace import Workspace, redact
 
 SECRET = "Tr0ub4dor&3/x"
 TOLD = (SECRET, quote(SECRET, safe=""))
@@ -66,7 +66,7 @@ def test_a_password_is_in_no_output_no_file_no_database_and_no_command_line(post
     secrets = {"BENCH_DATABASE_URL": url, "MLFLOW_TRACKING_URI": f"http://ada:{TOLD[1]}@127.0.0.1:9"}
     said, lines = watched(start(home, [*SMOKE, "--workers", "1"], **secrets))
     assert '"done"' in said
-    assert any("harness.executors.worker" in line for line in lines)
+    assert any("harness.execution.worker" in line for line in lines)
     for command in TABLES:
         words = [str(home / word) if word.startswith(("runs.", "report.")) else word for word in command]
         more, named = watched(start(home, words[1:], words[0], **secrets))

@@ -17,10 +17,10 @@ from postgres import server
 from runs import ROOT, batter, finished, kill, mirrored, prepared, start, state, wait_for_checkpoint
 from sweeps import Place, children, states, sweep
 
-from harness.executors.worker import Worker, WorkerFailed
-from harness.saving import Options
+from harness.base.workspace import Workspace
+from harness.execution.job import Options
+from harness.execution.worker import Worker, WorkerFailed
 from harness.store import ResultStore
-from harness.workspace import Workspace
 
 RUN = ["-m", "vb", "-m", "iwae", "-m", "hvae[n_leapfrog=1,2]", "-t", "gaussian-2", "--seeds", "0-1"]
 SHORT = [*RUN, "--protocol", "smoke", "--set", "steps=1500"]

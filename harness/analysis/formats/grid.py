@@ -12,7 +12,7 @@ from harness.analysis.remarks import NAMES
 from harness.analysis.sample import Spent
 from harness.analysis.statistics import Interval
 from harness.analysis.tables import Entry, Line, Table
-from harness.analysis.text import between, count, number, probability
+from harness.base.text import between, count, number, probability
 
 FLOOR = "exact MLE"
 COSTS = ("steps", "gradients", "time")

@@ -8,7 +8,7 @@ from typing import Any
 from jinja2 import Environment
 
 from harness.analysis.formats.grid import Grid
-from harness.errors import harmless
+from harness.base.errors import harmless
 
 FRAGMENT = """\
 {%- for grid in grids %}

@@ -6,7 +6,7 @@ import re
 from collections.abc import Sequence
 
 from harness.analysis.formats.grid import Grid, Word
-from harness.errors import harmless
+from harness.base.errors import harmless
 
 SPECIAL = re.compile(r"([\\`*_\[\]<>|~$&])")
 AT_START = re.compile(r"^([-+](?!\d)|[=#])")

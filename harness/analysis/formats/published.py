@@ -6,8 +6,8 @@ from collections.abc import Sequence
 
 from harness.analysis.formats.grid import Grid, Word
 from harness.analysis.ours import Mean
-from harness.analysis.text import number
 from harness.analysis.verdicts import Form, Judged
+from harness.base.text import number
 
 HEADING = ("method", "task", "published", "ours", "n", "verdict", "closed form", "corrected", "its closed form")
 

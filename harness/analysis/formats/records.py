@@ -14,7 +14,7 @@ from harness.analysis.formats.grid import FLOOR
 from harness.analysis.sample import Group, Sample
 from harness.analysis.statistics import Interval
 from harness.analysis.tables import Entry, Line, Table
-from harness.spec import settings_text
+from harness.base.spec import settings_text
 
 if TYPE_CHECKING:
     import pyarrow

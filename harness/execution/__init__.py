@@ -1,0 +1,1 @@
+"""From specs to ended runs in the database: in this process, in worker processes, on a Dask cluster."""

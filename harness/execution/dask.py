@@ -1,0 +1,140 @@
+"""Runs on a Dask cluster. The only file that imports dask."""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import time
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from harness.base.errors import BenchError, UsageError
+from harness.base.stop_request import StopRequest
+from harness.base.workspace import Workspace
+from harness.execution.follow import Event, Lost, follow
+from harness.execution.job import Options
+from harness.execution.local import stacks
+from harness.execution.runner import Note
+from harness.store import ResultStore
+
+CONNECT_S = 4.0
+
+
+def connect(address: str) -> Any:
+    """A client of the scheduler at `address`.
+
+    Raises:
+        UsageError: no scheduler answers there.
+    """
+    from distributed import Client
+
+    try:
+        asyncio.run(asyncio.wait_for(_ask(address), CONNECT_S))
+    except Exception as err:
+        raise UsageError(
+            f"No Dask scheduler answers at {address} ({type(err).__name__}: {err}). Start one (dask scheduler) and give its address: "
+            "tcp://HOST:8786, or tls://HOST:8786 with the certificates that docs/cluster.md names."
+        ) from err
+    return Client(address, timeout=CONNECT_S, set_as_default=False)
+
+
+async def _ask(address: str) -> None:
+    from distributed.core import rpc
+    from distributed.security import Security
+
+    async with rpc(address, connection_args=Security().get_connection_args("client")) as scheduler:
+        await scheduler.identity()
+
+
+def run_keys(keys: list[str], options: dict[str, Any]) -> dict[str, Any]:
+    """On the cluster: run these runs in a process of its own, with the workspace that this machine's environment names.
+
+    A task that the scheduler gives out twice finds its runs claimed or done.
+
+    Returns: the `error` that ended the process with its `status`; or empty.
+    """
+    from harness.execution.worker import Worker, WorkerFailed
+
+    worker = Worker(Workspace.current(), keys, Options(**options))
+    try:
+        status = worker.wait()
+        list(worker.said())
+        return {"error": f"its process ended with status {status}", "status": None} if status else {}
+    except WorkerFailed as err:
+        return {"error": str(err), "status": err.exit_status}
+    finally:
+        worker.close()
+
+
+class Cluster:
+    """The stacks of some runs as tasks of a Dask cluster; one whose worker died is sent again."""
+
+    def __init__(self, client: Any, store: ResultStore, keys: Sequence[str], options: Options) -> None:
+        self._executor = client.get_executor(pure=False)
+        self._store = store
+        self._options = dataclasses.asdict(dataclasses.replace(options, threads=1, total_limit_s=None))
+        self._deadline = options.deadline(time.monotonic())
+        self._futures: dict[Any, list[str]] = {}
+        self._send(keys)
+
+    def _send(self, keys: Sequence[str]) -> None:
+        """Submit what is open of these runs."""
+        for stack in stacks(self._store.open_runs(keys)):
+            group = [run.key for run in stack]
+            self._futures[self._executor.submit(run_keys, group, self._options)] = group
+
+    def __len__(self) -> int:
+        """How many stacks are on their way."""
+        return len(self._futures)
+
+    def look(self) -> Iterator[Note | Lost]:
+        """Send again what was lost; yields what went wrong.
+
+        Raises:
+            BenchError: an error of a run.
+        """
+        done = [future for future in self._futures if future.done()]
+        groups = [self._futures.pop(future) for future in done]
+        lost = [fault for future, group in zip(done, groups, strict=True) if (fault := _fault(future, group))]
+        if done and time.monotonic() < self._deadline:
+            self._send([key for group in groups for key in group])
+        yield from lost
+
+    def are_idle(self) -> bool:
+        """Whether nothing is on its way, or the time is over."""
+        return not self._futures or time.monotonic() >= self._deadline
+
+    def stop(self) -> None:
+        """Cancel what has not begun; what has, ends on the cluster."""
+        for future in self._futures:
+            future.cancel()
+
+
+def _fault(future: Any, group: list[str]) -> Lost | None:
+    """What became of a task that is over, where it was lost with its worker.
+
+    Raises:
+        BenchError: an error of a run ended it.
+    """
+    died = future.exception()
+    fault = {"error": f"{type(died).__name__}: {died}", "status": None} if died else future.result()
+    if not fault:
+        return None
+    if fault["status"] is not None:
+        kind = UsageError if fault["status"] == UsageError.exit_status else BenchError
+        raise kind(f"The cluster cannot run {group[0]}: {fault['error']}")
+    return Lost(f"A worker of the cluster was lost ({fault['error']}); its runs go on elsewhere.")
+
+
+def run_on_cluster(store: ResultStore, client: Any, keys: Sequence[str], stop: StopRequest, options: Options) -> Iterator[Event]:
+    """Run these runs on the cluster of `client`: only their keys travel, and its workers claim them in the database.
+
+    Raises:
+        Stop: `stop` was set; what the cluster has begun goes on there.
+        BenchError: an error of a run.
+    """
+    cluster = Cluster(client, store, keys, options)
+    try:
+        yield from follow(store, keys, cluster, stop)
+    finally:
+        cluster.stop()

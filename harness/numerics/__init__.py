@@ -1,0 +1,1 @@
+"""Tensors in, tensors out: noise, bounds of log-weights, and optimisers."""

@@ -1,0 +1,279 @@
+"""Methods crossed with tasks, seeds and settings: from what was typed to the specs of the runs."""
+
+from __future__ import annotations
+
+import itertools
+import math
+import re
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
+from fnmatch import fnmatchcase
+from functools import cache
+from typing import Any
+
+from harness.api import Method, Task
+from harness.base.errors import InvalidSelector, UnknownName
+from harness.base.spec import NewRun, Protocol, RunSpec, stored_fields
+from harness.plan import registry
+from harness.plan.description import describe
+from harness.plan.plugin_source import source_hash
+from harness.plan.registry import Found
+
+SELECTOR = re.compile(r"^(?P<name>[^\[\]]+)(?P<settings>(\[[^\[\]]*\])*)$")
+LARGEST_RANGE = 100_000
+LARGEST_MATRIX = 1_000_000
+LARGEST_SEED = 2**63 - 1
+
+
+@dataclass(frozen=True)
+class Setting:
+    """One way to fill in a selector: a plugin with values for some of its fields."""
+
+    found: Found
+    values: dict[str, Any]
+
+
+def parse_selector(kind: registry.Kind, text: str) -> list[Setting]:
+    """Every plugin with settings that `hvae[n_leapfrog=1,10][tempering=fixed,none]` stands for.
+
+    Raises:
+        InvalidSelector: the text does not parse.
+        UnknownName: there is no such plugin.
+    """
+    match = SELECTOR.match(text.strip())
+    if match is None:
+        raise InvalidSelector(f"Cannot read '{text}'. Write a name, or name[field=value,value][field=value].")
+    try:
+        found = registry.find(kind, match["name"].strip())
+    except (OSError, RuntimeError, ValueError) as err:  # a file name that no file can have
+        raise InvalidSelector(f"Cannot read '{text}': {str(err).rstrip('.')}.") from err
+    choices: dict[str, list[str]] = {}
+    for part in re.findall(r"\[([^\[\]]*)\]", match["settings"]):
+        name, equals, values = part.partition("=")
+        alternatives = [value.strip() for value in values.split(",")]
+        if not equals or not name.strip() or not all(alternatives):
+            raise InvalidSelector(f"Cannot read '[{part}]' in '{text}'. Write [field=value] or [field=value,value].")
+        if name.strip() in choices:
+            raise InvalidSelector(f"'{name.strip()}' stands twice in '{text}'. Write its values in one bracket: [field=value,value].")
+        choices[name.strip()] = alternatives
+    refuse_too_many(math.prod(map(len, choices.values())))
+    return [Setting(found, {**found.fields, **dict(zip(choices, values, strict=True))}) for values in itertools.product(*choices.values())]
+
+
+def picked(patterns: Sequence[str], names: Collection[str], fields: Mapping[str, Any]) -> bool:
+    """Whether a pattern stands for a plugin of these names (its own, its variant's) with these settings; none stands for all.
+
+    >>> picked(["hvae*"], ["hvae", "hvae-untempered"], {}), picked(["hvae"], ["hvae-iaf"], {}), picked([], ["vb"], {})
+    (True, False, True)
+    >>> picked(["hvae[n_leapfrog=1,10]"], ["hvae"], {"n_leapfrog": 10}), picked(["*[n_leapfrog=1]"], ["hvae"], {"n_leapfrog": 10})
+    (True, False)
+    """
+    return not patterns or any(_fits(pattern, names, fields) for pattern in patterns)
+
+
+def _fits(pattern: str, names: Collection[str], fields: Mapping[str, Any]) -> bool:
+    wanted = re.findall(r"\[(\w+)=([^\[\]]*)\]", pattern)
+    bare = re.sub(r"\[\w+=[^\[\]]*\]", "", pattern)
+    texts = {name: "none" if value is None else str(value).lower() for name, value in fields.items()}
+    return any(name == bare or fnmatchcase(name, bare) for name in names) and all(
+        texts.get(name) in [value.strip().lower() for value in values.split(",")] for name, values in wanted
+    )
+
+
+def refuse_too_many(count: int) -> None:
+    """Stop before a matrix that nobody can have meant.
+
+    Raises:
+        InvalidSelector: it has more than `LARGEST_MATRIX` runs.
+    """
+    if count > LARGEST_MATRIX:
+        raise InvalidSelector(f"These are {count:,} runs; at most {LARGEST_MATRIX:,} are made together. Split them over several commands.")
+
+
+def parse_seeds(text: str) -> list[int]:
+    """Seeds from `0-9,12`, in order and once each.
+
+    >>> parse_seeds("0-2,7")
+    [0, 1, 2, 7]
+
+    Raises:
+        InvalidSelector: the text does not parse, or a range runs backwards.
+    """
+    seeds: dict[int, None] = {}
+    for part in text.split(","):
+        match = re.fullmatch(r"\s*(\d{1,100})(?:\s*-\s*(\d{1,100}))?\s*", part)
+        if match is None:
+            raise InvalidSelector(f"Cannot read seeds '{text}' at '{part}'. Write whole numbers and ranges: 0-9,12.")
+        first, last = int(match[1]), int(match[2] or match[1])
+        if max(first, last) > LARGEST_SEED:
+            raise InvalidSelector(f"Seeds '{part.strip()}' are too large: at most {LARGEST_SEED} is allowed.")
+        if last < first:
+            raise InvalidSelector(f"Seeds '{part.strip()}' run backwards. Write the smaller number first: {last}-{first}.")
+        if last - first >= LARGEST_RANGE:
+            raise InvalidSelector(f"Seeds '{part.strip()}' are more than {LARGEST_RANGE:,}. Split them over several commands.")
+        seeds |= dict.fromkeys(range(first, last + 1))
+    return list(seeds)
+
+
+def ranges(seeds: Collection[int]) -> str:
+    """Seeds as `--seeds` takes them.
+
+    >>> ranges([2, 0, 1, 7])
+    '0-2,7'
+    """
+    known = set(seeds)
+    starts = sorted(seed for seed in known if seed - 1 not in known)
+    ends = sorted(seed for seed in known if seed + 1 not in known)
+    return ",".join(str(first) if first == last else f"{first}-{last}" for first, last in zip(starts, ends, strict=True))
+
+
+def parse_sets(texts: Sequence[str]) -> dict[str, str]:
+    """Addresses and values from `FIELD=VALUE` texts; the last of an address wins.
+
+    Raises:
+        InvalidSelector: no `=` or an empty side.
+    """
+    values = {}
+    for text in texts:
+        name, equals, value = text.partition("=")
+        if not equals or not name.strip() or not value.strip():
+            raise InvalidSelector(f"Cannot read --set '{text}'. Write FIELD=VALUE: lr=1e-3, method.n_leapfrog=5 or task.rho=0.7.")
+        values[name.strip()] = value.strip()
+    return values
+
+
+def expand(
+    methods: Sequence[str],
+    tasks: Sequence[str],
+    seeds: Sequence[int],
+    protocol: str | None = None,
+    sets: dict[str, Any] | None = None,
+    preset: Callable[[Setting, Setting], tuple[str, dict[str, Any]]] | None = None,
+) -> list[NewRun]:
+    """The runs of a matrix, each once, replicates of a cell side by side; `preset` gives a protocol and settings to each cell.
+
+    Raises:
+        UsageError: a name, field or value that is not allowed.
+    """
+    rows = [setting for text in methods for setting in parse_selector("method", text)]
+    columns = [setting for text in tasks for setting in parse_selector("task", text)]
+    refuse_too_many(len(rows) * len(columns) * len(seeds))
+    runs = {}
+    for method, task in itertools.product(rows, columns):
+        usual, below = preset(method, task) if preset else (None, {})
+        for run in cell_runs(method, task, seeds, protocol or usual, sets or {}, below):
+            runs.setdefault(run.spec.key, run)
+    return list(runs.values())
+
+
+def cell_runs(
+    method: Setting, task: Setting, seeds: Sequence[int], protocol: str | None, sets: dict[str, Any], below: dict[str, Any] | None = None
+) -> list[NewRun]:
+    """One method with one task: a run for each seed. The selectors' values win over `below`, and `sets` over them."""
+    registry.check_identity("method", method.found)
+    registry.check_identity("task", task.found)
+    name = protocol or task.found.cls.default_protocol
+    resolved = resolve(method.found, task.found, name, {**(below or {}), **selected(method, task), **sets})
+    first = resolved.spec(seeds[0])
+    usual = _usual(method.found, task.found, resolved.method, resolved.task)
+    settings = {address: value for address, value in resolved.addresses().items() if usual.get(address) != value}
+    shared = NewRun(
+        spec=first,
+        task_label=registry.task_label(task.found.name, resolved.task),
+        settings=settings,
+        source_hash=f"{_source(method.found)}-{_source(task.found)}",
+        protocol=name,
+        description=describe(resolved.method, resolved.task, first, settings, name),
+        sources={found.source.digest: found.source.text for found in (method.found, task.found) if found.source},
+    )
+    return [replace(shared, spec=spec) for spec in first.replicates(seeds)]
+
+
+def selected(method: Setting, task: Setting) -> dict[str, Any]:
+    """The values of two selectors by address."""
+    return {f"method.{name}": value for name, value in method.values.items()} | {
+        f"task.{name}": value for name, value in task.values.items()
+    }
+
+
+def _source(found: Found) -> str:
+    return found.source.digest[:16] if found.source else _installed_source(found.cls)
+
+
+@cache
+def _installed_source(cls: type) -> str:
+    return source_hash(cls)
+
+
+@dataclass(frozen=True)
+class Resolved:
+    """A method, a task and a protocol with every field filled in."""
+
+    method_found: Found
+    method: Method
+    task_found: Found
+    task: Task
+    protocol: Protocol
+
+    def spec(self, seed: int) -> RunSpec:
+        """The run of one seed."""
+        return RunSpec(
+            method=self.method_found.name,
+            method_version=self.method.version,
+            method_fields=registry.settled(self.method),
+            method_source=self.method_found.source and self.method_found.source.digest,
+            task=self.task_found.name,
+            task_version=self.task.version,
+            task_fields=registry.settled(self.task),
+            task_source=self.task_found.source and self.task_found.source.digest,
+            seed=seed,
+            **self.protocol.model_dump(),
+        )
+
+    def addresses(self) -> dict[str, Any]:
+        """Every field by the address that `--set` knows it under."""
+        method = {f"method.{name}": value for name, value in stored_fields(self.method).items()}
+        task = {f"task.{name}": value for name, value in stored_fields(self.task).items()}
+        return method | task | self.protocol.model_dump()
+
+
+def resolve(method: Found, task: Found, protocol: str, values: dict[str, Any]) -> Resolved:
+    """Fill in every field; later wins: class defaults, the task's recommendation, the protocol, what the names say, `values` by address.
+
+    What a name says are the fields of its variant or size: `gaussian-400` is `gaussian` with dim=400.
+
+    Raises:
+        UnknownName: no such protocol or field.
+        InvalidSetting: a value that is not allowed.
+    """
+    if protocol not in task.cls.protocols:
+        raise UnknownName(f"protocol of task '{task.name}'", protocol, task.cls.protocols, f"bench show {task.name}")
+    defaults = {"bound": method.cls.bound, "base": method.cls.base or task.cls.default_base}
+    said = {f"method.{k}": v for k, v in method.fields.items()} | {f"task.{k}": v for k, v in task.fields.items()}
+    layers = defaults | task.cls.recommended.get(method.name, {}) | task.cls.protocols[protocol] | said | values
+    _known(layers, method, task)
+    method_fields = {k.removeprefix("method."): v for k, v in layers.items() if k.startswith("method.")}
+    task_fields = {k.removeprefix("task."): v for k, v in layers.items() if k.startswith("task.")}
+    plain = {k: v for k, v in layers.items() if "." not in k}
+    return Resolved(
+        method,
+        registry.build(method.cls, f"method '{method.name}'", method_fields, "method."),
+        task,
+        registry.build(task.cls, f"task '{task.name}'", task_fields, "task."),
+        registry.build(Protocol, "the protocol", plain),
+    )
+
+
+def _known(layers: dict[str, Any], method: Found, task: Found) -> None:
+    addresses = [*Protocol.model_fields, *(f"method.{n}" for n in method.cls.model_fields), *(f"task.{n}" for n in task.cls.model_fields)]
+    for address in layers:
+        if address not in addresses:
+            fitting = [known for known in addresses if known.partition(".")[2] == address]
+            available = fitting or [known for known in addresses if known.partition(".")[0] == address.partition(".")[0]] or addresses
+            raise UnknownName(f"field of {method.name} on {task.name}", address, available, f"bench show {method.name}")
+
+
+def _usual(method: Found, task: Found, built: Method, built_task: Task) -> dict[str, Any]:
+    """The addresses of the same pair where nothing was asked for: what need not be said of a run."""
+    variant = {f"task.{task.cls.variant}": getattr(built_task, task.cls.variant)} if task.cls.variant else {}
+    return resolve(replace(method, fields={}), replace(task, fields={}), task.cls.default_protocol, variant).addresses()

@@ -1,0 +1,128 @@
+"""Files of runs on disk: read with their hash checked, removed, and set aside. What no row of the database knows is deleted by nobody."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+import shutil
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from harness.base.errors import StoreError, WorkspaceError
+from harness.base.workspace import KEY, Edition, Workspace
+from harness.store import File, ResultStore
+
+MISSING, DAMAGED = "missing", "damaged"
+SET_ASIDE = "set-aside"
+"""The folder of the workspace for files that no row knows."""
+
+
+@dataclass(frozen=True)
+class Stray:
+    """A file in the folders of an edition, which may be on record or not."""
+
+    edition: Edition
+    name: str
+    path: Path
+
+
+def content(workspace: Workspace, file: File) -> bytes | None:
+    """The bytes of a file on record; None where they are missing or others."""
+    found = _read(workspace, file)
+    return found if isinstance(found, bytes) else None
+
+
+def fault(workspace: Workspace, file: File) -> str | None:
+    """What is wrong with a file on record: "missing", "damaged" and so on; None where it is as it should be."""
+    found = _read(workspace, file)
+    return found if isinstance(found, str) else None
+
+
+def _read(workspace: Workspace, file: File) -> bytes | str:
+    try:
+        found = file.place(workspace).read_bytes()
+    except FileNotFoundError:
+        return MISSING
+    except StoreError as err:
+        return f"out of reach ({err})"
+    except OSError as err:
+        return f"unreadable ({err.strerror})"
+    return found if hashlib.sha256(found).hexdigest() == file.sha256 else DAMAGED
+
+
+def shown(workspace: Workspace, file: File) -> str:
+    """Where a file lies in the workspace, for people."""
+    try:
+        return str(file.place(workspace).relative_to(workspace.home))
+    except StoreError:
+        return repr(file.name)
+
+
+def plain(workspace: Workspace, file: File) -> dict[str, Any]:
+    """A file on record as plain values, with where it lies in the workspace."""
+    return {name: value for name, value in vars(file).items() if name != "edition"} | {"path": shown(workspace, file)}
+
+
+def remove_files(workspace: Workspace, store: ResultStore, files: Sequence[File]) -> None:
+    """Delete files that are no longer on record, and folders that are empty after that.
+
+    What has come on record again, or is another process's meanwhile, stays; so does what cannot be deleted now: `bench doctor` finds it.
+    """
+
+    def remove(file: File) -> None:
+        # In the folders of before, another database may have a file of this name.
+        if file.edition.number == 0 and fault(workspace, file) is not None:
+            return
+        with suppress(StoreError, OSError):
+            path = file.place(workspace)
+            path.unlink(missing_ok=True)
+            path.parent.rmdir()
+
+    if files:
+        with suppress(StoreError):
+            store.files.discard(files, remove)
+
+
+def listed_in(workspace: Workspace, edition: Edition) -> Iterator[Stray]:
+    """What lies in the folders of an edition. In those of before nothing says whose a file is: they are left alone."""
+    if edition.number == 0:
+        return
+    for folder in workspace.folders(edition):
+        with suppress(FileNotFoundError, NotADirectoryError):
+            yield from (Stray(edition, entry.name, Path(entry.path)) for entry in sorted(os.scandir(folder), key=lambda entry: entry.name))
+
+
+def all_listed(workspace: Workspace, database: str) -> Iterator[Stray]:
+    """What lies in the folders of a database. Other databases over the workspace have theirs, and those of before are nobody's."""
+    for top in (workspace.checkpoints, workspace.pictures):
+        with suppress(FileNotFoundError, NotADirectoryError):
+            for folder in sorted(os.scandir(top / database), key=lambda entry: entry.name):
+                key, _, number = folder.name.partition(".")
+                if re.fullmatch(f"{KEY}[.][1-9][0-9]{{0,8}}", folder.name) and folder.is_dir(follow_symlinks=False):
+                    edition = Edition(database, key, int(number))
+                    yield from (Stray(edition, entry.name, Path(entry.path)) for entry in os.scandir(folder))
+
+
+def set_aside(workspace: Workspace, path: Path) -> Path:
+    """Move a file out of the way, into the folder `set-aside` of the workspace; returns where it is then.
+
+    Raises:
+        WorkspaceError: it cannot be moved.
+    """
+    wanted = workspace.home / SET_ASIDE / path.relative_to(workspace.home)
+    target, number = wanted, 1
+    while os.path.lexists(target):
+        number += 1
+        target = wanted.with_name(f"{wanted.name}.{number}")
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.move(path, target)
+    except OSError as err:
+        raise WorkspaceError(f"Cannot move {path} to {target}: {err.strerror or err}.") from err
+    with suppress(OSError):
+        path.parent.rmdir()
+    return target

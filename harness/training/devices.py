@@ -1,0 +1,45 @@
+"""Where a stack is computed: the processor, or a CUDA card."""
+
+from __future__ import annotations
+
+import ctypes
+from contextlib import suppress
+
+import torch
+
+from harness.base.errors import UsageError
+
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # malloc.h of the GNU C library
+KEPT = 2**31 - 1
+LARGEST_KEPT = 2**30
+
+
+def available() -> list[str]:
+    """The devices of this machine."""
+    return ["cpu", *(f"cuda:{place}" for place in range(torch.cuda.device_count()))]
+
+
+def use(name: str) -> None:
+    """Make a device ready: single precision is true single precision on it, in products and convolutions alike (no TF32).
+
+    On the processor, memory that one step frees is there for the next.
+
+    Raises:
+        UsageError: this machine has none of that name.
+    """
+    here = available()
+    if name not in here and not (name == "cuda" and len(here) > 1):
+        raise UsageError(f"No device '{name}' on this machine. Available: {', '.join(here)}. Choose one: --device {here[-1]}")
+    if name != "cpu":
+        torch.backends.cuda.matmul.fp32_precision = "ieee"
+        torch.backends.cudnn.conv.fp32_precision = "ieee"  # pyright: ignore[reportAttributeAccessIssue]
+    keep_memory()
+
+
+def keep_memory() -> None:
+    """Have freed memory kept by the process: a step of thousands of particles frees megabytes at a time, and if the system took them
+    back, it would hand out every page of them anew, filled with zeros, in the next step."""
+    with suppress(OSError, AttributeError, TypeError):  # another C library has its own ways
+        library = ctypes.CDLL(None)
+        library.mallopt(M_MMAP_THRESHOLD, LARGEST_KEPT)
+        library.mallopt(M_TRIM_THRESHOLD, KEPT)
