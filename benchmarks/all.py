@@ -1,7 +1,7 @@
 """Makes every figure anew, one benchmark after the other, and then the page that shows them.
 
-    python benchmarks/all.py               everything: hours, most of them those of workers and tracking
-    python benchmarks/all.py gaussian      these alone, and the page
+    python benchmarks/all.py               everything: hours, most of them those of workers and
+    tracking python benchmarks/all.py gaussian      these alone, and the page
 
 Pythae is an extra of one benchmark: pip install pythae==0.1.2
 """
@@ -15,11 +15,17 @@ import sys
 from page import BENCHMARKS, HERE
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("names", nargs="*", metavar="NAME", help=f"any of {', '.join(BENCHMARKS)}; all without any")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "names", nargs="*", metavar="NAME", help=f"any of {', '.join(BENCHMARKS)}; all without any"
+    )
     names = parser.parse_args().names or list(BENCHMARKS)
     if unknown := set(names) - set(BENCHMARKS):
-        parser.error(f"no benchmark is called {', '.join(sorted(unknown))}; there are {', '.join(BENCHMARKS)}")
+        parser.error(
+            f"no benchmark is called {', '.join(sorted(unknown))}; there are {', '.join(BENCHMARKS)}"
+        )
     failed = []
     for name in names:
         print(f"== {name}", flush=True)

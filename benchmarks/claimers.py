@@ -1,10 +1,12 @@
-"""What many workers ask of one PostgreSQL server: 64 processes that claim and end stacks of ten among 1,000,000 queued runs.
+"""What many workers ask of one PostgreSQL server: 64 processes that claim and end stacks of ten
+among 1,000,000 queued runs.
 
     python benchmarks/claimers.py                          needs PostgreSQL's server programs
     python benchmarks/claimers.py --runs 10000 --seconds 5
 
-Each claimer looks for the next stack, claims it, ends it at once, and goes on: a thousand times as often as a worker whose stacks take
-minutes. Processor time is the server's, all its processes together. The other questions are asked by one process, one after the other.
+Each claimer looks for the next stack, claims it, ends it at once, and goes on: a thousand times as
+often as a worker whose stacks take minutes. Processor time is the server's, all its processes
+together. The other questions are asked by one process, one after the other.
 """
 
 from __future__ import annotations
@@ -39,17 +41,33 @@ def fill(url: str, n: int) -> None:
         store.enqueue([pattern])
     engine = engine_for(url)
     with writing(engine, url) as connection:
-        names = [row[0] for row in connection.execute(text("SELECT column_name FROM information_schema.columns WHERE table_name = 'runs'"))]
-        own = {"key": "to_hex(n) || '-'", "cell": "'cell-' || n / 10", "seed": "n % 10", "created_at": "created_at + n * 1e-6"}
+        names = [
+            row[0]
+            for row in connection.execute(
+                text("SELECT column_name FROM information_schema.columns WHERE table_name = 'runs'")
+            )
+        ]
+        own = {
+            "key": "to_hex(n) || '-'",
+            "cell": "'cell-' || n / 10",
+            "seed": "n % 10",
+            "created_at": "created_at + n * 1e-6",
+        }
         columns = ", ".join(own.get(name, f'"{name}"') for name in names)
         listed = ", ".join(f'"{name}"' for name in names)
-        connection.execute(text(f"INSERT INTO runs ({listed}) SELECT {columns} FROM runs, generate_series(10, {n}) AS n"))
+        connection.execute(
+            text(
+                f"INSERT INTO runs ({listed}) SELECT {columns} FROM runs, generate_series(10, {n}) AS n"
+            )
+        )
     with psycopg.connect(url, autocommit=True) as connection:
         connection.execute("VACUUM ANALYZE runs")
 
 
 def claimer(url: str, barrier: Any, seconds: float, answers: Any) -> None:
-    """Claim and end stacks for so many seconds; tells how many, how many claims were in vain, and how long a claim took at most."""
+    """Claim and end stacks for so many seconds; tells how many, how many claims were in vain, and
+    how long a claim took at most.
+    """
     good = futile = 0
     longest = 0.0
     with ResultStore.open(url) as store:
@@ -72,7 +90,9 @@ def claimer(url: str, barrier: Any, seconds: float, answers: Any) -> None:
 def claimed_together(url: str, n: int, seconds: float) -> tuple[int, int, float]:
     """All good and futile claims of `n` processes, and the longest."""
     barrier, answers = FORK.Barrier(n), FORK.Queue()
-    started = [FORK.Process(target=claimer, args=(url, barrier, seconds, answers)) for _ in range(n)]
+    started = [
+        FORK.Process(target=claimer, args=(url, barrier, seconds, answers)) for _ in range(n)
+    ]
     for process in started:
         process.start()
     told = [answers.get() for _ in started]
@@ -120,22 +140,34 @@ def run(n: int, claimers: int, seconds: float) -> dict[str, Any]:
         good, futile, longest = claimed_together(url, claimers, seconds)
         with ResultStore.open(url) as store:
             costs = {name: served(call, server) for name, call in questions(store).items()}
-    rows = [["good claims", f"{good:,}"], ["claims in vain", f"{futile:,}"], ["the longest claim, seconds", f"{longest:.2f}"]]
+    rows = [
+        ["good claims", f"{good:,}"],
+        ["claims in vain", f"{futile:,}"],
+        ["the longest claim, seconds", f"{longest:.2f}"],
+    ]
     asked = [[name, f"{1000 * cost:.2f}"] for name, cost in costs.items()]
     return {
         "rounds": 1,
         "tables": {
-            f"{claimers} claimers for {seconds:g} seconds, {n:,} queued runs": timing.table(["what", "count"], rows),
-            "The server's processor time for a question": timing.table(["question", "milliseconds"], asked),
+            f"{claimers} claimers for {seconds:g} seconds, {n:,} queued runs": timing.table(
+                ["what", "count"], rows
+            ),
+            "The server's processor time for a question": timing.table(
+                ["question", "milliseconds"], asked
+            ),
         },
-        "claims": [timing.claim("claims in vain for a good one", futile / max(good, 1), 2, at_most=True)],
+        "claims": [
+            timing.claim("claims in vain for a good one", futile / max(good, 1), 2, at_most=True)
+        ],
         "costs_s": costs,
         "made_on": timing.made_on() | {"load": (psutil.getloadavg()[0],) * 2},
     }
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--runs", type=int, default=1_000_000)
     parser.add_argument("--claimers", type=int, default=64)
     parser.add_argument("--seconds", type=float, default=30.0)

@@ -1,7 +1,9 @@
-"""Whole commands, one at a time or in turns: while one works the others are stopped, so that what slows the machine slows all alike.
+"""Whole commands, one at a time or in turns: while one works the others are stopped, so that what
+slows the machine slows all alike.
 
-A machine may grow slower or faster by a tenth within a minute. Two commands of a minute each, one after the other, then differ by more
-than what is to be measured; in short turns they do not. Only a command's own turns count.
+A machine may grow slower or faster by a tenth within a minute. Two commands of a minute each, one
+after the other, then differ by more than what is to be measured; in short turns they do not. Only a
+command's own turns count.
 """
 
 from __future__ import annotations
@@ -24,12 +26,18 @@ from timing import ROOT
 
 BENCH = (sys.executable, "-m", "harness.cli")
 SAVE_EVERY = ("--save-every", "10")
-"""Where two take turns, ten seconds are five of a run's own: those after which it saves where nobody asks for another time."""
+"""Where two take turns, ten seconds are five of a run's own: those after which it saves where
+nobody asks for another time.
+"""
 
 
 def environment(folder: Path) -> dict[str, str]:
     """Neither settings of the caller nor a second thread."""
-    left = {name: value for name, value in os.environ.items() if not name.startswith(("BENCH_", "MLFLOW_"))}
+    left = {
+        name: value
+        for name, value in os.environ.items()
+        if not name.startswith(("BENCH_", "MLFLOW_"))
+    }
     return left | {"BENCH_HOME": str(folder), "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
 
 
@@ -48,14 +56,17 @@ class Worked:
     turns: list[tuple[float, float]]
 
     def seconds(self, began: float = -math.inf, ended: float = math.inf) -> float:
-        """How long it worked between two readings of `time.perf_counter`, which is one clock for all processes."""
+        """How long it worked between two readings of `time.perf_counter`, which is one clock for
+        all processes.
+        """
         return sum(max(0.0, min(end, ended) - max(start, began)) for start, end in self.turns)
 
 
 def in_turns(turn_s: float, *commands: tuple[Path, Sequence[str]]) -> list[Worked]:
     """Run commands, each in its workspace, in turns of `turn_s` seconds until all have ended.
 
-    A command of which several processes work at once loses some 50 ms a turn, until the system has them on different cores again.
+    A command of which several processes work at once loses some 50 ms a turn, until the system has
+    them on different cores again.
     """
     at_work = [_Command(folder, words) for folder, words in commands]
     try:
@@ -78,7 +89,12 @@ class _Command:
 
     def __post_init__(self) -> None:
         self._output: IO[str] = tempfile.TemporaryFile("w+")  # noqa: SIM115  `kill` closes it
-        places = {"env": environment(self.folder), "cwd": self.folder, "stdout": self._output, "stderr": subprocess.STDOUT}
+        places = {
+            "env": environment(self.folder),
+            "cwd": self.folder,
+            "stdout": self._output,
+            "stderr": subprocess.STDOUT,
+        }
         began = time.perf_counter()
         self.process = subprocess.Popen(self.words, **places)
         self.turns.append((began, self._stop()))
@@ -103,7 +119,9 @@ class _Command:
         self._output.seek(0)
         printed = self._output.read()
         if self.process.returncode:
-            raise RuntimeError(f"{' '.join(self.words)} ended with {self.process.returncode}:\n{printed}")
+            raise RuntimeError(
+                f"{' '.join(self.words)} ended with {self.process.returncode}:\n{printed}"
+            )
         return printed
 
     def kill(self) -> None:

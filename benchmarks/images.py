@@ -1,15 +1,18 @@
-"""How long training steps on images of 28 x 28 take, and what the decoder's written-out score saves.
+"""How long training steps on images of 28 x 28 take, and what the decoder's written-out score
+saves.
 
     python benchmarks/images.py
 
-`hvae` with 15 leapfrog steps on the nets of `mnist`, batches of 256 and 64 latent dimensions: once with the task's written-out score,
-once with the score by automatic differentiation, which training differentiates a second time. The other methods stand beside it: `iwae`
-with 40 particles, those with a leapfrog with 15 steps, flows with as many as they have. The images are random: a step takes no notice of
-what they show, and no data are needed.
+`hvae` with 15 leapfrog steps on the nets of `mnist`, batches of 256 and 64 latent dimensions: once
+with the task's written-out score, once with the score by automatic differentiation, which training
+differentiates a second time. The other methods stand beside it: `iwae` with 40 particles, those
+with a leapfrog with 15 steps, flows with as many as they have. The images are random: a step takes
+no notice of what they show, and no data are needed.
 
-In each round every contender takes one step, with one thread and then with two, so that what slows the machine down slows all. The times
-are elapsed seconds, and seconds of the processors (user and system, of all threads), which other work on the machine disturbs less. The
-ratio is taken round by round. Figures are medians with the quartiles.
+In each round every contender takes one step, with one thread and then with two, so that what slows
+the machine down slows all. The times are elapsed seconds, and seconds of the processors (user and
+system, of all threads), which other work on the machine disturbs less. The ratio is taken round by
+round. Figures are medians with the quartiles.
 """
 
 from __future__ import annotations
@@ -59,18 +62,35 @@ class AutomaticScore(RandomImages, frozen=True):
 
 def measure(rounds: int) -> dict[str, Any]:
     """Tables and claims."""
-    tasks = {name: Found(task, "mnist") for name, task in ((WRITTEN, RandomImages), (AUTOMATIC, AutomaticScore))}
-    going = {name: stepper("hvae", task, SIZES | {"method.n_leapfrog": 15}) for name, task in tasks.items()}
-    going |= {name: stepper(method, tasks[WRITTEN], SIZES | more) for name, (method, more) in OTHERS.items()}
+    tasks = {
+        name: Found(task, "mnist")
+        for name, task in ((WRITTEN, RandomImages), (AUTOMATIC, AutomaticScore))
+    }
+    going = {
+        name: stepper("hvae", task, SIZES | {"method.n_leapfrog": 15})
+        for name, task in tasks.items()
+    }
+    going |= {
+        name: stepper(method, tasks[WRITTEN], SIZES | more)
+        for name, (method, more) in OTHERS.items()
+    }
     rows, shares, claims, kept = [], [], [], {}
     for threads in THREADS:
         torch.set_num_threads(threads)
         kept[f"{threads} threads"] = taken = timing.race(going, rounds)
-        rows += [[threads, name, *(text(spread(values)) for values in clocks.values())] for name, clocks in taken.items()]
+        rows += [
+            [threads, name, *(text(spread(values)) for values in clocks.values())]
+            for name, clocks in taken.items()
+        ]
         figures = {clock: ratio(taken, WRITTEN, AUTOMATIC, clock) for clock in timing.CLOCKS}
         shares.append([threads, *(text(figure) for figure in figures.values())])
         claims.append(
-            claim(f"written out over autograd of autograd, threads: {threads}", figures["processor"]["median"], CLAIM, at_most=True)
+            claim(
+                f"written out over autograd of autograd, threads: {threads}",
+                figures["processor"]["median"],
+                CLAIM,
+                at_most=True,
+            )
         )
     tables = {
         "Seconds a step": table(["threads", "step", *timing.CLOCKS], rows),

@@ -2,11 +2,13 @@
 
     python benchmarks/memory.py
 
-Each contender takes six steps in a process of its own, whose largest resident memory the system keeps (`VmHWM`, Linux). First stands a
-process that loads torch and this project and takes no step; what the others take beyond it is theirs. Gaussian data: double precision,
-HVAE with ten leapfrog steps and ten particles; beside it the published way, and a hundred times the data, of which steps need the moments
-alone. Images: 28 x 28, batches of 256, 64 latent dimensions, HVAE with 15 leapfrog steps, IWAE with 40 particles; beside HVAE the score by
-automatic differentiation, which training differentiates a second time. One thread.
+Each contender takes six steps in a process of its own, whose largest resident memory the system
+keeps (`VmHWM`, Linux). First stands a process that loads torch and this project and takes no step;
+what the others take beyond it is theirs. Gaussian data: double precision, HVAE with ten leapfrog
+steps and ten particles; beside it the published way, and a hundred times the data, of which steps
+need the moments alone. Images: 28 x 28, batches of 256, 64 latent dimensions, HVAE with 15 leapfrog
+steps, IWAE with 40 particles; beside HVAE the score by automatic differentiation, which training
+differentiates a second time. One thread.
 """
 
 from __future__ import annotations
@@ -37,14 +39,20 @@ CONTENDERS: dict[str, Callable[[], Callable[[], object]]] = {
     "hvae, gaussian-400, stack of ten": lambda: stepper("hvae", "gaussian-400", PUBLISHED, STACK),
     "hvae, gaussian-400, published way": lambda: published(400, torch.float64),
     "vb, images": lambda: stepper("vb", Found(RandomImages, "mnist"), SIZES),
-    "iwae k=40, images": lambda: stepper("iwae", Found(RandomImages, "mnist"), SIZES | {"particles": 40}),
+    "iwae k=40, images": lambda: stepper(
+        "iwae", Found(RandomImages, "mnist"), SIZES | {"particles": 40}
+    ),
     "hvae K=15, images": lambda: stepper("hvae", Found(RandomImages, "mnist"), HVAE),
-    "hvae K=15, images, autograd of autograd": lambda: stepper("hvae", Found(AutomaticScore, "mnist"), HVAE),
+    "hvae K=15, images, autograd of autograd": lambda: stepper(
+        "hvae", Found(AutomaticScore, "mnist"), HVAE
+    ),
 }
 
 
 def peak(name: str) -> float:
-    """In a process of its own: the largest resident memory in MB, once the contender has taken its steps."""
+    """In a process of its own: the largest resident memory in MB, once the contender has taken its
+    steps.
+    """
     torch.set_num_threads(1)
     step = CONTENDERS[name]()
     for _ in range(STEPS):
@@ -66,7 +74,11 @@ def measure(rounds: int) -> dict[str, Any]:
     found = {name: spread(values) for name, values in taken.items()}
     base = found[LOADED]["median"]
     rows = [[name, text(one), f"{one['median'] - base:.3g}"] for name, one in found.items()]
-    return {"tables": {"Megabytes": table(["what", "at the peak", "beyond loading"], rows)}, "claims": [], "megabytes": taken}
+    return {
+        "tables": {"Megabytes": table(["what", "at the peak", "beyond loading"], rows)},
+        "claims": [],
+        "megabytes": taken,
+    }
 
 
 if __name__ == "__main__":

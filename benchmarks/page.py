@@ -76,14 +76,20 @@ card.
 
 
 def section(name: str, title: str) -> str:
-    """A benchmark's own words when its figures were made, its tables, its targets, and what they were made on."""
+    """A benchmark's own words when its figures were made, its tables, its targets, and what they
+    were made on.
+    """
     path = HERE / "figures" / f"{name}.json"
     about = ast.get_docstring(ast.parse((HERE / f"{name}.py").read_text(encoding="utf-8"))) or ""
     if not path.exists():
         return f"## {title}\n\n{about}\n\nNo figures are kept yet.\n"
     kept = json.loads(path.read_text(encoding="utf-8"))
     about = kept.get("about", about)
-    parts = [f"## {title}", about, *(f"**{head}**\n\n{table}" for head, table in kept["tables"].items())]
+    parts = [
+        f"## {title}",
+        about,
+        *(f"**{head}**\n\n{table}" for head, table in kept["tables"].items()),
+    ]
     if kept["claims"]:
         parts.append("Targets:\n\n" + "\n".join(map(target, kept["claims"])))
     return "\n\n".join([*parts, made_on(kept)]) + "\n"
@@ -99,7 +105,9 @@ def made_on(kept: dict[str, Any]) -> str:
     """Rounds, machine, releases, commit and day."""
     where = kept["made_on"]
     load = "load {:.1f} before and {:.1f} after".format(*where["load"])
-    machine = f"{where['cpu']}, {where['cores']} cores, Python {where['python']}, torch {where['torch']}"
+    machine = (
+        f"{where['cpu']}, {where['cores']} cores, Python {where['python']}, torch {where['torch']}"
+    )
     commit = f"commit {where['git_commit'][:7]}" if "git_commit" in where else "commit not kept"
     return f"{kept['rounds']} rounds; {machine}; {where['date']}, {commit}, {load}."
 

@@ -1,10 +1,11 @@
-"""How long `bench compare` and `bench report` take over 100,000 finished runs: eight methods, twelve tasks, 1,042 seeds.
+"""How long `bench compare` and `bench report` take over 100,000 finished runs: eight methods,
+twelve tasks, 1,042 seeds.
 
-    python benchmarks/results.py               SQLite, and PostgreSQL where its server programs are installed
-    python benchmarks/results.py --json out.json
+    python benchmarks/results.py               SQLite, and PostgreSQL where its server programs are
+    installed python benchmarks/results.py --json out.json
 
-Whole commands, from the shell's point of view: start-up is in them. Curves have 50 points. Each figure is the median of `--repeats`
-calls in seconds, with the smallest and the largest.
+Whole commands, from the shell's point of view: start-up is in them. Curves have 50 points. Each
+figure is the median of `--repeats` calls in seconds, with the smallest and the largest.
 """
 
 from __future__ import annotations
@@ -29,7 +30,13 @@ from harness.base.spec import NewRun
 from harness.plan.grid import expand
 
 METHODS = ("vb", "iwae", "iaf", "pnf", "hvae[n_leapfrog=1,10]", "hvae-untempered", "hvae-iaf")
-TASKS = (*(f"gaussian-{dim}" for dim in (2, 5, 10, 25, 50, 100, 200, 400)), "gaussian-ar1-25", "gaussian-ar1-100", "norms-2", "norms-25")
+TASKS = (
+    *(f"gaussian-{dim}" for dim in (2, 5, 10, 25, 50, 100, 200, 400)),
+    "gaussian-ar1-25",
+    "gaussian-ar1-100",
+    "norms-2",
+    "norms-25",
+)
 SEEDS = 1042
 COMMANDS = {
     "bench compare": ("compare", "--seeds", f"0-{SEEDS - 1}"),
@@ -50,7 +57,9 @@ def finished_runs(seeds: int) -> Iterator[NewRun]:
 
 def score(run: NewRun, name: str) -> float:
     """A number of its own for each method, task, seed and metric."""
-    return abs(random.Random(f"{run.spec.method}{run.task_label}{name}").gauss(0, 3)) + random.Random(run.spec.key + name).gauss(1, 0.1)
+    return abs(
+        random.Random(f"{run.spec.method}{run.task_label}{name}").gauss(0, 3)
+    ) + random.Random(run.spec.key + name).gauss(1, 0.1)
 
 
 def run(seeds: int, repeats: int) -> dict[str, object]:
@@ -61,21 +70,37 @@ def run(seeds: int, repeats: int) -> dict[str, object]:
             began = time.perf_counter()
             fill(url, finished_runs(seeds), score, 50)
             print(f"{kind}: filled within {time.perf_counter() - began:.0f} s", file=sys.stderr)
-            environment = {**os.environ, "BENCH_HOME": name, "BENCH_DATABASE_URL": url, "PYTHONPATH": str(ROOT)}
+            environment = {
+                **os.environ,
+                "BENCH_HOME": name,
+                "BENCH_DATABASE_URL": url,
+                "PYTHONPATH": str(ROOT),
+            }
             for said, words in COMMANDS.items():
 
-                def call(words: tuple[str, ...] = words, environment: dict[str, str] = environment) -> None:
+                def call(
+                    words: tuple[str, ...] = words, environment: dict[str, str] = environment
+                ) -> None:
                     argv = [sys.executable, "-m", "harness.cli", *words]
                     subprocess.run(argv, env=environment, cwd=name, check=True, capture_output=True)
 
                 taken = measured(call, repeats)
-                figures[f"{kind}: {said}"] = {"median_s": statistics.median(taken), "min_s": min(taken), "max_s": max(taken)}
-                print(f"{kind:10} {said:64} {statistics.median(taken):6.2f} s  ({min(taken):.2f} to {max(taken):.2f})", flush=True)
+                figures[f"{kind}: {said}"] = {
+                    "median_s": statistics.median(taken),
+                    "min_s": min(taken),
+                    "max_s": max(taken),
+                }
+                print(
+                    f"{kind:10} {said:64} {statistics.median(taken):6.2f} s  ({min(taken):.2f} to {max(taken):.2f})",
+                    flush=True,
+                )
     return timing.medians(repeats, figures)
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--seeds", type=int, default=SEEDS)
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--json", type=Path, default=timing.FIGURES / f"{Path(__file__).stem}.json")

@@ -1,11 +1,14 @@
-"""A step on images beside Pythae's, on the same nets: HVAE with 15 leapfrog steps, and IWAE with 40 particles.
+"""A step on images beside Pythae's, on the same nets: HVAE with 15 leapfrog steps, and IWAE with 40
+particles.
 
     pip install pythae==0.1.2
     python benchmarks/rivals.py
 
-Batches of 256 random images of 28 x 28, 64 latent dimensions, Adamax, one thread and two. Pythae's encoder and decoder are the same
-convolutions and dense layers, once of torch's own layers, as its users write them, and once lent this project's faster code for them
-(`tasks/_layers.py`). Pythae's HVAE does less: its gradient does not pass through the leapfrog. Where Pythae is missing, only ours is timed.
+Batches of 256 random images of 28 x 28, 64 latent dimensions, Adamax, one thread and two. Pythae's
+encoder and decoder are the same convolutions and dense layers, once of torch's own layers, as its
+users write them, and once lent this project's faster code for them (`tasks/_layers.py`). Pythae's
+HVAE does less: its gradient does not pass through the leapfrog. Where Pythae is missing, only ours
+is timed.
 """
 
 from __future__ import annotations
@@ -69,7 +72,9 @@ class FastNets(torch.nn.Module):
         super().__init__()
         self.nets = ConvNets(LATENT)
         drawn = self.nets.init(Noise(["0/init"]))
-        self.leaves = torch.nn.ParameterDict({name.replace(".", "/"): leaf[None].float() for name, leaf in drawn.items()})
+        self.leaves = torch.nn.ParameterDict(
+            {name.replace(".", "/"): leaf[None].float() for name, leaf in drawn.items()}
+        )
 
     def hidden(self, x: Tensor) -> Tensor:
         """[M, 784] -> [M, 450]."""
@@ -90,7 +95,11 @@ def rival(name: str, nets: PlainNets | FastNets) -> Callable[[], None]:
     class Encoder(BaseEncoder):
         def __init__(self) -> None:
             super().__init__()
-            self.nets, self.mean, self.scale = nets, torch.nn.Linear(450, LATENT), torch.nn.Linear(450, LATENT)
+            self.nets, self.mean, self.scale = (
+                nets,
+                torch.nn.Linear(450, LATENT),
+                torch.nn.Linear(450, LATENT),
+            )
 
         def forward(self, x: Tensor) -> ModelOutput:
             hidden = self.nets.hidden(x)
@@ -109,7 +118,16 @@ def rival(name: str, nets: PlainNets | FastNets) -> Callable[[], None]:
     torch.manual_seed(0)
     if name == "hvae":
         model = HVAE(
-            HVAEConfig(**sizes, n_lf=K, eps_lf=0.01, beta_zero=2 / 3, learn_eps_lf=True, learn_beta_zero=True), Encoder(), Decoder()
+            HVAEConfig(
+                **sizes,
+                n_lf=K,
+                eps_lf=0.01,
+                beta_zero=2 / 3,
+                learn_eps_lf=True,
+                learn_beta_zero=True,
+            ),
+            Encoder(),
+            Decoder(),
         )
     else:
         model = IWAE(IWAEConfig(**sizes, number_samples=PARTICLES), Encoder(), Decoder())
@@ -146,7 +164,10 @@ def measure(rounds: int) -> dict[str, Any]:
     for threads in THREADS:
         torch.set_num_threads(threads)
         kept[f"{threads} threads"] = taken = timing.race(found, rounds)
-        rows += [[threads, name, *(text(spread(values)) for values in clocks.values())] for name, clocks in taken.items()]
+        rows += [
+            [threads, name, *(text(spread(values)) for values in clocks.values())]
+            for name, clocks in taken.items()
+        ]
         for name, (limit, at_most) in LIMITS.items() if HVAE is not None else ():
             for other in (THEIRS, LENT):
                 pair = (name, f"{name}, {other}") if at_most else (f"{name}, {other}", name)
@@ -154,7 +175,14 @@ def measure(rounds: int) -> dict[str, Any]:
                 said = " over ".join(pair)
                 shares.append([threads, said, *(text(figure) for figure in figures.values())])
                 if other == THEIRS:
-                    claims.append(claim(f"{said}, threads: {threads}", figures["processor"]["median"], limit, at_most))
+                    claims.append(
+                        claim(
+                            f"{said}, threads: {threads}",
+                            figures["processor"]["median"],
+                            limit,
+                            at_most,
+                        )
+                    )
     tables = {"Seconds a step": table(["threads", "step", *timing.CLOCKS], rows)}
     if shares:
         tables["Ratios"] = table(["threads", "ratio", *timing.CLOCKS], shares)

@@ -1,11 +1,12 @@
-"""How long common questions take in a database of 100,000 finished runs, and what a sweep of 100,000 queued ones asks, on SQLite and on
-PostgreSQL.
+"""How long common questions take in a database of 100,000 finished runs, and what a sweep of
+100,000 queued ones asks, on SQLite and on PostgreSQL.
 
-    python benchmarks/store.py                 SQLite, and PostgreSQL where its server programs are installed
-    python benchmarks/store.py --json out.json
+    python benchmarks/store.py                 SQLite, and PostgreSQL where its server programs are
+    installed python benchmarks/store.py --json out.json
 
-Each figure is the median of `--repeats` calls after start-up, in seconds, with the smallest and the largest. Of the sweep it is processor
-time, that of the server included, of a call among twenty; 640 of its runs are held by other machines, as 64 workers would hold them.
+Each figure is the median of `--repeats` calls after start-up, in seconds, with the smallest and the
+largest. Of the sweep it is processor time, that of the server included, of a call among twenty; 640
+of its runs are held by other machines, as 64 workers would hold them.
 """
 
 from __future__ import annotations
@@ -41,7 +42,16 @@ N_RUNS = 100_000
 DIMS, METHODS = (2, 25, 100, 400), ("vb", "hvae", "iaf", "pnf")
 BLOCK = 5_000
 Score = Callable[[NewRun, str], float]
-METRICS = ("elbo", "elbo_gap", "ess", "evidence_gap", "log_evidence", "pareto_k", "sigma_sq_error", "theta_sq_error")
+METRICS = (
+    "elbo",
+    "elbo_gap",
+    "ess",
+    "evidence_gap",
+    "log_evidence",
+    "pareto_k",
+    "sigma_sq_error",
+    "theta_sq_error",
+)
 
 
 def finished_runs(n: int) -> Iterator[NewRun]:
@@ -51,11 +61,17 @@ def finished_runs(n: int) -> Iterator[NewRun]:
     for cell in range(n // 10):
         pattern, steps = patterns[cell % len(patterns)], 200 + cell // len(patterns)
         for seed in range(10):
-            yield replace(pattern, spec=pattern.spec.model_copy(update={"steps": steps, "seed": seed}))
+            yield replace(
+                pattern, spec=pattern.spec.model_copy(update={"steps": steps, "seed": seed})
+            )
 
 
-def fill(url: str, made: Iterator[NewRun], score: Score = lambda run, name: -1.5, points: int = 200) -> None:
-    """Put finished runs into an empty database, as the program would have left them, with curves of so many points."""
+def fill(
+    url: str, made: Iterator[NewRun], score: Score = lambda run, name: -1.5, points: int = 200
+) -> None:
+    """Put finished runs into an empty database, as the program would have left them, with curves of
+    so many points.
+    """
     with ResultStore.open(url):
         pass
     engine = engine_for(url)
@@ -73,8 +89,14 @@ def write(connection, block: list[NewRun], last: int, score: Score, points: int)
     stacks = {}
     for run in block:
         stacks.setdefault(run.spec.cell, []).append(run.spec.key)
-    made = {cell: Plan(members=tuple(keys), threads=1, torch="2.13.0").model_dump(mode="json") for cell, keys in stacks.items()}
-    connection.execute(insert(plans), [{"digest": digest(plan), "plan": canonical_json(plan)} for plan in made.values()])
+    made = {
+        cell: Plan(members=tuple(keys), threads=1, torch="2.13.0").model_dump(mode="json")
+        for cell, keys in stacks.items()
+    }
+    connection.execute(
+        insert(plans),
+        [{"digest": digest(plan), "plan": canonical_json(plan)} for plan in made.values()],
+    )
     rows = [
         {
             "key": run.spec.key, "cell": run.spec.cell, "method": run.spec.method, "task": run.spec.task, "task_label": run.task_label,
@@ -87,11 +109,18 @@ def write(connection, block: list[NewRun], last: int, score: Score, points: int)
     ]  # fmt: skip
     connection.execute(insert(runs), rows)
     rest = {"kind": "finite", "se": 0.1, "se_kind": "finite"}
-    values = [{"run": run.spec.key, "name": name, "value": score(run, name), **rest} for run in block for name in METRICS]
+    values = [
+        {"run": run.spec.key, "name": name, "value": score(run, name), **rest}
+        for run in block
+        for name in METRICS
+    ]
     connection.execute(insert(metrics), values)
     steps = canonical_json(list(range(1, points + 1)))
     bounds = canonical_json([-1000.0 - 1e4 / step for step in range(1, points + 1)])
-    connection.execute(insert(curves), [{"run": row["key"], "name": "bound", "steps": steps, "values": bounds} for row in rows])
+    connection.execute(
+        insert(curves),
+        [{"run": row["key"], "name": "bound", "steps": steps, "values": bounds} for row in rows],
+    )
 
 
 def measured(call: Callable[[], object], repeats: int) -> list[float]:
@@ -146,8 +175,12 @@ def questions(url: str, folder: Path) -> dict[str, Callable[[], object]]:
     fresh = expand(["vb"], ["gaussian-3"], range(1000), "smoke", {})
     return {
         "bench list runs (the last 50)": command("list", "runs"),
-        "bench study status corrected-gaussian (none made)": command("study", "status", "corrected-gaussian"),
-        "bench study status of 1,600 of them": command("study", "status", str(big_study(folder, 1600))),
+        "bench study status corrected-gaussian (none made)": command(
+            "study", "status", "corrected-gaussian"
+        ),
+        "bench study status of 1,600 of them": command(
+            "study", "status", str(big_study(folder, 1600))
+        ),
         "find, claim and give back a stack of ten": claim_and_return(url, fresh),
     }
 
@@ -158,7 +191,9 @@ def sweep_questions(store: ResultStore) -> dict[str, Callable[[], object]]:
     keys = [run.spec.key for run in sweep]
     store.enqueue(sweep)
     for first in range(0, 640, 10):
-        store.claim(keys[first : first + 10], Owner("another-host", "boot", first, 1), lease_s=10**6)
+        store.claim(
+            keys[first : first + 10], Owner("another-host", "boot", first, 1), lease_s=10**6
+        )
     left, watch = Left(store, keys), Watch(store, keys)
     watch.look(everywhere=True)
 
@@ -177,10 +212,14 @@ def sweep_questions(store: ResultStore) -> dict[str, Callable[[], object]]:
 
 def processor_s(server: psutil.Process | None) -> float:
     """Processor seconds of this process and of a server's."""
-    return time.process_time() + sum(sum(child.cpu_times()[:2]) for child in (server.children() if server else ()))
+    return time.process_time() + sum(
+        sum(child.cpu_times()[:2]) for child in (server.children() if server else ())
+    )
 
 
-def computed(call: Callable[[], object], repeats: int, server: psutil.Process | None) -> list[float]:
+def computed(
+    call: Callable[[], object], repeats: int, server: psutil.Process | None
+) -> list[float]:
     """Processor seconds of a call, `repeats` times the mean of twenty."""
     call()
     taken = []
@@ -219,30 +258,46 @@ def run(n: int, repeats: int) -> dict[str, Any]:
             os.environ["BENCH_DATABASE_URL"] = url
             began = time.perf_counter()
             fill(url, finished_runs(n))
-            print(f"{kind}: {n:,} finished runs put in within {time.perf_counter() - began:.0f} s", file=sys.stderr)
+            print(
+                f"{kind}: {n:,} finished runs put in within {time.perf_counter() - began:.0f} s",
+                file=sys.stderr,
+            )
             for question, call in questions(url, Path(name)).items():
-                figures[f"{kind}: {question}"] = summary(f"{kind}: {question}", measured(call, repeats))
+                figures[f"{kind}: {question}"] = summary(
+                    f"{kind}: {question}", measured(call, repeats)
+                )
             with ResultStore.open(url) as store:
                 for question, call in sweep_questions(store).items():
-                    sweeps[f"{kind}: {question}"] = summary(f"{kind}: {question}", computed(call, repeats, server))
+                    sweeps[f"{kind}: {question}"] = summary(
+                        f"{kind}: {question}", computed(call, repeats, server)
+                    )
     result = timing.medians(repeats, figures)
     about_sweeps = timing.medians(repeats, sweeps)
-    result["tables"]["A sweep of 100,000 queued runs, processor seconds: median, smallest and largest"] = next(
-        iter(about_sweeps["tables"].values())
-    )
+    result["tables"][
+        "A sweep of 100,000 queued runs, processor seconds: median, smallest and largest"
+    ] = next(iter(about_sweeps["tables"].values()))
     slowest = max(one["median_s"] for one in sweeps.values())
-    result["claims"] = [timing.claim("the dearest of a sweep's questions, processor seconds", slowest, 0.05, at_most=True)]
+    result["claims"] = [
+        timing.claim(
+            "the dearest of a sweep's questions, processor seconds", slowest, 0.05, at_most=True
+        )
+    ]
     return result | {"sweeps": sweeps}
 
 
 def summary(name: str, taken: list[float]) -> dict[str, float]:
     """The median with the extremes, which are printed too."""
-    print(f"{name:62} {statistics.median(taken):6.4f} s  ({min(taken):.4f} to {max(taken):.4f})", flush=True)
+    print(
+        f"{name:62} {statistics.median(taken):6.4f} s  ({min(taken):.4f} to {max(taken):.4f})",
+        flush=True,
+    )
     return {"median_s": statistics.median(taken), "min_s": min(taken), "max_s": max(taken)}
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--runs", type=int, default=N_RUNS)
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--json", type=Path, default=timing.FIGURES / f"{Path(__file__).stem}.json")

@@ -1,4 +1,6 @@
-"""What the benchmarks share: races in which everyone takes a step in every round, medians with quartiles, and what a figure was made on."""
+"""What the benchmarks share: races in which everyone takes a step in every round, medians with
+quartiles, and what a figure was made on.
+"""
 
 from __future__ import annotations
 
@@ -33,16 +35,19 @@ Seconds = dict[str, dict[str, list[float]]]
 """By contender and clock, a number a round."""
 
 
-def race(contenders: dict[str, Callable[[], object]], rounds: int, turns: dict[str, int] | None = None) -> Seconds:
+def race(
+    contenders: dict[str, Callable[[], object]], rounds: int, turns: dict[str, int] | None = None
+) -> Seconds:
     """Seconds of a call of each contender in each round, after `WARM_UP` rounds that nobody counts.
 
-    What slows the machine for a while slows everyone alike, so ratios are taken round by round. `processor` is the time of all threads,
-    which other work on the machine disturbs less.
+    What slows the machine for a while slows everyone alike, so ratios are taken round by round.
+    `processor` is the time of all threads, which other work on the machine disturbs less.
 
     Args:
         contenders: what to call, by name.
         rounds: how often.
-        turns: calls of a contender in a round, for those that take too little time to be read from a clock; 1 where not given.
+        turns: calls of a contender in a round, for those that take too little time to be read from
+            a clock; 1 where not given.
     """
     taken: Seconds = {name: {clock: [] for clock in CLOCKS} for name in contenders}
     for number in range(-WARM_UP, rounds):
@@ -61,18 +66,30 @@ def race(contenders: dict[str, Callable[[], object]], rounds: int, turns: dict[s
 def spread(values: Sequence[float]) -> dict[str, float]:
     """The median, the quartiles, the smallest and the largest."""
     low, median, high = statistics.quantiles(values, n=4, method="inclusive")
-    return {"median": median, "quartile_1": low, "quartile_3": high, "min": min(values), "max": max(values)}
+    return {
+        "median": median,
+        "quartile_1": low,
+        "quartile_3": high,
+        "min": min(values),
+        "max": max(values),
+    }
 
 
-def ratio(taken: Seconds, one: str, other: str, clock: str = "processor", share: float = 1.0) -> dict[str, float]:
-    """How many times as long as `other` the contender `one` takes, by rounds; `share` multiplies each ratio."""
+def ratio(
+    taken: Seconds, one: str, other: str, clock: str = "processor", share: float = 1.0
+) -> dict[str, float]:
+    """How many times as long as `other` the contender `one` takes, by rounds; `share` multiplies
+    each ratio.
+    """
     pairs = zip(taken[one][clock], taken[other][clock], strict=True)
     return spread([share * first / second for first, second in pairs])
 
 
 def text(figure: dict[str, float], unit: float = 1.0) -> str:
     """`0.851 (0.832 to 0.883)`: the median and the quartiles, to three digits, in units of `unit`."""
-    median, low, high = (f"{figure[name] / unit:.3g}" for name in ("median", "quartile_1", "quartile_3"))
+    median, low, high = (
+        f"{figure[name] / unit:.3g}" for name in ("median", "quartile_1", "quartile_3")
+    )
     return f"{median} ({low} to {high})"
 
 
@@ -89,7 +106,12 @@ def claim(sentence: str, value: float, limit: float, at_most: bool) -> dict[str,
 
 
 def stepper(
-    method: str, task: str | Found, settings: dict[str, Any], seeds: int = 1, protocol: str | None = None, recorded: bool = True
+    method: str,
+    task: str | Found,
+    settings: dict[str, Any],
+    seeds: int = 1,
+    protocol: str | None = None,
+    recorded: bool = True,
 ) -> Callable[[], None]:
     """A call that takes the next step of training without end.
 
@@ -98,13 +120,18 @@ def stepper(
         settings: as `--set` takes them.
         seeds: replicates in the stack.
         protocol: its name; the task's own without it.
-        recorded: small problems from a recording, as most steps of a long run are taken; or one by one.
+        recorded: small problems from a recording, as most steps of a long run are taken; or one by
+            one.
     """
     found = find("task", task) if isinstance(task, str) else task
     endless = {"steps": 10**9, "lr_schedule": "constant", "lr": 1e-6, "validate_every": None}
-    resolved = resolve(find("method", method), found, protocol or found.cls.default_protocol, endless | settings)
+    resolved = resolve(
+        find("method", method), found, protocol or found.cls.default_protocol, endless | settings
+    )
     state = training.start(resolved.method, resolved.task, resolved.protocol, list(range(seeds)))
-    going: Iterator[training.Progress] = training.train(resolved.method, resolved.task, resolved.protocol, state)
+    going: Iterator[training.Progress] = training.train(
+        resolved.method, resolved.task, resolved.protocol, state
+    )
     devices.use("cpu")
     os.environ["BENCH_REPLAY"] = "always" if recorded and resolved.task.stacks else "off"
     next(going)
@@ -116,23 +143,39 @@ def stepper(
     return step
 
 
-def run(measure: Callable[[int], dict[str, Any]], about: str | None, file: str, rounds: int = 9) -> None:
-    """Measure as the command line says, print the tables and the claims, and keep all in `figures/`.
+def run(
+    measure: Callable[[int], dict[str, Any]], about: str | None, file: str, rounds: int = 9
+) -> None:
+    """Measure as the command line says, print the tables and the claims, and keep all in
+    `figures/`.
 
     Args:
-        measure: from rounds to `tables` (title and Markdown), `claims`, and whatever else is worth keeping.
+        measure: from rounds to `tables` (title and Markdown), `claims`, and whatever else is worth
+            keeping.
         about: the benchmark's docstring.
         file: its `__file__`.
         rounds: where the command line does not say.
     """
-    parser = argparse.ArgumentParser(description=about, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rounds", type=int, default=rounds, help=f"five or more (default {rounds})")
-    parser.add_argument("--json", type=Path, metavar="FILE", default=FIGURES / f"{Path(file).stem}.json", help="where to keep the figures")
+    parser = argparse.ArgumentParser(
+        description=about, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--rounds", type=int, default=rounds, help=f"five or more (default {rounds})"
+    )
+    parser.add_argument(
+        "--json",
+        type=Path,
+        metavar="FILE",
+        default=FIGURES / f"{Path(file).stem}.json",
+        help="where to keep the figures",
+    )
     arguments = parser.parse_args()
     if arguments.rounds < 5:
         parser.error("five rounds or more")
     load = os.getloadavg()[0]
-    result = {"about": inspect.cleandoc(about or ""), "rounds": arguments.rounds} | measure(arguments.rounds)
+    result = {"about": inspect.cleandoc(about or ""), "rounds": arguments.rounds} | measure(
+        arguments.rounds
+    )
     result["made_on"] = made_on() | {"load": (load, os.getloadavg()[0])}
     for title, shown in result["tables"].items():
         print(f"\n{title}\n\n{shown}")
@@ -149,7 +192,10 @@ def keep(result: dict[str, Any], path: Path) -> None:
 
 def medians(repeats: int, figures: dict[str, dict[str, float]]) -> dict[str, Any]:
     """The result of a benchmark that times calls by name: `median_s`, `min_s` and `max_s` of each."""
-    rows = [[name, f"{one['median_s']:.3g} ({one['min_s']:.3g} to {one['max_s']:.3g})"] for name, one in figures.items()]
+    rows = [
+        [name, f"{one['median_s']:.3g} ({one['min_s']:.3g} to {one['max_s']:.3g})"]
+        for name, one in figures.items()
+    ]
     shown = {"Seconds: median, smallest and largest": table(["call", "seconds"], rows)}
     return {
         "rounds": repeats,

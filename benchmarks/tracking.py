@@ -2,11 +2,13 @@
 
     python benchmarks/tracking.py
 
-A run of `hvae` on `gaussian-25` of about a minute by `bench run`, with checkpoints, result database and MLflow, and a bare loop over the
-same steps take turns of half a second, each with all its processes, so that a machine that grows slower or faster meanwhile does so for
-both. It saves every five seconds of its own, as is usual. A bare loop counts from its first step to its last, a run from its first step
-to its stored result, in a workspace that already has its databases. The whole command, start-up, a first run of two steps in an empty
-folder and a second one beside it stand next to them. One thread.
+A run of `hvae` on `gaussian-25` of about a minute by `bench run`, with checkpoints, result database
+and MLflow, and a bare loop over the same steps take turns of half a second, each with all its
+processes, so that a machine that grows slower or faster meanwhile does so for both. It saves every
+five seconds of its own, as is usual. A bare loop counts from its first step to its last, a run from
+its first step to its stored result, in a workspace that already has its databases. The whole
+command, start-up, a first run of two steps in an empty folder and a second one beside it stand next
+to them. One thread.
 """
 
 from __future__ import annotations
@@ -66,7 +68,20 @@ print("from", began, "to", time.perf_counter())
 
 def words_of(steps: int, seed: int) -> tuple[str, ...]:
     """A run by the command line."""
-    return ("run", "-m", METHOD, "-t", TASK, "--seeds", str(seed), "--protocol", "smoke", "--set", f"steps={steps}", *FEW_PARTICLES)
+    return (
+        "run",
+        "-m",
+        METHOD,
+        "-t",
+        TASK,
+        "--seeds",
+        str(seed),
+        "--protocol",
+        "smoke",
+        "--set",
+        f"steps={steps}",
+        *FEW_PARTICLES,
+    )
 
 
 def bare(steps: int) -> tuple[str, ...]:
@@ -96,7 +111,10 @@ def starts(home: Path, number: int) -> dict[str, float]:
 
 def measure(rounds: int) -> dict[str, Any]:
     """Tables and claims."""
-    kept: dict[str, list[float]] = {name: [] for name in ("bare loop", "bench run", "whole command", "help", "first run", "second run")}
+    kept: dict[str, list[float]] = {
+        name: []
+        for name in ("bare loop", "bench run", "whole command", "help", "first run", "second run")
+    }
     with tempfile.TemporaryDirectory() as home:
         for number in range(rounds):
             for name, seconds in starts(Path(home), number).items():
@@ -105,12 +123,16 @@ def measure(rounds: int) -> dict[str, Any]:
         (calibration,) = marked(*in_turns(TURN_S, (folder, bare(CALIBRATION))))
         steps = round(CALIBRATION * MINUTE_S / calibration)
         for number in range(rounds):
-            run, loop = in_turns(TURN_S, (folder, watched(steps, 2 + number)), (folder, bare(steps)))
+            run, loop = in_turns(
+                TURN_S, (folder, watched(steps, 2 + number)), (folder, bare(steps))
+            )
             kept["bench run"] += marked(run)
             kept["bare loop"] += marked(loop)
             kept["whole command"].append(run.seconds())
             print(f"round {number + 1} of {rounds}", file=sys.stderr)
-    share = spread([run / loop for run, loop in zip(kept["bench run"], kept["bare loop"], strict=True)])
+    share = spread(
+        [run / loop for run, loop in zip(kept["bench run"], kept["bare loop"], strict=True)]
+    )
     said = {
         "bare loop": f"{steps:,} steps in a bare loop",
         "bench run": "`bench run`, from its first step to its stored result",
@@ -120,7 +142,9 @@ def measure(rounds: int) -> dict[str, Any]:
         "second run": "`bench run` of two more steps there",
     }
     tables = {
-        "Seconds": table(["what", "seconds"], [[words, text(spread(kept[name]))] for name, words in said.items()]),
+        "Seconds": table(
+            ["what", "seconds"], [[words, text(spread(kept[name]))] for name, words in said.items()]
+        ),
         "Ratio": table(["ratio", "elapsed"], [["bench run over the bare loop", text(share)]]),
     }
     claims = [

@@ -2,11 +2,13 @@
 
     python benchmarks/workers.py
 
-Runs of `hvae` on Gaussian data of twenty dimensionalities, which do not train together, each of 30,000 steps, as many as the task's own
-protocol has: some minutes; once by `bench run --workers 1` and once by `bench run --workers 2`: whole commands, with start-up, results and
-MLflow, each in a new workspace that has its databases already. Beside them stands what the machine allows: a bare loop, and two of them at
-once, which share nothing. The two sweeps take turns of twenty seconds, and loops of one, each with all its processes, so that what slows
-the machine down slows both. One thread a worker.
+Runs of `hvae` on Gaussian data of twenty dimensionalities, which do not train together, each of
+30,000 steps, as many as the task's own protocol has: some minutes; once by `bench run --workers 1`
+and once by `bench run --workers 2`: whole commands, with start-up, results and MLflow, each in a
+new workspace that has its databases already. Beside them stands what the machine allows: a bare
+loop, and two of them at once, which share nothing. The two sweeps take turns of twenty seconds, and
+loops of one, each with all its processes, so that what slows the machine down slows both. One
+thread a worker.
 """
 
 from __future__ import annotations
@@ -67,12 +69,22 @@ def measure(rounds: int) -> dict[str, Any]:
     columns = zip(COUNTS, zip(*sweeps, strict=True), zip(*machine, strict=True), strict=True)
     tables = {
         "Seconds": table(
-            ["workers, or loops at once", "the whole sweep", f"a bare loop of {LOOP_STEPS:,} steps"],
-            [[count, text(spread(swept)), text(spread(looped))] for count, swept, looped in columns],
+            [
+                "workers, or loops at once",
+                "the whole sweep",
+                f"a bare loop of {LOOP_STEPS:,} steps",
+            ],
+            [
+                [count, text(spread(swept)), text(spread(looped))]
+                for count, swept, looped in columns
+            ],
         ),
         "Ratio": table(
             ["ratio", "elapsed"],
-            [["one worker over two", text(gain)], ["two loops one after the other, over two at once", text(allowed)]],
+            [
+                ["one worker over two", text(gain)],
+                ["two loops one after the other, over two at once", text(allowed)],
+            ],
         ),
     }
     claims = [claim("times sooner with two workers", gain["median"], 1.8, at_most=False)]

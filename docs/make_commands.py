@@ -13,10 +13,17 @@ from harness.cli import main
 PAGE = Path(__file__).with_name("commands.md")
 
 
-def sections(command: click.Command, name: str, parent: click.Context | None = None) -> Iterator[str]:
+def sections(
+    command: click.Command, name: str, parent: click.Context | None = None
+) -> Iterator[str]:
     """The help of a command and of those below it."""
     context = click.Context(
-        command, info_name=name, parent=parent, max_content_width=100, terminal_width=100, help_option_names=["-h", "--help"]
+        command,
+        info_name=name,
+        parent=parent,
+        max_content_width=100,
+        terminal_width=100,
+        help_option_names=["-h", "--help"],
     )
     yield f"{'#' * (2 + name.count(' '))} {context.command_path}\n\n```\n{command.get_help(context)}\n```\n"
     if isinstance(command, click.Group):
@@ -28,7 +35,10 @@ def sections(command: click.Command, name: str, parent: click.Context | None = N
 
 def page() -> str:
     """The whole page."""
-    return "# Commands\n\nMade from the help texts by `python docs/make_commands.py`.\n\n" + "\n".join(sections(main, "bench"))
+    return (
+        "# Commands\n\nMade from the help texts by `python docs/make_commands.py`.\n\n"
+        + "\n".join(sections(main, "bench"))
+    )
 
 
 if __name__ == "__main__":

@@ -1,8 +1,10 @@
-"""Write the tables and pictures of docs/findings.md from a workspace that has the runs of `bench study run report-mnist`.
+"""Write the tables and pictures of docs/findings.md from a workspace that has the runs of `bench
+study run report-mnist`.
 
     BENCH_HOME=... PYTHONPATH=. python docs/make_findings.py
 
-What stands between `<!-- NAME -->` and `<!-- end -->` is replaced; pictures go to docs/findings/. Runs that are not there are left out.
+What stands between `<!-- NAME -->` and `<!-- end -->` is replaced; pictures go to docs/findings/.
+Runs that are not there are left out.
 """
 
 from __future__ import annotations
@@ -31,8 +33,12 @@ def main() -> None:
     (DOCS / "findings").mkdir(exist_ok=True)
     with ResultStore.open(workspace.database_url) as store:
         runs = {run.spec.key: run for run in studies.load("report-mnist").runs()}
-        rows = {key: row for key, row in store.rows(list(runs)).items() if row.status == Status.DONE}
-        names = {key: method_label(run.spec.method, run.spec.method_fields) for key, run in runs.items()}
+        rows = {
+            key: row for key, row in store.rows(list(runs)).items() if row.status == Status.DONE
+        }
+        names = {
+            key: method_label(run.spec.method, run.spec.method_fields) for key, run in runs.items()
+        }
         metrics, curves = store.metrics(list(rows)), {key: store.curves(key) for key in rows}
         columns = [
             "method",
@@ -49,7 +55,12 @@ def main() -> None:
         for key, row in rows.items():
             m, looks, bound = metrics[key], curves[key]["validation_bound"], curves[key]["bound"]
             step, best = max(looks, key=lambda point: point[1])
-            cells = [names[key] + settings(row.settings), with_error(m["elbo"]), with_error(m["nll"]), f"{m['ess'].value:.1f}"]
+            cells = [
+                names[key] + settings(row.settings),
+                with_error(m["elbo"]),
+                with_error(m["nll"]),
+                f"{m['ess'].value:.1f}",
+            ]
             cells += [
                 f"{m['pareto_k'].value:.1f}",
                 f"{best:.2f} at step {step:,}",
@@ -65,7 +76,10 @@ def main() -> None:
         draw({names[key]: curves[key] for key in rows})
     page = DOCS / "findings.md"
     replaced = re.sub(
-        r"(<!-- mnist -->\n).*?(<!-- end -->)", lambda m: m[1] + "\n".join(table) + "\n" + m[2], page.read_text(), flags=re.DOTALL
+        r"(<!-- mnist -->\n).*?(<!-- end -->)",
+        lambda m: m[1] + "\n".join(table) + "\n" + m[2],
+        page.read_text(),
+        flags=re.DOTALL,
     )
     page.write_text(replaced)
 
@@ -85,8 +99,18 @@ def draw(curves: dict[str, dict[str, list[tuple[int, float]]]]) -> None:
     """Every method's bound in training and on the validation images."""
     figure, axes = pyplot.subplots(figsize=(7.5, 4), constrained_layout=True)
     for number, (name, curve) in enumerate(curves.items()):
-        axes.plot(*zip(*curve["validation_bound"], strict=True), color=f"C{number}", label=f"{name}, validation")
-        axes.plot(*zip(*curve["bound"], strict=True), color=f"C{number}", linestyle=":", linewidth=1, label=f"{name}, training")
+        axes.plot(
+            *zip(*curve["validation_bound"], strict=True),
+            color=f"C{number}",
+            label=f"{name}, validation",
+        )
+        axes.plot(
+            *zip(*curve["bound"], strict=True),
+            color=f"C{number}",
+            linestyle=":",
+            linewidth=1,
+            label=f"{name}, training",
+        )
     axes.set(xlabel="step", ylabel="bound, nats an image", ylim=(-160, None))
     axes.legend(ncols=2, fontsize=8)
     axes.grid(alpha=0.3)

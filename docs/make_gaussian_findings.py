@@ -1,6 +1,8 @@
-"""Write the Gaussian tables of docs/findings.md from a workspace that has runs of `report-gaussian` and `corrected-gaussian`.
+"""Write the Gaussian tables of docs/findings.md from a workspace that has runs of `report-gaussian`
+and `corrected-gaussian`.
 
-    BENCH_HOME=... PYTHONPATH=. python docs/make_gaussian_findings.py gaussian-25 gaussian-50 gaussian-100
+    BENCH_HOME=... PYTHONPATH=. python docs/make_gaussian_findings.py gaussian-25 gaussian-50
+    gaussian-100
 
 What stands between `<!-- NAME -->` and `<!-- end -->` is replaced.
 """
@@ -37,21 +39,38 @@ def main(tasks: Sequence[str]) -> None:
     with ResultStore.open(Workspace.current().database_url) as store:
         judged = judge(store, references.load("report2020"), cache(runs_of), set(tasks))
         for metric in ERRORS:
-            page = replaced(page, metric, [published(metric, [value for value in judged if value.metric == metric])])
-        corrected = [value for value in judged if value.metric == ERRORS[0] and value.corrected is not None]
+            page = replaced(
+                page,
+                metric,
+                [published(metric, [value for value in judged if value.metric == metric])],
+            )
+        corrected = [
+            value for value in judged if value.metric == ERRORS[0] and value.corrected is not None
+        ]
         page = replaced(page, "objective", [objectives(corrected)])
         keys = {run.spec.key for run in load("corrected-gaussian").runs()}
         tables = compare(draw(store, tasks=tasks, keys=keys), Options(MEANT, test="wilcoxon"))
-        page = replaced(page, "corrected", [grid for table in tables for grid in grids(table, Style(costs=False))])
+        page = replaced(
+            page,
+            "corrected",
+            [grid for table in tables for grid in grids(table, Style(costs=False))],
+        )
     verdicts = Counter(str(value.verdict) for value in judged)
-    page = re.sub(r"(<!-- verdicts -->).*?(<!-- end -->)", rf"\g<1>{said(verdicts)}\2", page, flags=re.DOTALL)
+    page = re.sub(
+        r"(<!-- verdicts -->).*?(<!-- end -->)", rf"\g<1>{said(verdicts)}\2", page, flags=re.DOTALL
+    )
     PAGE.write_text(page)
 
 
 def replaced(page: str, name: str, found: Sequence[Grid]) -> str:
     """The page with these tables in the place of that name."""
     text = markdown(found).replace("### ", "#### ").strip()
-    return re.sub(rf"(<!-- {name} -->\n).*?(<!-- end -->)", lambda match: f"{match[1]}{text}\n{match[2]}", page, flags=re.DOTALL)
+    return re.sub(
+        rf"(<!-- {name} -->\n).*?(<!-- end -->)",
+        lambda match: f"{match[1]}{text}\n{match[2]}",
+        page,
+        flags=re.DOTALL,
+    )
 
 
 def said(verdicts: Counter[str]) -> str:
@@ -62,13 +81,21 @@ def said(verdicts: Counter[str]) -> str:
 def published(metric: str, judged: Sequence[Judged]) -> Grid:
     """Methods by dimensions: the published value, and ours."""
     tasks = list(dict.fromkeys(value.task for value in judged))
-    heading = ("method", *(text for task in tasks for text in (f"d = {task.rpartition('-')[2]}, published", "ours")), "verdict")
+    heading = (
+        "method",
+        *(text for task in tasks for text in (f"d = {task.rpartition('-')[2]}, published", "ours")),
+        "verdict",
+    )
     rows = []
     for name in dict.fromkeys(value.row for value in judged):
         values = [value for value in judged if value.row == name]
         counts = Counter(str(value.verdict) for value in values)
         cells = [text for value in values for text in (f"{value.published:.7g}", mean(value.ours))]
-        rows.append(tuple(map(Word, (name, *cells, said(counts) if len(counts) > 1 else next(iter(counts))))))
+        rows.append(
+            tuple(
+                map(Word, (name, *cells, said(counts) if len(counts) > 1 else next(iter(counts))))
+            )
+        )
     return Grid(metric, heading, tuple(rows))
 
 
@@ -78,8 +105,18 @@ def objectives(judged: Sequence[Judged]) -> Grid:
     rows = []
     for value in judged:
         released = mean(value.ours), form(value.closed_form)
-        rows.append((value.row, value.task.rpartition("-")[2], *released, mean(value.corrected), form(value.corrected_closed_form)))
-    return Grid("sigma_sq_error of the flows", heading, tuple(tuple(map(Word, row)) for row in rows))
+        rows.append(
+            (
+                value.row,
+                value.task.rpartition("-")[2],
+                *released,
+                mean(value.corrected),
+                form(value.corrected_closed_form),
+            )
+        )
+    return Grid(
+        "sigma_sq_error of the flows", heading, tuple(tuple(map(Word, row)) for row in rows)
+    )
 
 
 def mean(found: Mean | None) -> str:

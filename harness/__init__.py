@@ -1,6 +1,7 @@
 """bench: a benchmark harness for variational inference.
 
-In a notebook: `harness.fit("hvae", "gaussian-25", protocol="smoke")` trains, and `harness.results.load()` gives what is stored.
+In a notebook: `harness.fit("hvae", "gaussian-25", protocol="smoke")` trains, and
+`harness.results.load()` gives what is stored.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
 """What a plugin is made of: `Method`, `Task`, and the values that pass between them.
 
-Axes: S particles, N independent inference problems, D latent dimensions, R replicates. Samples are [S, N, D], log-weights [S, N].
-Parameters carry a leading R, which is N (tasks that stack: one problem a replicate) or 1 (N problems share one set of weights).
+Axes: S particles, N independent inference problems, D latent dimensions, R replicates. Samples are
+[S, N, D], log-weights [S, N]. Parameters carry a leading R, which is N (tasks that stack: one
+problem a replicate) or 1 (N problems share one set of weights).
 """
 
 from __future__ import annotations
@@ -37,10 +38,16 @@ When = dict[str, tuple[Any, ...]] | None
 
 
 @overload
-def tunable(default: int, low: int, high: int, log: bool = False, when: When = None, **allowed: Any) -> int: ...
+def tunable(
+    default: int, low: int, high: int, log: bool = False, when: When = None, **allowed: Any
+) -> int: ...
 @overload
-def tunable(default: float, low: float, high: float, log: bool = False, when: When = None, **allowed: Any) -> float: ...
-def tunable(default: Number, low: Number, high: Number, log: bool = False, when: When = None, **allowed: Any) -> Any:
+def tunable(
+    default: float, low: float, high: float, log: bool = False, when: When = None, **allowed: Any
+) -> float: ...
+def tunable(
+    default: Number, low: Number, high: Number, log: bool = False, when: When = None, **allowed: Any
+) -> Any:
     """A hyperparameter with the range in which it is worth tuning.
 
     Args:
@@ -54,7 +61,9 @@ def tunable(default: Number, low: Number, high: Number, log: bool = False, when:
 
 
 def autograd_score(log_joint: Callable[[Tensor], Tensor]) -> Score:
-    r"""The score $\nabla_z \log p(x, z)$ by automatic differentiation, itself differentiable where gradients are recorded."""
+    r"""The score $\nabla_z \log p(x, z)$ by automatic differentiation, itself differentiable where
+    gradients are recorded.
+    """
 
     def score(z: Tensor) -> Tensor:
         recording = torch.is_grad_enabled()
@@ -72,8 +81,9 @@ class Problem:
 
     Args:
         log_joint: z [S, N, D] -> log p(x, z) [S, N], nats.
-        score: z [S, N, D] -> its gradient in z [S, N, D], differentiable; `autograd_score(log_joint)` unless the task knows better;
-            a `LinearScore` where it is one, which saves much of hvae's work.
+        score: z [S, N, D] -> its gradient in z [S, N, D], differentiable;
+            `autograd_score(log_joint)` unless the task knows better; a `LinearScore` where it is
+            one, which saves much of hvae's work.
         base: q0(z | x).
         context: [N, C], what an amortised flow may condition on.
     """
@@ -91,7 +101,8 @@ class Particles:
     Args:
         z: [S, N, D].
         log_w: [S, N], nats.
-        path: [K + 1, S, N, D], the way from z_0 to z_K, when traced; a method that has no such way leaves it out.
+        path: [K + 1, S, N, D], the way from z_0 to z_K, when traced; a method that has no such way
+            leaves it out.
     """
 
     z: Tensor
@@ -123,7 +134,9 @@ class Method(BaseModel, frozen=True, extra="forbid", allow_inf_nan=False):
         """One replicate's parameters [*event], unconstrained reals; a scalar has shape [1]."""
 
     @abstractmethod
-    def particles(self, params: Params, problem: Problem, noise: Noise, n_particles: int, trace: bool = False) -> Particles:
+    def particles(
+        self, params: Params, problem: Problem, noise: Noise, n_particles: int, trace: bool = False
+    ) -> Particles:
         """Draw `n_particles` weighted particles for each problem."""
 
 
@@ -131,7 +144,9 @@ class Oracle(Protocol):
     """A task's exact answers. Methods cannot see them."""
 
     def log_evidence(self, params: Params, batch: Batch) -> Tensor:
-        """log p(x) of each problem of the batch at `params`, nats: [N], which is [R] where replicates stack."""
+        """log p(x) of each problem of the batch at `params`, nats: [N], which is [R] where
+        replicates stack.
+        """
         ...
 
     def posterior(self, params: Params, batch: Batch) -> DiagNormal | Any | None:
@@ -146,7 +161,8 @@ class Oracle(Protocol):
 class Task(BaseModel, frozen=True, extra="forbid", allow_inf_nan=False):
     """A model with data. Its pydantic fields are its identity.
 
-    Its protocols are dicts in the addresses of `--set`; `recommended` gives settings that the literature uses, by method.
+    Its protocols are dicts in the addresses of `--set`; `recommended` gives settings that the
+    literature uses, by method.
     """
 
     name: ClassVar[str]
@@ -159,7 +175,10 @@ class Task(BaseModel, frozen=True, extra="forbid", allow_inf_nan=False):
     recommended: ClassVar[dict[str, dict[str, Any]]] = {}
     stacks: ClassVar[bool]
     score_to_tune: ClassVar[str] = "elbo"
-    headline: ClassVar[tuple[str, ...]] = ("elbo", "elbo_gap")  # the metrics that a closing table shows
+    headline: ClassVar[tuple[str, ...]] = (
+        "elbo",
+        "elbo_gap",
+    )  # the metrics that a closing table shows
 
     @property
     @abstractmethod
@@ -173,7 +192,9 @@ class Task(BaseModel, frozen=True, extra="forbid", allow_inf_nan=False):
 
     @property
     def scored_by(self) -> tuple[str, ...]:
-        """The fields of the protocol that change what the final scores mean: runs that differ there are never compared."""
+        """The fields of the protocol that change what the final scores mean: runs that differ there
+        are never compared.
+        """
         return ("eval_particles",)
 
     @abstractmethod
@@ -182,7 +203,9 @@ class Task(BaseModel, frozen=True, extra="forbid", allow_inf_nan=False):
 
     @abstractmethod
     def init(self, base: str, noise: Noise) -> Params:
-        """The model's parameters, and the base's where it is learned: one replicate's leaves, unconstrained reals."""
+        """The model's parameters, and the base's where it is learned: one replicate's leaves,
+        unconstrained reals.
+        """
 
     @abstractmethod
     def batch(self, data: Data, step: int, batch_size: int | None, noise: Noise) -> Batch:
@@ -191,9 +214,10 @@ class Task(BaseModel, frozen=True, extra="forbid", allow_inf_nan=False):
     def scored_batches(self, data: Data, batch_size: int | None, noise: Noise) -> Iterable[Batch]:
         """What the final scores are taken over. The whole training data by default.
 
-        Where replicates stack, each score is the mean over these batches. Where N problems share one set of weights it is the mean over
-        the problems of all batches, whose sizes then only bound memory (250 particles of each problem of a batch are computed at a
-        time): give the held-out split in parts.
+        Where replicates stack, each score is the mean over these batches. Where N problems share
+        one set of weights it is the mean over the problems of all batches, whose sizes then only
+        bound memory (250 particles of each problem of a batch are computed at a time): give the
+        held-out split in parts.
         """
         return [self.batch(data, 0, None, noise)]
 
@@ -214,7 +238,8 @@ class Task(BaseModel, frozen=True, extra="forbid", allow_inf_nan=False):
         return None
 
     def decode(self, params: Params, z: Tensor) -> Tensor | None:
-        """What latents stand for as pictures: z [..., D] -> [..., height, width], 0 (black) to 1; None for a task without pictures.
+        """What latents stand for as pictures: z [..., D] -> [..., height, width], 0 (black) to 1;
+        None for a task without pictures.
 
         A task that has pictures has the prior z ~ N(0, I), and the three methods below.
         """
@@ -233,5 +258,7 @@ class Task(BaseModel, frozen=True, extra="forbid", allow_inf_nan=False):
         raise DataError(f"Task '{self.name}' has no images.")
 
     def observe(self, images: Tensor) -> Batch:
-        """Grey images, uint8 [n, height, width], as the batch that they would be among the test images."""
+        """Grey images, uint8 [n, height, width], as the batch that they would be among the test
+        images.
+        """
         raise DataError(f"Task '{self.name}' has no images.")

@@ -29,7 +29,9 @@ def log_std_normal(z: Tensor) -> Tensor:
 
 
 def half_squares(z: Tensor) -> Tensor:
-    r"""$\tfrac12 \sum_j z_j^2$: [..., D] -> [...]; its gradient is z itself, in one pass where that of a power takes three."""
+    r"""$\tfrac12 \sum_j z_j^2$: [..., D] -> [...]; its gradient is z itself, in one pass where that
+    of a power takes three.
+    """
     return HalfSquares.apply(z)  # pyright: ignore[reportReturnType]
 
 
@@ -73,9 +75,11 @@ class DiagNormal:
 
 @dataclass(frozen=True)
 class LinearScore:
-    r"""$s(z) = \kappa (c - z)$: the score where the log-joint is quadratic in z and its dimensions apart, as if each were a spring.
+    r"""$s(z) = \kappa (c - z)$: the score where the log-joint is quadratic in z and its dimensions
+    apart, as if each were a spring.
 
-    The log-joint is then $-\tfrac12 \sum_j \kappa_j (z_j - c_j)^2$, `log_density`, but for what does not depend on z.
+    The log-joint is then $-\tfrac12 \sum_j \kappa_j (z_j - c_j)^2$, `log_density`, but for what
+    does not depend on z.
 
     Args:
         centre: $c$, [N, D].
@@ -95,7 +99,9 @@ class LinearScore:
 
 
 class Energy(torch.autograd.Function):
-    r"""$\tfrac12 \sum_j \kappa_j (z_j - c_j)^2$ with its gradient written out, differentiable as often as one likes."""
+    r"""$\tfrac12 \sum_j \kappa_j (z_j - c_j)^2$ with its gradient written out, differentiable as
+    often as one likes.
+    """
 
     @staticmethod
     def forward(ctx: Any, z: Tensor, centre: Tensor, stiffness: Tensor) -> Tensor:

@@ -1,4 +1,6 @@
-"""Hamiltonian variational autoencoder: leapfrog steps under the target, with momentum that is cooled on the way."""
+"""Hamiltonian variational autoencoder: leapfrog steps under the target, with momentum that is
+cooled on the way.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +10,18 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Tensor
 
-from harness.api import Field, LinearScore, Method, Noise, Params, Particles, Problem, log_std_normal, model_validator, tunable
+from harness.api import (
+    Field,
+    LinearScore,
+    Method,
+    Noise,
+    Params,
+    Particles,
+    Problem,
+    log_std_normal,
+    model_validator,
+    tunable,
+)
 from methods._leapfrog import joined, leapfrog, swung
 
 TEMPERED, FREE = {"tempering": ("fixed", "fixed-variance")}, {"tempering": ("free",)}
@@ -23,40 +36,67 @@ class Hamiltonian(Method, frozen=True):
     """The fields and the dynamics of tempered Hamiltonian steps."""
 
     n_leapfrog: int = tunable(10, 1, 20, ge=1, description="leapfrog steps K")
-    tempering: Literal["fixed", "fixed-variance", "free", "none"] = Field("fixed", description="how the momentum is cooled")
-    vary_steps: bool = Field(False, description="a step size for each step as well as for each dimension")
-    max_step: float = tunable(0.5, 0.25, 1.0, log=True, gt=0, description="upper end of every step size")
-    init_step: float = tunable(0.005, 0.001, 0.2, log=True, gt=0, description="first step size, below max_step")
-    init_T0: float = tunable(5.0, 1.1, 20.0, log=True, when=TEMPERED, gt=0, description="first square root of the temperature")
-    init_factor: float = tunable(0.9, 0.5, 0.99, when=FREE, gt=0, lt=1, description="first cooling factor of tempering=free")
+    tempering: Literal["fixed", "fixed-variance", "free", "none"] = Field(
+        "fixed", description="how the momentum is cooled"
+    )
+    vary_steps: bool = Field(
+        False, description="a step size for each step as well as for each dimension"
+    )
+    max_step: float = tunable(
+        0.5, 0.25, 1.0, log=True, gt=0, description="upper end of every step size"
+    )
+    init_step: float = tunable(
+        0.005, 0.001, 0.2, log=True, gt=0, description="first step size, below max_step"
+    )
+    init_T0: float = tunable(
+        5.0,
+        1.1,
+        20.0,
+        log=True,
+        when=TEMPERED,
+        gt=0,
+        description="first square root of the temperature",
+    )
+    init_factor: float = tunable(
+        0.9, 0.5, 0.99, when=FREE, gt=0, lt=1, description="first cooling factor of tempering=free"
+    )
 
     @model_validator(mode="after")
     def _step_below_its_maximum(self) -> Hamiltonian:
         if self.init_step >= self.max_step:
-            raise ValueError(f"init_step ({self.init_step:g}) must be below max_step ({self.max_step:g})")
+            raise ValueError(
+                f"init_step ({self.init_step:g}) must be below max_step ({self.max_step:g})"
+            )
         return self
 
     def init_dynamics(self, dim: int) -> Params:
         """`step` [D] or [K, D], and what the tempering learns: `log_T0` [1] or `factor` [K]."""
         shape = (self.n_leapfrog, dim) if self.vary_steps else (dim,)
-        params = {"step": torch.full(shape, logit(self.init_step / self.max_step), dtype=torch.float64)}
+        params = {
+            "step": torch.full(shape, logit(self.init_step / self.max_step), dtype=torch.float64)
+        }
         if self.tempering in ("fixed", "fixed-variance"):
             params["log_T0"] = torch.tensor([math.log(self.init_T0)], dtype=torch.float64)
         if self.tempering == "free":
-            params["factor"] = torch.full((self.n_leapfrog,), logit(self.init_factor), dtype=torch.float64)
+            params["factor"] = torch.full(
+                (self.n_leapfrog,), logit(self.init_factor), dtype=torch.float64
+            )
         return params
 
     def temperatures(self, params: Params) -> Tensor:
         r"""$T_0 \dots T_K$, square roots of the temperatures, with $T_K = 1$: [K + 1, R, 1].
 
-        fixed: $T_k = 1 + (T_0 - 1)(1 - k^2/K^2)$; fixed-variance: the same for $T_k^2$; free: $T_{k-1} = T_k / \alpha_k$.
+        fixed: $T_k = 1 + (T_0 - 1)(1 - k^2/K^2)$; fixed-variance: the same for $T_k^2$; free:
+        $T_{k-1} = T_k / \alpha_k$.
         """
         K = self.n_leapfrog
         if self.tempering == "none":
             return params["step"].new_ones(K + 1, 1, 1)
         if self.tempering == "free":
             log_factor = torch.nn.functional.logsigmoid(params["factor"])  # [R, K]
-            log_T = torch.nn.functional.pad(-log_factor.flip(-1).cumsum(-1).flip(-1), (0, 1))  # T_K = 1
+            log_T = torch.nn.functional.pad(
+                -log_factor.flip(-1).cumsum(-1).flip(-1), (0, 1)
+            )  # T_K = 1
             return log_T.exp().T[..., None]
         power = 2 if self.tempering == "fixed-variance" else 1
         k = torch.arange(K + 1).to(params["log_T0"])[:, None, None]
@@ -66,16 +106,20 @@ class Hamiltonian(Method, frozen=True):
     def evolve(
         self, params: Params, problem: Problem, noise: Noise, n_particles: int, trace: bool = False
     ) -> tuple[list[Tensor], Tensor, Tensor]:
-        r"""Leapfrog from $z_0 \sim q_0$, $v_0 = T_0 g$, cooling $v_k \leftarrow (T_k / T_{k-1})\, v_k$ after each step.
+        r"""Leapfrog from $z_0 \sim q_0$, $v_0 = T_0 g$, cooling $v_k \leftarrow (T_k / T_{k-1})\,
+        v_k$ after each step.
 
-        One step is $v \mathrel{+}= \tfrac\epsilon2 s(z)$, $z \mathrel{+}= \epsilon v$, $v \mathrel{+}= \tfrac\epsilon2 s(z)$ with
-        $s = \nabla_z \log p(x, z)$: its Jacobian is 1, and the powers of $T_0$ from the start and from the cooling cancel.
+        One step is $v \mathrel{+}= \tfrac\epsilon2 s(z)$, $z \mathrel{+}= \epsilon v$, $v
+        \mathrel{+}= \tfrac\epsilon2 s(z)$ with $s = \nabla_z \log p(x, z)$: its Jacobian is 1, and
+        the powers of $T_0$ from the start and from the cooling cancel.
 
-        Computed with $u = v / T$, which cooling leaves alone: step k drifts by $\epsilon_k T_{k-1} u$ and kicks u by
-        $a_k = \epsilon_k / (2 T_{k-1})$ times the score, before and after. The score after a step is the one before the next, so the
-        two kicks are one, of $a_k + a_{k+1}$, and K steps take K + 1 scores. As $T_K = 1$, $u_K = v_K$.
+        Computed with $u = v / T$, which cooling leaves alone: step k drifts by $\epsilon_k T_{k-1}
+        u$ and kicks u by $a_k = \epsilon_k / (2 T_{k-1})$ times the score, before and after. The
+        score after a step is the one before the next, so the two kicks are one, of $a_k + a_{k+1}$,
+        and K steps take K + 1 scores. As $T_K = 1$, $u_K = v_K$.
 
-        Returns: $[z_0 \dots z_K]$ when traced, else at least its end, each [S, N, D]; $v_K$ [S, N, D]; $-\log q_0(z_0) - \log N(g)$ [S, N].
+        Returns: $[z_0 \dots z_K]$ when traced, else at least its end, each [S, N, D]; $v_K$ [S, N,
+        D]; $-\log q_0(z_0) - \log N(g)$ [S, N].
         """
         z = problem.base.sample(noise, n_particles)
         g = noise.normal(*z.shape, like=z)
@@ -99,10 +143,12 @@ class HVAE(Hamiltonian, frozen=True):
 
     $$\log w = \log p(x, z_K) + \log N(v_K) - \log q_0(z_0) - \log N(g)$$
 
-    Step sizes are `max_step` times a logistic function of a parameter, per dimension; gradients flow through the leapfrog.
+    Step sizes are `max_step` times a logistic function of a parameter, per dimension; gradients
+    flow through the leapfrog.
 
     Source: Caterini, Doucet & Sejdinovic 2018, arXiv:1805.11328, Algorithm 1.
-    Departs: the schedule `fixed` is that of the authors' Gaussian code (in T), `fixed-variance` of their MNIST code (in T squared).
+    Departs: the schedule `fixed` is that of the authors' Gaussian code (in T), `fixed-variance` of
+    their MNIST code (in T squared).
     """
 
     name: ClassVar[str] = "hvae"
@@ -113,7 +159,9 @@ class HVAE(Hamiltonian, frozen=True):
         """`step`, and `log_T0` or `factor`."""
         return self.init_dynamics(dim)
 
-    def particles(self, params: Params, problem: Problem, noise: Noise, n_particles: int, trace: bool = False) -> Particles:
+    def particles(
+        self, params: Params, problem: Problem, noise: Noise, n_particles: int, trace: bool = False
+    ) -> Particles:
         """Evolve draws of the base. Shapes: z [S, N, D], log_w [S, N]."""
         path, v, log_start = self.evolve(params, problem, noise, n_particles, trace)
         log_w = problem.log_joint(path[-1]) + log_std_normal(v) + log_start

@@ -17,8 +17,9 @@ class HVAEIAF(Hamiltonian, Autoregressive, frozen=True):
     $$(z, v) = f(z_K, v_K), \qquad
       \log w = \log p(x, z) + \log N(v) + \log|\det f| - \log q_0(z_0) - \log N(g)$$
 
-    Source: the combination of arXiv:1805.11328 and arXiv:1606.04934, tried in a 2020 re-implementation of the former.
-    Departs: that re-implementation's potential had the likelihood gradient's sign reversed.
+    Source: the combination of arXiv:1805.11328 and arXiv:1606.04934, tried in a 2020
+    re-implementation of the former. Departs: that re-implementation's potential had the likelihood
+    gradient's sign reversed.
     """
 
     name: ClassVar[str] = "hvae-iaf"
@@ -29,15 +30,21 @@ class HVAEIAF(Hamiltonian, Autoregressive, frozen=True):
         """hvae's parameters, and iaf's for twice the dimension."""
         return self.init_dynamics(dim) | self.init_layers(2 * dim, noise, n_context)
 
-    def particles(self, params: Params, problem: Problem, noise: Noise, n_particles: int, trace: bool = False) -> Particles:
+    def particles(
+        self, params: Params, problem: Problem, noise: Noise, n_particles: int, trace: bool = False
+    ) -> Particles:
         """Evolve draws of the base, then transform. Shapes: z [S, N, D], log_w [S, N]."""
         path, v, log_w = self.evolve(params, problem, noise, n_particles, trace)
         steps = self.flow(params, torch.cat([path[-1], v], -1), problem.context)
         z, v = self._split(steps[-1][0])
-        log_w = log_w + sum(log_det for _, log_det in steps) + problem.log_joint(z) + log_std_normal(v)
+        log_w = (
+            log_w + sum(log_det for _, log_det in steps) + problem.log_joint(z) + log_std_normal(v)
+        )
         return Particles(z, log_w, torch.stack([*path, z]) if trace else None)
 
     def _split(self, joint: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Position and momentum, in their own order: an even number of layers leaves the joint vector reversed."""
+        """Position and momentum, in their own order: an even number of layers leaves the joint
+        vector reversed.
+        """
         z, v = (joint if self.n_layers % 2 else joint.flip(-1)).chunk(2, -1)
         return z, v

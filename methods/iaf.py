@@ -16,10 +16,14 @@ class Autoregressive(Method, frozen=True):
     """The fields and the transform of a stack of inverse autoregressive layers."""
 
     n_layers: int = tunable(1, 1, 4, ge=1, description="autoregressive layers")
-    hidden: int | None = Field(None, ge=1, description="hidden units of a layer's network; none: dimension + 100")
+    hidden: int | None = Field(
+        None, ge=1, description="hidden units of a layer's network; none: dimension + 100"
+    )
 
     def init_layers(self, dim: int, noise: Noise, n_context: int) -> Params:
-        """Two masked dense layers for each autoregressive layer; the last starts near zero, so the flow near the identity."""
+        """Two masked dense layers for each autoregressive layer; the last starts near zero, so the
+        flow near the identity.
+        """
         width = self.hidden or dim + 100
         params: Params = {}
         for layer in range(self.n_layers):
@@ -27,8 +31,11 @@ class Autoregressive(Method, frozen=True):
             params |= init_linear(f"iaf{layer}.last", width, 2 * dim, noise, scale=0.01)
         return params
 
-    def flow(self, params: Params, z: Tensor, context: Tensor | None) -> list[tuple[Tensor, Tensor]]:
-        r"""$z' = m(z) + e^{s(z)} z$ with $m_j, s_j$ functions of $z_{<j}$ (and the context), so $\log|\det| = \sum_j s_j$.
+    def flow(
+        self, params: Params, z: Tensor, context: Tensor | None
+    ) -> list[tuple[Tensor, Tensor]]:
+        r"""$z' = m(z) + e^{s(z)} z$ with $m_j, s_j$ functions of $z_{<j}$ (and the context), so
+        $\log|\det| = \sum_j s_j$.
 
         The order of the dimensions is reversed between layers.
 
@@ -37,7 +44,9 @@ class Autoregressive(Method, frozen=True):
         dim = z.shape[-1]
         extra = [] if context is None else [context.expand(z.shape[0], -1, -1)]
         width = params["iaf0.hidden.bias"].shape[-1]
-        first, second = autoregressive_masks(dim, width, 0 if context is None else context.shape[-1], 2, like=z)
+        first, second = autoregressive_masks(
+            dim, width, 0 if context is None else context.shape[-1], 2, like=z
+        )
         steps = []
         for layer in range(self.n_layers):
             z = z.flip(-1) if layer else z
@@ -49,10 +58,17 @@ class Autoregressive(Method, frozen=True):
 
 
 def upright(points: list[Tensor]) -> Tensor:
-    """The points before and after each layer with their dimensions in the order of the last one: L + 1 points -> [L + 1, S, N, D]."""
+    """The points before and after each layer with their dimensions in the order of the last one: L
+    + 1 points -> [L + 1, S, N, D].
+    """
     n_layers = len(points) - 1
     reversals = [0, *range(n_layers)]
-    return torch.stack([z.flip(-1) if (n_layers - 1 - n) % 2 else z for z, n in zip(points, reversals, strict=True)])
+    return torch.stack(
+        [
+            z.flip(-1) if (n_layers - 1 - n) % 2 else z
+            for z, n in zip(points, reversals, strict=True)
+        ]
+    )
 
 
 class IAF(Autoregressive, frozen=True):
@@ -61,7 +77,8 @@ class IAF(Autoregressive, frozen=True):
     $$\log w = \log p(x, z_L) - \log q_0(z_0) + \textstyle\sum_l \sum_j s_{l,j}$$
 
     Source: Kingma et al. 2016, arXiv:1606.04934; masks of Germain et al. 2015, arXiv:1502.03509.
-    Departs: affine m + exp(s) z rather than the paper's gate, so that one layer can both contract and shift without limit.
+    Departs: affine m + exp(s) z rather than the paper's gate, so that one layer can both contract
+    and shift without limit.
     """
 
     name: ClassVar[str] = "iaf"
@@ -71,10 +88,14 @@ class IAF(Autoregressive, frozen=True):
         """`iaf{l}.hidden.*` and `iaf{l}.last.*`."""
         return self.init_layers(dim, noise, n_context)
 
-    def particles(self, params: Params, problem: Problem, noise: Noise, n_particles: int, trace: bool = False) -> Particles:
+    def particles(
+        self, params: Params, problem: Problem, noise: Noise, n_particles: int, trace: bool = False
+    ) -> Particles:
         """Push draws of the base through the layers. Shapes: z [S, N, D], log_w [S, N]."""
         z_0 = problem.base.sample(noise, n_particles)
         steps = self.flow(params, z_0, problem.context)
         z = steps[-1][0]
-        log_w = problem.log_joint(z) - problem.base.log_prob(z_0) + sum(log_det for _, log_det in steps)
+        log_w = (
+            problem.log_joint(z) - problem.base.log_prob(z_0) + sum(log_det for _, log_det in steps)
+        )
         return Particles(z, log_w, upright([z_0, *(step for step, _ in steps)]) if trace else None)

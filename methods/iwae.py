@@ -25,6 +25,8 @@ class IWAE(Method, frozen=True):
         """No parameters of its own: the base is the task's."""
         return {}
 
-    def particles(self, params: Params, problem: Problem, noise: Noise, n_particles: int, trace: bool = False) -> Particles:
+    def particles(
+        self, params: Params, problem: Problem, noise: Noise, n_particles: int, trace: bool = False
+    ) -> Particles:
         """Draw from the base. Shapes: z [S, N, D], log_w [S, N]."""
         return weighted_draws(problem, noise, n_particles, trace)

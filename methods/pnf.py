@@ -30,7 +30,8 @@ def planar(z: Tensor, w: Tensor, u: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
       \hat u = u + (\mathrm{softplus}(w \cdot u) - 1 - w \cdot u)\, w / |w|^2, \quad
       \log|\det| = \log|1 + (1 - \tanh^2)\, \hat u \cdot w|$$
 
-    Shapes: `z` [S, N, D]; `w`, `u` [R, D] or [N, D]; `b` [R, 1] or [N, 1]; returns z' [S, N, D] and the log-determinant [S, N].
+    Shapes: `z` [S, N, D]; `w`, `u` [R, D] or [N, D]; `b` [R, 1] or [N, 1]; returns z' [S, N, D] and
+    the log-determinant [S, N].
     """
     overlap = (w * u).sum(-1, keepdim=True)
     u_hat = u + (softplus(overlap) - 1 - overlap) * w / w.square().sum(-1, keepdim=True)
@@ -44,10 +45,11 @@ class PlanarFlow(Method, frozen=True):
 
     $$\log w = \log p(x, z_L) - \log q_0(z_0) + \textstyle\sum_l \log|\det_l|$$
 
-    Starts: w and u from a normal of scale 0.1 cut at two deviations, b = 0.1. Where the task has a context, a linear map of it is
-    added to (w, u, b) of each layer; it starts near zero.
+    Starts: w and u from a normal of scale 0.1 cut at two deviations, b = 0.1. Where the task has a
+    context, a linear map of it is added to (w, u, b) of each layer; it starts near zero.
 
-    Source: Rezende & Mohamed 2015, arXiv:1505.05770. `tied` shares one layer, as the released code of arXiv:1805.11328 does.
+    Source: Rezende & Mohamed 2015, arXiv:1505.05770. `tied` shares one layer, as the released code
+    of arXiv:1805.11328 does.
     """
 
     name: ClassVar[str] = "pnf"
@@ -57,15 +59,22 @@ class PlanarFlow(Method, frozen=True):
     tied: bool = False
 
     def init(self, dim: int, noise: Noise, n_context: int = 0) -> Params:
-        """`w`, `u` [L, D] and `b` [L, 1], with L = 1 when tied; `amortise.*` where there is a context."""
+        """`w`, `u` [L, D] and `b` [L, 1], with L = 1 when tied; `amortise.*` where there is a
+        context.
+        """
         layers = 1 if self.tied else self.n_layers
-        params = {"w": SCALE * truncated_normal(noise, layers, dim), "u": SCALE * truncated_normal(noise, layers, dim)}
+        params = {
+            "w": SCALE * truncated_normal(noise, layers, dim),
+            "u": SCALE * truncated_normal(noise, layers, dim),
+        }
         params["b"] = torch.full((layers, 1), 0.1, dtype=torch.float64)
         if n_context:
             params |= init_linear("amortise", n_context, layers * (2 * dim + 1), noise, scale=0.01)
         return params
 
-    def particles(self, params: Params, problem: Problem, noise: Noise, n_particles: int, trace: bool = False) -> Particles:
+    def particles(
+        self, params: Params, problem: Problem, noise: Noise, n_particles: int, trace: bool = False
+    ) -> Particles:
         """Push draws of the base through the layers. Shapes: z [S, N, D], log_w [S, N]."""
         w, u, b = self._layers(params, problem)
         z = problem.base.sample(noise, n_particles)
@@ -82,6 +91,8 @@ class PlanarFlow(Method, frozen=True):
         w, u, b = params["w"], params["u"], params["b"]
         if problem.context is None:
             return w, u, b
-        shifts = linear(params, "amortise", problem.context[None])[0].unflatten(-1, (w.shape[1], -1))  # [N, L, 2 D + 1]
+        shifts = linear(params, "amortise", problem.context[None])[0].unflatten(
+            -1, (w.shape[1], -1)
+        )  # [N, L, 2 D + 1]
         dim = w.shape[2]
         return w + shifts[..., :dim], u + shifts[..., dim:-1], b + shifts[..., -1:]

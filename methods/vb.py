@@ -1,4 +1,6 @@
-"""Mean-field variational Bayes: a Gaussian with independent dimensions (on image tasks, the ordinary VAE)."""
+"""Mean-field variational Bayes: a Gaussian with independent dimensions (on image tasks, the
+ordinary VAE).
+"""
 
 from __future__ import annotations
 
@@ -19,7 +21,8 @@ class VB(Method, frozen=True):
 
     $$z \sim q_0(z \mid x), \qquad \log w = \log p(x, z) - \log q_0(z \mid x)$$
 
-    Source: Jordan et al. 1999, Machine Learning 37; reparameterised as in Kingma & Welling 2014, arXiv:1312.6114.
+    Source: Jordan et al. 1999, Machine Learning 37; reparameterised as in Kingma & Welling 2014,
+    arXiv:1312.6114.
     """
 
     name: ClassVar[str] = "vb"
@@ -30,6 +33,8 @@ class VB(Method, frozen=True):
         """No parameters of its own: the base is the task's."""
         return {}
 
-    def particles(self, params: Params, problem: Problem, noise: Noise, n_particles: int, trace: bool = False) -> Particles:
+    def particles(
+        self, params: Params, problem: Problem, noise: Noise, n_particles: int, trace: bool = False
+    ) -> Particles:
         """Draw from the base. Shapes: z [S, N, D], log_w [S, N]."""
         return weighted_draws(problem, noise, n_particles, trace)

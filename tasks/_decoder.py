@@ -1,6 +1,8 @@
-r"""A decoder of Bernoulli logits as a chain of affine layers with softplus between them; its score, and the gradient of that, written out.
+r"""A decoder of Bernoulli logits as a chain of affine layers with softplus between them; its score,
+and the gradient of that, written out.
 
-With $h_0 = z$, $a_l = W_l h_{l-1} + b_l$, $h_l = \mathrm{softplus}(a_l)$, $\sigma_l = \mathrm{logistic}(a_l)$, and $a_L$ the logits:
+With $h_0 = z$, $a_l = W_l h_{l-1} + b_l$, $h_l = \mathrm{softplus}(a_l)$, $\sigma_l =
+\mathrm{logistic}(a_l)$, and $a_L$ the logits:
 
 $$g_L = x - \sigma_L, \qquad g_l = \sigma_l \odot W_{l+1}^\top g_{l+1}, \qquad \nabla_z \log p(x \mid z) = W_1^\top g_1$$
 """
@@ -17,7 +19,9 @@ from torch.autograd.function import once_differentiable
 from tasks._layers import Affine
 
 AT_ONCE = 1024
-"""Images that go through the layers together: what one layer gives stays in a processor's cache until the next asks for it."""
+"""Images that go through the layers together: what one layer gives stays in a processor's cache
+until the next asks for it.
+"""
 LINEAR_ABOVE = 40.0  # there softplus(a) = a and its slope is 1 to double precision
 
 
@@ -35,21 +39,28 @@ def decoded(layers: Sequence[Affine], z: Tensor) -> Tensor:
 
 
 class Scored(torch.autograd.Function):
-    r"""Logits $a_L$ and the likelihood's score; z [S, N, D] and x [N, P] to [S, N, P] and [S, N, D].
+    r"""Logits $a_L$ and the likelihood's score; z [S, N, D] and x [N, P] to [S, N, P] and [S, N,
+    D].
 
-    With $\lambda$ the gradient in the score and $\bar a_L$ that in the logits, one way up and one way down give all others:
+    With $\lambda$ the gradient in the score and $\bar a_L$ that in the logits, one way up and one
+    way down give all others:
 
     $$u_1 = W_1 \lambda, \qquad \tau_l = \sigma_l \odot u_l, \qquad u_{l+1} = W_{l+1} \tau_l$$
     $$\bar a_L \mathrel{-}= \sigma_L (1 - \sigma_L) \odot u_L, \qquad
-      \bar a_l = \sigma_l \odot W_{l+1}^\top \bar a_{l+1} + (1 - \sigma_l) \odot g_l \odot u_l, \qquad \bar z = W_1^\top \bar a_1$$
+      \bar a_l = \sigma_l \odot W_{l+1}^\top \bar a_{l+1} + (1 - \sigma_l) \odot g_l \odot u_l,
+      \qquad \bar z = W_1^\top \bar a_1$$
 
-    $\bar W_l$ sums $g_l \tau_{l-1}^\top$ and $\bar a_l h_{l-1}^\top$. Automatic differentiation of the same operations gives the same, but
-    goes over each layer's numbers twice as often.
+    $\bar W_l$ sums $g_l \tau_{l-1}^\top$ and $\bar a_l h_{l-1}^\top$. Automatic differentiation of
+    the same operations gives the same, but goes over each layer's numbers twice as often.
     """
 
     @staticmethod
-    def forward(ctx: Any, layers: Sequence[Affine], x: Tensor, z: Tensor, *leaves: Tensor) -> tuple[Tensor, Tensor]:
-        """`leaves` are the weights and biases of the layers, in their order: the gradient is theirs too."""
+    def forward(
+        ctx: Any, layers: Sequence[Affine], x: Tensor, z: Tensor, *leaves: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """`leaves` are the weights and biases of the layers, in their order: the gradient is theirs
+        too.
+        """
         h, slopes = [z.flatten(0, 1)], []
         for layer in layers[:-1]:
             a = layer(h[-1])
@@ -69,7 +80,9 @@ class Scored(torch.autograd.Function):
         """From the gradients in logits and score to those in z and in the leaves."""
         by_logits, by_score = grads
         if ctx.kept is None:
-            raise RuntimeError("the gradient of a decoder's score cannot be taken twice: ask for the score anew")
+            raise RuntimeError(
+                "the gradient of a decoder's score cannot be taken twice: ask for the score anew"
+            )
         layers, (h, slopes, g), ctx.kept = ctx.layers, ctx.kept, None  # what follows writes into it
         tau, weights = by_score.flatten(0, 1), []
         for layer, slope, bend in zip(layers[:-1], slopes, g, strict=False):
@@ -83,16 +96,21 @@ class Scored(torch.autograd.Function):
         by_a = (by_logits - slopes[-1] * (1 - slopes[-1]) * u).flatten(0, 1)
         by_leaf: list[Tensor] = []
         for place in reversed(range(len(layers))):
-            by_leaf[:0] = weights[place].add_(layers[place].by_weight(h[place], by_a)), layers[place].by_bias(by_a)
+            by_leaf[:0] = (
+                weights[place].add_(layers[place].by_weight(h[place], by_a)),
+                layers[place].by_bias(by_a),
+            )
             by_h = layers[place].transposed(by_a)
             by_a = g[place - 1].addcmul_(by_h, slopes[place - 1]) if place else by_h
         return None, None, by_a.view_as(by_score), *by_leaf
 
 
 class Likelihood:
-    r"""$\log p(x \mid z) = \sum_p x_p l_p - \log(1 + e^{l_p})$ of images x [N, P] under logits l(z), and its score; a few images at a time.
+    r"""$\log p(x \mid z) = \sum_p x_p l_p - \log(1 + e^{l_p})$ of images x [N, P] under logits
+    l(z), and its score; a few images at a time.
 
-    Logits are kept where the score was asked for last: a leapfrog ends where it asked for the last score, and needs the density there.
+    Logits are kept where the score was asked for last: a leapfrog ends where it asked for the last
+    score, and needs the density there.
     """
 
     def __init__(self, layers: Sequence[Affine], x: Tensor) -> None:
@@ -103,8 +121,17 @@ class Likelihood:
     def __call__(self, z: Tensor) -> Tensor:
         """z [S, N, D] -> [S, N], nats."""
         parts = self._parts(z)
-        logits = self._known(z) or (decoded(self._layers, some.flatten(0, 1)).unflatten(0, some.shape[:2]) for _, some in parts)
-        return torch.cat([(x * given - softplus(given)).sum(-1) for (x, _), given in zip(parts, logits, strict=True)], 1)
+        logits = self._known(z) or (
+            decoded(self._layers, some.flatten(0, 1)).unflatten(0, some.shape[:2])
+            for _, some in parts
+        )
+        return torch.cat(
+            [
+                (x * given - softplus(given)).sum(-1)
+                for (x, _), given in zip(parts, logits, strict=True)
+            ],
+            1,
+        )
 
     def score(self, z: Tensor) -> Tensor:
         r"""$\nabla_z \log p(x \mid z)$: z [S, N, D] -> [S, N, D]. Its gradient has no gradient."""
@@ -124,5 +151,7 @@ class Likelihood:
 
 
 def state_of(z: Tensor) -> tuple[int, bool]:
-    """How often z was written into, and whether gradients are wanted: what is known at one state is not known at another."""
+    """How often z was written into, and whether gradients are wanted: what is known at one state is
+    not known at another.
+    """
     return z._version, torch.is_grad_enabled()

@@ -1,9 +1,10 @@
 """IDX files, the format of MNIST and Fashion-MNIST, as arrays.
 
-The format: two zero bytes, the kind of number (8: unsigned bytes), the number of dimensions, each size as four bytes with the
-highest first, then the numbers.
+The format: two zero bytes, the kind of number (8: unsigned bytes), the number of dimensions, each
+size as four bytes with the highest first, then the numbers.
 
-Source: LeCun, Cortes and Burges, The MNIST database of handwritten digits, http://yann.lecun.com/exdb/mnist
+Source: LeCun, Cortes and Burges, The MNIST database of handwritten digits,
+http://yann.lecun.com/exdb/mnist
 """
 
 from __future__ import annotations
@@ -22,7 +23,14 @@ BLOCK = 2**20
 Split = Literal["train", "test"]
 LARGEST = 2**28  # bytes, five times the largest file of MNIST
 UNSIGNED_BYTE = 0x08
-TYPES = {0x08: "uint8", 0x09: "int8", 0x0B: "int16", 0x0C: "int32", 0x0D: "float32", 0x0E: "float64"}
+TYPES = {
+    0x08: "uint8",
+    0x09: "int8",
+    0x0B: "int16",
+    0x0C: "int32",
+    0x0D: "float32",
+    0x0E: "float64",
+}
 CONTENTS = {1: "labels (1 dimension)", 3: "images (3 dimensions)"}
 IMAGES = {"train": "train-images-idx3-ubyte", "test": "t10k-images-idx3-ubyte"}
 
@@ -30,7 +38,8 @@ IMAGES = {"train": "train-images-idx3-ubyte", "test": "t10k-images-idx3-ubyte"}
 def load_images(name: str, split: Split) -> np.ndarray:
     """All images of a split, in their order, as grey values 0 to 255.
 
-    The file is read and its sha256 is compared once a process. The array is shared and read-only: `torch.tensor` copies it.
+    The file is read and its sha256 is compared once a process. The array is shared and read-only:
+    `torch.tensor` copies it.
 
     Shapes:
         returns [n, 28, 28], uint8; n is 60,000 for training and 10,000 for testing.
@@ -71,7 +80,9 @@ def _array(stream: DataStream, n_dims: int) -> np.ndarray:
     """The array, [*sizes]; what is wrong with the file is a ValueError that goes on from its name."""
     magic = _next(stream, 4, "magic number")
     if magic[:2] != b"\0\0" or magic[2] not in TYPES:
-        raise ValueError(f"is not an IDX file: it begins with {magic.hex(' ')}, not with 00 00 08 {n_dims:02x}")
+        raise ValueError(
+            f"is not an IDX file: it begins with {magic.hex(' ')}, not with 00 00 08 {n_dims:02x}"
+        )
     if magic[2] != UNSIGNED_BYTE:
         raise ValueError(f"holds numbers of type {TYPES[magic[2]]}, not uint8")
     if magic[3] != n_dims:
@@ -92,11 +103,15 @@ def _contents(n_dims: int) -> str:
 
 
 def _next(stream: DataStream, size: int, what: str) -> bytearray:
-    """Exactly `size` bytes, in blocks: what a file claims to hold takes no memory before it is there."""
+    """Exactly `size` bytes, in blocks: what a file claims to hold takes no memory before it is
+    there.
+    """
     content = bytearray()
     while len(content) < size:
         block = stream.read(min(BLOCK, size - len(content)))
         if not block:
-            raise ValueError(f"is too short: it ends after {len(content):,} of the {size:,} bytes of its {what}")
+            raise ValueError(
+                f"is too short: it ends after {len(content):,} of the {size:,} bytes of its {what}"
+            )
         content += block
     return content

@@ -13,7 +13,18 @@ import torch
 from torch import Tensor
 from torch.nn.functional import softplus
 
-from harness.api import Batch, Data, DataError, DiagNormal, Field, Noise, Params, Problem, Task, abstractmethod
+from harness.api import (
+    Batch,
+    Data,
+    DataError,
+    DiagNormal,
+    Field,
+    Noise,
+    Params,
+    Problem,
+    Task,
+    abstractmethod,
+)
 from harness.nets import init_linear
 from tasks._decoder import Likelihood, decoded
 from tasks._idx import Split
@@ -27,17 +38,33 @@ RECOMMENDED: dict[str, dict[str, Any]] = {
     "iwae": {"particles": 40},
     "pnf": {"particles": 1},
     "iaf": {"particles": 1},
-    "hvae": {"particles": 1, "method.init_step": 0.2, "method.init_T0": math.sqrt(1.5), "method.tempering": "fixed-variance"},
-    "hvae-iaf": {"particles": 1, "method.init_step": 0.2, "method.init_T0": math.sqrt(1.5), "method.tempering": "fixed-variance"},
+    "hvae": {
+        "particles": 1,
+        "method.init_step": 0.2,
+        "method.init_T0": math.sqrt(1.5),
+        "method.tempering": "fixed-variance",
+    },
+    "hvae-iaf": {
+        "particles": 1,
+        "method.init_step": 0.2,
+        "method.init_T0": math.sqrt(1.5),
+        "method.tempering": "fixed-variance",
+    },
 }
-"""The HVAE authors' MNIST code: first step size 0.2 below 0.5, T_0^2 = 1.5 cooled in the variance; IWAE with the 2020 report's k."""
+"""The HVAE authors' MNIST code: first step size 0.2 below 0.5, T_0^2 = 1.5 cooled in the variance;
+IWAE with the 2020 report's k.
+"""
 
 
 def binarised(images: Tensor, how: str, stream: str) -> Tensor:
-    """Grey images [n, P], 0 to 255, as zeros and ones: above one half, or drawn from a constant stream with their value as probability."""
+    """Grey images [n, P], 0 to 255, as zeros and ones: above one half, or drawn from a constant
+    stream with their value as probability.
+    """
     if how == "threshold":
         return (images > 127).to(torch.uint8)
-    drawn = Noise([f"images/{stream}"]).uniform(*images.shape, like=torch.zeros((), dtype=torch.float32))
+    drawn = Noise([f"images/{stream}"]).uniform(
+        *images.shape, like=torch.zeros((), dtype=torch.float32)
+    )
     return (drawn * 255 < images).to(torch.uint8)
 
 
@@ -47,7 +74,8 @@ class BinaryImages(Task, frozen=True):
     $$z \sim N(0, I), \qquad x_p \mid z \sim \mathrm{Bernoulli}(\mathrm{logistic}(l_p(z))), \qquad
       \log p(x, z) = \log N(z) + \textstyle\sum_p \big[x_p l_p - \log(1 + e^{l_p})\big]$$
 
-    The base is an encoder's normal; its last hidden layer is the context that flows are amortised with.
+    The base is an encoder's normal; its last hidden layer is the context that flows are amortised
+    with.
     """
 
     stacks: ClassVar[bool] = False
@@ -56,11 +84,19 @@ class BinaryImages(Task, frozen=True):
     headline: ClassVar[tuple[str, ...]] = ("nll", "elbo", "ess", "pareto_k")
     recommended: ClassVar[dict[str, dict[str, Any]]] = RECOMMENDED
 
-    binarisation: Literal["dynamic", "threshold", "fixed"] = Field("dynamic", description="how grey pixels become zeros and ones")
+    binarisation: Literal["dynamic", "threshold", "fixed"] = Field(
+        "dynamic", description="how grey pixels become zeros and ones"
+    )
     latent: int = Field(64, ge=1, description="latent dimensions")
-    n_train: int = Field(50_000, ge=1, description="images to learn from: the first ones of the training files")
-    n_validation: int = Field(10_000, ge=1, description="images after those, for early stopping and tuning")
-    n_test: int = Field(10_000, ge=1, description="images to score: the first ones of the test files")
+    n_train: int = Field(
+        50_000, ge=1, description="images to learn from: the first ones of the training files"
+    )
+    n_validation: int = Field(
+        10_000, ge=1, description="images after those, for early stopping and tuning"
+    )
+    n_test: int = Field(
+        10_000, ge=1, description="images to score: the first ones of the test files"
+    )
 
     @abstractmethod
     def grey(self, split: Split) -> np.ndarray:
@@ -82,7 +118,9 @@ class BinaryImages(Task, frozen=True):
         return self.nets.n_hidden
 
     def load(self, noise: Noise) -> Data:
-        """`x` uint8 [n, P] of each split: zeros and ones, but grey where training draws them anew at every step."""
+        """`x` uint8 [n, P] of each split: zeros and ones, but grey where training draws them anew
+        at every step.
+        """
         return splits(self)
 
     def init(self, base: str, noise: Noise) -> Params:
@@ -90,7 +128,9 @@ class BinaryImages(Task, frozen=True):
         nets = self.nets
         params = nets.init(noise)
         mean = self.grey("train")[: self.n_train].mean() / 255
-        params["decoder.out.bias"] = torch.full_like(params["decoder.out.bias"], math.log(mean / (1 - mean)))
+        params["decoder.out.bias"] = torch.full_like(
+            params["decoder.out.bias"], math.log(mean / (1 - mean))
+        )
         if base == "learned":
             params |= init_linear("encoder.mean", nets.n_hidden, self.latent, noise)
             params |= init_linear("encoder.scale", nets.n_hidden, self.latent, noise)
@@ -114,7 +154,9 @@ class BinaryImages(Task, frozen=True):
         return parts(data.validation)
 
     def problem(self, params: Params, batch: Batch, base: str, training: bool = False) -> Problem:
-        """The joint density of each image and its latent; the score is written out: no automatic differentiation of it is needed."""
+        """The joint density of each image and its latent; the score is written out: no automatic
+        differentiation of it is needed.
+        """
         nets, layers = self.nets, self.nets.decoder(params)
         x = batch["x"].to(params["decoder.out.bias"].dtype)  # [N, P]
         hidden = nets.hidden(params, x)
@@ -133,7 +175,10 @@ class BinaryImages(Task, frozen=True):
         if base == "prior":
             zeros = hidden.new_zeros(len(hidden), self.latent)
             return DiagNormal(zeros, zeros)
-        return DiagNormal(dense(params, "encoder.mean", hidden), softplus(dense(params, "encoder.scale", hidden)).log())
+        return DiagNormal(
+            dense(params, "encoder.mean", hidden),
+            softplus(dense(params, "encoder.scale", hidden)).log(),
+        )
 
     def decode(self, params: Params, z: Tensor) -> Tensor:
         """The probability of each pixel: z [..., D] -> [..., side, side]."""
@@ -150,7 +195,9 @@ class BinaryImages(Task, frozen=True):
         return read_idx(path, 3)
 
     def observe(self, images: Tensor) -> Batch:
-        """`x` uint8 [n, P], binarised as the test images are: the first test images become the same zeros and ones again."""
+        """`x` uint8 [n, P], binarised as the test images are: the first test images become the same
+        zeros and ones again.
+        """
         return {"x": binarised(images.flatten(1), self.binarisation, "test")}
 
 
@@ -160,10 +207,14 @@ def splits(task: BinaryImages) -> Data:
     seen, unseen = torch.tensor(task.grey("train")), torch.tensor(task.grey("test"))
     end = task.n_train + task.n_validation
     if end > len(seen) or task.n_test > len(unseen):
-        available = f"{len(seen):,} for n_train and n_validation together, {len(unseen):,} for n_test"
+        available = (
+            f"{len(seen):,} for n_train and n_validation together, {len(unseen):,} for n_test"
+        )
         raise DataError(f"Task '{task.name}' has fewer images than asked for: {available}.")
     train = seen[: task.n_train]
-    train = train if task.binarisation == "dynamic" else binarised(train, task.binarisation, "train")
+    train = (
+        train if task.binarisation == "dynamic" else binarised(train, task.binarisation, "train")
+    )
     validation = binarised(seen[task.n_train : end], task.binarisation, "validation")
     test = binarised(unseen[: task.n_test], task.binarisation, "test")
     return Data({"x": train}, {"x": validation}, {"x": test})

@@ -10,7 +10,13 @@ from tasks._idx import Split, load_images
 from tasks._images import BinaryImages
 from tasks._nets import ConvNets
 
-FEW = {"batch_size": 256, "shuffle": True, "lr": 1e-3, "dtype": "float32", "task.binarisation": "threshold"}
+FEW = {
+    "batch_size": 256,
+    "shuffle": True,
+    "lr": 1e-3,
+    "dtype": "float32",
+    "task.binarisation": "threshold",
+}
 PROTOCOLS: dict[str, dict[str, Any]] = {
     "report": FEW
     | {"steps": 1_600, "eval_particles": 100, "validate_every": 40,
@@ -26,7 +32,8 @@ PROTOCOLS: dict[str, dict[str, Any]] = {
 
 
 class Images28(BinaryImages, frozen=True):
-    """Binary images under the HVAE authors' nets, with the protocols of arXiv:1805.11328 (`paper`) and of a 2020 re-implementation.
+    """Binary images under the HVAE authors' nets, with the protocols of arXiv:1805.11328 (`paper`)
+    and of a 2020 re-implementation.
 
     The latter's `report`: 10,000 training and 1,000 test images, white above one half, 40 epochs.
     """

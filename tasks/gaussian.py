@@ -19,7 +19,9 @@ def moments(x: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def mini_batch(x: Tensor, step: int, batch_size: int, noise: Noise) -> Tensor:
-    """The points of one step, [R, B, D]: each epoch goes once through the data, the last batch takes what is left."""
+    """The points of one step, [R, B, D]: each epoch goes once through the data, the last batch
+    takes what is left.
+    """
     n_points = x.shape[-2]
     epoch, index = divmod(step, math.ceil(n_points / batch_size))
     chosen = slice(index * batch_size, (index + 1) * batch_size)
@@ -38,7 +40,9 @@ def base_density(params: Params, base: str) -> DiagNormal:
 
 
 class GaussianOracle:
-    r"""The exact answers of the Gaussian model, per dimension, with $s = \sigma_j$, $SS = n v$ and $m = \bar x - \delta$."""
+    r"""The exact answers of the Gaussian model, per dimension, with $s = \sigma_j$, $SS = n v$ and
+    $m = \bar x - \delta$.
+    """
 
     def log_evidence(self, params: Params, batch: Batch) -> Tensor:
         r"""$\log p(x)$, nats, [R].
@@ -58,12 +62,16 @@ class GaussianOracle:
         return DiagNormal(mean, 0.5 * torch.log(s2 / (n + s2)))
 
     def mle(self, data: Data) -> Params:
-        r"""$\hat\delta = \bar x$, and $\hat\sigma^2$ the positive root $u$ of $n u^2 + (n(n-1) - SS) u - n\,SS = 0$."""
+        r"""$\hat\delta = \bar x$, and $\hat\sigma^2$ the positive root $u$ of $n u^2 + (n(n-1) -
+        SS) u - n\,SS = 0$.
+        """
         n = data.train["n"]
         total = n * data.train["variance"]
         half = (n * (n - 1) - total) / 2
         root = torch.sqrt(half.square() + n * n * total)
-        u = torch.where(half > 0, n * total / (root + half), (root - half) / n)  # the form without cancellation
+        u = torch.where(
+            half > 0, n * total / (root + half), (root - half) / n
+        )  # the form without cancellation
         return {"delta": data.train["mean"], "log_sigma": 0.5 * torch.log(u)}
 
 
@@ -72,20 +80,27 @@ class Gaussian(Task, frozen=True):
 
     $$z \sim N(0, I_d), \qquad x_i \mid z \sim N(z + \delta, \mathrm{diag}(\sigma^2)), \quad i < n$$
 
-    Truth: $n_j = j - (d-1)/2$, $\delta_j = n_j / 5$, $\sigma_j = 0.9\,(2 n_j / (d-1))^2 + 0.1$ (1 when $d = 1$).
-    Learned: $\delta$ from 0 and $\log \sigma$ from 3.
-    The data enter through their mean and variance alone, so a full-batch step costs O(S d) whatever n is.
+    Truth: $n_j = j - (d-1)/2$, $\delta_j = n_j / 5$, $\sigma_j = 0.9\,(2 n_j / (d-1))^2 + 0.1$ (1
+    when $d = 1$). Learned: $\delta$ from 0 and $\log \sigma$ from 3. The data enter through their
+    mean and variance alone, so a full-batch step costs O(S d) whatever n is.
 
-    Source: Caterini, Doucet & Sejdinovic 2018, arXiv:1805.11328, Section 4.1. `batch_likelihood="as-dataset"` takes each mini-batch as a
-    data set of its own, as a 2020 re-implementation did; `objective="released-flow"` drops the factor 1/2 on
-    $\sum_i (x_i - \delta)^2 / \sigma^2$ in training only, as the authors' released flow code does.
+    Source: Caterini, Doucet & Sejdinovic 2018, arXiv:1805.11328, Section 4.1.
+    `batch_likelihood="as-dataset"` takes each mini-batch as a data set of its own, as a 2020
+    re-implementation did; `objective="released-flow"` drops the factor 1/2 on $\sum_i (x_i -
+    \delta)^2 / \sigma^2$ in training only, as the authors' released flow code does.
     """
 
     name: ClassVar[str] = "gaussian"
     source: ClassVar[str] = "arXiv:1805.11328"
     variant: ClassVar[str] = "dim"
     stacks: ClassVar[bool] = True
-    headline: ClassVar[tuple[str, ...]] = ("elbo_gap", "evidence_gap", "sigma_sq_error", "delta_sq_error", "excess_theta_sq_error")
+    headline: ClassVar[tuple[str, ...]] = (
+        "elbo_gap",
+        "evidence_gap",
+        "sigma_sq_error",
+        "delta_sq_error",
+        "excess_theta_sq_error",
+    )
     default_protocol: ClassVar[str] = "standard"
     protocols: ClassVar[dict[str, dict[str, Any]]] = {
         "standard": {"steps": 30_000, "lr": 1e-2, "lr_schedule": "cosine"},
@@ -99,8 +114,12 @@ class Gaussian(Task, frozen=True):
 
     dim: int = Field(25, ge=1, description="latent dimension d")
     n_data: int = Field(10_000, ge=2, description="points in a data set")
-    batch_likelihood: Literal["scaled", "as-dataset"] = Field("scaled", description="what a mini-batch stands for")
-    objective: Literal["exact", "released-flow"] = Field("exact", description="the density trained on; scores are always exact")
+    batch_likelihood: Literal["scaled", "as-dataset"] = Field(
+        "scaled", description="what a mini-batch stands for"
+    )
+    objective: Literal["exact", "released-flow"] = Field(
+        "exact", description="the density trained on; scores are always exact"
+    )
 
     @property
     def latent_dim(self) -> int:
@@ -110,7 +129,11 @@ class Gaussian(Task, frozen=True):
     @property
     def scored_by(self) -> tuple[str, ...]:
         """Where each mini-batch is a data set of its own, also their size."""
-        return ("eval_particles",) if self.batch_likelihood == "scaled" else ("eval_particles", "batch_size")
+        return (
+            ("eval_particles",)
+            if self.batch_likelihood == "scaled"
+            else ("eval_particles", "batch_size")
+        )
 
     def truth(self) -> tuple[Tensor, Tensor]:
         """The true delta and sigma, [D] each."""
@@ -124,43 +147,68 @@ class Gaussian(Task, frozen=True):
         z = noise.normal(self.dim, like=delta)
         x = z + delta + sigma * noise.normal(self.n_data, self.dim, like=delta)
         mean, variance = moments(x)
-        return Data({"x": x, "n": torch.full((1,), float(self.n_data), dtype=x.dtype), "mean": mean, "variance": variance})
+        return Data(
+            {
+                "x": x,
+                "n": torch.full((1,), float(self.n_data), dtype=x.dtype),
+                "mean": mean,
+                "variance": variance,
+            }
+        )
 
     def init(self, base: str, noise: Noise) -> Params:
         """delta = 0, log sigma = 3; a learned base starts at mean 0 and log scale 1."""
         zeros = torch.zeros(self.dim, dtype=torch.float64)
         params = {"delta": zeros, "log_sigma": zeros + 3.0}
-        return params | ({"base_mean": zeros, "base_log_scale": zeros + 1.0} if base == "learned" else {})
+        return params | (
+            {"base_mean": zeros, "base_log_scale": zeros + 1.0} if base == "learned" else {}
+        )
 
     def batch(self, data: Data, step: int, batch_size: int | None, noise: Noise) -> Batch:
-        """`n` [R, 1], `mean` and `variance` [R, D]: of all points, or of a mini-batch that stands for n_data or for itself."""
+        """`n` [R, 1], `mean` and `variance` [R, D]: of all points, or of a mini-batch that stands
+        for n_data or for itself.
+        """
         if batch_size is None:
             return {name: data.train[name] for name in ("n", "mean", "variance")}
         x = mini_batch(data.train["x"], step, batch_size, noise)
         mean, variance = moments(x)
-        n = torch.full_like(data.train["n"], x.shape[-2]) if self.batch_likelihood == "as-dataset" else data.train["n"]
+        n = (
+            torch.full_like(data.train["n"], x.shape[-2])
+            if self.batch_likelihood == "as-dataset"
+            else data.train["n"]
+        )
         return {"n": n, "mean": mean, "variance": variance}
 
     def scored_batches(self, data: Data, batch_size: int | None, noise: Noise) -> list[Batch]:
         """The whole data set; or every mini-batch, where each is a data set of its own."""
         if batch_size is None or self.batch_likelihood == "scaled":
             return [self.batch(data, 0, None, noise)]
-        return [self.batch(data, index, batch_size, noise) for index in range(math.ceil(self.n_data / batch_size))]
+        return [
+            self.batch(data, index, batch_size, noise)
+            for index in range(math.ceil(self.n_data / batch_size))
+        ]
 
     def problem(self, params: Params, batch: Batch, base: str, training: bool = False) -> Problem:
-        r"""The joint density through the moments of the data, with $m = \bar x - \delta$ and $\lambda = n / \sigma^2$.
+        r"""The joint density through the moments of the data, with $m = \bar x - \delta$ and
+        $\lambda = n / \sigma^2$.
 
         $$\log p(x, z) = c - \tfrac12 \textstyle\sum_j \big[z_j^2 + \lambda_j (m_j - z_j)^2\big], \qquad
-          c = -\tfrac{(n+1) d}{2} \log 2\pi - \sum_j \big[n \log \sigma_j + \tfrac12 \lambda_j v_j\big]$$
+          c = -\tfrac{(n+1) d}{2} \log 2\pi - \sum_j \big[n \log \sigma_j + \tfrac12 \lambda_j
+          v_j\big]$$
 
-        The square is completed: the bracket is $(1 + \lambda)(z - \tfrac{\lambda m}{1 + \lambda})^2 + \tfrac{\lambda}{1 + \lambda} m^2$.
+        The square is completed: the bracket is $(1 + \lambda)(z - \tfrac{\lambda m}{1 + \lambda})^2
+        + \tfrac{\lambda}{1 + \lambda} m^2$.
         """
         n, log_sigma = batch["n"], params["log_sigma"]
         m = batch["mean"] - params["delta"]
         precision = n * torch.exp(-2 * log_sigma)
         stiffness = 1 + precision
         share = precision / stiffness
-        constant = -(0.5 * (n + 1) * LOG_2PI + n * log_sigma + 0.5 * (precision * batch["variance"] + share * m.square())).sum(-1)
+        constant = -(
+            0.5 * (n + 1) * LOG_2PI
+            + n * log_sigma
+            + 0.5 * (precision * batch["variance"] + share * m.square())
+        ).sum(-1)
         if training and self.objective == "released-flow":
             constant = constant - 0.5 * (precision * (batch["variance"] + m.square())).sum(-1)
         score = LinearScore(share * m, stiffness)  # lambda (m - z) - z
@@ -171,16 +219,28 @@ class Gaussian(Task, frozen=True):
         return Problem(log_joint, score, base_density(params, base))
 
     def metrics(self, params: Params, data: Data) -> dict[str, Tensor]:
-        """Squared errors to the truth of the fit and of the exact maximum-likelihood fit to the same data, and their difference."""
+        """Squared errors to the truth of the fit and of the exact maximum-likelihood fit to the
+        same data, and their difference.
+        """
         fit = self._errors(params)
-        best = {f"mle_{name}": error for name, error in self._errors(GaussianOracle().mle(data)).items()}
-        return fit | best | {"excess_theta_sq_error": fit["theta_sq_error"] - best["mle_theta_sq_error"]}
+        best = {
+            f"mle_{name}": error for name, error in self._errors(GaussianOracle().mle(data)).items()
+        }
+        return (
+            fit
+            | best
+            | {"excess_theta_sq_error": fit["theta_sq_error"] - best["mle_theta_sq_error"]}
+        )
 
     def _errors(self, params: Params) -> dict[str, Tensor]:
         delta, sigma = self.truth()
         delta_error = (params["delta"] - delta.to(params["delta"])).square().sum(-1)
         sigma_error = (params["log_sigma"].exp() - sigma.to(params["delta"])).square().sum(-1)
-        return {"theta_sq_error": delta_error + sigma_error, "delta_sq_error": delta_error, "sigma_sq_error": sigma_error}
+        return {
+            "theta_sq_error": delta_error + sigma_error,
+            "delta_sq_error": delta_error,
+            "sigma_sq_error": sigma_error,
+        }
 
     def oracle(self) -> GaussianOracle:
         """Exact evidence, posterior and maximum-likelihood fit."""

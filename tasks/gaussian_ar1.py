@@ -1,4 +1,6 @@
-"""One latent vector behind a Gaussian data set with correlated noise: mean field cannot be exact, and by how much is known."""
+"""One latent vector behind a Gaussian data set with correlated noise: mean field cannot be exact,
+and by how much is known.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +17,8 @@ from tasks.gaussian import Gaussian, base_density, mini_batch
 
 
 def whiten(v: Tensor, rho: float) -> Tensor:
-    r"""$w = L^{-1} v$ with $\Sigma = L L^\top$, so that $|w|^2 = v^\top \Sigma^{-1} v$: one difference a dimension.
+    r"""$w = L^{-1} v$ with $\Sigma = L L^\top$, so that $|w|^2 = v^\top \Sigma^{-1} v$: one
+    difference a dimension.
 
     $$w_0 = v_0, \qquad w_j = (v_j - \rho v_{j-1}) / \sqrt{1 - \rho^2}$$
 
@@ -70,7 +73,8 @@ class AR1Normal:
 
 @dataclass(frozen=True)
 class AR1Oracle:
-    r"""The exact answers, with $m = \bar x - \delta$, $C = I + \Sigma / n$ and $P = I + n \Sigma^{-1} = n \Sigma^{-1} C$.
+    r"""The exact answers, with $m = \bar x - \delta$, $C = I + \Sigma / n$ and $P = I + n
+    \Sigma^{-1} = n \Sigma^{-1} C$.
 
     $t = \frac1n \sum_i (x_i - \bar x)^\top \Sigma^{-1} (x_i - \bar x)$ is the scatter.
     """
@@ -91,7 +95,9 @@ class AR1Oracle:
     def posterior(self, params: Params, batch: Batch) -> AR1Normal:
         r"""$N(C^{-1} m,\; P^{-1})$."""
         n = batch["n"]
-        return AR1Normal(self._shrink(batch["mean"] - params["delta"], n), n, self.log_det_precision(n), self.rho)
+        return AR1Normal(
+            self._shrink(batch["mean"] - params["delta"], n), n, self.log_det_precision(n), self.rho
+        )
 
     def mle(self, data: Data) -> Params:
         r"""$\hat\delta = \bar x$: the evidence depends on delta through $m^\top C^{-1} m$ alone."""
@@ -112,7 +118,11 @@ class AR1Oracle:
 
     def log_det_precision(self, n: Tensor) -> Tensor:
         r"""$\log\det P = d \log n - \log\det\Sigma + \log\det C$, [R]."""
-        return self.dim * torch.log(n[:, 0]) - self.log_det_covariance() + torch.logdet(self._spread(n))
+        return (
+            self.dim * torch.log(n[:, 0])
+            - self.log_det_covariance()
+            + torch.logdet(self._spread(n))
+        )
 
     def _spread(self, n: Tensor) -> Tensor:
         """C, [R, D, D]."""
@@ -128,26 +138,41 @@ class GaussianAR1(Task, frozen=True):
 
     $$z \sim N(0, I_d), \qquad x_i \mid z \sim N(z + \delta, \Sigma), \quad \Sigma_{jk} = \rho^{|j-k|}, \quad i < n$$
 
-    Truth: $\delta_j = (j - (d-1)/2) / 5$, learned from 0. The posterior $N(\cdot, (I + n \Sigma^{-1})^{-1})$ is correlated, so mean
-    field cannot be exact: the metric `mean_field_gap` is the closed form of what its `elbo_gap` cannot fall below.
-    The data enter through their mean and scatter alone and $\Sigma^{-1}$ is tridiagonal, so a full-batch step costs O(S d).
+    Truth: $\delta_j = (j - (d-1)/2) / 5$, learned from 0. The posterior $N(\cdot, (I + n
+    \Sigma^{-1})^{-1})$ is correlated, so mean field cannot be exact: the metric `mean_field_gap` is
+    the closed form of what its `elbo_gap` cannot fall below. The data enter through their mean and
+    scatter alone and $\Sigma^{-1}$ is tridiagonal, so a full-batch step costs O(S d).
 
-    Source: the model of Caterini, Doucet & Sejdinovic 2018, arXiv:1805.11328, Section 4.1, with the covariance of a first-order
-    autoregression $v_j = \rho v_{j-1} + \sqrt{1 - \rho^2}\, e_j$, whose inverse and determinant follow from that recursion.
+    Source: the model of Caterini, Doucet & Sejdinovic 2018, arXiv:1805.11328, Section 4.1, with the
+    covariance of a first-order autoregression $v_j = \rho v_{j-1} + \sqrt{1 - \rho^2}\, e_j$, whose
+    inverse and determinant follow from that recursion.
     """
 
     name: ClassVar[str] = "gaussian-ar1"
     source: ClassVar[str] = "arXiv:1805.11328"
     variant: ClassVar[str] = "dim"
     stacks: ClassVar[bool] = True
-    headline: ClassVar[tuple[str, ...]] = ("elbo_gap", "mean_field_gap", "evidence_gap", "delta_sq_error", "excess_theta_sq_error")
+    headline: ClassVar[tuple[str, ...]] = (
+        "elbo_gap",
+        "mean_field_gap",
+        "evidence_gap",
+        "delta_sq_error",
+        "excess_theta_sq_error",
+    )
     default_protocol: ClassVar[str] = "standard"
-    protocols: ClassVar[dict[str, dict[str, Any]]] = {name: Gaussian.protocols[name] for name in ("standard", "paper", "smoke")}
-    # a leapfrog step is stable below 2 / sqrt(1 + n (1 + rho) / (1 - rho)), 0.0046 by default: the methods' 0.005 is not
-    recommended: ClassVar[dict[str, dict[str, Any]]] = {name: {"method.init_step": 0.002} for name in ("hvae", "hvae-iaf")}
+    protocols: ClassVar[dict[str, dict[str, Any]]] = {
+        name: Gaussian.protocols[name] for name in ("standard", "paper", "smoke")
+    }
+    # a leapfrog step is stable below 2 / sqrt(1 + n (1 + rho) / (1 - rho)), 0.0046 by default: the
+    # methods' 0.005 is not
+    recommended: ClassVar[dict[str, dict[str, Any]]] = {
+        name: {"method.init_step": 0.002} for name in ("hvae", "hvae-iaf")
+    }
 
     dim: int = Field(25, ge=1, description="latent dimension d")
-    rho: float = Field(0.9, gt=-1, lt=1, description="correlation of neighbouring dimensions of the noise")
+    rho: float = Field(
+        0.9, gt=-1, lt=1, description="correlation of neighbouring dimensions of the noise"
+    )
     n_data: int = Field(10_000, ge=2, description="points in a data set")
 
     @property
@@ -165,10 +190,14 @@ class GaussianAR1(Task, frozen=True):
         z = noise.normal(self.dim, like=delta)
         factor = torch.linalg.cholesky(covariance(self.dim, self.rho))
         x = z + delta + noise.normal(self.n_data, self.dim, like=delta) @ factor.T
-        return Data({"x": x, "n": torch.full((1,), float(self.n_data), dtype=x.dtype), **self.statistics(x)})
+        return Data(
+            {"x": x, "n": torch.full((1,), float(self.n_data), dtype=x.dtype), **self.statistics(x)}
+        )
 
     def statistics(self, x: Tensor) -> dict[str, Tensor]:
-        r"""The mean [..., D] and the scatter $\frac1n \sum_i (x_i - \bar x)^\top \Sigma^{-1} (x_i - \bar x)$ [..., 1] of x [..., n, D]."""
+        r"""The mean [..., D] and the scatter $\frac1n \sum_i (x_i - \bar x)^\top \Sigma^{-1} (x_i -
+        \bar x)$ [..., 1] of x [..., n, D].
+        """
         mean = x.mean(-2)
         scatter = whiten(x - mean.unsqueeze(-2), self.rho).square().sum(-1).mean(-1, keepdim=True)
         return {"mean": mean, "scatter": scatter}
@@ -176,16 +205,24 @@ class GaussianAR1(Task, frozen=True):
     def init(self, base: str, noise: Noise) -> Params:
         """delta = 0; a learned base starts at mean 0 and log scale 1."""
         zeros = torch.zeros(self.dim, dtype=torch.float64)
-        return {"delta": zeros} | ({"base_mean": zeros, "base_log_scale": zeros + 1.0} if base == "learned" else {})
+        return {"delta": zeros} | (
+            {"base_mean": zeros, "base_log_scale": zeros + 1.0} if base == "learned" else {}
+        )
 
     def batch(self, data: Data, step: int, batch_size: int | None, noise: Noise) -> Batch:
-        """`n` and `scatter` [R, 1], `mean` [R, D]: of all points, or of a mini-batch that stands for all."""
+        """`n` and `scatter` [R, 1], `mean` [R, D]: of all points, or of a mini-batch that stands
+        for all.
+        """
         if batch_size is None:
             return {name: data.train[name] for name in ("n", "mean", "scatter")}
-        return {"n": data.train["n"], **self.statistics(mini_batch(data.train["x"], step, batch_size, noise))}
+        return {
+            "n": data.train["n"],
+            **self.statistics(mini_batch(data.train["x"], step, batch_size, noise)),
+        }
 
     def problem(self, params: Params, batch: Batch, base: str, training: bool = False) -> Problem:
-        r"""The joint density through the statistics of the data, with $m = \bar x - \delta$ and the scatter $t$.
+        r"""The joint density through the statistics of the data, with $m = \bar x - \delta$ and the
+        scatter $t$.
 
         $$\log p(x, z) = -\tfrac{(n+1) d}2 \log 2\pi - \tfrac n2 (\log\det\Sigma + t)
           - \tfrac12 \big[|z|^2 + n (m - z)^\top \Sigma^{-1} (m - z)\big]$$
@@ -206,14 +243,26 @@ class GaussianAR1(Task, frozen=True):
         return Problem(log_joint, score, base_density(params, base))
 
     def metrics(self, params: Params, data: Data) -> dict[str, Tensor]:
-        """Squared errors to the truth of the fit and of the exact maximum-likelihood fit, and the gap of the best mean field, nats.
+        """Squared errors to the truth of the fit and of the exact maximum-likelihood fit, and the
+        gap of the best mean field, nats.
 
-        delta is all that is learned, so `theta_sq_error` is `delta_sq_error`: both are there to stand beside `gaussian`.
+        delta is all that is learned, so `theta_sq_error` is `delta_sq_error`: both are there to
+        stand beside `gaussian`.
         """
         truth = self.truth().to(params["delta"])
-        fit, best = ((delta - truth).square().sum(-1) for delta in (params["delta"], data.train["mean"]))
-        errors = {"theta_sq_error": fit, "delta_sq_error": fit, "mle_theta_sq_error": best, "mle_delta_sq_error": best}
-        return errors | {"excess_theta_sq_error": fit - best, "mean_field_gap": self.oracle().mean_field_gap(data.train["n"])}
+        fit, best = (
+            (delta - truth).square().sum(-1) for delta in (params["delta"], data.train["mean"])
+        )
+        errors = {
+            "theta_sq_error": fit,
+            "delta_sq_error": fit,
+            "mle_theta_sq_error": best,
+            "mle_delta_sq_error": best,
+        }
+        return errors | {
+            "excess_theta_sq_error": fit - best,
+            "mean_field_gap": self.oracle().mean_field_gap(data.train["n"]),
+        }
 
     def oracle(self) -> AR1Oracle:
         """Exact evidence, posterior and maximum-likelihood fit."""

@@ -45,8 +45,12 @@ def end(workspace, store, claim, status=Status.DONE, content=None, picture=None,
     picture = b"picture of " + claim.key.encode() if picture is None else picture
     paths = filled_store.places(workspace, claim)
     files = {
-        "checkpoint": CheckpointFile("final", 20_000, hashlib.sha256(content).hexdigest(), len(content)),
-        "artifacts": [ArtifactFile("samples.png", hashlib.sha256(picture).hexdigest(), len(picture))],
+        "checkpoint": CheckpointFile(
+            "final", 20_000, hashlib.sha256(content).hexdigest(), len(content)
+        ),
+        "artifacts": [
+            ArtifactFile("samples.png", hashlib.sha256(picture).hexdigest(), len(picture))
+        ],
     }
     filled_store.finish(workspace, store, claim, status, **{**files, **other})
     for path, value in zip(paths, (content, picture), strict=True):
@@ -81,12 +85,21 @@ def told(workspace, keys, history=False):
     """All that is on record of these runs, as text: NaN equals NaN there, and -0.0 is not 0.0."""
     with ResultStore.open(workspace.database_url) as store:
         found = store.results(sorted(keys))
-    return [encode_line(result if history else dataclasses.replace(result, history=[])) for result in found]
+    return [
+        encode_line(result if history else dataclasses.replace(result, history=[]))
+        for result in found
+    ]
 
 
 def files(workspace):
-    """The files of a workspace that are no database, with their bytes, by their place in the folders of its database."""
-    found = (path for folder in ("checkpoints", "pictures") for path in (workspace.home / folder).rglob("*"))
+    """The files of a workspace that are no database, with their bytes, by their place in the
+    folders of its database.
+    """
+    found = (
+        path
+        for folder in ("checkpoints", "pictures")
+        for path in (workspace.home / folder).rglob("*")
+    )
     return {"/".join(path.parts[-2:]): path.read_bytes() for path in found if path.is_file()}
 
 
@@ -121,13 +134,20 @@ def bundle(source, tmp_path):
 @pytest.fixture(params=["sqlite", "postgresql"])
 def goal(request, tmp_path):
     """An empty workspace on each kind of database."""
-    kind = {} if request.param == "sqlite" else {"BENCH_DATABASE_URL": request.getfixturevalue("postgres_database")()}
+    kind = (
+        {}
+        if request.param == "sqlite"
+        else {"BENCH_DATABASE_URL": request.getfixturevalue("postgres_database")()}
+    )
     return filled_store.workspace_in(tmp_path / "goal", **kind)
 
 
 def cli(workspace, *arguments):
     """The command line in a workspace."""
-    environment = {"BENCH_HOME": str(workspace.home), "BENCH_DATABASE_URL": workspace.environment.get("BENCH_DATABASE_URL")}
+    environment = {
+        "BENCH_HOME": str(workspace.home),
+        "BENCH_DATABASE_URL": workspace.environment.get("BENCH_DATABASE_URL"),
+    }
     result = CliRunner().invoke(main, [str(argument) for argument in arguments], env=environment)
     if result.exception is not None and not isinstance(result.exception, SystemExit):
         raise result.exception

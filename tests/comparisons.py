@@ -34,28 +34,46 @@ def scores(run: NewRun) -> dict[str, float]:
 
 
 def store_runs(workspace: Workspace, runs: Sequence[NewRun], score: Scores = scores) -> list[str]:
-    """Finish these runs with the metrics that `score` gives, or as diverged with the reason that it gives; returns their keys."""
+    """Finish these runs with the metrics that `score` gives, or as diverged with the reason that it
+    gives; returns their keys.
+    """
     keys = [run.spec.key for run in runs]
     with ResultStore.open(workspace.database_url) as store:
         store.enqueue(runs)
         claims = {claim.key: claim for claim in store.claim(keys, Owner.current())}
         for run in runs:
             claim, found = claims[run.spec.key], score(run)
-            store.begin([claim], Plan(members=(claim.key,), threads=1, torch="2.13.0"), filled_store.ENVIRONMENT)
+            store.begin(
+                [claim],
+                Plan(members=(claim.key,), threads=1, torch="2.13.0"),
+                filled_store.ENVIRONMENT,
+            )
             steps = run.spec.steps
-            curve = [(step, -1000.0 - 1e6 / step) for step in range(steps // 20, steps + 1, steps // 20)]
+            curve = [
+                (step, -1000.0 - 1e6 / step) for step in range(steps // 20, steps + 1, steps // 20)
+            ]
             ended = {"step": steps, "wall_s": 2.5, "curves": {"bound": curve}}
             if isinstance(found, str):
                 store.finish(claim, Outcome(status=Status.DIVERGED, reason=found, **ended))
             else:
                 metrics = {name: Metric(value) for name, value in found.items()}
-                store.finish(claim, Outcome(status=Status.DONE, reason=None, metrics=metrics, **ended))
+                store.finish(
+                    claim, Outcome(status=Status.DONE, reason=None, metrics=metrics, **ended)
+                )
     return keys
 
 
-def gaussian_runs(seeds: Sequence[int] = range(4), tasks: Sequence[str] = ("gaussian-2", "gaussian-25", "gaussian-100")) -> list[NewRun]:
+def gaussian_runs(
+    seeds: Sequence[int] = range(4),
+    tasks: Sequence[str] = ("gaussian-2", "gaussian-25", "gaussian-100"),
+) -> list[NewRun]:
     """Four methods, one of them with two depths."""
-    return expand(["vb", "iaf", "hvae[n_leapfrog=1,10]", "hvae-untempered[n_leapfrog=1,10]"], tasks, seeds, "smoke")
+    return expand(
+        ["vb", "iaf", "hvae[n_leapfrog=1,10]", "hvae-untempered[n_leapfrog=1,10]"],
+        tasks,
+        seeds,
+        "smoke",
+    )
 
 
 def renamed(run: NewRun, method: str) -> NewRun:

@@ -18,9 +18,15 @@ from postgres import postgres_database, postgres_server  # noqa: F401  fixtures
 
 from harness.cli import main
 
-# The same examples every time: nobody's first run fails by chance. With BENCH_TESTS=full other ones; a find is kept, and tried again.
+# The same examples every time: nobody's first run fails by chance. With BENCH_TESTS=full other
+# ones; a find is kept, and tried again.
 settings.register_profile("usual", derandomize=True, database=None)
-settings.register_profile("full", database=DirectoryBasedExampleDatabase(Path(__file__).parent.parent / ".hypothesis" / "examples"))
+settings.register_profile(
+    "full",
+    database=DirectoryBasedExampleDatabase(
+        Path(__file__).parent.parent / ".hypothesis" / "examples"
+    ),
+)
 settings.load_profile("full" if os.environ.get("BENCH_TESTS") == "full" else "usual")
 
 
@@ -30,7 +36,9 @@ def pytest_terminal_summary(terminalreporter: Any) -> None:
         for name, text in report.user_properties:
             if name == "printed":
                 terminalreporter.write_line(text)
-    files = counts.summed(report for reports in terminalreporter.stats.values() for report in reports)
+    files = counts.summed(
+        report for reports in terminalreporter.stats.values() for report in reports
+    )
     if files:
         terminalreporter.write_line("\n".join(counts.table(files)))
         if path := os.environ.get("BENCH_FAULTS_JSON"):

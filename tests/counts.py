@@ -1,7 +1,9 @@
-"""What tests did to the program and what it cost, counted over a whole session, by kind and by file.
+"""What tests did to the program and what it cost, counted over a whole session, by kind and by
+file.
 
-A test counts with `record_property(KIND, n)`. With BENCH_FAULTS_JSON=FILE the counts go there too; a later session replaces
-those of the files that it ran and keeps the others, so that a long run can be made in pieces.
+A test counts with `record_property(KIND, n)`. With BENCH_FAULTS_JSON=FILE the counts go there too;
+a later session replaces those of the files that it ran and keeps the others, so that a long run can
+be made in pieces.
 """
 
 from __future__ import annotations
@@ -19,7 +21,9 @@ import torch
 KINDS = ("interruptions", "faults", "bad inputs", "losses")
 
 
-def compared(record: Callable[[str, object], None], found: dict[str, Any], wanted: dict[str, Any]) -> None:
+def compared(
+    record: Callable[[str, object], None], found: dict[str, Any], wanted: dict[str, Any]
+) -> None:
     """Count as losses what is missing, too much or different, and fail if there is any."""
     lost = [key for key in found.keys() | wanted.keys() if found.get(key) != wanted.get(key)]
     record("losses", len(lost))
@@ -29,11 +33,21 @@ def compared(record: Callable[[str, object], None], found: dict[str, Any], wante
 def summed(reports: Iterable[Any]) -> dict[str, dict[str, float]]:
     """The counts of each file that counted, with its tests, those that failed, and their seconds."""
     files: dict[str, dict[str, float]] = {}
-    calls = [report for report in reports if getattr(report, "when", None) == "call" and not report.skipped]
-    counting = {report.location[0] for report in calls if any(name in KINDS for name, _ in report.user_properties)}
+    calls = [
+        report
+        for report in reports
+        if getattr(report, "when", None) == "call" and not report.skipped
+    ]
+    counting = {
+        report.location[0]
+        for report in calls
+        if any(name in KINDS for name, _ in report.user_properties)
+    }
     for report in calls:
         if report.location[0] in counting:
-            counts = files.setdefault(report.location[0], dict.fromkeys(("tests", "failed", "seconds", *KINDS), 0))
+            counts = files.setdefault(
+                report.location[0], dict.fromkeys(("tests", "failed", "seconds", *KINDS), 0)
+            )
             counts["tests"] += 1
             counts["failed"] += report.failed
             counts["seconds"] = round(counts["seconds"] + report.duration, 1)
@@ -46,9 +60,14 @@ def summed(reports: Iterable[Any]) -> dict[str, dict[str, float]]:
 def table(files: dict[str, dict[str, float]]) -> list[str]:
     """The counts as lines: a file each, and their sum."""
     total = {kind: sum(counts[kind] for counts in files.values()) for kind in KINDS}
-    rows = [("", *KINDS)] + [(name, *(f"{counts[kind]:,}" for kind in KINDS)) for name, counts in [*sorted(files.items()), ("all", total)]]
+    rows = [("", *KINDS)] + [
+        (name, *(f"{counts[kind]:,}" for kind in KINDS))
+        for name, counts in [*sorted(files.items()), ("all", total)]
+    ]
     widths = [max(len(row[place]) for row in rows) for place in range(len(KINDS) + 1)]
-    return ["  ".join([row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])]) for row in rows]
+    return [
+        "  ".join([row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])]) for row in rows
+    ]
 
 
 def keep(files: dict[str, dict[str, float]], path: Path) -> None:

@@ -22,10 +22,14 @@ class AsPrinted(HVAE, frozen=True):
 
     name: ClassVar[str] = "as-printed"
 
-    def evolve(self, params: Params, problem: Problem, noise: Noise, n_particles: int, trace: bool = False):
+    def evolve(
+        self, params: Params, problem: Problem, noise: Noise, n_particles: int, trace: bool = False
+    ):
         z = problem.base.sample(noise, n_particles)
         g = noise.normal(*z.shape, like=z)
-        log_start = -problem.base.log_prob(z) - (-0.5 * (g.square() + math.log(2 * math.pi))).sum(-1)
+        log_start = -problem.base.log_prob(z) - (-0.5 * (g.square() + math.log(2 * math.pi))).sum(
+            -1
+        )
         T = self.temperatures(params)
         path, v = [z], T[0] * g
         for k in range(1, self.n_leapfrog + 1):
@@ -87,7 +91,9 @@ class ZeroMomentum(HVAE, frozen=True):
 
     name: ClassVar[str] = "zero-momentum"
 
-    def evolve(self, params: Params, problem: Problem, noise: Noise, n_particles: int, trace: bool = False):
+    def evolve(
+        self, params: Params, problem: Problem, noise: Noise, n_particles: int, trace: bool = False
+    ):
         return super().evolve(params, problem, _Still(noise), n_particles, trace)  # type: ignore[arg-type]
 
 
@@ -100,7 +106,9 @@ class ForgottenMomentum(HVAE, frozen=True):
         T = super().temperatures(params)
         return torch.cat([torch.zeros_like(T[:1]), torch.ones_like(T[1:])])
 
-    def evolve(self, params: Params, problem: Problem, noise: Noise, n_particles: int, trace: bool = False):
+    def evolve(
+        self, params: Params, problem: Problem, noise: Noise, n_particles: int, trace: bool = False
+    ):
         untempered = HVAE(**self.model_dump() | {"tempering": "none"})
         path, v, log_start = untempered.evolve(params, problem, _Still(noise), n_particles, trace)  # type: ignore[arg-type]
         return path, v, log_start + 0.5 * noise.normal(*v.shape, like=v).square().sum(-1)
@@ -111,8 +119,16 @@ class DetachedScore(HVAE, frozen=True):
 
     name: ClassVar[str] = "detached-score"
 
-    def evolve(self, params: Params, problem: Problem, noise: Noise, n_particles: int, trace: bool = False):
-        return super().evolve(params, dataclasses.replace(problem, score=lambda z: problem.score(z).detach()), noise, n_particles, trace)
+    def evolve(
+        self, params: Params, problem: Problem, noise: Noise, n_particles: int, trace: bool = False
+    ):
+        return super().evolve(
+            params,
+            dataclasses.replace(problem, score=lambda z: problem.score(z).detach()),
+            noise,
+            n_particles,
+            trace,
+        )
 
 
 class PermutedBatch(IAF, frozen=True):
@@ -121,11 +137,19 @@ class PermutedBatch(IAF, frozen=True):
     name: ClassVar[str] = "permuted-batch"
     axis: ClassVar[int] = 1
 
-    def particles(self, params: Params, problem: Problem, noise: Noise, n_particles: int, trace: bool = False) -> Particles:
+    def particles(
+        self, params: Params, problem: Problem, noise: Noise, n_particles: int, trace: bool = False
+    ) -> Particles:
         z_0 = problem.base.sample(noise, n_particles).flip(self.axis)
         steps = self.flow(params, z_0, problem.context)
-        log_w = problem.log_joint(steps[-1][0]) - problem.base.log_prob(z_0) + sum(log_det for _, log_det in steps)
-        return Particles(steps[-1][0], log_w, torch.stack([z_0, *(z for z, _ in steps)]) if trace else None)
+        log_w = (
+            problem.log_joint(steps[-1][0])
+            - problem.base.log_prob(z_0)
+            + sum(log_det for _, log_det in steps)
+        )
+        return Particles(
+            steps[-1][0], log_w, torch.stack([z_0, *(z for z, _ in steps)]) if trace else None
+        )
 
 
 class PermutedParticles(PermutedBatch, frozen=True):
@@ -150,7 +174,9 @@ class LeakyReplicates(HVAE, frozen=True):
 
     name: ClassVar[str] = "leaky-replicates"
 
-    def evolve(self, params: Params, problem: Problem, noise: Noise, n_particles: int, trace: bool = False):
+    def evolve(
+        self, params: Params, problem: Problem, noise: Noise, n_particles: int, trace: bool = False
+    ):
         shared = params["step"].mean(0, keepdim=True).expand_as(params["step"])
         return super().evolve(params | {"step": shared}, problem, noise, n_particles, trace)
 
@@ -169,7 +195,9 @@ class GlobalDraw(VB, frozen=True):
 
     name: ClassVar[str] = "global-draw"
 
-    def particles(self, params: Params, problem: Problem, noise: Noise, n_particles: int, trace: bool = False) -> Particles:
+    def particles(
+        self, params: Params, problem: Problem, noise: Noise, n_particles: int, trace: bool = False
+    ) -> Particles:
         shift = 0.1 * torch.randn(())
         moved = dataclasses.replace(problem, log_joint=lambda z: problem.log_joint(z) + shift)
         return super().particles(params, moved, noise, n_particles, trace)
@@ -184,7 +212,9 @@ class MissingHalf(Gaussian, frozen=True):
 
 
 class MissingHalfInTraining(Gaussian, frozen=True):
-    """The factor 1/2 on the squares is dropped in training, though the fields say the density is exact."""
+    """The factor 1/2 on the squares is dropped in training, though the fields say the density is
+    exact.
+    """
 
     def problem(self, params: Params, batch: dict, base: str, training: bool = False) -> Problem:
         released = self.model_copy(update={"objective": "released-flow"})
@@ -205,7 +235,10 @@ class OrdinaryVariance(Gaussian, frozen=True):
     def oracle(self):
         class Oracle(type(super().oracle())):
             def mle(self, data: Data) -> Params:
-                return {"delta": data.train["mean"], "log_sigma": 0.5 * torch.log(data.train["variance"])}
+                return {
+                    "delta": data.train["mean"],
+                    "log_sigma": 0.5 * torch.log(data.train["variance"]),
+                }
 
         return Oracle()
 
@@ -273,11 +306,16 @@ class LeakyTask(Gaussian, frozen=True):
 class MisspelledProtocol(Gaussian, frozen=True):
     """A protocol with an address that does not exist."""
 
-    protocols: ClassVar[dict] = {**Gaussian.protocols, "smoke": {"steps": 10, "lr": 0.1, "task.batch_likelyhood": "scaled"}}
+    protocols: ClassVar[dict] = {
+        **Gaussian.protocols,
+        "smoke": {"steps": 10, "lr": 0.1, "task.batch_likelyhood": "scaled"},
+    }
 
 
 class ReversedDeterminant(GaussianAR1, frozen=True):
-    """The evidence adds half the posterior precision's log-determinant, where it should take it off."""
+    """The evidence adds half the posterior precision's log-determinant, where it should take it
+    off.
+    """
 
     def oracle(self):
         class Oracle(type(super().oracle())):
@@ -304,7 +342,11 @@ class UnnormalisedChi(Norms, frozen=True):
     def oracle(self):
         class Oracle(type(super().oracle())):
             def log_evidence(self, params: Params, batch: dict) -> torch.Tensor:
-                return super().log_evidence(params, batch) + (self.dim / 2 - 1) * math.log(2) + math.lgamma(self.dim / 2)
+                return (
+                    super().log_evidence(params, batch)
+                    + (self.dim / 2 - 1) * math.log(2)
+                    + math.lgamma(self.dim / 2)
+                )
 
         return Oracle(self.dim)
 
@@ -325,7 +367,9 @@ class BatchNormalised(Norms, frozen=True):
 
     def problem(self, params: Params, batch: dict, base: str, training: bool = False) -> Problem:
         right = super().problem(params, batch, base, training)
-        return dataclasses.replace(right, log_joint=lambda z: right.log_joint(z - 0.1 * z.mean(1, keepdim=True)))
+        return dataclasses.replace(
+            right, log_joint=lambda z: right.log_joint(z - 0.1 * z.mean(1, keepdim=True))
+        )
 
 
 METHODS = {

@@ -12,8 +12,16 @@ from harness.base.spec import Description, NewRun, Plan, RunSpec, Status
 from harness.base.workspace import Workspace
 from harness.store import ArtifactFile, CheckpointFile, Metric, Outcome, Owner, ResultStore
 
-ENVIRONMENT = {"bench": "0.1.0", "git_commit": "0123456789abcdef0123456789abcdef01234567", "python": "3.11.2"}
-METRICS = {"elbo": Metric(-1234.5678901234567, 0.25), "elbo_gap": Metric(0.1 + 0.2), "pareto_k": Metric(0.3)}
+ENVIRONMENT = {
+    "bench": "0.1.0",
+    "git_commit": "0123456789abcdef0123456789abcdef01234567",
+    "python": "3.11.2",
+}
+METRICS = {
+    "elbo": Metric(-1234.5678901234567, 0.25),
+    "elbo_gap": Metric(0.1 + 0.2),
+    "pareto_k": Metric(0.3),
+}
 
 
 def spec(seed: int = 0, **method_fields: Any) -> RunSpec:
@@ -33,18 +41,46 @@ def spec(seed: int = 0, **method_fields: Any) -> RunSpec:
 
 def new_run(seed: int = 0, **method_fields: Any) -> NewRun:
     """The same as something to enqueue."""
-    label = "hvae-untempered" if spec(seed, **method_fields).method_fields["tempering"] == "none" else "hvae"
-    settings = {"method.n_leapfrog": 1, "method.tempering": "none", **{f"method.{name}": value for name, value in method_fields.items()}}
+    label = (
+        "hvae-untempered"
+        if spec(seed, **method_fields).method_fields["tempering"] == "none"
+        else "hvae"
+    )
+    settings = {
+        "method.n_leapfrog": 1,
+        "method.tempering": "none",
+        **{f"method.{name}": value for name, value in method_fields.items()},
+    }
     return NewRun(
-        spec(seed, **method_fields), "gaussian-2", settings, "source", "standard", Description(method=label, stacks=True, scores=2)
+        spec(seed, **method_fields),
+        "gaussian-2",
+        settings,
+        "source",
+        "standard",
+        Description(method=label, stacks=True, scores=2),
     )
 
 
 def curves(seed: int = 0, points: int = 200) -> dict[str, list[tuple[int, float]]]:
-    """Curves like those of a Gaussian task: a bound that comes from far below, and a gradient that falls."""
+    """Curves like those of a Gaussian task: a bound that comes from far below, and a gradient that
+    falls.
+    """
     steps = [100 * (number + 1) for number in range(points)]
-    bound = [(step, -1234.5 - seed - 1e8 * math.exp(-step / 200) - 900 * math.exp(-step / 3000) + math.sin(step)) for step in steps]
-    return {"bound": bound, "grad_norm": [(step, 1e5 * math.exp(-step / 1500) + 3 + math.cos(step)) for step in steps]}
+    bound = [
+        (
+            step,
+            -1234.5
+            - seed
+            - 1e8 * math.exp(-step / 200)
+            - 900 * math.exp(-step / 3000)
+            + math.sin(step),
+        )
+        for step in steps
+    ]
+    return {
+        "bound": bound,
+        "grad_norm": [(step, 1e5 * math.exp(-step / 1500) + 3 + math.cos(step)) for step in steps],
+    }
 
 
 def start(store: ResultStore, seeds: Sequence[int], **method_fields: Any) -> list[Any]:
@@ -71,10 +107,14 @@ def sha256(content: bytes) -> str:
 
 def places(workspace: Workspace, claim: Any) -> tuple[Path, Path]:
     """Where a finished run's checkpoint and its picture lie."""
-    return workspace.checkpoint_file(claim.edition, 20_000), workspace.picture_file(claim.edition, "samples.png")
+    return workspace.checkpoint_file(claim.edition, 20_000), workspace.picture_file(
+        claim.edition, "samples.png"
+    )
 
 
-def finish(workspace: Workspace, store: ResultStore, claim: Any, status: Status = Status.DONE, **other: Any) -> None:
+def finish(
+    workspace: Workspace, store: ResultStore, claim: Any, status: Status = Status.DONE, **other: Any
+) -> None:
     """End a run with curves, metrics, a picture and a checkpoint, of which `other` replaces some."""
     contents = [what + claim.key.encode() for what in (b"state of ", b"picture of ")]
     for place, content in zip(places(workspace, claim), contents, strict=True):
@@ -87,7 +127,9 @@ def finish(workspace: Workspace, store: ResultStore, claim: Any, status: Status 
         "checkpoint": CheckpointFile("final", 20_000, state, 25),
         "artifacts": [ArtifactFile("samples.png", picture, 27)],
     }
-    store.finish(claim, Outcome(status=status, step=20_000, wall_s=12.5, **{**left_behind, **other}))
+    store.finish(
+        claim, Outcome(status=status, step=20_000, wall_s=12.5, **{**left_behind, **other})
+    )
 
 
 def fill(workspace: Workspace, seeds: Sequence[int]) -> list[str]:

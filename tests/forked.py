@@ -1,6 +1,8 @@
-"""`bench` in processes forked from one that has imported what it needs: they start in a tenth of a second, not in three.
+"""`bench` in processes forked from one that has imported what it needs: they start in a tenth of a
+second, not in three.
 
-Everything else is as in a process by hand: its own memory, environment, exit status, and a death by kill -9.
+Everything else is as in a process by hand: its own memory, environment, exit status, and a death by
+kill -9.
 """
 
 from __future__ import annotations
@@ -22,7 +24,13 @@ from typing import Any
 ROOT = Path(__file__).parent.parent
 IMPORTS = [
     *("forked", "store_processes", "alembic.command", "alembic.config"),
-    *("harness.execution.bundle", "harness.cli.run", "harness.cli.study", "harness.execution.local", "harness.execution.runner"),
+    *(
+        "harness.execution.bundle",
+        "harness.cli.run",
+        "harness.cli.study",
+        "harness.execution.local",
+        "harness.execution.runner",
+    ),
 ]
 
 
@@ -49,7 +57,9 @@ def server() -> Any:
     return context
 
 
-def _work(arguments: list[str], environment: dict[str, str], folder: str, outputs: tuple[str, str]) -> None:
+def _work(
+    arguments: list[str], environment: dict[str, str], folder: str, outputs: tuple[str, str]
+) -> None:
     """In the process: become `bench ARGUMENTS`."""
     for number, path in enumerate(outputs, 1):
         with open(path, "wb") as file:  # noqa: PTH123
@@ -72,7 +82,9 @@ class Forked:
     def __init__(self, arguments: list[str], environment: dict[str, str]) -> None:
         name = uuid.uuid4().hex
         self._outputs = str(_folder() / f"{name}.out"), str(_folder() / f"{name}.err")
-        self._process = server().Process(target=_work, args=(arguments, environment, str(Path.cwd()), self._outputs))
+        self._process = server().Process(
+            target=_work, args=(arguments, environment, str(Path.cwd()), self._outputs)
+        )
         self._process.start()
         self.pid = self._process.pid
 

@@ -1,4 +1,6 @@
-"""What bad input must come to: a documented exit status, harmless lines of bounded length, and nothing written that was not asked for."""
+"""What bad input must come to: a documented exit status, harmless lines of bounded length, and
+nothing written that was not asked for.
+"""
 
 from __future__ import annotations
 
@@ -33,7 +35,18 @@ MARKUP = (
     "';DROP TABLE runs;--",
     "../" * 9,
 )
-LARGE = ("9" * 5000, "1e999", "-1e999", "nan", "-0", "1" + "0" * 400, "0x10", "[" * 3000, '{"a":' * 2000, "x" * 20_000)
+LARGE = (
+    "9" * 5000,
+    "1e999",
+    "-1e999",
+    "nan",
+    "-0",
+    "1" + "0" * 400,
+    "0x10",
+    "[" * 3000,
+    '{"a":' * 2000,
+    "x" * 20_000,
+)
 WORDS = (
     "vb",
     "hvae",
@@ -74,22 +87,31 @@ def attack(examples: int, full: int) -> settings:
 
 def is_harmless(text: str) -> bool:
     """Whether a text steers no terminal: no control, no direction, no half character."""
-    return not any(unicodedata.category(letter) in ("Cc", "Cf", "Cs", "Zl", "Zp") and letter not in "\n\t" for letter in text)
+    return not any(
+        unicodedata.category(letter) in ("Cc", "Cf", "Cs", "Zl", "Zp") and letter not in "\n\t"
+        for letter in text
+    )
 
 
 def snapshot(folder: Path) -> dict[str, str]:
     """The sha256 of each file below a folder, and which folders there are."""
     return {
-        str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else ""
+        str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest()
+        if path.is_file()
+        else ""
         for path in folder.rglob("*")
-        if not path.name.endswith(("-shm", "-wal"))  # SQLite's own, which come and go with a connection
+        if not path.name.endswith(
+            ("-shm", "-wal")
+        )  # SQLite's own, which come and go with a connection
     }
 
 
 def called(arguments: Sequence[str], home: Path, *, strict: bool = True) -> Result:
-    """`bench` with these arguments over the workspace `home`: whatever they are, no traceback, and nothing that steers a terminal.
+    """`bench` with these arguments over the workspace `home`: whatever they are, no traceback, and
+    nothing that steers a terminal.
 
-    With `strict` it must have been refused, in few lines of bounded length, or have done what was asked.
+    With `strict` it must have been refused, in few lines of bounded length, or have done what was
+    asked.
     """
     result = CliRunner().invoke(main, list(arguments), env={"BENCH_HOME": str(home)})
     if result.exception is not None and not isinstance(result.exception, SystemExit):
@@ -99,7 +121,9 @@ def called(arguments: Sequence[str], home: Path, *, strict: bool = True) -> Resu
     assert is_harmless(result.stdout), (arguments, result.stdout)
     assert "Traceback" not in result.output, (arguments, result.output)
     if strict and result.exit_code in (1, 2):
-        said = [line for line in result.stderr.splitlines() if not line.startswith(("Usage:", "Try "))]
+        said = [
+            line for line in result.stderr.splitlines() if not line.startswith(("Usage:", "Try "))
+        ]
         assert len([line for line in said if line]) == 1, (arguments, result.stderr)
         assert max(map(len, said)) <= LONGEST + len("Error: "), (arguments, len(result.stderr))
         assert result.stdout == "", (arguments, result.stdout)

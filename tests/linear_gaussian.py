@@ -1,4 +1,6 @@
-"""A task with a latent for each point, a linear decoder and Gaussian noise: the evidence of every point is a Gaussian density."""
+"""A task with a latent for each point, a linear decoder and Gaussian noise: the evidence of every
+point is a Gaussian density.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +20,9 @@ NOISE_SCALE = 1.5
 
 def weights() -> Tensor:
     """W [seen, latent]."""
-    return Noise(["linear-gaussian"]).normal(SEEN, LATENT, like=torch.zeros((), dtype=torch.float64))
+    return Noise(["linear-gaussian"]).normal(
+        SEEN, LATENT, like=torch.zeros((), dtype=torch.float64)
+    )
 
 
 class LinearOracle:
@@ -27,7 +31,9 @@ class LinearOracle:
     def log_evidence(self, params: Params, batch: Batch) -> Tensor:
         """[N], nats."""
         covariance = weights() @ weights().T + NOISE_SCALE**2 * torch.eye(SEEN, dtype=torch.float64)
-        return torch.distributions.MultivariateNormal(params["b"][0], covariance).log_prob(batch["x"])
+        return torch.distributions.MultivariateNormal(params["b"][0], covariance).log_prob(
+            batch["x"]
+        )
 
     def posterior(self, params: Params, batch: Batch) -> None:
         """Not needed."""
@@ -45,7 +51,13 @@ class LinearGaussian(Task, frozen=True):
     default_base: ClassVar[str] = "learned"
     default_protocol: ClassVar[str] = "short"
     protocols: ClassVar[dict[str, dict[str, Any]]] = {
-        "short": {"steps": 600, "lr": 2e-2, "lr_schedule": "cosine", "particles": 5, "eval_particles": 4_000}
+        "short": {
+            "steps": 600,
+            "lr": 2e-2,
+            "lr_schedule": "cosine",
+            "particles": 5,
+            "eval_particles": 4_000,
+        }
     }
 
     @property
@@ -67,7 +79,9 @@ class LinearGaussian(Task, frozen=True):
 
     def init(self, base: str, noise: Noise) -> Params:
         """b, and the encoder."""
-        return {"b": torch.zeros(SEEN, dtype=torch.float64)} | init_linear("encoder", SEEN, 2 * LATENT, noise)
+        return {"b": torch.zeros(SEEN, dtype=torch.float64)} | init_linear(
+            "encoder", SEEN, 2 * LATENT, noise
+        )
 
     def batch(self, data: Data, step: int, batch_size: int | None, noise: Noise) -> Batch:
         """All points."""

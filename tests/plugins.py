@@ -20,7 +20,9 @@ class _Shift(Method, frozen=True):
     def init(self, dim: int, noise: Noise, n_context: int = 0) -> Params:
         return {"shift": torch.zeros(dim, dtype=torch.float64)}
 
-    def particles(self, params: Params, problem: Problem, noise: Noise, n_particles: int, trace: bool = False) -> Particles:
+    def particles(
+        self, params: Params, problem: Problem, noise: Noise, n_particles: int, trace: bool = False
+    ) -> Particles:
         z_0 = problem.base.sample(noise, n_particles)
         z = z_0 + params["shift"]
         return Particles(z, self.bent(problem.log_joint(z) - problem.base.log_prob(z_0), noise))
@@ -43,7 +45,10 @@ class DivergesAt50(_Shift, frozen=True):
     def bent(self, log_w: torch.Tensor, noise: Any) -> torch.Tensor:
         if not noise.streams[0].endswith("train") or noise._step < 50:
             return log_w
-        bad = torch.tensor([float("nan") if stream.startswith("1/") else 0.0 for stream in noise.streams], dtype=log_w.dtype)
+        bad = torch.tensor(
+            [float("nan") if stream.startswith("1/") else 0.0 for stream in noise.streams],
+            dtype=log_w.dtype,
+        )
         return log_w + bad
 
 
@@ -124,18 +129,27 @@ class _Graft(torch.autograd.Function):
 
 
 class Poisoned(_Shift, frozen=True):
-    """From step 50 on, the second replicate of a stack has this number added to its weights, or to its gradient."""
+    """From step 50 on, the second replicate of a stack has this number added to its weights, or to
+    its gradient.
+    """
 
     name: ClassVar[str] = "poisoned"
 
     where: Literal["weights", "gradient"] = "weights"
-    number: Literal["nan", "inf", "-inf", "greatest", "-greatest", "least", "-least", "nothing"] = "nothing"
+    number: Literal["nan", "inf", "-inf", "greatest", "-greatest", "least", "-least", "nothing"] = (
+        "nothing"
+    )
 
-    def particles(self, params: Params, problem: Problem, noise: Any, n_particles: int, trace: bool = False) -> Particles:
+    def particles(
+        self, params: Params, problem: Problem, noise: Any, n_particles: int, trace: bool = False
+    ) -> Particles:
         found = super().particles(params, problem, noise, n_particles, trace)
         if not noise.streams[0].endswith("train") or noise._step < 50:
             return found
-        added = torch.tensor([EXTREMES[self.number] if name.startswith("1/") else 0.0 for name in noise.streams], dtype=found.z.dtype)
+        added = torch.tensor(
+            [EXTREMES[self.number] if name.startswith("1/") else 0.0 for name in noise.streams],
+            dtype=found.z.dtype,
+        )
         if self.where == "gradient":
             added = _Graft.apply(params["shift"], added[:, None].expand_as(params["shift"]))
         return Particles(found.z, found.log_w + added)
@@ -162,9 +176,14 @@ class UsesNumpy(_Shift, frozen=True):
 
     name: ClassVar[str] = "uses-numpy"
 
-    def particles(self, params: Params, problem: Problem, noise: Noise, n_particles: int, trace: bool = False) -> Particles:
+    def particles(
+        self, params: Params, problem: Problem, noise: Noise, n_particles: int, trace: bool = False
+    ) -> Particles:
         found = super().particles(params, problem, noise, n_particles, trace)
-        return Particles(found.z, found.log_w + torch.from_numpy(np.tanh(params["shift"].detach().numpy()).sum(-1)))
+        return Particles(
+            found.z,
+            found.log_w + torch.from_numpy(np.tanh(params["shift"].detach().numpy()).sum(-1)),
+        )
 
 
 class FreezesParameters(_Shift, frozen=True):
@@ -175,9 +194,13 @@ class FreezesParameters(_Shift, frozen=True):
     def init(self, dim: int, noise: Noise, n_context: int = 0) -> Params:
         return {"shift": torch.full((dim,), 3.0, dtype=torch.float64)}
 
-    def particles(self, params: Params, problem: Problem, noise: Noise, n_particles: int, trace: bool = False) -> Particles:
+    def particles(
+        self, params: Params, problem: Problem, noise: Noise, n_particles: int, trace: bool = False
+    ) -> Particles:
         found = super().particles(params, problem, noise, n_particles, trace)
-        return Particles(found.z, found.log_w * self.factor(around_torch(params["shift"]), around_torch(found.z)))
+        return Particles(
+            found.z, found.log_w * self.factor(around_torch(params["shift"]), around_torch(found.z))
+        )
 
     def factor(self, shift: float, z: float) -> float:
         return 1 + abs(shift)
@@ -193,7 +216,9 @@ class FreezesNoise(FreezesParameters, frozen=True):
 
 
 class FreezesRange(FreezesParameters, frozen=True):
-    """A recording of it has a number that depends on the parameters, and changes once they are far from where they began."""
+    """A recording of it has a number that depends on the parameters, and changes once they are far
+    from where they began.
+    """
 
     name: ClassVar[str] = "freezes-range"
 
@@ -206,10 +231,14 @@ class FreezesDomain(FreezesRange, frozen=True):
 
     name: ClassVar[str] = "freezes-domain"
 
-    def particles(self, params: Params, problem: Problem, noise: Noise, n_particles: int, trace: bool = False) -> Particles:
+    def particles(
+        self, params: Params, problem: Problem, noise: Noise, n_particles: int, trace: bool = False
+    ) -> Particles:
         found = _Shift.particles(self, params, problem, noise, n_particles, trace)
         size = params["shift"].abs().amax(-1).detach()
-        return Particles(found.z, found.log_w + 0 * (size - self.factor(around_torch(size), 0.0)).log())
+        return Particles(
+            found.z, found.log_w + 0 * (size - self.factor(around_torch(size), 0.0)).log()
+        )
 
     def factor(self, shift: float, z: float) -> float:
         return 2.4 if shift > 2.6 else -1.0

@@ -66,10 +66,23 @@ class Server:
         first = self.port == 0
         for _ in range(ATTEMPTS):
             self.port = free_port() if first else self.port
-            command = [find_binary("postgres"), "-D", str(self.home / "data"), "-h", "127.0.0.1", "-p", str(self.port)]
+            command = [
+                find_binary("postgres"),
+                "-D",
+                str(self.home / "data"),
+                "-h",
+                "127.0.0.1",
+                "-p",
+                str(self.port),
+            ]
             with (self.home / "log").open("ab") as log:
                 self.process = subprocess.Popen(
-                    [*command, "-k", str(self.home), "-F"], stdout=log, stderr=log, env=environment, cwd=self.home, **self.account
+                    [*command, "-k", str(self.home), "-F"],
+                    stdout=log,
+                    stderr=log,
+                    env=environment,
+                    cwd=self.home,
+                    **self.account,
                 )
             if answers(self.process, self.url):
                 return
@@ -110,7 +123,19 @@ def server() -> Iterator[Server]:
     try:
         if account:
             os.chown(home, int(account["user"]), int(account["group"]))
-        initdb = [find_binary("initdb"), "-D", str(home / "data"), "-U", USER, "-A", "trust", "-E", "UTF8", "--locale=C.UTF-8", "-N"]
+        initdb = [
+            find_binary("initdb"),
+            "-D",
+            str(home / "data"),
+            "-U",
+            USER,
+            "-A",
+            "trust",
+            "-E",
+            "UTF8",
+            "--locale=C.UTF-8",
+            "-N",
+        ]
         subprocess.run(initdb, check=True, capture_output=True, cwd=home, **account)
         running = Server(home, account)
         running.start()

@@ -52,16 +52,27 @@ Process = subprocess.Popen[str] | Forked
 
 
 def start(home: Path, arguments: list[str], command: str = "run", **environment: str) -> Any:
-    """Start `bench COMMAND` over the workspace `home`; what torch reads when it is loaded takes an interpreter of its own."""
-    known = {name: value for name, value in os.environ.items() if not name.startswith(("BENCH_", "MLFLOW_"))}
+    """Start `bench COMMAND` over the workspace `home`; what torch reads when it is loaded takes an
+    interpreter of its own.
+    """
+    known = {
+        name: value
+        for name, value in os.environ.items()
+        if not name.startswith(("BENCH_", "MLFLOW_"))
+    }
     extra = ["--json", "--save-every", SAVE_S] if command == "run" else []
     path = os.pathsep.join(filter(None, [environment.pop("PATH_FIRST", ""), str(ROOT)]))
     fresh = "OMP_NUM_THREADS" in environment
-    words, environment = [command, *arguments, *extra], {**known, "BENCH_HOME": str(home), "PYTHONPATH": path, **environment}
+    words, environment = (
+        [command, *arguments, *extra],
+        {**known, "BENCH_HOME": str(home), "PYTHONPATH": path, **environment},
+    )
     if not fresh:
         return Forked(words, environment)
     argv = [sys.executable, "-m", "harness.cli", *words]
-    return subprocess.Popen(argv, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    return subprocess.Popen(
+        argv, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
 
 
 def kill(process: Process) -> None:
@@ -70,10 +81,14 @@ def kill(process: Process) -> None:
     process.communicate()
 
 
-def batter(make: Callable[[], Process], dice: random.Random, longest_s: float, most: int) -> tuple[int, Process]:
-    """Repeat a command, killed after a random time up to `longest_s` seconds each but `most` times at most, until it ends by itself.
+def batter(
+    make: Callable[[], Process], dice: random.Random, longest_s: float, most: int
+) -> tuple[int, Process]:
+    """Repeat a command, killed after a random time up to `longest_s` seconds each but `most` times
+    at most, until it ends by itself.
 
-    Every third time may be before its first checkpoint, no more often: what dies three times in a row before one is given up.
+    Every third time may be before its first checkpoint, no more often: what dies three times in a
+    row before one is given up.
 
     Returns:
         How often it was killed, and the process that ended.
@@ -113,7 +128,12 @@ def steps_saved(home: Path) -> int:
     if not (home / "bench.db").exists():
         return 0
     with opened(home) as store:
-        files = [file for row in store.recent() for file in store.checkpoints(row.key) if file.role == "last"]
+        files = [
+            file
+            for row in store.recent()
+            for file in store.checkpoints(row.key)
+            if file.role == "last"
+        ]
     return max((file.step for file in files), default=0)
 
 
@@ -125,12 +145,21 @@ def wait_for_checkpoint(home: Path, process: Process, beyond: int) -> None:
 
 
 def state(home: Path) -> dict[str, tuple[Any, ...]]:
-    """All of a workspace that a re-run must reproduce: statuses, metrics, curves, checkpoint hashes, by key."""
+    """All of a workspace that a re-run must reproduce: statuses, metrics, curves, checkpoint
+    hashes, by key.
+    """
     with opened(home) as store:
         rows = {row.key: row for row in store.recent(1000)}
         metrics = store.metrics(list(rows))
         return {
-            key: (row.status, row.step, row.reason, metrics.get(key), repr(store.curves(key)), store.checkpoints(key)[0].sha256)
+            key: (
+                row.status,
+                row.step,
+                row.reason,
+                metrics.get(key),
+                repr(store.curves(key)),
+                store.checkpoints(key)[0].sha256,
+            )
             for key, row in rows.items()
         }
 
@@ -148,9 +177,11 @@ def mirrored(home: Path) -> dict[str, list[str]]:
 
 
 def copies(home: Path) -> dict[str, tuple[Any, ...]]:
-    """All that MLflow shows of each run: parameters, tags, metrics, curves point for point, and the bytes of every file.
+    """All that MLflow shows of each run: parameters, tags, metrics, curves point for point, and the
+    bytes of every file.
 
-    Asked in a process of its own: MLflow keeps connections to a database that was deleted meanwhile.
+    Asked in a process of its own: MLflow keeps connections to a database that was deleted
+    meanwhile.
     """
     with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
         return pool.submit(_copies, home).result()
@@ -164,12 +195,23 @@ def _copies(home: Path) -> dict[str, tuple[Any, ...]]:
     for experiment in client.search_experiments():
         for run in client.search_runs([experiment.experiment_id]):
             history = {
-                name: [(point.step, repr(point.value), point.timestamp) for point in client.get_metric_history(run.info.run_id, name)]
+                name: [
+                    (point.step, repr(point.value), point.timestamp)
+                    for point in client.get_metric_history(run.info.run_id, name)
+                ]
                 for name in run.data.metrics
             }
             folder = home / "mlruns" / run.info.run_id / "artifacts"
-            files = {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+            files = {
+                str(path.relative_to(folder)): path.read_bytes()
+                for path in folder.rglob("*")
+                if path.is_file()
+            }
             times = (run.info.start_time, run.info.end_time, run.info.status)
-            tags = {name: value for name, value in run.data.tags.items() if name.startswith("bench.") and name != DATABASE}
+            tags = {
+                name: value
+                for name, value in run.data.tags.items()
+                if name.startswith("bench.") and name != DATABASE
+            }
             found[run.data.tags["bench.key"]] = (run.data.params, tags, history, files, times)
     return found

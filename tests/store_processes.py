@@ -32,7 +32,14 @@ def spec(seed: int = 0, **other: Any) -> RunSpec:
 
 def new_run(seed: int = 0, **other: Any) -> NewRun:
     """The same as something to enqueue."""
-    return NewRun(spec(seed, **other), "gaussian-25", {"n_leapfrog": 10}, "source", "standard", Description(method="hvae", stacks=True))
+    return NewRun(
+        spec(seed, **other),
+        "gaussian-25",
+        {"n_leapfrog": 10},
+        "source",
+        "standard",
+        Description(method="hvae", stacks=True),
+    )
 
 
 def open_together(url: str, barrier: Barrier, seed: int) -> str:
@@ -45,14 +52,18 @@ def open_together(url: str, barrier: Barrier, seed: int) -> str:
 
 def claim_together(url: str, barrier: Barrier, keys: list[str]) -> list[tuple[str, int]]:
     """Claim what is free, in batches and in an order of this process's own, until nothing is."""
-    owner = replace(Owner.current(), host="another-host")  # whose end nobody sees, so that what it took stays taken
+    owner = replace(
+        Owner.current(), host="another-host"
+    )  # whose end nobody sees, so that what it took stays taken
     shift = os.getpid() % len(keys)
     order = keys[shift:] + keys[:shift]
     taken: list[tuple[str, int]] = []
     with ResultStore.open(url) as store:
         barrier.wait()
         for start in range(0, len(order), 3):
-            taken += [(claim.key, claim.fence) for claim in store.claim(order[start : start + 3], owner)]
+            taken += [
+                (claim.key, claim.fence) for claim in store.claim(order[start : start + 3], owner)
+            ]
     return taken
 
 
@@ -93,7 +104,9 @@ def open_alone(url: str, seed: int) -> None:
     print("opened", flush=True)
 
 
-def die_at_statement(url: str, number: int, work: Callable[[str], object] = ResultStore.open) -> None:
+def die_at_statement(
+    url: str, number: int, work: Callable[[str], object] = ResultStore.open
+) -> None:
     """Open a database, or do something else to it, and be killed before the n-th statement."""
     seen = 0
 

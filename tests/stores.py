@@ -84,11 +84,16 @@ def outcome(status=Status.DONE, reason=None, **other):
 
 
 def in_processes(number, work, *arguments):
-    """What `work` returns in each of several processes that start together; `arguments` begin with the address."""
+    """What `work` returns in each of several processes that start together; `arguments` begin with
+    the address.
+    """
     barrier, answers = SPAWN.Barrier(number), SPAWN.Queue()
     first, *rest = arguments
     started = [
-        SPAWN.Process(target=processes.collect, args=(answers, work, first, barrier, *(part[index] for part in rest)))
+        SPAWN.Process(
+            target=processes.collect,
+            args=(answers, work, first, barrier, *(part[index] for part in rest)),
+        )
         for index in range(number)
     ]
     for process in started:
@@ -101,13 +106,26 @@ def in_processes(number, work, *arguments):
 
 @contextlib.contextmanager
 def in_namespace(work, *arguments):
-    """What `work` prints in a process with numbers of its own, as in a container; it ends with the block."""
+    """What `work` prints in a process with numbers of its own, as in a container; it ends with the
+    block.
+    """
     code = f"import store_processes; store_processes.{work.__name__}(*{arguments!r})"
-    argv = ["unshare", "--pid", "--fork", "--kill-child", "--mount-proc", sys.executable, "-c", code]
+    argv = [
+        "unshare",
+        "--pid",
+        "--fork",
+        "--kill-child",
+        "--mount-proc",
+        sys.executable,
+        "-c",
+        code,
+    ]
     paths = os.pathsep.join([str(Path(__file__).parent), str(Path(__file__).parents[1])])
     if subprocess.run([*argv[:5], "true"], capture_output=True, check=False).returncode:
         pytest.skip("no PID namespaces here")
-    child = subprocess.Popen(argv, stdout=subprocess.PIPE, text=True, env={**os.environ, "PYTHONPATH": paths})
+    child = subprocess.Popen(
+        argv, stdout=subprocess.PIPE, text=True, env={**os.environ, "PYTHONPATH": paths}
+    )
     try:
         yield child.stdout
     finally:

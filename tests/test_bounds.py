@@ -59,7 +59,9 @@ def test_log_evidence_error_is_the_deviation_of_the_estimate(log_w):
     estimate, error = bounds.log_evidence(log_w)
     assert torch.equal(estimate, bounds.iwae(log_w))
     spread, claimed = float(estimate.var()), error.square()
-    deviation = math.hypot(math.sqrt(2 / (R - 1)), float(claimed.std() / claimed.mean()) / math.sqrt(R))
+    deviation = math.hypot(
+        math.sqrt(2 / (R - 1)), float(claimed.std() / claimed.mean()) / math.sqrt(R)
+    )
     bias = math.expm1(SIGMA**2) ** 2 / S  # of the delta method, to first order in 1 / S
     assert abs(spread / float(claimed.mean()) - 1) < 5 * deviation + 5 * bias
 
@@ -70,27 +72,35 @@ def test_ess_tends_to_its_limit_and_has_its_ends(log_w):
     share = bounds.ess(long) / len(long)
     assert abs(z_score(share, math.exp(-(SIGMA**2)))) < 5
     equal = torch.zeros(8, 2, dtype=torch.float64)
-    torch.testing.assert_close(bounds.ess(equal), torch.full_like(equal[0], 8.0), rtol=1e-14, atol=0)
+    torch.testing.assert_close(
+        bounds.ess(equal), torch.full_like(equal[0], 8.0), rtol=1e-14, atol=0
+    )
     one = torch.tensor([[0.0], [-1e4]], dtype=torch.float64)
     assert float(bounds.ess(one)) == 1.0
 
 
 @pytest.mark.parametrize("reduce", [bounds.elbo, bounds.iwae, lambda w: bounds.log_evidence(w)[0]])
 def test_bounds_follow_a_constant_and_others_do_not(log_w, reduce):
-    torch.testing.assert_close(reduce(log_w + 3e6), reduce(log_w) + 3e6, rtol=1e-15, atol=2e-9)  # where float64 resolves 5e-10
+    torch.testing.assert_close(
+        reduce(log_w + 3e6), reduce(log_w) + 3e6, rtol=1e-15, atol=2e-9
+    )  # where float64 resolves 5e-10
     for invariant in (bounds.ess, bounds.elbo_error, lambda w: bounds.log_evidence(w)[1]):
         torch.testing.assert_close(invariant(log_w + 64.0), invariant(log_w), rtol=1e-12, atol=0)
 
 
 @pytest.mark.parametrize("shape", [-0.3, 0.2, 0.5, 0.9])
 def test_pareto_k_recovers_a_known_shape(shape):
-    """Weights of which all, and so the largest, are generalised Pareto; the estimate is drawn towards 1/2 by ten observations."""
+    """Weights of which all, and so the largest, are generalised Pareto; the estimate is drawn
+    towards 1/2 by ten observations.
+    """
     n, replicates = 10_000, 60
     n_tail = math.ceil(3 * math.sqrt(n))
     log_w = stats.genpareto.rvs(shape, size=(n, replicates), random_state=np.random.default_rng(2))
     estimates = bounds.pareto_k(torch.from_numpy(np.log(log_w)))
     expected = (shape * n_tail + 0.5 * 10) / (n_tail + 10)
-    bias = (1 + abs(shape)) / n_tail * 5  # of the estimate itself, of the order of one observation in the tail
+    bias = (
+        (1 + abs(shape)) / n_tail * 5
+    )  # of the estimate itself, of the order of one observation in the tail
     error = float(estimates.std()) / math.sqrt(replicates)
     assert abs(float(estimates.mean()) - expected) < 5 * error + bias
 
@@ -102,7 +112,9 @@ def test_pareto_k_agrees_with_scipys_fit():
     fitted, _, _ = stats.genpareto.fit(weights[-n_tail:] - weights[-n_tail - 1], floc=0)
     ours = float(bounds.pareto_k(torch.from_numpy(np.log(weights))[:, None]))
     unshrunk = (ours * (n_tail + 10) - 5) / n_tail
-    assert abs(unshrunk - fitted) < (1 + fitted) / math.sqrt(n_tail)  # one standard error of a maximum-likelihood shape
+    assert abs(unshrunk - fitted) < (1 + fitted) / math.sqrt(
+        n_tail
+    )  # one standard error of a maximum-likelihood shape
 
 
 def test_pareto_k_of_weights_that_cannot_be_judged():

@@ -29,7 +29,9 @@ FLAGS = [
 ]
 PATIENCE_S = 120
 
-pytestmark = pytest.mark.skipif(not Path(CHROMIUM).exists() and "CI" not in os.environ, reason=f"{CHROMIUM} is not installed")
+pytestmark = pytest.mark.skipif(
+    not Path(CHROMIUM).exists() and "CI" not in os.environ, reason=f"{CHROMIUM} is not installed"
+)
 
 
 @pytest.fixture(scope="module")
@@ -78,7 +80,9 @@ def browser():
     from playwright.sync_api import sync_playwright
 
     with sync_playwright() as playwright:
-        chromium = playwright.chromium.launch(executable_path=CHROMIUM, args=[f"--{flag}" for flag in FLAGS])
+        chromium = playwright.chromium.launch(
+            executable_path=CHROMIUM, args=[f"--{flag}" for flag in FLAGS]
+        )
         yield chromium
         chromium.close()
 
@@ -115,7 +119,9 @@ def shows(page, text):
 def test_the_list_of_experiments_leads_to_the_runs_of_the_task(page, pages):
     page.goto(f"{pages}/#/experiments")
     shows(page, "gaussian-2")
-    page.get_by_text("Model training").first.click()  # MLflow remembers it; else it shows pages for language models
+    page.get_by_text(
+        "Model training"
+    ).first.click()  # MLflow remembers it; else it shows pages for language models
     page.get_by_text("gaussian-2").first.click()
     shows(page, re.compile(r"hvae\[.*\] seed 0"))
 

@@ -10,7 +10,18 @@ from pathlib import Path
 
 import filled_store
 import pytest
-from bundles import CURVE, FAULTY, ODD, SMOKE, bundle, cli, export, files, fill, goal, here, source, take, tensors, there, told  # noqa: F401
+from bundles import (
+    CURVE,
+    ODD,
+    SMOKE,
+    cli,
+    export,
+    files,
+    fill,
+    take,
+    tensors,
+    told,
+)
 from conftest import json_lines
 from stores import gone_owner
 
@@ -29,24 +40,43 @@ def test_the_public_names_are_these():
 # Whole and to the bit
 
 
-@pytest.mark.parametrize(("first", "second"), [("sqlite", "postgresql"), ("postgresql", "sqlite"), ("sqlite", "sqlite")])
+@pytest.mark.parametrize(
+    ("first", "second"), [("sqlite", "postgresql"), ("postgresql", "sqlite"), ("sqlite", "sqlite")]
+)
 def test_everything_on_record_arrives_to_the_bit(first, second, tmp_path, request):
     spaces = []
     for name, kind in (("a", first), ("b", second)):
-        url = {} if kind == "sqlite" else {"BENCH_DATABASE_URL": request.getfixturevalue("postgres_database")()}
+        url = (
+            {}
+            if kind == "sqlite"
+            else {"BENCH_DATABASE_URL": request.getfixturevalue("postgres_database")()}
+        )
         spaces.append(filled_store.workspace_in(tmp_path / name, **url))
     keys = fill(spaces[0], metrics=ODD, curves=CURVE)
     keys += fill(spaces[0], [3], status=Status.DIVERGED, metrics={}, artifacts=[])
-    keys += fill(spaces[0], [4], status=Status.FAILED, metrics={}, curves={}, checkpoint=None, artifacts=[])
+    keys += fill(
+        spaces[0], [4], status=Status.FAILED, metrics={}, curves={}, checkpoint=None, artifacts=[]
+    )
     export(spaces[0], tmp_path / "x.bench", keys)
     taken = take(spaces[1], tmp_path / "x.bench")
-    assert {key: adoption.what for key, adoption in taken.items()} == dict.fromkeys(sorted(keys), "added")
-    here, there = ([line.replace(b":-0.0", b":0.0") for line in told(space, keys)] for space in spaces)  # SQLite has no -0.0
+    assert {key: adoption.what for key, adoption in taken.items()} == dict.fromkeys(
+        sorted(keys), "added"
+    )
+    here, there = (
+        [line.replace(b":-0.0", b":0.0") for line in told(space, keys)] for space in spaces
+    )  # SQLite has no -0.0
     assert there == here
-    assert {adoption.what for adoption in take(spaces[1], tmp_path / "x.bench").values()} == {"same"}
-    assert {path: value for path, value in files(spaces[0]).items() if path in files(spaces[1])} == files(spaces[1])
+    assert {adoption.what for adoption in take(spaces[1], tmp_path / "x.bench").values()} == {
+        "same"
+    }
+    assert {
+        path: value for path, value in files(spaces[0]).items() if path in files(spaces[1])
+    } == files(spaces[1])
     assert len(files(spaces[1])) == 4 + 3
-    with ResultStore.open(spaces[0].database_url) as a, ResultStore.open(spaces[1].database_url) as b:
+    with (
+        ResultStore.open(spaces[0].database_url) as a,
+        ResultStore.open(spaces[1].database_url) as b,
+    ):
         for key in keys:
             *before, imported = b.history(key)
             assert before == a.history(key)
@@ -64,8 +94,14 @@ def test_the_same_runs_give_the_same_bytes(here, tmp_path):
     assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
     with zipfile.ZipFile(tmp_path / "a") as archive:
         entries = archive.infolist()
-        assert json.loads(archive.read("bundle.json")) == {"format": 1, "bench": harness.__version__, "count": 5}
-    assert {(entry.compress_type, entry.date_time) for entry in entries} == {(zipfile.ZIP_STORED, (1980, 1, 1, 0, 0, 0))}
+        assert json.loads(archive.read("bundle.json")) == {
+            "format": 1,
+            "bench": harness.__version__,
+            "count": 5,
+        }
+    assert {(entry.compress_type, entry.date_time) for entry in entries} == {
+        (zipfile.ZIP_STORED, (1980, 1, 1, 0, 0, 0))
+    }
     names = [entry.filename for entry in entries]
     assert names == ["bundle.json", "runs.jsonl", *sorted(names[2:])]
     assert [path.name for path in sorted(tmp_path.iterdir())] == ["a", "b", "here"]
@@ -96,8 +132,14 @@ def test_nan_equals_nan_and_each_bit_counts(here, there, tmp_path):
     ("other", "says"),
     [
         ({"metrics": {**ODD, "zero": Metric(5e-324)}}, "zero 5e-324 here, 0.0 there"),
-        ({"metrics": {**ODD, "tiny": Metric(5e-324, 0.3)}}, "tiny 5e-324 ± 0.3 here, 5e-324 ± 0.30000000000000004 there"),
-        ({"metrics": {**ODD, "elbo": Metric(1.0, math.inf)}}, "elbo 1.0 ± inf here, nan ± inf there"),
+        (
+            {"metrics": {**ODD, "tiny": Metric(5e-324, 0.3)}},
+            "tiny 5e-324 ± 0.3 here, 5e-324 ± 0.30000000000000004 there",
+        ),
+        (
+            {"metrics": {**ODD, "elbo": Metric(1.0, math.inf)}},
+            "elbo 1.0 ± inf here, nan ± inf there",
+        ),
         ({"metrics": {}}, "elbo missing here, nan ± inf there"),
         ({"curves": {"bound": [*CURVE["bound"][:3], (2**62, 0.0)]}}, "the curve bound"),
         ({"curves": {**CURVE, "grad_norm": [(1, 1.0)]}}, "the curve grad_norm"),
@@ -174,8 +216,12 @@ def test_a_file_that_cannot_be_written_leaves_no_row(there, bundle):
 def test_runs_that_were_trained_are_hits_in_another_workspace(here, there, tmp_path):
     made = json_lines(cli(here, *SMOKE))
     result = cli(here, "export", "--bundle", tmp_path / "x.bench", "--json")
-    assert [(line["outcome"], line["missing"]) for line in json_lines(result)] == [("exported", [])] * 2
-    assert [line["outcome"] for line in json_lines(cli(there, "import", tmp_path / "x.bench", "--json"))] == ["added"] * 2
+    assert [(line["outcome"], line["missing"]) for line in json_lines(result)] == [
+        ("exported", [])
+    ] * 2
+    assert [
+        line["outcome"] for line in json_lines(cli(there, "import", tmp_path / "x.bench", "--json"))
+    ] == ["added"] * 2
     again = json_lines(cli(there, *SMOKE))
     assert again == [{**run, "outcome": "hit"} for run in made]
     assert [run["status"] for run in again] == ["done", "done"]
@@ -192,7 +238,10 @@ def test_runs_are_chosen_by_key_method_and_task(here, tmp_path):
         "variant": ("-m", "hvae-untempered"),
         "all": (),
     }
-    found = {name: json_lines(cli(here, "export", "--bundle", tmp_path / name, "--json", *picked)) for name, picked in chosen.items()}
+    found = {
+        name: json_lines(cli(here, "export", "--bundle", tmp_path / name, "--json", *picked))
+        for name, picked in chosen.items()
+    }
     assert {name: [line["key"] for line in lines] for name, lines in found.items()} == {
         "one": [keys[1]],
         "method": sorted(keys),
@@ -200,7 +249,10 @@ def test_runs_are_chosen_by_key_method_and_task(here, tmp_path):
         "all": sorted(keys),
     }
     words = cli(here, "export", "--bundle", tmp_path / "words")
-    assert words.stdout == f"Wrote 3 runs to {tmp_path / 'words'} ({(tmp_path / 'all').stat().st_size:,} bytes).\n"
+    assert (
+        words.stdout
+        == f"Wrote 3 runs to {tmp_path / 'words'} ({(tmp_path / 'all').stat().st_size:,} bytes).\n"
+    )
 
 
 @pytest.mark.parametrize(
@@ -216,13 +268,19 @@ def test_runs_are_chosen_by_key_method_and_task(here, tmp_path):
         (("--bundle", "nowhere/NEW"), "Cannot write"),
     ],
 )
-def test_an_export_that_cannot_be_made_is_one_line_and_no_file(arguments, says, here, tmp_path, monkeypatch):
+def test_an_export_that_cannot_be_made_is_one_line_and_no_file(
+    arguments, says, here, tmp_path, monkeypatch
+):
     monkeypatch.chdir(tmp_path)
     fill(here)
     with ResultStore.open(here.database_url) as store:
         store.enqueue([filled_store.new_run(7)])
     Path("OLD").write_text("mine")
-    result = cli(here, "export", *(filled_store.spec(7).key if word == "QUEUED" else word for word in arguments))
+    result = cli(
+        here,
+        "export",
+        *(filled_store.spec(7).key if word == "QUEUED" else word for word in arguments),
+    )
     assert result.exit_code == (1 if "Cannot write" in says else 2)
     assert says in result.stderr
     assert (len(result.stderr.splitlines()), result.stdout) == (1, "")
@@ -250,7 +308,10 @@ def test_a_run_without_its_checkpoint_goes_with_its_numbers(here, there, tmp_pat
         damaged: [f"pictures/{database}/{damaged}.1/samples.png"],
         good: [],
     }
-    assert result.stderr == "2 runs went without files that are missing or damaged here. See: bench doctor.\n"
+    assert (
+        result.stderr
+        == "2 runs went without files that are missing or damaged here. See: bench doctor.\n"
+    )
     assert {adoption.what for adoption in take(there, tmp_path / "x.bench").values()} == {"added"}
     with ResultStore.open(there.database_url) as store:
         assert [len(store.checkpoints(key)) for key in (gone, damaged, good)] == [0, 1, 1]
@@ -260,7 +321,15 @@ def test_a_run_without_its_checkpoint_goes_with_its_numbers(here, there, tmp_pat
 
 def test_a_conflict_is_one_line_a_run_and_exit_status_3(there, bundle):
     keys = fill(
-        there, [0], metrics={**filled_store.METRICS, "elbo": Metric(-1.5), "elbo_gap": Metric(1.0), "pareto_k": Metric(2.0)}, curves={}
+        there,
+        [0],
+        metrics={
+            **filled_store.METRICS,
+            "elbo": Metric(-1.5),
+            "elbo_gap": Metric(1.0),
+            "pareto_k": Metric(2.0),
+        },
+        curves={},
     )
     result = cli(there, "import", bundle)
     assert result.exit_code == 3
@@ -271,7 +340,10 @@ def test_a_conflict_is_one_line_a_run_and_exit_status_3(there, bundle):
     ]
     again = json_lines(cli(there, "import", bundle, "--json"))
     assert sorted(line["outcome"] for line in again) == ["conflict", "same", "same"]
-    assert next(line for line in again if line["outcome"] == "conflict")["why"][-1] == "the curve grad_norm"
+    assert (
+        next(line for line in again if line["outcome"] == "conflict")["why"][-1]
+        == "the curve grad_norm"
+    )
     assert cli(there, "rm", keys[0], "--yes").exit_code == 0
     assert cli(there, "import", bundle).exit_code == 0
 

@@ -31,7 +31,9 @@ def pack(target, entries, **archive_options):
     """An archive of names, or entries, and their bytes."""
     with zipfile.ZipFile(target, "w", **archive_options) as archive:
         for name, value in entries:
-            archive.writestr(_entry(name) if isinstance(name, str) and not archive_options else name, value)
+            archive.writestr(
+                _entry(name) if isinstance(name, str) and not archive_options else name, value
+            )
 
 
 def edited(path, **changes):
@@ -119,7 +121,9 @@ def test_compressed_entries_are_refused(there, bundle):
 
 def test_entries_that_say_they_are_longer_are_refused(there, bundle):
     whole = bundle.read_bytes()
-    directory = whole.rindex(b"PK\x01\x02")  # the last entry's: both sizes lie 20 bytes behind its start
+    directory = whole.rindex(
+        b"PK\x01\x02"
+    )  # the last entry's: both sizes lie 20 bytes behind its start
     size = (2**31).to_bytes(4, "little")
     bundle.write_bytes(whole[: directory + 20] + size + size + whole[directory + 28 :])
     refused(there, bundle, "longer than the file")
@@ -128,7 +132,9 @@ def test_entries_that_say_they_are_longer_are_refused(there, bundle):
 def test_entries_that_lie_in_one_another_are_refused(there, bundle):
     whole = bytearray(bundle.read_bytes())
     starts = [place for place in range(len(whole)) if whole.startswith(b"PK\x01\x02", place)]
-    whole[starts[-1] + 42 : starts[-1] + 46] = whole[starts[-2] + 42 : starts[-2] + 46]  # where the entry begins
+    whole[starts[-1] + 42 : starts[-1] + 46] = whole[
+        starts[-2] + 42 : starts[-2] + 46
+    ]  # where the entry begins
     bundle.write_bytes(whole)
     refused(there, bundle, "lie in one another")
 
@@ -151,7 +157,10 @@ def test_no_file_a_folder_and_no_archive_are_refused(there, bundle, tmp_path):
 @pytest.mark.parametrize(
     ("head", "says"),
     [
-        (b'{"bench":"9.0","count":3,"format":2}', "it has format 2, and this release reads 1; install"),
+        (
+            b'{"bench":"9.0","count":3,"format":2}',
+            "it has format 2, and this release reads 1; install",
+        ),
         (b'{"bench":"9.0","count":2,"format":1}', "it has 3 runs and says 2"),
         (b'{"count":3}', ""),
         (b"[]", ""),
@@ -189,40 +198,77 @@ def shifted(number):
         ({"step": -1}, "a run does not validate: step"),
         ({"step": True}, "a run does not validate: step"),
         ({"step": 2**63}, "a run does not validate: step"),
-        ({"step": 10**5000 if sys.get_int_max_str_digits() == 0 else 10**4000}, "a run does not validate: step"),
+        (
+            {"step": 10**5000 if sys.get_int_max_str_digits() == 0 else 10**4000},
+            "a run does not validate: step",
+        ),
         ({"wall_s": "12"}, "a run does not validate: wall_s"),
         ({"wall_s": 12}, "not written as bench writes it"),
         ({"finished_at": 1e300}, "a run does not validate: finished_at"),
         ({"created_at": -1.0}, "a run does not validate: created_at"),
         ({"task_label": "a\nb"}, "a run does not validate: task_label"),
         ({"reason": "\0"}, "a run does not validate: reason"),
-        ({"metrics": {"elbo": {"value": "Infinity", "se": None}}}, "a run does not validate: metrics"),
+        (
+            {"metrics": {"elbo": {"value": "Infinity", "se": None}}},
+            "a run does not validate: metrics",
+        ),
         ({"metrics": {"elbo": {"value": None, "se": None}}}, "a run does not validate: metrics"),
         ({"metrics": {"a\x1b[2J": {"value": 1.0, "se": None}}}, "a run does not validate: metrics"),
         ({"curves": {"bound": {"steps": [1, 2], "values": [1.0]}}}, "more steps than values"),
-        ({"curves": {"bound": {"steps": [1.5], "values": [1.0]}}}, "a run does not validate: curves"),
+        (
+            {"curves": {"bound": {"steps": [1.5], "values": [1.0]}}},
+            "a run does not validate: curves",
+        ),
         ({"plan": lambda plan: {**plan, "members": []}}, "its plan is another run's"),
         ({"plan": lambda plan: {**plan, "threads": 0}}, "a run does not validate: plan"),
-        ({"history": lambda lines: [{**lines[0], "fence": 2**31}]}, "a run does not validate: history"),
-        ({"checkpoint": lambda file: {**file, "path": "../../evil"}}, "a run does not validate: checkpoint"),
+        (
+            {"history": lambda lines: [{**lines[0], "fence": 2**31}]},
+            "a run does not validate: history",
+        ),
+        (
+            {"checkpoint": lambda file: {**file, "path": "../../evil"}},
+            "a run does not validate: checkpoint",
+        ),
         ({"checkpoint": lambda file: {**file, "step": 5}}, "of another step or spec"),
         ({"checkpoint": lambda file: {**file, "step": 20_001}}, "more steps than its spec"),
         ({"checkpoint": lambda file: {**file, "size": 1}}, "another size"),
         ({"checkpoint": lambda file: {**file, "sha256": "f" * 64}}, "is missing"),
-        ({"checkpoint": lambda file: {**file, "sha256": "../" + "f" * 61}}, "a run does not validate: checkpoint"),
+        (
+            {"checkpoint": lambda file: {**file, "sha256": "../" + "f" * 61}},
+            "a run does not validate: checkpoint",
+        ),
         ({"checkpoint": None}, "belong to none of its runs"),
-        ({"pictures": lambda files: [{**files[0], "name": "../evil.png"}]}, "a run does not validate: pictures"),
-        ({"pictures": lambda files: [{**files[0], "name": ".."}]}, "a run does not validate: pictures"),
+        (
+            {"pictures": lambda files: [{**files[0], "name": "../evil.png"}]},
+            "a run does not validate: pictures",
+        ),
+        (
+            {"pictures": lambda files: [{**files[0], "name": ".."}]},
+            "a run does not validate: pictures",
+        ),
         ({"pictures": lambda files: files * 2}, "two pictures have one name"),
-        ({"pictures": lambda files: [files[0], {**files[0], "name": files[0]["name"].upper()}]}, "two pictures have one name"),
-        ({"checkpoint": lambda file: {**file, "role": "../../evil"}}, "a run does not validate: checkpoint"),
+        (
+            {"pictures": lambda files: [files[0], {**files[0], "name": files[0]["name"].upper()}]},
+            "two pictures have one name",
+        ),
+        (
+            {"checkpoint": lambda file: {**file, "role": "../../evil"}},
+            "a run does not validate: checkpoint",
+        ),
         ({"environment": []}, "a run does not validate: environment"),
         ({"more": 1}, "a run does not validate: more"),
     ],
 )
 def test_a_run_that_is_not_what_it_says_is_refused(changes, says, there, bundle):
     values = json.loads(parts(bundle)["runs.jsonl"].splitlines()[0])
-    edited(bundle, **{name: change(values[name]) if callable(change) else change for name, change in changes.items() if name in values})
+    edited(
+        bundle,
+        **{
+            name: change(values[name]) if callable(change) else change
+            for name, change in changes.items()
+            if name in values
+        },
+    )
     if "more" in changes:
         raw(bundle, lambda line: line[:-1] + b',"zzz":1}')
         says = "a run does not validate: zzz"
@@ -233,15 +279,39 @@ def test_a_run_that_is_not_what_it_says_is_refused(changes, says, there, bundle)
     ("change", "says"),
     [
         (lambda line: line + b" ", "not written as bench writes it"),
-        (lambda line: line.replace(b'{"checkpoint"', b'{"key":"0","checkpoint"'), "not written as bench writes it"),
+        (
+            lambda line: line.replace(b'{"checkpoint"', b'{"key":"0","checkpoint"'),
+            "not written as bench writes it",
+        ),
         (lambda line: line.replace(b'"environment":{', b'"environment":{"a":1e999,'), ""),
         (lambda line: line.replace(b'"environment":{', b'"environment":{"a":NaN,'), ""),
         (lambda line: line.replace(b'"environment":{', b'"environment":{"a":"\\ud800",'), ""),
-        (lambda line: line.replace(b'"environment":{', b'"environment":{"a":%s,' % (b"9" * 5000)), ""),
-        (lambda line: line.replace(b'"environment":{', b'"environment":{"a":%d,' % 2**63), "a whole number is too large"),
-        (lambda line: line.replace(b'"environment":{', b'"environment":{"a":%s,' % (b"[" * 100_000 + b"]" * 100_000)), ""),
-        (lambda line: line.replace(b'"environment":{', b'"environment":{"a":%s,' % (b'{"a":' * 250 + b"1" + b"}" * 250)), ""),
-        (lambda line: line.replace(b'"step":20000', b'"step":2e4'), "a run does not validate: step"),
+        (
+            lambda line: line.replace(
+                b'"environment":{', b'"environment":{"a":%s,' % (b"9" * 5000)
+            ),
+            "",
+        ),
+        (
+            lambda line: line.replace(b'"environment":{', b'"environment":{"a":%d,' % 2**63),
+            "a whole number is too large",
+        ),
+        (
+            lambda line: line.replace(
+                b'"environment":{', b'"environment":{"a":%s,' % (b"[" * 100_000 + b"]" * 100_000)
+            ),
+            "",
+        ),
+        (
+            lambda line: line.replace(
+                b'"environment":{', b'"environment":{"a":%s,' % (b'{"a":' * 250 + b"1" + b"}" * 250)
+            ),
+            "",
+        ),
+        (
+            lambda line: line.replace(b'"step":20000', b'"step":2e4'),
+            "a run does not validate: step",
+        ),
         (lambda line: line.replace(b'"done"', b'"\xff"'), "a run does not validate"),
         (lambda line: line[:-5], "a run does not validate"),
         (lambda line: b"", "a run does not validate"),
@@ -261,13 +331,27 @@ def test_a_line_that_is_too_long_is_refused_before_it_is_read(there, bundle, mon
 
 
 def replaced(path, content):
-    """Put other bytes in the place of the first run's checkpoint, with the sha256 and the size that belong to them."""
+    """Put other bytes in the place of the first run's checkpoint, with the sha256 and the size that
+    belong to them.
+    """
     saved = json.loads(parts(path)["runs.jsonl"].splitlines()[0])["checkpoint"]
     name = hashlib.sha256(content).hexdigest()
     edited(path, checkpoint={**saved, "sha256": name, "size": len(content)})
-    entries = {entry: value for entry, value in parts(path).items() if entry != f"files/{saved['sha256']}"}
+    entries = {
+        entry: value for entry, value in parts(path).items() if entry != f"files/{saved['sha256']}"
+    }
     entries[f"files/{name}"] = content
-    repack(path, {entry: entries[entry] for entry in ["bundle.json", "runs.jsonl", *sorted(set(entries) - {"bundle.json", "runs.jsonl"})]})
+    repack(
+        path,
+        {
+            entry: entries[entry]
+            for entry in [
+                "bundle.json",
+                "runs.jsonl",
+                *sorted(set(entries) - {"bundle.json", "runs.jsonl"}),
+            ]
+        },
+    )
 
 
 def header(text):
@@ -295,8 +379,12 @@ def first_spec(path):
         header(b'{"__metadata__":{"bench":"\\"text\\""}}'),
         header(b'{"__metadata__":{"bench":"' + b"[" * 50_000 + b'"}}'),
         header(b'{"__metadata__":[]}'),
-        header(b'{"a":{"dtype":"F32","shape":[4611686018427387904,0],"data_offsets":[0,0]},"__metadata__":{"bench":"{}"}}'),
-        header(b'{"a":{"dtype":"Q9","shape":[0],"data_offsets":[0,0]},"__metadata__":{"bench":"{}"}}'),
+        header(
+            b'{"a":{"dtype":"F32","shape":[4611686018427387904,0],"data_offsets":[0,0]},"__metadata__":{"bench":"{}"}}'
+        ),
+        header(
+            b'{"a":{"dtype":"Q9","shape":[0],"data_offsets":[0,0]},"__metadata__":{"bench":"{}"}}'
+        ),
     ],
     ids=range(14),
 )
@@ -373,6 +461,8 @@ def test_a_run_that_a_bundle_cannot_hold_does_not_keep_the_others_back(here, tmp
     (good,), (odd,) = fill(here, [0]), fill(here, [1], metrics={"x" * 251: Metric(1.0)})
     result = cli(here, "export", "--bundle", tmp_path / "x.bench", "--json")
     assert result.exit_code == 0
-    assert {line["key"]: line["outcome"] for line in map(json.loads, result.stdout.splitlines())} == {good: "exported", odd: "left out"}
+    assert {
+        line["key"]: line["outcome"] for line in map(json.loads, result.stdout.splitlines())
+    } == {good: "exported", odd: "left out"}
     assert f"Run {odd} is left out" in result.stderr
     assert len(checked(tmp_path / "x.bench")) == 1

@@ -1,4 +1,6 @@
-"""Calibration: which value makes a step equally long, on clocks that are made up, and the command around it."""
+"""Calibration: which value makes a step equally long, on clocks that are made up, and the command
+around it.
+"""
 
 from __future__ import annotations
 
@@ -10,13 +12,23 @@ from conftest import json_lines
 
 from harness.base.errors import DataError, UsageError
 from harness.training import calibration
-from harness.training.calibration import PASSES, ROUNDS, Spread, entrant, first_values, next_value, search
+from harness.training.calibration import (
+    PASSES,
+    ROUNDS,
+    Spread,
+    entrant,
+    first_values,
+    next_value,
+    search,
+)
 
 QUICK = ("-t", "digits", "--protocol", "smoke", "--steps", "1", "--threads", "1")
 
 
 class Clock:
-    """Steps that take `seconds[method](value)`, with noise and drift; it remembers what was asked of it."""
+    """Steps that take `seconds[method](value)`, with noise and drift; it remembers what was asked
+    of it.
+    """
 
     def __init__(self, *seconds, noise=0.0):
         self.seconds, self.noise, self.asked = seconds, noise, []
@@ -45,7 +57,11 @@ def linear(a, b):
         (linear(0.1, 0.002), 1, 450),  # far above them
         (lambda value: 0.01 * value**1.5, 10, 22),  # 21.54 where it is 1
         (lambda value: 0.1 * value**0.5, 40, 100),  # bent the other way
-        (lambda value: 0.2 + 0.01 * value + (0.3 if value > 60 else 0), 10, 61),  # a cache that is full: 0.8 at 60, 1.11 at 61
+        (
+            lambda value: 0.2 + 0.01 * value + (0.3 if value > 60 else 0),
+            10,
+            61,
+        ),  # a cache that is full: 0.8 at 60, 1.11 at 61
     ],
 )
 def test_the_value_found_makes_steps_equally_long(other, first, answer):
@@ -64,7 +80,9 @@ def test_noise_is_survived_and_reported():
         clock = Clock(lambda value: 1.0, linear(0.2, 0.02), noise=noise)
         _, (found,) = search(clock, [10, 10])
         assert 0.2 + 0.02 * found.value == pytest.approx(1, abs=slack)
-        assert found.ratio.spread == pytest.approx(0.95 * noise, rel=0.6)  # 0.67 of a standard deviation, of a ratio of two
+        assert found.ratio.spread == pytest.approx(
+            0.95 * noise, rel=0.6
+        )  # 0.67 of a standard deviation, of a ratio of two
 
 
 def test_several_methods_are_timed_in_the_same_rounds_and_the_answers_once_more():
@@ -92,7 +110,9 @@ def test_the_next_value_lies_on_the_line_and_not_too_far_away():
     assert next_value({10: 0.3, 20: 0.5, 30: 0.7}) == 45
     assert next_value({1: 0.01, 2: 0.011, 3: 0.012}) == 12
     assert next_value({5: 3.0, 10: 5.0, 15: 7.0}) == 1
-    assert next_value({50: 0.6, 60: 0.7, 61: 1.2, 70: 1.3, 80: 1.4}) == 61  # between 60 and 61, whatever the line says
+    assert (
+        next_value({50: 0.6, 60: 0.7, 61: 1.2, 70: 1.3, 80: 1.4}) == 61
+    )  # between 60 and 61, whatever the line says
     assert 5 <= next_value({5: 0.9, 10: 1.05, 15: 0.95}) <= 15  # noise
     assert next_value({5: 1.3, 10: 1.2, 15: 1.1}) == 1
     assert next_value({5: 0.8, 10: 0.7, 15: 0.6}) == 60
@@ -101,7 +121,9 @@ def test_the_next_value_lies_on_the_line_and_not_too_far_away():
 
 
 def test_the_setting_is_n_leapfrog_where_there_is_one():
-    assert [entrant(name).field for name in ("hvae", "hvae-untempered", "hvae-iaf", "iwae", "vb")] == ["n_leapfrog"] * 3 + ["particles"] * 2
+    assert [
+        entrant(name).field for name in ("hvae", "hvae-untempered", "hvae-iaf", "iwae", "vb")
+    ] == ["n_leapfrog"] * 3 + ["particles"] * 2
     with pytest.raises(UsageError, match="stands for 2 settings"):
         entrant("hvae[n_leapfrog=1,2]")
 
@@ -110,14 +132,26 @@ def test_the_command_finds_a_value_and_a_run_that_uses_it(bench, workspace, monk
     monkeypatch.setattr(calibration, "ROUNDS", 2)
     monkeypatch.setattr(calibration, "PASSES", 3)
     methods = ("-m", "vb", "-m", "hvae-untempered[ n_leapfrog = 1 ][max_step=0.4]", "-m", "iwae")
-    result = bench("calibrate", *methods, *QUICK, "--set", "particles=6", "--set", "lr=1e-4", "--json")
+    result = bench(
+        "calibrate", *methods, *QUICK, "--set", "particles=6", "--set", "lr=1e-4", "--json"
+    )
     assert result.exit_code == 0
     assert "Timing vb with particles=6, " in result.stderr
     hvae, iwae = json_lines(result)
-    assert (hvae["field"], iwae["field"], iwae["task"], iwae["threads"]) == ("n_leapfrog", "particles", "digits", 1)
+    assert (hvae["field"], iwae["field"], iwae["task"], iwae["threads"]) == (
+        "n_leapfrog",
+        "particles",
+        "digits",
+        1,
+    )
     assert hvae["reference"] == iwae["reference"]
     assert (hvae["reference"]["method"], hvae["reference"]["value"]) == ("vb", 6)
-    assert min(hvae["value"], iwae["value"], hvae["step_s"], hvae["ratio"], hvae["reference"]["step_s"]) > 0
+    assert (
+        min(
+            hvae["value"], iwae["value"], hvae["step_s"], hvae["ratio"], hvae["reference"]["step_s"]
+        )
+        > 0
+    )
     assert len(iwae["ratios"]) >= 3
     assert list(workspace.iterdir()) == []
     for line in (hvae, iwae):
@@ -130,15 +164,25 @@ def test_the_command_finds_a_value_and_a_run_that_uses_it(bench, workspace, monk
 
 
 def test_the_table_says_it_in_words(bench, monkeypatch):
-    found = calibration.Answer(37, Spread(0.0121, 0.0004), Spread(1.008, 0.021), {20: 0.6, 40: 1.08, 60: 1.6, 37: 1.01})
-    monkeypatch.setattr(calibration, "search", lambda measure, values: (Spread(0.012, 0.0003), [found]))
+    found = calibration.Answer(
+        37, Spread(0.0121, 0.0004), Spread(1.008, 0.021), {20: 0.6, 40: 1.08, 60: 1.6, 37: 1.01}
+    )
+    monkeypatch.setattr(
+        calibration, "search", lambda measure, values: (Spread(0.012, 0.0003), [found])
+    )
     said = bench("calibrate", "-m", "hvae", "-m", "iwae", *QUICK).stdout
-    assert "iwae with particles=37 takes as long a step as hvae with n_leapfrog=10 (ratio 1.01 ± 0.02)" in said
+    assert (
+        "iwae with particles=37 takes as long a step as hvae with n_leapfrog=10 (ratio 1.01 ± 0.02)"
+        in said
+    )
     assert "bench run -m iwae -t digits --protocol smoke --set particles=37" in said
     assert "12 ± 0.3" in said
     found = calibration.Answer(1, Spread(0.03, 0.001), Spread(2.5, 0.1), {1: 2.5, 2: 2.7, 3: 3.0})
     said = bench("calibrate", "-m", "vb", "-m", "hvae", *QUICK).stdout
-    assert "even hvae with n_leapfrog=1 takes a longer step than vb with particles=1 (ratio 2.50 ± 0.10)" in said
+    assert (
+        "even hvae with n_leapfrog=1 takes a longer step than vb with particles=1 (ratio 2.50 ± 0.10)"
+        in said
+    )
     assert "bench run -m 'hvae[n_leapfrog=1]' -t digits --protocol smoke" in said
 
 
@@ -152,8 +196,14 @@ def test_the_table_says_it_in_words(bench, monkeypatch):
         (("-m", "hvae", "-m", "iwae", "-t", "digits", "--protocol", "long"), "protocol of task"),
         (("-m", "hvae", "-m", "iwae", "-t", "digits", "--set", "particles"), "Cannot read --set"),
         (("-m", "hvae", "-m", "iwae", "-t", "digits", "--set", "particles=0"), "particles"),
-        (("-m", "hvae", "-m", "iwae", "-t", "digits", "--set", "method.n_leapfrog=3"), "n_leapfrog"),
-        (("-m", "hvae", "-m", "iwae", "-t", "digits", "--set", "lr=1e30", "--steps", "5"), "diverged while it was timed"),
+        (
+            ("-m", "hvae", "-m", "iwae", "-t", "digits", "--set", "method.n_leapfrog=3"),
+            "n_leapfrog",
+        ),
+        (
+            ("-m", "hvae", "-m", "iwae", "-t", "digits", "--set", "lr=1e30", "--steps", "5"),
+            "diverged while it was timed",
+        ),
         (("-m", "hvae", "-m", "iwae", "-t", "digits", "--steps", "0"), "--steps"),
         (("-m", "hvae", "-m", "iwae", "-t", "digits", "--threads", "0"), "--threads"),
     ],
@@ -161,7 +211,11 @@ def test_the_table_says_it_in_words(bench, monkeypatch):
 def test_bad_input_is_one_clear_line(bench, workspace, arguments, message):
     result = bench("calibrate", *arguments)
     assert result.exit_code == 2
-    errors = [line for line in result.stderr.splitlines() if not line.startswith(("Timing", "Usage", "Try", "\n")) and line]
+    errors = [
+        line
+        for line in result.stderr.splitlines()
+        if not line.startswith(("Timing", "Usage", "Try", "\n")) and line
+    ]
     assert len(errors) == 1
     assert message in errors[0]
     assert result.stdout == ""

@@ -23,10 +23,16 @@ pytestmark = pytest.mark.usefixtures("no_mirror")
 
 
 def test_every_method_runs_and_then_hits(bench):
-    methods = [part for name in ("vb", "iwae", "pnf", "iaf", "hvae", "hvae-untempered", "hvae-iaf") for part in ("-m", name)]
+    methods = [
+        part
+        for name in ("vb", "iwae", "pnf", "iaf", "hvae", "hvae-untempered", "hvae-iaf")
+        for part in ("-m", name)
+    ]
     first = json_lines(bench("run", *methods, *SMOKE, "--seeds", "0-2", "--json"))
     assert [(run["status"], run["outcome"]) for run in first] == [("done", "ran")] * 21
-    assert {"elbo", "elbo_gap", "sigma_sq_error", "pareto_k", "travel_used"} <= first[0]["metrics"].keys()
+    assert {"elbo", "elbo_gap", "sigma_sq_error", "pareto_k", "travel_used"} <= first[0][
+        "metrics"
+    ].keys()
     again = json_lines(bench("run", *methods, *SMOKE, "--seeds", "0-2", "--json"))
     assert [run["outcome"] for run in again] == ["hit"] * 21
     assert [{**run, "outcome": "ran"} for run in again] == first
@@ -50,18 +56,27 @@ def test_a_json_line_has_the_promised_fields(bench):
         "mlflow_run_id",
     }
     assert promised <= line.keys()
-    assert (line["method"], line["task"], line["settings"]["method.n_leapfrog"]) == ("hvae", "gaussian-2", 2)
+    assert (line["method"], line["task"], line["settings"]["method.n_leapfrog"]) == (
+        "hvae",
+        "gaussian-2",
+        2,
+    )
 
 
 def test_the_closing_table_shows_the_gap_to_the_truth_and_where_to_look_next(bench):
     result = bench("run", "-m", "vb", *SMOKE, "--seeds", "0-1")
     assert result.exit_code == 0
-    assert all(text in result.stdout for text in ("gaussian-2", "elbo_gap", "sigma_sq_error", "vb", "bench show", "bench ui"))
+    assert all(
+        text in result.stdout
+        for text in ("gaussian-2", "elbo_gap", "sigma_sq_error", "vb", "bench show", "bench ui")
+    )
     assert "training from step 0 of 200" in result.stderr
 
 
 def test_a_dry_run_writes_nothing(bench, workspace):
-    lines = json_lines(bench("run", "-m", "vb", "-m", "hvae", *SMOKE, "--seeds", "0-4", "--dry-run", "--json"))
+    lines = json_lines(
+        bench("run", "-m", "vb", "-m", "hvae", *SMOKE, "--seeds", "0-4", "--dry-run", "--json")
+    )
     assert len(lines) == 10
     assert lines[0]["spec"]["steps"] == 200
     assert list(workspace.iterdir()) == []
@@ -82,7 +97,11 @@ def test_a_diverged_replicate_is_a_result_and_the_others_are_done(bench):
     result = bench("run", "-m", method, *SMOKE, "--seeds", "0-2", "--json")
     assert result.exit_code == 3
     runs = json_lines(result)
-    assert [run["status"] for run in sorted(runs, key=lambda run: run["seed"])] == ["done", "diverged", "done"]
+    assert [run["status"] for run in sorted(runs, key=lambda run: run["seed"])] == [
+        "done",
+        "diverged",
+        "done",
+    ]
     (diverged,) = [run for run in runs if run["status"] == "diverged"]
     assert diverged["step"] == 50
     assert "not finite at step 50" in diverged["reason"]
@@ -101,7 +120,9 @@ def test_a_method_that_raises_is_a_failed_run(bench):
     assert (run["status"], run["reason"]) == ("failed", "ArithmeticError: the sky fell")
 
 
-LINE = 1 + next(number for number, line in enumerate(PLUGINS.read_text().splitlines()) if "the sky fell" in line)
+LINE = 1 + next(
+    number for number, line in enumerate(PLUGINS.read_text().splitlines()) if "the sky fell" in line
+)
 
 
 @pytest.mark.parametrize("workers", [(), ("--workers", "1")])
@@ -109,7 +130,10 @@ def test_a_failed_run_keeps_the_end_of_its_traceback_and_the_line_of_the_users_c
     closing = bench("run", "-m", f"{PLUGINS}:Raises", *SMOKE, *workers).stdout
     assert f"failed: ArithmeticError: the sky fell (plugins.py:{LINE} in bent)" in closing
     (run,) = json_lines(bench("list", "runs", "--json"))
-    shown, (line,) = bench("show", run["key"]).stdout, json_lines(bench("show", run["key"], "--json"))
+    shown, (line,) = (
+        bench("show", run["key"]).stdout,
+        json_lines(bench("show", run["key"], "--json")),
+    )
     assert f'plugins.py", line {LINE}, in bent' in shown
     assert line["traceback"].endswith("ArithmeticError: the sky fell")
     assert "harness/execution/runner.py" not in line["traceback"]
@@ -138,7 +162,10 @@ def test_a_wrong_shape_is_one_line_and_leaves_no_run(bench):
 def test_a_scalar_without_an_axis_is_named_and_leaves_no_run(bench):
     result = bench("run", "-m", f"{PLUGINS}:Scalar", *SMOKE)
     assert result.exit_code == 1
-    assert "Method 'scalar' returned leaf 'size' of shape [] from init(); a scalar has shape [1]." in result.stderr
+    assert (
+        "Method 'scalar' returned leaf 'size' of shape [] from init(); a scalar has shape [1]."
+        in result.stderr
+    )
     assert json_lines(bench("list", "runs", "--json")) == []
 
 
@@ -146,7 +173,10 @@ def test_a_metric_with_a_name_that_is_too_long_is_one_line(bench):
     task = f"{PLUGINS}:Verbose"
     result = bench("run", "-m", "vb", "-t", task, "--protocol", "smoke", "--set", "steps=2")
     assert result.exit_code == 1
-    assert f"Task 'verbose' calls a metric '{'x' * 40}...': a name has 1 to 200 printable letters, not 251." in result.stderr
+    assert (
+        f"Task 'verbose' calls a metric '{'x' * 40}...': a name has 1 to 200 printable letters, not 251."
+        in result.stderr
+    )
     checked = bench("check", task, "--json")
     assert checked.exit_code == 3
     assert any("Task 'verbose' calls a metric" in line["detail"] for line in json_lines(checked))
@@ -156,13 +186,22 @@ def test_a_metric_with_a_name_that_is_too_long_is_one_line(bench):
     ("arguments", "says"),
     [
         (("run", "-m", "hvea", "-t", "gaussian-2"), "No method named 'hvea'. Did you mean 'hvae'?"),
-        (("run", "-m", "hvae", "-t", "gausian-2"), "No task named 'gausian-2'. Did you mean 'gaussian'?"),
+        (
+            ("run", "-m", "hvae", "-t", "gausian-2"),
+            "No task named 'gausian-2'. Did you mean 'gaussian'?",
+        ),
         (("run", "-m", "hvae-tempred", "-t", "gaussian-2"), "hvae-untempered"),
         (("run", "-m", "hvae", "-t", "gaussian-x"), "task.dim=x is not allowed"),
         (("run", "-m", "hvae", "-t", "gaussian-0"), "task.dim=0 is not allowed"),
         (("run", "-m", "hvae", "-t", "gaussian-2", "--protocol", "smok"), "Did you mean 'smoke'?"),
-        (("run", "-m", "hvae", "-t", "gaussian-2", "--set", "method.n_leapfrog=0"), "greater than or equal to 1"),
-        (("run", "-m", "vb", "-t", "gaussian-2", "--set", "method.n_leapfrog=1"), "No field of vb on gaussian named 'method.n_leapfrog'"),
+        (
+            ("run", "-m", "hvae", "-t", "gaussian-2", "--set", "method.n_leapfrog=0"),
+            "greater than or equal to 1",
+        ),
+        (
+            ("run", "-m", "vb", "-t", "gaussian-2", "--set", "method.n_leapfrog=1"),
+            "No field of vb on gaussian named 'method.n_leapfrog'",
+        ),
         (("run", "-m", "hvae", "-t", "gaussian-2", "--set", "lr"), "FIELD=VALUE"),
         (("run", "-m", "hvae[n_leapfrog=1", "-t", "gaussian-2"), "Cannot read 'hvae[n_leapfrog=1'"),
         (("run", "-m", "hvae", "-t", "gaussian-2", "--seeds", "3-1"), "run backwards"),
@@ -180,7 +219,12 @@ def test_bad_input_is_one_clear_line_and_writes_nothing(bench, workspace, argume
     assert result.exit_code == 2
     assert says in result.stderr
     assert result.stdout == ""
-    assert len([line for line in result.stderr.splitlines() if not line.startswith(("Usage:", "Try "))]) <= 2
+    assert (
+        len(
+            [line for line in result.stderr.splitlines() if not line.startswith(("Usage:", "Try "))]
+        )
+        <= 2
+    )
     assert list(workspace.iterdir()) == []
 
 
@@ -204,7 +248,16 @@ def test_show_and_list_a_run(bench):
     (run,) = json_lines(bench("run", "-m", "hvae-untempered", *SMOKE, "--json"))
     shown = bench("show", run["key"][:6]).stdout
     assert all(
-        text in shown for text in (run["key"], "hvae-untempered on gaussian-2", "elbo_gap", "queued", "running", "done", "safetensors")
+        text in shown
+        for text in (
+            run["key"],
+            "hvae-untempered on gaussian-2",
+            "elbo_gap",
+            "queued",
+            "running",
+            "done",
+            "safetensors",
+        )
     )
     (full,) = json_lines(bench("show", run["key"], "--json"))
     assert full["metrics"] == run["metrics"]
@@ -217,7 +270,14 @@ def test_show_and_list_a_run(bench):
 
 def test_lists_without_a_workspace_write_nothing(bench, workspace):
     assert "No runs here yet" in bench("list", "runs").stderr
-    assert {line["name"] for line in json_lines(bench("list", "methods", "--json"))} >= {"vb", "iwae", "pnf", "iaf", "hvae", "hvae-iaf"}
+    assert {line["name"] for line in json_lines(bench("list", "methods", "--json"))} >= {
+        "vb",
+        "iwae",
+        "pnf",
+        "iaf",
+        "hvae",
+        "hvae-iaf",
+    }
     assert "gaussian" in bench("list", "tasks").stdout
     assert "--protocol standard (default)" in bench("show", "gaussian").stdout
     assert list(workspace.iterdir()) == []
@@ -243,10 +303,19 @@ def test_other_source_of_an_installed_method_is_said_and_still_a_hit(bench):
 
 
 def run_python(code: str, folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    environment = {name: value for name, value in os.environ.items() if not name.startswith(("BENCH_", "MLFLOW_"))}
+    environment = {
+        name: value
+        for name, value in os.environ.items()
+        if not name.startswith(("BENCH_", "MLFLOW_"))
+    }
     environment["PYTHONPATH"] = str(Path(__file__).parent.parent)
     done = subprocess.run(
-        [sys.executable, *arguments, "-c", code], cwd=folder, env=environment, capture_output=True, text=True, timeout=300
+        [sys.executable, *arguments, "-c", code],
+        cwd=folder,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=300,
     )
     assert done.returncode == 0, done.stderr
     return done
@@ -259,9 +328,7 @@ def all_mirrored() -> None:
             store.mirrored(row.key, row.revision)
 
 
-LOADED = (
-    "import sys, json; sys.argv[0] = 'bench'\nfrom harness.cli import main\ntry:\n    main({arguments})\nexcept SystemExit:\n    pass\n"
-)
+LOADED = "import sys, json; sys.argv[0] = 'bench'\nfrom harness.cli import main\ntry:\n    main({arguments})\nexcept SystemExit:\n    pass\n"
 LOADED += "print('LOADED', json.dumps(sorted(name for name in sys.modules if '.' not in name)))"
 
 
@@ -272,24 +339,55 @@ def loaded_by(arguments: list[str], folder: Path) -> set[str]:
 
 @pytest.mark.parametrize("arguments", [["--help"], ["run", "--help"], ["list", "methods"]])
 def test_help_and_lists_load_nothing_heavy(arguments, tmp_path):
-    assert not {"torch", "mlflow", "pandas", "sqlalchemy", "numpy", "scipy", "optuna"} & loaded_by(arguments, tmp_path)
+    assert not {"torch", "mlflow", "pandas", "sqlalchemy", "numpy", "scipy", "optuna"} & loaded_by(
+        arguments, tmp_path
+    )
 
 
 def test_a_call_that_finds_only_hits_loads_neither_mlflow_nor_pandas(bench, workspace):
     bench("run", "-m", "vb", "-m", "hvae", *SMOKE)
     all_mirrored()
     arguments = ["run", "-m", "vb", "-m", "hvae", *SMOKE, "--json"]
-    assert not {"mlflow", "pandas", "scipy", "optuna", "alembic", "matplotlib"} & loaded_by(arguments, workspace)
+    assert not {"mlflow", "pandas", "scipy", "optuna", "alembic", "matplotlib"} & loaded_by(
+        arguments, workspace
+    )
 
 
 @pytest.mark.mirror
 def test_six_processes_with_one_command_make_each_run_once(tmp_path):
-    command = [sys.executable, "-m", "harness.cli", "run", "-m", "vb", "-m", "pnf", *SMOKE, "--seeds", "0-1", "--json"]
-    environment = {**os.environ, "BENCH_HOME": str(tmp_path), "PYTHONPATH": str(Path(__file__).parent.parent), "OMP_NUM_THREADS": "1"}
+    command = [
+        sys.executable,
+        "-m",
+        "harness.cli",
+        "run",
+        "-m",
+        "vb",
+        "-m",
+        "pnf",
+        *SMOKE,
+        "--seeds",
+        "0-1",
+        "--json",
+    ]
+    environment = {
+        **os.environ,
+        "BENCH_HOME": str(tmp_path),
+        "PYTHONPATH": str(Path(__file__).parent.parent),
+        "OMP_NUM_THREADS": "1",
+    }
     environment.pop("MLFLOW_TRACKING_URI", None)
-    started = [subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) for _ in range(6)]
+    started = [
+        subprocess.Popen(
+            command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        )
+        for _ in range(6)
+    ]
     ended = [(process, *process.communicate(timeout=300)) for process in started]
-    assert [(process.returncode, errors) for process, _, errors in ended if process.returncode or "Error" in errors] == []
+    assert [
+        (process.returncode, errors)
+        for process, _, errors in ended
+        if process.returncode or "Error" in errors
+    ] == []
     runs = [json.loads(line) for _, out, _ in ended for line in out.splitlines()]
     assert len(runs) == 6 * 4
     ran = [run["key"] for run in runs if run["outcome"] == "ran"]
@@ -342,7 +440,10 @@ def test_a_backup_overwrites_nothing(bench, workspace):
 
 def test_runs_are_listed_by_variant(bench):
     bench("run", "-m", "hvae", "-m", "hvae-untempered", *SMOKE)
-    assert [run["settings"]["method.tempering"] for run in json_lines(bench("list", "runs", "-m", "hvae-untempered", "--json"))] == ["none"]
+    assert [
+        run["settings"]["method.tempering"]
+        for run in json_lines(bench("list", "runs", "-m", "hvae-untempered", "--json"))
+    ] == ["none"]
     assert len(json_lines(bench("list", "runs", "-m", "hvae", "--json"))) == 2
     assert "None of them fits" in bench("list", "runs", "-t", "nope").stderr
 

@@ -19,11 +19,37 @@ def tls_scheduler(tmp_path):
     """The address of a scheduler, and the client's settings that it lets in."""
     if shutil.which("openssl") is None:
         pytest.skip("there is no openssl")
-    key, certificate, address = tmp_path / "key.pem", tmp_path / "cert.pem", f"tls://127.0.0.1:{free_port()}"
-    made = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-subj", "/CN=bench", "-keyout", str(key), "-out", str(certificate)]
+    key, certificate, address = (
+        tmp_path / "key.pem",
+        tmp_path / "cert.pem",
+        f"tls://127.0.0.1:{free_port()}",
+    )
+    made = [
+        "openssl",
+        "req",
+        "-x509",
+        "-newkey",
+        "rsa:2048",
+        "-nodes",
+        "-subj",
+        "/CN=bench",
+        "-keyout",
+        str(key),
+        "-out",
+        str(certificate),
+    ]
     subprocess.run(made, check=True, capture_output=True)
     tls = ["--tls-ca-file", str(certificate), "--tls-cert", str(certificate), "--tls-key", str(key)]
-    command = [sys.executable, "-m", "distributed.cli.dask_scheduler", "--host", address, "--dashboard-address", "127.0.0.1:0", *tls]
+    command = [
+        sys.executable,
+        "-m",
+        "distributed.cli.dask_scheduler",
+        "--host",
+        address,
+        "--dashboard-address",
+        "127.0.0.1:0",
+        *tls,
+    ]
     scheduler = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
     try:
         assert any("Scheduler at:" in line for line in scheduler.stderr)
@@ -40,5 +66,8 @@ def test_a_scheduler_with_tls_is_reached_with_its_certificate_and_not_without(tl
         assert client.scheduler_info()["address"] == address
     with pytest.raises(UsageError, match=r"No Dask scheduler answers at tls://.*docs/cluster.md"):
         connect(address)
-    with dask.config.set(settings), pytest.raises(UsageError, match="No Dask scheduler answers at tcp://"):
+    with (
+        dask.config.set(settings),
+        pytest.raises(UsageError, match="No Dask scheduler answers at tcp://"),
+    ):
         connect(address.replace("tls://", "tcp://"))

@@ -1,4 +1,6 @@
-"""The collector goes over libraries seldom while they load, and not at all once work begins; another's process is left alone."""
+"""The collector goes over libraries seldom while they load, and not at all once work begins;
+another's process is left alone.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +15,9 @@ READ = "print(json.dumps([gc.get_threshold()[0], gc.get_freeze_count()]))"
 
 
 def stages(*acts: str) -> list[list[int]]:
-    """The first threshold and the count of what is never looked at, after each act in a process of its own."""
+    """The first threshold and the count of what is never looked at, after each act in a process of
+    its own.
+    """
     lines = "\n".join(f"{act}\n{READ}" for act in acts)
     words = [sys.executable, "-c", f"import gc, json\nfrom harness import collector\n{lines}"]
     done = subprocess.run(words, capture_output=True, text=True, check=True)
@@ -38,12 +42,17 @@ def test_a_process_that_is_somebody_elses_is_left_as_it_is():
 
 
 def test_a_helper_begins_with_it(tmp_path, monkeypatch):
-    (tmp_path / "probe.py").write_text("import gc\n\ndef main():\n    print(gc.get_threshold()[0])\n")
+    (tmp_path / "probe.py").write_text(
+        "import gc\n\ndef main():\n    print(gc.get_threshold()[0])\n"
+    )
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
     said, _ = spawn("probe").communicate()
     assert int(said) == SELDOM
 
 
 def test_the_command_begins_with_it():
-    (_, (seldom, _)) = stages("pass", f"from harness.cli import __main__ as command; command.main = lambda **_: {READ}; command.bench()")
+    (_, (seldom, _)) = stages(
+        "pass",
+        f"from harness.cli import __main__ as command; command.main = lambda **_: {READ}; command.bench()",
+    )
     assert seldom == SELDOM

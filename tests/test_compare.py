@@ -1,4 +1,6 @@
-"""`bench compare`: what its tables hold, worked out by hand from invented runs, and what it refuses."""
+"""`bench compare`: what its tables hold, worked out by hand from invented runs, and what it
+refuses.
+"""
 
 from __future__ import annotations
 
@@ -26,21 +28,31 @@ GAPS = {"vb": (1, 2, 3), "iaf": (1, 3, 5), "pnf": (6, 9, 12), "hvae": (10, 12, 1
 
 
 def gap(run):
-    """The gap of a run by the table above; of the other task, what the seed says, and two seeds that diverge."""
+    """The gap of a run by the table above; of the other task, what the seed says, and two seeds
+    that diverge.
+    """
     method, seed = run.spec.method, run.spec.seed
     if run.task_label == "gaussian-2":
         return {"elbo_gap": float(GAPS[method][seed]), "mle_elbo_gap": seed / 2}
     if method == "hvae" and seed in (3, 7):
         return "not finite"
-    return {"elbo_gap": 5.0 + seed / 10 - 4.0 * (method == "hvae"), "theta_sq_error": float(seed), "nothing": 1.0}
+    return {
+        "elbo_gap": 5.0 + seed / 10 - 4.0 * (method == "hvae"),
+        "theta_sq_error": float(seed),
+        "nothing": 1.0,
+    }
 
 
 @pytest.fixture(scope="module")
 def workspace(tmp_path_factory):
-    """Four methods with the gaps above on gaussian-2; on gaussian-3 ten seeds of two, of which hvae, far the best, diverged twice."""
+    """Four methods with the gaps above on gaussian-2; on gaussian-3 ten seeds of two, of which
+    hvae, far the best, diverged twice.
+    """
     workspace = filled_store.workspace_in(tmp_path_factory.mktemp("compare"))
     comparisons.store_runs(workspace, expand(list(GAPS), ["gaussian-2"], range(3), "smoke"), gap)
-    comparisons.store_runs(workspace, expand(["vb", "hvae"], ["gaussian-3"], range(10), "smoke"), gap)
+    comparisons.store_runs(
+        workspace, expand(["vb", "hvae"], ["gaussian-3"], range(10), "smoke"), gap
+    )
     return workspace
 
 
@@ -69,12 +81,16 @@ def records(compare):
 
 
 def of(found, method, task="gaussian-2"):
-    (record,) = [record for (name, _, label), record in found.items() if (name, label) == (method, task)]
+    (record,) = [
+        record for (name, _, label), record in found.items() if (name, label) == (method, task)
+    ]
     return record
 
 
 def row(text, name):
-    """The words of the first row of a plain table that begins with this name, split where two spaces stand."""
+    """The words of the first row of a plain table that begins with this name, split where two
+    spaces stand.
+    """
     line = next(line.strip() for line in text.splitlines() if line.strip().startswith(name))
     return [word.strip() for word in line.split("  ") if word.strip()]
 
@@ -85,7 +101,12 @@ def row(text, name):
 def test_means_standard_errors_and_intervals(records, compare):
     found = of(records(), "iaf")
     half = stats.t.ppf(0.975, 2) * 2 / math.sqrt(3)
-    assert (found["mean"], found["se"], found["n"], found["total"]) == (3.0, pytest.approx(2 / math.sqrt(3)), 3, 3)
+    assert (found["mean"], found["se"], found["n"], found["total"]) == (
+        3.0,
+        pytest.approx(2 / math.sqrt(3)),
+        3,
+        3,
+    )
     assert (found["low"], found["high"]) == pytest.approx((3 - half, 3 + half))
     assert found["seeds"] == "0 1 2"
     assert row(compare("-t", "gaussian-2"), "iaf")[1] == "*3.0 ± 1.2"
@@ -93,11 +114,21 @@ def test_means_standard_errors_and_intervals(records, compare):
 
 
 def test_paired_differences_to_the_best_with_holms_correction(records, compare):
-    """With two degrees of freedom p = 1 - t / sqrt(2 + t^2); t = sqrt(3), 3.5 sqrt(3), 10 sqrt(3). Then times 1, 2 and 3."""
+    """With two degrees of freedom p = 1 - t / sqrt(2 + t^2); t = sqrt(3), 3.5 sqrt(3), 10 sqrt(3).
+    Then times 1, 2 and 3.
+    """
     found = records()
-    for method, mean, t, times in (("iaf", 1, 3**0.5, 1), ("pnf", 7, 3.5 * 3**0.5, 2), ("hvae", 10, 10 * 3**0.5, 3)):
+    for method, mean, t, times in (
+        ("iaf", 1, 3**0.5, 1),
+        ("pnf", 7, 3.5 * 3**0.5, 2),
+        ("hvae", 10, 10 * 3**0.5, 3),
+    ):
         record = of(found, method)
-        assert (record["reference"], record["difference_mean"], record["difference_n"]) == ("vb", mean, 3)
+        assert (record["reference"], record["difference_mean"], record["difference_n"]) == (
+            "vb",
+            mean,
+            3,
+        )
         assert record["p_holm"] == pytest.approx(times * (1 - t / math.sqrt(2 + t * t)))
     assert of(found, "vb")["reference"] is None
     text = compare("-t", "gaussian-2", "--differences")
@@ -106,11 +137,22 @@ def test_paired_differences_to_the_best_with_holms_correction(records, compare):
 
 
 def test_bold_are_the_best_and_what_holm_does_not_tell_apart_from_it(records, compare):
-    """pnf's own p is 0.026; that it is one of three tests makes 0.052 of it. hvae's 0.0033 becomes 0.0099."""
+    """pnf's own p is 0.026; that it is one of three tests makes 0.052 of it. hvae's 0.0033 becomes
+    0.0099.
+    """
     found = records("-t", "gaussian-2")
-    assert {method for (method, _, _), record in found.items() if record.get("best")} == {"vb", "iaf", "pnf"}
+    assert {method for (method, _, _), record in found.items() if record.get("best")} == {
+        "vb",
+        "iaf",
+        "pnf",
+    }
     text = compare("-t", "gaussian-2")
-    assert [row(text, name)[1][0] == "*" for name in ("vb", "iaf", "pnf", "hvae")] == [True, True, True, False]
+    assert [row(text, name)[1][0] == "*" for name in ("vb", "iaf", "pnf", "hvae")] == [
+        True,
+        True,
+        True,
+        False,
+    ]
     assert "*: bold." in text
     page = compare("-t", "gaussian-2", "--format", "markdown")
     assert "| vb | **2.00 ± 0.58** |" in page
@@ -129,8 +171,15 @@ def test_another_baseline_changes_the_differences_and_not_what_is_bold(records, 
 
 def test_failures_are_said_and_what_failed_is_never_best(records, compare):
     found = of(records(), "hvae", "gaussian-3")
-    assert (found["failures"], found["n"], found["total"], found["best"]) == ("2 diverged", 8, 10, False)
-    assert found["mean"] == pytest.approx(statistics.fmean(1 + seed / 10 for seed in range(10) if seed not in (3, 7)))
+    assert (found["failures"], found["n"], found["total"], found["best"]) == (
+        "2 diverged",
+        8,
+        10,
+        False,
+    )
+    assert found["mean"] == pytest.approx(
+        statistics.fmean(1 + seed / 10 for seed in range(10) if seed not in (3, 7))
+    )
     assert of(records(), "vb", "gaussian-3")["best"]
     assert "(2/10 diverged)" in row(compare("-t", "gaussian-3"), "hvae")[1]
 
@@ -148,17 +197,24 @@ def test_other_numbers_of_runs_than_usual_are_said(compare):
 
 
 def test_wilcoxon_tells_nobody_apart_where_there_are_too_few_pairs(records, compare):
-    few, enough = records("--test", "wilcoxon", "-t", "gaussian-2"), records("--test", "wilcoxon", "-t", "gaussian-3", "--baseline", "vb")
+    few, enough = (
+        records("--test", "wilcoxon", "-t", "gaussian-2"),
+        records("--test", "wilcoxon", "-t", "gaussian-3", "--baseline", "vb"),
+    )
     assert [of(few, name)["best"] for name in GAPS] == [True] * 4
     assert of(few, "hvae")["p_holm"] is None
     assert of(enough, "hvae", "gaussian-3")["p_holm"] == pytest.approx(2 / 2**8)
-    assert "Of fewer than 6 shared seeds this test says nothing" in compare("--test", "wilcoxon", "-t", "gaussian-2")
+    assert "Of fewer than 6 shared seeds this test says nothing" in compare(
+        "--test", "wilcoxon", "-t", "gaussian-2"
+    )
 
 
 def test_few_seeds_are_warned_of(compare):
     assert "Fewer than 6 seeds somewhere" in compare("-t", "gaussian-2")
     assert "Fewer than 6 seeds" not in compare("-t", "gaussian-3")
-    assert "Fewer than 20 seeds somewhere: the bootstrap's" in compare("-t", "gaussian-3", "--interval", "bca")
+    assert "Fewer than 20 seeds somewhere: the bootstrap's" in compare(
+        "-t", "gaussian-3", "--interval", "bca"
+    )
 
 
 def test_the_exact_fit_has_a_row_of_its_own(records, compare):
@@ -171,14 +227,20 @@ def test_the_exact_fit_has_a_row_of_its_own(records, compare):
 
 
 def test_costs_are_steps_gradient_evaluations_and_seconds(records, compare):
-    """hvae asks for the score at both ends of each of its ten steps, eleven times, and the bound is differentiated once."""
+    """hvae asks for the score at both ends of each of its ten steps, eleven times, and the bound is
+    differentiated once.
+    """
     (run,) = expand(["hvae"], ["gaussian-2"], [0], "smoke")
     found = of(records(), "hvae")
     assert found["steps"] == run.spec.steps
     assert found["gradients"] == run.spec.steps * run.spec.particles * (11 + 1)
     assert of(records(), "vb")["gradients"] == run.spec.steps * run.spec.particles
     assert found["seconds"] == 2.5
-    assert row(compare("-t", "gaussian-2"), "hvae")[2:] == [f"{run.spec.steps:,}", f"{found['gradients']:,}", "2.5 s"]
+    assert row(compare("-t", "gaussian-2"), "hvae")[2:] == [
+        f"{run.spec.steps:,}",
+        f"{found['gradients']:,}",
+        "2.5 s",
+    ]
     assert "gradients" not in compare("--no-costs")
     assert "No settings here were found by a tuning study of this workspace." in compare()
 
@@ -186,8 +248,16 @@ def test_costs_are_steps_gradient_evaluations_and_seconds(records, compare):
 def test_ranks_across_tasks_put_failures_last(compare):
     text = compare("-m", "vb", "-m", "hvae", "--ranks").partition("mean ranks across tasks")[2]
     assert (row(text, "vb")[:2], row(text, "hvae")[:2]) == (["vb", "1.00"], ["hvae", "2.00"])
-    (ranking,) = [json.loads(line)["ranking"] for line in compare("-m", "vb", "-m", "hvae", "--ranks", "--json").splitlines()[-1:]]
-    assert (ranking["names"], ranking["mean_ranks"], ranking["n_blocks"], ranking["p"]) == (["hvae", "vb"], [2.0, 1.0], 2, None)
+    (ranking,) = [
+        json.loads(line)["ranking"]
+        for line in compare("-m", "vb", "-m", "hvae", "--ranks", "--json").splitlines()[-1:]
+    ]
+    assert (ranking["names"], ranking["mean_ranks"], ranking["n_blocks"], ranking["p"]) == (
+        ["hvae", "vb"],
+        [2.0, 1.0],
+        2,
+        None,
+    )
 
 
 # What may stand in one column
@@ -197,7 +267,12 @@ def test_ranks_across_tasks_put_failures_last(compare):
 def mixed(tmp_path_factory):
     """One method trained in two ways, on a task scored in two ways; the same replicate of each."""
     workspace = filled_store.workspace_in(tmp_path_factory.mktemp("mixed"))
-    for sets in ({}, {"lr": "0.01234567"}, {"task.objective": "released-flow"}, {"eval_particles": "50"}):
+    for sets in (
+        {},
+        {"lr": "0.01234567"},
+        {"task.objective": "released-flow"},
+        {"eval_particles": "50"},
+    ):
         comparisons.store_runs(workspace, expand(["vb"], ["gaussian-2"], range(2), "smoke", sets))
     comparisons.store_runs(workspace, expand(["vb"], ["gaussian-2"], range(2), "standard"))
     return workspace.home
@@ -209,7 +284,10 @@ def test_training_settings_label_rows_and_what_is_scored_splits_tables(compare, 
     assert len(titles) == 4
     assert sum("task.objective=released-flow" in title for title in titles) == 1
     assert sum(title.endswith("eval_particles=50") for title in titles) == 1
-    assert "In a table of its own because of task.objective, eval_particles: scores under other values are not comparable." in text
+    assert (
+        "In a table of its own because of task.objective, eval_particles: scores under other values are not comparable."
+        in text
+    )
     both = next(part for part in text.split("elbo_gap (nats)") if "lr=" in part)
     assert [row(both, name)[0] for name in ("vb  ", "vb lr")] == ["vb", "vb lr=0.01235"]
     assert {settings for _, settings, _ in records(home=mixed)} >= {"", "lr=0.01234567"}
@@ -219,19 +297,29 @@ def test_a_protocol_of_its_own_is_in_the_title_or_with_the_row(compare, mixed):
     assert "elbo_gap (nats), protocol standard" in compare("--protocol", "standard", home=mixed)
 
 
-def test_a_row_is_named_as_it_is_shown_in_full_or_by_its_method_where_that_is_one(compare, records, mixed):
+def test_a_row_is_named_as_it_is_shown_in_full_or_by_its_method_where_that_is_one(
+    compare, records, mixed
+):
     for name in ("vb lr=0.01235", "vb lr=0.01234567"):
         found = records("--baseline", name, "--protocol", "smoke", home=mixed)
-        assert found["vb", "", "gaussian-2"]["reference"] is None or found["vb", "", "gaussian-2"]["reference"] == "vb lr=0.01234567"
+        assert (
+            found["vb", "", "gaussian-2"]["reference"] is None
+            or found["vb", "", "gaussian-2"]["reference"] == "vb lr=0.01234567"
+        )
     assert "differences from vb" in compare("--baseline", "vb", "--protocol", "smoke", home=mixed)
 
 
 def test_a_baseline_that_is_several_rows_is_refused(compare, tmp_path):
     workspace = filled_store.workspace_in(tmp_path)
-    comparisons.store_runs(workspace, expand(["hvae[n_leapfrog=1,5]"], ["gaussian-2"], [0], "smoke"))
+    comparisons.store_runs(
+        workspace, expand(["hvae[n_leapfrog=1,5]"], ["gaussian-2"], [0], "smoke")
+    )
     said = compare("--baseline", "hvae", home=tmp_path, status=2)
     assert said.count("\n") == 1
-    assert "'hvae' is 2 rows here: hvae n_leapfrog=1; hvae n_leapfrog=5. Say which one: --baseline 'hvae n_leapfrog=1'" in said
+    assert (
+        "'hvae' is 2 rows here: hvae n_leapfrog=1; hvae n_leapfrog=5. Say which one: --baseline 'hvae n_leapfrog=1'"
+        in said
+    )
 
 
 # Nothing left
@@ -241,7 +329,11 @@ def test_a_row_of_which_everything_is_withdrawn_says_so(compare, records, tmp_pa
     workspace = filled_store.workspace_in(tmp_path)
     runs = expand(list(GAPS), ["gaussian-2"], range(3), "smoke")
     comparisons.store_runs(workspace, runs, gap)
-    gone = [run.spec.key for run in runs if run.spec.method == "pnf" or (run.spec.method, run.spec.seed) == ("vb", 0)]
+    gone = [
+        run.spec.key
+        for run in runs
+        if run.spec.method == "pnf" or (run.spec.method, run.spec.seed) == ("vb", 0)
+    ]
     with ResultStore.open(workspace.database_url) as store:
         store.errata.add(gone, "wrong Jacobian")
     assert of(records(home=tmp_path), "vb")["mean"] == 2.5
@@ -255,11 +347,24 @@ def test_a_row_of_which_everything_is_withdrawn_says_so(compare, records, tmp_pa
 
 def test_where_all_failed_there_is_no_mean_and_nothing_breaks(compare, records, tmp_path):
     workspace = filled_store.workspace_in(tmp_path)
-    comparisons.store_runs(workspace, expand(["vb"], ["gaussian-2"], range(3), "smoke"), lambda run: "not finite")
-    comparisons.store_runs(workspace, expand(["iaf"], ["gaussian-2"], range(3), "smoke"), lambda run: {"elbo_gap": float("nan")})
+    comparisons.store_runs(
+        workspace, expand(["vb"], ["gaussian-2"], range(3), "smoke"), lambda run: "not finite"
+    )
+    comparisons.store_runs(
+        workspace,
+        expand(["iaf"], ["gaussian-2"], range(3), "smoke"),
+        lambda run: {"elbo_gap": float("nan")},
+    )
     found = records(home=tmp_path)
-    assert (of(found, "vb")["failures"], of(found, "iaf")["failures"]) == ("3 diverged", "3 not finite")
-    assert (of(found, "vb")["n"], of(found, "vb")["mean"], of(found, "vb")["best"]) == (0, None, False)
+    assert (of(found, "vb")["failures"], of(found, "iaf")["failures"]) == (
+        "3 diverged",
+        "3 not finite",
+    )
+    assert (of(found, "vb")["n"], of(found, "vb")["mean"], of(found, "vb")["best"]) == (
+        0,
+        None,
+        False,
+    )
     text = compare("--differences", home=tmp_path)
     assert (row(text, "vb")[1], row(text, "iaf")[1]) == ("3/3 diverged", "3/3 not finite")
     assert "Nothing to compare with on gaussian-2: every row has failed runs." in text
@@ -270,7 +375,15 @@ def test_where_all_failed_there_is_no_mean_and_nothing_breaks(compare, records, 
 
 def test_settings_that_tuning_found_say_what_that_took(compare, records, tmp_path):
     workspace = filled_store.workspace_in(tmp_path)
-    tune = Tune.model_validate({"methods": ["vb"], "tasks": ["gaussian-2"], "protocol": "smoke", "trials": 3, "report_seeds": "0-2"})
+    tune = Tune.model_validate(
+        {
+            "methods": ["vb"],
+            "tasks": ["gaussian-2"],
+            "protocol": "smoke",
+            "trials": 3,
+            "report_seeds": "0-2",
+        }
+    )
     (search,) = searches(tune, "mine")
     with open_log(workspace.study_url, search) as log:
         log.check()
@@ -280,17 +393,26 @@ def test_settings_that_tuning_found_say_what_that_took(compare, records, tmp_pat
             log.tell(number, 0, "complete", score, {})
     (method,), (task,) = parse_selector("method", "vb"), parse_selector("task", "gaussian-2")
     preset = Preset(workspace, "mine", range(3))
-    comparisons.store_runs(workspace, expand(["vb"], ["gaussian-2"], range(3), None, {}, preset.settings))
+    comparisons.store_runs(
+        workspace, expand(["vb"], ["gaussian-2"], range(3), None, {}, preset.settings)
+    )
     comparisons.store_runs(workspace, expand(["vb", "iaf"], ["gaussian-2"], range(3), "smoke"))
     _, settings = preset.settings(method, task)
 
     found = records(home=tmp_path)
     (tuned,) = [record for record in found.values() if record["tuning_runs"]]
     assert tuned["settings"] == f"lr={settings['lr']}"
-    with ResultStore.open(workspace.database_url) as store, read_log(workspace.study_url, search.record(3)) as log:
+    with (
+        ResultStore.open(workspace.database_url) as store,
+        read_log(workspace.study_url, search.record(3)) as log,
+    ):
         spent = cost(search.record(3), store, log.trials())
     (run, *_) = search.runs({}, [0])
-    assert (tuned["tuning_runs"], tuned["tuning_steps"], tuned["tuning_seconds"]) == (9, 9 * run.spec.steps, 3 * 2.5)
+    assert (tuned["tuning_runs"], tuned["tuning_steps"], tuned["tuning_seconds"]) == (
+        9,
+        9 * run.spec.steps,
+        3 * 2.5,
+    )
     assert tuned["tuning_gradients"] == spent.gradients == 9 * run.spec.steps * run.spec.particles
     text = compare(home=tmp_path)
     assert row(text, "vb lr=")[-1] == f"{spent.gradients:,} gradients, 7.5 s"
@@ -311,10 +433,16 @@ def test_settings_that_tuning_found_say_what_that_took(compare, records, tmp_pat
         (["--format", "parquet"], "Say which file to write: -o FILE.parquet"),
         (["-o", "table.docx"], "What shall table.docx be?"),
         (["--ranks", "--format", "csv"], "csv holds one record an entry, and no ranks"),
-        (["--ranks", "--metric", "elbo_gap", "--metric", "theta_sq_error"], "Ranks are of one metric"),
+        (
+            ["--ranks", "--metric", "elbo_gap", "--metric", "theta_sq_error"],
+            "Ranks are of one metric",
+        ),
         (["--ranks", "--metric", "nothing"], "'nothing' has no better end"),
         (["--ranks", "-m", "vb"], "No two rows stand in every column"),
-        (["--metric", "nothing", "-t", "gaussian-2"], "None of these runs has the metric 'nothing'"),
+        (
+            ["--metric", "nothing", "-t", "gaussian-2"],
+            "None of these runs has the metric 'nothing'",
+        ),
     ],
 )
 def test_what_cannot_be_compared_is_one_line(compare, arguments, says, tmp_path, monkeypatch):
@@ -327,7 +455,10 @@ def test_what_cannot_be_compared_is_one_line(compare, arguments, says, tmp_path,
 
 def test_where_nothing_was_run_or_nothing_has_finished_one_line_says_so(compare, tmp_path):
     said = compare(home=tmp_path, status=2)
-    assert (said.count("\n"), "There are no runs here to compare. Make some: bench run" in said) == (1, True)
+    assert (
+        said.count("\n"),
+        "There are no runs here to compare. Make some: bench run" in said,
+    ) == (1, True)
     workspace = filled_store.workspace_in(tmp_path)
     with ResultStore.open(workspace.database_url) as store:
         store.enqueue(expand(["vb"], ["gaussian-2"], range(2), "smoke"))
@@ -338,16 +469,27 @@ def test_where_nothing_was_run_or_nothing_has_finished_one_line_says_so(compare,
 def test_a_metric_that_does_not_rank_makes_nobody_best_and_needs_a_baseline(compare, records):
     found = records("--metric", "nothing")
     assert not any(record["best"] for record in found.values())
-    assert "this metric does not rank, so a baseline must be named" in compare("--metric", "nothing", "--differences")
-    assert of(records("--metric", "nothing", "--baseline", "vb"), "hvae", "gaussian-3")["difference_mean"] == 0.0
+    assert "this metric does not rank, so a baseline must be named" in compare(
+        "--metric", "nothing", "--differences"
+    )
+    assert (
+        of(records("--metric", "nothing", "--baseline", "vb"), "hvae", "gaussian-3")[
+            "difference_mean"
+        ]
+        == 0.0
+    )
 
 
-@pytest.mark.parametrize("options", [[], ["--interval", "bca"], ["--test", "wilcoxon", "--differences"]])
+@pytest.mark.parametrize(
+    "options", [[], ["--interval", "bca"], ["--test", "wilcoxon", "--differences"]]
+)
 def test_values_as_large_as_numbers_go_are_compared(compare, tmp_path, options):
     workspace = filled_store.workspace_in(tmp_path)
     huge = {"vb": 8e307, "iaf": -8e307, "hvae": 8e-308}
     runs = expand(list(huge), ["gaussian-2"], range(6), "smoke")
-    comparisons.store_runs(workspace, runs, lambda run: {"elbo_gap": huge[run.spec.method] * (1 - run.spec.seed / 10)})
+    comparisons.store_runs(
+        workspace, runs, lambda run: {"elbo_gap": huge[run.spec.method] * (1 - run.spec.seed / 10)}
+    )
     text = compare(*options, home=tmp_path)
     assert row(text, "iaf")[1].startswith("*")
     assert "e307" in row(text, "vb")[1]

@@ -26,8 +26,16 @@ def plugins(folder: str, kind: type) -> list[type]:
     found = []
     for file in sorted((ROOT / folder).glob("[!_]*.py")):
         module = importlib.import_module(f"{folder}.{file.stem}")
-        members = (value for value in vars(module).values() if isinstance(value, type) and issubclass(value, kind))
-        found += [value for value in members if value.__module__ == module.__name__ and "name" in vars(value)]
+        members = (
+            value
+            for value in vars(module).values()
+            if isinstance(value, type) and issubclass(value, kind)
+        )
+        found += [
+            value
+            for value in members
+            if value.__module__ == module.__name__ and "name" in vars(value)
+        ]
     return found
 
 
@@ -64,17 +72,32 @@ def test_a_task_keeps_its_contract(cls):
 
 
 def test_every_file_has_its_plugin():
-    assert {cls.__module__.partition(".")[2] for cls in METHODS} >= {"vb", "iwae", "pnf", "iaf", "hvae", "hvae_iaf"}
-    assert {cls.__module__.partition(".")[2] for cls in TASKS} >= {"gaussian", "gaussian_ar1", "norms"}
+    assert {cls.__module__.partition(".")[2] for cls in METHODS} >= {
+        "vb",
+        "iwae",
+        "pnf",
+        "iaf",
+        "hvae",
+        "hvae_iaf",
+    }
+    assert {cls.__module__.partition(".")[2] for cls in TASKS} >= {
+        "gaussian",
+        "gaussian_ar1",
+        "norms",
+    }
 
 
-@pytest.mark.parametrize(("cls", "name"), defects.METHODS.items(), ids=lambda value: getattr(value, "__name__", ""))
+@pytest.mark.parametrize(
+    ("cls", "name"), defects.METHODS.items(), ids=lambda value: getattr(value, "__name__", "")
+)
 def test_a_wrong_method_is_caught(cls, name):
     holds, detail = METHOD_CHECKS[name](cls, 0, 0.5)
     assert not holds, detail
 
 
-@pytest.mark.parametrize(("cls", "name"), defects.TASKS.items(), ids=lambda value: getattr(value, "__name__", ""))
+@pytest.mark.parametrize(
+    ("cls", "name"), defects.TASKS.items(), ids=lambda value: getattr(value, "__name__", "")
+)
 def test_a_wrong_task_is_caught(cls, name):
     holds, detail = TASK_CHECKS[name](cls, 0, 1.0)
     assert not holds, detail

@@ -29,12 +29,19 @@ from tasks._idx import LARGEST, load_images, read
 # IDX
 
 
-@pytest.mark.parametrize("pack", [bytes, gzip.compress, lambda content: gzip.compress(content[:9]) + gzip.compress(content[9:])])
+@pytest.mark.parametrize(
+    "pack",
+    [bytes, gzip.compress, lambda content: gzip.compress(content[:9]) + gzip.compress(content[9:])],
+)
 def test_what_was_written_is_read_whatever_its_name_and_wrapper(pack, tmp_path):
     for array in (PIXELS, PIXELS[:, 14, 14]):
         (tmp_path / "file.bin").write_bytes(pack(idx(array)))
         found = read(tmp_path / "file.bin", array.ndim)
-        assert (found.dtype, found.shape, np.array_equal(found, array)) == (np.uint8, array.shape, True)
+        assert (found.dtype, found.shape, np.array_equal(found, array)) == (
+            np.uint8,
+            array.shape,
+            True,
+        )
 
 
 SMALL = idx(PIXELS[:2])
@@ -64,7 +71,10 @@ def test_a_fault_is_named_with_the_file_and_a_remedy(fault, tmp_path):
         read(tmp_path / "file", 3)
     assert str(raised.value).startswith(str(tmp_path / "file"))
     assert str(raised.value).endswith("Put a good copy in its place.")
-    assert (raised.value.exit_status, str(pickle.loads(pickle.dumps(raised.value)))) == (2, str(raised.value))
+    assert (raised.value.exit_status, str(pickle.loads(pickle.dumps(raised.value)))) == (
+        2,
+        str(raised.value),
+    )
 
 
 def test_images_in_place_of_labels_and_what_cannot_be_opened(tmp_path):
@@ -79,7 +89,11 @@ def test_images_in_place_of_labels_and_what_cannot_be_opened(tmp_path):
 
 @pytest.mark.parametrize(
     "content",
-    [b"\0\0\x08\3" + struct.pack(">3I", LARGEST // 784, 28, 28), gzip.compress(SMALL[:-1]) + BOMB, gzip.compress(b"\0\0\x08\3") + BOMB],
+    [
+        b"\0\0\x08\3" + struct.pack(">3I", LARGEST // 784, 28, 28),
+        gzip.compress(SMALL[:-1]) + BOMB,
+        gzip.compress(b"\0\0\x08\3") + BOMB,
+    ],
 )
 def test_neither_a_claim_nor_a_bomb_takes_memory(content, tmp_path):
     (tmp_path / "file").write_bytes(content)
@@ -100,7 +114,9 @@ def mutated(content: bytes, edits: list[tuple[int, int]], cut: int, tail: bytes)
     return bytes(changed[: max(0, len(changed) - cut)]) + tail
 
 
-EDITS = st.lists(st.tuples(st.one_of(st.integers(0, 20), st.integers(0, 2000)), st.integers(0, 255)), max_size=4)
+EDITS = st.lists(
+    st.tuples(st.one_of(st.integers(0, 20), st.integers(0, 2000)), st.integers(0, 255)), max_size=4
+)
 CUT = st.one_of(st.just(0), st.integers(0, 2000))
 
 
@@ -136,7 +152,9 @@ def test_a_missing_file_says_what_to_put_where_and_what_fetches_it(tmp_path, ben
         find_data("mnist", "train-images")
 
 
-@pytest.mark.parametrize("name", [IMAGES, f"{IMAGES}.gz", "train-images.idx3-ubyte", "train-images.idx3-ubyte.gz"])
+@pytest.mark.parametrize(
+    "name", [IMAGES, f"{IMAGES}.gz", "train-images.idx3-ubyte", "train-images.idx3-ubyte.gz"]
+)
 @pytest.mark.parametrize("content", [CONTENT, ZIPPED], ids=["plain", "gzip"])
 def test_images_are_found_under_every_name(name, content, tmp_path):
     put(tmp_path / "data" / "toy", {name: content[IMAGES]})
@@ -150,16 +168,35 @@ def test_a_file_that_changes_is_read_and_checked_again(tmp_path):
     folder = put(tmp_path / "data" / "toy", {IMAGES: CONTENT[IMAGES]})
     load_images("toy", "train")
     put(folder, {IMAGES: CONTENT[IMAGES][:-1] + bytes([CONTENT[IMAGES][-1] ^ 1])})
-    with pytest.raises(DataError, match=r"the sha256 of its decompressed bytes is .* Replace it: bench data fetch toy --force$"):
+    with pytest.raises(
+        DataError,
+        match=r"the sha256 of its decompressed bytes is .* Replace it: bench data fetch toy --force$",
+    ):
         load_images("toy", "train")
 
 
 WRONG = {
-    "labels": (CONTENT[LABELS], "holds labels (1 dimension), not images", "it holds train-labels-idx1-ubyte of toy"),
-    "fewer images": (idx(PIXELS[:7]), "it has 5,504 bytes when decompressed, not 235,216", "it has 5,504 bytes"),
-    "more images": (idx(np.concatenate([PIXELS, PIXELS])), "it has more than 235,216 bytes", "it has more than 235,216 bytes"),
+    "labels": (
+        CONTENT[LABELS],
+        "holds labels (1 dimension), not images",
+        "it holds train-labels-idx1-ubyte of toy",
+    ),
+    "fewer images": (
+        idx(PIXELS[:7]),
+        "it has 5,504 bytes when decompressed, not 235,216",
+        "it has 5,504 bytes",
+    ),
+    "more images": (
+        idx(np.concatenate([PIXELS, PIXELS])),
+        "it has more than 235,216 bytes",
+        "it has more than 235,216 bytes",
+    ),
     "cut short": (ZIPPED[IMAGES][:-1000], "is cut short", "is cut short"),
-    "a bomb": (gzip.compress(CONTENT[IMAGES]) + BOMB, "more than 235,216 bytes", "more than 235,216 bytes"),
+    "a bomb": (
+        gzip.compress(CONTENT[IMAGES]) + BOMB,
+        "more than 235,216 bytes",
+        "more than 235,216 bytes",
+    ),
 }
 
 
@@ -177,33 +214,55 @@ def test_a_wrong_file_is_refused_by_tasks_and_by_verify(kind, tmp_path, bench):
 def test_verify_and_list_say_what_is_there(tmp_path, bench):
     put(tmp_path / "other" / "toy", {IMAGES: CONTENT[IMAGES], f"{LABELS}.gz": ZIPPED[LABELS]})
     right = bench("data", "verify", "toy", "--data", str(tmp_path / "other"), "--json")
-    assert (right.exit_code, [line["state"] for line in json_lines(right)]) == (0, ["right", "right"])
+    assert (right.exit_code, [line["state"] for line in json_lines(right)]) == (
+        0,
+        ["right", "right"],
+    )
     absent = bench("data", "verify", "toy")
     assert (absent.exit_code, absent.stdout.count("missing")) == (3, 2)
     assert "To mend it: bench data fetch toy" in absent.stderr
-    (line,) = [line for line in json_lines(bench("data", "list", "--data", str(tmp_path / "other"), "--json")) if line["data_set"] == "toy"]
-    assert line["found"] == [str(tmp_path / "other" / "toy" / name) for name in (IMAGES, f"{LABELS}.gz")]
-    assert "toy      A toy: not here; to have it: bench data fetch toy" in bench("data", "list").stdout
+    (line,) = [
+        line
+        for line in json_lines(bench("data", "list", "--data", str(tmp_path / "other"), "--json"))
+        if line["data_set"] == "toy"
+    ]
+    assert line["found"] == [
+        str(tmp_path / "other" / "toy" / name) for name in (IMAGES, f"{LABELS}.gz")
+    ]
+    assert (
+        "toy      A toy: not here; to have it: bench data fetch toy" in bench("data", "list").stdout
+    )
     assert bench("data", "verify", "mnst").exit_code == 2
 
 
 @pytest.mark.parametrize("content", [CONTENT, ZIPPED], ids=["plain", "gzip"])
-def test_the_folders_of_torchvision_are_looked_into_and_never_written_to(content, tmp_path, monkeypatch, bench):
+def test_the_folders_of_torchvision_are_looked_into_and_never_written_to(
+    content, tmp_path, monkeypatch, bench
+):
     monkeypatch.setitem(KNOWN, "toy", replace(KNOWN["toy"], torchvision="TOY"))
-    raw = put(tmp_path / "data" / "TOY" / "raw", {f"{IMAGES}.gz" if content is ZIPPED else IMAGES: content[IMAGES]})
+    raw = put(
+        tmp_path / "data" / "TOY" / "raw",
+        {f"{IMAGES}.gz" if content is ZIPPED else IMAGES: content[IMAGES]},
+    )
     assert np.array_equal(load_images("toy", "train"), PIXELS)
     assert [item.state for item in verify("toy", tmp_path / "data")] == ["right", "missing"]
     (raw / next(raw.iterdir()).name).write_bytes(b"another file")
     with pytest.raises(DataError, match="Replace it: bench data fetch toy --force"):
         load_images("toy", "train")
     failed = bench("data", "fetch", "toy", "--force")  # its mirror does not answer
-    assert (failed.exit_code, [path.read_bytes() for path in raw.iterdir()]) == (1, [b"another file"])
+    assert (failed.exit_code, [path.read_bytes() for path in raw.iterdir()]) == (
+        1,
+        [b"another file"],
+    )
     put(tmp_path / "data" / "toy", {IMAGES: CONTENT[IMAGES]})  # bench's own folder goes before
     assert np.array_equal(load_images("toy", "train"), PIXELS)
 
 
 def test_torchvisions_folders_are_those_of_its_releases():
-    assert {name: known.torchvision for name, known in KNOWN.items() if name != "toy"} == {"mnist": "MNIST", "fashion": "FashionMNIST"}
+    assert {name: known.torchvision for name, known in KNOWN.items() if name != "toy"} == {
+        "mnist": "MNIST",
+        "fashion": "FashionMNIST",
+    }
 
 
 IN_THE_WAY = {
@@ -215,10 +274,22 @@ IN_THE_WAY = {
         lambda data: put(data / "toy", {}).joinpath(IMAGES).symlink_to("x"),
         f"toy/{IMAGES} is a link that leads nowhere",
     ),
-    "a folder": (lambda data: put(data / "toy" / f"{IMAGES}.gz", {}), f"toy/{IMAGES}.gz is a folder, where a file should be"),
-    "a pipe": (lambda data: os.mkfifo(put(data / "toy", {}) / IMAGES), f"toy/{IMAGES} is a device or a pipe, where a file should be"),
-    "a file as folder": (lambda data: put(data, {"toy": b""}), "toy is a file, where a folder should be"),
-    "folders in a circle": (lambda data: data.symlink_to(data), "data is a link that leads in a circle"),
+    "a folder": (
+        lambda data: put(data / "toy" / f"{IMAGES}.gz", {}),
+        f"toy/{IMAGES}.gz is a folder, where a file should be",
+    ),
+    "a pipe": (
+        lambda data: os.mkfifo(put(data / "toy", {}) / IMAGES),
+        f"toy/{IMAGES} is a device or a pipe, where a file should be",
+    ),
+    "a file as folder": (
+        lambda data: put(data, {"toy": b""}),
+        "toy is a file, where a folder should be",
+    ),
+    "folders in a circle": (
+        lambda data: data.symlink_to(data),
+        "data is a link that leads in a circle",
+    ),
 }
 
 
@@ -226,7 +297,9 @@ IN_THE_WAY = {
 def test_what_stands_in_a_files_place_is_named(kind, tmp_path, bench):
     place, says = IN_THE_WAY[kind]
     place(tmp_path / "data")
-    with pytest.raises(DataError, match=re.escape(f"{tmp_path}/data/{says}".replace("data/data", "data"))):
+    with pytest.raises(
+        DataError, match=re.escape(f"{tmp_path}/data/{says}".replace("data/data", "data"))
+    ):
         load_images("toy", "train")
     told = bench("data", "verify", "toy")
     assert (told.exit_code, says in told.stdout) == (3, True)
@@ -241,7 +314,9 @@ def test_a_good_copy_beside_what_stands_in_the_way_is_taken(tmp_path, bench):
 
 
 def test_verify_asks_for_what_runs_need_and_no_more(tmp_path, monkeypatch, bench):
-    monkeypatch.setitem(KNOWN, "toy", replace(KNOWN["toy"], files=(TOY[0], replace(TOY[1], needed=False))))
+    monkeypatch.setitem(
+        KNOWN, "toy", replace(KNOWN["toy"], files=(TOY[0], replace(TOY[1], needed=False)))
+    )
     folder = put(tmp_path / "data" / "toy", {IMAGES: CONTENT[IMAGES]})
     told = bench("data", "verify", "toy")
     assert (told.exit_code, "no run needs it" in told.stdout, told.stderr) == (0, True, "")
@@ -251,16 +326,25 @@ def test_verify_asks_for_what_runs_need_and_no_more(tmp_path, monkeypatch, bench
     (folder / LABELS).unlink()
     (folder / IMAGES).unlink()
     assert bench("data", "verify", "toy").exit_code == 3
-    assert {file.name for file in KNOWN["mnist"].files if file.needed} == {IMAGES, "t10k-images-idx3-ubyte"}
+    assert {file.name for file in KNOWN["mnist"].files if file.needed} == {
+        IMAGES,
+        "t10k-images-idx3-ubyte",
+    }
 
 
 def test_the_help_loads_nothing_heavy(tmp_path):
-    code = (
-        "import sys; from harness.cli import main\ntry: main(['data', *sys.argv[1:]])\nexcept SystemExit: pass\nprint(sorted(sys.modules))"
-    )
+    code = "import sys; from harness.cli import main\ntry: main(['data', *sys.argv[1:]])\nexcept SystemExit: pass\nprint(sorted(sys.modules))"
     for arguments in (["--help"], ["list"], ["verify", "mnist"]):
-        done = subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True, cwd=ROOT, check=True)
-        assert not {"torch", "numpy", "sqlalchemy", "mlflow", "pandas"} & set(re.findall(r"'(\w+)'", done.stdout.splitlines()[-1]))
+        done = subprocess.run(
+            [sys.executable, "-c", code, *arguments],
+            capture_output=True,
+            text=True,
+            cwd=ROOT,
+            check=True,
+        )
+        assert not {"torch", "numpy", "sqlalchemy", "mlflow", "pandas"} & set(
+            re.findall(r"'(\w+)'", done.stdout.splitlines()[-1])
+        )
 
 
 # the real files
@@ -292,5 +376,8 @@ def test_fashion_is_fashion_and_neither_passes_for_the_other(tmp_path, monkeypat
     assert [fetched.new for fetched in fetch("fashion")] == [False] * 4
     (tmp_path / "data").mkdir()
     (tmp_path / "data" / "mnist").symlink_to(debian)
-    with pytest.raises(DataError, match="is not t10k-images-idx3-ubyte of mnist: it holds t10k-images-idx3-ubyte of fashion"):
+    with pytest.raises(
+        DataError,
+        match="is not t10k-images-idx3-ubyte of mnist: it holds t10k-images-idx3-ubyte of fashion",
+    ):
         load_images("mnist", "test")

@@ -18,10 +18,17 @@ from harness.training import loop as training
 
 
 @pytest.mark.parametrize(
-    "command", [("run", "-m", "vb", "-t", "gaussian-2"), ("worker", "--drain"), ("tune", "-m", "vb", "-t", "gaussian-2")]
+    "command",
+    [
+        ("run", "-m", "vb", "-t", "gaussian-2"),
+        ("worker", "--drain"),
+        ("tune", "-m", "vb", "-t", "gaussian-2"),
+    ],
 )
 @pytest.mark.parametrize("device", ["cuda:99", "toaster"])
-def test_a_device_that_is_not_there_is_one_line_and_nothing_is_written(command, device, tmp_path, monkeypatch):
+def test_a_device_that_is_not_there_is_one_line_and_nothing_is_written(
+    command, device, tmp_path, monkeypatch
+):
     monkeypatch.setenv("BENCH_HOME", str(tmp_path / "home"))
     result = CliRunner().invoke(main, [*command, "--device", device])
     assert result.exit_code == 2
@@ -45,21 +52,31 @@ def test_memory_that_a_step_frees_is_there_for_the_next():
         print(steps() - before)
     """
     faults = [
-        int(subprocess.run([sys.executable, "-c", source.format(line)], capture_output=True, check=True).stdout)
+        int(
+            subprocess.run(
+                [sys.executable, "-c", source.format(line)], capture_output=True, check=True
+            ).stdout
+        )
         for line in ("", "devices.use('cpu')")
     ]
     assert faults[1] < 100 < 10_000 < faults[0]
 
 
-@pytest.mark.parametrize(("task", "settings"), [("gaussian-2", {}), ("digits", {"validate_every": 1})])
+@pytest.mark.parametrize(
+    ("task", "settings"), [("gaussian-2", {}), ("digits", {"validate_every": 1})]
+)
 def test_a_state_moves_as_a_whole(task, settings):
     found = resolve(find("method", "hvae"), find("task", task), "smoke", {"steps": 2} | settings)
     state = training.start(found.method, found.task, found.protocol, [0])
     state.to("meta")
-    splits = [split for split in (state.data.train, state.data.validation, state.data.test) if split]
+    splits = [
+        split for split in (state.data.train, state.data.validation, state.data.test) if split
+    ]
     owned = [getattr(state, item.name) for item in fields(state)]
     tensors = (
-        [leaf for leaf in owned if isinstance(leaf, Tensor)] + [*state.moments.values()] + [x for split in splits for x in split.values()]
+        [leaf for leaf in owned if isinstance(leaf, Tensor)]
+        + [*state.moments.values()]
+        + [x for split in splits for x in split.values()]
     )
     assert len(tensors) > 8
     assert {tensor.device.type for tensor in tensors} == {"meta"}
@@ -68,7 +85,11 @@ def test_a_state_moves_as_a_whole(task, settings):
 def test_no_task_names_a_device():
     from harness.conformance.method_checks import device_words
 
-    sources = {item.name: find("task", item.name).cls.__module__ for item in listings("task").values()}
+    sources = {
+        item.name: find("task", item.name).cls.__module__ for item in listings("task").values()
+    }
     assert len(sources) > 3
     for module in set(sources.values()):
-        assert device_words(Path(str(sys.modules[module].__file__)).read_text(encoding="utf-8")) == [], module
+        assert (
+            device_words(Path(str(sys.modules[module].__file__)).read_text(encoding="utf-8")) == []
+        ), module

@@ -1,4 +1,6 @@
-"""A workspace damaged in every way: each fault is reported, mended or named as lost, and nothing changes unasked."""
+"""A workspace damaged in every way: each fault is reported, mended or named as lost, and nothing
+changes unasked.
+"""
 
 from __future__ import annotations
 
@@ -32,7 +34,9 @@ def here(workspace, monkeypatch):
     monkeypatch.setattr("harness.cli._doctor.mirror_faults", lambda *unused: iter(()))
     monkeypatch.setenv("BENCH_DATA", str(workspace / "data"))
     for name, known in KNOWN.items():
-        monkeypatch.setitem(KNOWN, name, dataclasses.replace(known, mirrors=("http://127.0.0.1:9/",)))
+        monkeypatch.setitem(
+            KNOWN, name, dataclasses.replace(known, mirrors=("http://127.0.0.1:9/",))
+        )
     return Workspace.current()
 
 
@@ -47,27 +51,46 @@ def finished(here, seed):
             checkpoint=CheckpointFile("final", 20_000, filled_store.sha256(state), 9),
             artifacts=[ArtifactFile("samples.png", filled_store.sha256(picture), 9)],
         )  # fmt: skip
-        for place, content in zip(places, (state, picture), strict=True):  # `finish` writes files of its own
+        for place, content in zip(
+            places, (state, picture), strict=True
+        ):  # `finish` writes files of its own
             filled_store.write_file(here, place, content)
         return claim.key, *(str(place.relative_to(here.home)) for place in places)
 
 
 def interrupted(here, seed):
-    """A run at work with a checkpoint whose process is gone; returns its key and the checkpoint's place."""
+    """A run at work with a checkpoint whose process is gone; returns its key and the checkpoint's
+    place.
+    """
     with ResultStore.open(here.database_url) as store:
         run = filled_store.new_run(seed)
         store.enqueue([run])
         (claim,) = store.claim([run.spec.key], gone_owner())
-        store.begin([claim], Plan(members=(claim.key,), threads=1, torch="2.13.0"), filled_store.ENVIRONMENT)
+        store.begin(
+            [claim], Plan(members=(claim.key,), threads=1, torch="2.13.0"), filled_store.ENVIRONMENT
+        )
         place = here.checkpoint_file(claim.edition, 100)
         filled_store.write_file(here, place, b"on its way")
-        store.save([claim], [Saved(100, 1.0, checkpoint=CheckpointFile("last", 100, filled_store.sha256(b"on its way"), 9))])
+        store.save(
+            [claim],
+            [
+                Saved(
+                    100,
+                    1.0,
+                    checkpoint=CheckpointFile("last", 100, filled_store.sha256(b"on its way"), 9),
+                )
+            ],
+        )
         return claim.key, str(place.relative_to(here.home))
 
 
 def snapshot(folder):
     """Every file with its bytes; SQLite's log and its index come and go with readers."""
-    return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file() and path.suffix not in (".db-wal", ".db-shm")}
+    return {
+        path: path.read_bytes()
+        for path in folder.rglob("*")
+        if path.is_file() and path.suffix not in (".db-wal", ".db-shm")
+    }
 
 
 def faults(bench, *options):
@@ -86,7 +109,10 @@ def test_each_damage_is_reported_and_mended_or_named_as_lost(here, bench, worksp
     (workspace / state).unlink()
     (workspace / picture).write_bytes(b"another picture")
     (workspace / place).write_bytes(b"on its wax")
-    strays = [str(Path(place).with_name(name)) for place, name in zip(whole, ("stray.safetensors", "stray.png"), strict=True)]
+    strays = [
+        str(Path(place).with_name(name))
+        for place, name in zip(whole, ("stray.safetensors", "stray.png"), strict=True)
+    ]
     for stray in strays:
         (workspace / stray).write_bytes(b"?")
     wrong = workspace / "data" / "mnist" / KNOWN["mnist"].files[0].name
@@ -109,12 +135,27 @@ def test_each_damage_is_reported_and_mended_or_named_as_lost(here, bench, worksp
     backups = len(list(workspace.glob("bench-*.db")))
     mended, status = faults(bench, "--repair")
     assert (status, mended.keys()) == (3, found.keys())
-    assert sorted(mended.values()) == ["lost", "lost", "mended", "mended", "mended", "not mended"]  # nobody serves the data set
+    assert sorted(mended.values()) == [
+        "lost",
+        "lost",
+        "mended",
+        "mended",
+        "mended",
+        "not mended",
+    ]  # nobody serves the data set
     assert len(list(workspace.glob("bench-*.db"))) == backups + 1
     after, status = faults(bench)
-    assert sorted(after.values()) == ["found", "lost", "lost"]  # the data set, and what only another run gives back
+    assert sorted(after.values()) == [
+        "found",
+        "lost",
+        "lost",
+    ]  # the data set, and what only another run gives back
     assert [(workspace / stray).exists() for stray in strays] == [False, False]
-    assert [(workspace / "set-aside" / path).read_bytes() for path in (*strays, place)] == [b"?", b"?", b"on its wax"]
+    assert [(workspace / "set-aside" / path).read_bytes() for path in (*strays, place)] == [
+        b"?",
+        b"?",
+        b"on its wax",
+    ]
     with ResultStore.open(here.database_url) as store:
         assert store.checkpoints(left) == []
         assert store.metrics([bare])[bare] == filled_store.METRICS
@@ -126,7 +167,10 @@ def test_copies_in_mlflow_give_files_back(here, bench, workspace):
     with ResultStore.open(here.database_url) as store:
         store.set_mlflow_run(key, "1" * 32)
     copies = workspace / "mlruns" / ("1" * 32) / "artifacts"
-    for target, place in ((copies / "checkpoint" / f"{key}.safetensors", state), (copies / "pictures" / "samples.png", picture)):
+    for target, place in (
+        (copies / "checkpoint" / f"{key}.safetensors", state),
+        (copies / "pictures" / "samples.png", picture),
+    ):
         target.parent.mkdir(parents=True)
         target.write_bytes(kept[place])
         (workspace / place).unlink()
@@ -151,7 +195,9 @@ def test_a_schema_that_is_behind_is_brought_up_after_a_backup(here, bench, works
     assert not any("schema" in text for text in faults(bench)[0])
     assert bench("list", "runs").exit_code == 0
     kept = []
-    for backup in workspace.glob("bench-*.db"):  # before the upgrade, and before the repairs in the same second
+    for backup in workspace.glob(
+        "bench-*.db"
+    ):  # before the upgrade, and before the repairs in the same second
         with closing(sqlite3.connect(backup)) as connection:
             kept += connection.execute("SELECT version_num FROM bench_alembic_version").fetchone()
     assert sorted(kept) == ["0001", "0003"]
@@ -163,7 +209,9 @@ def test_a_wrong_data_set_is_downloaded_anew(here, bench, workspace, monkeypatch
     put(served, {f"{name}.gz": zipped for name, zipped in ZIPPED.items()})
     handler = functools.partial(SimpleHTTPRequestHandler, directory=served)
     with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
-        monkeypatch.setitem(KNOWN, "toy", DataSet("toy", "A toy", TOY, (f"http://127.0.0.1:{server.server_port}/",)))
+        monkeypatch.setitem(
+            KNOWN, "toy", DataSet("toy", "A toy", TOY, (f"http://127.0.0.1:{server.server_port}/",))
+        )
         put(workspace / "data" / "toy", CONTENT | {IMAGES: b"no images"})
         finished(here, 0)
         found, status = faults(bench)

@@ -163,7 +163,9 @@ def test_what_is_missing_is_fetched_and_then_kept(manner, at, server, tmp_path):
     fetched = list(fetch("toy", mirrors=[at(manner)], progress=lambda *news: seen.append(news)))
     assert content_of(tmp_path / "data") == WHOLE
     assert [one.new for one in fetched] == [True, True]
-    assert {name: got for name, _, got, _ in seen} == {name: len(content) for name, content in ZIPPED.items()}
+    assert {name: got for name, _, got, _ in seen} == {
+        name: len(content) for name, content in ZIPPED.items()
+    }
     asked = len(server.asked)
     assert [one.new for one in fetch("toy", mirrors=[at(manner)])] == [False, False]
     (tmp_path / "data" / "toy" / f"{LABELS}.gz").unlink()
@@ -220,12 +222,23 @@ def test_a_mirror_that_is_not_there_is_named(tmp_path, bench):
     failed = bench("data", "fetch", "toy")
     assert failed.exit_code == 1
     assert re.fullmatch(
-        rf"bench: No mirror gives {IMAGES} of toy: http://127.0.0.1:9/{IMAGES}.gz fails: Connection refused\. .*\n", failed.stderr
+        rf"bench: No mirror gives {IMAGES} of toy: http://127.0.0.1:9/{IMAGES}.gz fails: Connection refused\. .*\n",
+        failed.stderr,
     )
 
 
 @pytest.mark.parametrize(
-    "address", ["ftp://a/b", "a/b", "https://", "http://a:b", "http://[a", "http://a/?b=", "http://a/ b", "http://u:secret@a"]
+    "address",
+    [
+        "ftp://a/b",
+        "a/b",
+        "https://",
+        "http://a:b",
+        "http://[a",
+        "http://a/?b=",
+        "http://a/ b",
+        "http://u:secret@a",
+    ],
 )
 def test_what_is_no_mirror_is_refused_before_anything_is_done(address, tmp_path):
     with pytest.raises(InvalidSetting, match="is not a mirror's address") as raised:
@@ -259,10 +272,18 @@ def test_a_folder_that_cannot_be_made_is_one_clear_line(at, tmp_path, bench):
 def test_without_space_nothing_half_written_stays(at, tmp_path):
     folder = tmp_path / "data"
     folder.mkdir()
-    if os.getuid() or subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", str(folder)], capture_output=True).returncode:
+    if (
+        os.getuid()
+        or subprocess.run(
+            ["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", str(folder)], capture_output=True
+        ).returncode
+    ):
         pytest.skip("only root can mount a small disk")
     try:
-        with pytest.raises(WorkspaceError, match=r"No space left on device\. Free some space or choose another folder"):
+        with pytest.raises(
+            WorkspaceError,
+            match=r"No space left on device\. Free some space or choose another folder",
+        ):
             list(fetch("toy", mirrors=[at("good")]))
         assert content_of(folder) == {}
     finally:
@@ -320,7 +341,10 @@ def test_killed_while_it_downloads_the_same_command_starts_over(at, server, tmp_
     wait_for(lambda: any(folder.glob(".*.part")))
     process.kill()
     process.communicate()
-    assert sorted(path.name.partition(".")[0] for path in folder.iterdir()) == ["", ""]  # a part and the lock, both hidden
+    assert sorted(path.name.partition(".")[0] for path in folder.iterdir()) == [
+        "",
+        "",
+    ]  # a part and the lock, both hidden
     assert [item.state for item in verify("toy")] == ["missing", "missing"]
     list(fetch("toy", mirrors=[at("good")]))
     assert content_of(tmp_path / "data") == WHOLE
@@ -335,7 +359,9 @@ def test_ctrl_c_leaves_nothing_behind(at, server, tmp_path):
     assert content_of(tmp_path / "data") == {}
 
 
-@pytest.mark.parametrize("place", ["fsync:[.]part:1", "replace:toy/train:1", "-replace:toy/train:1", "fsync:toy$:1"])
+@pytest.mark.parametrize(
+    "place", ["fsync:[.]part:1", "replace:toy/train:1", "-replace:toy/train:1", "fsync:toy$:1"]
+)
 def test_killed_at_a_chosen_place_a_file_is_whole_or_not_there(place, at, tmp_path):
     mark = tmp_path / "mark"
     process = start(at("good"), PATH_FIRST=FAULTY, FAULT=place, FAULT_MARK=str(mark))

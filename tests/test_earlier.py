@@ -20,15 +20,30 @@ from harness.store import ArtifactFile, Metric, ResultStore, Saved
 
 pytestmark = pytest.mark.usefixtures("no_mirror")
 PLUGINS = Path(__file__).with_name("plugins.py")
-MOODY = ("run", "-m", f"{PLUGINS}:Moody", "-t", "gaussian-2", "--protocol", "smoke", "--set", "steps=20", "--set", "eval_particles=50")
+MOODY = (
+    "run",
+    "-m",
+    f"{PLUGINS}:Moody",
+    "-t",
+    "gaussian-2",
+    "--protocol",
+    "smoke",
+    "--set",
+    "steps=20",
+    "--set",
+    "eval_particles=50",
+)
 
 # The database
 
 
 def everything(store, keys):  # noqa: F811
-    """All that is on record of these runs, but for what counts how often it was written, as text: NaN equals NaN there."""
+    """All that is on record of these runs, but for what counts how often it was written, as text:
+    NaN equals NaN there.
+    """
     rows = {
-        key: dataclasses.replace(row, fence=0, revision=0, mirrored_revision=0, mlflow_run_id=None) for key, row in store.rows(keys).items()
+        key: dataclasses.replace(row, fence=0, revision=0, mirrored_revision=0, mlflow_run_id=None)
+        for key, row in store.rows(keys).items()
     }
     return {
         key: repr((row, store.metrics([key]), store.curves(key), store.checkpoints(key), store.artifacts(key), store.plan(key),
@@ -42,7 +57,10 @@ def make(store, keys, **other):  # noqa: F811
     claims = store.claim(keys, ME)
     store.begin(claims, stack(*keys), {"cpu": "x"})
     store.save(claims, [Saved(10, 1.0, {"bound": [(10, -1.0)]}, checkpoint(10)) for _ in claims])
-    left_behind = {"metrics": {"elbo": Metric(float("-inf"), 0.5)}, "artifacts": [ArtifactFile("a.png", "sha-a", 3)]}
+    left_behind = {
+        "metrics": {"elbo": Metric(float("-inf"), 0.5)},
+        "artifacts": [ArtifactFile("a.png", "sha-a", 3)],
+    }
     return store.finish_all(claims, [outcome(**{**left_behind, **other}) for _ in claims])
 
 
@@ -60,7 +78,9 @@ def test_an_earlier_result_goes_when_its_successor_is_stored(store, made):  # no
     assert [mark.replaced_at for mark in store.errata.of(KEYS[0])] == [None]
     assert store.earlier.of(KEYS[0])["status"] == "done"
     dropped = make(store, KEYS[:2], metrics={"elbo": Metric(7.5)})
-    assert {(file.edition.key, file.edition.number) for file in dropped} == {(key, 1) for key in KEYS[:2]}
+    assert {(file.edition.key, file.edition.number) for file in dropped} == {
+        (key, 1) for key in KEYS[:2]
+    }
     assert {file.sha256 for file in dropped} == {"sha-10", "sha-a"}
     assert store.metrics(KEYS[:1])[KEYS[0]]["elbo"].value == 7.5
     assert [file.edition.number for file in store.checkpoints(KEYS[0])] == [2]
@@ -73,7 +93,14 @@ def test_an_earlier_result_goes_when_its_successor_is_stored(store, made):  # no
 
 def test_it_is_put_back_where_the_attempt_fails(store, made):  # noqa: F811
     store.reset(KEYS[:2])
-    dropped = make(store, KEYS[:2], status=Status.FAILED, reason="no", traceback='  File "/a/mine.py", line 3, in f', artifacts=[])
+    dropped = make(
+        store,
+        KEYS[:2],
+        status=Status.FAILED,
+        reason="no",
+        traceback='  File "/a/mine.py", line 3, in f',
+        artifacts=[],
+    )
     assert {file.edition.number for file in dropped} == {2}
     assert everything(store, KEYS[:2]) == made
     assert store.errata.reasons() == {KEYS[0]: "wrong"}
@@ -91,10 +118,16 @@ def test_it_is_put_back_where_the_runs_cannot_be_made(store, made):  # noqa: F81
     store.reset(KEYS[:2])
     claims = store.claim([KEYS[0], KEYS[2]], ME)  # one of them is new
     assert store.earlier.give_up(claims, "a wrong shape") == []
-    assert [file.edition.key for file in store.earlier.give_up(store.claim(KEYS[1:2], ME), "a wrong shape")] == []
+    assert [
+        file.edition.key
+        for file in store.earlier.give_up(store.claim(KEYS[1:2], ME), "a wrong shape")
+    ] == []
     assert everything(store, KEYS[:2]) == made
     assert store.earlier.given_up(KEYS) == dict.fromkeys(KEYS[:2], "a wrong shape")
-    assert (store.rows(KEYS)[KEYS[2]].status, store.history(KEYS[2])[-1].reason) == ("queued", "a wrong shape")
+    assert (store.rows(KEYS)[KEYS[2]].status, store.history(KEYS[2])[-1].reason) == (
+        "queued",
+        "a wrong shape",
+    )
 
 
 def test_only_what_was_given_up_before_a_step_is_taken_back(store):  # noqa: F811
@@ -130,7 +163,12 @@ def test_the_first_of_several_waits_and_never_what_is_half_made(store, made):  #
 
 @pytest.mark.parametrize(
     ("before", "after", "kept"),
-    [("failed", "failed", False), ("failed", "diverged", False), ("diverged", "failed", True), ("done", "diverged", False)],
+    [
+        ("failed", "failed", False),
+        ("failed", "diverged", False),
+        ("diverged", "failed", True),
+        ("done", "diverged", False),
+    ],
 )
 def test_a_failure_takes_the_place_of_a_failure_only(store, before, after, kept):  # noqa: F811
     make(store, KEYS[:1], status=Status(before), reason="before")
@@ -157,7 +195,9 @@ def test_a_run_is_removed_with_its_earlier_result(store, made):  # noqa: F811
     assert store.earlier.of(KEYS[0]) is None
 
 
-@pytest.mark.parametrize(("status", "what"), [(Status.DONE, "replaced an unfinished run"), (Status.FAILED, "conflict")])
+@pytest.mark.parametrize(
+    ("status", "what"), [(Status.DONE, "replaced an unfinished run"), (Status.FAILED, "conflict")]
+)
 def test_a_bundle_is_a_successor_where_it_is_no_failure(goal, here, tmp_path, status, what):
     (key,) = bundles.fill(goal, [0])
     with ResultStore.open(goal.database_url) as store:  # noqa: F811
@@ -199,8 +239,16 @@ def test_what_cannot_be_made_anew_stays(bench, monkeypatch, wrong, how):
     assert stored(keys) == before
     assert "12 runs could not be made anew: the earlier results stay as they were" in again.stderr
     if wrong == "raises":
-        assert again.stdout.count("not made anew, done as before: ArithmeticError: the sky fell (plugins.py:") == 5
-    assert "the sky fell (plugins.py:" in (shown := bench("show", keys[0]).stdout) or "log_w of shape" in shown
+        assert (
+            again.stdout.count(
+                "not made anew, done as before: ArithmeticError: the sky fell (plugins.py:"
+            )
+            == 5
+        )
+    assert (
+        "the sky fell (plugins.py:" in (shown := bench("show", keys[0]).stdout)
+        or "log_w of shape" in shown
+    )
     hit = bench(*command, "--json")
     assert (hit.exit_code, {run["outcome"] for run in json_lines(hit)}) == (0, {"hit"})
     assert faults_of_files(bench) == []
@@ -210,7 +258,10 @@ def test_a_worker_that_cannot_make_it_anew_leaves_it(bench, monkeypatch):
     keys = [run["key"] for run in json_lines(bench(*MOODY, "--seeds", "0-1", "--json"))]
     before = stored(keys)
     assert bench(*MOODY, "--seeds", "0-1", "--rerun", "--queue").exit_code == 0
-    assert "done at step 20; that result is kept until the new one is stored" in bench("show", keys[0]).stdout
+    assert (
+        "done at step 20; that result is kept until the new one is stored"
+        in bench("show", keys[0]).stdout
+    )
     assert json_lines(bench("show", keys[0], "--json"))[0]["earlier_result"]["status"] == "done"
     assert "2 being made anew: what they had is kept until then" in bench("compare").stderr
     assert faults_of_files(bench) == []
@@ -247,13 +298,28 @@ def test_another_command_s_run_is_queued_again_and_never_removed(bench, monkeypa
 @pytest.fixture
 def images(workspace, monkeypatch):
     """A small data set in the place of MNIST's."""
-    content = {name: idx(grey(n)) for name, n in (("train-images-idx3-ubyte", 260), ("t10k-images-idx3-ubyte", 20))}
-    files = tuple(DataFile("mnist", name, len(data), hashlib.sha256(data).hexdigest()) for name, data in content.items())
+    content = {
+        name: idx(grey(n))
+        for name, n in (("train-images-idx3-ubyte", 260), ("t10k-images-idx3-ubyte", 20))
+    }
+    files = tuple(
+        DataFile("mnist", name, len(data), hashlib.sha256(data).hexdigest())
+        for name, data in content.items()
+    )
     monkeypatch.setitem(KNOWN, "mnist", DataSet("mnist", "MNIST", files, ("http://127.0.0.1:9/",)))
     put(workspace / "elsewhere" / "mnist", content)
     monkeypatch.setenv("BENCH_DATA", str(workspace / "elsewhere"))
     sizes = {"steps": 3, "task.n_train": 200, "task.n_validation": 40, "task.n_test": 20}
-    return ("run", "-m", "vb", "-t", "mnist", "--protocol", "smoke", *(f"--set={name}={value}" for name, value in sizes.items()))
+    return (
+        "run",
+        "-m",
+        "vb",
+        "-t",
+        "mnist",
+        "--protocol",
+        "smoke",
+        *(f"--set={name}={value}" for name, value in sizes.items()),
+    )
 
 
 def grey(n):
@@ -275,7 +341,9 @@ def test_a_withdrawn_result_stays_where_the_data_are_not_found(bench, images, mo
     assert "kept beside" not in again.stderr
     assert stored([run["key"]]) == (before, files)
     assert "done, withdrawn" in bench("list", "runs").stdout
-    history = [line["reason"] for line in json_lines(bench("show", run["key"], "--json"))[0]["history"]]
+    history = [
+        line["reason"] for line in json_lines(bench("show", run["key"], "--json"))[0]["history"]
+    ]
     assert history[-1] == "the earlier result is back in its place"
     assert "is missing: looked in" in history[-2]
     monkeypatch.setenv("BENCH_DATA", str(Path("elsewhere").resolve()))

@@ -32,12 +32,18 @@ def store(request, workspace, monkeypatch):
 
 def invented():
     """The runs."""
-    return [run for run in comparisons.gaussian_runs(range(4), ["gaussian-2", "gaussian-25"]) if run.spec.method in ("vb", "iaf")]
+    return [
+        run
+        for run in comparisons.gaussian_runs(range(4), ["gaussian-2", "gaussian-25"])
+        if run.spec.method in ("vb", "iaf")
+    ]
 
 
 def keys_of(method, task="gaussian-2"):
     """The keys of one method on one task, by seed."""
-    return [run.spec.key for run in invented() if (run.spec.method, run.task_label) == (method, task)]
+    return [
+        run.spec.key for run in invented() if (run.spec.method, run.task_label) == (method, task)
+    ]
 
 
 # The database
@@ -47,7 +53,11 @@ def test_a_mark_is_set_once_lifted_and_remembered(store):
     keys = keys_of("vb")
     assert store.errata.add(keys[:2], "wrong density") == sorted(keys[:2])
     assert store.errata.add(keys[:3], "another reason") == [keys[2]]
-    assert store.errata.reasons(keys) == {keys[0]: "wrong density", keys[1]: "wrong density", keys[2]: "another reason"}
+    assert store.errata.reasons(keys) == {
+        keys[0]: "wrong density",
+        keys[1]: "wrong density",
+        keys[2]: "another reason",
+    }
     assert store.errata.reasons() == store.errata.reasons(keys)
     assert store.errata.lift(keys[1:]) == sorted(keys[1:3])
     assert store.errata.lift(keys[1:]) == []
@@ -81,9 +91,15 @@ def test_what_is_made_anew_keeps_the_withdrawn_result(store):
     (mark,) = store.errata.of(key)
     assert store.errata.reasons() == {}
     assert mark.replaced_at is not None
-    assert {one["name"]: one["value"] for one in mark.result["metrics"]} == {name: metric.value for name, metric in metrics.items()}
+    assert {one["name"]: one["value"] for one in mark.result["metrics"]} == {
+        name: metric.value for name, metric in metrics.items()
+    }
     assert mark.result["curves"][0]["values"] == str([value for _, value in curves["bound"]])
-    assert (mark.result["status"], mark.result["step"], mark.result["wall_s"]) == ("done", row.step, row.wall_s)
+    assert (mark.result["status"], mark.result["step"], mark.result["wall_s"]) == (
+        "done",
+        row.step,
+        row.wall_s,
+    )
     assert store.errata.of(other) == []  # a result that stands is replaced as ever
     store.errata.add([other], "not ended now")
     assert store.errata.reasons() == {}
@@ -128,13 +144,22 @@ def test_a_kill_between_withdrawal_and_the_new_result_loses_neither(store):
 def test_results_are_picked_by_method_task_version_and_key(store, bench):
     def would(*options):
         done = bench("invalidate", *options, "--reason", "x", "--dry-run", "--json")
-        return {(line["method"], line["task"], line["seed"]) for line in json_lines(done)}, done.exit_code
+        return {
+            (line["method"], line["task"], line["seed"]) for line in json_lines(done)
+        }, done.exit_code
 
     every = {(run.spec.method, run.task_label, run.spec.seed) for run in invented()}
     vb = {one for one in every if one[0] == "vb"}
     assert would("-m", "vb") == (vb, 0)
-    assert would("-m", "*", "-t", "gaussian-25")[0] == {one for one in every if one[1] == "gaussian-25"}
-    assert would("--version", "<2")[0] == would("--version", ">=1,<4")[0] == would("--version", "== 1")[0] == every
+    assert would("-m", "*", "-t", "gaussian-25")[0] == {
+        one for one in every if one[1] == "gaussian-25"
+    }
+    assert (
+        would("--version", "<2")[0]
+        == would("--version", ">=1,<4")[0]
+        == would("--version", "== 1")[0]
+        == every
+    )
     assert would("-m", "vb", "--version", "!=1")[1] == 2
     assert would("-m", "vb", "--task-version", ">1")[1] == 2
     key = keys_of("iaf")[0]
@@ -185,7 +210,9 @@ def test_withdrawn_results_are_in_no_mean_and_tables_say_why(store, bench):
     assert bench("compare", "-t", "gaussian-2", "--format", "html").stdout.count("<script>") == 0
     assert "a\\|b 50% a\\_b" in bench("compare", "-t", "gaussian-2", "--format", "markdown").stdout
     assert "50\\%" in bench("compare", "-t", "gaussian-2", "--format", "latex").stdout
-    rows = list(csv.DictReader(io.StringIO(bench("compare", "-t", "gaussian-2", "--format", "csv").stdout)))
+    rows = list(
+        csv.DictReader(io.StringIO(bench("compare", "-t", "gaussian-2", "--format", "csv").stdout))
+    )
     assert len(rows) == 2
     assert bench("report", "-o", "r.html").exit_code == 0
     bench("invalidate", *keys[2:], "--reason", "all of them")
@@ -197,7 +224,9 @@ def test_lists_and_the_run_itself_show_the_mark(store, bench):
     key = keys_of("vb")[0]
     bench("invalidate", key, "--reason", "wrong [bold]density")
     assert "done, withdrawn" in bench("list", "runs", "-m", "vb").stdout
-    listed = {line["key"]: line["withdrawn"] for line in json_lines(bench("list", "runs", "--json"))}
+    listed = {
+        line["key"]: line["withdrawn"] for line in json_lines(bench("list", "runs", "--json"))
+    }
     assert {name for name, why in listed.items() if why} == {key}
     assert bench("show", key).stdout.count("wrong [bold]density") == 2
     assert bench("invalidate", key, "--lift").exit_code == 0
@@ -226,7 +255,9 @@ def test_the_command_that_made_them_makes_them_anew(bench, workspace):
     assert again.exit_code == 0
     assert "1 withdrawn run made anew" in again.stderr
     after = {line["key"]: line for line in json_lines(bench("list", "runs", "--json"))}
-    assert {key: line["metrics"] for key, line in after.items()} == {key: line["metrics"] for key, line in before.items()}
+    assert {key: line["metrics"] for key, line in after.items()} == {
+        key: line["metrics"] for key, line in before.items()
+    }
     assert all(line["withdrawn"] is None for line in after.values())
     with ResultStore.open(Workspace.current().database_url) as store:
         (mark,) = store.errata.of(chosen)

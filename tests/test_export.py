@@ -1,4 +1,6 @@
-"""Results as files and frames: what is stored comes back to the bit, whatever names hold, and nothing is half-written."""
+"""Results as files and frames: what is stored comes back to the bit, whatever names hold, and
+nothing is half-written.
+"""
 
 from __future__ import annotations
 
@@ -31,18 +33,29 @@ from harness.cli import main
 from harness.store import Metric, ResultStore
 
 PAGE = Path(__file__).parent.parent / "docs" / "results.md"
-HOSTILE = (*comparisons.HOSTILE, "-2+3", "@SUM(A1)", "\tx", "\u2028é\x85", "two\rlines\nand 'more', \"quoted\"")
+HOSTILE = (
+    *comparisons.HOSTILE,
+    "-2+3",
+    "@SUM(A1)",
+    "\tx",
+    "\u2028é\x85",
+    "two\rlines\nand 'more', \"quoted\"",
+)
 TEXT = {"key": str, "cell": str}
 READ = {
     "csv": lambda path: pandas.read_csv(path, dtype=TEXT),
-    "jsonl": lambda path: pandas.DataFrame([json.loads(line) for line in path.read_text().splitlines()]),
+    "jsonl": lambda path: pandas.DataFrame(
+        [json.loads(line) for line in path.read_text().splitlines()]
+    ),
     "parquet": pandas.read_parquet,
 }
 
 
 @pytest.fixture(scope="module")
 def workspace(tmp_path_factory):
-    """Finished runs of two tasks; numbers of every kind; a method and a reason of each hostile name; tuned, pruned and queued ones."""
+    """Finished runs of two tasks; numbers of every kind; a method and a reason of each hostile
+    name; tuned, pruned and queued ones.
+    """
     workspace = filled_store.workspace_in(tmp_path_factory.mktemp("export"))
     runs = comparisons.gaussian_runs(range(3), ("gaussian-2", "gaussian-25"))
     comparisons.store_runs(workspace, [*runs, *comparisons.gaussian_runs([1000], ["gaussian-2"])])
@@ -69,7 +82,9 @@ def stored(workspace):
 
 def export(workspace, *arguments):
     """The command, and what it printed."""
-    return CliRunner().invoke(main, ["export", *map(str, arguments)], env={"BENCH_HOME": str(workspace.home)})
+    return CliRunner().invoke(
+        main, ["export", *map(str, arguments)], env={"BENCH_HOME": str(workspace.home)}
+    )
 
 
 def exported(workspace, path, *arguments):
@@ -80,7 +95,9 @@ def exported(workspace, path, *arguments):
 
 
 def exact(value):
-    """A number as text from which it could be read back to the bit; NaN and missing are one thing to pandas."""
+    """A number as text from which it could be read back to the bit; NaN and missing are one thing
+    to pandas.
+    """
     return "missing" if value is None or math.isnan(float(value)) else repr(float(value))
 
 
@@ -94,28 +111,55 @@ def test_every_run_is_there_with_its_numbers_to_the_bit(workspace, stored, tmp_p
     names = sorted({name for _, metrics, _ in stored.values() for name in metrics})
     for key, (row, metrics, _) in stored.items():
         found = frame.loc[key]
-        assert (found.status, found.seed, found.step, exact(found.seconds)) == (row.status.value, row.seed, row.step, exact(row.wall_s))
-        assert [exact(found[f"metrics.{name}"]) for name in names] == [exact(getattr(metrics.get(name), "value", None)) for name in names]
+        assert (found.status, found.seed, found.step, exact(found.seconds)) == (
+            row.status.value,
+            row.seed,
+            row.step,
+            exact(row.wall_s),
+        )
+        assert [exact(found[f"metrics.{name}"]) for name in names] == [
+            exact(getattr(metrics.get(name), "value", None)) for name in names
+        ]
         errors = {name: metric.se for name, metric in metrics.items() if metric.se is not None}
-        assert [exact(found[f"se.{name}"]) for name in errors] == [exact(error) for error in errors.values()]
+        assert [exact(found[f"se.{name}"]) for name in errors] == [
+            exact(error) for error in errors.values()
+        ]
 
 
 @pytest.mark.parametrize("format_", READ)
 def test_metrics_and_curves_have_a_row_for_each_number(workspace, stored, tmp_path, format_):
     metrics = exported(workspace, tmp_path / f"metrics.{format_}", "--what", "metrics")
-    wanted = {(key, name, exact(metric.value), exact(metric.se)) for key, (_, found, _) in stored.items() for name, metric in found.items()}
+    wanted = {
+        (key, name, exact(metric.value), exact(metric.se))
+        for key, (_, found, _) in stored.items()
+        for name, metric in found.items()
+    }
     shown = [name.removeprefix("'") if format_ == "csv" else name for name in metrics.metric]
-    rows = list(zip(metrics.key, shown, map(exact, metrics.value), map(exact, metrics.se), strict=True))
-    assert (set(rows), len(rows)) == ({(key, name.removeprefix("'"), *rest) for key, name, *rest in wanted}, len(wanted))
+    rows = list(
+        zip(metrics.key, shown, map(exact, metrics.value), map(exact, metrics.se), strict=True)
+    )
+    assert (set(rows), len(rows)) == (
+        {(key, name.removeprefix("'"), *rest) for key, name, *rest in wanted},
+        len(wanted),
+    )
     curves = exported(workspace, tmp_path / f"curves.{format_}", "--what", "curves")
-    points = [(key, name, step, exact(value)) for key, (_, _, found) in stored.items() for name in found for step, value in found[name]]
-    assert sorted(zip(curves.key, curves.metric, curves.step, map(exact, curves.value), strict=True)) == sorted(points)
+    points = [
+        (key, name, step, exact(value))
+        for key, (_, _, found) in stored.items()
+        for name in found
+        for step, value in found[name]
+    ]
+    assert sorted(
+        zip(curves.key, curves.metric, curves.step, map(exact, curves.value), strict=True)
+    ) == sorted(points)
 
 
 def test_what_is_not_finite_is_told_from_what_is_missing(workspace, stored, tmp_path):
     odd = next(key for key, (_, metrics, _) in stored.items() if "zero" in metrics)
     names = ["metrics.elbo", "se.elbo", "metrics.elbo_gap", "metrics.pareto_k"]
-    lines = csv.DictReader(io.StringIO(export(workspace, odd, "--format", "csv").stdout, newline=""))
+    lines = csv.DictReader(
+        io.StringIO(export(workspace, odd, "--format", "csv").stdout, newline="")
+    )
     assert [[line[name] for name in names[:3]] for line in lines] == [["nan", "inf", "-inf"]]
     (line,) = json_lines(export(workspace, odd, "--json"))
     assert [line[name] for name in names[:3]] == ["nan", "inf", "-inf"]
@@ -123,38 +167,64 @@ def test_what_is_not_finite_is_told_from_what_is_missing(workspace, stored, tmp_
     exported(workspace, tmp_path / "runs.parquet")
     table = parquet.read_table(tmp_path / "runs.parquet").select(["key", *names]).to_pylist()
     (found,) = [row for row in table if row["key"] == odd]
-    assert (math.isnan(found["metrics.elbo"]), found["metrics.elbo_gap"], found["metrics.pareto_k"]) == (True, -math.inf, None)
+    assert (
+        math.isnan(found["metrics.elbo"]),
+        found["metrics.elbo_gap"],
+        found["metrics.pareto_k"],
+    ) == (True, -math.inf, None)
 
 
 @pytest.mark.parametrize("what", tables.TABLES)
 def test_frames_have_what_files_have(workspace, tmp_path, what):
     results = harness.results.load(home=workspace.home)
-    assert_frame_equal(getattr(results, what), exported(workspace, tmp_path / "x.parquet", "--what", what))
+    assert_frame_equal(
+        getattr(results, what), exported(workspace, tmp_path / "x.parquet", "--what", what)
+    )
 
 
 def test_the_mean_of_a_cell_is_what_the_table_shows(workspace):
-    runs = harness.results.load(home=workspace.home, protocol="smoke", method=["vb", "iaf", "hvae*"]).runs
+    runs = harness.results.load(
+        home=workspace.home, protocol="smoke", method=["vb", "iaf", "hvae*"]
+    ).runs
     means = runs[runs.in_means].groupby("cell")["metrics.elbo_gap"].mean()
     picked = ["--protocol", "smoke", "-m", "vb", "-m", "iaf", "-m", "hvae*"]
-    shown = CliRunner().invoke(main, ["compare", *picked, "--json"], env={"BENCH_HOME": str(workspace.home)})
+    shown = CliRunner().invoke(
+        main, ["compare", *picked, "--json"], env={"BENCH_HOME": str(workspace.home)}
+    )
     compared = {line["cell"]: line["mean"] for line in json_lines(shown)}
     assert means.to_dict() == pytest.approx(compared, rel=1e-14)
     assert (len(means), runs.for_tuning.any()) == (12, True)
 
 
 def test_costs_settings_and_versions_are_columns(workspace):
-    runs = harness.results.load(home=workspace.home, method="hvae[n_leapfrog=10]", task="gaussian-25").runs
+    runs = harness.results.load(
+        home=workspace.home, method="hvae[n_leapfrog=10]", task="gaussian-25"
+    ).runs
     found = runs[runs.method == "hvae"].iloc[0]
     assert (found.gradients, found.step, found.particles) == (200 * 10 * (11 + 1), 200, 10)
-    assert (found["method.n_leapfrog"], found["task.dim"], found.lr, found.stack, found.threads) == (10, 25, 0.05, 1, 1)
-    assert (found.bench, found.python, found.commit) == tuple(filled_store.ENVIRONMENT[name] for name in ("bench", "python", "git_commit"))
-    assert pandas.to_datetime(found.created_at) <= pandas.to_datetime(found.started_at) <= pandas.to_datetime(found.finished_at)
+    assert (
+        found["method.n_leapfrog"],
+        found["task.dim"],
+        found.lr,
+        found.stack,
+        found.threads,
+    ) == (10, 25, 0.05, 1, 1)
+    assert (found.bench, found.python, found.commit) == tuple(
+        filled_store.ENVIRONMENT[name] for name in ("bench", "python", "git_commit")
+    )
+    assert (
+        pandas.to_datetime(found.created_at)
+        <= pandas.to_datetime(found.started_at)
+        <= pandas.to_datetime(found.finished_at)
+    )
 
 
 def test_a_file_is_the_same_whatever_is_held_at_a_time(workspace, tmp_path, monkeypatch):
     whole = [export(workspace, "--what", what, "--format", "csv").stdout for what in tables.TABLES]
     monkeypatch.setattr(tables, "RUNS", 2)
-    assert [export(workspace, "--what", what, "--format", "csv").stdout for what in tables.TABLES] == whole
+    assert [
+        export(workspace, "--what", what, "--format", "csv").stdout for what in tables.TABLES
+    ] == whole
     exported(workspace, tmp_path / "x.parquet")
     assert parquet.ParquetFile(tmp_path / "x.parquet").num_row_groups > 10
 
@@ -181,7 +251,10 @@ def test_postgresql_gives_the_same_tables(postgres_database, tmp_path):
 @pytest.mark.parametrize("format_", READ)
 def test_hostile_names_come_back_as_they_are(workspace, tmp_path, format_):
     frame = exported(workspace, tmp_path / f"runs.{format_}")
-    odd = [f"'{name}" if format_ == "csv" and name.startswith(("=", "-", "@", "\t")) else name for name in HOSTILE]
+    odd = [
+        f"'{name}" if format_ == "csv" and name.startswith(("=", "-", "@", "\t")) else name
+        for name in HOSTILE
+    ]
     assert set(odd) <= set(frame.method)
     assert set(odd[1::2]) <= set(frame.reason)
     assert {f"metrics.{name}" for name in HOSTILE[::2]} <= set(frame.columns)
@@ -189,9 +262,18 @@ def test_hostile_names_come_back_as_they_are(workspace, tmp_path, format_):
 
 @pytest.mark.parametrize("what", tables.TABLES)
 def test_no_field_of_a_csv_file_is_a_formula(workspace, what):
-    rows = list(csv.reader(io.StringIO(export(workspace, "--what", what, "--format", "csv").stdout, newline="")))
+    rows = list(
+        csv.reader(
+            io.StringIO(export(workspace, "--what", what, "--format", "csv").stdout, newline="")
+        )
+    )
     assert len({len(row) for row in rows}) == 1
-    for field in {field for row in rows for field in row if field.startswith(("=", "+", "-", "@", "\t", "\r", "\n"))}:
+    for field in {
+        field
+        for row in rows
+        for field in row
+        if field.startswith(("=", "+", "-", "@", "\t", "\r", "\n"))
+    }:
         float(field)
 
 
@@ -201,10 +283,19 @@ def test_no_field_of_a_csv_file_is_a_formula(workspace, what):
 @pytest.mark.parametrize(
     ("arguments", "wanted"),
     [
-        (["-m", "hvae*", "-t", "gaussian-25"], lambda row: row.method == "hvae" and row.task_label == "gaussian-25"),
-        (["-m", "hvae[n_leapfrog=10]"], lambda row: row.method == "hvae" and row.spec["method_fields"]["n_leapfrog"] == 10),
+        (
+            ["-m", "hvae*", "-t", "gaussian-25"],
+            lambda row: row.method == "hvae" and row.task_label == "gaussian-25",
+        ),
+        (
+            ["-m", "hvae[n_leapfrog=10]"],
+            lambda row: row.method == "hvae" and row.spec["method_fields"]["n_leapfrog"] == 10,
+        ),
         (["--seeds", "1,1000"], lambda row: row.seed in (1, 1000)),
-        (["--status", "diverged", "--status", "failed"], lambda row: row.status in (Status.DIVERGED, Status.FAILED)),
+        (
+            ["--status", "diverged", "--status", "failed"],
+            lambda row: row.status in (Status.DIVERGED, Status.FAILED),
+        ),
         (["--protocol", "standard"], lambda row: row.protocol == "standard"),
         (["--status", "queued"], lambda row: row.status is Status.QUEUED),
         ([], lambda row: True),
@@ -217,10 +308,14 @@ def test_runs_are_picked_as_elsewhere(workspace, stored, arguments, wanted):
 
 def test_a_study_s_runs_are_picked(workspace, tmp_path):
     study = tmp_path / "mine.yaml"
-    study.write_text("summary: A part.\ngrids:\n  - {methods: [vb], tasks: [gaussian-2], seeds: 1-2, protocol: smoke}\n")
+    study.write_text(
+        "summary: A part.\ngrids:\n  - {methods: [vb], tasks: [gaussian-2], seeds: 1-2, protocol: smoke}\n"
+    )
     (first, second) = json_lines(export(workspace, "--json", "--study", study))
     assert [(line["method"], line["seed"]) for line in (first, second)] == [("vb", 1), ("vb", 2)]
-    assert list(harness.results.load(home=workspace.home, study=str(study), seeds=2).runs.key) == [second["key"]]
+    assert list(harness.results.load(home=workspace.home, study=str(study), seeds=2).runs.key) == [
+        second["key"]
+    ]
 
 
 def test_a_withdrawn_result_says_so_in_tables_and_is_in_no_bundle(tmp_path):
@@ -228,12 +323,20 @@ def test_a_withdrawn_result_says_so_in_tables_and_is_in_no_bundle(tmp_path):
     kept, gone = filled_store.fill(workspace, [0, 1])
     with ResultStore.open(workspace.database_url) as store:
         store.errata.add([gone], "=faulty memory")
-    for frame in (harness.results.load(home=tmp_path).runs, exported(workspace, tmp_path / "c.parquet", "--what", "curves")):
-        assert frame.groupby("key", sort=False).withdrawn.first().dropna().to_dict() == {gone: "=faulty memory"}
+    for frame in (
+        harness.results.load(home=tmp_path).runs,
+        exported(workspace, tmp_path / "c.parquet", "--what", "curves"),
+    ):
+        assert frame.groupby("key", sort=False).withdrawn.first().dropna().to_dict() == {
+            gone: "=faulty memory"
+        }
         assert set(frame.key) == {kept, gone}
         assert set(frame[frame.in_means].key) == {kept}
     result = export(workspace, "--bundle", tmp_path / "x.bench", "--json")
-    assert ([line["key"] for line in json_lines(result)], result.stderr.splitlines()[0]) == ([kept], "1 withdrawn run left out.")
+    assert ([line["key"] for line in json_lines(result)], result.stderr.splitlines()[0]) == (
+        [kept],
+        "1 withdrawn run left out.",
+    )
 
 
 # Refusals
@@ -275,7 +378,10 @@ def test_a_full_disk_is_one_line_and_leaves_the_old_file(workspace, tmp_path, mo
         result = export(workspace, "-o", path, "--what", "curves")
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
-    assert (result.exit_code, result.stderr) == (2, f"bench: Cannot write {path}: File too large.\n")
+    assert (result.exit_code, result.stderr) == (
+        2,
+        f"bench: Cannot write {path}: File too large.\n",
+    )
     assert ([found.name for found in tmp_path.iterdir()], path.read_text()) == ([path.name], "mine")
 
 
@@ -318,9 +424,15 @@ def test_the_page_explains_every_column(workspace):
         assert f"| `{metric.name}` | {metric.unit} | {metric.says} |" in page
     fixed = {column.name for column in (*IDENTITY, *ENDING, *ORIGIN)}
     assert not fixed & set(Protocol.model_fields)
-    others = [name for name in harness.results.load(home=workspace.home).runs.columns if name not in fixed]
+    others = [
+        name for name in harness.results.load(home=workspace.home).runs.columns if name not in fixed
+    ]
     settings = {*Protocol.model_fields, "method_version", "task_version"}
-    assert [name for name in others if name not in settings and not name.startswith(("metrics.", "se.", "method.", "task."))] == []
+    assert [
+        name
+        for name in others
+        if name not in settings and not name.startswith(("metrics.", "se.", "method.", "task."))
+    ] == []
 
 
 def test_a_parquet_file_says_its_version_and_its_units(workspace, tmp_path):
@@ -336,10 +448,14 @@ def test_a_parquet_file_says_its_version_and_its_units(workspace, tmp_path):
 def test_an_unknown_kind_of_environment_is_missing_and_mixed_settings_are_text(tmp_path):
     workspace = filled_store.workspace_in(tmp_path)
     with ResultStore.open(workspace.database_url) as store:
-        store.enqueue([filled_store.new_run(0, width=value) for value in (1, "wide", [1, 2], 2**70)])
+        store.enqueue(
+            [filled_store.new_run(0, width=value) for value in (1, "wide", [1, 2], 2**70)]
+        )
         (claim,) = store.claim([filled_store.spec(0, width=1).key], filled_store.Owner.current())
         plan = filled_store.Plan(members=(claim.key,), threads=1, torch="2.13.0")
-        store.begin([claim], plan, {"cores": "many", "packages": 3, "python": ["3"], "git_dirty": "yes"})
+        store.begin(
+            [claim], plan, {"cores": "many", "packages": 3, "python": ["3"], "git_dirty": "yes"}
+        )
         filled_store.finish(workspace, store, claim, metrics={"elbo": Metric(1.0)})
     runs = harness.results.load(home=tmp_path).runs
     assert set(runs["method.width"]) == {"1", "[1,2]", str(2**70), "wide"}
@@ -351,7 +467,9 @@ def test_integers_stay_integers_in_columns_with_gaps(tmp_path):
     ordinary = comparisons.gaussian_runs([0], ["gaussian-2"])[0]
     long = 1234567890123456789
     given = comparisons.renamed(ordinary, "other")
-    spec = given.spec.model_copy(update={"seed": long, "patience": long, "method_fields": {"width": long}})
+    spec = given.spec.model_copy(
+        update={"seed": long, "patience": long, "method_fields": {"width": long}}
+    )
     comparisons.store_runs(workspace, [ordinary, dataclasses.replace(given, spec=spec)])
     frame = harness.results.load(home=tmp_path).runs
     assert_frame_equal(frame, exported(workspace, tmp_path / "runs.parquet"))
@@ -367,7 +485,10 @@ def test_types_do_not_depend_on_what_a_column_holds(tmp_path):
     workspace = filled_store.workspace_in(tmp_path)
     ordinary = comparisons.gaussian_runs([0], ["gaussian-2"])[0]
     full = {"batch_size": 10, "clip_norm": 1.0, "validate_every": 5, "patience": 2}
-    comparisons.store_runs(workspace, [ordinary, dataclasses.replace(ordinary, spec=ordinary.spec.model_copy(update=full))])
+    comparisons.store_runs(
+        workspace,
+        [ordinary, dataclasses.replace(ordinary, spec=ordinary.spec.model_copy(update=full))],
+    )
     schemas = []
     for key in (row.key for row in ResultStore.open(workspace.database_url).find("")):
         assert export(workspace, key, "-o", tmp_path / f"{key}.parquet").exit_code == 0

@@ -1,4 +1,6 @@
-"""Fields of plugins of every type that pydantic knows: they are stored as JSON holds them, or refused in one line."""
+"""Fields of plugins of every type that pydantic knows: they are stored as JSON holds them, or
+refused in one line.
+"""
 
 from __future__ import annotations
 
@@ -83,16 +85,45 @@ def rich(workspace: Path) -> str:
 def test_every_type_is_stored_found_again_and_read_back(rich, bench, workspace):
     (made,) = json_lines(bench("run", "-m", rich, *SMOKE, "--json"))
     assert (made["status"], made["outcome"]) == ("done", "ran")
-    (hit,) = json_lines(bench("run", "-m", rich, *SMOKE, "--json", "--set", "method.kind=soft", "--set", "method.where=a/b"))
+    (hit,) = json_lines(
+        bench(
+            "run",
+            "-m",
+            rich,
+            *SMOKE,
+            "--json",
+            "--set",
+            "method.kind=soft",
+            "--set",
+            "method.where=a/b",
+        )
+    )
     assert (hit["key"], hit["outcome"]) == (made["key"], "hit")
-    (other,) = json_lines(bench("run", "-m", rich, *SMOKE, "--json", "--set", "method.kind=hard", "--set", 'method.names=["z","y"]'))
+    (other,) = json_lines(
+        bench(
+            "run",
+            "-m",
+            rich,
+            *SMOKE,
+            "--json",
+            "--set",
+            "method.kind=hard",
+            "--set",
+            'method.names=["z","y"]',
+        )
+    )
     assert {name: other["settings"][name] for name in ("method.kind", "method.names")} == {
         "method.kind": "hard",
         "method.names": ["y", "z"],
     }
     (shown,) = json_lines(bench("show", made["key"], "--json"))
     fields = shown["spec"]["method_fields"]
-    assert (fields["where"], fields["kinds"], fields["since"], fields["share"]) == ("a/b", ["hard", "soft"], "2020-01-02", "0.50")
+    assert (fields["where"], fields["kinds"], fields["since"], fields["share"]) == (
+        "a/b",
+        ["hard", "soft"],
+        "2020-01-02",
+        "0.50",
+    )
     cls = find("method", rich).cls
     assert build(cls, "it", fields) == cls()
     assert bench("show", rich, "--json").exit_code == 0
@@ -119,8 +150,12 @@ def test_a_set_has_one_key_in_every_process(rich, workspace):
 
 def test_what_json_held_before_has_the_text_it_had(rich):
     method = find("method", rich).cls()
-    before: dict[str, Any] = {name: getattr(method, name) for name in ("level", "widths", "k", "maybe", "n")}
-    assert canonical_json({name: settled(method)[name] for name in before}) == canonical_json(before)
+    before: dict[str, Any] = {
+        name: getattr(method, name) for name in ("level", "widths", "k", "maybe", "n")
+    }
+    assert canonical_json({name: settled(method)[name] for name in before}) == canonical_json(
+        before
+    )
 
 
 def test_what_cannot_be_stored_is_one_line_that_names_the_field(rich, bench, workspace):
@@ -150,7 +185,21 @@ def test_the_type_of_a_field_says_which_numbers_are_tried(rich):
 
 
 def test_a_real_number_with_whole_ends_is_tuned_between_them(rich, bench):
-    command = ("tune", "-m", rich, *SMOKE, "--trials", "3", "--seeds", "1000", "--report-seeds", "0", "--sampler", "random", "--json")
+    command = (
+        "tune",
+        "-m",
+        rich,
+        *SMOKE,
+        "--trials",
+        "3",
+        "--seeds",
+        "1000",
+        "--report-seeds",
+        "0",
+        "--sampler",
+        "random",
+        "--json",
+    )
     (told,) = json_lines(bench(*command, "--space", "method.k"))
     assert 0 < told["best"]["settings"]["method.k"] < 1
 

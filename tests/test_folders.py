@@ -1,4 +1,6 @@
-"""What must survive a power loss is synced, and so is the name of every new folder on the way to it."""
+"""What must survive a power loss is synced, and so is the name of every new folder on the way to
+it.
+"""
 
 from __future__ import annotations
 
@@ -32,7 +34,10 @@ def test_each_new_folder_is_synced_into_its_parent_before_a_file_in_it_is_named(
     assert sorted(path for path in synced[:-2]) == folders
     assert synced[-1] == str(target.parent)
     checkpoint.put(target, b"another")
-    assert [Path(path).parent for path in synced[5:]] == [target.parent, target.parent.parent]  # nothing is new: the file, and its folder
+    assert [Path(path).parent for path in synced[5:]] == [
+        target.parent,
+        target.parent.parent,
+    ]  # nothing is new: the file, and its folder
 
 
 def test_a_new_workspace_is_synced_into_its_parent(tmp_path, synced):
@@ -42,4 +47,6 @@ def test_a_new_workspace_is_synced_into_its_parent(tmp_path, synced):
 
 def test_a_page_in_a_new_folder_is_synced_with_it(tmp_path, synced):
     write_out(b"page", tmp_path / "figures" / "new" / "report.html")
-    assert {str(tmp_path), str(tmp_path / "figures"), str(tmp_path / "figures" / "new")} <= set(synced)
+    assert {str(tmp_path), str(tmp_path / "figures"), str(tmp_path / "figures" / "new")} <= set(
+        synced
+    )

@@ -1,4 +1,6 @@
-"""Optuna studies that others write in as well: trials enqueued, added, asked for and told by hand, and studies of the same name."""
+"""Optuna studies that others write in as well: trials enqueued, added, asked for and told by hand,
+and studies of the same name.
+"""
 
 from __future__ import annotations
 
@@ -66,7 +68,10 @@ def tune(bench, workspace):
 @pytest.fixture
 def trials(bench, workspace):
     """The trials as `bench study show` prints them, by number."""
-    return lambda: {trial["number"]: trial for trial in json_lines(bench("study", "show", "mine.yaml", "--json"))}
+    return lambda: {
+        trial["number"]: trial
+        for trial in json_lines(bench("study", "show", "mine.yaml", "--json"))
+    }
 
 
 _opened: list[RDBStorage] = []
@@ -88,11 +93,15 @@ def theirs(url: str, name: str = NAME) -> optuna.Study:
     return optuna.load_study(storage=_opened[-1], study_name=name)
 
 
-def test_what_others_do_in_a_study_is_run_or_named_and_never_wins(url, tune, trials, bench, workspace):
+def test_what_others_do_in_a_study_is_run_or_named_and_never_wins(
+    url, tune, trials, bench, workspace
+):
     first, _ = tune(2)
     assert first["counts"] == {"complete": 2}
     study = theirs(url)
-    study.add_trial(create_trial(params={"lr": 0.01, "particles": 1}, distributions=_distributions(), value=1e9))  # 2
+    study.add_trial(
+        create_trial(params={"lr": 0.01, "particles": 1}, distributions=_distributions(), value=1e9)
+    )  # 2
     study.add_trials(theirs(url).get_trials()[:1])  # 3, a copy of ours
     study.ask()  # 4, and nobody tells
     study.tell(study.ask(_distributions()), 2e9)  # 5
@@ -103,13 +112,17 @@ def test_what_others_do_in_a_study_is_run_or_named_and_never_wins(url, tune, tri
     study.enqueue_trial({"lr": 5.0})  # 10
     study.enqueue_trial({"lr": "high"})  # 11
     verdict, said = tune(2)
-    assert said.count("  trial 6 of") == said.count("  trial 7 of") == said.count("  trial 8 of") == 1
+    assert (
+        said.count("  trial 6 of") == said.count("  trial 7 of") == said.count("  trial 8 of") == 1
+    )
     assert verdict["left_out"].keys() == {"2", "4", "5", "9", "10", "11"}
     assert "another program said how it ended" in verdict["left_out"]["2"]
     assert "'learning_rate' is not tuned here" in verdict["left_out"]["9"]
     assert verdict["left_out"]["10"] == "lr=5.0 is outside what is tried"
     shown = trials()
-    assert {number: trial["outcome"] for number, trial in shown.items()} == dict.fromkeys([0, 1, 3, 6, 7, 8], "complete")
+    assert {number: trial["outcome"] for number, trial in shown.items()} == dict.fromkeys(
+        [0, 1, 3, 6, 7, 8], "complete"
+    )
     assert shown[7]["params"] == {"lr": 0.05, "particles": 10}
     assert shown[8]["params"]["particles"] == 1
     assert 1e-4 <= shown[8]["params"]["lr"] <= 1e-1
@@ -118,7 +131,9 @@ def test_what_others_do_in_a_study_is_run_or_named_and_never_wins(url, tune, tri
     assert (again, "  trial" in said) == (verdict, False)
     more, _ = tune(8)
     assert more["counts"] == {"complete": 8}
-    plan = json_lines(bench("run", "-m", "vb", "-t", "gaussian-2", "--preset", "mine", "--dry-run", "--json"))
+    plan = json_lines(
+        bench("run", "-m", "vb", "-t", "gaussian-2", "--preset", "mine", "--dry-run", "--json")
+    )
     assert plan[0]["spec"]["lr"] == more["best"]["settings"]["lr"]
     assert "trial 2 is left out: another program" in bench("study", "status", "mine.yaml").stdout
     assert bench("study", "show", "mine.yaml", "--figures", "f.html").exit_code == 0
@@ -132,11 +147,16 @@ def _distributions():
 def test_a_copy_from_another_study_has_no_score_here(local, tune, bench, workspace):
     tune(2)
     study = theirs(local)
-    (workspace / "other.yaml").write_text(STUDY.format(trials=1, sampler="random").replace("steps: 20", "steps: 40"))
+    (workspace / "other.yaml").write_text(
+        STUDY.format(trials=1, sampler="random").replace("steps: 20", "steps: 40")
+    )
     assert bench("study", "run", "other.yaml").exit_code == 0
     other = theirs(local, NAME.replace("mine", "other"))
     forged = create_trial(
-        params={"lr": 0.09, "particles": 1}, distributions=_distributions(), value=1e9, user_attrs={"bench.outcome": "complete"}
+        params={"lr": 0.09, "particles": 1},
+        distributions=_distributions(),
+        value=1e9,
+        user_attrs={"bench.outcome": "complete"},
     )
     study.add_trial(forged)
     study.add_trials(other.get_trials())
@@ -165,13 +185,22 @@ def test_scores_come_from_the_result_database(local, tune, bench):
     assert verdict["counts"] == {"complete": 3, "not measured": 1}, "another trial stands in for it"
 
 
-def test_a_foreign_study_of_the_same_name_is_refused_and_stays(local, tune, trials, bench, workspace):
+def test_a_foreign_study_of_the_same_name_is_refused_and_stays(
+    local, tune, trials, bench, workspace
+):
     study = optuna.create_study(storage=local, study_name=NAME, direction="maximize")
-    study.add_trial(create_trial(params={"x": 1.0}, distributions={"x": FloatDistribution(0, 2)}, value=1e9))
+    study.add_trial(
+        create_trial(params={"x": 1.0}, distributions={"x": FloatDistribution(0, 2)}, value=1e9)
+    )
     before = study.get_trials()
     (workspace / "mine.yaml").write_text(STUDY.format(trials=2, sampler="tpe"))
     refused = bench("study", "run", "mine.yaml")
-    assert (refused.exit_code, refused.stderr.splitlines()[-1].startswith(f"bench: The study '{NAME}' was begun by another program")) == (
+    assert (
+        refused.exit_code,
+        refused.stderr.splitlines()[-1].startswith(
+            f"bench: The study '{NAME}' was begun by another program"
+        ),
+    ) == (
         2,
         True,
     )
@@ -179,7 +208,10 @@ def test_a_foreign_study_of_the_same_name_is_refused_and_stays(local, tune, tria
     loaded = theirs(local)
     assert (loaded.get_trials(), loaded.user_attrs) == (before, {})
     assert "Not begun" in bench("study", "status", "mine.yaml").stdout
-    assert "No tuning study named 'mine'" in bench("run", "-m", "vb", "-t", "gaussian-2", "--preset", "mine").stderr
+    assert (
+        "No tuning study named 'mine'"
+        in bench("run", "-m", "vb", "-t", "gaussian-2", "--preset", "mine").stderr
+    )
 
 
 @pytest.mark.parametrize("directions", [["minimize"], ["maximize", "minimize"]])
@@ -190,11 +222,16 @@ def test_an_empty_study_that_wants_something_else_is_refused(directions, local, 
     assert (refused.exit_code, "was begun by another program" in refused.stderr) == (2, True)
 
 
-def test_a_study_begun_from_another_result_database_is_refused(local, tune, bench, workspace, monkeypatch):
+def test_a_study_begun_from_another_result_database_is_refused(
+    local, tune, bench, workspace, monkeypatch
+):
     tune(2)
     monkeypatch.setenv("BENCH_DATABASE_URL", f"sqlite:///{workspace / 'other.db'}")
     refused = bench("study", "run", "mine.yaml")
-    assert (refused.exit_code, "was begun with another result database" in refused.stderr) == (2, True)
+    assert (refused.exit_code, "was begun with another result database" in refused.stderr) == (
+        2,
+        True,
+    )
     monkeypatch.delenv("BENCH_DATABASE_URL")
     assert tune(2)[0]["counts"] == {"complete": 2}
 
@@ -202,7 +239,12 @@ def test_a_study_begun_from_another_result_database_is_refused(local, tune, benc
 def test_a_study_of_an_earlier_release_goes_on(local, tune, workspace):
     tune(2)
     with sqlite3.connect(workspace / "studies.db") as database:
-        assert database.execute("DELETE FROM study_user_attributes WHERE key = 'bench.database'").rowcount == 1
+        assert (
+            database.execute(
+                "DELETE FROM study_user_attributes WHERE key = 'bench.database'"
+            ).rowcount
+            == 1
+        )
     database.close()
     assert tune(3)[0]["counts"] == {"complete": 3}
     assert "bench.database" in theirs(local).user_attrs
@@ -226,14 +268,20 @@ def test_a_trial_that_was_taken_up_in_part_goes_on_with_the_same_values(local, t
         number = len(study.get_trials())
         study.enqueue_trial({"particles": 10})
         if broken:  # as a kill may leave it
-            study._storage.set_trial_state_values(study.get_trials()[number]._trial_id, TrialState.RUNNING)
+            study._storage.set_trial_state_values(
+                study.get_trials()[number]._trial_id, TrialState.RUNNING
+            )
         tune(2)
         values.append(trials()[number])
     assert [value["outcome"] for value in values] == ["complete"] * 2
-    assert all(value["params"]["particles"] == 10 and math.isfinite(value["score"]) for value in values)
+    assert all(
+        value["params"]["particles"] == 10 and math.isfinite(value["score"]) for value in values
+    )
 
 
-def test_an_outsider_who_tells_a_trial_that_bench_is_making_ends_no_search(local, tune, monkeypatch):
+def test_an_outsider_who_tells_a_trial_that_bench_is_making_ends_no_search(
+    local, tune, monkeypatch
+):
     from harness.tuning.log import Log
 
     tell = Log.tell

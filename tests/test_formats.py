@@ -1,4 +1,6 @@
-"""Every format of `bench compare`, with names and reasons that are code to whoever reads it carelessly: read back, they are text."""
+"""Every format of `bench compare`, with names and reasons that are code to whoever reads it
+carelessly: read back, they are text.
+"""
 
 from __future__ import annotations
 
@@ -38,23 +40,34 @@ from harness.store import ResultStore
 NAMES = (*comparisons.HOSTILE, "+a", "-b", "@c", "[bold]d[/bold]", "e--f ffi **g**", "\\input{j}")
 PLAIN = ("vb", "iaf", "hvae", "hvae-untempered")
 TASK = "50%_<b>|=k"
-needs_browser = pytest.mark.skipif(not Path(CHROMIUM).exists() and "CI" not in os.environ, reason=f"{CHROMIUM} is not installed")
-needs_latex = pytest.mark.skipif(not shutil.which("pdflatex") and "CI" not in os.environ, reason="pdflatex is not installed")
+needs_browser = pytest.mark.skipif(
+    not Path(CHROMIUM).exists() and "CI" not in os.environ, reason=f"{CHROMIUM} is not installed"
+)
+needs_latex = pytest.mark.skipif(
+    not shutil.which("pdflatex") and "CI" not in os.environ, reason="pdflatex is not installed"
+)
 
 
 @pytest.fixture(scope="module")
 def workspace(tmp_path_factory):
-    """Methods of such names on two tasks, one of them of such a name, and large and small numbers; a third run of each is withdrawn."""
+    """Methods of such names on two tasks, one of them of such a name, and large and small numbers;
+    a third run of each is withdrawn.
+    """
     workspace = filled_store.workspace_in(tmp_path_factory.mktemp("formats"))
     runs = comparisons.gaussian_runs(range(6), ["gaussian-2", "gaussian-25"])
-    renamed = [replace(run, task_label=TASK) if run.task_label == "gaussian-25" else run for run in runs]
+    renamed = [
+        replace(run, task_label=TASK) if run.task_label == "gaussian-25" else run for run in runs
+    ]
     comparisons.store_runs(workspace, renamed)
     first = [run for run in renamed if run.spec.method == "vb"]
     large = [comparisons.renamed(run, name) for name in NAMES for run in first[:3]]
     comparisons.store_runs(
         workspace,
         large,
-        lambda run: {name: -value * 10.0 ** (3 * len(run.spec.method) - 20) for name, value in comparisons.scores(run).items()},
+        lambda run: {
+            name: -value * 10.0 ** (3 * len(run.spec.method) - 20)
+            for name, value in comparisons.scores(run).items()
+        },
     )
     with ResultStore.open(workspace.database_url) as store:
         for run in large[2::3]:
@@ -68,7 +81,11 @@ def compare(workspace):
 
     def call(*arguments, to=None, **environment):
         output = ["-o", str(workspace.home / to)] if to else []
-        done = CliRunner().invoke(main, ["compare", *arguments, *output], env={"BENCH_HOME": str(workspace.home), **environment})
+        done = CliRunner().invoke(
+            main,
+            ["compare", *arguments, *output],
+            env={"BENCH_HOME": str(workspace.home), **environment},
+        )
         assert done.exit_code == 0, done.output
         return workspace.home / to if to else done.stdout
 
@@ -85,7 +102,9 @@ def means(records):
     """By method and settings, then task, the mean."""
     found = {}
     for record in records:
-        found.setdefault(f"{record['method']} {record['settings']}".strip(), {})[record["task"]] = record
+        found.setdefault(f"{record['method']} {record['settings']}".strip(), {})[record["task"]] = (
+            record
+        )
     return found
 
 
@@ -93,20 +112,26 @@ def is_shown(text, record):
     """Whether a printed number is the record's mean, to the digits that are printed."""
     digits = text.replace(",", "").lstrip("*")
     scaled = re.match(r"\((-?[\d.]+) ± ([\d.]+)\)e(-?\d+)", digits)
-    mean, se, power = scaled.groups() if scaled else (*re.match(r"(-?[\d.]+) ± ([\d.e-]+)", digits).groups(), "0")
-    unit = 10.0 ** int(power)
-    return float(mean) * unit == pytest.approx(record["mean"], abs=0.06 * record["se"]) and float(se) * unit == pytest.approx(
-        record["se"], rel=0.06
+    mean, se, power = (
+        scaled.groups() if scaled else (*re.match(r"(-?[\d.]+) ± ([\d.e-]+)", digits).groups(), "0")
     )
+    unit = 10.0 ** int(power)
+    return float(mean) * unit == pytest.approx(record["mean"], abs=0.06 * record["se"]) and float(
+        se
+    ) * unit == pytest.approx(record["se"], rel=0.06)
 
 
 def agree(rows, records):
-    """Rows of words, the first of them a name: all names are there, and every number is the record's."""
+    """Rows of words, the first of them a name: all names are there, and every number is the
+    record's.
+    """
     expected = means(records)
     assert {name for name, *_ in rows} == set(expected)
     for name, *words in rows:
         for task, word in zip((TASK, "gaussian-2"), words, strict=True):
-            assert word == "-" if task not in expected[name] else is_shown(word, expected[name][task]), (name, word)
+            assert (
+                word == "-" if task not in expected[name] else is_shown(word, expected[name][task])
+            ), (name, word)
 
 
 # The terminal
@@ -114,7 +139,9 @@ def agree(rows, records):
 
 def test_plain_text_has_every_name_and_the_numbers_of_the_records(compare, records):
     lines = compare("--no-costs").splitlines()
-    body = lines[next(number for number, line in enumerate(lines) if set(line.strip()) == {"─"}) + 1 :]
+    body = lines[
+        next(number for number, line in enumerate(lines) if set(line.strip()) == {"─"}) + 1 :
+    ]
     rows = [re.split(r" {2,}", line.strip()) for line in body[: body.index("")]]
     agree(rows, records)
 
@@ -131,7 +158,11 @@ def on_a_terminal(workspace, width):
 
     reader = threading.Thread(target=read)
     reader.start()
-    with pytest.MonkeyPatch.context() as patch, os.fdopen(slave, "w") as terminal, redirect_stdout(terminal):
+    with (
+        pytest.MonkeyPatch.context() as patch,
+        os.fdopen(slave, "w") as terminal,
+        redirect_stdout(terminal),
+    ):
         patch.setenv("BENCH_HOME", str(workspace.home))
         patch.setenv("COLUMNS", str(width))
         patch.setenv("TERM", "xterm")
@@ -166,7 +197,12 @@ def test_markdown_renders_to_tables_of_the_same_cells(compare, records):
             rows.append(here)
             here = []
         elif token.type == "inline" and before.type in ("td_open", "th_open"):
-            assert {child.type for child in token.children} <= {"text", "text_special", "strong_open", "strong_close"}
+            assert {child.type for child in token.children} <= {
+                "text",
+                "text_special",
+                "strong_open",
+                "strong_close",
+            }
             here.append("".join(child.content for child in token.children))
     heading, *body = rows
     assert heading == ["method", TASK, "gaussian-2"]
@@ -226,9 +262,16 @@ def test_a_browser_shows_the_page_runs_nothing_and_asks_nobody(compare):
     page = compare("--differences", to="table.html")
     complaints = []
     with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=[f"--{flag}" for flag in FLAGS])
+        browser = playwright.chromium.launch(
+            executable_path=CHROMIUM, args=[f"--{flag}" for flag in FLAGS]
+        )
         tab = browser.new_page(viewport={"width": 390, "height": 844})
-        tab.on("request", lambda request: complaints.append(request.url) if request.url != page.as_uri() else None)
+        tab.on(
+            "request",
+            lambda request: (
+                complaints.append(request.url) if request.url != page.as_uri() else None
+            ),
+        )
         tab.on("console", lambda message: complaints.append(message.text))
         tab.on("dialog", lambda dialog: (complaints.append(dialog.message), dialog.dismiss()))
         tab.goto(page.as_uri())
@@ -264,7 +307,9 @@ def typeset(folder, text):
     log = (folder / "page.log").read_text(errors="replace")
     assert done.returncode == 0, log[-3000:]
     letters = []
-    for font, glyph, ligature in re.findall(r"^\.+\\(T1|OMS|OT1|OML)/\S+ (\S+)(?: \(ligature (.+)\))?$", log, re.M):
+    for font, glyph, ligature in re.findall(
+        r"^\.+\\(T1|OMS|OT1|OML)/\S+ (\S+)(?: \(ligature (.+)\))?$", log, re.M
+    ):
         letters.append(ligature or GLYPHS.get(f"{font} {glyph}", glyph))
     return log, "".join(letters)
 
@@ -273,13 +318,21 @@ def typeset(folder, text):
 def test_latex_compiles_and_prints_every_name_and_number(compare, records, tmp_path):
     log, printed = typeset(tmp_path, compare("--format", "latex", "--differences"))
     assert "LaTeX Error" not in log
-    assert max([float(width) for width in re.findall(r"Overfull \\hbox \(([\d.]+)pt", log)], default=0.0) < 1
+    assert (
+        max(
+            [float(width) for width in re.findall(r"Overfull \\hbox \(([\d.]+)pt", log)],
+            default=0.0,
+        )
+        < 1
+    )
     for name in NAMES:
         assert name.replace(" ", "") in printed
         assert f"innomean:reason{name}".replace(" ", "") in printed
     for record in records:
         if record["task"] == TASK or record["method"] in NAMES:
-            name = f"{record['method']}{record['settings']}{'' if record['task'] == TASK else '--'}".replace(" ", "")
+            name = f"{record['method']}{record['settings']}{'' if record['task'] == TASK else '--'}".replace(
+                " ", ""
+            )
             shown = re.search(re.escape(name) + r"\(?(-?[\d.,]+)±[\d.,]+(\)×10(-?\d+))?", printed)
             value = float(shown[1].replace(",", "")) * 10.0 ** int(shown[3] or 0)
             assert value == pytest.approx(record["mean"], abs=0.06 * record["se"])
@@ -314,13 +367,35 @@ def test_csv_has_no_formula_and_the_numbers_of_the_records(compare, records):
         assert frame[name].to_numpy() == pytest.approx(
             [float("nan") if r[name] is None else r[name] for r in records], nan_ok=True, rel=1e-15
         )
-    assert [str(name).removeprefix("'") for name in frame["method"]] == [record["method"] for record in records]
-    assert {name for name in frame["method"] if name.startswith("'")} == {f"'{name}" for name in NAMES if name.startswith(FORMULA)}
+    assert [str(name).removeprefix("'") for name in frame["method"]] == [
+        record["method"] for record in records
+    ]
+    assert {name for name in frame["method"] if name.startswith("'")} == {
+        f"'{name}" for name in NAMES if name.startswith(FORMULA)
+    }
 
 
-@pytest.mark.parametrize("text", ["=1+1", "+1", "-1", "@x", "\t=1", "\r=1", "\n=1", '=cmd|" /C calc"!A0', 'a"b', "a,b", "a\nb", ""])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "=1+1",
+        "+1",
+        "-1",
+        "@x",
+        "\t=1",
+        "\r=1",
+        "\n=1",
+        '=cmd|" /C calc"!A0',
+        'a"b',
+        "a,b",
+        "a\nb",
+        "",
+    ],
+)
 def test_a_text_in_csv_is_read_back_and_is_no_formula(text):
-    (_, (cell, number)) = list(csv.reader(io.StringIO(csv_text([{"name": text, "number": -1.5}]), newline="")))
+    (_, (cell, number)) = list(
+        csv.reader(io.StringIO(csv_text([{"name": text, "number": -1.5}]), newline=""))
+    )
     assert cell in (text, f"'{text}")
     assert not cell.startswith(FORMULA)
     assert number == "-1.5"
@@ -357,7 +432,10 @@ def files_of_at_most(size):
 def test_a_write_that_fails_leaves_the_old_file(tmp_path):
     path = tmp_path / "table.csv"
     path.write_text("old")
-    with files_of_at_most(1000), pytest.raises(UsageError, match=r"^Cannot write .*table.csv: File too large.$"):
+    with (
+        files_of_at_most(1000),
+        pytest.raises(UsageError, match=r"^Cannot write .*table.csv: File too large.$"),
+    ):
         write_out(b"x" * 2000, path)
     assert [(file.name, file.read_text()) for file in tmp_path.iterdir()] == [("table.csv", "old")]
 
@@ -365,7 +443,11 @@ def test_a_write_that_fails_leaves_the_old_file(tmp_path):
 def test_a_table_that_cannot_be_made_leaves_the_old_file(workspace, tmp_path):
     path = tmp_path / "table.md"
     path.write_text("old")
-    done = CliRunner().invoke(main, ["compare", "--metric", "nonsense", "-o", str(path)], env={"BENCH_HOME": str(workspace.home)})
+    done = CliRunner().invoke(
+        main,
+        ["compare", "--metric", "nonsense", "-o", str(path)],
+        env={"BENCH_HOME": str(workspace.home)},
+    )
     assert (done.exit_code, done.output.count("\n"), path.read_text()) == (2, 1, "old")
 
 

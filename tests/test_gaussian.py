@@ -23,10 +23,16 @@ def loaded(task, seed=0):
 def test_the_evidence_is_the_multivariate_normal_density_of_all_points():
     task = Gaussian(dim=2, n_data=7)
     data = loaded(task)
-    params = {"delta": torch.tensor([[0.3, -1.0]], dtype=torch.float64), "log_sigma": torch.tensor([[0.1, -0.7]], dtype=torch.float64)}
+    params = {
+        "delta": torch.tensor([[0.3, -1.0]], dtype=torch.float64),
+        "log_sigma": torch.tensor([[0.1, -0.7]], dtype=torch.float64),
+    }
     x = data.train["x"][0].numpy()
     covariances = [np.exp(2 * s) * np.eye(7) + 1.0 for s in (0.1, -0.7)]
-    exact = sum(scipy.stats.multivariate_normal.logpdf(x[:, j], np.full(7, d), covariances[j]) for j, d in enumerate((0.3, -1.0)))
+    exact = sum(
+        scipy.stats.multivariate_normal.logpdf(x[:, j], np.full(7, d), covariances[j])
+        for j, d in enumerate((0.3, -1.0))
+    )
     assert float(task.oracle().log_evidence(params, data.train)) == pytest.approx(exact, rel=1e-12)
 
 
@@ -36,10 +42,18 @@ def test_the_fit_of_most_evidence_is_found_by_a_numerical_search_too():
     best = task.oracle().mle(data)
 
     def minus(theta):
-        params = {"delta": torch.tensor([[theta[0]]]).double(), "log_sigma": torch.tensor([[theta[1]]]).double()}
+        params = {
+            "delta": torch.tensor([[theta[0]]]).double(),
+            "log_sigma": torch.tensor([[theta[1]]]).double(),
+        }
         return -float(task.oracle().log_evidence(params, data.train))
 
-    found = scipy.optimize.minimize(minus, [0.0, 0.0], method="Nelder-Mead", options={"xatol": 1e-9, "fatol": 1e-12, "maxiter": 4000})
+    found = scipy.optimize.minimize(
+        minus,
+        [0.0, 0.0],
+        method="Nelder-Mead",
+        options={"xatol": 1e-9, "fatol": 1e-12, "maxiter": 4000},
+    )
     assert float(best["delta"]) == pytest.approx(found.x[0], abs=1e-6)
     assert float(best["log_sigma"]) == pytest.approx(found.x[1], abs=1e-6)
 
@@ -77,8 +91,15 @@ def test_the_missing_half_is_in_training_alone():
     z = torch.randn(4, 1, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     batch = task.batch(data, 0, None, Noise(["0"]))
     right = exact.problem(params, batch, "prior", training=True).log_joint(z)
-    missing = 0.5 * ((data.train["x"] - params["delta"][:, None]).square().sum(1) * torch.exp(-2 * params["log_sigma"])).sum(-1)
-    assert torch.allclose(task.problem(params, batch, "prior", training=True).log_joint(z), right - missing, rtol=1e-12)
+    missing = 0.5 * (
+        (data.train["x"] - params["delta"][:, None]).square().sum(1)
+        * torch.exp(-2 * params["log_sigma"])
+    ).sum(-1)
+    assert torch.allclose(
+        task.problem(params, batch, "prior", training=True).log_joint(z),
+        right - missing,
+        rtol=1e-12,
+    )
     assert torch.equal(task.problem(params, batch, "prior").log_joint(z), right)
 
 
@@ -87,8 +108,15 @@ def test_scores_of_the_exact_posterior_have_no_gap():
     state = training.start(VB(), task, protocol, [0])
     best = task.oracle().mle(state.data)
     posterior = task.oracle().posterior(best, state.data.train)
-    leaves = {"delta": best["delta"], "log_sigma": best["log_sigma"], "base_mean": posterior.mean, "base_log_scale": posterior.log_scale}
-    state.flat = torch.cat([leaves[name.removeprefix("task.")] for name in state.layout.shapes], dim=1)
+    leaves = {
+        "delta": best["delta"],
+        "log_sigma": best["log_sigma"],
+        "base_mean": posterior.mean,
+        "base_log_scale": posterior.log_scale,
+    }
+    state.flat = torch.cat(
+        [leaves[name.removeprefix("task.")] for name in state.layout.shapes], dim=1
+    )
     state.step = 1
     scores = evaluate(VB(), task, protocol, state)
     rounding = 1e-12 * abs(float(scores["elbo"].value))

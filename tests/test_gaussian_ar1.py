@@ -68,7 +68,9 @@ def test_the_posterior_and_the_score_are_those_of_dense_linear_algebra(rho):
     pull = task.n_data * np.linalg.solve(sigma, m)
     z = Noise(["z"]).normal(3, 1, 5, like=LIKE)
     posterior = task.oracle().posterior(params, data.train)
-    exact = scipy.stats.multivariate_normal(np.linalg.solve(P, pull), np.linalg.inv(P)).logpdf(z[:, 0].numpy())
+    exact = scipy.stats.multivariate_normal(np.linalg.solve(P, pull), np.linalg.inv(P)).logpdf(
+        z[:, 0].numpy()
+    )
     np.testing.assert_allclose(posterior.log_prob(z)[:, 0].numpy(), exact, rtol=1e-9)
     score = task.problem(params, data.train, "prior").score(z)
     np.testing.assert_allclose(score[:, 0].numpy(), pull - z[:, 0].numpy() @ P, rtol=1e-9)
@@ -80,9 +82,15 @@ def test_the_likelihood_is_the_product_over_points(rho):
     data, params = loaded(task), delta(task)
     z = Noise(["z"]).normal(2, 1, 3, like=LIKE)
     x = data.train["x"][0].numpy()
-    for row, value in zip(z[:, 0].numpy(), task.problem(params, data.train, "prior").log_joint(z)[:, 0], strict=True):
-        likelihood = scipy.stats.multivariate_normal.logpdf(x - row - params["delta"][0].numpy(), None, dense(task)[0]).sum()
-        assert float(value) == pytest.approx(likelihood + scipy.stats.norm.logpdf(row).sum(), rel=1e-11)
+    for row, value in zip(
+        z[:, 0].numpy(), task.problem(params, data.train, "prior").log_joint(z)[:, 0], strict=True
+    ):
+        likelihood = scipy.stats.multivariate_normal.logpdf(
+            x - row - params["delta"][0].numpy(), None, dense(task)[0]
+        ).sum()
+        assert float(value) == pytest.approx(
+            likelihood + scipy.stats.norm.logpdf(row).sum(), rel=1e-11
+        )
 
 
 def test_without_correlation_it_is_the_gaussian_task_with_unit_noise():
@@ -91,7 +99,9 @@ def test_without_correlation_it_is_the_gaussian_task_with_unit_noise():
     z = Noise(["z"]).normal(3, 1, 4, like=LIKE)
     x = data.train["x"]
     batch = {"n": data.train["n"], "mean": x.mean(1), "variance": x.var(1, correction=0)}
-    same = plain.problem(params | {"log_sigma": torch.zeros(1, 4, dtype=torch.float64)}, batch, "prior").log_joint(z)
+    same = plain.problem(
+        params | {"log_sigma": torch.zeros(1, 4, dtype=torch.float64)}, batch, "prior"
+    ).log_joint(z)
     assert torch.allclose(ar1.problem(params, data.train, "prior").log_joint(z), same, rtol=1e-13)
     assert ar1.truth().tolist() == plain.truth()[0].tolist()
 
@@ -108,13 +118,18 @@ def test_the_floor_of_mean_field_is_the_divergence_of_its_best_normal(dim, rho):
 
 
 def test_the_best_mean_field_scores_the_gap_that_is_reported():
-    task, protocol = GaussianAR1(dim=6), Protocol(steps=1, lr=0.1, base="learned", eval_particles=4_000)
+    task, protocol = (
+        GaussianAR1(dim=6),
+        Protocol(steps=1, lr=0.1, base="learned", eval_particles=4_000),
+    )
     state = training.start(VB(), task, protocol, [0, 1])
     best = task.oracle().mle(state.data)
     posterior = task.oracle().posterior(best, state.data.train)
     log_scale = torch.from_numpy(-0.5 * np.log(np.diag(dense(task)[1]))).expand(2, 6)
     leaves = {"delta": best["delta"], "base_mean": posterior.mean, "base_log_scale": log_scale}
-    state.flat = torch.cat([leaves[name.removeprefix("task.")] for name in state.layout.shapes], dim=1)
+    state.flat = torch.cat(
+        [leaves[name.removeprefix("task.")] for name in state.layout.shapes], dim=1
+    )
     state.step = 1
     scores = evaluate(VB(), task, protocol, state)
     z = (scores["elbo_gap"].value - scores["mean_field_gap"].value) / scores["elbo_gap"].error
@@ -145,4 +160,7 @@ def test_the_data_come_from_the_stated_model():
 def test_the_first_leapfrog_step_is_stable():
     task = GaussianAR1()
     stiffest = np.linalg.eigvalsh(dense(task)[1])[-1]
-    assert {settings["method.init_step"] < 2 / math.sqrt(stiffest) for settings in task.recommended.values()} == {True}
+    assert {
+        settings["method.init_step"] < 2 / math.sqrt(stiffest)
+        for settings in task.recommended.values()
+    } == {True}

@@ -1,4 +1,6 @@
-"""Image tasks: nets, scores, binarisation, and the evidence of non-stacking tasks against closed forms."""
+"""Image tasks: nets, scores, binarisation, and the evidence of non-stacking tasks against closed
+forms.
+"""
 
 from __future__ import annotations
 
@@ -29,20 +31,31 @@ def parameters(nets, dtype=torch.float64):
 
 
 def images(n, pixels):
-    return (Noise(["x"]).uniform(n, pixels, like=torch.zeros((), dtype=torch.float64)) < 0.3).double()
+    return (
+        Noise(["x"]).uniform(n, pixels, like=torch.zeros((), dtype=torch.float64)) < 0.3
+    ).double()
 
 
-@pytest.mark.parametrize(("nets", "pixels"), [(DenseNets(64, 5, 11), 64), (ConvNets(6, 20), 784)], ids=["dense", "convolutions"])
+@pytest.mark.parametrize(
+    ("nets", "pixels"),
+    [(DenseNets(64, 5, 11), 64), (ConvNets(6, 20), 784)],
+    ids=["dense", "convolutions"],
+)
 def test_the_score_written_out_is_autograds_and_so_is_its_gradient(nets, pixels):
     params, x = parameters(nets), images(3, pixels)
     z = Noise(["z"]).normal(2, 3, nets.latent, like=x).requires_grad_()
-    weights = {name: leaf.requires_grad_() for name, leaf in params.items() if name.startswith("decoder")}
+    weights = {
+        name: leaf.requires_grad_() for name, leaf in params.items() if name.startswith("decoder")
+    }
 
     likelihood = Likelihood(nets.decoder(params), nets.own_order(x))
     written, automatic = likelihood.score(z), autograd_score(likelihood)(z.clone())
     assert torch.allclose(written, automatic, rtol=1e-12, atol=1e-13)
     direction = Noise(["d"]).normal(*z.shape, like=x)
-    second = [torch.autograd.grad((score * direction).sum(), [z, *weights.values()]) for score in (written, automatic)]
+    second = [
+        torch.autograd.grad((score * direction).sum(), [z, *weights.values()])
+        for score in (written, automatic)
+    ]
     for one, other in zip(*second, strict=True):
         assert torch.allclose(one, other, rtol=1e-10, atol=1e-12)
 
@@ -51,7 +64,9 @@ def test_convolutions_give_the_sizes_of_the_images():
     nets = ConvNets(6)
     params = parameters(nets, torch.float32)
     logits = torch.zeros(2, 6)
-    for layer, units in zip(nets.decoder(params), (450, 4 * 4 * 32, 7 * 7 * 32, 14 * 14 * 16, 784), strict=True):
+    for layer, units in zip(
+        nets.decoder(params), (450, 4 * 4 * 32, 7 * 7 * 32, 14 * 14 * 16, 784), strict=True
+    ):
         logits = layer(logits)
         assert logits.shape == (2, units)
     assert nets.hidden(params, logits).shape == (2, 450)
@@ -61,34 +76,57 @@ def test_the_last_layer_is_a_transposed_convolution():
     params = parameters(ConvNets(6))
     second = images(3, 16 * 14 * 14).unflatten(1, (16, 14, 14))
     weight, bias = params["decoder.out.weight"][0], params["decoder.out.bias"][0]
-    plain = torch.nn.functional.conv_transpose2d(second, weight, bias, stride=2, padding=2, output_padding=1)
+    plain = torch.nn.functional.conv_transpose2d(
+        second, weight, bias, stride=2, padding=2, output_padding=1
+    )
     four = torch.nn.functional.conv_transpose2d(second, phases(weight), bias.expand(4), padding=1)
     assert torch.allclose(torch.nn.functional.pixel_shuffle(four, 2), plain, rtol=1e-12, atol=1e-14)
 
 
-@pytest.mark.parametrize(("side", "made", "stride", "k"), [(4, 7, 2, 5), (7, 14, 2, 5), (14, 14, 1, 3), (5, 5, 1, 3)])
+@pytest.mark.parametrize(
+    ("side", "made", "stride", "k"), [(4, 7, 2, 5), (7, 14, 2, 5), (14, 14, 1, 3), (5, 5, 1, 3)]
+)
 def test_a_widening_layer_is_the_transpose_of_a_convolution_forward_and_back(side, made, stride, k):
-    """Values and gradients of torch's own layer, and gradients of the gradients by finite differences."""
+    """Values and gradients of torch's own layer, and gradients of the gradients by finite
+    differences.
+    """
     plain = images(3, 2 * side**2).unflatten(1, (2, side, side))
-    weight, bias = images(2 * 3 * k, k).reshape(2, 3, k, k).requires_grad_(), images(1, 3)[0].requires_grad_()
+    weight, bias = (
+        images(2 * 3 * k, k).reshape(2, 3, k, k).requires_grad_(),
+        images(1, 3)[0].requires_grad_(),
+    )
     layer = widening(weight, bias, side, made, stride)
     assert (layer.blocks is None) == (made % 2 == 1)
     h = plain.permute(0, 2, 3, 1).flatten(1).requires_grad_()
     extra = made - 1 - stride * (side - 1)
-    expected = torch.nn.functional.conv_transpose2d(maps(h, side), weight, bias, stride, k // 2, extra)
+    expected = torch.nn.functional.conv_transpose2d(
+        maps(h, side), weight, bias, stride, k // 2, extra
+    )
     assert torch.allclose(maps(layer(h), made), expected, rtol=1e-12, atol=1e-13)
     g = images(3, layer(h).shape[1])
-    for one, other in zip(*(torch.autograd.grad((y * g).sum(), (h, weight, bias)) for y in (layer(h), flat(expected))), strict=True):
+    for one, other in zip(
+        *(
+            torch.autograd.grad((y * g).sum(), (h, weight, bias))
+            for y in (layer(h), flat(expected))
+        ),
+        strict=True,
+    ):
         assert torch.allclose(one, other, rtol=1e-12, atol=1e-13)
     assert torch.autograd.gradgradcheck(
-        lambda *given: widening(*given[1:], side, made, stride)(given[0]), (h[:1].detach().requires_grad_(), weight, bias)
+        lambda *given: widening(*given[1:], side, made, stride)(given[0]),
+        (h[:1].detach().requires_grad_(), weight, bias),
     )
 
 
 def test_the_density_where_the_score_was_asked_for_last_takes_its_logits():
-    """And no others: neither for an equal z, nor for the same one with other numbers in it, nor where only one of them wants a gradient."""
+    """And no others: neither for an equal z, nor for the same one with other numbers in it, nor
+    where only one of them wants a gradient.
+    """
     nets, x = DenseNets(64, 5, 11), images(3, 64)
-    likelihood, z = Likelihood(nets.decoder(parameters(nets)), x), Noise(["z"]).normal(2, 3, 5, like=x)
+    likelihood, z = (
+        Likelihood(nets.decoder(parameters(nets)), x),
+        Noise(["z"]).normal(2, 3, 5, like=x),
+    )
     fresh = likelihood(z)
     likelihood.score(z)
     assert torch.allclose(likelihood(z), fresh, rtol=1e-12)
@@ -109,7 +147,9 @@ def test_the_gradient_of_a_score_is_taken_once_and_has_none_of_its_own():
     torch.autograd.grad(total, z, retain_graph=True)
     with pytest.raises(RuntimeError, match="taken twice"):
         torch.autograd.grad(total, z)
-    (first,) = torch.autograd.grad(Likelihood(nets.decoder(parameters(nets)), x).score(z).square().sum(), z, create_graph=True)
+    (first,) = torch.autograd.grad(
+        Likelihood(nets.decoder(parameters(nets)), x).score(z).square().sum(), z, create_graph=True
+    )
     with pytest.raises(RuntimeError):
         torch.autograd.grad(first.sum(), z)
 
@@ -126,9 +166,15 @@ def test_the_decoder_is_transposed_convolutions_and_its_order_is_known():
     x = x.unflatten(1, (32, 4, 4))
     for name, extra in (("decoder.conv0", 0), ("decoder.conv1", 1)):
         weight, bias = leaf[f"{name}.weight"], leaf[f"{name}.bias"]
-        x = softplus(torch.nn.functional.conv_transpose2d(x, weight, bias, stride=2, padding=2, output_padding=extra))
+        x = softplus(
+            torch.nn.functional.conv_transpose2d(
+                x, weight, bias, stride=2, padding=2, output_padding=extra
+            )
+        )
     weight, bias = leaf["decoder.out.weight"], leaf["decoder.out.bias"]
-    plain = torch.nn.functional.conv_transpose2d(x, weight, bias, stride=2, padding=2, output_padding=1).flatten(1)
+    plain = torch.nn.functional.conv_transpose2d(
+        x, weight, bias, stride=2, padding=2, output_padding=1
+    ).flatten(1)
     logits = decoded(nets.decoder(params), z)
     assert torch.allclose(nets.row_order(logits), plain, rtol=1e-12, atol=1e-14)
     assert torch.equal(nets.own_order(nets.row_order(logits)), logits)
@@ -142,7 +188,9 @@ def test_many_particles_are_decoded_in_parts():
     problem = task.problem(params, {"x": images(3, 64).to(torch.uint8)}, "learned")
     z = Noise(["z"]).normal(1000, 3, task.latent_dim, like=params["decoder.out.bias"])
     together = problem.log_joint(z)
-    assert torch.allclose(together, torch.cat([problem.log_joint(some) for some in z.split(7)]), rtol=1e-12)
+    assert torch.allclose(
+        together, torch.cat([problem.log_joint(some) for some in z.split(7)]), rtol=1e-12
+    )
 
 
 def test_binarisations():
@@ -172,7 +220,9 @@ def test_the_evidence_of_a_linear_decoder_is_found_by_every_method(name):
     task = LinearGaussian()
     method = registry.find("method", name)
     values = {f"method.{field}": value for field, value in method.fields.items()}
-    resolved = resolve(method, Found(LinearGaussian, "linear-gaussian"), "short", values | {"base": "learned"})
+    resolved = resolve(
+        method, Found(LinearGaussian, "linear-gaussian"), "short", values | {"base": "learned"}
+    )
     state = training.start(resolved.method, task, resolved.protocol, [0])
     for _ in training.train(resolved.method, task, resolved.protocol, state):
         pass
@@ -183,12 +233,22 @@ def test_the_evidence_of_a_linear_decoder_is_found_by_every_method(name):
     assert float(found.error) < 0.1
     assert abs(float(found.value - exact)) < 3 * float(found.error)
     assert float(scores["elbo"].value) <= float(exact) + 3 * float(scores["elbo"].error)
-    assert float(scores["elbo_gap"].value) == pytest.approx(float(exact - scores["elbo"].value), abs=1e-9)
+    assert float(scores["elbo_gap"].value) == pytest.approx(
+        float(exact - scores["elbo"].value), abs=1e-9
+    )
 
 
 def stopping():
     """A run on few digits that learns fast, so that the validation bound soon falls."""
-    values = {"steps": 300, "lr": 0.02, "batch_size": 40, "validate_every": 10, "patience": 3, "eval_particles": 20, "task.n_train": 40}
+    values = {
+        "steps": 300,
+        "lr": 0.02,
+        "batch_size": 40,
+        "validate_every": 10,
+        "patience": 3,
+        "eval_particles": 20,
+        "task.n_train": 40,
+    }
     return resolve(registry.find("method", "vb"), registry.find("task", "digits"), "smoke", values)
 
 
@@ -211,7 +271,9 @@ def test_training_stops_when_the_validation_bound_falls_and_the_best_parameters_
 
 def test_early_stopping_goes_on_from_a_checkpoint_to_the_same_bits():
     resolved = stopping()
-    whole, part, again = (training.start(resolved.method, resolved.task, resolved.protocol, [0]) for _ in range(3))
+    whole, part, again = (
+        training.start(resolved.method, resolved.task, resolved.protocol, [0]) for _ in range(3)
+    )
     for _ in validation.train(resolved.method, resolved.task, resolved.protocol, whole):
         pass
     for progress in validation.train(resolved.method, resolved.task, resolved.protocol, part):
@@ -221,11 +283,18 @@ def test_early_stopping_goes_on_from_a_checkpoint_to_the_same_bits():
     for _ in validation.train(resolved.method, resolved.task, resolved.protocol, again):
         pass
     assert again.step == whole.step
-    assert checkpoint.encode(again, 0, resolved.spec(0)) == checkpoint.encode(whole, 0, resolved.spec(0))
+    assert checkpoint.encode(again, 0, resolved.spec(0)) == checkpoint.encode(
+        whole, 0, resolved.spec(0)
+    )
 
 
 def test_validation_is_refused_where_there_is_nothing_to_look_at():
-    resolved = resolve(registry.find("method", "vb"), registry.find("task", "gaussian-2"), "smoke", {"validate_every": 10})
+    resolved = resolve(
+        registry.find("method", "vb"),
+        registry.find("task", "gaussian-2"),
+        "smoke",
+        {"validate_every": 10},
+    )
     state = training.start(resolved.method, resolved.task, resolved.protocol, [0])
     with pytest.raises(UsageError, match="no validation data"):
         next(validation.train(resolved.method, resolved.task, resolved.protocol, state))

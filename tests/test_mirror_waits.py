@@ -1,4 +1,6 @@
-"""Waiting for MLflow: as long as it gets on, never for what only repeats itself, and no longer than the user wants."""
+"""Waiting for MLflow: as long as it gets on, never for what only repeats itself, and no longer than
+the user wants.
+"""
 
 from __future__ import annotations
 
@@ -26,7 +28,20 @@ from harness.tracking.process import AT_WORK_S, MOST_WORK_S, PATIENCE_S, REFUSED
 from harness.tuning.log import _storage
 
 RUN = ["-m", "vb", "-t", "gaussian-2", "--set", "steps=50", "--set", "eval_particles=100"]
-TUNE = ["-m", "hvae", "-t", "gaussian-2", "--set", "steps=40", "--set", "eval_particles=100", "--trials", "1", "--seeds", "1000"]
+TUNE = [
+    "-m",
+    "hvae",
+    "-t",
+    "gaussian-2",
+    "--set",
+    "steps=40",
+    "--set",
+    "eval_particles=100",
+    "--trials",
+    "1",
+    "--seeds",
+    "1000",
+]
 
 
 # How long
@@ -64,7 +79,9 @@ def test_work_after_a_failure_is_no_progress(clock):
 def test_a_server_that_hangs_is_waited_for_a_while(clock):
     patience = Patience()
     patience.begin(PATIENCE_S)
-    assert not told(patience, clock, PATIENCE_S - 1, lambda second: {"worked": 4.0 + 0.001 * second})
+    assert not told(
+        patience, clock, PATIENCE_S - 1, lambda second: {"worked": 4.0 + 0.001 * second}
+    )
     assert told(patience, clock, 3, {"worked": 4.01})
 
 
@@ -77,13 +94,20 @@ def test_a_starved_process_that_computes_is_alive_for_minutes(clock):
 def test_work_without_a_result_is_bounded(clock):
     patience = Patience()
     patience.begin(PATIENCE_S)
-    assert told(patience, clock, MOST_WORK_S + PATIENCE_S + 2, lambda second: {"worked": 1.0 * second})
+    assert told(
+        patience, clock, MOST_WORK_S + PATIENCE_S + 2, lambda second: {"worked": 1.0 * second}
+    )
 
 
 def test_what_is_stored_makes_up_for_a_failure(clock):
     patience = Patience()
     patience.begin(PATIENCE_S)
-    assert not told(patience, clock, 100, lambda second: {"error": "one run's"} if second % 2 else {"stored": True})
+    assert not told(
+        patience,
+        clock,
+        100,
+        lambda second: {"error": "one run's"} if second % 2 else {"stored": True},
+    )
     assert patience.refused
     patience.take({"stored": True})
     assert not told(patience, clock, PATIENCE_S - 1, {"worked": 0.0})
@@ -149,7 +173,9 @@ class Answering(http.server.BaseHTTPRequestHandler):
 @contextmanager
 def serving(code):
     """The address of a server that answers with this code."""
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), type("Handler", (Answering,), {"code": code}))
+    server = http.server.ThreadingHTTPServer(
+        ("127.0.0.1", 0), type("Handler", (Answering,), {"code": code})
+    )
     server.over = threading.Event()
     server.block_on_close = False
     threading.Thread(target=server.serve_forever, daemon=True).start()
@@ -251,8 +277,13 @@ COMMANDS = {
 }
 
 
-@pytest.mark.parametrize(("command", "number"), [(name, (signal.SIGTERM, signal.SIGINT)[place % 2]) for place, name in enumerate(COMMANDS)])
-def test_the_first_signal_ends_the_wait_for_mlflow_after_the_results_were_printed(command, number, bundled, hanging, tmp_path):
+@pytest.mark.parametrize(
+    ("command", "number"),
+    [(name, (signal.SIGTERM, signal.SIGINT)[place % 2]) for place, name in enumerate(COMMANDS)],
+)
+def test_the_first_signal_ends_the_wait_for_mlflow_after_the_results_were_printed(
+    command, number, bundled, hanging, tmp_path
+):
     arguments, home = COMMANDS[command], tmp_path / "home"
     if command == "invalidate":
         shutil.copytree(bundled, home)
@@ -260,13 +291,21 @@ def test_the_first_signal_ends_the_wait_for_mlflow_after_the_results_were_printe
         start(home, [*RUN, "--queue"]).communicate(timeout=300)
     if command == "import":
         arguments = [str(bundled / "results.bench")]
-    process = start(home, arguments, command=command, MLFLOW_TRACKING_URI=hanging, MLFLOW_HTTP_REQUEST_TIMEOUT="60")
+    process = start(
+        home,
+        arguments,
+        command=command,
+        MLFLOW_TRACKING_URI=hanging,
+        MLFLOW_HTTP_REQUEST_TIMEOUT="60",
+    )
     deadline = time.monotonic() + 300
     while not process.said()[0] and "Ended 1 run, 1 of them done." not in process.said()[1]:
         assert process.poll() is None, process.said()
         assert time.monotonic() < deadline, process.said()
         time.sleep(0.02)
-    while not Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text():  # `invalidate` and `import` start the mirror then
+    while not Path(
+        f"/proc/{process.pid}/task/{process.pid}/children"
+    ).read_text():  # `invalidate` and `import` start the mirror then
         time.sleep(0.02)
     process.send_signal(number)
     _, errors = process.communicate(timeout=60)
@@ -299,14 +338,24 @@ def test_a_folder_of_any_name_holds_all_three_databases(tmp_path):
     shutil.copyfile(prepared(tmp_path / "fresh") / "mlflow.db", home / "mlflow.db")
     with ResultStore.open(workspace.database_url) as store:
         assert repair(workspace, store) == {}
-        assert (workspace.artifacts / store.rows([key])[key].mlflow_run_id / "artifacts" / "spec.json").exists()
+        assert (
+            workspace.artifacts / store.rows([key])[key].mlflow_run_id / "artifacts" / "spec.json"
+        ).exists()
     with _storage(workspace.study_url):
         pass
-    assert {path.name for path in home.iterdir()} >= {"bench.db", "mlflow.db", "studies.db", "mlruns"}
+    assert {path.name for path in home.iterdir()} >= {
+        "bench.db",
+        "mlflow.db",
+        "studies.db",
+        "mlruns",
+    }
     assert {path.name for path in tmp_path.iterdir()} == {home.name, "fresh"}
 
 
-@pytest.mark.parametrize("edit", ["tags SET value = '0' WHERE key = 'bench.key'", "params SET value = '7' WHERE key = 'seed'"])
+@pytest.mark.parametrize(
+    "edit",
+    ["tags SET value = '0' WHERE key = 'bench.key'", "params SET value = '7' WHERE key = 'seed'"],
+)
 def test_a_copy_with_an_edited_key_or_seed_is_found_and_made_again(edit, tmp_path):
     workspace = Workspace(prepared(tmp_path))
     keys = filled_store.fill(workspace, range(2))
@@ -338,7 +387,9 @@ def test_a_copy_with_an_edited_key_or_seed_is_found_and_made_again(edit, tmp_pat
     ],
 )
 def test_no_piece_of_a_password_is_shown(url):
-    said = f"cannot reach {url}: no host 'ret@localhost', nor 'r@ret@localhost', and s3c@ret is wrong"
+    said = (
+        f"cannot reach {url}: no host 'ret@localhost', nor 'r@ret@localhost', and s3c@ret is wrong"
+    )
     for text in (redact(url), without_password(said, url)):
         assert "s3c" not in text
         assert "ret" not in text

@@ -21,7 +21,9 @@ def draw(noise, kind="normal", shape=(5, 1, 2), like=LIKE):
 def test_streams_do_not_overlap(kind):
     names = [f"{seed}/{name}" for seed in range(3) for name in ("train", "eval/0")]
     noises = [Noise([name], TRAIN_BLOCK).at(step) for name in names for step in (0, 1, 40)]
-    numbers = torch.cat([draw(noise, kind, (50, 1, 2)).flatten() for noise in noises for _ in range(2)])
+    numbers = torch.cat(
+        [draw(noise, kind, (50, 1, 2)).flatten() for noise in noises for _ in range(2)]
+    )
     assert len(numbers.unique()) == len(numbers)
 
 
@@ -32,7 +34,9 @@ def test_a_stack_equals_each_stream_alone(kind):
     alone = [Noise([name], TRAIN_BLOCK).at(21) for name in names]
     for _ in range(3):
         together = draw(stack, kind, (4, 3, 2))
-        assert torch.equal(together, torch.cat([draw(noise, kind, (4, 1, 2)) for noise in alone], 1))
+        assert torch.equal(
+            together, torch.cat([draw(noise, kind, (4, 1, 2)) for noise in alone], 1)
+        )
 
 
 @pytest.mark.parametrize("block", [1, TRAIN_BLOCK])
@@ -52,7 +56,10 @@ def test_a_step_is_the_same_after_any_history(block):
 def test_a_block_serves_each_shape_and_precision_that_is_asked_for():
     noise = Noise(["0/train"], TRAIN_BLOCK)
     draw(noise.at(2))
-    assert torch.equal(draw(noise.at(2), shape=(3, 1, 2)), draw(Noise(["0/train"], TRAIN_BLOCK).at(2), shape=(3, 1, 2)))
+    assert torch.equal(
+        draw(noise.at(2), shape=(3, 1, 2)),
+        draw(Noise(["0/train"], TRAIN_BLOCK).at(2), shape=(3, 1, 2)),
+    )
     assert draw(noise.at(2), like=LIKE.float()).dtype == torch.float32
 
 
@@ -74,7 +81,12 @@ def test_calls_within_a_step_differ_and_kinds_do_not_disturb_one_another():
 def test_numbers_are_standard_normal_and_uniform():
     n = 200_000
     normal, uniform = (draw(Noise(["0/moments"]), kind, (n,)) for kind in KINDS)
-    for sample, mean, variance in ((normal, 0, 1), (normal.square(), 1, 2), (uniform, 1 / 2, 1 / 12), (uniform.square(), 1 / 3, 4 / 45)):
+    for sample, mean, variance in (
+        (normal, 0, 1),
+        (normal.square(), 1, 2),
+        (uniform, 1 / 2, 1 / 12),
+        (uniform.square(), 1 / 3, 4 / 45),
+    ):
         assert abs(float(sample.mean()) - mean) < 5 * math.sqrt(variance / n)
     assert float(uniform.min()) >= 0
     assert float(uniform.max()) < 1

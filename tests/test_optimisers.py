@@ -13,7 +13,9 @@ from harness.numerics.optimisers import UPDATES, learning_rate, total_travel
 REFERENCES = {
     "adam": lambda row, protocol: torch.optim.Adam([row], lr=protocol.lr, maximize=True),
     "adamax": lambda row, protocol: torch.optim.Adamax([row], lr=protocol.lr, maximize=True),
-    "rmsprop": lambda row, protocol: torch.optim.RMSprop([row], lr=protocol.lr, alpha=protocol.rmsprop_decay, maximize=True),
+    "rmsprop": lambda row, protocol: torch.optim.RMSprop(
+        [row], lr=protocol.lr, alpha=protocol.rmsprop_decay, maximize=True
+    ),
 }
 STEPS = 200
 
@@ -26,11 +28,15 @@ def gradients(seed=0):
     """Gradients [R, P] of very different sizes."""
     generator = torch.Generator().manual_seed(seed)
     sizes = 10.0 ** torch.arange(-4, 4, dtype=torch.float64)
-    return [sizes * torch.randn(3, 8, generator=generator, dtype=torch.float64) for _ in range(STEPS)]
+    return [
+        sizes * torch.randn(3, 8, generator=generator, dtype=torch.float64) for _ in range(STEPS)
+    ]
 
 
 def climb(rule, settings, rates):
-    """The parameters after each step, with a rate [R, 1] a step; gradients of rows with rate 0 are 0."""
+    """The parameters after each step, with a rate [R, 1] a step; gradients of rows with rate 0 are
+    0.
+    """
     update, names = UPDATES[rule]
     flat = torch.linspace(-1, 1, 24, dtype=torch.float64).view(3, 8).clone()
     moments = {name: torch.zeros_like(flat) for name in names}
@@ -45,8 +51,13 @@ def test_an_update_rule_equals_torchs(rule, schedule):
     settings = protocol(rule, lr_schedule=schedule)
     reference = torch.linspace(-1, 1, 24, dtype=torch.float64).view(3, 8).clone().requires_grad_()
     optimiser = REFERENCES[rule](reference, settings)
-    rates = [torch.full((3, 1), learning_rate(settings, step), dtype=torch.float64) for step in range(STEPS)]
-    for step, (ours, gradient) in enumerate(zip(climb(rule, settings, rates), gradients(), strict=True)):
+    rates = [
+        torch.full((3, 1), learning_rate(settings, step), dtype=torch.float64)
+        for step in range(STEPS)
+    ]
+    for step, (ours, gradient) in enumerate(
+        zip(climb(rule, settings, rates), gradients(), strict=True)
+    ):
         optimiser.param_groups[0]["lr"] = learning_rate(settings, step)
         reference.grad = gradient.clone()
         optimiser.step()
@@ -59,7 +70,9 @@ def test_a_frozen_row_keeps_its_bits_and_the_others_go_on(rule):
     running = torch.full((3, 1), settings.lr, dtype=torch.float64)
     frozen = running * torch.tensor([[1.0], [0.0], [1.0]], dtype=torch.float64)
     free = list(climb(rule, settings, [running] * STEPS))
-    held = list(climb(rule, settings, [running if step < stop else frozen for step in range(STEPS)]))
+    held = list(
+        climb(rule, settings, [running if step < stop else frozen for step in range(STEPS)])
+    )
     assert all(torch.equal(flat[1], free[stop - 1][1]) for flat in held[stop:])
     assert torch.equal(held[-1][[0, 2]], free[-1][[0, 2]])
     assert not torch.equal(free[-1][1], held[-1][1])

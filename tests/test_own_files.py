@@ -1,4 +1,6 @@
-"""Files of runs: no row of the database leads out of the workspace, each database has its own, and repairs take nothing from the living."""
+"""Files of runs: no row of the database leads out of the workspace, each database has its own, and
+repairs take nothing from the living.
+"""
 
 from __future__ import annotations
 
@@ -27,7 +29,21 @@ from harness.store.upgrade import upgrade
 
 pytestmark = pytest.mark.usefixtures("no_mirror")
 DATA = Path(__file__).with_name("data")
-OUTSIDE = ("../victim", "/etc/hostname", "a/../../victim", "..", ".", "", "a\0b", "-rf", ".hidden", "a/b", "x" * 300, 7, None)
+OUTSIDE = (
+    "../victim",
+    "/etc/hostname",
+    "a/../../victim",
+    "..",
+    ".",
+    "",
+    "a\0b",
+    "-rf",
+    ".hidden",
+    "a/b",
+    "x" * 300,
+    7,
+    None,
+)
 STATE = b"state"
 SHA256 = hashlib.sha256(STATE).hexdigest()
 
@@ -37,7 +53,11 @@ def here(request, tmp_path, monkeypatch):
     """A workspace on each kind of database; there is nothing in MLflow to ask for, and no data."""
     monkeypatch.setattr("harness.cli._doctor.mirror_faults", lambda *unused: iter(()))
     monkeypatch.setattr("harness.cli._doctor.bad_data", lambda *unused: iter(()))
-    kind = {} if request.param == "sqlite" else {"BENCH_DATABASE_URL": request.getfixturevalue("postgres_database")()}
+    kind = (
+        {}
+        if request.param == "sqlite"
+        else {"BENCH_DATABASE_URL": request.getfixturevalue("postgres_database")()}
+    )
     return filled_store.workspace_in(tmp_path / "here", **kind)
 
 
@@ -74,7 +94,11 @@ def findings(here, store):
 
 def snapshot(folder):
     """Every file beneath a folder, with its bytes."""
-    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    return {
+        str(path.relative_to(folder)): path.read_bytes()
+        for path in folder.rglob("*")
+        if path.is_file()
+    }
 
 
 # No path out of the database is followed
@@ -104,13 +128,20 @@ def test_paths_in_an_old_database_are_dropped_and_nothing_outside_is_touched(tmp
         victim.write_bytes(b"private")
     shutil.copyfile(DATA / "bench-0002.db", workspace.home / "bench.db")
     with closing(sqlite3.connect(workspace.home / "bench.db")) as connection, connection:
-        connection.execute("UPDATE checkpoints SET path = ?, sha256 = ?", [str(victims[0]), hashlib.sha256(b"private").hexdigest()])
-        connection.execute("UPDATE artifacts SET path = ?, sha256 = ?", ["../picture", hashlib.sha256(b"private").hexdigest()])
+        connection.execute(
+            "UPDATE checkpoints SET path = ?, sha256 = ?",
+            [str(victims[0]), hashlib.sha256(b"private").hexdigest()],
+        )
+        connection.execute(
+            "UPDATE artifacts SET path = ?, sha256 = ?",
+            ["../picture", hashlib.sha256(b"private").hexdigest()],
+        )
         (done,) = connection.execute("SELECT key FROM runs WHERE status = 'done'").fetchone()
     upgrade(workspace.database_url)
     assert cli(workspace, "doctor", "--repair").exit_code == 3
     assert (
-        json_lines(cli(workspace, "show", done, "--json"))[0]["checkpoints"][0]["path"] == f"checkpoints/{done}/step-000001000.safetensors"
+        json_lines(cli(workspace, "show", done, "--json"))[0]["checkpoints"][0]["path"]
+        == f"checkpoints/{done}/step-000001000.safetensors"
     )
     assert cli(workspace, "rm", done, "--yes").exit_code == 0
     assert [victim.read_bytes() for victim in victims] == [b"private"] * 2
@@ -150,7 +181,11 @@ def test_links_out_of_the_workspace_are_not_followed(here, tmp_path):
         before = snapshot(outside)
         assert [files.content(here, file) for file in (checkpoint, picture)] == [None, None]
         found = list(doctor.examine(here, store))
-        assert [("is reached by a link" in finding.text, finding.lost) for finding in found if finding.lost] == [(True, True)] * 2
+        assert [
+            ("is reached by a link" in finding.text, finding.lost)
+            for finding in found
+            if finding.lost
+        ] == [(True, True)] * 2
         for finding in found:
             if finding.mend is not None:
                 finding.mend()
@@ -162,15 +197,24 @@ def test_links_out_of_the_workspace_are_not_followed(here, tmp_path):
 
 
 def test_two_databases_over_one_folder_leave_each_other_alone(here):
-    """The layout of the cluster page, with a shell that lacks the variable: the same runs, made twice."""
+    """The layout of the cluster page, with a shell that lacks the variable: the same runs, made
+    twice.
+    """
     other = Workspace(here.home, {"BENCH_DATABASE_URL": f"sqlite:///{here.home}/other.db"})
     for workspace in (here, other):
         filled_store.fill(workspace, [0, 1])
-    with ResultStore.open(here.database_url) as store, ResultStore.open(other.database_url) as theirs:
+    with (
+        ResultStore.open(here.database_url) as store,
+        ResultStore.open(other.database_url) as theirs,
+    ):
         keys = list(theirs.rows([row.key for row in theirs.recent()]))
         (claim,) = filled_store.start(theirs, [2])  # at work, with a file that is on no record yet
         written(other, claim)
-        before = {path: content for path, content in snapshot(here.home).items() if theirs.database in path}
+        before = {
+            path: content
+            for path, content in snapshot(here.home).items()
+            if theirs.database in path
+        }
         assert len(before) == 5
         (mine,) = filled_store.start(store, [2])
         filled_store.write_file(here, here.checkpoint_file(mine.edition, 300), STATE)
@@ -179,8 +223,15 @@ def test_two_databases_over_one_folder_leave_each_other_alone(here):
         assert [finding.kind for finding in found] == ["orphan file"]
         found[0].mend()
         files.remove_files(here, store, store.delete(keys))
-        assert {path: content for path, content in snapshot(here.home).items() if theirs.database in path} == before
-        assert [files.fault(other, file) for key in keys for file in theirs.checkpoints(key)] == [None, None]
+        assert {
+            path: content
+            for path, content in snapshot(here.home).items()
+            if theirs.database in path
+        } == before
+        assert [files.fault(other, file) for key in keys for file in theirs.checkpoints(key)] == [
+            None,
+            None,
+        ]
         theirs.release([claim], Status.INTERRUPTED, "for a test")
 
 
@@ -196,7 +247,10 @@ def test_what_is_on_no_record_is_moved_aside_and_never_over_another(here):
             found["orphan file"].mend()
             assert not path.exists()
         place = here.home / "set-aside" / path.relative_to(here.home)
-        assert (place.read_bytes(), place.with_name(place.name + ".2").read_bytes()) == (b"first", b"second")
+        assert (place.read_bytes(), place.with_name(place.name + ".2").read_bytes()) == (
+            b"first",
+            b"second",
+        )
         assert store.checkpoints(claim.key)[0].place(here).read_bytes() == STATE
 
 
@@ -208,22 +262,32 @@ def test_in_folders_of_before_only_what_is_on_record_here_is_touched(tmp_path):
         with closing(sqlite3.connect(tmp_path / "bench.db")) as connection, connection:
             connection.execute("UPDATE runs SET edition = 0")
         (checkpoint,), (picture,) = store.checkpoints(key), store.artifacts(key)
-        assert checkpoint.place(workspace) == workspace.checkpoints / key / "step-000020000.safetensors"
+        assert (
+            checkpoint.place(workspace)
+            == workspace.checkpoints / key / "step-000020000.safetensors"
+        )
         filled_store.write_file(workspace, checkpoint.place(workspace), b"state of " + key.encode())
         filled_store.write_file(workspace, picture.place(workspace), b"of another database")
         stray = checkpoint.place(workspace).with_name("step-000000100.safetensors")
         stray.write_bytes(b"of another database")
-        assert not any("orphan" in finding.kind and key + "/" in finding.text for finding in doctor.orphan_files(workspace, store))
+        assert not any(
+            "orphan" in finding.kind and key + "/" in finding.text
+            for finding in doctor.orphan_files(workspace, store)
+        )
         files.remove_files(workspace, store, store.delete([key]))
         assert not checkpoint.place(workspace).exists()
-        assert [path.read_bytes() for path in (stray, picture.place(workspace))] == [b"of another database"] * 2
+        assert [path.read_bytes() for path in (stray, picture.place(workspace))] == [
+            b"of another database"
+        ] * 2
 
 
 # Repair while others work
 
 
 def test_a_file_that_comes_on_record_while_doctor_looks_is_no_orphan(here, living, monkeypatch):
-    """Between its list of files and its look at the rows, or before both, a run stores its result and ends."""
+    """Between its list of files and its look at the rows, or before both, a run stores its result
+    and ends.
+    """
     with ResultStore.open(here.database_url) as store:
         run = filled_store.new_run()
         store.enqueue([run])

@@ -53,7 +53,10 @@ def steps(method, size):
 
 def jittered(method, dim, noise, scale):
     leaves = method.init(dim, Noise(["0/init"]))
-    return {name: leaf[None] + scale * noise.normal(1, *leaf.shape, like=LIKE) for name, leaf in leaves.items()}
+    return {
+        name: leaf[None] + scale * noise.normal(1, *leaf.shape, like=LIKE)
+        for name, leaf in leaves.items()
+    }
 
 
 def flow(method, params, problem, z, g):
@@ -79,11 +82,17 @@ def jacobian(function, z, g):
 @pytest.mark.parametrize("vary_steps", [False, True])
 @pytest.mark.parametrize("tempering", ["none", "fixed", "fixed-variance", "free"])
 def test_the_leapfrog_is_the_papers(tempering, vary_steps):
-    """Algorithm 1 of arXiv:1805.11328, printed in other variables: the same path, momentum and weights up to rounding."""
-    ours, printed = (cls(n_leapfrog=5, tempering=tempering, vary_steps=vary_steps) for cls in (HVAE, AsPrinted))
+    """Algorithm 1 of arXiv:1805.11328, printed in other variables: the same path, momentum and
+    weights up to rounding.
+    """
+    ours, printed = (
+        cls(n_leapfrog=5, tempering=tempering, vary_steps=vary_steps) for cls in (HVAE, AsPrinted)
+    )
     params = jittered(ours, D, Noise(["0/jitter"]), 0.3)
     z, g = draws()
-    one, other = (method.evolve(params, curved(), Given(z, g), len(z)) for method in (ours, printed))
+    one, other = (
+        method.evolve(params, curved(), Given(z, g), len(z)) for method in (ours, printed)
+    )
     torch.testing.assert_close(torch.stack(one[0]), torch.stack(other[0]), rtol=1e-12, atol=1e-12)
     torch.testing.assert_close(one[1:], other[1:], rtol=1e-12, atol=1e-12)
 
@@ -91,7 +100,9 @@ def test_the_leapfrog_is_the_papers(tempering, vary_steps):
 @pytest.mark.parametrize("vary_steps", [False, True])
 @pytest.mark.parametrize("tempering", ["none", "fixed", "fixed-variance", "free"])
 def test_springs_swing_as_they_do_step_by_step(tempering, vary_steps):
-    """Where every dimension is a spring the steps are taken at once: the same ends, momenta and gradients up to rounding."""
+    """Where every dimension is a spring the steps are taken at once: the same ends, momenta and
+    gradients up to rounding.
+    """
     method = HVAE(n_leapfrog=5, tempering=tempering, vary_steps=vary_steps)
     params, noise = jittered(method, D, Noise(["0/jitter"]), 0.3), Noise(["0/springs"])
     centre, stiffness = noise.normal(1, D, like=LIKE), noise.uniform(1, D, like=LIKE) + 0.5
@@ -100,11 +111,26 @@ def test_springs_swing_as_they_do_step_by_step(tempering, vary_steps):
     z, g = draws()
     ends = []
     for score in (LinearScore(centre, stiffness), lambda z: stiffness * (centre - z)):
-        path, v, log_start = method.evolve(params, Problem(lambda z: z.sum(-1), score, base), Given(z, g), len(z))
+        path, v, log_start = method.evolve(
+            params, Problem(lambda z: z.sum(-1), score, base), Given(z, g), len(z)
+        )
         weight = noise.at(1).normal(2, *z.shape, like=z)
-        ends.append([path[-1], v, log_start, *torch.autograd.grad((torch.stack([path[-1], v]) * weight).sum(), leaves)])
+        ends.append(
+            [
+                path[-1],
+                v,
+                log_start,
+                *torch.autograd.grad((torch.stack([path[-1], v]) * weight).sum(), leaves),
+            ]
+        )
     torch.testing.assert_close(*ends, rtol=1e-12, atol=1e-12)
-    traced = method.evolve(params, Problem(lambda z: z.sum(-1), LinearScore(centre, stiffness), base), Given(z, g), len(z), trace=True)
+    traced = method.evolve(
+        params,
+        Problem(lambda z: z.sum(-1), LinearScore(centre, stiffness), base),
+        Given(z, g),
+        len(z),
+        trace=True,
+    )
     assert len(traced[0]) == 6
     torch.testing.assert_close((traced[0][-1], traced[1]), (path[-1], v), rtol=0, atol=0)
 
@@ -112,14 +138,21 @@ def test_springs_swing_as_they_do_step_by_step(tempering, vary_steps):
 def test_gradients_written_out_are_those_of_finite_differences():
     """And where they say so, their gradients too."""
     noise, shapes = Noise(["0/written"]), ((2, 2, 3), (2, 2, 3), (4, 2, 3), (5, 2, 3), (2, 3))
-    z, u, drifts, kicks, centre = (noise.normal(*shape, like=LIKE).requires_grad_() for shape in shapes)
+    z, u, drifts, kicks, centre = (
+        noise.normal(*shape, like=LIKE).requires_grad_() for shape in shapes
+    )
     assert torch.autograd.gradcheck(swung, (z, u, drifts, kicks, centre))
     stiffness = (noise.uniform(2, 3, like=LIKE) + 0.5).requires_grad_()
-    for function, given in ((half_squares, (z,)), (lambda z, c, k: LinearScore(c, k).log_density(z), (z, centre, stiffness))):
+    for function, given in (
+        (half_squares, (z,)),
+        (lambda z, c, k: LinearScore(c, k).log_density(z), (z, centre, stiffness)),
+    ):
         assert torch.autograd.gradcheck(function, given)
         assert torch.autograd.gradgradcheck(function, given)
     density = LinearScore(centre, stiffness)
-    torch.testing.assert_close(density(z), autograd_score(density.log_density)(z), rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(
+        density(z), autograd_score(density.log_density)(z), rtol=1e-12, atol=1e-12
+    )
 
 
 @pytest.mark.parametrize("vary_steps", [False, True])
@@ -146,7 +179,9 @@ def test_cooling_contracts_volume_by_T0_to_the_minus_D(tempering):
     method, problem = HVAE(n_leapfrog=4, tempering=tempering), curved()
     params, (z, v) = steps(method, 0.1), draws(1)
     T0 = method.temperatures(params)[0]
-    matrix = jacobian(lambda z, v: flow(method, params, problem, z, v / T0), z, v)  # from v_0 = T_0 g
+    matrix = jacobian(
+        lambda z, v: flow(method, params, problem, z, v / T0), z, v
+    )  # from v_0 = T_0 g
     measured, expected = torch.linalg.slogdet(matrix).logabsdet, -D * T0.log().squeeze()
     assert float(T0.log()) > 0.1
     torch.testing.assert_close(measured, expected, rtol=1e-12, atol=1e-12)
@@ -162,16 +197,21 @@ def test_the_energy_error_falls_with_slope_two():
         errors.append((energy[1] - energy[0]).detach().square().mean().sqrt())
     logs = torch.log(torch.tensor(step_sizes, dtype=torch.float64)), torch.stack(errors).log()
     slopes = logs[1].diff() / logs[0].diff()
-    # the next term of the error is of order step^4, so the slope's own error falls fourfold with each halving
+    # the next term of the error is of order step^4, so the slope's own error falls fourfold with
+    # each halving
     change = slopes.diff().abs()
     assert abs(float(slopes[-1]) - 2) < 2 * float(change[-1]) + 1e-3 * float(slopes[-1])
     assert float(change[-1]) < float(change[0])
 
 
 def test_an_untempered_hvae_cannot_contract():
-    """Volume in (z, v) is kept whatever the steps: to reach a target of width 1e-3, draws must leave the momentum's density."""
+    """Volume in (z, v) is kept whatever the steps: to reach a target of width 1e-3, draws must
+    leave the momentum's density.
+    """
     width = 1e-3
-    base = DiagNormal(torch.zeros(1, D, dtype=torch.float64), torch.zeros(1, D, dtype=torch.float64))
+    base = DiagNormal(
+        torch.zeros(1, D, dtype=torch.float64), torch.zeros(1, D, dtype=torch.float64)
+    )
     target = DiagNormal(base.mean, base.mean + torch.log(torch.tensor(width, dtype=torch.float64)))
     problem = Problem(target.log_prob, lambda z: -z / width**2, base)
     z, g = draws(2_000)
@@ -180,11 +220,15 @@ def test_an_untempered_hvae_cannot_contract():
         end, v = flow(method, steps(method, size), problem, z, g)
         spread = torch.cat([end, v], -1)[:, 0]
         log_volume = 0.5 * torch.linalg.slogdet(torch.cov(spread.T)).logabsdet
-        error = (2 * D / (2 * len(z))) ** 0.5  # half a log-determinant of a sample covariance has variance 2 D / (2 n)
+        error = (
+            2 * D / (2 * len(z))
+        ) ** 0.5  # half a log-determinant of a sample covariance has variance 2 D / (2 n)
         assert abs(float(log_volume)) < 5 * error
 
 
-@pytest.mark.parametrize("method", [IAF(n_layers=2), PlanarFlow(n_layers=3)], ids=lambda method: method.name)
+@pytest.mark.parametrize(
+    "method", [IAF(n_layers=2), PlanarFlow(n_layers=3)], ids=lambda method: method.name
+)
 @pytest.mark.parametrize("dim", [1, 2, 5])
 def test_a_flows_log_determinant_equals_autograds(method, dim):
     noise, zeros = Noise(["0/flow"]), torch.zeros(1, dim, dtype=torch.float64)
@@ -195,8 +239,12 @@ def test_a_flows_log_determinant_equals_autograds(method, dim):
     def image(row):
         return method.particles(params, problem, Given(row.view(1, 1, dim)), 1).z.flatten()
 
-    expected = torch.linalg.slogdet(torch.autograd.functional.jacobian(image, z.flatten())).logabsdet
-    measured = (method.particles(params, problem, Given(z), 1).log_w + problem.base.log_prob(z)).squeeze()
+    expected = torch.linalg.slogdet(
+        torch.autograd.functional.jacobian(image, z.flatten())
+    ).logabsdet
+    measured = (
+        method.particles(params, problem, Given(z), 1).log_w + problem.base.log_prob(z)
+    ).squeeze()
     torch.testing.assert_close(measured, expected, rtol=1e-12, atol=1e-13)
 
 
@@ -220,14 +268,19 @@ def test_planar_equals_pyros():
         warnings.simplefilter("ignore")
         from pyro.distributions.transforms import Planar
     noise, reference = Noise(["0/planar"]), Planar(4).double()
-    z, w, u, b = noise.normal(6, 1, 4, like=LIKE), *(noise.normal(1, size, like=LIKE) for size in (4, 4, 1))
+    z, w, u, b = (
+        noise.normal(6, 1, 4, like=LIKE),
+        *(noise.normal(1, size, like=LIKE) for size in (4, 4, 1)),
+    )
     with torch.no_grad():
         for leaf, value in ((reference.w, w), (reference.u, u), (reference.bias, b)):
             leaf.copy_(value[0])
     ours, log_det = planar(z, w, u, b)
     theirs = reference(z)
     torch.testing.assert_close(ours, theirs, rtol=1e-13, atol=1e-14)
-    torch.testing.assert_close(log_det, reference.log_abs_det_jacobian(z, theirs), rtol=1e-12, atol=1e-13)
+    torch.testing.assert_close(
+        log_det, reference.log_abs_det_jacobian(z, theirs), rtol=1e-12, atol=1e-13
+    )
 
 
 def test_iaf_equals_zukos():
@@ -238,13 +291,20 @@ def test_iaf_equals_zukos():
     method, noise = IAF(hidden=hidden), Noise(["0/iaf"])
     params = jittered(method, dim, noise, 0.3)
     reference = MaskedAutoregressiveTransform(
-        dim, hidden_features=[hidden], activation=torch.nn.ELU, univariate=lambda m, s: AffineTransform(m, s.exp()), shapes=((), ())
+        dim,
+        hidden_features=[hidden],
+        activation=torch.nn.ELU,
+        univariate=lambda m, s: AffineTransform(m, s.exp()),
+        shapes=((), ()),
     ).double()
     first, last = (layer for layer in reference.hyper if hasattr(layer, "mask"))
     masks = autoregressive_masks(dim, hidden, 0, 2, like=LIKE)
     interleaved = torch.arange(2 * dim).view(2, dim).T.flatten()  # zuko keeps m_j and s_j together
     with torch.no_grad():
-        for layer, name, mask, order in ((first, "hidden", masks[0], slice(None)), (last, "last", masks[1], interleaved)):
+        for layer, name, mask, order in (
+            (first, "hidden", masks[0], slice(None)),
+            (last, "last", masks[1], interleaved),
+        ):
             layer.weight.copy_(params[f"iaf0.{name}.weight"][0][order])
             layer.bias.copy_(params[f"iaf0.{name}.bias"][0][order])
             layer.mask.copy_(mask[order].bool())
@@ -252,7 +312,9 @@ def test_iaf_equals_zukos():
     ((ours, log_det),) = method.flow(params, z, None)
     theirs, their_log_det = reference().call_and_ladj(z)
     torch.testing.assert_close(ours, theirs.detach(), rtol=1e-12, atol=1e-13)
-    torch.testing.assert_close(log_det, their_log_det.detach().reshape(log_det.shape), rtol=1e-12, atol=1e-13)
+    torch.testing.assert_close(
+        log_det, their_log_det.detach().reshape(log_det.shape), rtol=1e-12, atol=1e-13
+    )
 
 
 @pytest.mark.parametrize("dim", [1, 2, 5])
@@ -265,11 +327,20 @@ def test_masks_let_each_output_see_what_comes_before_and_nothing_else(dim):
 
 @pytest.mark.parametrize("n_layers", [1, 2, 3])
 def test_the_way_through_reversed_layers_keeps_the_order_of_the_dimensions(n_layers):
-    """Layers start near the identity, so every point of the way is near the last one, dimension for dimension."""
-    method, base = IAF(n_layers=n_layers), DiagNormal(torch.zeros(1, D, dtype=torch.float64), torch.zeros(1, D, dtype=torch.float64))
+    """Layers start near the identity, so every point of the way is near the last one, dimension for
+    dimension.
+    """
+    method, base = (
+        IAF(n_layers=n_layers),
+        DiagNormal(torch.zeros(1, D, dtype=torch.float64), torch.zeros(1, D, dtype=torch.float64)),
+    )
     problem = Problem(lambda z: -z.square().sum(-1), lambda z: -2 * z, base)
     params = {name: leaf[None] for name, leaf in method.init(D, Noise(["0/init"])).items()}
     drawn = method.particles(params, problem, Noise(["0/z"]), 50, trace=True)
     assert drawn.path.shape == (n_layers + 1, 50, 1, D)
     assert torch.equal(drawn.path[-1], drawn.z)
-    assert float((drawn.path - drawn.z).abs().max()) < 0.1 < float((drawn.path - drawn.z.flip(-1)).abs().max())
+    assert (
+        float((drawn.path - drawn.z).abs().max())
+        < 0.1
+        < float((drawn.path - drawn.z.flip(-1)).abs().max())
+    )

@@ -32,7 +32,18 @@ from harness.training import png as pictures
 from harness.training.model import stored
 from tasks.digits import Digits
 
-DIGITS = ("-t", "digits", "--protocol", "smoke", "--set", "steps=20", "--set", "eval_particles=2", "--set", "task.n_test=20")
+DIGITS = (
+    "-t",
+    "digits",
+    "--protocol",
+    "smoke",
+    "--set",
+    "steps=20",
+    "--set",
+    "eval_particles=2",
+    "--set",
+    "task.n_test=20",
+)
 FOLLOWED = ["interpolation.png", "path.png", "reconstructions.png", "samples.png"]
 PLAIN = [name for name in FOLLOWED if name != "path.png"]
 HVAE = "hvae[n_leapfrog=3]"
@@ -58,7 +69,9 @@ def made(tmp_path_factory):
         patch.setattr("harness.tracking.Mirror.start", NoMirror.start)
         torch.set_num_threads(1)
         lines = json_lines(call("run", "-m", HVAE, "-m", "vb", *DIGITS, "--json"))
-        lines += json_lines(call("run", "-m", "vb", "-t", "gaussian-2", "--protocol", "smoke", "--json"))
+        lines += json_lines(
+            call("run", "-m", "vb", "-t", "gaussian-2", "--protocol", "smoke", "--json")
+        )
     assert [line["status"] for line in lines] == ["done"] * 3
     return home, [line["key"] for line in lines]
 
@@ -75,7 +88,10 @@ def copied(made, workspace, monkeypatch):
 def stopped_after(steps):
     """Runs are out of time after so many steps."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("harness.execution.job.Job.out_of_time", lambda job, step: "its time is over" if step == steps else None)
+        patch.setattr(
+            "harness.execution.job.Job.out_of_time",
+            lambda job, step: "its time is over" if step == steps else None,
+        )
         yield
 
 
@@ -87,7 +103,9 @@ def arrays(path):
 
 def files(home, key):
     """The bytes of a run's pictures by name."""
-    return {path.name: path.read_bytes() for path in sorted((home / "pictures").glob(f"*/{key}.*/*"))}
+    return {
+        path.name: path.read_bytes() for path in sorted((home / "pictures").glob(f"*/{key}.*/*"))
+    }
 
 
 def picture(home, key, name):
@@ -106,12 +124,18 @@ def refused(*arguments):
 
 def test_a_finished_run_has_its_pictures_on_record(made):
     home, (hvae, vb, gaussian) = made
-    assert (list(files(home, hvae)), list(files(home, vb)), files(home, gaussian)) == (FOLLOWED, PLAIN, {})
+    assert (list(files(home, hvae)), list(files(home, vb)), files(home, gaussian)) == (
+        FOLLOWED,
+        PLAIN,
+        {},
+    )
     with opened(home) as store:
         for file in store.artifacts(hvae):
             content = file.place(Workspace(home)).read_bytes()
             assert (file.size, file.sha256) == (len(content), hashlib.sha256(content).hexdigest())
-    sizes = {name: Image.open(io.BytesIO(content)).size for name, content in files(home, hvae).items()}
+    sizes = {
+        name: Image.open(io.BytesIO(content)).size for name, content in files(home, hvae).items()
+    }
     wide, high = (lambda n: n * 60 - 4 + 20), (lambda n: n * 60 - 4 + 38)
     assert sizes["samples.png"] == (wide(8), wide(8))
     assert sizes["interpolation.png"] == (wide(8), high(8))
@@ -124,11 +148,17 @@ def test_the_first_row_of_the_reconstructions_are_the_test_images(made):
     home, (hvae, *_) = made
     sheet = np.asarray(Image.open(io.BytesIO(files(home, hvae)["reconstructions.png"])))
     left = sheet.shape[1] - 10 - 16 * 60 + 4
-    shown = np.stack([sheet[10:66:7, left + 60 * place : left + 60 * place + 56 : 7] for place in range(16)])
-    assert np.array_equal(shown == 255, Digits().load(Noise(["0/data"])).test["x"][:16].reshape(16, 8, 8) == 1)
+    shown = np.stack(
+        [sheet[10:66:7, left + 60 * place : left + 60 * place + 56 : 7] for place in range(16)]
+    )
+    assert np.array_equal(
+        shown == 255, Digits().load(Noise(["0/data"])).test["x"][:16].reshape(16, 8, 8) == 1
+    )
 
 
-def test_the_same_run_elsewhere_and_one_that_was_stopped_make_the_same_bytes(made, workspace, monkeypatch):
+def test_the_same_run_elsewhere_and_one_that_was_stopped_make_the_same_bytes(
+    made, workspace, monkeypatch
+):
     home, (hvae, *_) = made
     with stopped_after(steps=10):
         (line,) = json_lines(call("run", "-m", HVAE, *DIGITS, "--json"))
@@ -150,7 +180,10 @@ def test_what_keeps_pictures_from_being_made_never_touches_the_result(workspace,
     result = call("run", "-m", "vb", *DIGITS, "--json")
     (line,) = json_lines(result)
     assert (line["status"], list(files(workspace, line["key"]))) == ("done", ["samples.png"])
-    assert f"Run {line['key']} goes without some of its pictures: No space left on device. Its result is whole." in result.stderr
+    assert (
+        f"Run {line['key']} goes without some of its pictures: No space left on device. Its result is whole."
+        in result.stderr
+    )
     with opened(workspace) as store:
         assert [file.name for file in store.artifacts(line["key"])] == ["samples.png"]
 
@@ -162,7 +195,10 @@ def test_rm_and_rerun_remove_pictures(copied):
     old = files(home, hvae)
     picture(home, hvae, "path.png").write_bytes(b"old")
     with stopped_after(steps=1):
-        assert json_lines(call("run", "-m", HVAE, *DIGITS, "--rerun", "--json"))[0]["status"] == "timeout"
+        assert (
+            json_lines(call("run", "-m", HVAE, *DIGITS, "--rerun", "--json"))[0]["status"]
+            == "timeout"
+        )
     assert files(home, hvae) == old | {"path.png": b"old"}  # until there are new ones
     assert json_lines(call("run", "-m", HVAE, *DIGITS, "--json"))[0]["status"] == "done"
     assert files(home, hvae) == old
@@ -191,7 +227,9 @@ def test_a_death_between_pictures_and_row_leaves_what_doctor_finds(made, workspa
     found = [line["fault"] for line in json_lines(call("doctor", "--json"))]
     with opened(workspace) as store:
         folder = f"pictures/{store.database}/{vb}.1"
-    assert [f"{folder}/{name} belongs to no picture on record" in found for name in PLAIN] == [True] * 3
+    assert [f"{folder}/{name} belongs to no picture on record" in found for name in PLAIN] == [
+        True
+    ] * 3
     call("doctor", "--repair")
     assert files(workspace, vb) == {}
     assert json_lines(call("run", "-m", "vb", *DIGITS, "--json"))[0]["status"] == "done"
@@ -220,11 +258,16 @@ def test_show_copies_them_out(copied):
     assert call("show", hvae, "--pictures", "out/here").exit_code == 0
     (home / "out" / "here" / "path.png").write_bytes(b"another")
     assert "exists already" in refused("show", hvae, "--pictures", "out/here")
-    assert call("show", gaussian, "--pictures", "out/gaussian").stdout == "out/gaussian/curves.png\n"
+    assert (
+        call("show", gaussian, "--pictures", "out/gaussian").stdout == "out/gaussian/curves.png\n"
+    )
     assert "No run named 'hvae'" in refused("show", "hvae", "--pictures", "out")
     picture(home, hvae, "path.png").write_bytes(b"")
     result = call("show", hvae, "--pictures", "again")
-    assert (result.exit_code, "path.png is missing" in result.stderr or "path.png is damaged" in result.stderr) == (0, True)
+    assert (
+        result.exit_code,
+        "path.png is missing" in result.stderr or "path.png is damaged" in result.stderr,
+    ) == (0, True)
     assert not (home / "again" / "path.png").exists()
 
 
@@ -235,9 +278,13 @@ def test_a_run_without_pictures_is_refused(workspace):
     assert f"is timeout: its parameters are those of step {line['step']} of 20" in result.stderr
     with opened(workspace) as store:
         store.reset([line["key"]])
-    assert "has no pictures: it is queued at step 0" in refused("show", line["key"], "--pictures", "out")
+    assert "has no pictures: it is queued at step 0" in refused(
+        "show", line["key"], "--pictures", "out"
+    )
     assert not (workspace / "out").exists()
-    assert "has no checkpoint: it is queued at step 0" in refused("encode", line["key"], "images.npy")
+    assert "has no checkpoint: it is queued at step 0" in refused(
+        "encode", line["key"], "images.npy"
+    )
 
 
 def test_sample_gives_a_grid_or_arrays(copied):
@@ -261,7 +308,16 @@ def test_sample_gives_a_grid_or_arrays(copied):
 def test_sample_uses_the_best_parameters_on_validation_data(workspace):
     few = ["task.n_train=40", "task.n_validation=40"]  # it learns them by heart
     values = ["steps=120", "lr=0.02", "batch_size=40", "validate_every=10", *few]
-    (line,) = json_lines(call("run", "-m", "vb", *DIGITS, *(part for value in values for part in ("--set", value)), "--json"))
+    (line,) = json_lines(
+        call(
+            "run",
+            "-m",
+            "vb",
+            *DIGITS,
+            *(part for value in values for part in ("--set", value)),
+            "--json",
+        )
+    )
     with opened(workspace) as store:
         row, file = store.rows([line["key"]])[line["key"]], store.checkpoints(line["key"])[0]
     spec = RunSpec.from_plain(row.spec)
@@ -279,7 +335,11 @@ def test_sample_uses_the_best_parameters_on_validation_data(workspace):
 
 def idx(array):
     """An IDX file's bytes."""
-    return bytes([0, 0, 8, array.ndim]) + struct.pack(f">{array.ndim}I", *array.shape) + array.tobytes()
+    return (
+        bytes([0, 0, 8, array.ndim])
+        + struct.pack(f">{array.ndim}I", *array.shape)
+        + array.tobytes()
+    )
 
 
 def test_encode_takes_every_kind_of_file_and_gives_the_same(copied):
@@ -297,7 +357,13 @@ def test_encode_takes_every_kind_of_file_and_gives_the_same(copied):
         found.append((home / f"{name}.out.npz").read_bytes())
     assert len(set(found)) == 1
     got = arrays(home / "a.idx.out.npz")
-    shapes = {"mean": (23, 16), "scale": (23, 16), "z": (3, 23, 16), "log_w": (3, 23), "elbo": (23,)}
+    shapes = {
+        "mean": (23, 16),
+        "scale": (23, 16),
+        "z": (3, 23, 16),
+        "log_w": (3, 23),
+        "elbo": (23,),
+    }
     assert {name: array.shape for name, array in got.items()} == shapes
     assert np.array_equal(got["elbo"], got["log_w"].mean(0))
     np.save(home / "few.npy", grey[:4])
@@ -338,7 +404,10 @@ def bad_inputs(home):
     np.save(home / "objects.npy", np.array([{}], dtype=object), allow_pickle=True)
     np.savez(home / "names.npz", a=grey, b=grey)
     arrays = {
-        "large.npy": (np.zeros((2, 28, 28), np.uint8), "holds an array of 2 x 28 x 28; this model needs n x 8 x 8"),
+        "large.npy": (
+            np.zeros((2, 28, 28), np.uint8),
+            "holds an array of 2 x 28 x 28; this model needs n x 8 x 8",
+        ),
         "one.npy": (np.zeros((8, 8), np.uint8), "holds an array of 8 x 8"),
         "none.npy": (np.zeros((0, 8, 8), np.uint8), "holds no image"),
         "bright.npy": (grey * 1.0, "has pixels from 0 to 255; floats must be in 0 to 1"),
@@ -404,7 +473,13 @@ def test_a_grid_shows_each_number_as_a_square_of_its_grey():
     cells = np.array([0.0, 0.2, 1.0, np.nan]).reshape(1, 1, 2, 2)
     sheet = np.asarray(Image.open(io.BytesIO(pictures.grid(cells))))
     assert sheet.shape == (76, 76)
-    assert [sheet[10 + 14, 10 + 14], sheet[24, 52], sheet[52, 24], sheet[52, 52], sheet[5, 5]] == [0, 51, 255, 0, 255]
+    assert [sheet[10 + 14, 10 + 14], sheet[24, 52], sheet[52, 24], sheet[52, 52], sheet[5, 5]] == [
+        0,
+        51,
+        255,
+        0,
+        255,
+    ]
 
 
 def test_a_particle_is_shown_as_often_as_it_weighs():
@@ -415,5 +490,9 @@ def test_a_particle_is_shown_as_often_as_it_weighs():
 
 @pytest.mark.parametrize("name", ["a\x1b[2Jb", "\ud800", "\u53d8\u5206", "$\\frac", "x" * 10_000])
 def test_a_picture_has_whatever_names_there_are_above_it(name):
-    """With warnings as errors, as here: a mirror that somebody runs so does not stop at a letter that the font lacks."""
-    assert pictures.learning_curves({"bound": [(1, 2.0), (2, 3.0)], name: [(1, 2.0)]}, name).startswith(b"\x89PNG")
+    """With warnings as errors, as here: a mirror that somebody runs so does not stop at a letter
+    that the font lacks.
+    """
+    assert pictures.learning_curves(
+        {"bound": [(1, 2.0), (2, 3.0)], name: [(1, 2.0)]}, name
+    ).startswith(b"\x89PNG")

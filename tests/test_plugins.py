@@ -1,4 +1,6 @@
-"""Plugins that are not installed: known by their text, run where the user named them, and nowhere else."""
+"""Plugins that are not installed: known by their text, run where the user named them, and nowhere
+else.
+"""
 
 from __future__ import annotations
 
@@ -46,15 +48,23 @@ class Mine(Method, frozen=True):
 pytestmark = pytest.mark.usefixtures("no_mirror")
 
 
-def plugin(path: Path, added: str = "0.0", name: str = "mine", imports: str = "", body: str = "") -> Path:
+def plugin(
+    path: Path, added: str = "0.0", name: str = "mine", imports: str = "", body: str = ""
+) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(PLUGIN.format(added=added, name=name, imports=imports, body=body))
     return path
 
 
-def in_process(folder: Path, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+def in_process(
+    folder: Path, *arguments: str, **environment: str
+) -> subprocess.CompletedProcess[str]:
     """The command line in a process of its own that starts in `folder`."""
-    inherited = {name: value for name, value in os.environ.items() if not name.startswith(("BENCH_", "MLFLOW_"))}
+    inherited = {
+        name: value
+        for name, value in os.environ.items()
+        if not name.startswith(("BENCH_", "MLFLOW_"))
+    }
     return subprocess.run(
         [sys.executable, "-m", "harness.cli", *arguments],
         cwd=folder,
@@ -106,7 +116,11 @@ def test_the_same_file_in_another_folder_is_the_same_method(bench, workspace):
 
 def test_a_neighbour_that_it_imports_is_part_of_it(bench, workspace):
     for folder, value in (("one", "0.0"), ("two", "1e6")):
-        plugin(workspace / folder / "mine.py", added="nets.ADDED + VALUE", imports="import nets\nfrom deep.values import VALUE")
+        plugin(
+            workspace / folder / "mine.py",
+            added="nets.ADDED + VALUE",
+            imports="import nets\nfrom deep.values import VALUE",
+        )
         (workspace / folder / "nets.py").write_text(f"ADDED = {value}\n")
         (workspace / folder / "deep").mkdir()
         (workspace / folder / "deep" / "__init__.py").write_text("")
@@ -118,12 +132,22 @@ def test_a_neighbour_that_it_imports_is_part_of_it(bench, workspace):
     assert elbo(two) - elbo(one) == pytest.approx(1e6, rel=1e-6)
     with ResultStore.open(sqlite_url(workspace / "bench.db")) as store:
         stored = sources.parsed(store.source(store.rows([two["key"]])[two["key"]].method_source))
-    assert set(stored.files) == {"mine.py", "nets.py", "deep/__init__.py", "deep/values.py", "deep/zero.py"}
+    assert set(stored.files) == {
+        "mine.py",
+        "nets.py",
+        "deep/__init__.py",
+        "deep/values.py",
+        "deep/zero.py",
+    }
 
 
 @pytest.mark.parametrize(
     ("name", "says"),
-    [("vb", "as an installed method does"), ("../up", "is up to 60 letters"), ("", "is up to 60 letters")],
+    [
+        ("vb", "as an installed method does"),
+        ("../up", "is up to 60 letters"),
+        ("", "is up to 60 letters"),
+    ],
 )
 def test_a_name_that_is_taken_or_none_is_refused(bench, workspace, name, says):
     plugin(workspace / "mine.py", name=name)
@@ -138,7 +162,10 @@ def test_fields_of_one_text_in_two_classes_are_told_apart_by_name(bench, workspa
     (workspace / "mine.py").write_text(text + "\n\nclass Other(Mine, frozen=True):\n    pass\n")
     refused = bench("run", "-m", "./mine.py:Mine", *SMOKE)
     assert (refused.exit_code, "as Other beside it does" in refused.stderr) == (2, True)
-    assert bench("check", "./mine.py:Mine").exit_code in (0, 3)  # what is not stored needs no name of its own
+    assert bench("check", "./mine.py:Mine").exit_code in (
+        0,
+        3,
+    )  # what is not stored needs no name of its own
 
 
 def test_a_class_of_this_session_trains_here_and_is_not_queued(workspace, monkeypatch):
@@ -160,13 +187,43 @@ def test_a_class_of_this_session_trains_here_and_is_not_queued(workspace, monkey
 def test_a_worker_makes_a_run_from_the_text_that_was_queued_wherever_it_stands(workspace):
     plugin(workspace / "here" / "mine.py")
     plugin(workspace / "there" / "mine.py", added="1e6")
-    queued = in_process(workspace / "here", "run", "-m", "./mine.py:Mine", *SMOKE, "--queue", "--json", BENCH_HOME=str(workspace))
+    queued = in_process(
+        workspace / "here",
+        "run",
+        "-m",
+        "./mine.py:Mine",
+        *SMOKE,
+        "--queue",
+        "--json",
+        BENCH_HOME=str(workspace),
+    )
     assert queued.returncode == 0, queued.stderr
-    made = in_process(workspace / "there", "worker", "--drain", "--allow-plugins", BENCH_HOME=str(workspace))
+    made = in_process(
+        workspace / "there", "worker", "--drain", "--allow-plugins", BENCH_HOME=str(workspace)
+    )
     assert made.returncode == 0, made.stderr
-    again = in_process(workspace / "here", "run", "-m", "./mine.py:Mine", *SMOKE, "--json", BENCH_HOME=str(workspace))
-    alone = in_process(workspace / "here", "run", "-m", "./mine.py:Mine", *SMOKE, "--json", BENCH_HOME=str(workspace / "other"))
-    assert (json.loads(again.stdout)["outcome"], elbo(json.loads(again.stdout))) == ("hit", elbo(json.loads(alone.stdout)))
+    again = in_process(
+        workspace / "here",
+        "run",
+        "-m",
+        "./mine.py:Mine",
+        *SMOKE,
+        "--json",
+        BENCH_HOME=str(workspace),
+    )
+    alone = in_process(
+        workspace / "here",
+        "run",
+        "-m",
+        "./mine.py:Mine",
+        *SMOKE,
+        "--json",
+        BENCH_HOME=str(workspace / "other"),
+    )
+    assert (json.loads(again.stdout)["outcome"], elbo(json.loads(again.stdout))) == (
+        "hit",
+        elbo(json.loads(alone.stdout)),
+    )
 
 
 def test_a_worker_that_was_not_told_to_sets_such_runs_aside_and_makes_the_others(bench, workspace):
@@ -177,14 +234,27 @@ def test_a_worker_that_was_not_told_to_sets_such_runs_aside_and_makes_the_others
     assert worked.exit_code == 3
     assert "may not run here. Let it with --allow-plugins" in worked.stderr
     assert "Ended 2 runs, 2 of them done. 2 runs set aside." in worked.stderr
-    statuses = {(line["method"], line["status"]) for line in json_lines(bench("list", "runs", "--json"))}
+    statuses = {
+        (line["method"], line["status"]) for line in json_lines(bench("list", "runs", "--json"))
+    }
     assert statuses == {("mine", "queued"), ("vb", "done")}
     assert bench("worker", "--drain", "--allow-plugins").exit_code == 0
 
 
 def test_workers_of_the_command_that_named_it_make_it(workspace):
     plugin(workspace / "mine.py")
-    made = in_process(workspace, "run", "-m", "./mine.py:Mine", *SMOKE, "--seeds", "0-1", "--workers", "2", "--json")
+    made = in_process(
+        workspace,
+        "run",
+        "-m",
+        "./mine.py:Mine",
+        *SMOKE,
+        "--seeds",
+        "0-1",
+        "--workers",
+        "2",
+        "--json",
+    )
     assert made.returncode == 0, made.stderr
     assert [json.loads(line)["status"] for line in made.stdout.splitlines()] == ["done", "done"]
 
@@ -208,10 +278,14 @@ def test_a_row_that_names_a_file_or_a_module_that_lies_around_runs_nothing(works
     (workspace / "plots.py").write_text(f"open({str(workspace / 'ran')!r}, 'w')")
     assert in_process(workspace, "run", "-m", "vb", *SMOKE, "--queue").returncode == 0
     with sqlite3.connect(workspace / "bench.db") as database:
-        spec = json.loads(database.execute("SELECT spec FROM runs").fetchone()[0]) | {"method": name}
+        spec = json.loads(database.execute("SELECT spec FROM runs").fetchone()[0]) | {
+            "method": name
+        }
         text = json.dumps(spec, sort_keys=True, separators=(",", ":"))
         database.execute("PRAGMA foreign_keys = OFF")
-        database.execute("UPDATE runs SET method = ?, spec = ?, key = ?", (name, text, digest(spec)))
+        database.execute(
+            "UPDATE runs SET method = ?, spec = ?, key = ?", (name, text, digest(spec))
+        )
     for arguments in ((), ("--allow-plugins",)):
         worked = in_process(workspace, "worker", "--drain", *arguments)
         assert (worked.returncode, "was not kept" in worked.stderr) == (3, True), worked.stderr
@@ -240,7 +314,9 @@ def test_a_plugin_that_has_gone_is_set_aside_with_its_reason(bench, workspace, m
     monkeypatch.setattr(registry, "find", without_pnf)
     worked = bench("worker", "--drain")
     assert (worked.exit_code, "pnf was uninstalled" in worked.stderr) == (3, True)
-    assert {(line["method"], line["status"]) for line in json_lines(bench("list", "runs", "--json"))} == {("vb", "done"), ("pnf", "queued")}
+    assert {
+        (line["method"], line["status"]) for line in json_lines(bench("list", "runs", "--json"))
+    } == {("vb", "done"), ("pnf", "queued")}
 
 
 def test_what_is_made_anew_has_the_code_that_made_it(bench, workspace):
@@ -286,19 +362,27 @@ def test_a_file_that_cannot_be_loaded_is_one_line_where_it_is_named(bench, works
 
 
 def test_broken_files_among_the_methods_and_broken_entry_points_hurt_nobody_else(workspace):
-    """A copy of the program whose folder of methods has broken files, beside a distribution with broken entry points."""
+    """A copy of the program whose folder of methods has broken files, beside a distribution with
+    broken entry points.
+    """
     import shutil
 
     program, site = workspace / "program", workspace / "site"
     for package in ("harness", "methods", "tasks", "studies"):
-        shutil.copytree(ROOT / package, program / package, ignore=shutil.ignore_patterns("__pycache__"))
+        shutil.copytree(
+            ROOT / package, program / package, ignore=shutil.ignore_patterns("__pycache__")
+        )
     for name, text in BROKEN.items():
         (program / "methods" / name).write_bytes(text.encode("latin-1"))
-    (program / "methods" / "computed.py").write_text(PLUGIN.format(name="computed", added="0.0", imports="", body="variants = dict(a={})"))
+    (program / "methods" / "computed.py").write_text(
+        PLUGIN.format(name="computed", added="0.0", imports="", body="variants = dict(a={})")
+    )
     info = site / "broken-1.0.dist-info"
     info.mkdir(parents=True)
     (info / "METADATA").write_text("Metadata-Version: 2.1\nName: broken\nVersion: 1.0\n")
-    (info / "entry_points.txt").write_text("[bench.methods]\nbroken = nowhere.at.all:Broken\n[bench.tasks]\nlost = nowhere:Lost\n")
+    (info / "entry_points.txt").write_text(
+        "[bench.methods]\nbroken = nowhere.at.all:Broken\n[bench.tasks]\nlost = nowhere:Lost\n"
+    )
     path = {"PYTHONPATH": f"{program}{os.pathsep}{site}", "BENCH_HOME": str(workspace)}
     for command in (
         ("run", "-m", "vb", "-m", "computed", *SMOKE),
@@ -312,16 +396,31 @@ def test_broken_files_among_the_methods_and_broken_entry_points_hurt_nobody_else
         assert done.returncode == 0, (command, done.stderr)
         assert "Traceback" not in done.stderr
     named = in_process(workspace, "run", "-m", "broken", *SMOKE, **path)
-    assert (named.returncode, "nowhere" in named.stderr, "Traceback" in named.stderr) == (2, True, False)
+    assert (named.returncode, "nowhere" in named.stderr, "Traceback" in named.stderr) == (
+        2,
+        True,
+        False,
+    )
 
 
 def test_a_method_that_cannot_draw_in_every_shape_has_its_tables(bench, workspace):
-    """Couplings need two dimensions, antithetic draws two particles; counting what a draw costs must not ask for others."""
+    """Couplings need two dimensions, antithetic draws two particles; counting what a draw costs
+    must not ask for others.
+    """
     body = "def init(self, dim, noise, n_context=0):\n        raise ValueError('this method needs an even dimension')\n"
     plugin(workspace / "mine.py", body=body.replace("init", "init_"))
-    text = (workspace / "mine.py").read_text().replace("return {", "assert dim % 2 == 1\n        return {")
+    text = (
+        (workspace / "mine.py")
+        .read_text()
+        .replace("return {", "assert dim % 2 == 1\n        return {")
+    )
     (workspace / "mine.py").write_text(text)
     made = bench("run", "-m", "./mine.py:Mine", "-t", "gaussian-3", "--protocol", "smoke")
     assert made.exit_code == 0, made.stderr
-    for command in (("compare", "--costs"), ("export", "--format", "csv"), ("report", "-o", "r.html"), ("why", "-m", "mine")):
+    for command in (
+        ("compare", "--costs"),
+        ("export", "--format", "csv"),
+        ("report", "-o", "r.html"),
+        ("why", "-m", "mine"),
+    ):
         assert bench(*command).exit_code == 0

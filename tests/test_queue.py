@@ -1,4 +1,6 @@
-"""Sweeps of many runs: what a command asks of the database does not grow with them, and every run has its turn."""
+"""Sweeps of many runs: what a command asks of the database does not grow with them, and every run
+has its turn.
+"""
 
 from __future__ import annotations
 
@@ -22,7 +24,11 @@ pytestmark = pytest.mark.usefixtures("no_mirror")
 CELLS, SEEDS = 20, 3
 AT_ONCE = 7  # less than a stack or two: cells lie across the borders
 STACKING = Description(method="hvae", stacks=True)
-RUNS = [replace(new_run(seed, steps=100 + cell), description=STACKING) for cell in range(CELLS) for seed in range(SEEDS)]
+RUNS = [
+    replace(new_run(seed, steps=100 + cell), description=STACKING)
+    for cell in range(CELLS)
+    for seed in range(SEEDS)
+]
 KEYS = [run.spec.key for run in RUNS]
 
 
@@ -43,7 +49,9 @@ def asked(store, monkeypatch):
     counts = []
     for name in ("open_runs", "standings"):
         ask = getattr(store, name)
-        monkeypatch.setattr(store, name, lambda keys, ask=ask: counts.append(len(keys)) or ask(keys))
+        monkeypatch.setattr(
+            store, name, lambda keys, ask=ask: counts.append(len(keys)) or ask(keys)
+        )
     return counts
 
 
@@ -65,7 +73,9 @@ def test_runs_behind_many_that_are_held_or_set_aside_have_their_turn(store, want
     left = Left(store, wanted)
     left.set_aside(KEYS[30:45])
     assert {run.key for run in left.next()} <= set(KEYS[45:])
-    assert [claim.key for claim in store.claim_first(list(stacks(left.next())), ME).claims] == KEYS[45:48]
+    assert [claim.key for claim in store.claim_first(list(stacks(left.next())), ME).claims] == KEYS[
+        45:48
+    ]
     left.set_aside(KEYS[45:])
     assert {run.holder for run in left.next()} == {ELSEWHERE}  # these are waited for
 
@@ -84,7 +94,12 @@ def test_a_command_makes_none_but_its_own(store):
 def test_each_end_is_told_once_and_few_runs_are_asked_about(store, asked):
     watch = Watch(store, KEYS)
     assert watch.look(everywhere=False) == []
-    assert (watch.progress.ended, watch.progress.total, watch.progress.share, sum(asked)) == (0, 60, 0.0, 60)
+    assert (watch.progress.ended, watch.progress.total, watch.progress.share, sum(asked)) == (
+        0,
+        60,
+        0.0,
+        60,
+    )
     told = []
     for first in range(0, 60, SEEDS):
         claims = store.claim(KEYS[first : first + SEEDS], ME)
@@ -111,7 +126,11 @@ def test_the_mirror_is_behind_with_what_there_is_to_show(store):
     store.claim(KEYS[5:7], ME)
     store.set_mlflow_run(KEYS[0], "shown before it was put back")
     assert store.behind(KEYS) == [KEYS[0], *KEYS[5:7]]
-    assert store.behind(KEYS[6:]) == store.behind(set(KEYS[6:] + [f"{number:016x}" for number in range(1000)])) == [KEYS[6]]
+    assert (
+        store.behind(KEYS[6:])
+        == store.behind(set(KEYS[6:] + [f"{number:016x}" for number in range(1000)]))
+        == [KEYS[6]]
+    )
     store.mirrored(KEYS[5], store.rows(KEYS)[KEYS[5]].revision)
     assert store.behind(KEYS) == [KEYS[0], KEYS[6]]
 
@@ -135,18 +154,35 @@ def test_questions_about_the_queue_are_answered_from_indices(tmp_path):
         by_key = {"INDEX sqlite_autoindex_runs_1 (key=?)"}
         assert asked(opened.standings, KEYS) == asked(opened.open_runs, KEYS) == by_key
         assert asked(opened.claim_first, list(stacks(opened.next_runs(10))), ME) == by_key
-        assert asked(opened.next_runs, 10) == asked(opened.holders, KEYS) == {"INDEX ix_runs_status_created_at_key (status=?)"}
-        assert asked(opened.behind, [f"{number:016x}" for number in range(1000)]) == {"INDEX ix_runs_unmirrored"}
+        assert (
+            asked(opened.next_runs, 10)
+            == asked(opened.holders, KEYS)
+            == {"INDEX ix_runs_status_created_at_key (status=?)"}
+        )
+        assert asked(opened.behind, [f"{number:016x}" for number in range(1000)]) == {
+            "INDEX ix_runs_unmirrored"
+        }
 
 
 def test_replicates_have_the_names_and_the_text_of_their_values():
     (first,) = expand(["hvae"], ["gaussian-25"], [5], "smoke", {})
     for spec in first.spec.replicates([0, 7, 10**17]):
         plain = RunSpec.from_plain(spec.plain())
-        assert (plain, spec.text, spec.key) == (spec, canonical_json(plain.model_dump() and spec.plain()), digest(spec.plain()))
-        assert spec.cell == first.spec.cell == digest({name: value for name, value in spec.plain().items() if name != "seed"})
+        assert (plain, spec.text, spec.key) == (
+            spec,
+            canonical_json(plain.model_dump() and spec.plain()),
+            digest(spec.plain()),
+        )
+        assert (
+            spec.cell
+            == first.spec.cell
+            == digest({name: value for name, value in spec.plain().items() if name != "seed"})
+        )
     other = first.spec.model_copy(update={"steps": 7})
-    assert (other.key, other.cell) == (digest(other.plain()), digest({k: v for k, v in other.plain().items() if k != "seed"}))
+    assert (other.key, other.cell) == (
+        digest(other.plain()),
+        digest({k: v for k, v in other.plain().items() if k != "seed"}),
+    )
 
 
 def test_a_worker_that_only_sees_runs_given_up_does_not_exit_with_0(bench):

@@ -1,4 +1,6 @@
-"""Mean ranks across tasks, Friedman's test and Nemenyi's critical difference: a published example, scipy, and what must not matter."""
+"""Mean ranks across tasks, Friedman's test and Nemenyi's critical difference: a published example,
+scipy, and what must not matter.
+"""
 
 from __future__ import annotations
 
@@ -23,7 +25,9 @@ scores = st.one_of(st.none(), st.floats(-10, 10), st.integers(-2, 2).map(float))
 def tables(draw):
     """Names of methods, and some blocks of their scores, with failures and ties."""
     k = draw(st.integers(2, 5))
-    return [f"m{place}" for place in range(k)], draw(st.lists(st.lists(scores, min_size=k, max_size=k), min_size=1, max_size=6))
+    return [f"m{place}" for place in range(k)], draw(
+        st.lists(st.lists(scores, min_size=k, max_size=k), min_size=1, max_size=6)
+    )
 
 
 def by_name(found):
@@ -45,11 +49,15 @@ def test_the_ranks_are_those_printed_in_the_paper():
 def test_friedmans_statistic_is_the_papers_up_to_the_correction_for_ties():
     found = ranking(PAPER["methods"], PAPER["ranks"], lower_is_better=True)
     n, k = len(PAPER["tasks"]), len(PAPER["methods"])
-    ties = sum(sum(row.count(rank) ** 3 - row.count(rank) for rank in set(row)) for row in PAPER["ranks"])
+    ties = sum(
+        sum(row.count(rank) ** 3 - row.count(rank) for rank in set(row)) for row in PAPER["ranks"]
+    )
     correction = 1 - ties / (n * k * (k**2 - 1))
     assert found.chi_square * correction == pytest.approx(PAPER["chi_square"], abs=0.005)
     columns = zip(*PAPER["ranks"], strict=True)
-    assert (found.chi_square, found.p) == pytest.approx(tuple(stats.friedmanchisquare(*columns)), rel=1e-12)
+    assert (found.chi_square, found.p) == pytest.approx(
+        tuple(stats.friedmanchisquare(*columns)), rel=1e-12
+    )
 
 
 def test_at_five_percent_the_papers_four_methods_are_one_group():
@@ -59,27 +67,48 @@ def test_at_five_percent_the_papers_four_methods_are_one_group():
 
 
 @pytest.mark.parametrize(
-    ("k", "q"), [(2, 1.960), (3, 2.343), (4, 2.569), (5, 2.728), (6, 2.850), (7, 2.949), (8, 3.031), (9, 3.102), (10, 3.164)]
+    ("k", "q"),
+    [
+        (2, 1.960),
+        (3, 2.343),
+        (4, 2.569),
+        (5, 2.728),
+        (6, 2.850),
+        (7, 2.949),
+        (8, 3.031),
+        (9, 3.102),
+        (10, 3.164),
+    ],
 )
 def test_critical_differences_are_the_papers_table(k, q):
-    """Table 5a; at k (k + 1) / (6 N) = 1 the difference is the table's value, printed to three digits and cut."""
+    """Table 5a; at k (k + 1) / (6 N) = 1 the difference is the table's value, printed to three
+    digits and cut.
+    """
     n = 30
     found = ranking([str(place) for place in range(k)], [list(map(float, range(k)))] * n, True)
-    assert found.critical_difference / math.sqrt(k * (k + 1) / (6 * n)) == pytest.approx(q, abs=0.001)
+    assert found.critical_difference / math.sqrt(k * (k + 1) / (6 * n)) == pytest.approx(
+        q, abs=0.001
+    )
 
 
 @pytest.mark.parametrize("k", [2, 3, 7, 20, 100])
 @pytest.mark.parametrize("level", [0.5, 0.95, 0.999])
 def test_the_studentised_range_is_scipys(k, level):
-    assert studentised_range(level, k) == pytest.approx(float(stats.studentized_range.ppf(level, k, math.inf)), rel=1e-6)
-    assert float(stats.studentized_range.cdf(studentised_range(level, k), k, math.inf)) == pytest.approx(level, rel=1e-9)
+    assert studentised_range(level, k) == pytest.approx(
+        float(stats.studentized_range.ppf(level, k, math.inf)), rel=1e-6
+    )
+    assert float(
+        stats.studentized_range.cdf(studentised_range(level, k), k, math.inf)
+    ) == pytest.approx(level, rel=1e-9)
 
 
 # Groups
 
 
 def test_groups_are_the_largest_sets_that_lie_within_the_critical_difference():
-    """By hand: 1.0, 1.5, 2.4 and 4.0 at 1.45: the first three, then nothing that is not within them; at 1.0 two pairs overlap."""
+    """By hand: 1.0, 1.5, 2.4 and 4.0 at 1.45: the first three, then nothing that is not within
+    them; at 1.0 two pairs overlap.
+    """
     four = ("a", "b", "c", "d")
     assert Ranking(four, (1.0, 1.5, 2.4, 4.0), 9, 1.0, 0.5, 1.45).cliques == [("a", "b", "c")]
     assert Ranking(four, (4.0, 2.4, 1.5, 1.0), 9, 1.0, 0.5, 1.0).cliques == [("d", "c"), ("c", "b")]
@@ -93,7 +122,9 @@ def test_two_methods_share_a_group_where_they_are_nearer_than_the_critical_diffe
     for one in means:
         for other in means:
             near = abs(means[one] - means[other]) < found.critical_difference
-            assert one == other or near == any({one, other} <= set(group) for group in found.cliques)
+            assert one == other or near == any(
+                {one, other} <= set(group) for group in found.cliques
+            )
     groups = [set(group) for group in found.cliques]
     assert not any(one < other for one in groups for other in groups)
 
@@ -133,11 +164,20 @@ def test_of_two_methods_or_one_block_friedman_says_nothing():
 def test_ranks_and_friedman_are_scipys(table):
     names, blocks = table
     found = ranking(names, blocks, lower_is_better=True)
-    ranked = [stats.rankdata([math.inf if score is None else score for score in block]) for block in blocks]
-    assert found.mean_ranks == pytest.approx([sum(row[place] for row in ranked) / len(blocks) for place in range(len(names))], rel=1e-12)
+    ranked = [
+        stats.rankdata([math.inf if score is None else score for score in block])
+        for block in blocks
+    ]
+    assert found.mean_ranks == pytest.approx(
+        [sum(row[place] for row in ranked) / len(blocks) for place in range(len(names))], rel=1e-12
+    )
     if len(names) > 2 and len(blocks) > 1 and any(len(set(row)) > 1 for row in ranked):
-        expected = stats.friedmanchisquare(*([row[place] for row in ranked] for place in range(len(names))))
-        assert (found.chi_square, found.p) == pytest.approx((expected.statistic, expected.pvalue), rel=1e-9)
+        expected = stats.friedmanchisquare(
+            *([row[place] for row in ranked] for place in range(len(names)))
+        )
+        assert (found.chi_square, found.p) == pytest.approx(
+            (expected.statistic, expected.pvalue), rel=1e-9
+        )
 
 
 @given(tables(), st.randoms(use_true_random=False))
@@ -148,7 +188,9 @@ def test_the_order_of_methods_and_tasks_does_not_matter(table, chance: random.Ra
     shuffled = [[block[place] for place in order] for block in chance.sample(blocks, len(blocks))]
     other = ranking([names[place] for place in order], shuffled, lower_is_better=False)
     assert by_name(other) == pytest.approx(by_name(found), rel=1e-12)
-    assert (other.chi_square, other.p) == pytest.approx((found.chi_square, found.p), rel=1e-9, abs=1e-12, nan_ok=True)
+    assert (other.chi_square, other.p) == pytest.approx(
+        (found.chi_square, found.p), rel=1e-9, abs=1e-12, nan_ok=True
+    )
     assert [set(group) for group in other.cliques] == [set(group) for group in found.cliques]
 
 
@@ -166,15 +208,25 @@ def test_cliques_of_many_rows_are_by_definition_the_largest_sets_of_neighbours()
         for critical in (0.5, 3.0, 1e9):
             made = Ranking(tuple(map(str, range(count))), means, 2, 0.0, 1.0, critical)
             order = sorted(range(count), key=lambda place: (means[place], str(place)))
-            runs = [[place for place in order[start:] if means[place] - means[order[start]] < critical] for start in range(count)]
+            runs = [
+                [place for place in order[start:] if means[place] - means[order[start]] < critical]
+                for start in range(count)
+            ]
             inside = [set() if start == 0 else set(runs[start - 1]) for start in range(count)]
-            expected = [tuple(map(str, run)) for run, outer in zip(runs, inside, strict=True) if len(run) > 1 and not set(run) <= outer]
+            expected = [
+                tuple(map(str, run))
+                for run, outer in zip(runs, inside, strict=True)
+                if len(run) > 1 and not set(run) <= outer
+            ]
             assert made.cliques == expected
 
 
 def test_a_grid_of_many_ranks_asks_once_who_is_not_told_apart(monkeypatch):
     """Once for each row, it took more time than all the rest of a report on some hundred settings."""
-    made, asked = ranking([str(place) for place in range(50)], [list(range(50))] * 2, lower_is_better=True), []
+    made, asked = (
+        ranking([str(place) for place in range(50)], [list(range(50))] * 2, lower_is_better=True),
+        [],
+    )
     cliques = Ranking.cliques.fget
     monkeypatch.setattr(Ranking, "cliques", property(lambda self: asked.append(1) or cliques(self)))
     assert rank_grid(made).rows[0][2].text

@@ -1,4 +1,6 @@
-"""Reading commands read the databases and nothing else: no plugin is imported or run, whatever is stored and whatever lies around."""
+"""Reading commands read the databases and nothing else: no plugin is imported or run, whatever is
+stored and whatever lies around.
+"""
 
 from __future__ import annotations
 
@@ -84,10 +86,24 @@ READING = [
 
 @pytest.fixture(scope="module")
 def home(tmp_path_factory) -> Path:
-    """A workspace with runs of installed, evil, broken and missing plugins, each in the ways in which they may be stored."""
+    """A workspace with runs of installed, evil, broken and missing plugins, each in the ways in
+    which they may be stored.
+    """
     home = tmp_path_factory.mktemp("reading")
     plugin(home / "mine.py")
-    made = in_process(home, "run", "-m", "./mine.py:Mine", "-m", "vb", "-m", "hvae-untempered", *SMOKE, "--seeds", "0-1")
+    made = in_process(
+        home,
+        "run",
+        "-m",
+        "./mine.py:Mine",
+        "-m",
+        "vb",
+        "-m",
+        "hvae-untempered",
+        *SMOKE,
+        "--seeds",
+        "0-1",
+    )
     assert made.returncode == 0, made.stderr
     (home / "tuned.yaml").write_text(STUDY)
     tuned = in_process(home, "study", "run", "tuned.yaml")
@@ -103,9 +119,19 @@ def home(tmp_path_factory) -> Path:
         (row, *_) = [dict(zip(columns, values, strict=True)) for values in rows]
         text = sources.Source("evil.py", {"evil.py": evil}).text
         database.execute("INSERT INTO sources VALUES (?, ?)", ("e" * 64, text))
-        hostile = [("./plots.py:Evil", None), ("./broken.py:Broken", None), ("gone", None), ("nowhere.at:All", None), ("evil", "e" * 64)]
+        hostile = [
+            ("./plots.py:Evil", None),
+            ("./broken.py:Broken", None),
+            ("gone", None),
+            ("nowhere.at:All", None),
+            ("evil", "e" * 64),
+        ]
         for number, (name, source) in enumerate(hostile):
-            spec = json.loads(row["spec"]) | {"method": name} | ({"method_source": source} if source else {})
+            spec = (
+                json.loads(row["spec"])
+                | {"method": name}
+                | ({"method_source": source} if source else {})
+            )
             cell = digest({field: value for field, value in spec.items() if field != "seed"})
             changed = {
                 "key": digest(spec),
@@ -118,7 +144,10 @@ def home(tmp_path_factory) -> Path:
             }
             changed |= {"description": None} if number % 2 else {}
             values = row | changed
-            database.execute(f"INSERT INTO runs VALUES ({', '.join('?' * len(columns))})", [values[column] for column in columns])
+            database.execute(
+                f"INSERT INTO runs VALUES ({', '.join('?' * len(columns))})",
+                [values[column] for column in columns],
+            )
             for table in ("metrics", "curves"):
                 _copy(database, table, row["key"], values["key"])
     return home
@@ -131,7 +160,10 @@ def _text(value: object) -> str:
 def _copy(database: sqlite3.Connection, table: str, old: str, new: str) -> None:
     found = database.execute(f"SELECT * FROM {table} WHERE run = ?", (old,)).fetchall()
     for row in found:
-        database.execute(f"INSERT INTO {table} VALUES ({', '.join('?' * len(row))})", [new if value == old else value for value in row])
+        database.execute(
+            f"INSERT INTO {table} VALUES ({', '.join('?' * len(row))})",
+            [new if value == old else value for value in row],
+        )
 
 
 @pytest.fixture
@@ -143,8 +175,14 @@ def copy(home, tmp_path) -> Iterator[Path]:
 
 
 def run(folder: Path, commands: list[tuple[str, ...]]) -> list[dict]:
-    """These commands one after the other in one process that writes down what it imports and runs; how each ended."""
-    environment = {name: value for name, value in os.environ.items() if not name.startswith(("BENCH_", "MLFLOW_"))}
+    """These commands one after the other in one process that writes down what it imports and runs;
+    how each ended.
+    """
+    environment = {
+        name: value
+        for name, value in os.environ.items()
+        if not name.startswith(("BENCH_", "MLFLOW_"))
+    }
     done = subprocess.run(
         [sys.executable, "-c", HOOK, json.dumps(commands)], cwd=folder, env={**environment, "PYTHONPATH": str(ROOT)},
         capture_output=True, text=True, timeout=600,
@@ -155,10 +193,16 @@ def run(folder: Path, commands: list[tuple[str, ...]]) -> list[dict]:
 
 def test_reading_commands_run_no_plugin(copy):
     with sqlite3.connect(copy / "bench.db") as database:
-        (key,) = database.execute("SELECT key FROM runs WHERE method = './plots.py:Evil'").fetchone()
-    ended = run(copy, [tuple(key if word == "KEY" else word for word in command) for command in READING])
+        (key,) = database.execute(
+            "SELECT key FROM runs WHERE method = './plots.py:Evil'"
+        ).fetchone()
+    ended = run(
+        copy, [tuple(key if word == "KEY" else word for word in command) for command in READING]
+    )
     assert len(ended) == len(READING)
-    wrong = [end for end in ended if end["seen"] or end["error"] or end["status"] not in end["allowed"]]
+    wrong = [
+        end for end in ended if end["seen"] or end["error"] or end["status"] not in end["allowed"]
+    ]
     assert wrong == [], "\n".join(map(str, wrong))
 
 
@@ -174,5 +218,11 @@ def test_a_bundle_brings_no_code(copy, tmp_path):
     other.mkdir()
     for name in ("plots.py", "all.zip"):
         shutil.copyfile(copy / name, other / name)
-    reading = [("import", "all.zip"), ("compare",), ("list", "runs"), ("export", "--format", "csv"), ("report", "-o", "r.html")]
+    reading = [
+        ("import", "all.zip"),
+        ("compare",),
+        ("list", "runs"),
+        ("export", "--format", "csv"),
+        ("report", "-o", "r.html"),
+    ]
     assert [(end["status"], end["seen"]) for end in run(other, reading)] == [(0, [])] * len(reading)

@@ -8,7 +8,15 @@ from typing import Any, ClassVar
 import pytest
 import torch
 from conftest import json_lines
-from plugins import DivergesAt50, FreezesDomain, FreezesNoise, FreezesParameters, FreezesRange, Shift, UsesNumpy
+from plugins import (
+    DivergesAt50,
+    FreezesDomain,
+    FreezesNoise,
+    FreezesParameters,
+    FreezesRange,
+    Shift,
+    UsesNumpy,
+)
 
 from harness.plan.grid import expand
 from harness.plan.registry import find
@@ -17,7 +25,11 @@ from harness.training import recorded_steps as replay
 
 PLUGINS = Path(__file__).parent / "plugins.py"
 METHODS = ["vb", "iwae", "pnf", "iaf", "hvae", "hvae-untempered", "hvae-iaf"]
-SETS = {"whole": {}, "batches": {"batch_size": 300, "optimiser": "rmsprop", "clip_norm": 5.0}, "single": {"dtype": "float32"}}
+SETS = {
+    "whole": {},
+    "batches": {"batch_size": 300, "optimiser": "rmsprop", "clip_norm": 5.0},
+    "single": {"dtype": "float32"},
+}
 PARTS = ("flat", "curve", "window", "diverged_at")
 
 
@@ -35,11 +47,21 @@ def recordings(monkeypatch):
     return made
 
 
-def trained(method, seeds, monkeypatch, way, look=lambda progress, state: None, task="gaussian-3", **sets):
+def trained(
+    method, seeds, monkeypatch, way, look=lambda progress, state: None, task="gaussian-3", **sets
+):
     monkeypatch.setenv("BENCH_REPLAY", way)
-    (run,) = expand([method if isinstance(method, str) else "vb"], [task], [0], "smoke", {"task.n_data": 1000, "steps": 40, **sets})
+    (run,) = expand(
+        [method if isinstance(method, str) else "vb"],
+        [task],
+        [0],
+        "smoke",
+        {"task.n_data": 1000, "steps": 40, **sets},
+    )
     spec = run.spec
-    found = find("method", spec.method).cls(**spec.method_fields) if isinstance(method, str) else method
+    found = (
+        find("method", spec.method).cls(**spec.method_fields) if isinstance(method, str) else method
+    )
     gaussian = find("task", spec.task).cls(**spec.task_fields)
     state = training.start(found, gaussian, spec.protocol(), seeds)
     for progress in training.train(found, gaussian, spec.protocol(), state):
@@ -78,13 +100,17 @@ def test_every_bit_is_that_of_steps_taken_one_by_one(method, kind, recordings, m
 
 @pytest.mark.parametrize("method", METHODS)
 def test_so_it_is_for_one_replicate_and_another_task(method, recordings, monkeypatch):
-    usual, played = (trained(method, [0], monkeypatch, way, task="gaussian-ar1") for way in ("off", "always"))
+    usual, played = (
+        trained(method, [0], monkeypatch, way, task="gaussian-ar1") for way in ("off", "always")
+    )
     assert len(recordings) == 1
     assert equal(usual, played)
 
 
 def test_a_method_that_looks_at_the_step_is_not_recorded(recordings, monkeypatch):
-    usual, played = (trained(DivergesAt50(), [0, 1, 2], monkeypatch, way, steps=120) for way in ("off", "always"))
+    usual, played = (
+        trained(DivergesAt50(), [0, 1, 2], monkeypatch, way, steps=120) for way in ("off", "always")
+    )
     assert recordings == [None]
     assert played.diverged_at.tolist() == [-1, 50, -1]
     assert equal(usual, played)
@@ -100,7 +126,9 @@ class LooksAtValues(Shift, frozen=True):
 
 
 def test_a_method_that_looks_at_values_is_not_recorded(recordings, monkeypatch):
-    usual, played = (trained(LooksAtValues(), [0, 1], monkeypatch, way) for way in ("off", "always"))
+    usual, played = (
+        trained(LooksAtValues(), [0, 1], monkeypatch, way) for way in ("off", "always")
+    )
     assert recordings == [None]
     assert equal(usual, played)
 
@@ -115,14 +143,19 @@ def test_numbers_that_leave_torch_are_not_recorded(recordings, monkeypatch):
 def test_what_a_recording_freezes_shows_at_once(method, recordings, remarks, monkeypatch):
     usual, played = (trained(method, [0, 1], monkeypatch, way) for way in ("off", "always"))
     assert [made is not None for made in recordings] == [True]
-    assert remarks == ["steps are taken one by one: a recording of step 0 gave other numbers with other parameters or noise"]
+    assert remarks == [
+        "steps are taken one by one: a recording of step 0 gave other numbers with other parameters or noise"
+    ]
     assert equal(usual, played)
 
 
 @pytest.mark.parametrize("method", [FreezesRange(), FreezesDomain()])
 def test_steps_since_the_last_comparison_are_taken_anew(method, monkeypatch, remarks):
     monkeypatch.setattr(replay, "CHECK_EVERY", 1000)
-    usual, played = (trained(method, [0], monkeypatch, way, task="gaussian-1", steps=120, lr=0.05) for way in ("off", "always"))
+    usual, played = (
+        trained(method, [0], monkeypatch, way, task="gaussian-1", steps=120, lr=0.05)
+        for way in ("off", "always")
+    )
     assert remarks
     assert remarks[0].endswith("gave other numbers when it was played back")
     assert usual.diverged_at.tolist() == [-1]
@@ -146,7 +179,18 @@ def test_whoever_keeps_a_state_between_comparisons_keeps_no_wrong_one(monkeypatc
 
 def test_a_run_says_that_its_steps_are_taken_one_by_one(bench, no_mirror, monkeypatch):
     monkeypatch.setenv("BENCH_REPLAY", "always")
-    result = bench("run", "-m", f"{PLUGINS}:FreezesNoise", "-t", "gaussian-2", "--protocol", "smoke", "--set", "steps=30", "--json")
+    result = bench(
+        "run",
+        "-m",
+        f"{PLUGINS}:FreezesNoise",
+        "-t",
+        "gaussian-2",
+        "--protocol",
+        "smoke",
+        "--set",
+        "steps=30",
+        "--json",
+    )
     (run,) = json_lines(result)
     reason = "steps are taken one by one: a recording of step 0 gave other numbers with other parameters or noise"
     assert f"freezes-noise on gaussian ({run['key']}): {reason}." in result.stderr
@@ -155,8 +199,23 @@ def test_a_run_says_that_its_steps_are_taken_one_by_one(bench, no_mirror, monkey
 
 
 @pytest.mark.parametrize("pause", ["0", "1000"])
-def test_a_run_saves_and_stores_what_steps_taken_one_by_one_give(bench, no_mirror, monkeypatch, pause):
-    words = ("-t", "gaussian-1", "--protocol", "smoke", "--set", "steps=60", "--set", "lr=0.05", "--save-every", pause, "--rerun", "--json")
+def test_a_run_saves_and_stores_what_steps_taken_one_by_one_give(
+    bench, no_mirror, monkeypatch, pause
+):
+    words = (
+        "-t",
+        "gaussian-1",
+        "--protocol",
+        "smoke",
+        "--set",
+        "steps=60",
+        "--set",
+        "lr=0.05",
+        "--save-every",
+        pause,
+        "--rerun",
+        "--json",
+    )
     metrics = []
     for way in ("off", "always"):
         monkeypatch.setenv("BENCH_REPLAY", way)

@@ -1,4 +1,6 @@
-"""The report: one page that draws itself in a real browser, asks nobody for anything, and shows names as names."""
+"""The report: one page that draws itself in a real browser, asks nobody for anything, and shows
+names as names.
+"""
 
 from __future__ import annotations
 
@@ -18,20 +20,26 @@ from test_browser import CHROMIUM, FLAGS
 from harness.cli import main
 
 SIZES = {"desktop": (1280, 900), "phone": (390, 844)}
-needs_browser = pytest.mark.skipif(not Path(CHROMIUM).exists() and "CI" not in os.environ, reason=f"{CHROMIUM} is not installed")
+needs_browser = pytest.mark.skipif(
+    not Path(CHROMIUM).exists() and "CI" not in os.environ, reason=f"{CHROMIUM} is not installed"
+)
 
 
 def write_report(workspace, name="report.html", *options):
     """The page as `bench report` writes it."""
     output = workspace.home / name
-    done = CliRunner().invoke(main, ["report", "-o", str(output), *options], env={"BENCH_HOME": str(workspace.home)})
+    done = CliRunner().invoke(
+        main, ["report", "-o", str(output), *options], env={"BENCH_HOME": str(workspace.home)}
+    )
     assert done.exit_code == 0, done.output
     return output
 
 
 @pytest.fixture(scope="module")
 def workspace(tmp_path_factory):
-    """Finished runs of four methods on three tasks; one of each hostile name, half of which diverged for a hostile reason."""
+    """Finished runs of four methods on three tasks; one of each hostile name, half of which
+    diverged for a hostile reason.
+    """
     workspace = filled_store.workspace_in(tmp_path_factory.mktemp("report"))
     runs = comparisons.gaussian_runs()
     comparisons.store_runs(workspace, runs)
@@ -53,7 +61,9 @@ def browser():
     from playwright.sync_api import sync_playwright
 
     with sync_playwright() as playwright:
-        running = playwright.chromium.launch(executable_path=CHROMIUM, args=[f"--{flag}" for flag in FLAGS])
+        running = playwright.chromium.launch(
+            executable_path=CHROMIUM, args=[f"--{flag}" for flag in FLAGS]
+        )
         yield running
         running.close()
 
@@ -64,9 +74,16 @@ def opened(browser, page, size="desktop", **context):
     tab = browser.new_context(viewport={"width": width, "height": height}, **context).new_page()
     asked, complaints = [], []
     tab.on("request", lambda request: asked.append(request.url))
-    tab.on("console", lambda message: complaints.append(message.text) if message.type in ("error", "warning") else None)
+    tab.on(
+        "console",
+        lambda message: (
+            complaints.append(message.text) if message.type in ("error", "warning") else None
+        ),
+    )
     tab.on("pageerror", lambda error: complaints.append(str(error)))
-    tab.on("dialog", lambda dialog: (complaints.append(f"dialog: {dialog.message}"), dialog.dismiss()))
+    tab.on(
+        "dialog", lambda dialog: (complaints.append(f"dialog: {dialog.message}"), dialog.dismiss())
+    )
     tab.goto(page.as_uri())
     tab.wait_for_selector("html[data-drawn]", state="attached", timeout=120_000)
     return tab, asked, complaints
@@ -79,12 +96,17 @@ def test_every_figure_is_drawn_and_nothing_leaves_the_page(browser, page, size, 
     charts = tab.locator(".plot").count()
     assert charts > 10
     assert tab.locator(".plot svg.main-svg").count() >= charts
-    empty = tab.evaluate("[...document.querySelectorAll('.plot')].filter(p => !p.querySelector('.trace, .point, .bars')).map(p => p.id)")
+    empty = tab.evaluate(
+        "[...document.querySelectorAll('.plot')].filter(p => !p.querySelector('.trace, .point, .bars')).map(p => p.id)"
+    )
     assert empty == []
     assert [url for url in asked if not url.startswith(("file:", "data:", "blob:"))] == []
     assert complaints == []
     assert tab.evaluate("document.documentElement.scrollWidth <= window.innerWidth")
-    tab.screenshot(path=str(Path(os.environ.get("BENCH_SCREENSHOTS", tmp_path)) / f"report-{size}.png"), full_page=True)
+    tab.screenshot(
+        path=str(Path(os.environ.get("BENCH_SCREENSHOTS", tmp_path)) / f"report-{size}.png"),
+        full_page=True,
+    )
     tab.context.close()
 
 
@@ -119,7 +141,9 @@ def test_the_horizontal_axis_of_learning_curves_can_be_chosen(browser, page):
     steps = plot.evaluate(furthest)
     article.locator("[data-choice='1']").click()
     tab.wait_for_timeout(500)
-    assert plot.evaluate(furthest) == steps * 10 * 12  # ten particles; ten leapfrog steps ask for eleven scores, and there is the way back
+    assert (
+        plot.evaluate(furthest) == steps * 10 * 12
+    )  # ten particles; ten leapfrog steps ask for eleven scores, and there is the way back
     assert complaints == []
     tab.context.close()
 
@@ -127,7 +151,9 @@ def test_the_horizontal_axis_of_learning_curves_can_be_chosen(browser, page):
 @needs_browser
 def test_bars_join_methods_that_are_not_told_apart(browser, page):
     tab, _, complaints = opened(browser, page)
-    joined = tab.locator("#ranks .plot").evaluate("p => p.data.filter(t => t.mode === 'lines').map(t => t.hovertext)")
+    joined = tab.locator("#ranks .plot").evaluate(
+        "p => p.data.filter(t => t.mode === 'lines').map(t => t.hovertext)"
+    )
     ranks = tab.locator("#ranks .plot").evaluate("p => p.data.at(-1).x")
     assert joined
     assert all(text.startswith("not told apart") for text in joined)
@@ -170,7 +196,9 @@ def test_the_policy_lets_only_the_pages_own_scripts_run(page):
     import base64
 
     allowed = re.findall(r"'sha256-([^']+)'", policy)
-    assert allowed == [base64.b64encode(hashlib.sha256(script.encode()).digest()).decode() for script in scripts]
+    assert allowed == [
+        base64.b64encode(hashlib.sha256(script.encode()).digest()).decode() for script in scripts
+    ]
 
 
 def test_the_same_results_give_the_same_bytes_in_another_process(workspace, page):
@@ -190,7 +218,9 @@ def test_a_value_that_is_not_finite_or_below_zero_breaks_no_logarithmic_axis(tmp
 
     comparisons.store_runs(workspace, comparisons.gaussian_runs(range(2)), wild)
     text = write_report(workspace).read_text()
-    assert "NaN" not in "".join(re.findall(r'<script type="application/json">(.*?)</script>', text, re.S))
+    assert "NaN" not in "".join(
+        re.findall(r'<script type="application/json">(.*?)</script>', text, re.S)
+    )
 
 
 def test_where_nothing_has_finished_one_line_says_so(tmp_path):

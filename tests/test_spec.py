@@ -16,7 +16,11 @@ def one(method="hvae", task="gaussian-5", seeds=(0,), protocol="smoke", **sets):
 
 
 def test_a_variant_and_the_same_setting_have_one_key():
-    written = {one("hvae-untempered").spec.key, one("hvae[tempering=none]").spec.key, one(**{"method.tempering": "none"}).spec.key}
+    written = {
+        one("hvae-untempered").spec.key,
+        one("hvae[tempering=none]").spec.key,
+        one(**{"method.tempering": "none"}).spec.key,
+    }
     assert len(written) == 1
     assert one("hvae").spec.key not in written
 
@@ -32,9 +36,18 @@ def test_values_are_typed_before_they_are_hashed():
     assert one(**{"batch_size": "none"}).spec.batch_size is None
 
 
-@pytest.mark.parametrize("name", [name for name in Protocol.model_fields if name not in ("optimiser", "lr_schedule")])
+@pytest.mark.parametrize(
+    "name", [name for name in Protocol.model_fields if name not in ("optimiser", "lr_schedule")]
+)
 def test_every_protocol_field_is_part_of_the_key(name):
-    other = {"shuffle": "true", "base": "learned", "bound": "iwae", "dtype": "float32", "rmsprop_decay": "0.5", "clip_norm": "1.0"}
+    other = {
+        "shuffle": "true",
+        "base": "learned",
+        "bound": "iwae",
+        "dtype": "float32",
+        "rmsprop_decay": "0.5",
+        "clip_norm": "1.0",
+    }
     assert one(**{name: other.get(name, "77")}).spec.key != one().spec.key
 
 
@@ -65,11 +78,19 @@ def test_later_layers_win():
     assert one(protocol="standard").spec.lr == 1e-2
     assert one(protocol="smoke").spec.lr == 5e-2
     assert one(protocol="smoke", lr="0.5").spec.lr == 0.5
-    assert one("hvae[n_leapfrog=3]", **{"method.n_leapfrog": "4"}).spec.method_fields["n_leapfrog"] == 4
+    assert (
+        one("hvae[n_leapfrog=3]", **{"method.n_leapfrog": "4"}).spec.method_fields["n_leapfrog"]
+        == 4
+    )
 
 
 def test_a_matrix_is_crossed_and_each_run_stands_once():
-    runs = expand(["hvae[n_leapfrog=1,10][tempering=fixed,none]", "hvae"], ["gaussian-2", "gaussian-3"], [0, 1], "smoke")
+    runs = expand(
+        ["hvae[n_leapfrog=1,10][tempering=fixed,none]", "hvae"],
+        ["gaussian-2", "gaussian-3"],
+        [0, 1],
+        "smoke",
+    )
     assert len(runs) == 4 * 2 * 2
     assert len({run.spec.key for run in runs}) == len(runs)
 
@@ -91,7 +112,9 @@ def test_a_long_seed_is_as_good_as_another(seed):
 
 @pytest.mark.parametrize("text", [f"{2**63}", f"0-{10**20}"])
 def test_a_seed_that_no_database_holds_is_named(text):
-    with pytest.raises(InvalidSelector, match=f"'{text}' are too large: at most 9223372036854775807"):
+    with pytest.raises(
+        InvalidSelector, match=f"'{text}' are too large: at most 9223372036854775807"
+    ):
         parse_seeds(text)
 
 
@@ -106,7 +129,19 @@ def test_bad_seeds_are_refused(text):
         parse_seeds(text)
 
 
-@pytest.mark.parametrize("text", ["hvae[", "hvae]", "hvae[n_leapfrog]", "hvae[=1]", "hvae[n_leapfrog=]", "hvae[a=1][a=2]", "[a=1]", ""])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "hvae[",
+        "hvae]",
+        "hvae[n_leapfrog]",
+        "hvae[=1]",
+        "hvae[n_leapfrog=]",
+        "hvae[a=1][a=2]",
+        "[a=1]",
+        "",
+    ],
+)
 def test_bad_selectors_are_refused(text):
     with pytest.raises((InvalidSelector, UnknownName)):
         parse_selector("method", text)

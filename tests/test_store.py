@@ -37,7 +37,17 @@ import harness.store
 from harness.base.errors import LeaseLost, SchemaMismatch, StoreError, UsageError
 from harness.base.spec import Status
 from harness.base.workspace import redact, sqlite_url
-from harness.store import ArtifactFile, Metric, ResultStore, Saved, backup, connect, current_revision, fresh, info
+from harness.store import (
+    ArtifactFile,
+    Metric,
+    ResultStore,
+    Saved,
+    backup,
+    connect,
+    current_revision,
+    fresh,
+    info,
+)
 from harness.store import upgrade as upgrade_database
 from harness.store.schema import metadata
 from harness.store.upgrade import REVISIONS
@@ -46,10 +56,38 @@ from harness.store.upgrade import REVISIONS
 
 
 def test_the_public_names_are_these():
-    rows = {"ArtifactFile", "CheckpointFile", "Claim", "Curve", "File", "HistoryRow", "Metric", "OpenRun", "Outcome"}
+    rows = {
+        "ArtifactFile",
+        "CheckpointFile",
+        "Claim",
+        "Curve",
+        "File",
+        "HistoryRow",
+        "Metric",
+        "OpenRun",
+        "Outcome",
+    }
     rows |= {"Owner", "RunRow", "CODE", "is_newest"}
-    rows |= {"Adoption", "CellRow", "Errata", "Erratum", "Replicate", "Result", "Saved", "Scores", "Snapshot", "Standing"}
-    assert set(harness.store.__all__) == rows | {"HEAD", "ResultStore", "backup", "current_revision", "info", "upgrade"}
+    rows |= {
+        "Adoption",
+        "CellRow",
+        "Errata",
+        "Erratum",
+        "Replicate",
+        "Result",
+        "Saved",
+        "Scores",
+        "Snapshot",
+        "Standing",
+    }
+    assert set(harness.store.__all__) == rows | {
+        "HEAD",
+        "ResultStore",
+        "backup",
+        "current_revision",
+        "info",
+        "upgrade",
+    }
     assert all(hasattr(harness.store, name) for name in harness.store.__all__)
 
 
@@ -60,7 +98,13 @@ def test_reading_a_stored_run_imports_neither_alembic_nor_the_orm(file):
         f"with ResultStore.open({sqlite_url(file)!r}) as store: store.rows(['a']), store.unmirrored(['a'])\n"
         "print([name for name in ('alembic', 'sqlalchemy.orm', 'torch', 'mlflow') if name in sys.modules])"
     )
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, cwd=DATA.parent.parent)
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        capture_output=True,
+        text=True,
+        check=True,
+        cwd=DATA.parent.parent,
+    )
     assert done.stdout.strip() == "[]"
 
 
@@ -79,7 +123,13 @@ def test_a_run_comes_back_as_it_was_put_in(store):
         3,
     )
     assert row.spec == wanted.plain()
-    assert (row.status, row.step, row.steps, row.settings, row.protocol) == (Status.QUEUED, 0, 1000, {"n_leapfrog": 10}, "standard")
+    assert (row.status, row.step, row.steps, row.settings, row.protocol) == (
+        Status.QUEUED,
+        0,
+        1000,
+        {"n_leapfrog": 10},
+        "standard",
+    )
     assert (row.owner, row.started_at, row.fence, row.mlflow_run_id) == (None, None, 0, None)
 
 
@@ -101,12 +151,16 @@ def test_enqueueing_again_changes_nothing(store):
 
 
 def test_runs_are_found_by_the_beginning_of_their_keys(store):
-    assert [row.key for row in store.find(KEYS[0][:6])] == [key for key in sorted(KEYS) if key.startswith(KEYS[0][:6])]
+    assert [row.key for row in store.find(KEYS[0][:6])] == [
+        key for key in sorted(KEYS) if key.startswith(KEYS[0][:6])
+    ]
     assert [row.key for row in store.find("")] == sorted(KEYS)
     assert [row.key for row in store.find(KEYS[0].upper())] == [KEYS[0]]
     assert store.find("%") == []
     for digit in "0123456789abcdef":
-        assert [row.key for row in store.find(digit)] == [key for key in sorted(KEYS) if key.startswith(digit)]
+        assert [row.key for row in store.find(digit)] == [
+            key for key in sorted(KEYS) if key.startswith(digit)
+        ]
 
 
 def test_recent_runs_come_newest_first_and_can_be_filtered(store):
@@ -121,14 +175,28 @@ def test_recent_runs_come_newest_first_and_can_be_filtered(store):
 
 def test_nan_and_infinities_survive_in_metrics_and_curves(store):
     (claim,) = store.claim(KEYS[:1], ME)
-    values = {"nan": math.nan, "up": math.inf, "down": -math.inf, "third": 1 / 3, "tiny": 5e-324, "huge": -1.7976931348623157e308, "n": 3}
-    metrics = {name: Metric(value, se=value) for name, value in values.items()} | {"bare": Metric(0.1)}
-    curves = {"bound": [(step, float(value)) for step, value in enumerate(values.values())], "empty": []}
+    values = {
+        "nan": math.nan,
+        "up": math.inf,
+        "down": -math.inf,
+        "third": 1 / 3,
+        "tiny": 5e-324,
+        "huge": -1.7976931348623157e308,
+        "n": 3,
+    }
+    metrics = {name: Metric(value, se=value) for name, value in values.items()} | {
+        "bare": Metric(0.1)
+    }
+    curves = {
+        "bound": [(step, float(value)) for step, value in enumerate(values.values())],
+        "empty": [],
+    }
     store.finish(claim, outcome(metrics=metrics, curves=curves))
     # repr tells every float apart, and is the same for two NaNs
     stored = store.metrics([claim.key])[claim.key]
     assert {name: repr(metric) for name, metric in stored.items()} == {
-        name: repr(Metric(float(metric.value), None if metric.se is None else float(metric.se))) for name, metric in metrics.items()
+        name: repr(Metric(float(metric.value), None if metric.se is None else float(metric.se)))
+        for name, metric in metrics.items()
     }
     assert repr(store.curves(claim.key)) == repr(dict(sorted(curves.items())))
 
@@ -136,7 +204,9 @@ def test_nan_and_infinities_survive_in_metrics_and_curves(store):
 def test_finishing_stores_everything_and_lets_go(store):
     (claim,) = store.claim(KEYS[:1], ME)
     files = [ArtifactFile("path.html", "sha", 7)]
-    store.finish(claim, outcome(reason="as planned", checkpoint=checkpoint(1000, "final"), artifacts=files))
+    store.finish(
+        claim, outcome(reason="as planned", checkpoint=checkpoint(1000, "final"), artifacts=files)
+    )
     row = store.rows([claim.key])[claim.key]
     assert (row.status, row.reason, row.step, row.wall_s) == (Status.DONE, "as planned", 1000, 12.5)
     assert (row.owner, row.lease_expires) == (None, None)
@@ -166,14 +236,29 @@ def test_plan_and_environment_are_stored_when_a_run_begins(store):
 def test_the_last_two_checkpoints_are_kept_and_the_others_handed_back(store):
     claims = store.claim(KEYS[:2], ME)
     dropped = [
-        store.save(claims, [Saved(step, 1.0, {"bound": [(step, -1.0)]}, checkpoint(step)), Saved(step, 2.0)]) for step in (10, 20, 30)
+        store.save(
+            claims,
+            [Saved(step, 1.0, {"bound": [(step, -1.0)]}, checkpoint(step)), Saved(step, 2.0)],
+        )
+        for step in (10, 20, 30)
     ]
     assert dropped == [[], [], [checkpoint(10)]]
     assert store.checkpoints(KEYS[0]) == [checkpoint(30), checkpoint(20)]
-    assert store.save(claims[:1], [Saved(20, 1.0, {}, dataclasses.replace(checkpoint(20), sha256="new"))]) == []
-    assert [(file.step, file.sha256) for file in store.checkpoints(KEYS[0])] == [(20, "new"), (30, "sha-30")]
+    assert (
+        store.save(
+            claims[:1], [Saved(20, 1.0, {}, dataclasses.replace(checkpoint(20), sha256="new"))]
+        )
+        == []
+    )
+    assert [(file.step, file.sha256) for file in store.checkpoints(KEYS[0])] == [
+        (20, "new"),
+        (30, "sha-30"),
+    ]
     assert store.curves(KEYS[0]) == {"bound": [(30, -1.0)]}
-    assert [(row.step, row.wall_s) for row in store.rows(KEYS[:2]).values()] == [(20, 1.0), (30, 2.0)]
+    assert [(row.step, row.wall_s) for row in store.rows(KEYS[:2]).values()] == [
+        (20, 1.0),
+        (30, 2.0),
+    ]
 
 
 def test_a_reset_run_starts_from_nothing_and_keeps_its_history(store):
@@ -185,9 +270,26 @@ def test_a_reset_run_starts_from_nothing_and_keeps_its_history(store):
     store.finish(claim, outcome(metrics={"elbo": Metric(-1.0)}))
     assert store.reset([*KEYS[:1], "0" * 16]) == []  # its result waits
     row = store.rows(KEYS)[KEYS[0]]
-    assert (row.status, row.step, row.wall_s, row.fence, row.started_at, row.finished_at) == (Status.QUEUED, 0, 0.0, 2, None, None)
-    assert (store.metrics(KEYS), store.curves(KEYS[0]), store.checkpoints(KEYS[0]), store.plan(KEYS[0])) == ({}, {}, [], None)
-    assert [line.status for line in store.history(KEYS[0])] == ["queued", "running", "done", "queued"]
+    assert (row.status, row.step, row.wall_s, row.fence, row.started_at, row.finished_at) == (
+        Status.QUEUED,
+        0,
+        0.0,
+        2,
+        None,
+        None,
+    )
+    assert (
+        store.metrics(KEYS),
+        store.curves(KEYS[0]),
+        store.checkpoints(KEYS[0]),
+        store.plan(KEYS[0]),
+    ) == ({}, {}, [], None)
+    assert [line.status for line in store.history(KEYS[0])] == [
+        "queued",
+        "running",
+        "done",
+        "queued",
+    ]
 
 
 def test_a_removed_run_leaves_nothing_behind(store):
@@ -195,9 +297,16 @@ def test_a_removed_run_leaves_nothing_behind(store):
     with pytest.raises(UsageError, match=claim.key):
         store.delete(KEYS)
     assert len(store.rows(KEYS)) == 20
-    store.finish(claim, outcome(metrics={"elbo": Metric(-1.0)}, checkpoint=checkpoint(1000, "final")))
+    store.finish(
+        claim, outcome(metrics={"elbo": Metric(-1.0)}, checkpoint=checkpoint(1000, "final"))
+    )
     assert store.delete(KEYS) == [checkpoint(1000, "final")]
-    assert (store.rows(KEYS), store.metrics(KEYS), store.history(KEYS[0]), store.checkpoints(KEYS[0])) == ({}, {}, [], [])
+    assert (
+        store.rows(KEYS),
+        store.metrics(KEYS),
+        store.history(KEYS[0]),
+        store.checkpoints(KEYS[0]),
+    ) == ({}, {}, [], [])
     with pytest.raises(LeaseLost, match="removed"):
         store.heartbeat([claim])
 
@@ -272,7 +381,10 @@ def test_a_process_killed_while_it_publishes_the_file_does_no_harm(file, call, a
 
 
 def test_a_half_built_database_is_its_makers_in_every_namespace(file):
-    with in_namespace(processes.build_and_wait, str(file)) as first, in_namespace(processes.build_and_wait, str(file)) as second:
+    with (
+        in_namespace(processes.build_and_wait, str(file)) as first,
+        in_namespace(processes.build_and_wait, str(file)) as second,
+    ):
         parts = {first.readline().strip(), second.readline().strip(), fresh.part_beside(file).name}
         assert len(parts) == 3
         fresh.part_beside(file)
@@ -281,7 +393,10 @@ def test_a_half_built_database_is_its_makers_in_every_namespace(file):
 
 def test_first_starts_in_namespaces_open_one_database(file):
     with contextlib.ExitStack() as opened:
-        starts = [opened.enter_context(in_namespace(processes.open_alone, sqlite_url(file), seed)) for seed in range(4)]
+        starts = [
+            opened.enter_context(in_namespace(processes.open_alone, sqlite_url(file), seed))
+            for seed in range(4)
+        ]
         assert [start.readline() for start in starts] == ["opened\n"] * 4
     with ResultStore.open(sqlite_url(file)) as store:
         assert store.count() == {"queued": 4}
@@ -319,7 +434,12 @@ def test_the_migrated_schema_is_the_declared_one(store, url):
     engine = connect.engine_for(url)
     with engine.connect() as connection:
         context = MigrationContext.configure(
-            connection, opts={"version_table": "bench_alembic_version", "compare_type": True, "compare_server_default": True}
+            connection,
+            opts={
+                "version_table": "bench_alembic_version",
+                "compare_type": True,
+                "compare_server_default": True,
+            },
         )
         assert compare_metadata(context, metadata) == []
         indexes = {index["name"] for index in inspect(connection).get_indexes("runs")}
@@ -332,7 +452,9 @@ def test_every_revision_has_a_migration_and_a_saved_database():
     from alembic.script import ScriptDirectory
 
     config = Config()
-    config.set_main_option("script_location", str(Path(harness.store.__file__).parent / "migrations"))
+    config.set_main_option(
+        "script_location", str(Path(harness.store.__file__).parent / "migrations")
+    )
     config.set_main_option("path_separator", "os")
     steps = [step.revision for step in ScriptDirectory.from_config(config).walk_revisions()][::-1]
     assert tuple(steps) == REVISIONS
@@ -346,14 +468,29 @@ def test_each_saved_database_upgrades_and_reads(saved, file):
     assert upgrade_database(sqlite_url(file)) == saved.stem.removeprefix("bench-")
     with ResultStore.open(sqlite_url(file)) as store:
         done, interrupted, queued = sorted(store.find(""), key=lambda row: row.seed)
-        assert (done.status, interrupted.status, queued.status) == (Status.DONE, Status.INTERRUPTED, Status.QUEUED)
-        assert (done.method, done.spec["method"], done.settings) == ("hvae", "hvae", {"n_leapfrog": 10})
-        assert repr(store.metrics([done.key])) == repr({done.key: {"elbo": Metric(-2.5, 0.1), "pareto_k": Metric(math.nan)}})
+        assert (done.status, interrupted.status, queued.status) == (
+            Status.DONE,
+            Status.INTERRUPTED,
+            Status.QUEUED,
+        )
+        assert (done.method, done.spec["method"], done.settings) == (
+            "hvae",
+            "hvae",
+            {"n_leapfrog": 10},
+        )
+        assert repr(store.metrics([done.key])) == repr(
+            {done.key: {"elbo": Metric(-2.5, 0.1), "pareto_k": Metric(math.nan)}}
+        )
         assert store.curves(done.key)["bound"] == [(0, -math.inf), (500, -2.5)]
         assert [file.role for file in store.checkpoints(done.key)] == ["final", "last"]
-        assert store.errata.reasons() == ({} if saved.stem == "bench-0001" else {done.key: "the machine's memory was faulty"})
+        assert store.errata.reasons() == (
+            {} if saved.stem == "bench-0001" else {done.key: "the machine's memory was faulty"}
+        )
         claims = store.claim([done.key, interrupted.key, queued.key], ME)
-        assert [(claim.key, claim.plan) for claim in claims] == [(interrupted.key, stack(done.key, interrupted.key)), (queued.key, None)]
+        assert [(claim.key, claim.plan) for claim in claims] == [
+            (interrupted.key, stack(done.key, interrupted.key)),
+            (queued.key, None),
+        ]
 
 
 def test_other_revisions_are_refused_and_only_upgraded_on_request(store, url, monkeypatch):
@@ -421,7 +558,10 @@ def test_a_server_that_is_away_is_refused_without_its_password():
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))  # bound, and not listening
         address = f"127.0.0.1:{taken.getsockname()[1]}"
-        for url in (f"postgresql://ada:secret@{address}/bench", f"postgresql://{address}/bench?user=ada&password=secret"):
+        for url in (
+            f"postgresql://ada:secret@{address}/bench",
+            f"postgresql://{address}/bench?user=ada&password=secret",
+        ):
             with pytest.raises(StoreError) as raised:
                 ResultStore.open(url)
             assert address in one_line(raised)
@@ -429,7 +569,14 @@ def test_a_server_that_is_away_is_refused_without_its_password():
 
 
 @pytest.mark.parametrize(
-    "url", ["sqlite://", "sqlite:///:memory:", "mysql://ada:secret@h/b", "nonsense secret", "postgresql://a:secret@h:port/b"]
+    "url",
+    [
+        "sqlite://",
+        "sqlite:///:memory:",
+        "mysql://ada:secret@h/b",
+        "nonsense secret",
+        "postgresql://a:secret@h:port/b",
+    ],
 )
 def test_other_addresses_are_refused(url):
     with pytest.raises(UsageError) as raised:
@@ -441,7 +588,12 @@ def test_info_tells_what_is_there(store, url):
     store.claim(KEYS[:1], ME)
     shown = info(url)
     assert shown.pop("size_bytes") > 0
-    assert shown == {"url": redact(url), "revision": REVISIONS[-1], "head": REVISIONS[-1], "runs": {"queued": 19, "running": 1}}
+    assert shown == {
+        "url": redact(url),
+        "revision": REVISIONS[-1],
+        "head": REVISIONS[-1],
+        "runs": {"queued": 19, "running": 1},
+    }
 
 
 def test_a_backup_is_a_whole_database(file, tmp_path):

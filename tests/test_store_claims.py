@@ -12,7 +12,19 @@ import time
 import pytest
 import store_processes as processes
 from store_processes import new_run, spec
-from stores import ELSEWHERE, KEYS, ME, SPAWN, checkpoint, execute, file, gone_owner, in_namespace, in_processes, outcome, stack, store, url  # noqa: F401
+from stores import (
+    ELSEWHERE,
+    KEYS,
+    ME,
+    SPAWN,
+    checkpoint,
+    execute,
+    gone_owner,
+    in_namespace,
+    in_processes,
+    outcome,
+    stack,
+)
 
 from harness.base.errors import LeaseLost, UsageError
 from harness.base.spec import Status
@@ -25,7 +37,11 @@ from harness.store.claims import lock
 def test_claims_keep_the_order_of_the_keys(store):
     wanted = [KEYS[7], KEYS[2], KEYS[11], KEYS[2], "0" * 16]
     claims = store.claim(wanted, ME)
-    assert [(claim.key, claim.fence, claim.seed) for claim in claims] == [(KEYS[7], 1, 7), (KEYS[2], 1, 2), (KEYS[11], 1, 11)]
+    assert [(claim.key, claim.fence, claim.seed) for claim in claims] == [
+        (KEYS[7], 1, 7),
+        (KEYS[2], 1, 2),
+        (KEYS[11], 1, 11),
+    ]
     assert all(row.owner == ME for row in store.rows(wanted).values())
 
 
@@ -60,7 +76,12 @@ def test_a_lost_lease_writes_nothing(store):
         with pytest.raises(LeaseLost, match=KEYS[1]):
             write()
     assert store.rows(KEYS) == before
-    assert (store.metrics(KEYS), store.curves(KEYS[0]), store.checkpoints(KEYS[0]), store.plan(KEYS[0])) == ({}, {}, [], None)
+    assert (
+        store.metrics(KEYS),
+        store.curves(KEYS[0]),
+        store.checkpoints(KEYS[0]),
+        store.plan(KEYS[0]),
+    ) == ({}, {}, [], None)
     store.finish(new, outcome())
 
 
@@ -85,7 +106,10 @@ def test_members_that_ended_stay_as_they_are(store):
     store.heartbeat(claims)
     store.save(claims, [Saved(7, 1.0, {"bound": [(7, 0.0)]})] * 2)
     store.release(claims, Status.INTERRUPTED, None)
-    assert [(row.status, row.step) for row in store.rows(KEYS[:2]).values()] == [("diverged", 1000), ("interrupted", 7)]
+    assert [(row.status, row.step) for row in store.rows(KEYS[:2]).values()] == [
+        ("diverged", 1000),
+        ("interrupted", 7),
+    ]
     assert store.curves(KEYS[0]) == {}
     with pytest.raises(LeaseLost):
         store.finish(claims[0], outcome())
@@ -112,9 +136,13 @@ def test_a_helper_keeps_leases_alive_and_tells_of_a_lost_one(store, url):
         heartbeat.hold(claims[:1])
         heartbeat.hold(claims)  # what changes is beaten at once
         patience = time.monotonic() + 60
-        while time.monotonic() < patience and any(store.holders(KEYS)[key][2] < before[key] + 30 for key in before):
+        while time.monotonic() < patience and any(
+            store.holders(KEYS)[key][2] < before[key] + 30 for key in before
+        ):
             time.sleep(0.05)
-        assert {key: expires > before[key] + 30 for key, (_, _, expires) in store.holders(KEYS).items()} == dict.fromkeys(before, True)
+        assert {
+            key: expires > before[key] + 30 for key, (_, _, expires) in store.holders(KEYS).items()
+        } == dict.fromkeys(before, True)
         assert not heartbeat.lost.is_set()
         store.heartbeat(claims, lease_s=-1.0)
         store.claim(KEYS[:1], ME)
@@ -132,7 +160,10 @@ def test_a_run_of_a_killed_process_is_free_at_once(store, url):
     os.kill(holder.pid, signal.SIGKILL)
     holder.join()
     assert store.holders(KEYS[:2]) == {}
-    assert [(claim.key, claim.fence) for claim in store.claim(KEYS[:2], ME)] == [(KEYS[0], 2), (KEYS[1], 2)]
+    assert [(claim.key, claim.fence) for claim in store.claim(KEYS[:2], ME)] == [
+        (KEYS[0], 2),
+        (KEYS[1], 2),
+    ]
 
 
 def test_the_third_death_without_a_checkpoint_fails_the_run(store):
@@ -210,11 +241,15 @@ def test_the_next_runs_are_those_that_nobody_holds_in_the_order_of_asking(store,
     store.claim(KEYS[:2], ELSEWHERE)
     store.claim(KEYS[2:4], gone_owner())
     store.release(store.claim(KEYS[6:7], ME), Status.INTERRUPTED, None)
-    assert [(run.key, run.holder) for run in store.next_runs(5)] == [(key, None) for key in KEYS[2:7]]
+    assert [(run.key, run.holder) for run in store.next_runs(5)] == [
+        (key, None) for key in KEYS[2:7]
+    ]
     assert [run.key for run in store.next_runs(3, without=KEYS[2:5])] == KEYS[5:8]
     for key in KEYS[2:]:
         store.finish(store.claim([key], ME)[0], outcome())
-    assert [(run.key, run.holder) for run in store.next_runs(5)] == [(key, ELSEWHERE) for key in KEYS[:2]]
+    assert [(run.key, run.holder) for run in store.next_runs(5)] == [
+        (key, ELSEWHERE) for key in KEYS[:2]
+    ]
     assert store.next_runs(5) == store.open_runs(KEYS)
 
 
@@ -244,7 +279,9 @@ def test_a_claimer_waits_for_no_other_writer(postgres_database):
         groups = [store.open_runs(KEYS[start : start + 2]) for start in range(0, 6, 2)]
         with store._write() as other:
             lock(other, [KEYS[1], KEYS[2]])
-            assert store.claim(KEYS[:3], ME) == []  # no part of a stack, and nothing that is held already
+            assert (
+                store.claim(KEYS[:3], ME) == []
+            )  # no part of a stack, and nothing that is held already
             assert [claim.key for claim in store.claim_first(groups, ME).claims] == KEYS[4:6]
 
 
@@ -259,7 +296,9 @@ def test_only_what_can_be_seen_is_known_of_an_owner():
     unseen = {"host": ME.host + "x", "boot_id": "before", "pid_namespace": "4026530000"}
     for name, value in {**unseen, "pid_namespace": None, "process_start": 0}.items():
         assert dataclasses.replace(ME, **{name: value}).lives() is None, name
-        assert dataclasses.replace(ME, **unseen | {name: value}, pid=child.pid).lives() is None, name
+        assert dataclasses.replace(ME, **unseen | {name: value}, pid=child.pid).lives() is None, (
+            name
+        )
 
 
 def test_owners_in_other_pid_namespaces_have_their_lease(store, url):
@@ -270,7 +309,9 @@ def test_owners_in_other_pid_namespaces_have_their_lease(store, url):
         assert owner.pid_namespace != ME.pid_namespace
         assert [claim.key for claim in store.claim(KEYS[:3], ME)] == [KEYS[2]]
         with in_namespace(processes.claim_and_wait, url, KEYS[:4]) as others:
-            assert others.readline().split() == [KEYS[3]]  # neither the neighbour's nor this process's
+            assert others.readline().split() == [
+                KEYS[3]
+            ]  # neither the neighbour's nor this process's
     assert [row.crashes for row in store.rows(KEYS[:4]).values()] == [0, 0, 0, 0]
     execute(url, f"UPDATE runs SET lease_expires = 0 WHERE key = '{KEYS[0]}'")
     assert [claim.key for claim in store.claim(KEYS[:4], ME)] == [KEYS[0]]
@@ -288,7 +329,9 @@ def test_a_clock_that_jumps_takes_no_run_from_a_living_process(file, monkeypatch
     report = SPAWN.Queue()
     with ResultStore.open(sqlite_url(file)) as store:  # a server's clock is not this machine's
         store.enqueue([new_run(seed) for seed in range(3)])
-        holder = SPAWN.Process(target=processes.claim_and_stay, args=(sqlite_url(file), KEYS[:2], report))
+        holder = SPAWN.Process(
+            target=processes.claim_and_stay, args=(sqlite_url(file), KEYS[:2], report)
+        )
         holder.start()
         assert report.get(timeout=60) == KEYS[:2]
         real = time.time

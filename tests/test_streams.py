@@ -1,4 +1,6 @@
-"""What a command's streams carry, and what becomes of a command whose streams are closed, full or cut off."""
+"""What a command's streams carry, and what becomes of a command whose streams are closed, full or
+cut off.
+"""
 
 from __future__ import annotations
 
@@ -59,10 +61,25 @@ def home(workspace):
 
 def shell(command: str, home: Path) -> subprocess.CompletedProcess[str]:
     """A command line of a shell, in which `bench` is this program."""
-    environment = {name: value for name, value in os.environ.items() if not name.startswith(("BENCH_", "MLFLOW_"))}
-    environment |= {"PYTHONPATH": str(Path(__file__).parent.parent), "OMP_NUM_THREADS": "1", "MLFLOW_TRACKING_URI": "http://127.0.0.1:9"}
+    environment = {
+        name: value
+        for name, value in os.environ.items()
+        if not name.startswith(("BENCH_", "MLFLOW_"))
+    }
+    environment |= {
+        "PYTHONPATH": str(Path(__file__).parent.parent),
+        "OMP_NUM_THREADS": "1",
+        "MLFLOW_TRACKING_URI": "http://127.0.0.1:9",
+    }
     script = f'bench() {{ "{sys.executable}" -m harness.cli "$@"; }}; {command}'
-    return subprocess.run(["bash", "-c", script], cwd=home, env=environment, capture_output=True, text=True, timeout=300)
+    return subprocess.run(
+        ["bash", "-c", script],
+        cwd=home,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
 
 
 def test_whatever_a_plugin_prints_the_results_stand_alone(home):
@@ -88,7 +105,11 @@ def test_in_another_program_too_what_a_plugin_prints_is_no_result(bench, workspa
 
 @pytest.mark.parametrize(
     ("streams", "status", "says"),
-    [(">&-", 1, "bench: Cannot write to standard output: it is closed. "), ("<&- 2>&-", 0, ""), ("2>/dev/full", 0, "")],
+    [
+        (">&-", 1, "bench: Cannot write to standard output: it is closed. "),
+        ("<&- 2>&-", 0, ""),
+        ("2>/dev/full", 0, ""),
+    ],
 )
 def test_a_run_is_made_and_stored_whatever_its_streams_are(streams, status, says, workspace):
     done = shell(f"bench run {SMALL} {streams}", workspace)
@@ -101,8 +122,15 @@ def test_a_run_is_made_and_stored_whatever_its_streams_are(streams, status, says
 def test_every_command_that_prints_says_in_one_line_that_it_cannot(bench, workspace):
     assert bench("run", *SMALL.split()).exit_code == 0
     commands = ["compare", "export --format csv", "list methods", "--help"]
-    told = shell("; ".join(f"bench {command} >/dev/full; echo STATUS $? >&2" for command in commands), workspace).stderr
-    assert told.count("Cannot write to standard output: No space left on device.") == told.count("STATUS 1") == len(commands), told
+    told = shell(
+        "; ".join(f"bench {command} >/dev/full; echo STATUS $? >&2" for command in commands),
+        workspace,
+    ).stderr
+    assert (
+        told.count("Cannot write to standard output: No space left on device.")
+        == told.count("STATUS 1")
+        == len(commands)
+    ), told
     assert "Traceback" not in told
 
 
@@ -128,5 +156,8 @@ def test_a_device_or_a_pipe_is_written_to_and_not_replaced(bench, workspace):
     assert (workspace / "pipe").is_fifo()
     assert "gaussian-2" in bench("compare", "-o", "/dev/stdout", "--format", "csv").stdout
     full = bench("compare", "-o", "full", "--format", "csv")
-    assert (full.exit_code, full.stderr) == (2, "bench: Cannot write full: No space left on device.\n")
+    assert (full.exit_code, full.stderr) == (
+        2,
+        "bench: Cannot write full: No space left on device.\n",
+    )
     assert Path("/dev/full").is_char_device()

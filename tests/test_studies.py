@@ -54,17 +54,23 @@ def study(workspace):
 
 @cache
 def cells(name):
-    """The runs of a study by method, settings of the method, and task: seeds and the spec of the first."""
+    """The runs of a study by method, settings of the method, and task: seeds and the spec of the
+    first.
+    """
     found = {}
     for run in studies.load(name).runs():
         found.setdefault(run.spec.cell, []).append(run)
-    return [(runs[0].description.method, runs[0], [run.spec.seed for run in runs]) for runs in found.values()]
+    return [
+        (runs[0].description.method, runs[0], [run.spec.seed for run in runs])
+        for runs in found.values()
+    ]
 
 
 @pytest.mark.parametrize(
     ("name", "n_cells", "n_seeds"),
     [
-        # hvae K = 1, 10; untempered K = 1, 10; iaf under two objectives; pnf K = 1, 30 under two objectives; vb
+        # hvae K = 1, 10; untempered K = 1, 10; iaf under two objectives; pnf K = 1, 30 under two
+        # objectives; vb
         ("report-gaussian", len(DIMS) * (2 + 2 + 2 + 2 * 2 + 1), 3),
         ("paper-gaussian", 10 * (2 + 2 + 2 + 1), 10),
         ("corrected-gaussian", len(DIMS) * (2 + 2 + 1 + 2 + 1), 10),
@@ -79,7 +85,9 @@ def test_a_shipped_study_has_the_runs_that_its_grids_promise(name, n_cells, n_se
 
 
 def test_every_shipped_study_is_listed():
-    assert sorted(studies.listings()) == sorted(path.stem for path in Path(studies.__file__).parents[1].glob("studies/*.yaml"))
+    assert sorted(studies.listings()) == sorted(
+        path.stem for path in Path(studies.__file__).parents[1].glob("studies/*.yaml")
+    )
 
 
 def test_the_report_clips_and_runs_as_long_as_the_report_did():
@@ -96,13 +104,19 @@ def test_the_report_clips_and_runs_as_long_as_the_report_did():
         (f, o) for f in ("iaf", "pnf") for o in ("exact", "released-flow")
     }
     assert {spec.method_fields.get("tied", True) for _, spec in flows} == {True}
-    assert {(run.spec.batch_size, run.spec.dtype, run.spec.optimiser) for _, run, _ in found} == {(256, "float32", "rmsprop")}
+    assert {(run.spec.batch_size, run.spec.dtype, run.spec.optimiser) for _, run, _ in found} == {
+        (256, "float32", "rmsprop")
+    }
 
 
 def test_the_other_gaussian_studies_differ_where_they_say_so():
     for label, run, _ in cells("paper-gaussian"):
         assert run.spec.task_fields["objective"] == ("released-flow" if label == "pnf" else "exact")
-        assert (run.protocol, run.spec.method_fields.get("tied", True), run.spec.batch_size) == ("paper", True, None)
+        assert (run.protocol, run.spec.method_fields.get("tied", True), run.spec.batch_size) == (
+            "paper",
+            True,
+            None,
+        )
     for _, run, _ in cells("corrected-gaussian"):
         assert (run.protocol, run.spec.task_fields["objective"]) == ("standard", "exact")
         assert run.spec.method_fields.get("tied", False) is False
@@ -166,16 +180,34 @@ def test_values_are_read_as_the_command_line_reads_them(workspace, study, settin
 
 
 @pytest.mark.parametrize(
-    ("written", "seeds"), [("3", [3]), ("0-2,7", [0, 1, 2, 7]), ("[4, 0-1, '9']", [4, 0, 1, 9]), ("\n      - 1\n      - 2", [1, 2])]
+    ("written", "seeds"),
+    [
+        ("3", [3]),
+        ("0-2,7", [0, 1, 2, 7]),
+        ("[4, 0-1, '9']", [4, 0, 1, 9]),
+        ("\n      - 1\n      - 2", [1, 2]),
+    ],
 )
 def test_seeds_are_text_a_number_or_a_list(workspace, study, written, seeds):
-    assert [run.spec.seed for run in studies.load(study(GOOD.replace("0-1", written))).runs()] == seeds
+    assert [
+        run.spec.seed for run in studies.load(study(GOOD.replace("0-1", written))).runs()
+    ] == seeds
 
 
 def test_what_two_grids_share_is_one_run(workspace, study):
-    second = GOOD.partition("grids:\n")[2].replace("[vb]", '[hvae, vb, "hvae[n_leapfrog=10]"]').replace("0-1", "1-2")
+    second = (
+        GOOD.partition("grids:\n")[2]
+        .replace("[vb]", '[hvae, vb, "hvae[n_leapfrog=10]"]')
+        .replace("0-1", "1-2")
+    )
     runs = studies.load(study(GOOD + second)).runs()
-    assert sorted((run.spec.method, run.spec.seed) for run in runs) == [("hvae", 1), ("hvae", 2), ("vb", 0), ("vb", 1), ("vb", 2)]
+    assert sorted((run.spec.method, run.spec.seed) for run in runs) == [
+        ("hvae", 1),
+        ("hvae", 2),
+        ("vb", 0),
+        ("vb", 1),
+        ("vb", 2),
+    ]
     assert len({run.spec.key for run in runs}) == 5
 
 
@@ -243,7 +275,9 @@ def test_a_bad_file_is_one_line_with_file_line_and_field(bench, workspace, study
 
 
 def test_files_that_cannot_be_read_are_one_line(bench, workspace, study):
-    (workspace / "latin.yaml").write_bytes(b"# fine\n" + GOOD.encode().replace(b"A study", b"A st\xfcdy"))
+    (workspace / "latin.yaml").write_bytes(
+        b"# fine\n" + GOOD.encode().replace(b"A study", b"A st\xfcdy")
+    )
     (workspace / "folder.yaml").mkdir()
     study(f"{GOOD}#{'x' * 1_000_000}\n", "large.yaml")
     study("# nothing\n", "empty.yaml")
@@ -266,7 +300,10 @@ def test_files_that_cannot_be_read_are_one_line(bench, workspace, study):
 def test_an_error_of_the_command_line_is_not_blamed_on_the_file(bench, study):
     name = study(f"{GOOD}    set: {{lr: 0.1}}\n")
     result = bench("study", "run", name, "--set", "lrr=1")
-    assert (result.exit_code, result.stderr.startswith("bench: No field of vb on gaussian named 'lrr'")) == (2, True)
+    assert (
+        result.exit_code,
+        result.stderr.startswith("bench: No field of vb on gaussian named 'lrr'"),
+    ) == (2, True)
     assert bench("study", "run", name, "--set", "lr").exit_code == 2
 
 
@@ -279,19 +316,47 @@ def test_a_plugin_that_cannot_be_loaded_is_named_with_its_place(bench, workspace
 
 def test_a_broken_study_does_not_hide_the_others(monkeypatch, workspace, study):
     study("grids: 3\n")
-    monkeypatch.setattr(studies, "_shipped", lambda: {"mine": workspace / "mine.yaml", "good": Path(study(GOOD, "good.yaml"))})
+    monkeypatch.setattr(
+        studies,
+        "_shipped",
+        lambda: {"mine": workspace / "mine.yaml", "good": Path(study(GOOD, "good.yaml"))},
+    )
     assert studies.listings()["good"] == "A study."
     assert studies.listings()["mine"].startswith("cannot be used: ")
 
 
 MARKS = st.text(alphabet="ab01:-[]{}&*!|>'\"#\n ,?%@\\\t~=<.x", max_size=60)
 WORDS = (
-    st.sampled_from(["vb", "hvae[n_leapfrog=1,2]", "gaussian-2", "smoke", "0-1", "1e-3", "none", "summary", "lr", "method.tied"]) | MARKS
+    st.sampled_from(
+        [
+            "vb",
+            "hvae[n_leapfrog=1,2]",
+            "gaussian-2",
+            "smoke",
+            "0-1",
+            "1e-3",
+            "none",
+            "summary",
+            "lr",
+            "method.tied",
+        ]
+    )
+    | MARKS
 )
-FIELDS = st.sampled_from(["summary", "grids", "methods", "tasks", "seeds", "protocol", "set", "tune"]) | WORDS
+FIELDS = (
+    st.sampled_from(["summary", "grids", "methods", "tasks", "seeds", "protocol", "set", "tune"])
+    | WORDS
+)
 PLAIN = st.none() | st.booleans() | st.integers() | st.floats() | WORDS | st.text(max_size=20)
-VALUES = st.recursive(PLAIN, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(FIELDS, inner, max_size=5), max_leaves=12)
-GRIDS = st.fixed_dictionaries({"methods": VALUES, "tasks": VALUES, "seeds": VALUES}, optional={"protocol": VALUES, "set": VALUES})
+VALUES = st.recursive(
+    PLAIN,
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(FIELDS, inner, max_size=5),
+    max_leaves=12,
+)
+GRIDS = st.fixed_dictionaries(
+    {"methods": VALUES, "tasks": VALUES, "seeds": VALUES},
+    optional={"protocol": VALUES, "set": VALUES},
+)
 STUDIES = st.fixed_dictionaries({"summary": WORDS, "grids": st.lists(GRIDS | VALUES, max_size=2)})
 
 
@@ -305,7 +370,11 @@ DUMPED = (VALUES | STUDIES).map(lambda value: yaml.safe_dump(value, allow_unicod
 TEXTS = (st.text() | MARKS | EDITS | DUMPED).map(lambda text: text.encode("utf-8", "surrogatepass"))
 
 
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
+@settings(
+    max_examples=150,
+    deadline=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+)
 @given(content=TEXTS | st.binary())
 def test_any_bytes_are_a_study_or_one_usage_error(tmp_path, content):
     path = tmp_path / "any.yaml"
@@ -322,10 +391,15 @@ def test_any_bytes_are_a_study_or_one_usage_error(tmp_path, content):
         assert len(str(err).splitlines()) == 1  # noqa: PT017
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
 @given(
     value=st.recursive(
-        st.text("ab -:#'\"é", max_size=8), lambda v: st.lists(v, max_size=3) | st.dictionaries(st.text("ab:", max_size=3), v, max_size=3)
+        st.text("ab -:#'\"é", max_size=8),
+        lambda v: (
+            st.lists(v, max_size=3) | st.dictionaries(st.text("ab:", max_size=3), v, max_size=3)
+        ),
     )
 )
 def test_texts_come_back_as_they_were_written(tmp_path, value):
@@ -340,10 +414,21 @@ def test_texts_come_back_as_they_were_written(tmp_path, value):
 
 def test_status_in_an_empty_workspace_writes_nothing(bench, workspace):
     (shown,) = json_lines(bench("study", "status", "smoke", "--json"))
-    assert (shown["runs"], shown["counts"], shown["left"], shown["runs_without_estimate"]) == (84, {"missing": 84}, 84, 84)
+    assert (shown["runs"], shown["counts"], shown["left"], shown["runs_without_estimate"]) == (
+        84,
+        {"missing": 84},
+        84,
+        84,
+    )
     assert (shown["seconds_left"], shown["at_work"]) == (None, [])
-    assert "84 runs: 84 to make, time unknown until some have ended" in bench("study", "status", "smoke").stdout
-    assert bench("study", "run", "smoke", "--dry-run").stdout == bench("study", "status", "smoke").stdout
+    assert (
+        "84 runs: 84 to make, time unknown until some have ended"
+        in bench("study", "status", "smoke").stdout
+    )
+    assert (
+        bench("study", "run", "smoke", "--dry-run").stdout
+        == bench("study", "status", "smoke").stdout
+    )
     assert bench("study", "show", "smoke").exit_code == bench("study", "list").exit_code == 0
     assert list(workspace.iterdir()) == []
 
@@ -360,7 +445,9 @@ def begun(store, runs, owner=None):
 def ended(store, runs, step, wall_s, status=Status.DONE, reason=None):
     """Runs that ended."""
     claims = begun(store, runs)
-    store.finish_all(claims, [Outcome(status=status, reason=reason, step=step, wall_s=wall_s)] * len(claims))
+    store.finish_all(
+        claims, [Outcome(status=status, reason=reason, step=step, wall_s=wall_s)] * len(claims)
+    )
 
 
 STATUS = """summary: In every state.
@@ -385,7 +472,14 @@ def test_status_tells_who_is_at_work_on_what(bench, study, database):
     with ResultStore.open(database) as store:
         ended(store, runs[:3], step=200, wall_s=8.0)
         ended(store, runs[3:4], step=90, wall_s=1.0, status=Status.DIVERGED)
-        ended(store, runs[4:5], step=90, wall_s=1.0, status=Status.FAILED, reason="ArithmeticError: no")
+        ended(
+            store,
+            runs[4:5],
+            step=90,
+            wall_s=1.0,
+            status=Status.FAILED,
+            reason="ArithmeticError: no",
+        )
         ended(store, runs[5:6], step=90, wall_s=1.0, status=Status.FAILED, reason="crashed")
         store.enqueue(runs[6:7])
         mine = begun(store, runs[7:9])
@@ -394,9 +488,21 @@ def test_status_tells_who_is_at_work_on_what(bench, study, database):
         store.release(begun(store, runs[10:11]), Status.TIMEOUT, "a limit")
         before = time.time()
     (shown,) = json_lines(bench("study", "status", name, "--json"))
-    kinds = {"done": 3, "diverged": 1, "failed": 1, "crashed": 1, "queued": 1, "running": 2, "interrupted": 1, "timeout": 1, "missing": 3}
+    kinds = {
+        "done": 3,
+        "diverged": 1,
+        "failed": 1,
+        "crashed": 1,
+        "queued": 1,
+        "running": 2,
+        "interrupted": 1,
+        "timeout": 1,
+        "missing": 3,
+    }
     assert shown["counts"] == kinds
-    assert {(part["task"], part["method"]): sum(part["counts"].values()) for part in shown["parts"]} == {
+    assert {
+        (part["task"], part["method"]): sum(part["counts"].values()) for part in shown["parts"]
+    } == {
         ("gaussian-2", "vb"): 12,
         ("gaussian-2", "hvae"): 2,
     }
@@ -423,28 +529,57 @@ def outlook(store, methods, tasks, seeds, stack=10, **sets) -> Outlook:
 def test_time_left_is_steps_times_seconds_a_step_for_each_stack(workspace):
     with ResultStore.open(Workspace.current().database_url) as store:
         assert outlook(store, ["vb"], ["gaussian-2"], [0]).seconds_with(1) is None
-        ended(store, expand(["vb"], ["gaussian-2"], range(3), "smoke"), step=200, wall_s=8.0)  # 0.04 s a step of the stack
+        ended(
+            store, expand(["vb"], ["gaussian-2"], range(3), "smoke"), step=200, wall_s=8.0
+        )  # 0.04 s a step of the stack
         rest = outlook(store, ["vb"], ["gaussian-2"], range(28))
         assert rest.left == 25
         assert rest.seconds == pytest.approx(3 * 8.0)  # stacks of 10, 10 and 5
-        assert outlook(store, ["vb"], ["gaussian-2"], range(28), stack=5).seconds == pytest.approx(5 * 8.0)
+        assert outlook(store, ["vb"], ["gaussian-2"], range(28), stack=5).seconds == pytest.approx(
+            5 * 8.0
+        )
         assert rest.seconds_with(2) == pytest.approx(12.0)
         assert rest.seconds_with(100) == pytest.approx(8.0)  # no stack is cut in two
         assert outlook(store, ["vb"], ["gaussian-2"], [0]).seconds_with(1) == 0  # nothing is left
-        store.save(begun(store, expand(["vb"], ["gaussian-2"], [10, 11], "smoke")), [Saved(150, 6.0)] * 2)
-        assert outlook(store, ["vb"], ["gaussian-2"], [10, 11, 12]).seconds == pytest.approx(50 * 0.04 + 200 * 0.04)
+        store.save(
+            begun(store, expand(["vb"], ["gaussian-2"], [10, 11], "smoke")), [Saved(150, 6.0)] * 2
+        )
+        assert outlook(store, ["vb"], ["gaussian-2"], [10, 11, 12]).seconds == pytest.approx(
+            50 * 0.04 + 200 * 0.04
+        )
 
 
 def test_the_nearest_kind_of_run_gives_the_time(workspace):
     with ResultStore.open(Workspace.current().database_url) as store:
-        ended(store, expand(["hvae[n_leapfrog=1]"], ["gaussian-2"], [0], "smoke", {"lr": 0.3}), step=200, wall_s=2.0)
-        ended(store, expand(["hvae[n_leapfrog=1]"], ["gaussian-25"], [0], "smoke"), step=200, wall_s=4.0)
-        ended(store, expand(["hvae[n_leapfrog=10]"], ["gaussian-2"], [0], "smoke"), step=200, wall_s=12.0)
+        ended(
+            store,
+            expand(["hvae[n_leapfrog=1]"], ["gaussian-2"], [0], "smoke", {"lr": 0.3}),
+            step=200,
+            wall_s=2.0,
+        )
+        ended(
+            store,
+            expand(["hvae[n_leapfrog=1]"], ["gaussian-25"], [0], "smoke"),
+            step=200,
+            wall_s=4.0,
+        )
+        ended(
+            store,
+            expand(["hvae[n_leapfrog=10]"], ["gaussian-2"], [0], "smoke"),
+            step=200,
+            wall_s=12.0,
+        )
         ended(store, expand(["hvae"], ["norms-2"], [0], "smoke"), step=100, wall_s=100.0)
         seconds = {
-            "its settings, at another rate": outlook(store, ["hvae[n_leapfrog=1]"], ["gaussian-2"], [1], lr=0.1).seconds,
-            "its settings, for more steps": outlook(store, ["hvae[n_leapfrog=1]"], ["gaussian-2"], [1], steps=1000).seconds,
-            "its task, whatever the settings": outlook(store, ["hvae[n_leapfrog=3]"], ["gaussian-50"], [1]).seconds,
+            "its settings, at another rate": outlook(
+                store, ["hvae[n_leapfrog=1]"], ["gaussian-2"], [1], lr=0.1
+            ).seconds,
+            "its settings, for more steps": outlook(
+                store, ["hvae[n_leapfrog=1]"], ["gaussian-2"], [1], steps=1000
+            ).seconds,
+            "its task, whatever the settings": outlook(
+                store, ["hvae[n_leapfrog=3]"], ["gaussian-50"], [1]
+            ).seconds,
             "its method": outlook(store, ["hvae"], ["gaussian-ar1-2"], [1]).seconds,
             "nothing": outlook(store, ["vb"], ["gaussian-2"], [1]).seconds,
         }
@@ -467,7 +602,13 @@ def test_a_task_that_does_not_stack_takes_its_time_for_each_run(workspace):
 
 def test_runs_of_other_ends_tell_no_time(workspace):
     with ResultStore.open(Workspace.current().database_url) as store:
-        ended(store, expand(["vb"], ["gaussian-2"], [0], "smoke"), step=5, wall_s=100.0, status=Status.DIVERGED)
+        ended(
+            store,
+            expand(["vb"], ["gaussian-2"], [0], "smoke"),
+            step=5,
+            wall_s=100.0,
+            status=Status.DIVERGED,
+        )
         assert outlook(store, ["vb"], ["gaussian-2"], [1]).unknown == 1
 
 
@@ -478,7 +619,9 @@ def test_a_study_is_made_and_then_there_are_hits(bench, study):
     name = study(GOOD)
     first = bench("study", "run", name, "--set", "steps=20", "--json")
     assert first.exit_code == 0
-    assert [(run["status"], run["outcome"], run["step"]) for run in json_lines(first)] == [("done", "ran", 20)] * 2
+    assert [(run["status"], run["outcome"], run["step"]) for run in json_lines(first)] == [
+        ("done", "ran", 20)
+    ] * 2
     assert first.stderr.startswith("2 runs: 2 to make, time unknown until some have ended\n")
     again = bench("study", "run", name, "--set", "steps=20")
     assert again.stderr.startswith("2 runs: 2 done, nothing to make\n")
@@ -492,18 +635,40 @@ def test_a_study_is_made_and_then_there_are_hits(bench, study):
 
 def test_a_study_shows_its_grids_and_counts(bench, study):
     (shown,) = json_lines(bench("study", "show", study(GOOD + "    set: {lr: 1e-3}\n"), "--json"))
-    assert (shown["name"], shown["runs"], shown["cells"], shown["protocols"]) == ("mine", 2, 1, ["smoke"])
-    assert shown["grids"] == [{"methods": ["vb"], "tasks": ["gaussian-2"], "seeds": "0-1", "protocol": "smoke", "set": {"lr": "1e-3"}}]
+    assert (shown["name"], shown["runs"], shown["cells"], shown["protocols"]) == (
+        "mine",
+        2,
+        1,
+        ["smoke"],
+    )
+    assert shown["grids"] == [
+        {
+            "methods": ["vb"],
+            "tasks": ["gaussian-2"],
+            "seeds": "0-1",
+            "protocol": "smoke",
+            "set": {"lr": "1e-3"},
+        }
+    ]
     text = bench("study", "show", "mine.yaml").stdout
     assert all(
-        part in text for part in ("mine: A study.", "vb\n   on gaussian-2\n   seeds 0-1, protocol smoke, lr=1e-3", "2 runs of 1 cell")
+        part in text
+        for part in (
+            "mine: A study.",
+            "vb\n   on gaussian-2\n   seeds 0-1, protocol smoke, lr=1e-3",
+            "2 runs of 1 cell",
+        )
     )
     assert "bench study run mine.yaml --dry-run" in text
-    assert {line["name"] for line in json_lines(bench("list", "studies", "--json"))} == set(studies.listings())
+    assert {line["name"] for line in json_lines(bench("list", "studies", "--json"))} == set(
+        studies.listings()
+    )
 
 
 def test_a_list_of_studies_loads_nothing_heavy(tmp_path):
-    assert not {"torch", "mlflow", "pandas", "sqlalchemy", "numpy", "scipy", "optuna"} & loaded_by(["list", "studies"], tmp_path)
+    assert not {"torch", "mlflow", "pandas", "sqlalchemy", "numpy", "scipy", "optuna"} & loaded_by(
+        ["list", "studies"], tmp_path
+    )
 
 
 def test_a_filled_workspace_of_other_runs_tells_nothing_of_a_study(bench, workspace):
@@ -515,13 +680,20 @@ def test_a_filled_workspace_of_other_runs_tells_nothing_of_a_study(bench, worksp
 
 def test_a_part_of_a_study_is_picked_by_method_and_task(bench):
     def picked(*options):
-        parts = json_lines(bench("study", "status", "report-gaussian", "--json", *options))[0]["parts"]
-        return {(part["task"].partition("[")[0], part["method"], sum(part["counts"].values())) for part in parts}
+        parts = json_lines(bench("study", "status", "report-gaussian", "--json", *options))[0][
+            "parts"
+        ]
+        return {
+            (part["task"].partition("[")[0], part["method"], sum(part["counts"].values()))
+            for part in parts
+        }
 
     assert picked("-t", "gaussian-50", "-m", "vb") == {("gaussian-50", "vb", 3)}
     assert sum(total for *_, total in picked("-m", "pnf[n_layers=30]", "-t", "gaussian-400")) == 6
     assert {method for _, method, _ in picked("-m", "hvae*")} == {"hvae", "hvae-untempered"}
-    dry = json_lines(bench("study", "run", "report-gaussian", "-t", "gaussian-25", "--dry-run", "--json"))[0]
+    dry = json_lines(
+        bench("study", "run", "report-gaussian", "-t", "gaussian-25", "--dry-run", "--json")
+    )[0]
     assert dry["runs"] == 33
     for options in (("-m", "nope"), ("-t", "gaussian-25", "-m", "hvae[n_leapfrog=7]")):
         refused = bench("study", "run", "report-gaussian", *options)

@@ -14,7 +14,13 @@ from harness.analysis.formats.grid import Grid, Word
 from harness.cli._grids import plain_text, show
 from harness.cli._terminal import Harmless, bars
 
-TEXTS = ("./cancer.py:Cancer: done", "a [red]b[/] [/c] [link=file:///etc/passwd]d", ":crab:", "a\x1b[2Jb", "\u202eabc")
+TEXTS = (
+    "./cancer.py:Cancer: done",
+    "a [red]b[/] [/c] [link=file:///etc/passwd]d",
+    ":crab:",
+    "a\x1b[2Jb",
+    "\u202eabc",
+)
 SHOWN = (*TEXTS[:3], "a\\x1b[2Jb", "\\u202eabc")
 
 
@@ -33,12 +39,22 @@ def test_texts_are_printed_as_they_stand(text, shown):
     assert out.file.getvalue().count(shown) == 7
 
 
-BOLD = Grid("elbo", ("method", "gaussian-2"), ((Word("vb"), Word("1.0", bold=True)), (Word("iaf"), Word("0.5"))), ("Bold: the best.",))
+BOLD = Grid(
+    "elbo",
+    ("method", "gaussian-2"),
+    ((Word("vb"), Word("1.0", bold=True)), (Word("iaf"), Word("0.5"))),
+    ("Bold: the best.",),
+)
 
 
 def test_an_asterisk_stands_for_bold_wherever_there_is_none(monkeypatch, capsys):
     """In a file, however wide its names are, and on a terminal that knows no bold."""
-    wide = Grid(BOLD.title, BOLD.heading, ((Word("v" * 20_000), *BOLD.rows[0][1:]), *BOLD.rows[1:]), BOLD.notes)
+    wide = Grid(
+        BOLD.title,
+        BOLD.heading,
+        ((Word("v" * 20_000), *BOLD.rows[0][1:]), *BOLD.rows[1:]),
+        BOLD.notes,
+    )
     for grid in (BOLD, wide):
         assert "*1.0" in plain_text([grid])
         assert "*: bold." in plain_text([grid])
@@ -54,12 +70,16 @@ def test_estimates_that_are_not_trusted_have_a_footnote_and_no_asterisk(bench, w
     command = ("run", "-m", "vb", "-t", "digits", "--protocol", "smoke")
     assert bench(*command).exit_code == 0
     with closing(sqlite3.connect(workspace / "bench.db")) as database:
-        database.execute("UPDATE metrics SET value = CASE name WHEN 'pareto_k' THEN 0.9 ELSE 12.5 END, se = NULL, kind = 'finite'")
+        database.execute(
+            "UPDATE metrics SET value = CASE name WHEN 'pareto_k' THEN 0.9 ELSE 12.5 END, se = NULL, kind = 'finite'"
+        )
         database.commit()
     text = bench(*command).stdout
     row = next(line.split("  ") for line in text.splitlines() if line.strip().startswith("vb"))
     assert [cell.strip() for cell in row if "12.5" in cell] == ["12.5 [a]", "12.5", "12.5"]
-    assert "[a] 1 of 1 runs have Pareto k above 0.7: do not trust their log_evidence and nll." in text
+    assert (
+        "[a] 1 of 1 runs have Pareto k above 0.7: do not trust their log_evidence and nll." in text
+    )
     assert "*" not in text
     gaussian = bench("run", "-m", "vb", "-t", "gaussian-2", "--protocol", "smoke").stdout
     assert "of 1 runs have Pareto k above 0.7" in gaussian

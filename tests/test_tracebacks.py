@@ -1,4 +1,6 @@
-"""What is kept of a traceback: the user's lines, no password, nothing that steers a terminal, and not too much."""
+"""What is kept of a traceback: the user's lines, no password, nothing that steers a terminal, and
+not too much.
+"""
 
 from __future__ import annotations
 
@@ -43,6 +45,10 @@ def test_of_a_long_traceback_both_ends_are_kept():
 
 def test_the_place_is_the_last_one_in_the_plugins_folder():
     frames = ["/home/ada/mine.py", "/home/ada/nets.py", "/usr/lib/torch/nn/linear.py"]
-    text = "\n".join(f'  File "{path}", line {number}, in f{number}' for number, path in enumerate(frames, 1))
-    assert place_in(f"Traceback (most recent call last):\n{text}\nValueError: no") == "nets.py:2 in f2"
+    text = "\n".join(
+        f'  File "{path}", line {number}, in f{number}' for number, path in enumerate(frames, 1)
+    )
+    assert (
+        place_in(f"Traceback (most recent call last):\n{text}\nValueError: no") == "nets.py:2 in f2"
+    )
     assert place_in("SyntaxError: no") is place_in(None) is None

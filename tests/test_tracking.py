@@ -24,7 +24,16 @@ import harness.tracking
 from harness.base.spec import Status
 from harness.base.workspace import Workspace, sqlite_url
 from harness.store import Metric, Outcome, ResultStore
-from harness.tracking import Copies, Mirror, create_store, delete_copies, look, repair, sync, ui_command
+from harness.tracking import (
+    Copies,
+    Mirror,
+    create_store,
+    delete_copies,
+    look,
+    repair,
+    sync,
+    ui_command,
+)
 from harness.training.png import learning_curves
 
 SPAWN = multiprocessing.get_context("spawn")
@@ -70,11 +79,18 @@ def content(client, key):
     """All that MLflow shows of a run, without the names that it chose itself."""
     (run,) = copies(client, key)
     history = {
-        name: [(repr(point.value), point.step, point.timestamp) for point in client.get_metric_history(run.info.run_id, name)]
+        name: [
+            (repr(point.value), point.step, point.timestamp)
+            for point in client.get_metric_history(run.info.run_id, name)
+        ]
         for name in run.data.metrics
     }
     folder = Path(client.download_artifacts(run.info.run_id, ""))
-    files = {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
+    files = {
+        str(path.relative_to(folder)): path.read_bytes()
+        for path in sorted(folder.rglob("*"))
+        if path.is_file()
+    }
     info = (run.info.status, run.info.start_time, run.info.end_time, run.info.run_name)
     return info, run.data.tags, run.data.params, history, files
 
@@ -97,7 +113,9 @@ def finished(workspace, store, seed=0, **other):
 
 def test_importing_the_mirror_imports_nothing_heavy():
     code = "import harness.tracking, sys; print({'mlflow', 'pandas', 'matplotlib', 'torch'} & set(sys.modules))"
-    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True
+    )
     assert done.stdout.strip() == "set()"
 
 
@@ -137,19 +155,29 @@ def test_mlflow_shows_everything_of_a_run(workspace, store, connect):
         "shuffle": "false",
     }
     assert some.items() <= run.data.params.items()
-    assert len(run.data.params) == len(row.spec) - 2 + len(row.spec["method_fields"]) + len(row.spec["task_fields"])
+    assert len(run.data.params) == len(row.spec) - 2 + len(row.spec["method_fields"]) + len(
+        row.spec["task_fields"]
+    )
 
 
 def test_curves_and_scores_come_through_exactly(workspace, store, connect):
-    key = finished(workspace, store, curves={**filled_store.curves(), "long": [(step, step / 3) for step in range(2500)]})
+    key = finished(
+        workspace,
+        store,
+        curves={**filled_store.curves(), "long": [(step, step / 3) for step in range(2500)]},
+    )
     client = connect()
     sync(client, store, workspace, key)
     (run,) = copies(client, key)
     for name, curve in store.curves(key).items():
         history = client.get_metric_history(run.info.run_id, name)
-        assert [(point.step, point.value) for point in sorted(history, key=lambda point: point.step)] == curve
+        assert [
+            (point.step, point.value) for point in sorted(history, key=lambda point: point.step)
+        ] == curve
         assert all(point.timestamp == run.info.start_time + point.step for point in history)
-    scores = {name: metric.value for name, metric in filled_store.METRICS.items()} | {"elbo_se": 0.25}
+    scores = {name: metric.value for name, metric in filled_store.METRICS.items()} | {
+        "elbo_se": 0.25
+    }
     assert {name: run.data.metrics[name] for name in scores} == scores
     assert [point.step for point in client.get_metric_history(run.info.run_id, "elbo")] == [20_000]
 
@@ -159,7 +187,13 @@ def test_files_lie_beside_the_numbers(workspace, store, connect):
     client = connect()
     sync(client, store, workspace, key)
     *_, files = content(client, key)
-    assert set(files) == {"spec.json", "environment.json", "curves.png", f"checkpoint/{key}.safetensors", "pictures/samples.png"}
+    assert set(files) == {
+        "spec.json",
+        "environment.json",
+        "curves.png",
+        f"checkpoint/{key}.safetensors",
+        "pictures/samples.png",
+    }
     assert files[f"checkpoint/{key}.safetensors"] == b"state of " + key.encode()
     assert json.loads(files["spec.json"]) == store.rows([key])[key].spec
     about = json.loads(files["environment.json"])
@@ -211,20 +245,39 @@ def test_a_run_is_followed_from_its_start_to_its_end(workspace, store, connect):
 
 
 @pytest.mark.parametrize(
-    ("status", "shown"), [(Status.DIVERGED, "FAILED"), (Status.FAILED, "FAILED"), (Status.TIMEOUT, "FAILED"), (Status.PRUNED, "KILLED")]
+    ("status", "shown"),
+    [
+        (Status.DIVERGED, "FAILED"),
+        (Status.FAILED, "FAILED"),
+        (Status.TIMEOUT, "FAILED"),
+        (Status.PRUNED, "KILLED"),
+    ],
 )
-def test_an_end_without_a_result_has_its_status_and_reason(workspace, store, connect, status, shown):
+def test_an_end_without_a_result_has_its_status_and_reason(
+    workspace, store, connect, status, shown
+):
     key = finished(workspace, store, status=status)
     client = connect()
     sync(client, store, workspace, key)
     (run,) = copies(client, key)
-    assert (run.info.status, run.data.tags["bench.status"], run.data.tags["bench.reason"]) == (shown, status.value, "for a test")
+    assert (run.info.status, run.data.tags["bench.status"], run.data.tags["bench.reason"]) == (
+        shown,
+        status.value,
+        "for a test",
+    )
 
 
 def test_what_is_not_finite_is_shown_as_far_as_mlflow_can(workspace, store, connect):
-    metrics = {"elbo": Metric(math.nan, math.inf), "elbo_gap": Metric(math.inf), "ess": Metric(-math.inf), "pareto_k": Metric(0.3)}
+    metrics = {
+        "elbo": Metric(math.nan, math.inf),
+        "elbo_gap": Metric(math.inf),
+        "ess": Metric(-math.inf),
+        "pareto_k": Metric(0.3),
+    }
     bound = [(1, -math.inf), (2, math.nan), (3, math.inf), (4, -1.0)]
-    key = finished(workspace, store, status=Status.DIVERGED, metrics=metrics, curves={"bound": bound})
+    key = finished(
+        workspace, store, status=Status.DIVERGED, metrics=metrics, curves={"bound": bound}
+    )
     client = connect()
     for _ in range(2):
         sync(client, store, workspace, key)
@@ -239,7 +292,11 @@ def test_what_is_not_finite_is_shown_as_far_as_mlflow_can(workspace, store, conn
 
 def test_a_name_that_is_too_long_for_mlflow_is_shortened(workspace, store, connect):
     names = ["x" * 300 + end for end in "ab"]
-    key = finished(workspace, store, metrics={name: Metric(float(number), 0.5) for number, name in enumerate(names)})
+    key = finished(
+        workspace,
+        store,
+        metrics={name: Metric(float(number), 0.5) for number, name in enumerate(names)},
+    )
     client = connect()
     for _ in range(2):
         sync(client, store, workspace, key)
@@ -293,7 +350,11 @@ def test_further_copies_are_deleted(workspace, store, connect):
     client = connect()
     sync(client, store, workspace, key)
     (run,) = copies(client, key)
-    client.create_run(run.info.experiment_id, run.info.start_time, {"bench.key": key, "bench.database": store.database})
+    client.create_run(
+        run.info.experiment_id,
+        run.info.start_time,
+        {"bench.key": key, "bench.database": store.database},
+    )
     sync(client, store, workspace, key)
     assert [copy.info.run_id for copy in copies(client, key)] == [run.info.run_id]
 
@@ -314,7 +375,9 @@ def test_a_deleted_mlflow_is_rebuilt_equal(workspace, store, connect):
 def test_a_run_that_cannot_be_mirrored_does_not_keep_the_others_back(workspace, store):
     good, bad = finished(workspace, store, 0), finished(workspace, store, 1)
     with closing(sqlite3.connect(workspace.home / "bench.db")) as connection, connection:
-        connection.execute("UPDATE runs SET task_label = '' WHERE key = ?", [bad])  # MLflow has no experiment without a name
+        connection.execute(
+            "UPDATE runs SET task_label = '' WHERE key = ?", [bad]
+        )  # MLflow has no experiment without a name
     assert repair(workspace, store).keys() == {bad}
     assert [row.key for row in store.unmirrored([good, bad])] == [bad]
 
@@ -323,8 +386,12 @@ def test_a_run_that_cannot_be_mirrored_does_not_keep_the_others_back(workspace, 
 
 
 def test_two_databases_with_one_mlflow_leave_each_others_copies_alone(workspace, store, connect):
-    """The same run, made twice: mirrored in turns, looked at and removed, nothing of the other one goes."""
-    other = Workspace(workspace.home, {"BENCH_DATABASE_URL": sqlite_url(workspace.home / "other.db")})
+    """The same run, made twice: mirrored in turns, looked at and removed, nothing of the other one
+    goes.
+    """
+    other = Workspace(
+        workspace.home, {"BENCH_DATABASE_URL": sqlite_url(workspace.home / "other.db")}
+    )
     with ResultStore.open(other.database_url) as theirs:
         key = finished(workspace, store)
         assert finished(other, theirs) == key
@@ -353,18 +420,24 @@ def test_a_copy_without_a_tag_is_whose_record_names_it(workspace, store, connect
     sync(client, store, workspace, key)
     run_id = store.rows([key])[key].mlflow_run_id
     client.delete_tag(run_id, "bench.database")
-    stranger = client.create_run(client.get_run(run_id).info.experiment_id, tags={"bench.key": key}).info.run_id
+    stranger = client.create_run(
+        client.get_run(run_id).info.experiment_id, tags={"bench.key": key}
+    ).info.run_id
     assert look(workspace, store) == Copies([], {})
     assert delete_copies(workspace, store, {stranger: "0" * 16}) is None
     sync(client, store, workspace, key)
-    assert {copy.info.run_id: copy.data.tags.get("bench.database") for copy in copies(client, key)} == {
+    assert {
+        copy.info.run_id: copy.data.tags.get("bench.database") for copy in copies(client, key)
+    } == {
         run_id: store.database,
         stranger: None,
     }
 
 
 def test_a_copy_that_is_named_meanwhile_is_no_orphan(workspace, store, connect):
-    """Another process makes a copy, and notes it after doctor has asked MLflow, or after doctor has read the rows."""
+    """Another process makes a copy, and notes it after doctor has asked MLflow, or after doctor has
+    read the rows.
+    """
     key = finished(workspace, store)
     client = connect()
     sync(client, store, workspace, key)
@@ -389,7 +462,9 @@ def test_a_copied_workspace_keeps_its_files_to_itself(workspace, store, connect,
             run = client.get_run(copied.rows([key])[key].mlflow_run_id)
             folder = there.artifacts / run.info.run_id / "artifacts"
             assert run.info.artifact_uri == folder.as_uri()
-            assert (folder / "checkpoint" / f"{key}.safetensors").read_bytes() == b"state of " + key.encode()
+            assert (
+                folder / "checkpoint" / f"{key}.safetensors"
+            ).read_bytes() == b"state of " + key.encode()
             assert "spec.json" in {file.path for file in client.list_artifacts(run.info.run_id)}
         shutil.rmtree(workspace.artifacts)
         assert look(there, copied) == Copies([], {})
@@ -401,7 +476,12 @@ def test_what_has_other_bytes_than_on_record_is_not_uploaded(workspace, store, c
     store.checkpoints(key)[0].place(workspace).write_bytes(b"-----BEGIN PRIVATE KEY-----")
     client = connect()
     sync(client, store, workspace, key)
-    assert set(content(client, key)[-1]) == {"spec.json", "environment.json", "curves.png", "pictures/samples.png"}
+    assert set(content(client, key)[-1]) == {
+        "spec.json",
+        "environment.json",
+        "curves.png",
+        "pictures/samples.png",
+    }
 
 
 # Making the store
@@ -434,13 +514,18 @@ def hidden(workspace):
 def integrity(workspace):
     """What SQLite says of the store, and how it writes."""
     with closing(sqlite3.connect(workspace.home / "mlflow.db")) as connection:
-        checks = connection.execute("PRAGMA integrity_check").fetchone(), connection.execute("PRAGMA journal_mode").fetchone()
+        checks = (
+            connection.execute("PRAGMA integrity_check").fetchone(),
+            connection.execute("PRAGMA journal_mode").fetchone(),
+        )
     return [check[0] for check in checks]
 
 
 def test_six_processes_create_one_store(workspace, connect):
     barrier, answers = SPAWN.Barrier(6), SPAWN.Queue()
-    started = [SPAWN.Process(target=wait_and_create, args=(workspace, barrier, answers)) for _ in range(6)]
+    started = [
+        SPAWN.Process(target=wait_and_create, args=(workspace, barrier, answers)) for _ in range(6)
+    ]
     for process in started:
         process.start()
     made = [answers.get(timeout=300) for _ in started]
@@ -467,7 +552,9 @@ def test_a_process_killed_while_creating_leaves_no_broken_store(workspace, wal):
 
 
 def test_a_store_on_a_server_is_left_alone(tmp_path):
-    assert not create_store(filled_store.workspace_in(tmp_path, MLFLOW_TRACKING_URI="http://127.0.0.1:1"))
+    assert not create_store(
+        filled_store.workspace_in(tmp_path, MLFLOW_TRACKING_URI="http://127.0.0.1:1")
+    )
     assert list(tmp_path.iterdir()) == []
 
 
@@ -521,7 +608,9 @@ def closed_port():
 
 @pytest.mark.parametrize("place", ["deaf_server", "closed_port"])
 def test_an_mlflow_that_is_away_costs_nothing_but_the_wait(tmp_path, request, place):
-    workspace = filled_store.workspace_in(tmp_path, MLFLOW_TRACKING_URI=request.getfixturevalue(place))
+    workspace = filled_store.workspace_in(
+        tmp_path, MLFLOW_TRACKING_URI=request.getfixturevalue(place)
+    )
     keys = filled_store.fill(workspace, range(2))
     with Mirror.start(workspace, keys) as running:
         assert running.finish(5.0) == keys
@@ -596,7 +685,17 @@ def test_the_same_curves_give_the_same_picture():
 def test_the_pages_are_served_lean_and_without_passwords_in_the_command(workspace):
     argv, environment = ui_command(workspace, "127.0.0.1", 5001)
     assert (workspace.home / "mlflow.db").exists()
-    assert argv[1:] == ["-m", "mlflow", "ui", "--workers", "1", "--host", "127.0.0.1", "--port", "5001"]
+    assert argv[1:] == [
+        "-m",
+        "mlflow",
+        "ui",
+        "--workers",
+        "1",
+        "--host",
+        "127.0.0.1",
+        "--port",
+        "5001",
+    ]
     assert environment["MLFLOW_SERVER_ENABLE_JOB_EXECUTION"] == "false"
     assert environment["MLFLOW_BACKEND_STORE_URI"] == workspace.tracking_uri
 
@@ -604,6 +703,8 @@ def test_the_pages_are_served_lean_and_without_passwords_in_the_command(workspac
 def test_the_pages_of_a_server_are_not_served_twice(tmp_path):
     from harness.base.errors import UsageError
 
-    workspace = filled_store.workspace_in(tmp_path, MLFLOW_TRACKING_URI="https://ada:secret@example.org")
+    workspace = filled_store.workspace_in(
+        tmp_path, MLFLOW_TRACKING_URI="https://ada:secret@example.org"
+    )
     with pytest.raises(UsageError, match=r"https://ada:\*\*\*@example.org"):
         ui_command(workspace)

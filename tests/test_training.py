@@ -1,4 +1,6 @@
-"""The loop: stacks equal runs alone, a diverging replicate disturbs nobody, a restored state goes on to the bit."""
+"""The loop: stacks equal runs alone, a diverging replicate disturbs nobody, a restored state goes
+on to the bit.
+"""
 
 from __future__ import annotations
 
@@ -33,12 +35,17 @@ def trained(method, task, protocol, seeds, steps=None):
 
 def files(state, spec):
     specs = [spec.model_copy(update={"seed": seed}) for seed in state.seeds]
-    return [hashlib.sha256(checkpoint.encode(state, place, member)).hexdigest() for place, member in enumerate(specs)]
+    return [
+        hashlib.sha256(checkpoint.encode(state, place, member)).hexdigest()
+        for place, member in enumerate(specs)
+    ]
 
 
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize(
-    "sets", [{}, {"batch_size": 300, "shuffle": True, "optimiser": "rmsprop", "clip_norm": 5.0}], ids=["full", "batches"]
+    "sets",
+    [{}, {"batch_size": 300, "shuffle": True, "optimiser": "rmsprop", "clip_norm": 5.0}],
+    ids=["full", "batches"],
 )
 def test_a_stack_equals_its_members_alone(method, sets):
     method, task, spec = plugins(method, **{"task.n_data": 1000, "steps": 40, **sets})
@@ -74,13 +81,24 @@ def test_training_ends_when_all_have_diverged():
 @pytest.mark.parametrize("optimiser", ["adam", "adamax", "rmsprop"])
 @pytest.mark.parametrize("stop", [1, 37, 250])
 def test_a_restored_state_goes_on_to_the_bit(optimiser, stop, tmp_path):
-    method, task, spec = plugins("hvae", **{"steps": 300, "optimiser": optimiser, "batch_size": 256, "shuffle": True, "task.n_data": 1000})
+    method, task, spec = plugins(
+        "hvae",
+        **{
+            "steps": 300,
+            "optimiser": optimiser,
+            "batch_size": 256,
+            "shuffle": True,
+            "task.n_data": 1000,
+        },
+    )
     whole = trained(method, task, spec.protocol(), [0, 1])
     part = trained(method, task, spec.protocol(), [0, 1], steps=stop)
     saved = []
     for place, seed in enumerate(part.seeds):
         path = tmp_path / f"{seed}.safetensors"
-        sha256 = checkpoint.write(path, checkpoint.encode(part, place, spec.model_copy(update={"seed": seed})))
+        sha256 = checkpoint.write(
+            path, checkpoint.encode(part, place, spec.model_copy(update={"seed": seed}))
+        )
         saved.append(checkpoint.read(path, sha256)[0])
     again = training.start(method, task, spec.protocol(), [0, 1])
     checkpoint.restore(again, saved, stop)
@@ -123,4 +141,8 @@ def test_a_step_does_not_see_the_data_beyond_their_moments():
     task = find("task", "gaussian").cls(dim=3, n_data=50)
     data = training.load_data(task, [0, 1], torch.float64)
     batch = task.batch(data, 0, None, training.Noise(["0/batch", "1/batch"]))
-    assert {name: leaf.numel() for name, leaf in batch.items()} == {"n": 2, "mean": 6, "variance": 6}
+    assert {name: leaf.numel() for name, leaf in batch.items()} == {
+        "n": 2,
+        "mean": 6,
+        "variance": 6,
+    }

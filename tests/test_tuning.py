@@ -30,11 +30,28 @@ from harness.tuning.verdict import best_of
 
 pytestmark = pytest.mark.usefixtures("no_mirror")
 
-SMALL = ["-m", "hvae", "-t", "gaussian-2", "--protocol", "smoke", "--set", "steps=40", "--report-seeds", "0-2"]
+SMALL = [
+    "-m",
+    "hvae",
+    "-t",
+    "gaussian-2",
+    "--protocol",
+    "smoke",
+    "--set",
+    "steps=40",
+    "--report-seeds",
+    "0-2",
+]
 
 
 def asked(**fields):
-    values = {"methods": ["hvae"], "tasks": ["gaussian-2"], "protocol": "smoke", "trials": 4, "set": {"steps": "40"}}
+    values = {
+        "methods": ["hvae"],
+        "tasks": ["gaussian-2"],
+        "protocol": "smoke",
+        "trials": 4,
+        "set": {"steps": "40"},
+    }
     return Tune.model_validate(values | fields)
 
 
@@ -47,15 +64,33 @@ def column(method="hvae", task="gaussian-2", **shared):
 
 
 def test_without_a_space_the_declared_real_numbers_that_have_an_effect_are_tuned():
-    assert [one.address for one in space(column(), [])] == ["method.max_step", "method.init_step", "method.init_T0", "lr"]
-    assert [one.address for one in space(column("hvae-untempered"), [])] == ["method.max_step", "method.init_step", "lr"]
+    assert [one.address for one in space(column(), [])] == [
+        "method.max_step",
+        "method.init_step",
+        "method.init_T0",
+        "lr",
+    ]
+    assert [one.address for one in space(column("hvae-untempered"), [])] == [
+        "method.max_step",
+        "method.init_step",
+        "lr",
+    ]
     free = space(column("hvae[tempering=free]"), [])
     assert "method.init_factor" in [one.address for one in free]
     assert "method.init_T0" not in [one.address for one in free]
 
 
 def test_a_space_is_read_as_the_fields_read_values():
-    found = space(column(), ["lr=1e-3:1e-1:log", "particles=1,10", "method.n_leapfrog=1:5", "batch_size", "method.tempering=fixed,none"])
+    found = space(
+        column(),
+        [
+            "lr=1e-3:1e-1:log",
+            "particles=1,10",
+            "method.n_leapfrog=1:5",
+            "batch_size",
+            "method.tempering=fixed,none",
+        ],
+    )
     assert found[0] == Dimension("lr", 1e-3, 1e-1, True)
     assert found[1].choices == (1, 10)
     assert (found[2].low, found[2].high) == (1, 5)
@@ -98,7 +133,9 @@ def test_an_empty_space_is_refused(bench):
     assert "No field that can be tuned named ''" in result.stderr
 
 
-@pytest.mark.parametrize(("option", "says"), [("--sampler", "No sampler named 'x'"), ("--pruner", "No pruner named 'x'")])
+@pytest.mark.parametrize(
+    ("option", "says"), [("--sampler", "No sampler named 'x'"), ("--pruner", "No pruner named 'x'")]
+)
 def test_an_unknown_sampler_or_pruner_is_one_line(option, says, bench, workspace):
     result = bench("tune", "-m", "vb", "-t", "gaussian-2", option, "x")
     assert (result.exit_code, result.stderr.count("\n")) == (2, 1)
@@ -107,7 +144,9 @@ def test_an_unknown_sampler_or_pruner_is_one_line(option, says, bench, workspace
 
 
 def test_points_of_a_grid():
-    assert Dimension("lr", 1e-3, 1e-1, True).points(3) == pytest.approx([1e-3, 1e-2, 1e-1], rel=1e-12)
+    assert Dimension("lr", 1e-3, 1e-1, True).points(3) == pytest.approx(
+        [1e-3, 1e-2, 1e-1], rel=1e-12
+    )
     assert Dimension("k", 1, 4).points(4) == [1, 2, 3, 4]
     assert Dimension("k", 1, 2).points(5) == [1, 2]
     (search,) = searches(asked(sampler="grid", space=["lr", "particles=1,10"], trials=9), "s")
@@ -145,7 +184,11 @@ def test_rungs_and_stages():
     assert rungs(search) == [10, 30]
     assert [(stage.until, stage.at) for stage in stages(search)] == [(10, 10), (30, 30), (None, 90)]
     (search,) = searches(asked(pruner="wilcoxon"), "s")
-    assert [(stage.seeds, stage.until) for stage in stages(search)] == [([1000], None), ([1001], None), ([1002], None)]
+    assert [(stage.seeds, stage.until) for stage in stages(search)] == [
+        ([1000], None),
+        ([1001], None),
+        ([1002], None),
+    ]
 
 
 # The log
@@ -174,7 +217,11 @@ def test_a_study_that_is_opened_anew_before_each_trial_asks_for_the_same(sampler
                     told(
                         log,
                         number,
-                        *(("diverged", None) if number % 5 == 4 else ("complete", -abs(math.log(log.trials()[-1].params["lr"] / 0.01)))),
+                        *(
+                            ("diverged", None)
+                            if number % 5 == 4
+                            else ("complete", -abs(math.log(log.trials()[-1].params["lr"] / 0.01)))
+                        ),
                     )
                 return log.trials()
         for number in range(n):
@@ -185,7 +232,11 @@ def test_a_study_that_is_opened_anew_before_each_trial_asks_for_the_same(sampler
                 told(
                     log,
                     number,
-                    *(("diverged", None) if number % 5 == 4 else ("complete", -abs(math.log(log.trials()[-1].params["lr"] / 0.01)))),
+                    *(
+                        ("diverged", None)
+                        if number % 5 == 4
+                        else ("complete", -abs(math.log(log.trials()[-1].params["lr"] / 0.01)))
+                    ),
                 )
         with read_log(url, search.record(n)) as log:
             return log.trials()
@@ -201,7 +252,11 @@ def test_what_diverges_steers_tpe_away_and_no_number_that_is_not_finite_reaches_
         for number in range(60):
             log.ask()
             lr = log.trials()[-1].params["lr"]
-            told(log, number, *(("diverged", None) if lr > 1e-2 else ("complete", -abs(math.log(lr / 1e-3)))))
+            told(
+                log,
+                number,
+                *(("diverged", None) if lr > 1e-2 else ("complete", -abs(math.log(lr / 1e-3)))),
+            )
         trials = log.trials()
         for frozen in log.study.get_trials(deepcopy=False):
             assert (frozen.value is None) == (frozen.user_attrs["bench.outcome"] == "diverged")
@@ -225,7 +280,10 @@ def test_two_coordinators_of_one_study(url):
     (search,) = searches(asked(), "s")
     (other,) = searches(asked(methods=["vb"]), "s")
     with open_log(url, search):
-        with pytest.raises(UsageError, match="Another process tunes 's/hvae/gaussian-2' already"), open_log(url, search):
+        with (
+            pytest.raises(UsageError, match="Another process tunes 's/hvae/gaussian-2' already"),
+            open_log(url, search),
+        ):
             pass
         with open_log(url, other):
             pass
@@ -244,7 +302,10 @@ def test_two_coordinators_of_one_study_on_a_server(postgres_database):
 
 
 def test_a_study_that_has_changed_is_refused_with_the_difference(url):
-    (search,), (changed,) = searches(asked(), "s"), searches(asked(space=["lr=1e-3:1e-1:log"], seeds="1000"), "s")
+    (search,), (changed,) = (
+        searches(asked(), "s"),
+        searches(asked(space=["lr=1e-3:1e-1:log"], seeds="1000"), "s"),
+    )
     (more,) = searches(asked(trials=9, report_seeds="0-4"), "s")
     with open_log(url, search) as log:
         log.check()
@@ -273,7 +334,14 @@ def test_the_median_pruner_sees_trials_of_earlier_rounds_only(url):
     (search,) = searches(asked(pruner="median", set={"steps": "90"}), "s")
     with open_log(url, search) as log:
         for number in range(6):
-            finished(log, search, number, "complete", {10: float(number), 30: float(number), 90: float(number)}, float(number))
+            finished(
+                log,
+                search,
+                number,
+                "complete",
+                {10: float(number), 30: float(number), 90: float(number)},
+                float(number),
+            )
         log.ask()
         log.ask()
         assert log.prunes(6, 6, {10: 1.0})
@@ -285,7 +353,9 @@ def test_the_median_pruner_sees_trials_of_earlier_rounds_only(url):
 
 @pytest.mark.parametrize("pruner", ["hyperband", "wilcoxon", "median"])
 def test_a_pruners_verdict_is_the_same_when_asked_again(pruner, url):
-    (search,) = searches(asked(pruner=pruner, set={"steps": "90"}, seeds="1000-1007", trials=20), "s")
+    (search,) = searches(
+        asked(pruner=pruner, set={"steps": "90"}, seeds="1000-1007", trials=20), "s"
+    )
     draw = random.Random(1)
     steps = [stage.at for stage in stages(search)]
     with open_log(url, search) as log:
@@ -320,7 +390,11 @@ def test_a_search_with_a_failed_run_has_its_winner_and_does_not_exit_with_0(benc
     monkeypatch.setattr(cls, "init", fails_once)
     result = bench("tune", *SMALL, "--trials", "2", "--json")
     (shown,) = json_lines(result)
-    assert (shown["counts"], shown["best"]["score"] is None, result.exit_code) == ({"complete": 1, "failed": 1}, False, 3)
+    assert (shown["counts"], shown["best"]["score"] is None, result.exit_code) == (
+        {"complete": 1, "failed": 1},
+        False,
+        3,
+    )
 
 
 def test_tuning_ends_with_a_winner_on_other_seeds(bench, workspace):
@@ -347,12 +421,16 @@ def test_tuning_ends_with_a_winner_on_other_seeds(bench, workspace):
     assert shown["best"]["score"] == pytest.approx(sum(tuned) / 3, rel=1e-12)
     assert shown["optimism_gap"] == pytest.approx(sum(tuned) / 3 - sum(scores) / 3, rel=1e-9)
     by_scipy = stats.ttest_rel(scores, default).confidence_interval()
-    assert (shown["gain"]["low"], shown["gain"]["high"]) == pytest.approx((by_scipy.low, by_scipy.high), rel=1e-9)
+    assert (shown["gain"]["low"], shown["gain"]["high"]) == pytest.approx(
+        (by_scipy.low, by_scipy.high), rel=1e-9
+    )
 
     again = bench("tune", *SMALL, "--trials", "4", "--json")
     assert json_lines(again) == [shown]
     assert "  trial" not in again.stderr, "nothing is left to do"
-    listed = json_lines(bench("study", "show", name, "--json", "--figures", str(workspace / "figures.html")))
+    listed = json_lines(
+        bench("study", "show", name, "--json", "--figures", str(workspace / "figures.html"))
+    )
     assert [trial["number"] for trial in listed] == [0, 1, 2, 3]
     page = (workspace / "figures.html").read_text()
     assert page.count('<article class="figure"') == 5
@@ -361,7 +439,9 @@ def test_tuning_ends_with_a_winner_on_other_seeds(bench, workspace):
     assert json_lines(bench("study", "best", name, "--json")) == [shown]
     assert f"best trial {shown['best']['trial']}" in bench("study", "status", name).stdout
 
-    plan = json_lines(bench("run", "-m", "hvae", "-t", "gaussian-2", "--preset", name, "--dry-run", "--json"))
+    plan = json_lines(
+        bench("run", "-m", "hvae", "-t", "gaussian-2", "--preset", name, "--dry-run", "--json")
+    )
     assert all(plan[0]["settings"][address] == value for address, value in best.params.items())
     assert plan[0]["spec"]["steps"] == 40
     told = json_lines(bench("run", "-m", "hvae", "-t", "gaussian-2", "--preset", name, "--json"))
@@ -416,7 +496,9 @@ def test_a_pruner_that_looks_before_there_is_a_number_lets_the_trial_go_on(bench
         "summary: S.\ntune:\n  methods: [vb]\n  tasks: [digits]\n  protocol: smoke\n  set: {steps: 18, validate_every: 9}\n"
         "  space: [lr]\n  trials: 2\n  seeds: 1000\n  report_seeds: 0\n  pruner: median\n"
     )
-    (shown,) = json_lines(bench("study", "run", "mine.yaml", "--json"))  # it looks at steps 2 and 6; the first look at validation is 9
+    (shown,) = json_lines(
+        bench("study", "run", "mine.yaml", "--json")
+    )  # it looks at steps 2 and 6; the first look at validation is 9
     assert shown["counts"] == {"complete": 2}
 
 
@@ -432,9 +514,13 @@ def test_a_preset_is_the_winners_whole_setting(bench, workspace):
     several = bench(*command, "-m", "hvae")
     assert several.exit_code == 2
     assert "tuned several settings of hvae on gaussian" in several.stderr
-    (workspace / "one.yaml").write_text((workspace / "mine.yaml").read_text().replace("=2,3]", "=2]"))
+    (workspace / "one.yaml").write_text(
+        (workspace / "mine.yaml").read_text().replace("=2,3]", "=2]")
+    )
     bench("study", "run", "one.yaml")
-    (plan,) = json_lines(bench("run", "-t", "gaussian-2", "--preset", "one", "--dry-run", "--json", "-m", "hvae"))
+    (plan,) = json_lines(
+        bench("run", "-t", "gaussian-2", "--preset", "one", "--dry-run", "--json", "-m", "hvae")
+    )
     assert plan["spec"]["method_fields"]["n_leapfrog"] == 2, "it is the winner's, not the default"
 
 
@@ -453,7 +539,10 @@ def test_a_setting_that_diverges_is_a_trial_that_diverged(bench, workspace):
 @pytest.mark.parametrize(
     ("line", "says"),
     [
-        ("sampler: cmaes", "mine.yaml, line 5, tune.sampler: input should be 'tpe', 'gp', 'random' or 'grid'"),
+        (
+            "sampler: cmaes",
+            "mine.yaml, line 5, tune.sampler: input should be 'tpe', 'gp', 'random' or 'grid'",
+        ),
         ("pruner: percentile", "line 5, tune.pruner"),
         ("metric: accuracy", "'accuracy' cannot be tuned on gaussian"),
         ("trials: 0", "line 5, tune.trials"),
@@ -463,7 +552,9 @@ def test_a_setting_that_diverges_is_a_trial_that_diverged(bench, workspace):
     ],
 )
 def test_a_tuning_study_that_is_not_one_is_refused(line, says, bench, workspace):
-    (workspace / "mine.yaml").write_text(f"summary: S.\ntune:\n  methods: [vb]\n  tasks: [gaussian-2]\n  {line}\n")
+    (workspace / "mine.yaml").write_text(
+        f"summary: S.\ntune:\n  methods: [vb]\n  tasks: [gaussian-2]\n  {line}\n"
+    )
     result = bench("study", "run", "mine.yaml")
     assert result.exit_code == 2
     assert says.lower() in result.stderr.lower()
@@ -480,7 +571,18 @@ def test_grids_and_tune_exclude_one_another(bench, workspace):
 
 
 def test_time_for_all_trials_together_ends_without_telling_one_that_is_not_done(bench, workspace):
-    command = ["tune", *SMALL, "--set", "steps=800", "--trials", "2", "--seeds", "1000", "--report-seeds", "0"]
+    command = [
+        "tune",
+        *SMALL,
+        "--set",
+        "steps=800",
+        "--trials",
+        "2",
+        "--seeds",
+        "1000",
+        "--report-seeds",
+        "0",
+    ]
     stopped = bench(*command, "--total-time-limit", "0.05s", "--json")
     assert stopped.exit_code == 3
     assert "The time is over" in stopped.stderr
@@ -501,12 +603,17 @@ def test_mlflow_shows_a_search_over_the_runs_of_its_trials(bench, workspace):
         client = MlflowClient(f"sqlite:///{workspace / 'mlflow.db'}")
         runs = client.search_runs([client.get_experiment_by_name("gaussian-2").experiment_id])
         (parent,) = [run for run in runs if "bench.search" in run.data.tags]
-        children = [run for run in runs if run.data.tags.get("mlflow.parentRunId") == parent.info.run_id]
+        children = [
+            run for run in runs if run.data.tags.get("mlflow.parentRunId") == parent.info.run_id
+        ]
         assert sorted(run.data.tags["trial"] for run in children) == ["0", "1"]
         assert {run.data.params["seed"] for run in children} == {"1000"}
         assert parent.data.metrics["best_score"] == shown["best"]["score"]
         assert parent.data.metrics["optimism_gap"] == shown["optimism_gap"]
-        assert {file.path for file in client.list_artifacts(parent.info.run_id)} == {"figures.html", "result.json"}
+        assert {file.path for file in client.list_artifacts(parent.info.run_id)} == {
+            "figures.html",
+            "result.json",
+        }
         bench("tune", *SMALL, "--trials", "2", "--seeds", "1000", "--json")
 
 
@@ -521,5 +628,7 @@ def test_intervals_are_scipys(n):
     assert (found.low, found.high) == pytest.approx((by_scipy.low, by_scipy.high), rel=1e-12)
     assert found.se == pytest.approx(stats.sem(one), rel=1e-12)
     both = stats.ttest_rel(one, other).confidence_interval()
-    assert (paired(one, other).low, paired(one, other).high) == pytest.approx((both.low, both.high), rel=1e-10)
+    assert (paired(one, other).low, paired(one, other).high) == pytest.approx(
+        (both.low, both.high), rel=1e-10
+    )
     assert math.isnan(t_interval([1.0]).low)

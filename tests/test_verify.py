@@ -35,13 +35,19 @@ def cell(method, task, **fields):
 
 
 def store_runs(runs, values, metric="sigma_sq_error", statuses=None, other=None):
-    """End these runs with invented metrics, without training; the status of each is `done` unless given."""
+    """End these runs with invented metrics, without training; the status of each is `done` unless
+    given.
+    """
     keys = [run.spec.key for run in runs]
     with ResultStore.open(Workspace.current().database_url) as store:
         store.enqueue(runs)
         claims = {claim.key: claim for claim in store.claim(keys, Owner.current())}
-        store.begin(list(claims.values()), Plan(members=tuple(keys), threads=1, torch="2.13.0"), ENVIRONMENT)
-        for key, value, status in zip(keys, values, statuses or [Status.DONE] * len(keys), strict=True):
+        store.begin(
+            list(claims.values()), Plan(members=tuple(keys), threads=1, torch="2.13.0"), ENVIRONMENT
+        )
+        for key, value, status in zip(
+            keys, values, statuses or [Status.DONE] * len(keys), strict=True
+        ):
             metrics = {metric: Metric(value)} if status is Status.DONE and value is not None else {}
             reason = None if status is Status.DONE else "for a test"
             store.finish(claims[key], Outcome(status, reason, 80_000, 1.0, metrics | (other or {})))
@@ -51,7 +57,11 @@ def judged_here(source="report2020", **only):
     """The verdicts on this workspace whose fields are these."""
     with ResultStore.open(Workspace.current().database_url) as store:
         found = judge(store, references.load(source), study_runs)
-    return [value for value in found if all(getattr(value, name) == wanted for name, wanted in only.items())]
+    return [
+        value
+        for value in found
+        if all(getattr(value, name) == wanted for name, wanted in only.items())
+    ]
 
 
 def mean_of(*values):
@@ -83,9 +93,15 @@ def test_every_row_of_a_source_names_one_whole_cell_of_its_study():
             for label, values in table.values.items():
                 row = experiment.rows[label]
                 for task, value in zip(experiment.tasks, values, strict=True):
-                    for fields in [row.task, row.task | row.corrected_by] if value is not None else []:
+                    for fields in (
+                        [row.task, row.task | row.corrected_by] if value is not None else []
+                    ):
                         runs = ours.like(row.method, task, fields)
-                        assert len({run.spec.seed for run in runs}) == len(runs) == experiment.n_datasets
+                        assert (
+                            len({run.spec.seed for run in runs})
+                            == len(runs)
+                            == experiment.n_datasets
+                        )
                         assert {run.task_label for run in runs} == {task}
                         checked += 1
     assert checked == 2 * (2 * (8 * len(DIMS) - 2))
@@ -94,8 +110,14 @@ def test_every_row_of_a_source_names_one_whole_cell_of_its_study():
 def test_the_two_tempered_rows_and_the_two_objectives_are_four_cells():
     selectors = [("hvae[n_leapfrog=1]", {}), ("hvae-untempered[n_leapfrog=1]", {})]
     selectors += [("iaf[n_layers=1]", {"objective": name}) for name in ("exact", "released-flow")]
-    assert len({cell(method, "gaussian-25", **fields)[0].spec.cell for method, fields in selectors}) == 4
-    assert cell("iaf[n_layers=1]", "gaussian-25", objective="exact")[0].spec.task_fields["objective"] == "exact"
+    assert (
+        len({cell(method, "gaussian-25", **fields)[0].spec.cell for method, fields in selectors})
+        == 4
+    )
+    assert (
+        cell("iaf[n_layers=1]", "gaussian-25", objective="exact")[0].spec.task_fields["objective"]
+        == "exact"
+    )
 
 
 @pytest.mark.parametrize(
@@ -144,7 +166,10 @@ def test_a_fault_in_a_file_is_one_line_with_its_place(workspace, old, new, said)
 
 
 def test_an_unknown_source_is_refused_with_the_nearest():
-    with pytest.raises(UnknownName, match=r"No source of published values named 'report2021'\. Did you mean 'report2020'\?"):
+    with pytest.raises(
+        UnknownName,
+        match=r"No source of published values named 'report2021'\. Did you mean 'report2020'\?",
+    ):
         references.load("report2021")
 
 
@@ -175,33 +200,67 @@ def test_the_floors_are_the_mean_errors_of_exact_fits_to_drawn_data():
     z = torch.randn(n_sets, 1, d, generator=generator, dtype=torch.float64)
     x = z + sigma * torch.randn(n_sets, n, d, generator=generator, dtype=torch.float64)
     mean = x.mean(1)
-    data = type("Drawn", (), {"train": {"n": torch.tensor(float(n)), "mean": mean, "variance": (x - mean[:, None]).square().mean(1)}})
+    data = type(
+        "Drawn",
+        (),
+        {
+            "train": {
+                "n": torch.tensor(float(n)),
+                "mean": mean,
+                "variance": (x - mean[:, None]).square().mean(1),
+            }
+        },
+    )
     fit = GaussianOracle().mle(data)
-    errors = {"drawn-latent": fit["delta"].square().sum(1), "fit-of-sigma": (fit["log_sigma"].exp() - sigma).square().sum(1)}
+    errors = {
+        "drawn-latent": fit["delta"].square().sum(1),
+        "fit-of-sigma": (fit["log_sigma"].exp() - sigma).square().sum(1),
+    }
     for name, drawn in errors.items():
         expected, se = FORMS[name].value(sigma.tolist(), n), drawn.std().item() / math.sqrt(n_sets)
-        assert abs(drawn.mean().item() - expected) < 4 * se + expected / n  # the forms leave out relative terms of order 1 / n
+        assert (
+            abs(drawn.mean().item() - expected) < 4 * se + expected / n
+        )  # the forms leave out relative terms of order 1 / n
     deviation = FORMS["drawn-latent"].deviation(sigma.tolist(), n)
     assert errors["drawn-latent"].std().item() == pytest.approx(deviation, rel=0.1)
 
 
 @pytest.mark.parametrize(
-    ("name", "spread", "half"), [("missing-half", 0.0, True), ("no-contraction-missing-half", 1.0, True), ("no-contraction", 1.0, False)]
+    ("name", "spread", "half"),
+    [
+        ("missing-half", 0.0, True),
+        ("no-contraction-missing-half", 1.0, True),
+        ("no-contraction", 1.0, False),
+    ],
 )
 def test_sigma_of_a_closed_form_is_where_the_objective_of_the_task_is_largest(name, spread, half):
     import torch
 
-    task = registry.find("task", "gaussian").cls(dim=25, objective="released-flow" if half else "exact")
+    task = registry.find("task", "gaussian").cls(
+        dim=25, objective="released-flow" if half else "exact"
+    )
     delta, sigma = task.truth()
     n = task.n_data
-    batch = {"n": torch.full((1, 1), float(n), dtype=sigma.dtype), "mean": delta[None], "variance": sigma.square()[None]}
-    z = torch.stack([torch.full_like(sigma, s * math.sqrt(spread)) for s in (-1.0, 1.0)])[:, None]  # mean 0, mean square `spread`
+    batch = {
+        "n": torch.full((1, 1), float(n), dtype=sigma.dtype),
+        "mean": delta[None],
+        "variance": sigma.square()[None],
+    }
+    z = torch.stack([torch.full_like(sigma, s * math.sqrt(spread)) for s in (-1.0, 1.0)])[
+        :, None
+    ]  # mean 0, mean square `spread`
     hat = torch.sqrt((2 if half else 1) * sigma.square() + spread)
     log_sigma = hat.log()[None].requires_grad_()
-    value = task.problem({"delta": delta[None], "log_sigma": log_sigma}, batch, "prior", training=True).log_joint(z).mean()
+    value = (
+        task.problem({"delta": delta[None], "log_sigma": log_sigma}, batch, "prior", training=True)
+        .log_joint(z)
+        .mean()
+    )
     (slope,) = torch.autograd.grad(value, log_sigma)
     assert slope.abs().max().item() < 1e-9 * n  # terms of size n cancel
-    assert FORMS[name].value(sigma.tolist(), n) == pytest.approx((hat - sigma).square().sum().item(), rel=1e-12)
+    assert FORMS[name].value(sigma.tolist(), n) == pytest.approx(
+        (hat - sigma).square().sum().item(), rel=1e-12
+    )
 
 
 # The verdicts
@@ -223,7 +282,9 @@ def test_a_value_is_reproduced_within_five_per_cent_or_three_standard_errors(our
 
 
 def test_three_combined_standard_errors_count_the_published_data_sets_too():
-    ours = mean_of(0.9, 1.0, 1.1)  # deviation 0.1: three of ours and three of theirs combine to 0.0816
+    ours = mean_of(
+        0.9, 1.0, 1.1
+    )  # deviation 0.1: three of ours and three of theirs combine to 0.0816
     published = 1.0 - 3 * 0.1 * math.sqrt(1 / 3 + 1 / 3)
     assert settle(published + 1e-6, ours, 3)[0] is Verdict.REPRODUCED
     assert settle(published - 1e-3, ours, 3)[0] is Verdict.NOT_REPRODUCED
@@ -232,17 +293,26 @@ def test_three_combined_standard_errors_count_the_published_data_sets_too():
 
 def test_where_data_sets_put_the_published_value_they_may_put_ours():
     band = (10.0, 40.0)
-    assert settle(22.0, mean_of(35.0, 35.1, 35.2), 3, band)[0] is Verdict.REPRODUCED  # 60 % off, inside
-    verdict, reason = settle(22.0, mean_of(41.0, 80.0, 41.0), 3, band)  # within three standard errors, outside
+    assert (
+        settle(22.0, mean_of(35.0, 35.1, 35.2), 3, band)[0] is Verdict.REPRODUCED
+    )  # 60 % off, inside
+    verdict, reason = settle(
+        22.0, mean_of(41.0, 80.0, 41.0), 3, band
+    )  # within three standard errors, outside
     assert (verdict, reason.startswith("outside 10 to 40")) == (Verdict.NOT_REPRODUCED, True)
-    assert settle(60.0, mean_of(61.0, 61.1, 61.2), 3, band)[0] is Verdict.REPRODUCED  # the published one outside: the usual rule
+    assert (
+        settle(60.0, mean_of(61.0, 61.1, 61.2), 3, band)[0] is Verdict.REPRODUCED
+    )  # the published one outside: the usual rule
     assert settle(60.0, mean_of(35.0, 35.1, 35.2), 3, band)[0] is Verdict.NOT_REPRODUCED
 
 
 def test_the_band_of_delta_is_three_deviations_about_d(workspace):
     edge = 3 * math.sqrt(2 * 25 / 3)
     for shift, verdict in ((edge - 0.1, Verdict.REPRODUCED), (edge + 0.1, Verdict.NOT_REPRODUCED)):
-        runs = cell("hvae[n_leapfrog=1]" if verdict is Verdict.REPRODUCED else "hvae[n_leapfrog=10]", "gaussian-25")
+        runs = cell(
+            "hvae[n_leapfrog=1]" if verdict is Verdict.REPRODUCED else "hvae[n_leapfrog=10]",
+            "gaussian-25",
+        )
         store_runs(runs, [25 + shift] * 3, "delta_sq_error")
         row = "hvae-K1" if verdict is Verdict.REPRODUCED else "hvae-K10"
         (value,) = judged_here(row=row, task="gaussian-25", metric="delta_sq_error")
@@ -258,14 +328,20 @@ def test_without_a_database_everything_that_could_be_compared_is_not_run():
     assert [(v.row, v.task, v.metric) for v in gaussian if v.verdict is Verdict.NOT_COMPARABLE] == [
         ("pnf-K1", "gaussian-300", "sigma_sq_error")
     ]
-    assert {value.verdict for value in found if value.experiment != "gaussian"} == {Verdict.NOT_COMPARABLE}
+    assert {value.verdict for value in found if value.experiment != "gaussian"} == {
+        Verdict.NOT_COMPARABLE
+    }
     assert not any(value.fails for value in found)
 
 
 def test_runs_that_did_not_end_done_are_counted_and_never_dropped(workspace):
     done, diverged, failed = Status.DONE, Status.DIVERGED, Status.FAILED
-    store_runs(cell("hvae[n_leapfrog=1]", "gaussian-25"), [0.0403] * 3, statuses=[done, done, diverged])
-    store_runs(cell("hvae[n_leapfrog=10]", "gaussian-25"), [0.0383] * 3, statuses=[done, done, failed])
+    store_runs(
+        cell("hvae[n_leapfrog=1]", "gaussian-25"), [0.0403] * 3, statuses=[done, done, diverged]
+    )
+    store_runs(
+        cell("hvae[n_leapfrog=10]", "gaussian-25"), [0.0383] * 3, statuses=[done, done, failed]
+    )
     store_runs(cell("hvae-untempered[n_leapfrog=1]", "gaussian-25"), [3.9, 3.9, math.inf])
     store_runs(cell("vb", "gaussian-25"), [0.0003, 0.0003, None])
     store_runs(cell("vb", "gaussian-50")[:2], [0.000754] * 2)
@@ -284,18 +360,34 @@ def test_runs_that_did_not_end_done_are_counted_and_never_dropped(workspace):
 
 
 def test_a_flow_stands_beside_its_runs_with_the_right_objective(workspace):
-    store_runs(cell("pnf[n_layers=1][tied=true]", "gaussian-25", objective="released-flow"), [14.9, 15.0, 15.1])
-    store_runs(cell("pnf[n_layers=1][tied=true]", "gaussian-25", objective="exact"), [11.0, 12.0, 13.0])
+    store_runs(
+        cell("pnf[n_layers=1][tied=true]", "gaussian-25", objective="released-flow"),
+        [14.9, 15.0, 15.1],
+    )
+    store_runs(
+        cell("pnf[n_layers=1][tied=true]", "gaussian-25", objective="exact"), [11.0, 12.0, 13.0]
+    )
     (value,) = judged_here(row="pnf-K1", task="gaussian-25", metric="sigma_sq_error")
-    assert (value.verdict, value.ours.interval.mean, value.corrected.interval.mean) == (Verdict.REPRODUCED, 15.0, 12.0)
+    assert (value.verdict, value.ours.interval.mean, value.corrected.interval.mean) == (
+        Verdict.REPRODUCED,
+        15.0,
+        12.0,
+    )
     assert value.closed_form.value == FORMS["no-contraction-missing-half"].value(*sigma_of(25))
     assert value.corrected_closed_form.value == FORMS["no-contraction"].value(*sigma_of(25))
 
 
 def test_a_value_that_cannot_be_compared_shows_our_runs_and_fails_nothing(workspace):
-    store_runs(cell("pnf[n_layers=1][tied=true]", "gaussian-300", objective="released-flow"), [189.0, 190.0, 191.0])
+    store_runs(
+        cell("pnf[n_layers=1][tied=true]", "gaussian-300", objective="released-flow"),
+        [189.0, 190.0, 191.0],
+    )
     (value,) = judged_here(row="pnf-K1", task="gaussian-300", metric="sigma_sq_error")
-    assert (value.verdict, value.ours.interval.mean, value.fails) == (Verdict.NOT_COMPARABLE, 190.0, False)
+    assert (value.verdict, value.ours.interval.mean, value.fails) == (
+        Verdict.NOT_COMPARABLE,
+        190.0,
+        False,
+    )
 
 
 # The command
@@ -335,7 +427,9 @@ def test_a_failure_that_the_source_foresees_is_shown_and_does_not_fail(bench, wo
 
 
 def test_what_is_reproduced_though_far_off_says_why(bench, workspace):
-    store_runs(cell("vb", "gaussian-25"), [0.0003, 0.0004, 0.0005], other={"delta_sq_error": Metric(14.9)})
+    store_runs(
+        cell("vb", "gaussian-25"), [0.0003, 0.0004, 0.0005], other={"delta_sq_error": Metric(14.9)}
+    )
     printed = " ".join(bench("verify", "report2020", "-t", "gaussian-25").stdout.split())
     assert "vb on gaussian-25 reproduced: 26.18% off, 1 standard errors." in printed
     assert "vb on gaussian-25 reproduced: inside 12.75 to 37.25, where data sets put it" in printed
@@ -346,23 +440,57 @@ def test_json_has_one_object_a_value(bench, workspace):
     store_runs(runs, [1.13, 1.14, 1.15])
     values = json_lines(bench("verify", "report2020", "-t", "gaussian-25", "--json"))
     assert {(value["row"], value["metric"]) for value in values} == {
-        (row, metric) for row in references.load("report2020").experiments[0].rows for metric in ("sigma_sq_error", "delta_sq_error")
+        (row, metric)
+        for row in references.load("report2020").experiments[0].rows
+        for metric in ("sigma_sq_error", "delta_sq_error")
     }
-    (value,) = [value for value in values if value["row"] == "iaf-K1" and value["metric"] == "sigma_sq_error"]
-    assert (value["published"], value["verdict"], value["fails"], value["task"]) == (1.1415, "reproduced", False, "gaussian-25")
+    (value,) = [
+        value
+        for value in values
+        if value["row"] == "iaf-K1" and value["metric"] == "sigma_sq_error"
+    ]
+    assert (value["published"], value["verdict"], value["fails"], value["task"]) == (
+        1.1415,
+        "reproduced",
+        False,
+        "gaussian-25",
+    )
     assert value["ours"]["mean"] == pytest.approx(1.14)
-    assert (value["ours"]["n"], value["ours"]["of"], value["ours"]["keys"]) == (3, 3, [run.spec.key for run in runs])
-    assert value["closed_form"] == {"name": "missing-half", "value": FORMS["missing-half"].value(*sigma_of(25))}
+    assert (value["ours"]["n"], value["ours"]["of"], value["ours"]["keys"]) == (
+        3,
+        3,
+        [run.spec.key for run in runs],
+    )
+    assert value["closed_form"] == {
+        "name": "missing-half",
+        "value": FORMS["missing-half"].value(*sigma_of(25)),
+    }
     exact = [run.spec.key for run in cell("iaf[n_layers=1]", "gaussian-25")]
-    assert value["corrected"] == {"mean": None, "se": None, "n": 0, "of": 3, "counts": {"missing": 3}, "keys": exact}
+    assert value["corrected"] == {
+        "mean": None,
+        "se": None,
+        "n": 0,
+        "of": 3,
+        "counts": {"missing": 3},
+        "keys": exact,
+    }
 
 
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (["report2021"], "bench: No source of published values named 'report2021'. Did you mean 'report2020'?"),
-        (["report2020", "-t", "gaussian-26"], "bench: No task with published values named 'gaussian-26'. Did you mean 'gaussian-2"),
-        (["caterini2018", "-t", "gaussian-25"], "bench: No task with published values named 'gaussian-25'. Available: none."),
+        (
+            ["report2021"],
+            "bench: No source of published values named 'report2021'. Did you mean 'report2020'?",
+        ),
+        (
+            ["report2020", "-t", "gaussian-26"],
+            "bench: No task with published values named 'gaussian-26'. Did you mean 'gaussian-2",
+        ),
+        (
+            ["caterini2018", "-t", "gaussian-25"],
+            "bench: No task with published values named 'gaussian-25'. Available: none.",
+        ),
     ],
 )
 def test_what_is_not_there_is_refused_in_one_line(bench, workspace, arguments, said):

@@ -19,13 +19,22 @@ IMAGES, LABELS = "train-images-idx3-ubyte", "train-labels-idx1-ubyte"
 
 def idx(array: np.ndarray) -> bytes:
     """An IDX file of unsigned bytes."""
-    return bytes([0, 0, 8, array.ndim]) + struct.pack(f">{array.ndim}I", *array.shape) + array.astype(np.uint8).tobytes()
+    return (
+        bytes([0, 0, 8, array.ndim])
+        + struct.pack(f">{array.ndim}I", *array.shape)
+        + array.astype(np.uint8).tobytes()
+    )
 
 
 RANDOM = np.random.default_rng(0)
-PIXELS = np.where(RANDOM.random((300, 28, 28)) < 0.3, RANDOM.integers(0, 256, (300, 28, 28)), 0).astype(np.uint8)
+PIXELS = np.where(
+    RANDOM.random((300, 28, 28)) < 0.3, RANDOM.integers(0, 256, (300, 28, 28)), 0
+).astype(np.uint8)
 CONTENT = {IMAGES: idx(PIXELS), LABELS: idx(PIXELS[:, 14, 14])}
-TOY = tuple(DataFile("toy", name, len(content), hashlib.sha256(content).hexdigest()) for name, content in CONTENT.items())
+TOY = tuple(
+    DataFile("toy", name, len(content), hashlib.sha256(content).hexdigest())
+    for name, content in CONTENT.items()
+)
 ZIPPED = {name: gzip.compress(content, 1) for name, content in CONTENT.items()}
 BOMB = gzip.compress(bytes(2**24)) * 64  # a gibibyte of zeros
 

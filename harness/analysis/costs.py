@@ -32,7 +32,8 @@ class Span:
 
 @dataclass(frozen=True)
 class Cost:
-    """Of a run of each of some groups: steps, gradient evaluations of the log-joint, and seconds of work.
+    """Of a run of each of some groups: steps, gradient evaluations of the log-joint, and seconds of
+    work.
 
     `tuning` has what was spent on finding the settings of those groups whose settings tuning found.
     """
@@ -46,7 +47,8 @@ class Cost:
 def cost_of(groups: Iterable[Group], tuning: Mapping[str, Spent]) -> Cost:
     """From the cheapest group to the dearest; seconds are means over a group's finished runs.
 
-    The members of a stack train together, and each has the seconds of the whole stack. `tuning` is by cell.
+    The members of a stack train together, and each has the seconds of the whole stack. `tuning` is
+    by cell.
     """
     known = list(groups)
     return Cost(
@@ -63,10 +65,18 @@ def seconds(group: Group) -> float | None:
     return sum(times) / len(times) if times else None
 
 
-def gradients(spec: dict[str, Any], description: Description, steps: int | None = None) -> int | None:
-    """Gradient evaluations of the log-joint, or of a mini-batch's: steps x particles x (scores a draw takes + 1).
+def gradients(
+    spec: dict[str, Any], description: Description, steps: int | None = None
+) -> int | None:
+    """Gradient evaluations of the log-joint, or of a mini-batch's: steps x particles x (scores a
+    draw takes + 1).
 
-    How many scores a draw takes was counted when the run was queued. None where that is not known. Without `steps`: of a whole run.
+    How many scores a draw takes was counted when the run was queued. None where that is not known.
+    Without `steps`: of a whole run.
     """
     taken = spec["steps"] if steps is None else steps
-    return None if description.scores is None else taken * spec["particles"] * (description.scores + BACKWARD)
+    return (
+        None
+        if description.scores is None
+        else taken * spec["particles"] * (description.scores + BACKWARD)
+    )

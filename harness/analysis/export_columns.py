@@ -1,4 +1,6 @@
-"""What each column of exported results is called, holds, and is measured in: one definition for files and frames."""
+"""What each column of exported results is called, holds, and is measured in: one definition for
+files and frames.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +16,14 @@ from harness.analysis.formats.records import SCHEMA_VERSION, Kind
 from harness.analysis.labels import at, flat, ordered
 from harness.analysis.metrics import meaning
 from harness.analysis.sample import TUNED_FROM
-from harness.base.spec import Description, RunSpec, Status, canonical_json, former_values, settings_text
+from harness.base.spec import (
+    Description,
+    RunSpec,
+    Status,
+    canonical_json,
+    former_values,
+    settings_text,
+)
 from harness.store import Metric, RunRow
 
 WHOLE = 2**63
@@ -27,8 +36,9 @@ FIELDS = list(RunSpec.model_fields)
 
 @dataclass(frozen=True)
 class Run:
-    """One run with its scores, why they do not stand where they do not, what it ran on, the plan that it followed, what its plugins
-    said, and whether no newer code of them is stored."""
+    """One run with its scores, why they do not stand where they do not, what it ran on, the plan
+    that it followed, what its plugins said, and whether no newer code of them is stored.
+    """
 
     row: RunRow
     metrics: Mapping[str, Metric]
@@ -61,13 +71,17 @@ def _text(name: str, about: str, value: Callable[[Run], Any], unit: str = "") ->
 
 
 def _environment(name: str, kind: type = str) -> Callable[[Run], Any]:
-    """What is on record of where a run was made: of another release, it may be of another kind, and then it is missing."""
+    """What is on record of where a run was made: of another release, it may be of another kind, and
+    then it is missing.
+    """
     return lambda run: value if isinstance(value := run.environment.get(name), kind) else None
 
 
 def _package(name: str) -> Callable[[Run], Any]:
     packages = _environment("packages", dict)
-    return lambda run: version if isinstance(version := (packages(run) or {}).get(name), str) else None
+    return lambda run: (
+        version if isinstance(version := (packages(run) or {}).get(name), str) else None
+    )
 
 
 def _settings(run: Run) -> str:
@@ -87,34 +101,105 @@ def _moment(seconds: float | None) -> str | None:
 
 
 def _in_means(run: Run) -> bool:
-    return run.row.status is Status.DONE and run.row.seed < TUNED_FROM and run.withdrawn is None and run.is_newest
+    return (
+        run.row.status is Status.DONE
+        and run.row.seed < TUNED_FROM
+        and run.withdrawn is None
+        and run.is_newest
+    )
 
 
 def _not_finite(run: Run) -> str | None:
-    return " ".join(f"{name}={metric.value}" for name, metric in run.metrics.items() if not math.isfinite(metric.value)) or None
+    return (
+        " ".join(
+            f"{name}={metric.value}"
+            for name, metric in run.metrics.items()
+            if not math.isfinite(metric.value)
+        )
+        or None
+    )
 
 
 IDENTITY = (
-    Column("schema_version", "integer", "", "version of this list of columns", lambda run: SCHEMA_VERSION),
+    Column(
+        "schema_version",
+        "integer",
+        "",
+        "version of this list of columns",
+        lambda run: SCHEMA_VERSION,
+    ),
     _text("key", "the run's name: `bench show KEY`", lambda run: run.row.key),
-    _text("cell", "what the seeds of one entry of a table have in common: `bench why CELL`", lambda run: run.row.cell),
+    _text(
+        "cell",
+        "what the seeds of one entry of a table have in common: `bench why CELL`",
+        lambda run: run.row.cell,
+    ),
     _text("method", "with its variant: `hvae-untempered`", lambda run: run.row.method_label),
     _text("task", "with its variant: `gaussian-25`", lambda run: run.row.task_label),
-    _text("protocol", "how it was trained and scored: `bench show TASK`", lambda run: run.row.protocol),
-    _text("settings", "what differs from the defaults, as `--set` takes it; `defaults` where nothing does", _settings),
+    _text(
+        "protocol", "how it was trained and scored: `bench show TASK`", lambda run: run.row.protocol
+    ),
+    _text(
+        "settings",
+        "what differs from the defaults, as `--set` takes it; `defaults` where nothing does",
+        _settings,
+    ),
     Column("seed", "integer", "", "which replicate, and so which data", lambda run: run.row.seed),
-    Column("for_tuning", "flag", "", f"seed {TUNED_FROM} or above: made in a search, in no table", lambda run: run.row.seed >= TUNED_FROM),
-    _text("status", "done, diverged, failed, timeout, pruned, interrupted, running or queued", lambda run: run.row.status.value),
-    _text("withdrawn", "why its result does not stand, and is in no table: `bench invalidate`", lambda run: run.withdrawn),
-    Column("in_means", "flag", "", "done, not for tuning, not withdrawn and of the newest code: the means of tables count it", _in_means),
+    Column(
+        "for_tuning",
+        "flag",
+        "",
+        f"seed {TUNED_FROM} or above: made in a search, in no table",
+        lambda run: run.row.seed >= TUNED_FROM,
+    ),
+    _text(
+        "status",
+        "done, diverged, failed, timeout, pruned, interrupted, running or queued",
+        lambda run: run.row.status.value,
+    ),
+    _text(
+        "withdrawn",
+        "why its result does not stand, and is in no table: `bench invalidate`",
+        lambda run: run.withdrawn,
+    ),
+    Column(
+        "in_means",
+        "flag",
+        "",
+        "done, not for tuning, not withdrawn and of the newest code: the means of tables count it",
+        _in_means,
+    ),
 )
 ENDING = (
     _text("reason", "why it is not done", lambda run: run.row.reason),
     Column("step", "integer", "steps", "training steps made", lambda run: run.row.step),
-    Column("gradients", "integer", "evaluations", "of the gradient of the log-joint, in these steps", _gradients),
-    Column("seconds", "number", "s", "of work, over all attempts; of the whole stack", lambda run: run.row.wall_s),
-    Column("stack", "integer", "runs", "trained together in these seconds", lambda run: len(run.plan.get("members", ())) or None),
-    _text("created_at", "when it was asked for, ISO 8601", lambda run: _moment(run.row.created_at), "UTC"),
+    Column(
+        "gradients",
+        "integer",
+        "evaluations",
+        "of the gradient of the log-joint, in these steps",
+        _gradients,
+    ),
+    Column(
+        "seconds",
+        "number",
+        "s",
+        "of work, over all attempts; of the whole stack",
+        lambda run: run.row.wall_s,
+    ),
+    Column(
+        "stack",
+        "integer",
+        "runs",
+        "trained together in these seconds",
+        lambda run: len(run.plan.get("members", ())) or None,
+    ),
+    _text(
+        "created_at",
+        "when it was asked for, ISO 8601",
+        lambda run: _moment(run.row.created_at),
+        "UTC",
+    ),
     _text("started_at", "when it was begun", lambda run: _moment(run.row.started_at), "UTC"),
     _text("finished_at", "when it ended", lambda run: _moment(run.row.finished_at), "UTC"),
     _text("not_finite", "metrics that are NaN or infinite: `elbo=nan nll=inf`", _not_finite),
@@ -125,10 +210,20 @@ ORIGIN = (
     _text("torch", "version of PyTorch", _package("torch")),
     _text("numpy", "version of NumPy", _package("numpy")),
     _text("commit", "of the source, where it was a checkout", _environment("git_commit")),
-    Column("commit_changed", "flag", "", "the checkout had changes that were not committed", _environment("git_dirty", bool)),
-    _text("source_hash", "of the files of the method and the task", lambda run: run.row.source_hash),
+    Column(
+        "commit_changed",
+        "flag",
+        "",
+        "the checkout had changes that were not committed",
+        _environment("git_dirty", bool),
+    ),
     _text(
-        "method_source", "sha256 of the method's text, where it is not installed: `-m NAME@` and its first digits pick it", _code("method")
+        "source_hash", "of the files of the method and the task", lambda run: run.row.source_hash
+    ),
+    _text(
+        "method_source",
+        "sha256 of the method's text, where it is not installed: `-m NAME@` and its first digits pick it",
+        _code("method"),
     ),
     _text("task_source", "the same of the task", _code("task")),
     _text("system", "operating system and architecture", _environment("system")),
@@ -142,13 +237,25 @@ ORIGIN = (
 MEASURED = (
     Field("metric", "text", "", "the metric's name"),
     Field("value", "number", "see unit", "of the finished run"),
-    Field("se", "number", "see unit", "standard error of an estimate by simulation, within the run"),
+    Field(
+        "se", "number", "see unit", "standard error of an estimate by simulation, within the run"
+    ),
     Field("unit", "text", "", "of value and se, where it is known"),
 )
 TRACED = (
-    Field("metric", "text", "", "`bound` and `grad_norm` in training, `validation_bound` on validation data"),
+    Field(
+        "metric",
+        "text",
+        "",
+        "`bound` and `grad_norm` in training, `validation_bound` on validation data",
+    ),
     Field("step", "integer", "steps", "training steps made at this point"),
-    Field("value", "number", "nats", "mean over the steps since the point before; grad_norm: length of the bound's gradient"),
+    Field(
+        "value",
+        "number",
+        "nats",
+        "mean over the steps since the point before; grad_norm: length of the bound's gradient",
+    ),
 )
 
 
@@ -156,8 +263,14 @@ Shape = tuple[tuple[str, Kind | None], ...]
 
 
 def shape_of(spec: dict[str, Any]) -> Shape:
-    """The addresses of a spec's settings with the kind of each value; a value that is none has no kind."""
-    return tuple((address, _kind(value)) for address, value in flat(FORMER | spec).items() if address not in COPIED)
+    """The addresses of a spec's settings with the kind of each value; a value that is none has no
+    kind.
+    """
+    return tuple(
+        (address, _kind(value))
+        for address, value in flat(FORMER | spec).items()
+        if address not in COPIED
+    )
 
 
 def _kind(value: Any) -> Kind | None:
@@ -171,12 +284,17 @@ def _kind(value: Any) -> Kind | None:
 
 
 def settings_columns(shapes: Collection[Shape]) -> list[Column]:
-    """A column for each setting that any of these specs has, under its address: of the method, the task, then the protocol."""
+    """A column for each setting that any of these specs has, under its address: of the method, the
+    task, then the protocol.
+    """
     kinds: dict[str, set[Kind]] = {}
     for shape in shapes:
         for address, kind in shape:
             kinds.setdefault(address, set()).update([kind] if kind else [])
-    return [_setting(address, _common(kinds[address] | _declared(address))) for address in sorted(kinds, key=_place)]
+    return [
+        _setting(address, _common(kinds[address] | _declared(address)))
+        for address in sorted(kinds, key=_place)
+    ]
 
 
 def _declared(address: str) -> set[Kind]:
@@ -184,7 +302,9 @@ def _declared(address: str) -> set[Kind]:
     if address not in FIELDS:
         return set()
     annotation = RunSpec.model_fields[address].annotation
-    (held,) = {*(get_args(annotation) if get_origin(annotation) is UnionType else [annotation])} - {NoneType}
+    (held,) = {*(get_args(annotation) if get_origin(annotation) is UnionType else [annotation])} - {
+        NoneType
+    }
     kinds: dict[Any, Kind] = {int: "integer", float: "number", bool: "flag"}
     return {kinds.get(held, "text")}
 
@@ -210,7 +330,13 @@ def _setting(address: str, kind: Kind) -> Column:
         return float(found) if kind == "number" else found
 
     plugin, version, _ = address.partition("_version")
-    return Column(address, kind, "", f"of the {plugin}" if version else f"the setting: `--set {address}=VALUE`", value)
+    return Column(
+        address,
+        kind,
+        "",
+        f"of the {plugin}" if version else f"the setting: `--set {address}=VALUE`",
+        value,
+    )
 
 
 def metric_columns(measured: Mapping[str, bool]) -> list[Column]:
@@ -220,7 +346,11 @@ def metric_columns(measured: Mapping[str, bool]) -> list[Column]:
         known = meaning(name)
         found.append(Column(f"metrics.{name}", "number", known.unit, known.says, _value(name)))
         if has_error:
-            found.append(Column(f"se.{name}", "number", known.unit, f"standard error of {name}", _error(name)))
+            found.append(
+                Column(
+                    f"se.{name}", "number", known.unit, f"standard error of {name}", _error(name)
+                )
+            )
     return found
 
 

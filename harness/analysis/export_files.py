@@ -23,18 +23,27 @@ def write_csv(table: Table, file: BinaryIO) -> None:
 
 
 def write_jsonl(table: Table, file: BinaryIO) -> None:
-    """An object a row. Numbers are exact; a missing value is null, and one that is not finite is the text nan, inf or -inf."""
+    """An object a row. Numbers are exact; a missing value is null, and one that is not finite is
+    the text nan, inf or -inf.
+    """
     names = [column.name for column in table.columns]
     floats = [place for place, column in enumerate(table.columns) if column.kind == "number"]
     for block in table.blocks:
         for place in floats:
-            block[place] = [None if value is None else plain_number(value) for value in block[place]]
-        lines = (json.dumps(dict(zip(names, row, strict=True))) + "\n" for row in zip(*block, strict=True))
+            block[place] = [
+                None if value is None else plain_number(value) for value in block[place]
+            ]
+        lines = (
+            json.dumps(dict(zip(names, row, strict=True))) + "\n"
+            for row in zip(*block, strict=True)
+        )
         file.write("".join(lines).encode())
 
 
 def write_parquet(table: Table, file: BinaryIO) -> None:
-    """A row group a block. The schema's version is also in the file's metadata, what a column holds and its unit in the column's."""
+    """A row group a block. The schema's version is also in the file's metadata, what a column holds
+    and its unit in the column's.
+    """
     from pyarrow import parquet
 
     with parquet.ParquetWriter(file, arrow_schema(table)) as writer:
@@ -42,12 +51,21 @@ def write_parquet(table: Table, file: BinaryIO) -> None:
             writer.write_batch(batch)
 
 
-FORMATS: dict[str, Callable[[Table, BinaryIO], None]] = {"csv": write_csv, "jsonl": write_jsonl, "parquet": write_parquet}
+FORMATS: dict[str, Callable[[Table, BinaryIO], None]] = {
+    "csv": write_csv,
+    "jsonl": write_jsonl,
+    "parquet": write_parquet,
+}
 
 
 def arrow_schema(table: Table) -> pyarrow.Schema:
     """The columns with their types, and what they hold."""
-    return typed([(column.name, column.kind, {"about": column.about, "unit": column.unit}) for column in table.columns])
+    return typed(
+        [
+            (column.name, column.kind, {"about": column.about, "unit": column.unit})
+            for column in table.columns
+        ]
+    )
 
 
 def arrow_batches(table: Table) -> Iterable[pyarrow.RecordBatch]:
@@ -56,4 +74,10 @@ def arrow_batches(table: Table) -> Iterable[pyarrow.RecordBatch]:
 
     schema = arrow_schema(table)
     for block in table.blocks:
-        yield pyarrow.record_batch([pyarrow.array(values, field.type) for values, field in zip(block, schema, strict=True)], schema)
+        yield pyarrow.record_batch(
+            [
+                pyarrow.array(values, field.type)
+                for values, field in zip(block, schema, strict=True)
+            ],
+            schema,
+        )

@@ -18,7 +18,9 @@ CELLS = 500
 
 @dataclass(frozen=True)
 class Choice:
-    """What runs must be to be wanted; what is None or empty rules nothing out. `said` is how that was typed."""
+    """What runs must be to be wanted; what is None or empty rules nothing out. `said` is how that
+    was typed.
+    """
 
     methods: Sequence[str] = ()
     tasks: Sequence[str] = ()
@@ -31,8 +33,9 @@ class Choice:
 
 @dataclass(frozen=True)
 class Chosen:
-    """The keys of the runs, by task, method, cell and seed; the shapes of their specs; how many there are of each status; and the
-    newest code of each plugin that is not installed."""
+    """The keys of the runs, by task, method, cell and seed; the shapes of their specs; how many
+    there are of each status; and the newest code of each plugin that is not installed.
+    """
 
     keys: list[str]
     shapes: set[Shape]
@@ -52,7 +55,9 @@ def choose(snapshot: Snapshot, choice: Choice) -> Chosen:
     for cell in snapshot.each_cell():
         if wanted(cell, choice.methods, choice.tasks, choice.protocol):
             shape = shape_of(cell.spec)
-            cells[cell.cell] = shapes.setdefault(shape, shape)  # most cells have the shape of another
+            cells[cell.cell] = shapes.setdefault(
+                shape, shape
+            )  # most cells have the shape of another
     chosen = Chosen([], set(), Counter(), snapshot.newest_sources())
     names = list(cells)
     for start in range(0, len(names), CELLS):
@@ -68,11 +73,19 @@ def choose_some(snapshot: Snapshot, choice: Choice) -> Chosen:
     """
     chosen = choose(snapshot, choice)
     if not chosen.keys:
-        raise UsageError(f"There is no run{f' with {choice.said}' if choice.said else ''}. What there is: bench list runs")
+        raise UsageError(
+            f"There is no run{f' with {choice.said}' if choice.said else ''}. What there is: bench list runs"
+        )
     return chosen
 
 
-def _add(chosen: Chosen, snapshot: Snapshot, cells: dict[str, Shape], names: Sequence[str], choice: Choice) -> None:
+def _add(
+    chosen: Chosen,
+    snapshot: Snapshot,
+    cells: dict[str, Shape],
+    names: Sequence[str],
+    choice: Choice,
+) -> None:
     by_cell: dict[str, list[str]] = {name: [] for name in names}
     for run in snapshot.replicates(names):
         if (
@@ -98,7 +111,9 @@ def keys_of_study(study: str) -> set[str]:
 
     found = load(study)
     if found.tune is not None:
-        raise UsageError(f"'{found.name}' is a tuning study. What it found: bench study best {study}")
+        raise UsageError(
+            f"'{found.name}' is a tuning study. What it found: bench study best {study}"
+        )
     return {run.spec.key for run in found.runs()}
 
 

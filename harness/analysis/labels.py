@@ -1,4 +1,6 @@
-"""What stands at the head of rows and columns: how a run was trained labels its row, what its scores mean its column."""
+"""What stands at the head of rows and columns: how a run was trained labels its row, what its
+scores mean its column.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +17,9 @@ Aspects = tuple[tuple[str, Any], ...]
 
 @dataclass(frozen=True)
 class RowName:
-    """A method with its variant, by address the settings that neither it nor the protocol says, and the protocol."""
+    """A method with its variant, by address the settings that neither it nor the protocol says, and
+    the protocol.
+    """
 
     method: str
     settings: tuple[tuple[str, Any], ...]
@@ -55,22 +59,32 @@ class ColumnName:
 
 
 def _hashable(named: Aspects) -> Aspects:
-    return tuple((name, str(value) if isinstance(value, list | dict) else value) for name, value in named)
+    return tuple(
+        (name, str(value) if isinstance(value, list | dict) else value) for name, value in named
+    )
 
 
 def row_name(cell: CellRow) -> RowName:
     """How a cell's row is called."""
     shared = {name for name, _ in _aspects(cell)}
     unsaid = cell.settings if cell.description.settings is None else cell.description.settings
-    settings = {name: value for name, value in unsaid.items() if not name.startswith("task.") and name not in shared}
+    settings = {
+        name: value
+        for name, value in unsaid.items()
+        if not name.startswith("task.") and name not in shared
+    }
     return RowName(cell.description.method, ordered(settings), cell.protocol)
 
 
 def texts(rows: Iterable[RowName]) -> dict[RowName, str]:
-    """Rows as they call themselves, with numbers of four digits where those still tell the rows apart."""
+    """Rows as they call themselves, with numbers of four digits where those still tell the rows
+    apart.
+    """
     short = {row: row.short for row in rows}
     taken = Counter((row.protocol, text) for row, text in short.items())
-    return {row: text if taken[row.protocol, text] == 1 else row.text for row, text in short.items()}
+    return {
+        row: text if taken[row.protocol, text] == 1 else row.text for row, text in short.items()
+    }
 
 
 def _rounded(value: Any) -> Any:
@@ -78,11 +92,18 @@ def _rounded(value: Any) -> Any:
 
 
 def spelt_out(rows: Sequence[RowName], specs: Sequence[dict[str, Any]]) -> list[RowName]:
-    """Rows of one method name the same fields of it: where one says `n_leapfrog=1`, the others say theirs."""
+    """Rows of one method name the same fields of it: where one says `n_leapfrog=1`, the others say
+    theirs.
+    """
     named: dict[str, set[str]] = {}
     for row in rows:
-        named.setdefault(row.method, set()).update(name for name, _ in row.settings if name.startswith("method."))
-    return [_with(row, {name: at(spec, name) for name in named[row.method]}) for row, spec in zip(rows, specs, strict=True)]
+        named.setdefault(row.method, set()).update(
+            name for name, _ in row.settings if name.startswith("method.")
+        )
+    return [
+        _with(row, {name: at(spec, name) for name in named[row.method]})
+        for row, spec in zip(rows, specs, strict=True)
+    ]
 
 
 def _with(row: RowName, settings: dict[str, Any]) -> RowName:
@@ -91,7 +112,9 @@ def _with(row: RowName, settings: dict[str, Any]) -> RowName:
 
 def ordered(settings: dict[str, Any]) -> tuple[tuple[str, Any], ...]:
     """Settings by address, those of the method first."""
-    return tuple(sorted(settings.items(), key=lambda item: (not item[0].startswith("method."), item[0])))
+    return tuple(
+        sorted(settings.items(), key=lambda item: (not item[0].startswith("method."), item[0]))
+    )
 
 
 def at(spec: dict[str, Any], address: str) -> Any:
@@ -106,14 +129,17 @@ def column_name(cell: CellRow) -> ColumnName:
 
 
 def _aspects(cell: CellRow) -> Aspects:
-    """What the scores mean: the task's fields and version, and the fields of the protocol that scoring reads."""
+    """What the scores mean: the task's fields and version, and the fields of the protocol that
+    scoring reads.
+    """
     fields = {f"task.{name}": value for name, value in sorted(cell.spec["task_fields"].items())}
     read = {name: cell.spec.get(name) for name in cell.description.scored_by}
     return tuple((fields | {"task_version": cell.spec["task_version"]} | read).items())
 
 
 def differences(specs: Iterable[dict[str, Any]]) -> dict[str, list[Any]]:
-    """The addresses at which specs differ, with the value of each; the seed is left out. What is missing is None.
+    """The addresses at which specs differ, with the value of each; the seed is left out. What is
+    missing is None.
 
     >>> differences([{"lr": 0.1, "method_fields": {"k": 1}, "seed": 0}, {"lr": 0.1, "method_fields": {"k": 2}, "seed": 1}])
     {'method.k': [1, 2]}
@@ -121,10 +147,22 @@ def differences(specs: Iterable[dict[str, Any]]) -> dict[str, list[Any]]:
     known = [flat(spec) for spec in specs]
     names = dict.fromkeys(name for one in known for name in one)
     columns = {name: [one.get(name) for one in known] for name in names}
-    return {name: values for name, values in columns.items() if any(value != values[0] for value in values)}
+    return {
+        name: values
+        for name, values in columns.items()
+        if any(value != values[0] for value in values)
+    }
 
 
 def flat(spec: dict[str, Any]) -> dict[str, Any]:
     """A spec's values by address, without the seed."""
-    plugins = {f"{kind}.{name}": value for kind in ("method", "task") for name, value in spec.get(f"{kind}_fields", {}).items()}
-    return plugins | {name: value for name, value in spec.items() if name not in ("method_fields", "task_fields", "seed")}
+    plugins = {
+        f"{kind}.{name}": value
+        for kind in ("method", "task")
+        for name, value in spec.get(f"{kind}_fields", {}).items()
+    }
+    return plugins | {
+        name: value
+        for name, value in spec.items()
+        if name not in ("method_fields", "task_fields", "seed")
+    }

@@ -1,4 +1,6 @@
-"""Where the numbers of tables come from: the runs, what they were asked to do, what they ran on, and where these differ."""
+"""Where the numbers of tables come from: the runs, what they were asked to do, what they ran on,
+and where these differ.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +16,9 @@ from harness.store import CheckpointFile, Metric, Replicate
 
 @dataclass(frozen=True)
 class Made:
-    """A run behind a number: its score, its last checkpoint, its copy in MLflow, and by name what it ran on."""
+    """A run behind a number: its score, its last checkpoint, its copy in MLflow, and by name what
+    it ran on.
+    """
 
     run: Replicate
     score: Metric | None
@@ -26,7 +30,9 @@ class Made:
 
 @dataclass(frozen=True)
 class Origin:
-    """A number of a table with the runs behind it; `environments` are by the name that the runs call them, `withdrawn` by key."""
+    """A number of a table with the runs behind it; `environments` are by the name that the runs
+    call them, `withdrawn` by key.
+    """
 
     table: Table
     name: str
@@ -39,7 +45,11 @@ class Origin:
     @property
     def notes(self) -> list[str]:
         """What the table says of this number."""
-        return [note.partition("] ")[2] for note in self.table.notes if note.startswith(tuple(f"[{mark}]" for mark in self.entry.marks))]
+        return [
+            note.partition("] ")[2]
+            for note in self.table.notes
+            if note.startswith(tuple(f"[{mark}]" for mark in self.entry.marks))
+        ]
 
     @property
     def sources(self) -> dict[str, list[int]]:
@@ -76,7 +86,9 @@ class Environments:
     """What the runs of a sample ran on, under short names: E1, E2, ..."""
 
     def __init__(self, sample: Sample) -> None:
-        used = dict.fromkeys(run.environment for group in sample.groups for run in group.runs if run.environment)
+        used = dict.fromkeys(
+            run.environment for group in sample.groups for run in group.runs if run.environment
+        )
         self._known = sample.store.scores.environments()
         self._names = {digest: f"E{number}" for number, digest in enumerate(used, 1)}
 
@@ -86,10 +98,16 @@ class Environments:
 
     def of(self, group: Group) -> dict[str, dict[str, Any]]:
         """What the runs of a group ran on, by short name."""
-        return {self._names[digest]: self._known.get(digest, {}) for run in group.runs if (digest := run.environment)}
+        return {
+            self._names[digest]: self._known.get(digest, {})
+            for run in group.runs
+            if (digest := run.environment)
+        }
 
 
-def _origin(sample: Sample, table: Table, name: str, entry: Entry, group: Group, places: Environments) -> Origin:
+def _origin(
+    sample: Sample, table: Table, name: str, entry: Entry, group: Group, places: Environments
+) -> Origin:
     keys = [run.key for run in group.runs]
     with sample.store.snapshot() as snapshot:
         rows, scores, plans = snapshot.rows(keys), snapshot.metrics(keys), snapshot.origins(keys)
@@ -98,34 +116,63 @@ def _origin(sample: Sample, table: Table, name: str, entry: Entry, group: Group,
         row, files = rows.get(run.key), sample.store.checkpoints(run.key)
         score = scores.get(run.key, {}).get(table.metric.name)
         plan = plans.get(run.key, ({}, {}))[1]
-        made.append(Made(run, score, files[0] if files else None, row.mlflow_run_id if row else None, places.name(run), plan))
+        made.append(
+            Made(
+                run,
+                score,
+                files[0] if files else None,
+                row.mlflow_run_id if row else None,
+                places.name(run),
+                plan,
+            )
+        )
     withdrawn = {key: sample.withdrawn[key] for key in group.withdrawn}
     return Origin(table, name, entry, group, tuple(made), places.of(group), withdrawn)
 
 
 def flattened(environment: dict[str, Any]) -> dict[str, Any]:
     """An environment's values by address: `packages.torch`."""
-    packages = {f"packages.{name}": value for name, value in (environment.get("packages") or {}).items()}
+    packages = {
+        f"packages.{name}": value for name, value in (environment.get("packages") or {}).items()
+    }
     return {name: value for name, value in environment.items() if name != "packages"} | packages
 
 
 def environments_differ(found: Iterable[Origin]) -> dict[str, dict[str, Any]]:
     """Where the environments behind these numbers differ: by address, the value of each."""
-    known = {name: flattened(environment) for origin in found for name, environment in origin.environments.items()}
-    return {address: dict(zip(known, values, strict=True)) for address, values in differences(known.values()).items()}
+    known = {
+        name: flattened(environment)
+        for origin in found
+        for name, environment in origin.environments.items()
+    }
+    return {
+        address: dict(zip(known, values, strict=True))
+        for address, values in differences(known.values()).items()
+    }
 
 
 def specs_differ(found: Sequence[Origin]) -> dict[str, list[Any]]:
     """Where the specifications behind several numbers differ, with the value of each."""
-    return differences(origin.group.cell.spec | {"protocol": origin.group.cell.protocol} for origin in found)
+    return differences(
+        origin.group.cell.spec | {"protocol": origin.group.cell.protocol} for origin in found
+    )
 
 
 def summary(environment: dict[str, Any]) -> dict[str, str]:
     """An environment in few words; `-` is what is not on record."""
     packages = environment.get("packages") or {}
-    commit = (environment.get("git_commit") or "none")[:12] + (", changed" if environment.get("git_dirty") else "")
-    machine = ", ".join(str(environment[name]) for name in ("system", "cpu") if environment.get(name))
+    commit = (environment.get("git_commit") or "none")[:12] + (
+        ", changed" if environment.get("git_dirty") else ""
+    )
+    machine = ", ".join(
+        str(environment[name]) for name in ("system", "cpu") if environment.get(name)
+    )
     cores = f", {environment['cores']} cores" if environment.get("cores") else ""
-    said = {"bench": environment.get("bench"), "commit": commit, "torch": packages.get("torch"), "numpy": packages.get("numpy")}
+    said = {
+        "bench": environment.get("bench"),
+        "commit": commit,
+        "torch": packages.get("torch"),
+        "numpy": packages.get("numpy"),
+    }
     said |= {"python": environment.get("python"), "machine": machine + cores}
     return {name: str(value) if value else "-" for name, value in said.items()}

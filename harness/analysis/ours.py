@@ -23,9 +23,11 @@ WITHDRAWN = "withdrawn"
 
 @dataclass(frozen=True)
 class Mean:
-    """One metric of the replicates of a cell: the mean of those that are done, of how many, and how many stand where.
+    """One metric of the replicates of a cell: the mean of those that are done, of how many, and how
+    many stand where.
 
-    `counts` has every replicate once: by status, or as `missing` (not in the database), `withdrawn`, `not finite` or `without` the metric.
+    `counts` has every replicate once: by status, or as `missing` (not in the database),
+    `withdrawn`, `not finite` or `without` the metric.
     """
 
     interval: Interval
@@ -56,11 +58,19 @@ class Mean:
         """As JSON; null where nothing is known."""
         numbers = {"mean": self.interval.mean, "se": self.interval.se}
         shown = {name: None if math.isnan(value) else value for name, value in numbers.items()}
-        return {**shown, "n": self.interval.n, "of": self.of, "counts": self.counts, "keys": list(self.keys)}
+        return {
+            **shown,
+            "n": self.interval.n,
+            "of": self.of,
+            "counts": self.counts,
+            "keys": list(self.keys),
+        }
 
 
 class Ours:
-    """The runs of a study, asked for by method and task. What is asked for again is not looked up again."""
+    """The runs of a study, asked for by method and task. What is asked for again is not looked up
+    again.
+    """
 
     def __init__(self, runs: Sequence[NewRun]) -> None:
         self._runs = runs
@@ -84,10 +94,15 @@ class Ours:
     def _found(self, method: str, task: str, selector: str) -> list[NewRun]:
         rows, columns = self._settings("method", method), self._settings("task", selector)
         if len(rows) * len(columns) != 1:
-            raise UsageError(f"{method} on {selector} stands for several settings. Write one value a field.")
+            raise UsageError(
+                f"{method} on {selector} stands for several settings. Write one value a field."
+            )
         runs = [run for run in self._runs if run.task_label == task]
         protocols = {run.protocol for run in runs}
-        wanted = [_identity(cell_runs(rows[0], columns[0], [0], protocol, {})[0]) for protocol in protocols]
+        wanted = [
+            _identity(cell_runs(rows[0], columns[0], [0], protocol, {})[0])
+            for protocol in protocols
+        ]
         found = [run for run in runs if _identity(run) in wanted]
         cells = len({run.spec.cell for run in found})
         if cells != 1:
@@ -121,7 +136,10 @@ class Results:
         keys = tuple(run.spec.key for run in runs)
         standings = {} if self._store is None else self._store.standings(keys)
         values, withdrawn = self._metrics.of(metric), self._withdrawn
-        states = {key: _state(standings[key].status, values.get(key)) if key in standings else "missing" for key in keys}
+        states = {
+            key: _state(standings[key].status, values.get(key)) if key in standings else "missing"
+            for key in keys
+        }
         states |= dict.fromkeys((key for key in keys if key in withdrawn), WITHDRAWN)
         done = [values[key] for key in keys if states[key] == Status.DONE]
         return Mean(t_interval(done), len(keys), dict(Counter(states.values())), keys)

@@ -1,4 +1,6 @@
-"""Methods across tasks: mean ranks, whether they differ at all, and how far apart two of them must be."""
+"""Methods across tasks: mean ranks, whether they differ at all, and how far apart two of them must
+be.
+"""
 
 from __future__ import annotations
 
@@ -18,8 +20,8 @@ LEVEL = 0.05
 class Ranking:
     """Mean ranks of k methods over N blocks, 1 the best.
 
-    `p` is Friedman's, NaN with fewer than three methods or two blocks. `critical_difference` is Nemenyi's: mean ranks nearer to
-    one another than that are not told apart at 5 %.
+    `p` is Friedman's, NaN with fewer than three methods or two blocks. `critical_difference` is
+    Nemenyi's: mean ranks nearer to one another than that are not told apart at 5 %.
     """
 
     names: tuple[str, ...]
@@ -32,12 +34,17 @@ class Ranking:
     @property
     def cliques(self) -> list[tuple[str, ...]]:
         """The largest sets of methods, best first, that are not told apart."""
-        order = sorted(range(len(self.names)), key=lambda place: (self.mean_ranks[place], self.names[place]))
+        order = sorted(
+            range(len(self.names)), key=lambda place: (self.mean_ranks[place], self.names[place])
+        )
         found: list[tuple[str, ...]] = []
         end = 0  # of those near to the row at `start`
         for start, first in enumerate(order):
             reached, end = end, max(start, end)
-            while end < len(order) and self.mean_ranks[order[end]] - self.mean_ranks[first] < self.critical_difference:
+            while (
+                end < len(order)
+                and self.mean_ranks[order[end]] - self.mean_ranks[first] < self.critical_difference
+            ):
                 end += 1
             if end - start > 1 and end > reached:
                 found.append(tuple(self.names[place] for place in order[start:end]))
@@ -45,28 +52,38 @@ class Ranking:
 
 
 def ranks(scores: Sequence[float | None], lower_is_better: bool) -> list[float]:
-    """Ranks of one block, 1 the best; equals share the mean of theirs, and failures (None or NaN) share the last ones.
+    """Ranks of one block, 1 the best; equals share the mean of theirs, and failures (None or NaN)
+    share the last ones.
 
     >>> ranks([0.2, None, 0.1, 0.2], lower_is_better=True)
     [2.5, 4.0, 1.0, 2.5]
     """
     failed = math.inf
-    signed = [failed if score is None or math.isnan(score) else score if lower_is_better else -score for score in scores]
+    signed = [
+        failed if score is None or math.isnan(score) else score if lower_is_better else -score
+        for score in scores
+    ]
     ordered = sorted(signed)
     return [(1 + bisect_left(ordered, one) + bisect_right(ordered, one)) / 2 for one in signed]
 
 
-def ranking(names: Sequence[str], blocks: Sequence[Sequence[float | None]], lower_is_better: bool | Sequence[bool]) -> Ranking:
+def ranking(
+    names: Sequence[str],
+    blocks: Sequence[Sequence[float | None]],
+    lower_is_better: bool | Sequence[bool],
+) -> Ranking:
     r"""Rank methods within each block, and test whether their mean ranks differ.
 
     $$\chi^2_F = \frac{12 N}{k (k+1)} \sum_j \Big[\bar R_j - \frac{k + 1}{2}\Big]^2 \Big/ c, \qquad
       \mathrm{CD} = \frac{q_{0.05}}{\sqrt 2} \sqrt{\frac{k (k+1)}{6 N}}$$
 
-    with $c = 1 - \sum (t^3 - t) / (N k (k^2 - 1))$ over ties of t methods, and q the studentised range's quantile for k groups.
+    with $c = 1 - \sum (t^3 - t) / (N k (k^2 - 1))$ over ties of t methods, and q the studentised
+    range's quantile for k groups.
 
     Args:
         names: the methods.
-        blocks: a score of each method in each block (a task, or a task's data set); None where it failed.
+        blocks: a score of each method in each block (a task, or a task's data set); None where it
+            failed.
         lower_is_better: for all blocks, or for each.
 
     Source: Demsar 2006, "Statistical comparisons of classifiers over multiple data sets", JMLR 7.
@@ -76,7 +93,11 @@ def ranking(names: Sequence[str], blocks: Sequence[Sequence[float | None]], lowe
     k, n = len(names), len(blocks)
     ways = [lower_is_better] * n if isinstance(lower_is_better, bool) else list(lower_is_better)
     table = [ranks(block, way) for block, way in zip(blocks, ways, strict=True)]
-    means = tuple(math.fsum(row[place] for row in table) / n for place in range(k)) if n else (math.nan,) * k
+    means = (
+        tuple(math.fsum(row[place] for row in table) / n for place in range(k))
+        if n
+        else (math.nan,) * k
+    )
     chi_square = p = critical = math.nan
     if k > 1 and n > 0:
         critical = studentised_range(1 - LEVEL, k) / math.sqrt(2) * math.sqrt(k * (k + 1) / (6 * n))
@@ -96,7 +117,8 @@ def studentised_range(level: float, k: int) -> float:
 
     $$P(R < q) = k \int \varphi(z)\,[\Phi(z) - \Phi(z - q)]^{k - 1}\, dz$$
 
-    by the trapezoidal rule, which converges exponentially here, and bisection; scipy.stats has it too, and takes a second to load.
+    by the trapezoidal rule, which converges exponentially here, and bisection; scipy.stats has it
+    too, and takes a second to load.
     """
     import numpy as np
     from scipy import special
@@ -111,21 +133,34 @@ def studentised_range(level: float, k: int) -> float:
 
 
 def across(tables: Sequence[Table]) -> Ranking | None:
-    """The ranking of the rows that stand in every column of these tables; None where there are not two, or nothing ranks.
+    """The ranking of the rows that stand in every column of these tables; None where there are not
+    two, or nothing ranks.
 
-    The tables are of one metric, or each of its tasks' own: two metrics of one task are not two tasks.
+    The tables are of one metric, or each of its tasks' own: two metrics of one task are not two
+    tasks.
     """
     ranked = [table for table in tables if table.metric.better]
     columns: list[tuple[bool, dict[RowName, Entry]]] = []
     for table in ranked:
         for place in range(len(table.columns)):
-            entries = {line.row: entry for line in table.lines if (entry := line.entries[place]) is not None}
+            entries = {
+                line.row: entry
+                for line in table.lines
+                if (entry := line.entries[place]) is not None
+            }
             columns.append((table.metric.better == "lower", entries))
-    rows = [row for row in dict.fromkeys(line.row for table in ranked for line in table.lines) if all(row in each for _, each in columns)]
+    rows = [
+        row
+        for row in dict.fromkeys(line.row for table in ranked for line in table.lines)
+        if all(row in each for _, each in columns)
+    ]
     if len(rows) < 2 or not columns:
         return None
     protocols = {row.protocol for row in rows}
-    names = [text if len(protocols) == 1 else f"{text} ({row.protocol})" for row, text in texts(rows).items()]
+    names = [
+        text if len(protocols) == 1 else f"{text} ({row.protocol})"
+        for row, text in texts(rows).items()
+    ]
     blocks = [[_score(entries[row]) for row in rows] for _, entries in columns]
     return ranking(names, blocks, [lower for lower, _ in columns])
 

@@ -1,4 +1,5 @@
-"""Published values, kept as YAML beside the studies, one file a source: what was printed, and which of our runs it is.
+"""Published values, kept as YAML beside the studies, one file a source: what was printed, and which
+of our runs it is.
 
 ::
 
@@ -11,16 +12,20 @@
         study: report-gaussian          # the shipped study with our runs of it
         n_datasets: 3                   # how many data sets a value is the mean of
         tasks: [gaussian-25, gaussian-50]
-        rows:                           # `method` and `task` pick the runs of a row, read as the command line reads a selector
-          iaf-K1: {method: "iaf[n_layers=1]", task: {objective: released-flow}, corrected_by: {objective: exact}}
+        rows:                           # `method` and `task` pick the runs of a row, read as the
+            command line reads a selector
+          iaf-K1: {method: "iaf[n_layers=1]", task: {objective: released-flow}, corrected_by:
+          {objective: exact}}
         tables:
           - metric: sigma_sq_error      # as our runs call it
             about: One line.
             values: {iaf-K1: [1.1415, null]}             # one a task; null where none was published
-            explained_by: {iaf-K1: missing-half}         # a name of `harness.analysis.closed_forms.FORMS`
+            explained_by: {iaf-K1: missing-half}         # a name of
+                `harness.analysis.closed_forms.FORMS`
             remarks: {iaf-K1: {gaussian-25: {because: why this one cannot be compared}}}
 
-A reason (`because`) of an experiment or a value says why it cannot be compared. `not_expected` says why a value may fail to be reproduced.
+A reason (`because`) of an experiment or a value says why it cannot be compared. `not_expected` says
+why a value may fail to be reproduced.
 """
 
 from __future__ import annotations
@@ -46,14 +51,17 @@ class _Part(BaseModel):
 
 
 class Remark(_Part):
-    """What is to be said of one value: why it is not comparable, or why it may fail to be reproduced."""
+    """What is to be said of one value: why it is not comparable, or why it may fail to be
+    reproduced.
+    """
 
     because: Text | None = None
     not_expected: Text | None = None
 
 
 class Row(_Part):
-    """Whose values they are: the runs of ours with this method and these task fields, or, without them, a setting in words.
+    """Whose values they are: the runs of ours with this method and these task fields, or, without
+    them, a setting in words.
 
     `corrected_by` are the task fields of the runs that do the same without what was wrong.
     """
@@ -66,7 +74,9 @@ class Row(_Part):
 
 
 class Table(_Part):
-    """One metric: values by row, one a task. `data_dependent` names the closed form that says how values vary with the data set."""
+    """One metric: values by row, one a task. `data_dependent` names the closed form that says how
+    values vary with the data set.
+    """
 
     metric: Text
     about: Text
@@ -81,8 +91,16 @@ class Table(_Part):
         for part in (self.explained_by, self.corrected_explained_by, self.remarks):
             _all_among("row with values", part, self.values)
         forms = {form: f for form, f in FORMS.items() if f.deviation is not None}
-        _all_among("closed form", [*self.explained_by.values(), *self.corrected_explained_by.values()], FORMS)
-        _all_among("closed form with a deviation", [self.data_dependent] if self.data_dependent else [], forms)
+        _all_among(
+            "closed form",
+            [*self.explained_by.values(), *self.corrected_explained_by.values()],
+            FORMS,
+        )
+        _all_among(
+            "closed form with a deviation",
+            [self.data_dependent] if self.data_dependent else [],
+            forms,
+        )
         return self
 
 
@@ -111,9 +129,15 @@ class Experiment(_Part):
                     )
             for remarks in table.remarks.values():
                 _all_among("task", remarks, self.tasks)
-        if self.because is None and (self.study is None or self.n_datasets is None or not self.tables):
-            raise ValueError("what can be compared has study, n_datasets and tables; what cannot has because.")
-        if self.because is None and (bare := [name for name, row in self.rows.items() if row.method is None]):
+        if self.because is None and (
+            self.study is None or self.n_datasets is None or not self.tables
+        ):
+            raise ValueError(
+                "what can be compared has study, n_datasets and tables; what cannot has because."
+            )
+        if self.because is None and (
+            bare := [name for name, row in self.rows.items() if row.method is None]
+        ):
             raise ValueError(f"row {bare[0]} has no method.")
         return self
 
@@ -180,7 +204,9 @@ def read(path: Path) -> Source:
     shown = str(path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path)
     document = plainyaml.read(path, shown)
     if not isinstance(document.values, dict):
-        raise UsageError(document.at((), "published values are a mapping with title, authors and experiments."))
+        raise UsageError(
+            document.at((), "published values are a mapping with title, authors and experiments.")
+        )
     try:
         source = Source.model_validate(document.values)
     except ValidationError as err:
@@ -192,12 +218,21 @@ def read(path: Path) -> Source:
 def _first_line(document: Document, err: ValidationError) -> str:
     """What pydantic found first, with its place."""
     # a field that is missing may be the one that is misspelt below
-    first = min(err.errors(), key=lambda error: (error["type"] == "missing", document.lines.get(error["loc"], 0)))
+    first = min(
+        err.errors(),
+        key=lambda error: (error["type"] == "missing", document.lines.get(error["loc"], 0)),
+    )
     place: Place = first["loc"]
     if first["type"] == "extra_forbidden":
         around = [step for step in place[:-1] if step in PARTS]
         owner, model = PARTS[str(around[-1])] if around else ("a source", Source)
-        return document.at(place, str(UnknownName(f"field of {owner}", str(place[-1]), model.model_fields)))
-    said = {"missing": "it is missing.", "too_short": "it is empty.", "string_too_short": "it is empty."}
+        return document.at(
+            place, str(UnknownName(f"field of {owner}", str(place[-1]), model.model_fields))
+        )
+    said = {
+        "missing": "it is missing.",
+        "too_short": "it is empty.",
+        "string_too_short": "it is empty.",
+    }
     usual = first["msg"].removeprefix("Value error, ").rstrip(".") + "."
     return document.at(place, said.get(first["type"], usual))

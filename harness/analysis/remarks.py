@@ -18,11 +18,17 @@ DOUBTFUL_K = 0.7
 BY_IMPORTANCE = ("log_evidence", "nll")
 LETTERS = "abcdefghijklmnopqrstuvwxyz"
 TESTED_FROM = {"t": 2, "wilcoxon": WILCOXON_FROM}
-NAMES = {"t": "Student's t", "bca": "bias-corrected and accelerated bootstrap", "wilcoxon": "Wilcoxon's signed-rank"}
+NAMES = {
+    "t": "Student's t",
+    "bca": "bias-corrected and accelerated bootstrap",
+    "wilcoxon": "Wilcoxon's signed-rank",
+}
 
 
 class Notes:
-    """The notes of one table, in the order in which they came up; each that marks entries has a letter."""
+    """The notes of one table, in the order in which they came up; each that marks entries has a
+    letter.
+    """
 
     def __init__(self) -> None:
         self._marked: dict[str, str] = {}
@@ -34,10 +40,16 @@ class Notes:
 
     def _letter(self, text: str) -> str:
         number = len(self._marked)
-        return self._marked.setdefault(text, LETTERS[number] if number < len(LETTERS) else f"n{number}")
+        return self._marked.setdefault(
+            text, LETTERS[number] if number < len(LETTERS) else f"n{number}"
+        )
 
-    def about(self, metric: Meaning, lines: Sequence[Line], options: Options, left_out: dict[str, int]) -> None:
-        """Say of the whole table what its metric is, what is bold, where there are few runs, and what was left out."""
+    def about(
+        self, metric: Meaning, lines: Sequence[Line], options: Options, left_out: dict[str, int]
+    ) -> None:
+        """Say of the whole table what its metric is, what is bold, where there are few runs, and
+        what was left out.
+        """
         entries = [entry for line in lines for entry in line.entries if entry is not None]
         if metric.says:
             end = f", {metric.better} is better" if metric.better else ""
@@ -49,12 +61,21 @@ class Notes:
                 "correction, does not tell apart from it (5 %). A row with failed runs is never bold."
             )
             if fewest < TESTED_FROM[options.test]:
-                self._plain.append(f"Of fewer than {TESTED_FROM[options.test]} shared seeds this test says nothing: it tells nobody apart.")
+                self._plain.append(
+                    f"Of fewer than {TESTED_FROM[options.test]} shared seeds this test says nothing: it tells nobody apart."
+                )
         if fewest < FEW:
-            self._plain.append(f"Fewer than {FEW} seeds somewhere: intervals are wide there, and tests see large differences only.")
+            self._plain.append(
+                f"Fewer than {FEW} seeds somewhere: intervals are wide there, and tests see large differences only."
+            )
         if options.interval == "bca" and fewest < BCA_FROM:
-            self._plain.append(f"Fewer than {BCA_FROM} seeds somewhere: the bootstrap's intervals are too narrow there.")
-        self._plain += [f"Left out: {count:,} {'run' if count == 1 else 'runs'} ({why})." for why, count in sorted(left_out.items())]
+            self._plain.append(
+                f"Fewer than {BCA_FROM} seeds somewhere: the bootstrap's intervals are too narrow there."
+            )
+        self._plain += [
+            f"Left out: {count:,} {'run' if count == 1 else 'runs'} ({why})."
+            for why, count in sorted(left_out.items())
+        ]
 
     def lines(self) -> tuple[str, ...]:
         """All notes, those with letters first."""
@@ -64,9 +85,17 @@ class Notes:
 def _about_group(sample: Sample, group: Group, metric: str) -> list[str]:
     said = []
     gone = Counter(sample.withdrawn[key] for key in group.withdrawn)
-    said += [f"{count} withdrawn, and in no mean: {reason}" for reason, count in sorted(gone.items())]
-    if metric in BY_IMPORTANCE and any(value > DOUBTFUL_K for value in sample.values(group, "pareto_k").values()):
-        said.append(f"Pareto k is above {DOUBTFUL_K} in some of these runs: the estimate is not to be trusted.")
+    said += [
+        f"{count} withdrawn, and in no mean: {reason}" for reason, count in sorted(gone.items())
+    ]
+    if metric in BY_IMPORTANCE and any(
+        value > DOUBTFUL_K for value in sample.values(group, "pareto_k").values()
+    ):
+        said.append(
+            f"Pareto k is above {DOUBTFUL_K} in some of these runs: the estimate is not to be trusted."
+        )
     if len({run.source_hash for run in group.done}) > 1:
-        said.append("These runs were made with different code of one version: bench why shows which; --rerun makes them anew.")
+        said.append(
+            "These runs were made with different code of one version: bench why shows which; --rerun makes them anew."
+        )
     return said

@@ -9,7 +9,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from harness.analysis.export_files import arrow_batches, arrow_schema
-from harness.analysis.export_selection import Choice, Chosen, choose_some, keys_of_study, parse_statuses
+from harness.analysis.export_selection import (
+    Choice,
+    Chosen,
+    choose_some,
+    keys_of_study,
+    parse_statuses,
+)
 from harness.analysis.export_tables import TABLES
 from harness.base.errors import UsageError
 from harness.base.workspace import Workspace, redact
@@ -23,14 +29,18 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Results:
-    """Stored runs as pandas frames, each read when it is first asked for. Their columns are those of `bench export`."""
+    """Stored runs as pandas frames, each read when it is first asked for. Their columns are those
+    of `bench export`.
+    """
 
     _url: str
     _chosen: Chosen
 
     @cached_property
     def runs(self) -> pandas.DataFrame:
-        """One row a run: how it ended, its metrics, what it cost and ran on, and all of its settings."""
+        """One row a run: how it ended, its metrics, what it cost and ran on, and all of its
+        settings.
+        """
         return self._frame("runs")
 
     @cached_property
@@ -65,23 +75,33 @@ def load(
     home: str | Path | None = None,
     database: str | None = None,
 ) -> Results:
-    """Stored runs, whatever became of them: all of the workspace, or those that fit everything that is given.
+    """Stored runs, whatever became of them: all of the workspace, or those that fit everything that
+    is given.
 
     Args:
-        method: names, names with their variant, or patterns: `"vb"`, `["hvae*", "hvae[n_leapfrog=10]"]`.
+        method: names, names with their variant, or patterns: `"vb"`, `["hvae*",
+            "hvae[n_leapfrog=10]"]`.
         task: the same of tasks: `"gaussian-*"`.
         study: a study's name or file; its runs.
         protocol: a protocol's name.
         seeds: `"0-9,12"`, a number, or numbers.
         status: `"done"`, or several.
-        home: the workspace; without it the current folder, or what BENCH_HOME and BENCH_DATABASE_URL name.
+        home: the workspace; without it the current folder, or what BENCH_HOME and
+            BENCH_DATABASE_URL name.
         database: the address of a result database in place of the workspace's.
 
     Raises:
         UsageError: no run fits, there is no database, or a value is not allowed.
         StoreError: the database cannot be used.
     """
-    given = {"method": method, "task": task, "study": study, "protocol": protocol, "seeds": seeds, "status": status}
+    given = {
+        "method": method,
+        "task": task,
+        "study": study,
+        "protocol": protocol,
+        "seeds": seeds,
+        "status": status,
+    }
     choice = Choice(
         methods=_several(method),
         tasks=_several(task),
@@ -89,11 +109,20 @@ def load(
         seeds=_seeds(seeds),
         statuses=parse_statuses(_several(status)),
         keys=None if study is None else keys_of_study(study),
-        said=", ".join(f"{name}={value!r}" for name, value in given.items() if value not in (None, ())),
+        said=", ".join(
+            f"{name}={value!r}" for name, value in given.items() if value not in (None, ())
+        ),
     )
-    url = database or (Workspace.current() if home is None else Workspace(Path(home).expanduser().resolve())).database_url
+    url = (
+        database
+        or (
+            Workspace.current() if home is None else Workspace(Path(home).expanduser().resolve())
+        ).database_url
+    )
     if is_missing(url):
-        raise UsageError(f"There are no results at {redact(url)}. Name a workspace: load(home=...).")
+        raise UsageError(
+            f"There are no results at {redact(url)}. Name a workspace: load(home=...)."
+        )
     with ResultStore.open(url) as store, store.snapshot() as snapshot:
         return Results(url, choose_some(snapshot, choice))
 

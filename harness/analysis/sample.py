@@ -8,14 +8,24 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
-from harness.analysis.labels import ColumnName, RowName, column_name, differences, ordered, row_name, spelt_out
+from harness.analysis.labels import (
+    ColumnName,
+    RowName,
+    column_name,
+    differences,
+    ordered,
+    row_name,
+    spelt_out,
+)
 from harness.analysis.stored import StoredMetrics
 from harness.base.spec import Status
 from harness.plan.grid import picked
 from harness.store import CODE, CellRow, Replicate, ResultStore
 
 TUNED_FROM = 1000
-"""Seeds from here on are those that settings are tuned on: comparisons leave them out unless they are asked for."""
+"""Seeds from here on are those that settings are tuned on: comparisons leave them out unless they
+are asked for.
+"""
 
 
 UNFINISHED = "not ended yet"
@@ -24,7 +34,9 @@ ANEW = "being made anew: what they had is kept until then"
 
 @dataclass(frozen=True)
 class Group:
-    """The replicates of one cell, with the row and the column where they stand; sorted by seed. Withdrawn ones are named only."""
+    """The replicates of one cell, with the row and the column where they stand; sorted by seed.
+    Withdrawn ones are named only.
+    """
 
     cell: CellRow
     row: RowName
@@ -47,8 +59,8 @@ class Group:
 class Spent:
     """What finding a setting took, all trials together.
 
-    `gradients` are evaluations of the log-joint's gradient, None where they cannot be counted. Seconds are of work; replicates that
-    train as one program count once.
+    `gradients` are evaluations of the log-joint's gradient, None where they cannot be counted.
+    Seconds are of work; replicates that train as one program count once.
     """
 
     runs: int = 0
@@ -61,8 +73,8 @@ class Spent:
 class Sample:
     """Groups, and what is stored of their runs; metrics are read when they are first asked for.
 
-    `withdrawn` has the reason why a run's result does not stand, by key; `tuning` what it took to find the settings of a cell that
-    tuning found.
+    `withdrawn` has the reason why a run's result does not stand, by key; `tuning` what it took to
+    find the settings of a cell that tuning found.
     """
 
     store: ResultStore
@@ -82,7 +94,9 @@ class Sample:
         place = group.cell.cell, name
         if place not in self._values:
             stored = self.metrics.of(name)
-            self._values[place] = {run.seed: stored[run.key] for run in group.done if run.key in stored}
+            self._values[place] = {
+                run.seed: stored[run.key] for run in group.done if run.key in stored
+            }
         return self._values[place]
 
 
@@ -105,8 +119,16 @@ def draw(
         keys: of these runs only.
         cells: of these cells only.
     """
-    found = [cell for cell in store.scores.cells() if (cells is None or cell.cell in cells) and wanted(cell, methods, tasks, protocol)]
-    older = {} if keys is not None or cells is not None else _older(found, store.scores.newest_sources(), (*methods, *tasks))
+    found = [
+        cell
+        for cell in store.scores.cells()
+        if (cells is None or cell.cell in cells) and wanted(cell, methods, tasks, protocol)
+    ]
+    older = (
+        {}
+        if keys is not None or cells is not None
+        else _older(found, store.scores.newest_sources(), (*methods, *tasks))
+    )
     by_cell: dict[str, list[Replicate]] = {cell.cell: [] for cell in found}
     withdrawn, gone = store.errata.reasons(), {cell.cell: [] for cell in found}
     anew = store.earlier.keys()
@@ -122,7 +144,13 @@ def draw(
         else:
             by_cell[run.cell].append(run)
     groups = [
-        Group(cell, row_name(cell), column_name(cell), tuple(by_cell[cell.cell]), tuple(gone[cell.cell]))
+        Group(
+            cell,
+            row_name(cell),
+            column_name(cell),
+            tuple(by_cell[cell.cell]),
+            tuple(gone[cell.cell]),
+        )
         for cell in found
         if by_cell[cell.cell] or gone[cell.cell]
     ]
@@ -131,7 +159,9 @@ def draw(
     return Sample(store, _told_apart(groups), dict(left_out), withdrawn)
 
 
-def wanted(cell: CellRow, methods: Sequence[str], tasks: Sequence[str], protocol: str | None) -> bool:
+def wanted(
+    cell: CellRow, methods: Sequence[str], tasks: Sequence[str], protocol: str | None
+) -> bool:
     """Whether a cell is of these methods, on these tasks and under this protocol."""
     return (
         picked(methods, cell.method_names, cell.spec["method_fields"])
@@ -140,14 +170,25 @@ def wanted(cell: CellRow, methods: Sequence[str], tasks: Sequence[str], protocol
     )
 
 
-def _older(found: Sequence[CellRow], newest: Mapping[tuple[str, str], str], patterns: Sequence[str]) -> dict[str, str]:
-    """By cell, why it is in no table: it was made by older code of a plugin that is not installed, and no pattern names that code."""
+def _older(
+    found: Sequence[CellRow], newest: Mapping[tuple[str, str], str], patterns: Sequence[str]
+) -> dict[str, str]:
+    """By cell, why it is in no table: it was made by older code of a plugin that is not installed,
+    and no pattern names that code.
+    """
     reasons = {}
     for cell in found:
-        plugins = (("method", cell.method, cell.method_source, "-m"), ("task", cell.task, cell.task_source, "-t"))
+        plugins = (
+            ("method", cell.method, cell.method_source, "-m"),
+            ("task", cell.task, cell.task_source, "-t"),
+        )
         for kind, name, source, option in plugins:
-            if source not in (None, newest.get((kind, name))) and not any("@" in pattern for pattern in patterns):
-                reasons[cell.cell] = f"older code of {name}, which {option} '{name}@{source[:CODE]}' picks"
+            if source not in (None, newest.get((kind, name))) and not any(
+                "@" in pattern for pattern in patterns
+            ):
+                reasons[cell.cell] = (
+                    f"older code of {name}, which {option} '{name}@{source[:CODE]}' picks"
+                )
     return reasons
 
 
@@ -169,13 +210,19 @@ def _told_apart(groups: list[Group]) -> list[Group]:
     places: dict[tuple[RowName, ColumnName], list[Group]] = {}
     for group in groups:
         places.setdefault((group.row, group.column), []).append(group)
-    return [group for place in places.values() for group in (_with_differences(place) if len(place) > 1 else place)]
+    return [
+        group
+        for place in places.values()
+        for group in (_with_differences(place) if len(place) > 1 else place)
+    ]
 
 
 def _with_differences(place: list[Group]) -> list[Group]:
     differing = differences([group.cell.spec for group in place])
     named = []
     for number, group in enumerate(place):
-        said: dict[str, Any] = dict(group.row.settings) | {name: values[number] for name, values in differing.items()}
+        said: dict[str, Any] = dict(group.row.settings) | {
+            name: values[number] for name, values in differing.items()
+        }
         named.append(replace(group, row=replace(group.row, settings=ordered(said))))
     return named

@@ -16,7 +16,9 @@ N_RESAMPLES = 9_999
 BCA_FROM = 20
 """Of fewer values the bootstrap's intervals are too narrow."""
 WILCOXON_FROM = 6
-"""Five signs in agreement have p = 1/16: the signed-rank test cannot reach 5 % with fewer pairs than this."""
+"""Five signs in agreement have p = 1/16: the signed-rank test cannot reach 5 % with fewer pairs
+than this.
+"""
 
 
 @dataclass(frozen=True)
@@ -31,7 +33,8 @@ class Interval:
 
 
 def t_interval(values: Sequence[float], confidence: float = CONFIDENCE) -> Interval:
-    r"""$\bar x \pm t_{n-1} \, s / \sqrt n$, Student's interval for the mean; NaN where a value is not finite.
+    r"""$\bar x \pm t_{n-1} \, s / \sqrt n$, Student's interval for the mean; NaN where a value is
+    not finite.
 
     Args:
         values: independent draws of one quantity.
@@ -51,7 +54,9 @@ def t_interval(values: Sequence[float], confidence: float = CONFIDENCE) -> Inter
     centre = math.fsum(scaled.tolist()) / n
     spread, deviations = _scaled(scaled - centre)
     se = spread * math.sqrt(math.fsum(np.square(deviations).tolist()) / (n - 1) / n)
-    half = float(special.stdtrit(n - 1, (1 + confidence) / 2)) * se  # the quantile; scipy.stats takes a second to load
+    half = (
+        float(special.stdtrit(n - 1, (1 + confidence) / 2)) * se
+    )  # the quantile; scipy.stats takes a second to load
     return Interval(centre * scale, se * scale, (centre - half) * scale, (centre + half) * scale, n)
 
 
@@ -64,12 +69,16 @@ def mean(values: Sequence[float]) -> float:
 
 
 def _scaled(values: NDArray[np.float64]) -> tuple[float, NDArray[np.float64]]:
-    """A power of two, and the values over it, at most 2 in size: their sums and squares are not too large, nor too small, for a float."""
+    """A power of two, and the values over it, at most 2 in size: their sums and squares are not too
+    large, nor too small, for a float.
+    """
     scale = math.ldexp(1.0, math.frexp(float(abs(values).max()))[1] - 1)
     return scale, values / scale
 
 
-def paired(one: Sequence[float], other: Sequence[float], confidence: float = CONFIDENCE) -> Interval:
+def paired(
+    one: Sequence[float], other: Sequence[float], confidence: float = CONFIDENCE
+) -> Interval:
     """The interval for the mean of `one - other`, pair by pair.
 
     Raises:
@@ -79,7 +88,8 @@ def paired(one: Sequence[float], other: Sequence[float], confidence: float = CON
 
 
 def bca_interval(values: Sequence[float], confidence: float = CONFIDENCE) -> Interval:
-    """The bias-corrected and accelerated bootstrap interval for the mean: for skewed values, and `BCA_FROM` of them or more.
+    """The bias-corrected and accelerated bootstrap interval for the mean: for skewed values, and
+    `BCA_FROM` of them or more.
 
     The resamples are the same every time. Of equal values the interval is the value.
 
@@ -93,22 +103,37 @@ def bca_interval(values: Sequence[float], confidence: float = CONFIDENCE) -> Int
         return plain
     scale, scaled = _scaled(np.asarray(values, dtype=float))
     centred = t_interval(scaled.tolist())
-    standard = (scaled - centred.mean) / centred.se  # the interval goes with the unit; sums stay near 1
-    resamples = {"n_resamples": N_RESAMPLES, "rng": np.random.default_rng(0), "batch": 1000, "vectorized": True}
-    found = stats.bootstrap((standard,), np.mean, confidence_level=confidence, method="BCa", **resamples)
+    standard = (
+        scaled - centred.mean
+    ) / centred.se  # the interval goes with the unit; sums stay near 1
+    resamples = {
+        "n_resamples": N_RESAMPLES,
+        "rng": np.random.default_rng(0),
+        "batch": 1000,
+        "vectorized": True,
+    }
+    found = stats.bootstrap(
+        (standard,), np.mean, confidence_level=confidence, method="BCa", **resamples
+    )
     ends = ((centred.mean + centred.se * float(end)) * scale for end in found.confidence_interval)
-    low, high = (min(max(end, min(values)), max(values)) for end in ends)  # rounding may have led out of the values
+    low, high = (
+        min(max(end, min(values)), max(values)) for end in ends
+    )  # rounding may have led out of the values
     return Interval(plain.mean, plain.se, low, high, plain.n)
 
 
 def t_test(differences: Sequence[float]) -> float:
-    """Student's test that paired differences have mean 0: two-sided p; NaN for fewer than two, or where one is not finite."""
+    """Student's test that paired differences have mean 0: two-sided p; NaN for fewer than two, or
+    where one is not finite.
+    """
     import numpy as np
     from scipy import special
 
     if len(differences) < 2 or not all(map(math.isfinite, differences)):
         return math.nan
-    found = t_interval(_scaled(np.asarray(differences, dtype=float))[1].tolist())  # of the smallest floats the error would be none
+    found = t_interval(
+        _scaled(np.asarray(differences, dtype=float))[1].tolist()
+    )  # of the smallest floats the error would be none
     if not found.se:  # no spread: the statistic is infinite, or has no value
         return 0.0 if found.mean else 1.0
     return 2 * float(special.stdtr(found.n - 1, -abs(found.mean / found.se)))
@@ -117,8 +142,8 @@ def t_test(differences: Sequence[float]) -> float:
 def wilcoxon_test(differences: Sequence[float]) -> float:
     """The signed-rank test that paired differences are symmetric about 0: two-sided p.
 
-    NaN for fewer than `WILCOXON_FROM`, of which no ordering reaches 5 %, or where one is not finite. Differences of 0 say nothing
-    and are dropped.
+    NaN for fewer than `WILCOXON_FROM`, of which no ordering reaches 5 %, or where one is not
+    finite. Differences of 0 say nothing and are dropped.
     """
     from scipy import stats
 
@@ -131,7 +156,8 @@ def wilcoxon_test(differences: Sequence[float]) -> float:
 
 
 def holm(ps: Sequence[float]) -> list[float]:
-    r"""P values corrected for their number, so that any false finding among them has the stated probability.
+    r"""P values corrected for their number, so that any false finding among them has the stated
+    probability.
 
     $$\tilde p_{(i)} = \max_{j \le i} \min\{(m - j + 1)\, p_{(j)},\, 1\}$$
 

@@ -1,4 +1,6 @@
-"""The metrics of a database, each read once: tables and figures of one moment ask for the same ones again and again."""
+"""The metrics of a database, each read once: tables and figures of one moment ask for the same ones
+again and again.
+"""
 
 from __future__ import annotations
 
@@ -22,5 +24,9 @@ class StoredMetrics:
     def of(self, name: str) -> dict[str, float]:
         """A metric by run, of all runs that have it."""
         if name not in self._read:
-            self._read[name] = {} if self._store is None or name not in self.names else self._store.scores.metric(name)
+            self._read[name] = (
+                {}
+                if self._store is None or name not in self.names
+                else self._store.scores.metric(name)
+            )
         return self._read[name]

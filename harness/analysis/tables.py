@@ -1,4 +1,6 @@
-"""Comparison tables: methods in rows, tasks in columns, one metric; what may not stand in one column stands in another table."""
+"""Comparison tables: methods in rows, tasks in columns, one metric; what may not stand in one
+column stands in another table.
+"""
 
 from __future__ import annotations
 
@@ -23,7 +25,9 @@ INTERVALS = {"t": t_interval, "bca": bca_interval}
 
 @dataclass(frozen=True)
 class Options:
-    """How tables are made. `metrics` is empty for each task's own first one; `baseline` is a row's name, or None for the best row."""
+    """How tables are made. `metrics` is empty for each task's own first one; `baseline` is a row's
+    name, or None for the best row.
+    """
 
     metrics: tuple[str, ...] = ()
     interval: IntervalKind = "t"
@@ -33,10 +37,11 @@ class Options:
 
 @dataclass(frozen=True)
 class Entry:
-    """A method on a task: the mean over its finished runs, how many others ended otherwise, and how it differs from the reference.
+    """A method on a task: the mean over its finished runs, how many others ended otherwise, and how
+    it differs from the reference.
 
-    `best` says that it is the best one, or cannot be told apart from it; `is_reference` that the column's others are held against it.
-    `marks` are letters that the table's notes explain.
+    `best` says that it is the best one, or cannot be told apart from it; `is_reference` that the
+    column's others are held against it. `marks` are letters that the table's notes explain.
     """
 
     cell: str
@@ -56,7 +61,9 @@ class Entry:
 
 @dataclass(frozen=True)
 class Line:
-    """A row: a method with its settings, an entry for each column or None where nothing was run, and what a run costs."""
+    """A row: a method with its settings, an entry for each column or None where nothing was run,
+    and what a run costs.
+    """
 
     row: RowName
     name: str
@@ -67,7 +74,9 @@ class Line:
 
 @dataclass(frozen=True)
 class Table:
-    """One metric over comparable columns. `apart` is what sets the table apart from others of the metric, `floor` the exact MLE's row."""
+    """One metric over comparable columns. `apart` is what sets the table apart from others of the
+    metric, `floor` the exact MLE's row.
+    """
 
     metric: Meaning
     columns: tuple[str, ...]
@@ -83,7 +92,9 @@ class Table:
         """`elbo_gap (nats), protocol smoke; task.objective=exact`."""
         unit = f" ({self.metric.unit})" if self.metric.unit else ""
         said = [f"protocol {self.protocol}"] if self.protocol else []
-        said += [f"{name}={'none' if value is None else value}" for name, value in self.apart.items()]
+        said += [
+            f"{name}={'none' if value is None else value}" for name, value in self.apart.items()
+        ]
         return f"{self.metric.name}{unit}" + (f", {', '.join(said)}" if said else "")
 
     def explained(self, marks: Sequence[str]) -> list[str]:
@@ -102,10 +113,14 @@ def compare(sample: Sample, options: Options) -> list[Table]:
     tables = [
         table
         for name, groups in _by_metric(sample, options).items()
-        for table in (_table(sample, name, apart, members, options) for apart, members in _comparable(groups))
+        for table in (
+            _table(sample, name, apart, members, options) for apart, members in _comparable(groups)
+        )
     ]
     rows = {line.row for table in tables for line in table.lines}
-    if options.baseline is not None and all(options.baseline not in significance.names(row) for row in rows):
+    if options.baseline is not None and all(
+        options.baseline not in significance.names(row) for row in rows
+    ):
         raise UnknownName("row", options.baseline, texts(rows).values(), "bench compare")
     return tables
 
@@ -127,21 +142,29 @@ def _by_metric(sample: Sample, options: Options) -> dict[str, list[Group]]:
 def _with_metric(sample: Sample, name: str) -> list[Group]:
     """The groups on tasks that have the metric: there one that failed altogether has its place."""
     stored = sample.metrics.of(name)
-    having = {group.column for group in sample.groups if any(run.key in stored for run in group.runs)}
+    having = {
+        group.column for group in sample.groups if any(run.key in stored for run in group.runs)
+    }
     return [group for group in sample.groups if group.column in having]
 
 
 def _comparable(groups: Sequence[Group]) -> list[tuple[dict[str, Any], list[Group]]]:
-    """Groups that may stand in one table, and what sets them apart from the others: tasks of one label differ in nothing there."""
+    """Groups that may stand in one table, and what sets them apart from the others: tasks of one
+    label differ in nothing there.
+    """
     columns: dict[str, list[ColumnName]] = {}
     for column in dict.fromkeys(group.column for group in groups):
         columns.setdefault(column.task, []).append(column)
     varying = {name for same in columns.values() for name in _varying(same)}
     parts: dict[tuple[Any, ...], list[Group]] = {}
     for group in groups:
-        parts.setdefault(tuple((name, value) for name, value in group.column.aspects if name in varying), []).append(group)
+        parts.setdefault(
+            tuple((name, value) for name, value in group.column.aspects if name in varying), []
+        ).append(group)
     found = [(dict(apart), members) for apart, members in parts.items()]
-    return sorted(found, key=lambda part: (-sum(len(group.runs) for group in part[1]), str(part[0])))
+    return sorted(
+        found, key=lambda part: (-sum(len(group.runs) for group in part[1]), str(part[0]))
+    )
 
 
 def _varying(columns: Sequence[ColumnName]) -> set[str]:
@@ -149,23 +172,38 @@ def _varying(columns: Sequence[ColumnName]) -> set[str]:
     values: dict[str, set[Any]] = {}
     for name, value in (pair for each in aspects for pair in each.items()):
         values.setdefault(name, set()).add(value)
-    return {name for name, several in values.items() if len(several) > 1 or any(name not in each for each in aspects)}
+    return {
+        name
+        for name, several in values.items()
+        if len(several) > 1 or any(name not in each for each in aspects)
+    }
 
 
-def _table(sample: Sample, metric: str, apart: dict[str, Any], groups: list[Group], options: Options) -> Table:
-    columns = list(dict.fromkeys(group.column for group in sorted(groups, key=lambda group: _natural(group.column.task))))
+def _table(
+    sample: Sample, metric: str, apart: dict[str, Any], groups: list[Group], options: Options
+) -> Table:
+    columns = list(
+        dict.fromkeys(
+            group.column for group in sorted(groups, key=lambda group: _natural(group.column.task))
+        )
+    )
     protocols = list(dict.fromkeys(group.row.protocol for group in groups))
     rows = sorted({group.row for group in groups}, key=lambda row: row.order)
     names = texts(rows)
     placed = {(group.row, group.column): group for group in groups}
     notes = remarks.Notes()
-    entries = {column: _column(sample, metric, column, rows, placed, options, notes) for column in columns}
+    entries = {
+        column: _column(sample, metric, column, rows, placed, options, notes) for column in columns
+    }
     lines = tuple(
         Line(
             row,
             names[row] if len(protocols) == 1 else f"{names[row]} ({row.protocol})",
             tuple(entries[column].get(row) for column in columns),
-            cost_of(members := [placed[row, column] for column in columns if (row, column) in placed], sample.tuning),
+            cost_of(
+                members := [placed[row, column] for column in columns if (row, column) in placed],
+                sample.tuning,
+            ),
             tuple(group.cell.cell for group in members),
         )
         for row in rows
@@ -178,7 +216,16 @@ def _table(sample: Sample, metric: str, apart: dict[str, Any], groups: list[Grou
     said = meaning(metric)
     notes.about(said, lines, options, sample.left_out)
     protocol = protocols[0] if len(protocols) == 1 else None
-    return Table(said, tuple(column.task for column in columns), apart, protocol, lines, kept, notes.lines(), options)
+    return Table(
+        said,
+        tuple(column.task for column in columns),
+        apart,
+        protocol,
+        lines,
+        kept,
+        notes.lines(),
+        options,
+    )
 
 
 def _natural(label: str) -> tuple[Any, ...]:
@@ -199,7 +246,10 @@ def _column(
     """The entries of one column by row."""
     groups = {row: placed[row, column] for row in rows if (row, column) in placed}
     values = {row: sample.values(group, metric) for row, group in groups.items()}
-    finite = {row: {seed: value for seed, value in one.items() if math.isfinite(value)} for row, one in values.items()}
+    finite = {
+        row: {seed: value for seed, value in one.items() if math.isfinite(value)}
+        for row, one in values.items()
+    }
     failures = {row: _failures(groups[row], len(values[row]), len(finite[row])) for row in groups}
     better = meaning(metric).better
     compared = significance.compare(finite, failures, better, options.baseline, options.test)
@@ -226,8 +276,14 @@ def _failures(group: Group, n_values: int, n_finite: int) -> dict[str, int]:
     return {name: count for name, count in counts.items() if count}
 
 
-def _floor(sample: Sample, metric: str, members: Sequence[Group], options: Options) -> Interval | None:
+def _floor(
+    sample: Sample, metric: str, members: Sequence[Group], options: Options
+) -> Interval | None:
     """The exact maximum-likelihood fit's error over the data sets of a column."""
-    by_seed = {seed: value for group in members for seed, value in sorted(sample.values(group, FLOOR + metric).items())}
+    by_seed = {
+        seed: value
+        for group in members
+        for seed, value in sorted(sample.values(group, FLOOR + metric).items())
+    }
     finite = [value for _, value in sorted(by_seed.items()) if math.isfinite(value)]
     return INTERVALS[options.interval](finite) if finite else None

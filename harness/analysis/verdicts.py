@@ -1,10 +1,12 @@
 r"""Whether our runs reproduce published values.
 
-A value is reproduced where our mean is within 5 % of it, or within three combined standard errors, $3 s \sqrt{1/n + 1/m}$: $s$ is the
-standard deviation of our $n$ data sets and stands for that of the published $m$, which is not known.
+A value is reproduced where our mean is within 5 % of it, or within three combined standard errors,
+$3 s \sqrt{1/n + 1/m}$: $s$ is the standard deviation of our $n$ data sets and stands for that of
+the published $m$, which is not known.
 
-Where a metric follows the data set, ours and the published one need not agree, as the published data sets cannot be had. Its closed form
-says where the mean of $m$ data sets must lie, three standard deviations either way. Where the published value lies there, ours must too.
+Where a metric follows the data set, ours and the published one need not agree, as the published
+data sets cannot be had. Its closed form says where the mean of $m$ data sets must lie, three
+standard deviations either way. Where the published value lies there, ours must too.
 """
 
 from __future__ import annotations
@@ -48,7 +50,8 @@ class Form:
 class Judged:
     """A published value, our runs of it, and the verdict with its reason.
 
-    `corrected` are our runs without what was wrong. `not_expected` says why it may fail to be reproduced.
+    `corrected` are our runs without what was wrong. `not_expected` says why it may fail to be
+    reproduced.
     """
 
     source: str
@@ -75,17 +78,31 @@ class Judged:
     @property
     def difference(self) -> float | None:
         """Ours less the published value, as a share of it; None without ours."""
-        return self.ours.interval.mean / self.published - 1 if self.ours is not None and self.ours.interval.n and self.published else None
+        return (
+            self.ours.interval.mean / self.published - 1
+            if self.ours is not None and self.ours.interval.n and self.published
+            else None
+        )
 
     def plain(self) -> dict[str, Any]:
         """As JSON; null where nothing is known."""
-        shown = {name: value for name, value in vars(self).items() if not isinstance(value, Mean | Form)}
-        means = {name: value.plain() if value else None for name, value in (("ours", self.ours), ("corrected", self.corrected))}
-        forms = {name: vars(form) if (form := getattr(self, name)) else None for name in ("closed_form", "corrected_closed_form")}
+        shown = {
+            name: value for name, value in vars(self).items() if not isinstance(value, Mean | Form)
+        }
+        means = {
+            name: value.plain() if value else None
+            for name, value in (("ours", self.ours), ("corrected", self.corrected))
+        }
+        forms = {
+            name: vars(form) if (form := getattr(self, name)) else None
+            for name in ("closed_form", "corrected_closed_form")
+        }
         return {**shown, **means, **forms, "difference": self.difference, "fails": self.fails}
 
 
-def judge(store: ResultStore | None, source: Source, runs_of: RunsOf, tasks: Collection[str] | None = None) -> list[Judged]:
+def judge(
+    store: ResultStore | None, source: Source, runs_of: RunsOf, tasks: Collection[str] | None = None
+) -> list[Judged]:
     """The verdict on every published value of a source, in the file's order.
 
     Args:
@@ -98,10 +115,16 @@ def judge(store: ResultStore | None, source: Source, runs_of: RunsOf, tasks: Col
         UsageError: the source names runs that its study does not have.
     """
     results = Results(store)
-    return [judged for experiment in source.experiments for judged in _experiment(results, source.name, experiment, runs_of, tasks)]
+    return [
+        judged
+        for experiment in source.experiments
+        for judged in _experiment(results, source.name, experiment, runs_of, tasks)
+    ]
 
 
-def settle(published: float, ours: Mean, n_datasets: int, band: tuple[float, float] | None = None) -> tuple[Verdict, str]:
+def settle(
+    published: float, ours: Mean, n_datasets: int, band: tuple[float, float] | None = None
+) -> tuple[Verdict, str]:
     """The verdict on a comparable value, and why.
 
     Args:
@@ -123,7 +146,9 @@ def settle(published: float, ours: Mean, n_datasets: int, band: tuple[float, flo
     near = off <= NEAR * abs(published)
     said = f"{off / abs(published):.2%} off" if published else f"{off:.4g} off"
     said += "." if math.isnan(errors) else f", {errors:.2g} standard errors."
-    return (Verdict.REPRODUCED if near or errors <= STANDARD_ERRORS else Verdict.NOT_REPRODUCED), said
+    return (
+        Verdict.REPRODUCED if near or errors <= STANDARD_ERRORS else Verdict.NOT_REPRODUCED
+    ), said
 
 
 def _combined(ours: Mean, n_datasets: int) -> float:
@@ -133,7 +158,13 @@ def _combined(ours: Mean, n_datasets: int) -> float:
     return combined or math.nan  # equal runs say nothing of it either
 
 
-def _experiment(results: Results, source: str, experiment: Experiment, runs_of: RunsOf, tasks: Collection[str] | None) -> Iterator[Judged]:
+def _experiment(
+    results: Results,
+    source: str,
+    experiment: Experiment,
+    runs_of: RunsOf,
+    tasks: Collection[str] | None,
+) -> Iterator[Judged]:
     if tasks is not None and set(tasks).isdisjoint(experiment.tasks):
         return  # a study's plugins are asked only where something may come of it
     ours = Ours(runs_of(experiment.study)) if experiment.study and experiment.tables else None
@@ -145,7 +176,14 @@ def _experiment(results: Results, source: str, experiment: Experiment, runs_of: 
 
 
 def _judged(
-    results: Results, ours: Ours | None, source: str, experiment: Experiment, table: Table, label: str, task: str, value: float
+    results: Results,
+    ours: Ours | None,
+    source: str,
+    experiment: Experiment,
+    table: Table,
+    label: str,
+    task: str,
+    value: float,
 ) -> Judged:
     """One value."""
     row = experiment.rows[label]
@@ -159,9 +197,15 @@ def _judged(
     runs, n_datasets = ours.like(row.method, task, row.task), experiment.n_datasets or 1
     mean = results.mean(runs, table.metric)
     if not said.reason:
-        verdict, reason = settle(value, mean, n_datasets, _band(table.data_dependent, ours, runs[0], n_datasets))
+        verdict, reason = settle(
+            value, mean, n_datasets, _band(table.data_dependent, ours, runs[0], n_datasets)
+        )
         said = replace(said, verdict=verdict, reason=reason)
-    said = replace(said, ours=mean, closed_form=_form(table.explained_by.get(label, table.data_dependent), ours, runs[0]))
+    said = replace(
+        said,
+        ours=mean,
+        closed_form=_form(table.explained_by.get(label, table.data_dependent), ours, runs[0]),
+    )
     if not row.corrected_by:
         return said
     corrected = results.mean(ours.like(row.method, task, row.task | row.corrected_by), table.metric)
@@ -179,5 +223,8 @@ def _band(name: str | None, ours: Ours, run: NewRun, n_datasets: int) -> tuple[f
     if name is None or deviation is None:
         return None
     sigma, n_data = ours.truth(run)
-    middle, half = FORMS[name].value(sigma, n_data), STANDARD_ERRORS * deviation(sigma, n_data) / math.sqrt(n_datasets)
+    middle, half = (
+        FORMS[name].value(sigma, n_data),
+        STANDARD_ERRORS * deviation(sigma, n_data) / math.sqrt(n_datasets),
+    )
     return middle - half, middle + half

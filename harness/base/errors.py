@@ -30,7 +30,10 @@ def harmless(text: str) -> str:
     >>> harmless("a\\x1b[31mb")
     'a\\\\x1b[31mb'
     """
-    return "".join(sign if sign.isprintable() or sign == "\n" else sign.encode("unicode_escape").decode() for sign in text)
+    return "".join(
+        sign if sign.isprintable() or sign == "\n" else sign.encode("unicode_escape").decode()
+        for sign in text
+    )
 
 
 def one_line(text: str, longest: int = 2000) -> str:

@@ -21,7 +21,9 @@ Plain = None | bool | int | float | str | list["Plain"] | dict[str, "Plain"]
 
 
 class Status(StrEnum):
-    """Where a run stands. `TERMINAL` statuses are results; the others go on when the command is repeated."""
+    """Where a run stands. `TERMINAL` statuses are results; the others go on when the command is
+    repeated.
+    """
 
     QUEUED = "queued"
     RUNNING = "running"
@@ -44,11 +46,14 @@ def canonical_json(value: Any) -> str:
     >>> canonical_json({"b": 1.0, "a": [1, None]})
     '{"a":[1,null],"b":1.0}'
     """
-    return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False, ensure_ascii=False)
+    return json.dumps(
+        value, sort_keys=True, separators=(",", ":"), allow_nan=False, ensure_ascii=False
+    )
 
 
 def plain(value: Any, fallback: Callable[[Any], Any] | None = None) -> Any:
-    """A value as JSON holds it, the same each time: enumerations by their value, sets in order, paths and times as text.
+    """A value as JSON holds it, the same each time: enumerations by their value, sets in order,
+    paths and times as text.
 
     >>> plain({"b", "a"}), plain((1, {2: None}))
     (['a', 'b'], [1, {'2': None}])
@@ -65,7 +70,10 @@ def plain(value: Any, fallback: Callable[[Any], Any] | None = None) -> Any:
     if isinstance(value, dict):
         names = [plain(name, fallback) for name in value]
         items = [plain(item, fallback) for item in value.values()]
-        return {name if isinstance(name, str) else canonical_json(name): item for name, item in zip(names, items, strict=True)}
+        return {
+            name if isinstance(name, str) else canonical_json(name): item
+            for name, item in zip(names, items, strict=True)
+        }
     if isinstance(value, list | tuple):
         return [plain(item, fallback) for item in value]
     if isinstance(value, set | frozenset):
@@ -87,12 +95,18 @@ def added_later(old: Any, **kwargs: Any) -> Any:
 
 
 def settled_fields(model: type[BaseModel], values: dict[str, Any]) -> dict[str, Any]:
-    """`values` without the fields that a later release added and that are at the value old runs had."""
+    """`values` without the fields that a later release added and that are at the value old runs
+    had.
+    """
     extras = {name: field.json_schema_extra for name, field in model.model_fields.items()}
     return {
         name: value
         for name, value in values.items()
-        if not (isinstance(extra := extras.get(name), dict) and "old_runs_had" in extra and extra["old_runs_had"] == value)
+        if not (
+            isinstance(extra := extras.get(name), dict)
+            and "old_runs_had" in extra
+            and extra["old_runs_had"] == value
+        )
     }
 
 
@@ -140,11 +154,19 @@ def _cannot_be_stored(plugin: BaseModel, name: str, value: Any) -> InvalidSettin
 def former_values(model: type[BaseModel]) -> dict[str, Any]:
     """The value that old runs had, for each field that a later release added."""
     extras = {name: field.json_schema_extra for name, field in model.model_fields.items()}
-    return {name: extra["old_runs_had"] for name, extra in extras.items() if isinstance(extra, dict) and "old_runs_had" in extra}
+    return {
+        name: extra["old_runs_had"]
+        for name, extra in extras.items()
+        if isinstance(extra, dict) and "old_runs_had" in extra
+    }
 
 
-def worth_tuning(low: float, high: float, log: bool = True, when: dict[str, tuple[Any, ...]] | None = None) -> dict[str, Any]:
-    """How a field keeps the range in which it is worth tuning: `Field(json_schema_extra=...)`. See `harness.api.tunable`."""
+def worth_tuning(
+    low: float, high: float, log: bool = True, when: dict[str, tuple[Any, ...]] | None = None
+) -> dict[str, Any]:
+    """How a field keeps the range in which it is worth tuning: `Field(json_schema_extra=...)`. See
+    `harness.api.tunable`.
+    """
     return {"tunable": {"low": low, "high": high, "log": log, "when": when}}
 
 
@@ -155,21 +177,48 @@ class Protocol(BaseModel):
 
     steps: int = Field(ge=1, lt=2**63, description="training steps")
     batch_size: int | None = Field(
-        json_schema_extra=worth_tuning(16, 1024), default=None, ge=1, description="examples in a batch; none: all of them"
+        json_schema_extra=worth_tuning(16, 1024),
+        default=None,
+        ge=1,
+        description="examples in a batch; none: all of them",
     )
     shuffle: bool = Field(default=False, description="a new order of the examples every epoch")
-    optimiser: Literal["adam", "adamax", "rmsprop"] = Field(default="adam", description="the update rule")
+    optimiser: Literal["adam", "adamax", "rmsprop"] = Field(
+        default="adam", description="the update rule"
+    )
     lr: float = Field(json_schema_extra=worth_tuning(1e-4, 1e-1), gt=0, description="learning rate")
-    lr_schedule: Literal["constant", "cosine"] = Field(default="constant", description="cosine: falls to 0 at the last step")
-    rmsprop_decay: float = Field(default=0.99, gt=0, lt=1, description="decay of rmsprop's average of squares")
-    clip_norm: float | None = Field(default=None, gt=0, description="largest gradient norm of a replicate; none: unlimited")
-    particles: int = Field(json_schema_extra=worth_tuning(1, 100), default=10, ge=1, description="particles in a training step")
-    bound: Literal["elbo", "iwae"] = Field(default="elbo", description="the reduction of log_w that is maximised")
+    lr_schedule: Literal["constant", "cosine"] = Field(
+        default="constant", description="cosine: falls to 0 at the last step"
+    )
+    rmsprop_decay: float = Field(
+        default=0.99, gt=0, lt=1, description="decay of rmsprop's average of squares"
+    )
+    clip_norm: float | None = Field(
+        default=None, gt=0, description="largest gradient norm of a replicate; none: unlimited"
+    )
+    particles: int = Field(
+        json_schema_extra=worth_tuning(1, 100),
+        default=10,
+        ge=1,
+        description="particles in a training step",
+    )
+    bound: Literal["elbo", "iwae"] = Field(
+        default="elbo", description="the reduction of log_w that is maximised"
+    )
     base: Literal["prior", "learned"] = Field(default="prior", description="the base density q0")
-    dtype: Literal["float32", "float64"] = Field(default="float64", description="precision of parameters and densities")
+    dtype: Literal["float32", "float64"] = Field(
+        default="float64", description="precision of parameters and densities"
+    )
     eval_particles: int = Field(default=10_000, ge=2, description="particles in the final scores")
-    validate_every: int | None = added_later(None, default=None, ge=1, description="steps between looks at validation data")
-    patience: int | None = added_later(None, default=None, ge=1, description="looks in vain after which training stops; none: go on")
+    validate_every: int | None = added_later(
+        None, default=None, ge=1, description="steps between looks at validation data"
+    )
+    patience: int | None = added_later(
+        None,
+        default=None,
+        ge=1,
+        description="looks in vain after which training stops; none: go on",
+    )
 
 
 class RunSpec(Protocol):
@@ -181,11 +230,15 @@ class RunSpec(Protocol):
     method: str
     method_version: int
     method_fields: dict[str, Any]
-    method_source: str | None = added_later(None, default=None, description="sha256 of the method's text; none: it is installed")
+    method_source: str | None = added_later(
+        None, default=None, description="sha256 of the method's text; none: it is installed"
+    )
     task: str
     task_version: int
     task_fields: dict[str, Any]
-    task_source: str | None = added_later(None, default=None, description="sha256 of the task's text; none: it is installed")
+    task_source: str | None = added_later(
+        None, default=None, description="sha256 of the task's text; none: it is installed"
+    )
     seed: int = Field(ge=0, lt=2**63)
 
     def plain(self) -> dict[str, Any]:
@@ -193,8 +246,13 @@ class RunSpec(Protocol):
         return settled_fields(type(self), self.model_dump())
 
     def replicates(self, seeds: Iterable[int]) -> Iterator[RunSpec]:
-        """This spec with other seeds, which have their names and texts from it: many cost little time and memory."""
-        values, names = {name: getattr(self, name) for name in RunSpec.model_fields}, set(RunSpec.model_fields)
+        """This spec with other seeds, which have their names and texts from it: many cost little
+        time and memory.
+        """
+        values, names = (
+            {name: getattr(self, name) for name in RunSpec.model_fields},
+            set(RunSpec.model_fields),
+        )
         for seed in seeds:
             spec = RunSpec.model_construct(names, **{**values, "seed": seed})
             vars(spec)["around_seed"] = self.around_seed
@@ -208,10 +266,16 @@ class RunSpec(Protocol):
 
     @cached_property
     def around_seed(self) -> tuple[str, str, str]:
-        """The canonical text before and after the seed, and the cell: what replicates have in common."""
+        """The canonical text before and after the seed, and the cell: what replicates have in
+        common.
+        """
         plain, mark = self.plain(), uuid4().hex
         before, after = canonical_json({**plain, "seed": mark}).split(f'"{mark}"')
-        return before, after, digest({name: value for name, value in plain.items() if name != "seed"})
+        return (
+            before,
+            after,
+            digest({name: value for name, value in plain.items() if name != "seed"}),
+        )
 
     @property
     def text(self) -> str:
@@ -245,7 +309,10 @@ def settings_text(settings: dict[str, Any]) -> str:
     >>> settings_text({"method.n_leapfrog": 1, "clip_norm": None})
     'n_leapfrog=1 clip_norm=none'
     """
-    return " ".join(f"{name.removeprefix('method.')}={'none' if value is None else value}" for name, value in settings.items())
+    return " ".join(
+        f"{name.removeprefix('method.')}={'none' if value is None else value}"
+        for name, value in settings.items()
+    )
 
 
 def plain_number(value: float) -> float | str:
@@ -258,17 +325,29 @@ def plain_number(value: float) -> float | str:
 
 
 class Description(BaseModel):
-    """What a run's plugins say of it, stored when it is queued, so that whoever reads needs no plugin."""
+    """What a run's plugins say of it, stored when it is queued, so that whoever reads needs no
+    plugin.
+    """
 
     model_config = ConfigDict(frozen=True, extra="ignore")
 
     method: str = Field(description="the method's name with its variant: hvae-untempered")
-    settings: dict[str, Any] | None = Field(default=None, description="by address, those that neither that name nor the protocol says")
-    scored_by: tuple[str, ...] = Field(default=("eval_particles",), description="fields of the protocol on which the scores depend")
-    headline: tuple[str, ...] = Field(default=("elbo", "elbo_gap"), min_length=1, description="the metrics that are shown first")
-    task_variant: str | None = Field(default=None, description="the field that the task's name fills: dim")
+    settings: dict[str, Any] | None = Field(
+        default=None, description="by address, those that neither that name nor the protocol says"
+    )
+    scored_by: tuple[str, ...] = Field(
+        default=("eval_particles",), description="fields of the protocol on which the scores depend"
+    )
+    headline: tuple[str, ...] = Field(
+        default=("elbo", "elbo_gap"), min_length=1, description="the metrics that are shown first"
+    )
+    task_variant: str | None = Field(
+        default=None, description="the field that the task's name fills: dim"
+    )
     stacks: bool = Field(default=False, description="whether replicates train as one program")
-    scores: int | None = Field(default=None, description="how often one draw asks for the score; none: not known")
+    scores: int | None = Field(
+        default=None, description="how often one draw asks for the score; none: not known"
+    )
 
     @cached_property
     def text(self) -> str:
@@ -295,7 +374,9 @@ class Plan(BaseModel):
 
 @dataclass(frozen=True)
 class NewRun:
-    """A run to be made: its spec, and what is stored beside it but is no part of its key; `sources` are texts by their sha256."""
+    """A run to be made: its spec, and what is stored beside it but is no part of its key; `sources`
+    are texts by their sha256.
+    """
 
     spec: RunSpec
     task_label: str

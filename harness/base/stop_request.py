@@ -9,9 +9,9 @@ from contextlib import suppress
 class StopRequest:
     """What `threading.Event` is to threads, for signal handlers.
 
-    A handler runs between two instructions of the main thread. `Event.set` waits there for a lock which that thread may be holding
-    inside `Event.wait`, and neither ever goes on; `SimpleQueue.put` may interrupt `get` in the same thread (as its documentation
-    says).
+    A handler runs between two instructions of the main thread. `Event.set` waits there for a lock
+    which that thread may be holding inside `Event.wait`, and neither ever goes on;
+    `SimpleQueue.put` may interrupt `get` in the same thread (as its documentation says).
     """
 
     def __init__(self) -> None:

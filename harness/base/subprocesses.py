@@ -19,7 +19,8 @@ PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
 
 def spawn(module: str, **environment: str) -> subprocess.Popen[str]:
-    """Run a module's `main` in a process of its own, with pipes for lines of text on its standard input and output.
+    """Run a module's `main` in a process of its own, with pipes for lines of text on its standard
+    input and output.
 
     Args:
         module: whose `main`; it is loaded there.
@@ -48,7 +49,9 @@ def spawn(module: str, **environment: str) -> subprocess.Popen[str]:
 
 
 def end(child: subprocess.Popen[str], listener: threading.Thread) -> None:
-    """Kill a helper, whatever it is doing, and leave nothing of it open; `listener` is the thread that reads what it says."""
+    """Kill a helper, whatever it is doing, and leave nothing of it open; `listener` is the thread
+    that reads what it says.
+    """
     child.kill()
     child.wait()
     listener.join()
@@ -67,7 +70,9 @@ def main() -> None:
 
 
 def _die_with(parent: int) -> None:
-    """Ask the system to kill this process when the one that started it dies; elsewhere the end of standard input tells."""
+    """Ask the system to kill this process when the one that started it dies; elsewhere the end of
+    standard input tells.
+    """
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
         if os.getppid() != parent:

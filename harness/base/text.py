@@ -12,7 +12,8 @@ LARGEST_DIGITS = 6
 
 
 def number(value: float, error: float | None = None) -> str:
-    """A number to four digits; with its standard error, where that is more than rounding, to two digits of that.
+    """A number to four digits; with its standard error, where that is more than rounding, to two
+    digits of that.
 
     >>> number(0.020312), number(-123456.789, 0.034), number(0.000317, 0.000012), number(1057766, 9394)
     ('0.02031', '-123,456.789 ± 0.034', '(3.17 ± 0.12)e-4', '1,057,800 ± 9,400')
@@ -54,12 +55,16 @@ def _over(value: float, power: int) -> float:
 
 
 def _digits(error: float) -> int:
-    """After the point, as many as show two digits of an error; below 0 where it has more before the point."""
+    """After the point, as many as show two digits of an error; below 0 where it has more before the
+    point.
+    """
     return 1 - int(f"{error:.1e}".partition("e")[2])
 
 
 def _fixed(values: Sequence[float], digits: int) -> list[str]:
-    """To so many digits after the point, or zeros before it; in groups of three where one has five digits before the point."""
+    """To so many digits after the point, or zeros before it; in groups of three where one has five
+    digits before the point.
+    """
     group = "," if max(abs(round(value, digits)) for value in values) >= 1e4 else ""
     return [f"{round(value, digits):z{group}.{max(digits, 0)}f}" for value in values]
 
@@ -77,7 +82,10 @@ def between(value: float, low: float, high: float) -> str:
     if not SMALL <= largest < LARGE:
         power = _power(largest)
         digits = max(0, min(LARGEST_DIGITS, _digits(width) + power))
-        scaled = [f"{text}e{power}" for text in _fixed([_over(each, power) for each in (value, low, high)], digits)]
+        scaled = [
+            f"{text}e{power}"
+            for text in _fixed([_over(each, power) for each in (value, low, high)], digits)
+        ]
     else:
         scaled = _fixed([value, low, high], min(LARGEST_DIGITS, _digits(width)))
     return f"{scaled[0]} [{scaled[1]}, {scaled[2]}]"

@@ -1,4 +1,6 @@
-"""The traceback of a run that failed, as it is stored with the run, and the line of the plugin's code in it."""
+"""The traceback of a run that failed, as it is stored with the run, and the line of the plugin's
+code in it.
+"""
 
 from __future__ import annotations
 
@@ -16,19 +18,28 @@ FRAME = re.compile(r'^ *File "(.+)", line (\d+)(?:, in (.+))?$', re.MULTILINE)
 
 
 def traceback_of(error: BaseException) -> str:
-    """The traceback of an exception from the first line outside the harness on; no password in it, and nothing that steers a terminal."""
+    """The traceback of an exception from the first line outside the harness on; no password in it,
+    and nothing that steers a terminal.
+    """
     where = error.__traceback__
-    while where is not None and where.tb_next is not None and where.tb_frame.f_code.co_filename.startswith(OURS):
+    while (
+        where is not None
+        and where.tb_next is not None
+        and where.tb_frame.f_code.co_filename.startswith(OURS)
+    ):
         where = where.tb_next
     lines = "".join(TracebackException(type(error), error, where).format()).splitlines()
     if len(lines) > FIRST + LAST:
         lines = [*lines[:FIRST], "  ...", *lines[-LAST:]]
     # Only a line with an address can hold one's password; in others "@" is a product of matrices.
-    return harmless("\n".join((redact(line) if "://" in line else line)[:LONGEST_LINE] for line in lines))
+    return harmless(
+        "\n".join((redact(line) if "://" in line else line)[:LONGEST_LINE] for line in lines)
+    )
 
 
 def place_in(traceback: str | None) -> str | None:
-    """The last line of a stored traceback that lies in the plugin's folder: `mine.py:12 in particles`.
+    """The last line of a stored traceback that lies in the plugin's folder: `mine.py:12 in
+    particles`.
 
     >>> place_in('Traceback (most recent call last):\\n  File "/home/ada/mine.py", line 12, in particles\\nValueError: no')
     'mine.py:12 in particles'

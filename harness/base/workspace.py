@@ -18,7 +18,8 @@ KEY, FILE_NAME, DATABASE = "[0-9a-f]{16}", r"[A-Za-z0-9_][A-Za-z0-9_.=+-]{0,199}
 
 
 def redact(url: str) -> str:
-    """The address without its password, which is neither before the host nor in the query; also of what is no address.
+    """The address without its password, which is neither before the host nor in the query; also of
+    what is no address.
 
     >>> redact("postgresql://ada:secret@localhost/bench")
     'postgresql://ada:***@localhost/bench'
@@ -31,19 +32,29 @@ def redact(url: str) -> str:
 
 
 def without_password(text: str, url: str) -> str:
-    """What a library says of an address, without its password or a piece of it; nor are those of other addresses left.
+    """What a library says of an address, without its password or a piece of it; nor are those of
+    other addresses left.
 
     Of a password with an unencoded `@`, libraries take what follows it for a part of the host.
     """
     text = text.replace(url, redact(url)) if url else text
-    passwords = [url.rpartition("://")[2].rpartition("@")[0].partition(":")[2], *re.findall(r"(?i)password=([^&]*)", url)]
-    for piece in {piece for password in passwords for told in (password, unquote(password)) for piece in (told, *told.split("@"))} - {""}:
+    passwords = [
+        url.rpartition("://")[2].rpartition("@")[0].partition(":")[2],
+        *re.findall(r"(?i)password=([^&]*)", url),
+    ]
+    for piece in {
+        piece
+        for password in passwords
+        for told in (password, unquote(password))
+        for piece in (told, *told.split("@"))
+    } - {""}:
         text = re.sub(rf"(?<!\w){re.escape(piece)}(?!\w)", "***", text)
     return re.sub(r"[\w+.-]+://\S+", lambda found: redact(found[0]), text)
 
 
 def sqlite_url(path: Path) -> str:
-    """The address of a SQLite file. What an address, or Optuna, would read as something else is encoded.
+    """The address of a SQLite file. What an address, or Optuna, would read as something else is
+    encoded.
 
     >>> sqlite_url(Path("/home/ada/50%/what?/bench.db"))
     'sqlite+pysqlite:////home/ada/50%25/what%3F/bench.db'
@@ -55,7 +66,9 @@ def sqlite_url(path: Path) -> str:
 
 @dataclass(frozen=True)
 class Edition:
-    """A run as one database has it, and how often it was put back to its start. Each has folders of its own for its files."""
+    """A run as one database has it, and how often it was put back to its start. Each has folders of
+    its own for its files.
+    """
 
     database: str
     key: str
@@ -72,15 +85,18 @@ def checkpoint_name(step: int) -> str:
     >>> checkpoint_name(100)
     'step-000000100.safetensors'
     """
-    return f"step-{step:09d}.safetensors" if isinstance(step, int) else ""  # a column of SQLite may hold anything
+    return (
+        f"step-{step:09d}.safetensors" if isinstance(step, int) else ""
+    )  # a column of SQLite may hold anything
 
 
 @dataclass(frozen=True)
 class Workspace:
-    """A folder with `bench.db`, `studies.db`, `mlflow.db`, `mlruns/`, `checkpoints/` and `pictures/`.
+    """A folder with `bench.db`, `studies.db`, `mlflow.db`, `mlruns/`, `checkpoints/` and
+    `pictures/`.
 
-    It is the current folder, or `BENCH_HOME`. `BENCH_DATABASE_URL`, `MLFLOW_TRACKING_URI`, `BENCH_STUDY_URL` and
-    `BENCH_DATA` name other places for its parts.
+    It is the current folder, or `BENCH_HOME`. `BENCH_DATABASE_URL`, `MLFLOW_TRACKING_URI`,
+    `BENCH_STUDY_URL` and `BENCH_DATA` name other places for its parts.
     """
 
     home: Path
@@ -130,12 +146,15 @@ class Workspace:
         """Where a picture lies.
 
         Raises:
-            StoreError: a name out of the database is none of ours, or a link in the workspace leads out of it.
+            StoreError: a name out of the database is none of ours, or a link in the workspace leads
+                out of it.
         """
         return _inside(_folder(self.pictures, edition), name, self.pictures)
 
     def folders(self, edition: Edition) -> tuple[Path, Path]:
-        """Where the checkpoints and the pictures of an edition lie. Raises what `picture_file` raises."""
+        """Where the checkpoints and the pictures of an edition lie. Raises what `picture_file`
+        raises.
+        """
         return _folder(self.checkpoints, edition), _folder(self.pictures, edition)
 
     @property
@@ -154,13 +173,17 @@ class Workspace:
             TemporaryFile(dir=self.home).close()
         except OSError as err:
             remedy = "Change into a folder that you may write to, or set BENCH_HOME to one."
-            raise WorkspaceError(f"Cannot write to the workspace {self.home} ({err.strerror}). {remedy}") from err
+            raise WorkspaceError(
+                f"Cannot write to the workspace {self.home} ({err.strerror}). {remedy}"
+            ) from err
 
 
 def _folder(top: Path, edition: Edition) -> Path:
     """The folder of an edition beneath `top`."""
     _require(KEY, edition.key)
-    if edition.number == 0:  # of before databases had an id: they all shared the folders of the keys
+    if (
+        edition.number == 0
+    ):  # of before databases had an id: they all shared the folders of the keys
         return top / edition.key
     _require(DATABASE, edition.database)
     return top / edition.database / f"{edition.key}.{edition.number:d}"
@@ -174,14 +197,20 @@ def leads_straight(path: Path, top: Path) -> bool:
 
 
 def _inside(folder: Path, name: str, top: Path) -> Path:
-    """A file in a folder of a run. The folder `top` itself may be a link to a larger disk; nothing beneath it is."""
+    """A file in a folder of a run. The folder `top` itself may be a link to a larger disk; nothing
+    beneath it is.
+    """
     _require(FILE_NAME, name)
     path = folder / name
     if not leads_straight(path, top):
-        raise StoreError(f"{path} is reached by a link, and files of runs are not followed there. Put the file in the link's place.")
+        raise StoreError(
+            f"{path} is reached by a link, and files of runs are not followed there. Put the file in the link's place."
+        )
     return path
 
 
 def _require(pattern: str, name: object) -> None:
     if not isinstance(name, str) or not re.fullmatch(pattern, name):
-        raise StoreError(f"The result database has {name!r:.60} where the name of a run or of its file belongs: bench never wrote that.")
+        raise StoreError(
+            f"The result database has {name!r:.60} where the name of a run or of its file belongs: bench never wrote that."
+        )

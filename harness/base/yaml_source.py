@@ -1,4 +1,6 @@
-"""YAML files as plain values that know their lines: no aliases, no tags, no types; a scalar is the text that stands there."""
+"""YAML files as plain values that know their lines: no aliases, no tags, no types; a scalar is the
+text that stands there.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +17,10 @@ LARGEST = 1_000_000  # bytes of a file
 LONGEST = 500  # characters of a text
 DEEPEST = 10  # lists and mappings within one another
 CORE = "tag:yaml.org,2002:"
-KINDS = {f"{CORE}{kind}" for kind in ("bool", "float", "int", "map", "merge", "null", "seq", "str", "timestamp", "value")}
+KINDS = {
+    f"{CORE}{kind}"
+    for kind in ("bool", "float", "int", "map", "merge", "null", "seq", "str", "timestamp", "value")
+}
 QUOTE = ' A text with brackets or commas needs quotes: "hvae[n_leapfrog=1,10]".'
 
 Place = tuple[str | int, ...]
@@ -23,7 +28,9 @@ Place = tuple[str | int, ...]
 
 @dataclass(frozen=True)
 class Document:
-    """A file's `values`: mappings, lists, texts, and None for null; `lines` has the line of each by its place."""
+    """A file's `values`: mappings, lists, texts, and None for null; `lines` has the line of each by
+    its place.
+    """
 
     name: str
     values: Any = None
@@ -31,7 +38,9 @@ class Document:
 
     def at(self, place: Place, message: str, line: int | None = None) -> str:
         """What is to be said about a place, in one line: file, line, field and message."""
-        near = next(place[:size] for size in range(len(place), -1, -1) if place[:size] in self.lines)
+        near = next(
+            place[:size] for size in range(len(place), -1, -1) if place[:size] in self.lines
+        )
         shown = f", {address(place)}" if place else ""
         return " ".join(f"{self.name}, line {line or self.lines[near]}{shown}: {message}".split())
 
@@ -42,7 +51,9 @@ def address(place: Place) -> str:
     >>> address(("grids", 0, "set", "method.tied"))
     'grids[0].set.method.tied'
     """
-    return "".join(f"[{step}]" if isinstance(step, int) else f".{step}" for step in place).removeprefix(".")
+    return "".join(
+        f"[{step}]" if isinstance(step, int) else f".{step}" for step in place
+    ).removeprefix(".")
 
 
 def read(path: Path, name: str) -> Document:
@@ -57,15 +68,23 @@ def read(path: Path, name: str) -> Document:
         loader = _Loader(text)
     except yaml.reader.ReaderError as err:
         line = text.count("\n", 0, err.position) + 1
-        raise UsageError(f"{name}, line {line}: the character {_code(text[err.position])} is not allowed.") from err
+        raise UsageError(
+            f"{name}, line {line}: the character {_code(text[err.position])} is not allowed."
+        ) from err
     try:
         node = loader.get_single_node()
     except _NotPlain as err:
         raise UsageError(f"{name}, line {err.line}: {err}") from err
     except yaml.MarkedYAMLError as err:
         raise UsageError(_syntax(name, err)) from err
-    except (yaml.YAMLError, ValueError, OverflowError) as err:  # the scanner's own slips, as on "\Uffffffff"
-        raise UsageError(f"{name}, line {loader.get_mark().line + 1}: this is not YAML: {' '.join(str(err).split())}.") from err
+    except (
+        yaml.YAMLError,
+        ValueError,
+        OverflowError,
+    ) as err:  # the scanner's own slips, as on "\Uffffffff"
+        raise UsageError(
+            f"{name}, line {loader.get_mark().line + 1}: this is not YAML: {' '.join(str(err).split())}."
+        ) from err
     finally:
         loader.dispose()
     if node is None:
@@ -88,13 +107,19 @@ def _text(path: Path, name: str) -> str:
         return content.decode("utf-8")
     except UnicodeDecodeError as err:
         line = content.count(b"\n", 0, err.start) + 1
-        raise UsageError(f"{name}, line {line}: byte {content[err.start]:#04x} is not UTF-8. Save the file as UTF-8 text.") from err
+        raise UsageError(
+            f"{name}, line {line}: byte {content[err.start]:#04x} is not UTF-8. Save the file as UTF-8 text."
+        ) from err
 
 
 def _syntax(name: str, err: yaml.MarkedYAMLError) -> str:
     mark = err.problem_mark or err.context_mark
     where = f", line {mark.line + 1}" if mark else ""
-    parts = (err.context, err.problem) if (err.problem or "").startswith("but") else (err.problem or err.context,)
+    parts = (
+        (err.context, err.problem)
+        if (err.problem or "").startswith("but")
+        else (err.problem or err.context,)
+    )
     problem = " ".join(" ".join(part or "" for part in parts).split())
     hint = QUOTE if problem.startswith("expected ',' or") else ""
     return f"{name}{where}: this is not YAML: {problem}.{hint}"
@@ -118,7 +143,9 @@ class _Loader(yaml.SafeLoader):
         event: Any = self.peek_event()
         line = event.start_mark.line + 1
         if event.anchor is not None:
-            raise _NotPlain(line, "aliases are not supported. Write the value out where it is needed.")
+            raise _NotPlain(
+                line, "aliases are not supported. Write the value out where it is needed."
+            )
         self.depth += 1
         if self.depth > DEEPEST:
             raise _NotPlain(line, f"lists and mappings are nested more than {DEEPEST} deep.")
@@ -138,7 +165,10 @@ def _value(document: Document, node: yaml.Node, place: Place, line: int) -> Any:
     if isinstance(node, yaml.MappingNode):
         return _mapping(document, node, place)
     if isinstance(node, yaml.SequenceNode):
-        return [_value(document, item, (*place, number), _line(item)) for number, item in enumerate(node.value)]
+        return [
+            _value(document, item, (*place, number), _line(item))
+            for number, item in enumerate(node.value)
+        ]
     if node.tag != f"{CORE}null":
         return _clean(document, node.value, place, line)
     if not node.value:
@@ -156,23 +186,43 @@ def _mapping(document: Document, node: yaml.MappingNode, place: Place) -> dict[s
         name = _clean(document, key.value, place, line)
         if name in values:
             before = document.lines[(*place, name)]
-            raise UsageError(document.at((*place, name), f"it stands there already, in line {before}. Keep one of them.", line))
+            raise UsageError(
+                document.at(
+                    (*place, name),
+                    f"it stands there already, in line {before}. Keep one of them.",
+                    line,
+                )
+            )
         values[name] = _value(document, value, (*place, name), line)
     return values
 
 
 def _refuse_tag(document: Document, node: yaml.Node, place: Place, line: int) -> None:
     if node.tag not in KINDS:
-        raise UsageError(document.at(place, f"the tag {node.tag.replace(CORE, '!!')[:60]} is not supported. Write plain values.", line))
+        raise UsageError(
+            document.at(
+                place,
+                f"the tag {node.tag.replace(CORE, '!!')[:60]} is not supported. Write plain values.",
+                line,
+            )
+        )
 
 
 def _clean(document: Document, text: str, place: Place, line: int) -> str:
     """A text that can be shown: without control characters, and not too long."""
     if len(text) > LONGEST:
-        raise UsageError(document.at(place, f"a text of {len(text):,} characters is too long; {LONGEST} are allowed.", line))
+        raise UsageError(
+            document.at(
+                place,
+                f"a text of {len(text):,} characters is too long; {LONGEST} are allowed.",
+                line,
+            )
+        )
     for character in text:
         if unicodedata.category(character) in ("Cc", "Cf", "Cs") and character not in "\n\t":
-            raise UsageError(document.at(place, f"the character {_code(character)} is not allowed.", line))
+            raise UsageError(
+                document.at(place, f"the character {_code(character)} is not allowed.", line)
+            )
     return text
 
 

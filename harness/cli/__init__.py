@@ -53,7 +53,9 @@ def _one_line() -> Iterator[None]:
 
 @contextmanager
 def _edited_rows() -> Iterator[None]:
-    """A command that stumbles over a row which bench cannot have written names the row; any other fault of the program passes."""
+    """A command that stumbles over a row which bench cannot have written names the row; any other
+    fault of the program passes.
+    """
     try:
         yield
     except (BenchError, click.ClickException, click.Abort, click.exceptions.Exit):
@@ -63,7 +65,9 @@ def _edited_rows() -> Iterator[None]:
         if found is None:
             raise
         advice = "Put a backup of the database in its place; bench doctor lists every such row."
-        raise StoreError(f"The result database holds what bench never writes: {found}. {advice}") from err
+        raise StoreError(
+            f"The result database holds what bench never writes: {found}. {advice}"
+        ) from err
 
 
 def _first_edited() -> str | None:
@@ -89,7 +93,9 @@ def _imported(place: str) -> click.Command:
 
 
 class LazyGroup(click.Group):
-    """Commands by name and place, imported when used. Here, and nowhere else, a `BenchError` becomes an exit status."""
+    """Commands by name and place, imported when used. Here, and nowhere else, a `BenchError`
+    becomes an exit status.
+    """
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         """The commands in the order of a session."""
@@ -99,7 +105,9 @@ class LazyGroup(click.Group):
         """The command, imported."""
         return _imported(COMMANDS[cmd_name]) if cmd_name in COMMANDS else None
 
-    def resolve_command(self, ctx: click.Context, args: list[str]) -> tuple[str | None, click.Command | None, list[str]]:
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
         """As click's, with a suggestion where the name is unknown."""
         from harness.base.errors import UnknownName
 
@@ -125,13 +133,18 @@ class LazyGroup(click.Group):
             ctx.exit(130)
 
 
-@click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.group(
+    cls=LazyGroup,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+)
 @click.version_option(harness.__version__, prog_name="bench")
 def main() -> None:
-    """Benchmark variational inference: methods crossed with tasks, every number checked, no result lost.
+    """Benchmark variational inference: methods crossed with tasks, every number checked, no result
+    lost.
 
-    Results lie in the current folder, or in BENCH_HOME: bench.db holds them, mlflow.db and mlruns/ mirror them for `mlflow ui`,
-    checkpoints/ holds the trained states. Repeating a command resumes it.
+    Results lie in the current folder, or in BENCH_HOME: bench.db holds them, mlflow.db and mlruns/
+    mirror them for `mlflow ui`, checkpoints/ holds the trained states. Repeating a command resumes
+    it.
 
     \b
     Examples:

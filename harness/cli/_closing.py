@@ -18,8 +18,11 @@ STILL_RISING = 3.0
 MOST_FAILED = 5  # runs that are listed one by one
 
 
-def print_closing(results: Sequence[dict[str, Any]], runs: Sequence[NewRun], given_up: dict[str, str]) -> None:
-    """Each task with a row a cell: means over its seeds with standard errors; then what needs saying about them.
+def print_closing(
+    results: Sequence[dict[str, Any]], runs: Sequence[NewRun], given_up: dict[str, str]
+) -> None:
+    """Each task with a row a cell: means over its seeds with standard errors; then what needs
+    saying about them.
 
     Args:
         results: the runs that have ended, as they are stored.
@@ -32,7 +35,10 @@ def print_closing(results: Sequence[dict[str, Any]], runs: Sequence[NewRun], giv
         members = [result for result in results if result["task"] == task]
         out.print(f"{task}, protocol {by_key[members[0]['key']].protocol}", style="bold")
         _print_rows(out, [_row(cell, by_key) for cell in _cells(members)])
-    for line in (*_failures(results, by_key, given_up), *_remarks(results, {name for run in runs for name in run.description.headline})):
+    for line in (
+        *_failures(results, by_key, given_up),
+        *_remarks(results, {name for run in runs for name in run.description.headline}),
+    ):
         out.print(line, markup=False)
 
 
@@ -48,7 +54,12 @@ def _row(members: list[dict[str, Any]], by_key: dict[str, NewRun]) -> dict[str, 
     told = by_key[members[0]["key"]].description
     values = {name: _mean(members, name) for name in told.headline}
     counts = {"seeds": str(len(members)), "status": _statuses(members)}
-    return {"method": told.method, "settings": settings_text(told.settings or {})} | counts | values | {"time": _time(members)}
+    return (
+        {"method": told.method, "settings": settings_text(told.settings or {})}
+        | counts
+        | values
+        | {"time": _time(members)}
+    )
 
 
 def _print_rows(out: Any, rows: list[dict[str, str]]) -> None:
@@ -60,7 +71,12 @@ def _print_rows(out: Any, rows: list[dict[str, str]]) -> None:
     columns = [name for name in rows[0] if any(row[name] for row in rows)]
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     for name in columns:
-        table.add_column(name, justify="left" if name in LEFT else "right", no_wrap=name not in LEFT[:2], overflow="fold")
+        table.add_column(
+            name,
+            justify="left" if name in LEFT else "right",
+            no_wrap=name not in LEFT[:2],
+            overflow="fold",
+        )
     for row in rows:
         table.add_row(*(row[name] for name in columns))
     unlimited = out.options.update(max_width=10_000)
@@ -79,7 +95,9 @@ def _statuses(members: list[dict[str, Any]]) -> str:
         counts[member["status"]] = counts.get(member["status"], 0) + 1
     if len(counts) == 1:
         outcome = {member["outcome"] for member in members}
-        return f"{next(iter(counts))} ({outcome.pop()})" if len(outcome) == 1 else next(iter(counts))
+        return (
+            f"{next(iter(counts))} ({outcome.pop()})" if len(outcome) == 1 else next(iter(counts))
+        )
     return ", ".join(f"{count}/{len(members)} {status}" for status, count in counts.items())
 
 
@@ -92,7 +110,9 @@ def _mean(members: list[dict[str, Any]], name: str) -> str:
     if len(values) == 1:
         return number(values[0], members[0]["standard_errors"].get(name)) + mark
     mean = math.fsum(values) / len(values)
-    spread = math.sqrt(math.fsum((value - mean) ** 2 for value in values) / (len(values) - 1) / len(values))
+    spread = math.sqrt(
+        math.fsum((value - mean) ** 2 for value in values) / (len(values) - 1) / len(values)
+    )
     return number(mean, spread) + mark
 
 
@@ -104,9 +124,13 @@ def _time(members: list[dict[str, Any]]) -> str:
     return duration(max(member["wall_s"] for member in members))
 
 
-def _failures(results: Sequence[dict[str, Any]], by_key: dict[str, NewRun], given_up: dict[str, str]) -> list[str]:
+def _failures(
+    results: Sequence[dict[str, Any]], by_key: dict[str, NewRun], given_up: dict[str, str]
+) -> list[str]:
     """The runs that are not done, and why; how many more there are."""
-    failed = [result for result in results if result["status"] != "done" or result["key"] in given_up]
+    failed = [
+        result for result in results if result["status"] != "done" or result["key"] in given_up
+    ]
     lines: list[str] = []
     for result in failed[:MOST_FAILED]:
         told = by_key[result["key"]].description
@@ -114,11 +138,17 @@ def _failures(results: Sequence[dict[str, Any]], by_key: dict[str, NewRun], give
         status, why = result["status"], reason_and_place(result["reason"], result["traceback"])
         if result["key"] in given_up:
             status, why = f"not made anew, {status} as before", given_up[result["key"]]
-        lines.append(f"{result['key']} {name} on {result['task']}, seed {result['seed']}, {status}: {why}")
+        lines.append(
+            f"{result['key']} {name} on {result['task']}, seed {result['seed']}, {status}: {why}"
+        )
     if more := failed[MOST_FAILED:]:
-        statuses = dict.fromkeys(result["status"] for result in more if result["key"] not in given_up)
+        statuses = dict.fromkeys(
+            result["status"] for result in more if result["key"] not in given_up
+        )
         where = " · ".join(f"bench list runs --status {status}" for status in statuses)
-        lines.append(f"and {plural(len(more), 'more run')} that {'is' if len(more) == 1 else 'are'} not done{where and f': {where}'}")
+        lines.append(
+            f"and {plural(len(more), 'more run')} that {'is' if len(more) == 1 else 'are'} not done{where and f': {where}'}"
+        )
     return lines
 
 
@@ -129,18 +159,28 @@ def _remarks(results: Sequence[dict[str, Any]], headlines: Collection[str]) -> l
     doubtful = [r for r in results if _is_doubtful(r)]
     lines: list[str] = []
     if any("elbo_gap" in r["metrics"] for r in results):
-        lines.append("elbo_gap: nats below the exact log-evidence; evidence_gap: that below its maximum; ± one standard error.")
+        lines.append(
+            "elbo_gap: nats below the exact log-evidence; evidence_gap: that below its maximum; ± one standard error."
+        )
     if spent:
         lines.append(
             f"{len(spent)} of {len(results)} runs went over {SPENT:.0%} as far as their learning rate allows: give them more steps."
         )
     if rising:
-        lines.append(f"{len(rising)} of {len(results)} runs were still improving at the end (bound_trend_z above {STILL_RISING:.0f}).")
+        lines.append(
+            f"{len(rising)} of {len(results)} runs were still improving at the end (bound_trend_z above {STILL_RISING:.0f})."
+        )
     if doubtful:
         estimates = " and ".join(BY_IMPORTANCE)
-        shown = any(name in BY_IMPORTANCE and name in r["metrics"] for r in doubtful for name in headlines)
+        shown = any(
+            name in BY_IMPORTANCE and name in r["metrics"] for r in doubtful for name in headlines
+        )
         mark = f"[{MARK}] " if shown else ""
-        lines.append(f"{mark}{len(doubtful)} of {len(results)} runs have Pareto k above {DOUBTFUL_K}: do not trust their {estimates}.")
+        lines.append(
+            f"{mark}{len(doubtful)} of {len(results)} runs have Pareto k above {DOUBTFUL_K}: do not trust their {estimates}."
+        )
     if results:
-        lines.append(f"Next: bench show {results[0]['key']} · bench list runs · bench ui (curves and checkpoints in MLflow)")
+        lines.append(
+            f"Next: bench show {results[0]['key']} · bench list runs · bench ui (curves and checkpoints in MLflow)"
+        )
     return lines

@@ -66,7 +66,9 @@ def _table(grid: Grid, plain: bool) -> Any:
 def _text(word: Word, plain: bool) -> Any:
     from rich.text import Text
 
-    text = Text("*" if word.bold and plain else "", style="bold" if word.bold else "").append(harmless(word.text))
+    text = Text("*" if word.bold and plain else "", style="bold" if word.bold else "").append(
+        harmless(word.text)
+    )
     return text.append(f" [{','.join(word.marks)}]", style="not bold dim") if word.marks else text
 
 

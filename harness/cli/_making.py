@@ -1,4 +1,6 @@
-"""From runs to a closing table and an exit status: what every command that makes runs does with them."""
+"""From runs to a closing table and an exit status: what every command that makes runs does with
+them.
+"""
 
 from __future__ import annotations
 
@@ -48,7 +50,13 @@ def cluster(work: Work) -> Any:
 
 
 def _carry_out(
-    workspace: Workspace, store: ResultStore, runs: list[NewRun], work: Work, client: Any, as_json: bool, stop: StopRequest
+    workspace: Workspace,
+    store: ResultStore,
+    runs: list[NewRun],
+    work: Work,
+    client: Any,
+    as_json: bool,
+    stop: StopRequest,
 ) -> int:
     from harness.base.spec import TERMINAL
     from harness.execution import local as executors
@@ -59,7 +67,10 @@ def _carry_out(
     withdrawn = store.errata.reasons(keys)
     new = executors.prepare(store, workspace, runs, work.rerun, work.retry)
     if withdrawn:
-        say(f"{plural(len(withdrawn), 'withdrawn run')} made anew; what was withdrawn is kept all the while: bench show KEY", err=True)
+        say(
+            f"{plural(len(withdrawn), 'withdrawn run')} made anew; what was withdrawn is kept all the while: bench show KEY",
+            err=True,
+        )
     _warn_of_other_source(runs, before)
     ended = {key for key, run in store.standings(keys).items() if run.status in TERMINAL}
     if work.queue:
@@ -78,9 +89,17 @@ def _carry_out(
 
 
 def _print_results(
-    store: ResultStore, runs: list[NewRun], outcomes: dict[str, str], given_up: dict[str, str], stopped: bool, rerun: bool, as_json: bool
+    store: ResultStore,
+    runs: list[NewRun],
+    outcomes: dict[str, str],
+    given_up: dict[str, str],
+    stopped: bool,
+    rerun: bool,
+    as_json: bool,
 ) -> int:
-    """Print what became of the runs and return the exit status; `given_up` says why some could not be made anew."""
+    """Print what became of the runs and return the exit status; `given_up` says why some could not
+    be made anew.
+    """
     from harness.base.spec import Status
     from harness.cli._described import collect
 
@@ -93,11 +112,19 @@ def _print_results(
 
         print_closing([result for result in results if result["key"] in outcomes], runs, given_up)
     if given_up:
-        say(f"{plural(len(given_up), 'run')} could not be made anew: the earlier results stay as they were. Why: bench show KEY", err=True)
+        say(
+            f"{plural(len(given_up), 'run')} could not be made anew: the earlier results stay as they were. Why: bench show KEY",
+            err=True,
+        )
     if stopped:
-        say(f"Interrupted. Everything is saved; the same command{' without --rerun' if rerun else ''} goes on.", err=True)
+        say(
+            f"Interrupted. Everything is saved; the same command{' without --rerun' if rerun else ''} goes on.",
+            err=True,
+        )
         return INTERRUPTED
-    n_done = sum(result["status"] == Status.DONE and result["key"] not in given_up for result in results)
+    n_done = sum(
+        result["status"] == Status.DONE and result["key"] not in given_up for result in results
+    )
     return 0 if n_done == len(keys) else NOT_ALL_DONE
 
 
@@ -106,12 +133,21 @@ def _leave_queued(store: ResultStore, keys: list[str], n_open: int, as_json: boo
 
     if as_json:
         print_json(collect(store, keys))
-    say(f"{plural(n_open, 'run')} to make. Start any number of workers, here or elsewhere: bench worker --drain", err=True)
+    say(
+        f"{plural(n_open, 'run')} to make. Start any number of workers, here or elsewhere: bench worker --drain",
+        err=True,
+    )
     return 0
 
 
 def _work(
-    workspace: Workspace, store: ResultStore, keys: list[str], outcomes: dict[str, str], work: Work, client: Any, stop: StopRequest
+    workspace: Workspace,
+    store: ResultStore,
+    keys: list[str],
+    outcomes: dict[str, str],
+    work: Work,
+    client: Any,
+    stop: StopRequest,
 ) -> bool:
     """Run what has not ended, filling in `outcomes`; says whether it was interrupted."""
     if not keys:
@@ -122,11 +158,16 @@ def _work(
     from harness.execution.runner import Began, Ended, Stop
 
     held = store.holders(keys)
-    ours = {key: "hit" if key in held else "resumed" if run.step else "ran" for key, run in store.standings(keys).items()}
+    ours = {
+        key: "hit" if key in held else "resumed" if run.step else "ran"
+        for key, run in store.standings(keys).items()
+    }
     try:
         with display() as show:
             for event in events(workspace, store, keys, work, work.options(), client, stop):
-                if isinstance(event, SetAside) and len(event.keys) == len(keys):  # there is nothing else to make
+                if isinstance(event, SetAside) and len(event.keys) == len(
+                    keys
+                ):  # there is nothing else to make
                     raise event.error
                 show(event)
                 if isinstance(event, Began):
@@ -136,12 +177,22 @@ def _work(
     except Stop:
         return True
     now = store.standings(keys)
-    outcomes |= {key: "hit" for key in keys if key not in outcomes and key in now and now[key].status in TERMINAL}
+    outcomes |= {
+        key: "hit"
+        for key in keys
+        if key not in outcomes and key in now and now[key].status in TERMINAL
+    }
     return False
 
 
 def events(
-    workspace: Workspace, store: ResultStore, keys: Sequence[str], work: Work, options: Options, client: Any, stop: StopRequest
+    workspace: Workspace,
+    store: ResultStore,
+    keys: Sequence[str],
+    work: Work,
+    options: Options,
+    client: Any,
+    stop: StopRequest,
 ) -> Iterator[Event | Progressed]:
     """What happens while the runs are made: here, by workers, or on a cluster."""
     if client is not None:
@@ -175,7 +226,9 @@ def mirror_leftovers(workspace: Workspace, store: ResultStore, keys: list[str]) 
 
 
 def finish_mirror(workspace: Workspace, mirror: Mirror, stop: StopRequest) -> bool:
-    """Wait until MLflow shows the runs, as long as that gets on; whether it shows all, and a line where it does not."""
+    """Wait until MLflow shows the runs, as long as that gets on; whether it shows all, and a line
+    where it does not.
+    """
     left = mirror.finish(stop=stop)
     if left:
         say(
@@ -189,7 +242,13 @@ def finish_mirror(workspace: Workspace, mirror: Mirror, stop: StopRequest) -> bo
 def _warn_of_other_source(runs: list[NewRun], before: dict[str, Standing]) -> None:
     from harness.base.spec import TERMINAL
 
-    other = [run for run in runs if (row := before.get(run.spec.key)) and row.status in TERMINAL and row.source_hash != run.source_hash]
+    other = [
+        run
+        for run in runs
+        if (row := before.get(run.spec.key))
+        and row.status in TERMINAL
+        and row.source_hash != run.source_hash
+    ]
     if other:
         names = ", ".join(sorted({run.spec.method for run in other}))
         say(

@@ -27,7 +27,9 @@ Item = TypeVar("Item")
 
 def json_option(command: Command) -> Command:
     """`--json`."""
-    return click.option("--json", "as_json", is_flag=True, help="Print JSON, one object a line.")(command)
+    return click.option("--json", "as_json", is_flag=True, help="Print JSON, one object a line.")(
+        command
+    )
 
 
 def matrix_options(command: Command) -> Command:
@@ -72,12 +74,16 @@ def print_json(values: Iterable[Any]) -> None:
 
 
 def console(stderr: bool = False) -> Console:
-    """A rich console; wide where nobody's screen is the limit, and plain where it is not a terminal."""
+    """A rich console; wide where nobody's screen is the limit, and plain where it is not a
+    terminal.
+    """
     from harness.cli._terminal import Harmless
 
     stream = sys.stderr if stderr else results()
     width = None if stream.isatty() else 160
-    return Harmless(stderr=stderr, file=None if stderr else stream, width=width, soft_wrap=not stream.isatty())
+    return Harmless(
+        stderr=stderr, file=None if stderr else stream, width=width, soft_wrap=not stream.isatty()
+    )
 
 
 def write_out(content: bytes, output: Path | None) -> None:
@@ -92,7 +98,8 @@ def write_out(content: bytes, output: Path | None) -> None:
 
 @contextmanager
 def out_file(output: Path | None) -> Iterator[BinaryIO]:
-    """A file to fill piece by piece, there whole when the block has ended well or not at all; stdout where none, or it, is named.
+    """A file to fill piece by piece, there whole when the block has ended well or not at all;
+    stdout where none, or it, is named.
 
     Raises:
         UsageError: it cannot be written.

@@ -48,20 +48,29 @@ class _Lines:
     def show(self, event: Event | Progressed) -> None:
         """Take note of an event and print what is due."""
         if isinstance(event, Began):
-            self._name, self._steps, self._first = stack_name(event), event.specs[0].steps, event.step
+            self._name, self._steps, self._first = (
+                stack_name(event),
+                event.specs[0].steps,
+                event.step,
+            )
             self._began, self._next = time.monotonic(), time.monotonic() + ESTIMATE_S
             self.begin(event)
         elif isinstance(event, Advanced):
             took = max(time.monotonic() - self._began, 1e-3)
             rate = max(event.step - self._first, 1) / took
             left = (self._steps - event.step) / rate
-            self.advance(event, f"bound {event.bound:,.2f} nats, {rate:,.0f} steps/s, about {duration(left)} left")
+            self.advance(
+                event,
+                f"bound {event.bound:,.2f} nats, {rate:,.0f} steps/s, about {duration(left)} left",
+            )
             if took > ESTIMATE_S and left > LONG_S and not self._advised:
                 self._advised = True
                 self.say(ADVICE)
         elif isinstance(event, Waiting) and event.owners != self._waiting:
             self._waiting = event.owners
-            self.say(f"Waiting for {event.n_runs} runs that {', '.join(event.owners) or 'another process'} is working on")
+            self.say(
+                f"Waiting for {event.n_runs} runs that {', '.join(event.owners) or 'another process'} is working on"
+            )
         elif isinstance(event, Progressed):
             self.overall(event, _overall(event, self._first_share(event)))
         elif isinstance(event, Note):
@@ -81,7 +90,9 @@ class _Lines:
 
     def begin(self, event: Began) -> None:
         """Say that a stack starts."""
-        self.say(f"{self._name}: {'going on' if event.step else 'training'} from step {event.step:,} of {self._steps:,}")
+        self.say(
+            f"{self._name}: {'going on' if event.step else 'training'} from step {event.step:,} of {self._steps:,}"
+        )
 
     def advance(self, event: Advanced, text: str) -> None:
         """A line now and then."""
@@ -100,7 +111,9 @@ class _Bar(_Lines):
 
         from harness.cli._terminal import as_it_stands, bars
 
-        self._bar: Any = bars(BarColumn(), as_it_stands("{task.fields[state]}"), TimeElapsedColumn())
+        self._bar: Any = bars(
+            BarColumn(), as_it_stands("{task.fields[state]}"), TimeElapsedColumn()
+        )
         self._task: Any = None
         self._bar.start()
 
@@ -120,18 +133,26 @@ class _Bar(_Lines):
 
     def begin(self, event: Began) -> None:
         """A new bar for each stack."""
-        self._task = self._bar.add_task(self._name, total=self._steps, completed=event.step, state="")
+        self._task = self._bar.add_task(
+            self._name, total=self._steps, completed=event.step, state=""
+        )
 
     def overall(self, event: Progressed, text: str) -> None:
         """One bar for all runs together."""
         if self._task is None:
             self._task = self._bar.add_task("runs", total=1.0, state="")
-        self._bar.update(self._task, completed=event.share, state=f"{event.ended}/{event.total} ended, {text}")
+        self._bar.update(
+            self._task, completed=event.share, state=f"{event.ended}/{event.total} ended, {text}"
+        )
 
     def advance(self, event: Advanced, text: str) -> None:
         """Move the bar."""
         frozen = f", {event.frozen} diverged" if event.frozen else ""
-        self._bar.update(self._task, completed=event.step, state=f"{event.step:,}/{self._steps:,}, {text}{frozen}")
+        self._bar.update(
+            self._task,
+            completed=event.step,
+            state=f"{event.step:,}/{self._steps:,}, {text}{frozen}",
+        )
 
 
 def _overall(event: Progressed, since: tuple[float, float]) -> str:
@@ -139,7 +160,11 @@ def _overall(event: Progressed, since: tuple[float, float]) -> str:
     first, took = since
     text = f"{event.running} at work, {event.share:.0%} of all steps"
     gained = event.share - first
-    return text + (f", about {duration(took * (1 - event.share) / gained)} left" if gained > 0 and took > ESTIMATE_S else "")
+    return text + (
+        f", about {duration(took * (1 - event.share) / gained)} left"
+        if gained > 0 and took > ESTIMATE_S
+        else ""
+    )
 
 
 def stack_name(event: Began) -> str:

@@ -17,7 +17,9 @@ if TYPE_CHECKING:
 
 
 def found_study(name: str) -> Study | list[Record]:
-    """A study of grids, or the searches of a tuning study: as they were last run in this workspace, else as the file has them."""
+    """A study of grids, or the searches of a tuning study: as they were last run in this workspace,
+    else as the file has them.
+    """
     from harness.cli._tuning import stored_searches
     from harness.plan.studies import load
     from harness.tuning.search import searches_of
@@ -28,7 +30,9 @@ def found_study(name: str) -> Study | list[Record]:
         if searches := stored_searches(name):
             return searches
         raise
-    return found if found.tune is None else stored_searches(found.name) or _records(searches_of(found))
+    return (
+        found if found.tune is None else stored_searches(found.name) or _records(searches_of(found))
+    )
 
 
 def _records(searches: Sequence[Search]) -> list[Record]:
@@ -37,7 +41,9 @@ def _records(searches: Sequence[Search]) -> list[Record]:
     return [search.record(total(search)) for search in searches]
 
 
-def go_on(found: Study, sets: dict[str, Any], trials: int | None, work: Work, dry_run: bool, as_json: bool) -> int:
+def go_on(
+    found: Study, sets: dict[str, Any], trials: int | None, work: Work, dry_run: bool, as_json: bool
+) -> int:
     """Go on with a tuning study."""
     from harness.cli._tuning import tune_all
     from harness.tuning.search import searches_of

@@ -41,7 +41,9 @@ class Selection:
         """The options as one would type them."""
         words = [("-m", name) for name in self.methods] + [("-t", name) for name in self.tasks]
         words += [("--study", self.study), ("--protocol", self.protocol), ("--seeds", self.seeds)]
-        return shlex.join(word for option, value in words if value is not None for word in (option, value))
+        return shlex.join(
+            word for option, value in words if value is not None for word in (option, value)
+        )
 
 
 def pattern_options(command: Command) -> Command:
@@ -66,7 +68,9 @@ def selection(command: Command) -> Command:
 
     @functools.wraps(command)
     def gathered(*arguments: Any, **typed: Any) -> Any:
-        chosen = Selection(**{field.name: typed.pop(field.name) for field in dataclasses.fields(Selection)})
+        chosen = Selection(
+            **{field.name: typed.pop(field.name) for field in dataclasses.fields(Selection)}
+        )
         with _uncollected():
             return command(*arguments, chosen=chosen, **typed)
 
@@ -87,7 +91,9 @@ def selection(command: Command) -> Command:
 
 @contextlib.contextmanager
 def _uncollected() -> Iterator[None]:
-    """Without looking for garbage in cycles, now or at the end: at 100,000 runs that takes as long as all the rest."""
+    """Without looking for garbage in cycles, now or at the end: at 100,000 runs that takes as long
+    as all the rest.
+    """
     collecting = gc.isenabled()
     gc.disable()
     atexit.register(gc.freeze)
@@ -128,14 +134,18 @@ def drawn(store: ResultStore, chosen: Selection, cells: Collection[str] | None =
     if not sample.groups:
         waiting = "; ".join(f"{count:,} {why}" for why, count in sample.left_out.items())
         asked = f" with {chosen}" if str(chosen) else ""
-        raise UsageError(f"There is no finished run{asked}{f' ({waiting})' if waiting else ''}. What there is: bench list runs")
+        raise UsageError(
+            f"There is no finished run{asked}{f' ({waiting})' if waiting else ''}. What there is: bench list runs"
+        )
     return sample
 
 
 def with_tuning(workspace: Workspace, sample: Sample) -> list[Verdict]:
-    """Tell a sample what finding its settings took; returns what became of every search of this workspace.
+    """Tell a sample what finding its settings took; returns what became of every search of this
+    workspace.
 
-    Nothing is loaded where no study was ever begun; a study whose plugins have changed since is left out, and said so.
+    Nothing is loaded where no study was ever begun; a study whose plugins have changed since is
+    left out, and said so.
     """
     from harness.store.connect import sqlite_file
 
@@ -163,7 +173,9 @@ def with_tuning(workspace: Workspace, sample: Sample) -> list[Verdict]:
     return found
 
 
-def choice_of(chosen: Selection, statuses: Sequence[str] = (), keys: Collection[str] | None = None) -> Choice:
+def choice_of(
+    chosen: Selection, statuses: Sequence[str] = (), keys: Collection[str] | None = None
+) -> Choice:
     """The runs of an export that were picked, `keys` among them only.
 
     Raises:
@@ -172,12 +184,16 @@ def choice_of(chosen: Selection, statuses: Sequence[str] = (), keys: Collection[
     from harness.analysis.export_selection import Choice, keys_of_study, parse_statuses
     from harness.plan.grid import parse_seeds
 
-    said = " ".join([*([str(chosen)] if str(chosen) else []), *(f"--status {name}" for name in statuses)])
+    said = " ".join(
+        [*([str(chosen)] if str(chosen) else []), *(f"--status {name}" for name in statuses)]
+    )
     seeds = None if chosen.seeds is None else set(parse_seeds(chosen.seeds))
     if chosen.study is not None:
         of_study = keys_of_study(chosen.study)
         keys = of_study if keys is None else of_study.intersection(keys)
-    return Choice(chosen.methods, chosen.tasks, chosen.protocol, seeds, parse_statuses(statuses), keys, said)
+    return Choice(
+        chosen.methods, chosen.tasks, chosen.protocol, seeds, parse_statuses(statuses), keys, said
+    )
 
 
 def run_of(store: ResultStore, prefix: str) -> RunRow:
@@ -188,11 +204,18 @@ def run_of(store: ResultStore, prefix: str) -> RunRow:
     """
     found = store.find(prefix)
     if len(found) != 1:
-        raise UnknownName("run of that key alone" if found else "run", prefix, [row.key for row in found], "bench list runs")
+        raise UnknownName(
+            "run of that key alone" if found else "run",
+            prefix,
+            [row.key for row in found],
+            "bench list runs",
+        )
     return found[0]
 
 
-def runs_of_study(found: Study, methods: Sequence[str], tasks: Sequence[str], sets: dict[str, Any] | None = None) -> list[NewRun]:
+def runs_of_study(
+    found: Study, methods: Sequence[str], tasks: Sequence[str], sets: dict[str, Any] | None = None
+) -> list[NewRun]:
     """The runs of a study, with `-m` and `-t` those that they pick.
 
     Raises:
@@ -203,9 +226,13 @@ def runs_of_study(found: Study, methods: Sequence[str], tasks: Sequence[str], se
     def fits(run: NewRun) -> bool:
         spec = run.spec
         labels = spec.method, run.description.method
-        return picked(methods, labels, spec.method_fields) and picked(tasks, (spec.task, run.task_label), spec.task_fields)
+        return picked(methods, labels, spec.method_fields) and picked(
+            tasks, (spec.task, run.task_label), spec.task_fields
+        )
 
     runs = [run for run in found.runs(sets) if fits(run)]
     if not runs:
-        raise UsageError(f"'{found.name}' has no run with {Selection(methods, tasks)}. What it has: bench study show {found.name}")
+        raise UsageError(
+            f"'{found.name}' has no run with {Selection(methods, tasks)}. What it has: bench study show {found.name}"
+        )
     return runs

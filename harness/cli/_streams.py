@@ -1,6 +1,8 @@
-"""Standard output carries a command's results and nothing else; what plugins and libraries print goes to standard error.
+"""Standard output carries a command's results and nothing else; what plugins and libraries print
+goes to standard error.
 
-A result that cannot be written ends no work: the command goes on, saves what it makes, and then says so.
+A result that cannot be written ends no work: the command goes on, saves what it makes, and then
+says so.
 """
 
 from __future__ import annotations
@@ -58,21 +60,27 @@ class _Lenient(io.FileIO):
 
 def _text(file: io.FileIO, former: TextIO | None, lines: bool = False) -> TextIO:
     encoding = "utf-8" if former is None else former.encoding
-    return io.TextIOWrapper(io.BufferedWriter(file), encoding, "backslashreplace", line_buffering=lines or file.isatty())
+    return io.TextIOWrapper(
+        io.BufferedWriter(file), encoding, "backslashreplace", line_buffering=lines or file.isatty()
+    )
 
 
 @contextlib.contextmanager
 def own_streams() -> Iterator[None]:
-    """Set up the process's streams for a command line, to the level of descriptors; a result that was not written is exit status 1.
+    """Set up the process's streams for a command line, to the level of descriptors; a result that
+    was not written is exit status 1.
 
-    A closed stream is opened on the null device, so that no database gets its number: to be written to, but for standard output.
+    A closed stream is opened on the null device, so that no database gets its number: to be written
+    to, but for standard output.
     """
     for number, mode in enumerate((os.O_RDONLY, os.O_RDONLY, os.O_WRONLY)):
         try:
             os.fstat(number)
         except OSError:
             os.open(os.devnull, mode)  # the lowest number that is free
-    raw = _Lenient(os.dup(1), (BrokenPipeError,))  # where nobody reads on, what only prints may end at once
+    raw = _Lenient(
+        os.dup(1), (BrokenPipeError,)
+    )  # where nobody reads on, what only prints may end at once
     os.dup2(2, 1)
     stream, sys.stderr = _text(raw, sys.stdout), _text(_Lenient(os.dup(2)), sys.stderr, lines=True)
     sys.stdout = stream

@@ -28,7 +28,9 @@ if TYPE_CHECKING:
 
 
 def tune_all(searches: Sequence[Search], work: Work, as_json: bool) -> int:
-    """Bring searches to their end, score their winners on report seeds, print what came out, and return the exit status."""
+    """Bring searches to their end, score their winners on report seeds, print what came out, and
+    return the exit status.
+    """
     from harness.base.errors import UsageError
     from harness.base.spec import Status
     from harness.execution.runner import Stop
@@ -38,7 +40,9 @@ def tune_all(searches: Sequence[Search], work: Work, as_json: bool) -> int:
 
     if work.queue or work.rerun or work.retry or work.time_limit:
         refused = "--queue, --rerun, --retry and --time-limit"
-        raise UsageError(f"Tuning takes no {refused}: what a trial is follows from those before it. For all together: --total-time-limit.")
+        raise UsageError(
+            f"Tuning takes no {refused}: what a trial is follows from those before it. For all together: --total-time-limit."
+        )
     workspace = Workspace.current()
     stopped, late = False, False
     client = cluster(work)
@@ -54,7 +58,9 @@ def tune_all(searches: Sequence[Search], work: Work, as_json: bool) -> int:
             except OutOfTime:
                 late = True
             verdicts = read(workspace, store, [search.record(total(search)) for search in searches])
-            print_json(verdict.plain() for verdict in verdicts) if as_json else print_verdicts(verdicts)
+            print_json(verdict.plain() for verdict in verdicts) if as_json else print_verdicts(
+                verdicts
+            )
             shown = finish_mirror(workspace, mirror, stop)
         if shown and not stopped:
             _show_in_mlflow(workspace, store, verdicts)
@@ -63,7 +69,10 @@ def tune_all(searches: Sequence[Search], work: Work, as_json: bool) -> int:
         return INTERRUPTED
     if late:
         say("The time is over. The same command, with more time, goes on.", err=True)
-    good = all(verdict.best and not verdict.failures and not verdict.counts.get(Status.FAILED) for verdict in verdicts)
+    good = all(
+        verdict.best and not verdict.failures and not verdict.counts.get(Status.FAILED)
+        for verdict in verdicts
+    )
     return 0 if good and not late else NOT_ALL_DONE
 
 
@@ -81,11 +90,21 @@ def _tune(workspace: Workspace, store: ResultStore, search: Search, make: Make, 
             best = best_of(measured(record, store, log.trials()))
             say(trial_line(trial, best, total(search)), err=True)
         if runs := report_runs(search, best_of(measured(record, store, log.trials()))):
-            say(f"the winner and the default on {plural(len(search.report_seeds), 'report seed')}", err=True)
+            say(
+                f"the winner and the default on {plural(len(search.report_seeds), 'report seed')}",
+                err=True,
+            )
             make(runs, None)
 
 
-def _maker(workspace: Workspace, store: ResultStore, work: Work, client: Any, stop: StopRequest, mirror: Mirror) -> Make:
+def _maker(
+    workspace: Workspace,
+    store: ResultStore,
+    work: Work,
+    client: Any,
+    stop: StopRequest,
+    mirror: Mirror,
+) -> Make:
     """A function that brings runs to their end or to a step, while MLflow follows."""
     from harness.execution import local as executors
     from harness.execution.local import Waiting
@@ -124,7 +143,9 @@ def _follow_up(mirror: Mirror, made: list[str], keys: list[str]) -> None:
     mirror.add(new)
 
 
-def read(workspace: Workspace, store: ResultStore | None, searches: Sequence[Record]) -> list[Verdict]:
+def read(
+    workspace: Workspace, store: ResultStore | None, searches: Sequence[Record]
+) -> list[Verdict]:
     """What is known of these searches; nothing is written."""
     from harness.tuning.log import read_log
     from harness.tuning.verdict import verdict
@@ -132,7 +153,11 @@ def read(workspace: Workspace, store: ResultStore | None, searches: Sequence[Rec
     found = []
     for search in searches:
         with read_log(workspace.study_url, search) as log:
-            found.append(verdict(search, store, log.trials(), log.left_out()) if log else verdict(search, store, []))
+            found.append(
+                verdict(search, store, log.trials(), log.left_out())
+                if log
+                else verdict(search, store, [])
+            )
     return found
 
 
@@ -168,7 +193,9 @@ def write_figures(verdicts: Sequence[Verdict], target: Path) -> None:
         raise UsageError("There are no trials to draw yet.")
     with store:
         for verdict in begun:
-            mark = f"-{verdict.search.plugins[0].name}-{verdict.search.task}" if len(begun) > 1 else ""
+            mark = (
+                f"-{verdict.search.plugins[0].name}-{verdict.search.task}" if len(begun) > 1 else ""
+            )
             path = target.with_stem(target.stem + mark)
             write_out(_figures(workspace, store, verdict).encode(), path)
 
@@ -189,9 +216,25 @@ def _show_in_mlflow(workspace: Workspace, store: ResultStore, verdicts: Sequence
 
     for verdict in [verdict for verdict in verdicts if verdict.trials]:
         search = verdict.search
-        keys = {key: trial.number for trial in verdict.trials if trial.spec for key in keys_of(trial.spec, search.seeds)}
+        keys = {
+            key: trial.number
+            for trial in verdict.trials
+            if trial.spec
+            for key in keys_of(trial.spec, search.seeds)
+        }
         try:
-            show_search(workspace, store, search.name, search.task, keys, verdict.plain(), _figures(workspace, store, verdict))
+            show_search(
+                workspace,
+                store,
+                search.name,
+                search.task,
+                keys,
+                verdict.plain(),
+                _figures(workspace, store, verdict),
+            )
         except Exception as err:  # noqa: BLE001 - whatever MLflow raises, the trials are safe
             reason = one_line(err, workspace.tracking_uri)
-            say(f"MLflow does not show {search.name} yet ({reason}). Nothing is lost: repeat the command.", err=True)
+            say(
+                f"MLflow does not show {search.name} yet ({reason}). Nothing is lost: repeat the command.",
+                err=True,
+            )

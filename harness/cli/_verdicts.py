@@ -23,7 +23,10 @@ def dimensions(search: Search | Record) -> str:
     """`lr in 0.0001 to 0.1 (log); particles in 1, 10`."""
     parts = []
     for dimension in search.space:
-        span = ", ".join(map(str, dimension.choices)) or f"{dimension.low:g} to {dimension.high:g}{' (log)' if dimension.log else ''}"
+        span = (
+            ", ".join(map(str, dimension.choices))
+            or f"{dimension.low:g} to {dimension.high:g}{' (log)' if dimension.log else ''}"
+        )
         parts.append(f"{dimension.address} in {span}")
     return "; ".join(parts)
 
@@ -31,7 +34,11 @@ def dimensions(search: Search | Record) -> str:
 def trial_line(trial: Trial, best: Trial | None, total: int) -> str:
     """`trial 7 of 30: -123.4 (best -120.1, trial 3)  lr=0.0021`."""
     said = trial.outcome if trial.score is None else number(trial.score)
-    leading = "" if best is None or best.score is None else f" (best {number(best.score)}, trial {best.number})"
+    leading = (
+        ""
+        if best is None or best.score is None
+        else f" (best {number(best.score)}, trial {best.number})"
+    )
     return f"  trial {trial.number} of {total}: {said}{leading}  {_settings(trial.params)}"
 
 
@@ -48,26 +55,38 @@ def print_verdicts(verdicts: Sequence[Verdict]) -> None:
     out = console()
     for verdict in verdicts:
         search = verdict.search
-        counts = ", ".join(f"{count} {name}" for name, count in verdict.counts.items()) or "none yet"
+        counts = (
+            ", ".join(f"{count} {name}" for name, count in verdict.counts.items()) or "none yet"
+        )
         out.print(f"{search.method} on {search.task}", style="bold", markup=False)
-        out.print(f"{len(verdict.trials)} trials: {counts}; {search.metric}, seeds {_ranges(search.seeds)}", markup=False)
+        out.print(
+            f"{len(verdict.trials)} trials: {counts}; {search.metric}, seeds {_ranges(search.seeds)}",
+            markup=False,
+        )
         for trial, reason in list(verdict.left_out.items())[:LEFT_OUT]:
             out.print(f"trial {trial} is left out: {reason}", markup=False)
         if (more := len(verdict.left_out) - LEFT_OUT) > 0:
             out.print(f"{plural(more, 'more trial')} left out: --json lists all", markup=False)
         if verdict.best is None:
-            out.print("No trial has ended with a score." if verdict.trials else "Not begun.", markup=False)
+            out.print(
+                "No trial has ended with a score." if verdict.trials else "Not begun.", markup=False
+            )
             continue
         rows = [
             (name, _short(verdict.default[name]), _short(value))
-            for name, value in sorted(verdict.best.params.items(), key=lambda pair: list(verdict.default).index(pair[0]))
+            for name, value in sorted(
+                verdict.best.params.items(), key=lambda pair: list(verdict.default).index(pair[0])
+            )
         ]
         print_table(("setting", "default", "best"), rows, left=1)
         print_scores(verdict, out)
     if not any(verdict.trials for verdict in verdicts):
         out.print(f"Next: bench study run {verdicts[0].search.study}", markup=False)
     else:
-        out.print(f"Next: bench study show {verdicts[0].search.study} --figures figures.html · bench ui", markup=False)
+        out.print(
+            f"Next: bench study show {verdicts[0].search.study} --figures figures.html · bench ui",
+            markup=False,
+        )
 
 
 def print_scores(verdict: Verdict, out: Any) -> None:
@@ -75,15 +94,26 @@ def print_scores(verdict: Verdict, out: Any) -> None:
     best, search = verdict.best, verdict.search
     if best is None or best.score is None:
         return
-    lines = [f"best trial {best.number}: {search.metric} {number(best.score)} on the seeds it was tuned on"]
+    lines = [
+        f"best trial {best.number}: {search.metric} {number(best.score)} on the seeds it was tuned on"
+    ]
     if verdict.tuned.n:
-        lines.append(f"on report seeds {_ranges(search.report_seeds)}: tuned {_mean(verdict.tuned)}, default {_mean(verdict.untuned)}")
+        lines.append(
+            f"on report seeds {_ranges(search.report_seeds)}: tuned {_mean(verdict.tuned)}, default {_mean(verdict.untuned)}"
+        )
         lines += _gain(verdict.gain)
-        lines.append(f"optimism gap: {_signed(verdict.gap)} nats, the best trial less the same setting on report seeds")
+        lines.append(
+            f"optimism gap: {_signed(verdict.gap)} nats, the best trial less the same setting on report seeds"
+        )
     of = len(search.report_seeds)
-    lines += [f"{count} of the {of} {name} runs on report seeds ended without a score" for name, count in verdict.failures.items()]
+    lines += [
+        f"{count} of the {of} {name} runs on report seeds ended without a score"
+        for name, count in verdict.failures.items()
+    ]
     cost = verdict.cost
-    lines.append(f"cost of tuning: {plural(cost.runs, 'run')}, {plural(cost.steps, 'step')}, {duration(cost.seconds)} of work")
+    lines.append(
+        f"cost of tuning: {plural(cost.runs, 'run')}, {plural(cost.steps, 'step')}, {duration(cost.seconds)} of work"
+    )
     for line in lines:
         out.print(line, markup=False)
     out.print()
@@ -113,18 +143,33 @@ def _ranges(seeds: Sequence[int]) -> str:
 def print_trials(verdicts: Sequence[Verdict], as_json: bool) -> None:
     """Every trial with its settings."""
     if as_json:
-        print_json({"method": v.search.method, "task": v.search.task, **vars(trial)} for v in verdicts for trial in v.trials)
+        print_json(
+            {"method": v.search.method, "task": v.search.task, **vars(trial)}
+            for v in verdicts
+            for trial in v.trials
+        )
         return
     out = console()
     for verdict in verdicts:
-        out.print(f"{verdict.search.method} on {verdict.search.task}: {dimensions(verdict.search)}", style="bold", markup=False)
+        out.print(
+            f"{verdict.search.method} on {verdict.search.task}: {dimensions(verdict.search)}",
+            style="bold",
+            markup=False,
+        )
         if not verdict.trials:
             out.print("Not begun.\n", markup=False)
             continue
         names = list(verdict.default)
-        rows = [(*_judged(trial), *(_short(trial.params.get(name, "-")) for name in names)) for trial in verdict.trials]
+        rows = [
+            (*_judged(trial), *(_short(trial.params.get(name, "-")) for name in names))
+            for trial in verdict.trials
+        ]
         print_table(("trial", "outcome", verdict.search.metric, *names), rows, left=2)
 
 
 def _judged(trial: Trial) -> tuple[str, str, str]:
-    return str(trial.number), trial.outcome or "going", "-" if trial.score is None else number(trial.score)
+    return (
+        str(trial.number),
+        trial.outcome or "going",
+        "-" if trial.score is None else number(trial.score),
+    )

@@ -24,19 +24,27 @@ AMONG_OTHERS = ("best", "reference", "test", "difference_", "p_holm")
 """What a record says of a number beside the others of its column."""
 
 
-def described(found: Sequence[Origin], sample: Sample, workspace: Workspace) -> Iterator[dict[str, Any]]:
+def described(
+    found: Sequence[Origin], sample: Sample, workspace: Workspace
+) -> Iterator[dict[str, Any]]:
     """Each number as the record that `bench compare` has of it, with all that is behind it."""
     from harness.analysis.formats import records
     from harness.analysis.origin import environments_differ, specs_differ
 
     differing = specs_differ(found)
     for place, origin in enumerate(found):
-        record = next(one for one in records([origin.table], sample) if one.get("cell") == origin.entry.cell)
-        yield {name: value for name, value in record.items() if not name.startswith(AMONG_OTHERS)} | {
+        record = next(
+            one for one in records([origin.table], sample) if one.get("cell") == origin.entry.cell
+        )
+        yield {
+            name: value for name, value in record.items() if not name.startswith(AMONG_OTHERS)
+        } | {
             "notes": origin.notes,
             "withdrawn": origin.withdrawn,
             "left_out": sample.left_out,
-            "spec": {name: value for name, value in origin.group.cell.spec.items() if name != "seed"},
+            "spec": {
+                name: value for name, value in origin.group.cell.spec.items() if name != "seed"
+            },
             "differs": {address: values[place] for address, values in differing.items()},
             "runs": [_run(made, workspace) for made in origin.runs],
             "environments": origin.environments,
@@ -64,7 +72,9 @@ def _run(made: Made, workspace: Workspace) -> dict[str, Any]:
         "environment": made.environment,
         "plan": plan | {"members": len(plan["members"])} if plan else None,
         "mlflow_run_id": made.mlflow_run_id,
-        "mlflow_page": None if made.mlflow_run_id is None else run_page(workspace, made.mlflow_run_id),
+        "mlflow_page": None
+        if made.mlflow_run_id is None
+        else run_page(workspace, made.mlflow_run_id),
     }
 
 
@@ -78,7 +88,10 @@ def show(found: Sequence[Origin], left_out: dict[str, int], workspace: Workspace
     for why, count in sorted(left_out.items()):
         out.print(f"Left out: {plural(count, 'run')} ({why}).", markup=False)
     mirrored = any(made.mlflow_run_id for origin in found for made in origin.runs)
-    console(stderr=True).print(f"Next: bench show KEY{' · bench ui, for the pages above' if mirrored else ''}", markup=False)
+    console(stderr=True).print(
+        f"Next: bench show KEY{' · bench ui, for the pages above' if mirrored else ''}",
+        markup=False,
+    )
 
 
 def _print(origin: Origin, workspace: Workspace) -> None:
@@ -89,10 +102,21 @@ def _print(origin: Origin, workspace: Workspace) -> None:
     indent = 4 + max(len(name) for name, _ in facts)
     for name, value in facts:
         line = f"  {name:<{indent - 4}}  {value}"
-        out.print(fill(line, out.width, subsequent_indent=indent * " ", break_on_hyphens=False) if out.is_terminal else line, markup=False)
-    print_table(("key", "seed", "status", origin.table.metric.name, "checkpoint", "on"), _rows(origin), left=1)
+        out.print(
+            fill(line, out.width, subsequent_indent=indent * " ", break_on_hyphens=False)
+            if out.is_terminal
+            else line,
+            markup=False,
+        )
+    print_table(
+        ("key", "seed", "status", origin.table.metric.name, "checkpoint", "on"),
+        _rows(origin),
+        left=1,
+    )
     if len(origin.runs) > SHOWN:
-        out.print(f"  and {plural(len(origin.runs) - SHOWN, 'more run')}: --json lists all", markup=False)
+        out.print(
+            f"  and {plural(len(origin.runs) - SHOWN, 'more run')}: --json lists all", markup=False
+        )
     for line in (*_afterwards(origin), *_pages(origin, workspace)):
         out.print(f"  {line}", markup=False, soft_wrap=True)
     out.print()
@@ -107,34 +131,60 @@ def _facts(origin: Origin) -> Iterator[tuple[str, str]]:
     unit = f" {metric.unit}" if metric.unit else ""
     yield metric.name, estimate(entry.interval, False) + unit if entry.interval.n else "none"
     if entry.interval.n:
-        yield "mean of", f"{entry.interval.n} of {plural(entry.total, 'run')}, seeds {ranges(entry.seeds)}; ± is one standard error"
+        yield (
+            "mean of",
+            f"{entry.interval.n} of {plural(entry.total, 'run')}, seeds {ranges(entry.seeds)}; ± is one standard error",
+        )
     if entry.interval.n > 1:
         yield "95 %", f"{estimate(entry.interval, True)}, Student's t"
-    yield "failed", ", ".join(f"{count}/{entry.total} {status}" for status, count in entry.failures.items())
+    yield (
+        "failed",
+        ", ".join(f"{count}/{entry.total} {status}" for status, count in entry.failures.items()),
+    )
     for note in origin.notes:
         yield "note", note
     yield "cell", cell.cell
     yield "set", settings_text(cell.settings) or "nothing: the defaults"
-    spec = {name: value for name, value in cell.spec.items() if name not in ("method", "task", "seed")}
+    spec = {
+        name: value for name, value in cell.spec.items() if name not in ("method", "task", "seed")
+    }
     for kind in ("method", "task"):
         fields = settings_text(spec.pop(f"{kind}_fields"))
-        yield kind, f"{cell.spec[kind]}, version {spec.pop(f'{kind}_version')}: {fields or 'no fields'}"
+        yield (
+            kind,
+            f"{cell.spec[kind]}, version {spec.pop(f'{kind}_version')}: {fields or 'no fields'}",
+        )
     yield "training", settings_text(spec)
     for source, seeds in origin.sources.items():
         yield "code", source + (f", seeds {ranges(seeds)}" if len(origin.sources) > 1 else "")
     for name, environment in origin.environments.items():
-        yield f"on {name}", ", ".join(f"{part} {value}" if part != "machine" else value for part, value in summary(environment).items())
+        yield (
+            f"on {name}",
+            ", ".join(
+                f"{part} {value}" if part != "machine" else value
+                for part, value in summary(environment).items()
+            ),
+        )
 
 
 def _rows(origin: Origin) -> Iterator[tuple[str, ...]]:
     for made in origin.runs[:SHOWN]:
         run, score, file = made.run, made.score, made.checkpoint
         value = "-" if score is None else number(score.value, score.se)
-        yield run.key, str(run.seed), run.status.value, value, f"step {file.step:,}" if file else "-", made.environment or "-"
+        yield (
+            run.key,
+            str(run.seed),
+            run.status.value,
+            value,
+            f"step {file.step:,}" if file else "-",
+            made.environment or "-",
+        )
 
 
 def _afterwards(origin: Origin) -> Iterator[str]:
-    """What the table of runs has no room for: what was withdrawn, why runs failed, where environments differ."""
+    """What the table of runs has no room for: what was withdrawn, why runs failed, where
+    environments differ.
+    """
     from harness.analysis.origin import environments_differ
 
     for key, reason in origin.withdrawn.items():
@@ -150,7 +200,9 @@ def _pages(origin: Origin, workspace: Workspace) -> Iterator[str]:
     """Where MLflow shows the runs."""
     from harness.tracking.fresh import run_page
 
-    mirrored = [(made.run.seed, made.mlflow_run_id) for made in origin.runs[:SHOWN] if made.mlflow_run_id]
+    mirrored = [
+        (made.run.seed, made.mlflow_run_id) for made in origin.runs[:SHOWN] if made.mlflow_run_id
+    ]
     pages = [(seed, page) for seed, name in mirrored if (page := run_page(workspace, name))]
     if pages:
         yield "in MLflow:"
@@ -164,13 +216,18 @@ def _print_differences(found: Sequence[Origin]) -> None:
     out = console()
     differing = specs_differ(found)
     heading = ("differs in", *(origin.entry.cell for origin in found))
-    rows = [(address, *(_value(value) for value in values)) for address, values in differing.items()]
+    rows = [
+        (address, *(_value(value) for value in values)) for address, values in differing.items()
+    ]
     if rows:
         print_table(heading, rows)
     else:
         out.print("Their specifications differ in nothing.", markup=False)
     for address, values in environments_differ(found).items():
-        out.print(f"{address} differs: {', '.join(f'{name} {value}' for name, value in values.items())}", markup=False)
+        out.print(
+            f"{address} differs: {', '.join(f'{name} {value}' for name, value in values.items())}",
+            markup=False,
+        )
 
 
 def _value(value: Any) -> str:

@@ -25,7 +25,9 @@ class Quantity(click.ParamType):
         self.name = name
         self._units, self._examples, self._smallest = units, examples, smallest
 
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> float:
         """The number in the smallest unit."""
         match = re.fullmatch(r"([0-9]+(?:\.[0-9]+)?)([a-z]?)b?", str(value).strip().lower())
         if match is None or match[2] not in self._units:
@@ -36,8 +38,15 @@ class Quantity(click.ParamType):
         return number
 
 
-DURATION = Quantity("time", {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86400}, "90s, 15m or 2.5h", 1e-3)
-MEMORY = Quantity("size", {"": 1, "m": 2**20, "g": 2**30, "t": 2**40}, "1G or more: a worker needs as much to start", 2**30)
+DURATION = Quantity(
+    "time", {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86400}, "90s, 15m or 2.5h", 1e-3
+)
+MEMORY = Quantity(
+    "size",
+    {"": 1, "m": 2**20, "g": 2**30, "t": 2**40},
+    "1G or more: a worker needs as much to start",
+    2**30,
+)
 
 
 @dataclass(frozen=True)
@@ -66,7 +75,9 @@ class Work:
         if self.save_every is not None and not math.isfinite(self.save_every):
             raise UsageError("--save-every needs a number of seconds.")
         if sum((self.workers is not None, self.scheduler is not None, self.queue)) > 1:
-            raise UsageError("Give one of --workers (processes here), --scheduler (a Dask cluster) and --queue (leave it to bench worker).")
+            raise UsageError(
+                "Give one of --workers (processes here), --scheduler (a Dask cluster) and --queue (leave it to bench worker)."
+            )
         if self.memory_limit and not (self.workers or self.scheduler):
             raise UsageError("--memory-limit is a worker's: give --workers N too.")
         self.check_device()
@@ -100,7 +111,9 @@ class Work:
 
 
 plugins_option = click.option(
-    "--allow-plugins", is_flag=True, help="Run code that the database holds: whoever can write there can run code as you."
+    "--allow-plugins",
+    is_flag=True,
+    help="Run code that the database holds: whoever can write there can run code as you.",
 )
 SAVE_HELP = "Time between checkpoints. Without it: five seconds, or longer, so that they take under one percent of a run."
 
@@ -125,7 +138,13 @@ def work_options(command: Command) -> Command:
 
     @functools.wraps(command)
     def gathered(*arguments: Any, **typed: Any) -> Any:
-        work = Work(**{field.name: typed.pop(field.name) for field in dataclasses.fields(Work) if field.name in typed})
+        work = Work(
+            **{
+                field.name: typed.pop(field.name)
+                for field in dataclasses.fields(Work)
+                if field.name in typed
+            }
+        )
         work.check()
         return command(*arguments, work=work, **typed)
 

@@ -14,7 +14,13 @@ BROKEN = 3
 
 @click.command()
 @click.argument("name", metavar="NAME | module:Class | ./FILE.py:Class")
-@click.option("--seed", default=0, show_default=True, type=click.IntRange(0), help="Which random numbers to check with.")
+@click.option(
+    "--seed",
+    default=0,
+    show_default=True,
+    type=click.IntRange(0),
+    help="Which random numbers to check with.",
+)
 @json_option
 @click.pass_context
 def check(ctx: click.Context, name: str, seed: int, as_json: bool) -> None:
@@ -47,7 +53,11 @@ def check(ctx: click.Context, name: str, seed: int, as_json: bool) -> None:
         if as_json:
             print_json([{"check": result.name, "holds": result.holds, "detail": result.detail}])
         else:
-            out.print("holds  " if result.holds else "BROKEN ", style="green" if result.holds else "bold red", end="")
+            out.print(
+                "holds  " if result.holds else "BROKEN ",
+                style="green" if result.holds else "bold red",
+                end="",
+            )
             out.print(f"{result.name}: {result.detail}", markup=False)
     if not as_json:
         verdict = f"{broken} contracts are broken" if broken else "every contract holds"

@@ -30,7 +30,13 @@ SUFFIXES: dict[str, Format] = {
 
 @click.command()
 @selection
-@click.option("--metric", "metrics", multiple=True, metavar="NAME", help="A metric; repeat for more. Without it: each task's first one.")
+@click.option(
+    "--metric",
+    "metrics",
+    multiple=True,
+    metavar="NAME",
+    help="A metric; repeat for more. Without it: each task's first one.",
+)
 @click.option(
     "--interval",
     type=click.Choice(["se", "t", "bca"]),
@@ -38,11 +44,29 @@ SUFFIXES: dict[str, Format] = {
     show_default=True,
     help="Beside a mean: its standard error, Student's 95 % interval, or the bootstrap's.",
 )
-@click.option("--baseline", metavar="ROW", help="The row that others are tested against: vb. Without it: the best of each column.")
-@click.option("--differences", is_flag=True, help="Also print paired differences to the baseline, with intervals and p.")
-@click.option("--test", type=click.Choice(["t", "wilcoxon"]), default="t", show_default=True, help="How paired differences are tested.")
-@click.option("--ranks", is_flag=True, help="Also print mean ranks across tasks, and which of them differ.")
-@click.option("--costs/--no-costs", default=True, help="With what a run takes, and what tuning took.")
+@click.option(
+    "--baseline",
+    metavar="ROW",
+    help="The row that others are tested against: vb. Without it: the best of each column.",
+)
+@click.option(
+    "--differences",
+    is_flag=True,
+    help="Also print paired differences to the baseline, with intervals and p.",
+)
+@click.option(
+    "--test",
+    type=click.Choice(["t", "wilcoxon"]),
+    default="t",
+    show_default=True,
+    help="How paired differences are tested.",
+)
+@click.option(
+    "--ranks", is_flag=True, help="Also print mean ranks across tasks, and which of them differ."
+)
+@click.option(
+    "--costs/--no-costs", default=True, help="With what a run takes, and what tuning took."
+)
 @click.option(
     "--format",
     "format_",
@@ -50,7 +74,13 @@ SUFFIXES: dict[str, Format] = {
     metavar="FORMAT",
     help="table, markdown, latex, html, csv, json or parquet. Without it: what FILE ends in, or a table.",
 )
-@click.option("-o", "--output", type=click.Path(path_type=Path, dir_okay=False), metavar="FILE", help="Write there, whole or not at all.")
+@click.option(
+    "-o",
+    "--output",
+    type=click.Path(path_type=Path, dir_okay=False),
+    metavar="FILE",
+    help="Write there, whole or not at all.",
+)
 @json_option
 def compare(
     chosen: Selection,
@@ -84,9 +114,13 @@ def compare(
     style = Style(interval != "se", differences or baseline is not None, costs)
     written = "json" if as_json else chosen_format(format_, output)
     if ranks and written in ("csv", "parquet"):
-        raise UsageError(f"{written} holds one record an entry, and no ranks. Leave --ranks out, or write json.")
+        raise UsageError(
+            f"{written} holds one record an entry, and no ranks. Leave --ranks out, or write json."
+        )
     if ranks and len(metrics) > 1:
-        raise UsageError("Ranks are of one metric: two of a task are not two tasks. Give --metric once.")
+        raise UsageError(
+            "Ranks are of one metric: two of a task are not two tasks. Give --metric once."
+        )
     with opened("compare") as store:
         sample = drawn(store, chosen)
         if costs or written in ("csv", "json", "parquet"):
@@ -96,7 +130,10 @@ def compare(
             print_json(_records(tables, sample, ranks))
         elif written == "table" and output is None:
             show(_grids(tables, style, ranks))
-            say(f"Next: {_example(tables[0])}, or bench why CELL with a cell of bench compare --json", err=True)
+            say(
+                f"Next: {_example(tables[0])}, or bench why CELL with a cell of bench compare --json",
+                err=True,
+            )
         else:
             write_out(_rendered(tables, sample, written, style, ranks), output)
 
@@ -111,14 +148,20 @@ def made(sample: Sample, options: Options) -> list[Table]:
 
     tables = compared(sample, options)
     if not tables:
-        raise UsageError(f"None of these runs has the metric '{', '.join(options.metrics)}'. What a run has: bench show KEY")
+        raise UsageError(
+            f"None of these runs has the metric '{', '.join(options.metrics)}'. What a run has: bench show KEY"
+        )
     return tables
 
 
 def _example(table: Table) -> str:
     """The command that explains a number of the table."""
     line = table.lines[0]
-    column = next(column for column, entry in zip(table.columns, line.entries, strict=True) if entry is not None)
+    column = next(
+        column
+        for column, entry in zip(table.columns, line.entries, strict=True)
+        if entry is not None
+    )
     return shlex.join(["bench", "why", "-m", line.row.method, "-t", column])
 
 
@@ -131,7 +174,9 @@ def chosen_format(format_: Format | None, output: Path | None) -> Format:
     if output is None:
         return "table"
     if output.suffix.lower() not in SUFFIXES:
-        raise UsageError(f"What shall {output.name} be? Give it an ending ({', '.join(SUFFIXES)}), or say --format.")
+        raise UsageError(
+            f"What shall {output.name} be? Give it an ending ({', '.join(SUFFIXES)}), or say --format."
+        )
     return SUFFIXES[output.suffix.lower()]
 
 
@@ -146,32 +191,50 @@ def _ranking(tables: Sequence[Table]) -> Ranking:
     from harness.analysis.ranks import across
 
     if not any(table.metric.better for table in tables):
-        raise UsageError(f"'{tables[0].metric.name}' has no better end: it explains, and does not rank. Give another --metric.")
+        raise UsageError(
+            f"'{tables[0].metric.name}' has no better end: it explains, and does not rank. Give another --metric."
+        )
     ranking = across(tables)
     if ranking is None:
-        raise UsageError("No two rows stand in every column: there is nothing to rank. Pick fewer with -t, --protocol or --study.")
+        raise UsageError(
+            "No two rows stand in every column: there is nothing to rank. Pick fewer with -t, --protocol or --study."
+        )
     return ranking
 
 
 def _records(tables: Sequence[Table], sample: Sample, ranks: bool) -> list[dict[str, Any]]:
     from harness.analysis.formats import records
 
-    return records(tables, sample) + ([{"ranking": ranking_record(_ranking(tables))}] if ranks else [])
+    return records(tables, sample) + (
+        [{"ranking": ranking_record(_ranking(tables))}] if ranks else []
+    )
 
 
 def ranking_record(ranking: Ranking) -> dict[str, Any]:
     """A ranking as JSON."""
-    plain = {name: None if isinstance(value, float) and value != value else value for name, value in vars(ranking).items()}
+    plain = {
+        name: None if isinstance(value, float) and value != value else value
+        for name, value in vars(ranking).items()
+    }
     return plain | {"cliques": ranking.cliques}
 
 
-def _rendered(tables: Sequence[Table], sample: Sample, chosen: Format, style: Style, ranks: bool) -> bytes:
+def _rendered(
+    tables: Sequence[Table], sample: Sample, chosen: Format, style: Style, ranks: bool
+) -> bytes:
     """What is written, in every format."""
     from harness.analysis import formats
 
     if chosen == "json":
         return (
-            json.dumps({"schema_version": formats.SCHEMA_VERSION, "records": _records(tables, sample, ranks)}, indent=1) + "\n"
+            json.dumps(
+                {
+                    "schema_version": formats.SCHEMA_VERSION,
+                    "records": _records(tables, sample, ranks),
+                },
+                indent=1,
+            )
+            + "\n"
         ).encode()
     if chosen == "csv":
         return formats.csv_text(formats.records(tables, sample)).encode()
@@ -180,4 +243,6 @@ def _rendered(tables: Sequence[Table], sample: Sample, chosen: Format, style: St
     found = _grids(tables, style, ranks)
     if chosen == "table":
         return plain_text(found).encode()
-    return {"markdown": formats.markdown, "latex": formats.latex, "html": formats.html}[chosen](found).encode()
+    return {"markdown": formats.markdown, "latex": formats.latex, "html": formats.html}[chosen](
+        found
+    ).encode()

@@ -36,10 +36,18 @@ def data() -> None:
 @data.command()
 @click.argument("name")
 @data_option
-@click.option("--mirror", "mirrors", multiple=True, metavar="URL", help="Where the files are served. Repeat for more, tried in turn.")
+@click.option(
+    "--mirror",
+    "mirrors",
+    multiple=True,
+    metavar="URL",
+    help="Where the files are served. Repeat for more, tried in turn.",
+)
 @click.option("--force", is_flag=True, help="Replace files that are there and wrong.")
 @json_option
-def fetch(name: str, folder: Path | None, mirrors: Sequence[str], force: bool, as_json: bool) -> None:
+def fetch(
+    name: str, folder: Path | None, mirrors: Sequence[str], force: bool, as_json: bool
+) -> None:
     """Download what is missing of a data set: mnist or fashion.
 
     The sha256 of every file is compared. Files that are there and right stay as they are.
@@ -88,11 +96,16 @@ def verify(ctx: click.Context, name: str | None, folder: Path | None, as_json: b
     faulty = [
         item
         for item in checked
-        if item.state == "wrong" or (item.state == "missing" and item.file.needed and item.file.data_set in expected)
+        if item.state == "wrong"
+        or (item.state == "missing" and item.file.needed and item.file.data_set in expected)
     ]
     for known in dict.fromkeys(item.file.data_set for item in faulty):
         where = f" --data {folder}" if folder else ""
-        force = " --force" if any(item.state == "wrong" for item in faulty if item.file.data_set == known) else ""
+        force = (
+            " --force"
+            if any(item.state == "wrong" for item in faulty if item.file.data_set == known)
+            else ""
+        )
         say(f"To mend it: bench data fetch {known}{where}{force}", err=True)
     ctx.exit(NOT_ALL_RIGHT if faulty else 0)
 
@@ -121,11 +134,22 @@ def listing(folder: Path | None, as_json: bool) -> None:
         folders = places(known, folder)
         found = [path for file in known.files if (path := look(file, folders))]
         if as_json:
-            lines = {"data_set": known.name, "title": known.title, "files": len(known.files), "found": [str(path) for path in found]}
-            print_json([lines | {"looked_in": [str(place) for place in folders], "mirrors": known.mirrors}])
+            lines = {
+                "data_set": known.name,
+                "title": known.title,
+                "files": len(known.files),
+                "found": [str(path) for path in found],
+            }
+            print_json(
+                [lines | {"looked_in": [str(place) for place in folders], "mirrors": known.mirrors}]
+            )
             continue
         where = " and ".join(dict.fromkeys(str(path.parent) for path in found))
-        state = f"{len(found)} of {len(known.files)} files in {where}" if found else f"not here; to have it: bench data fetch {known.name}"
+        state = (
+            f"{len(found)} of {len(known.files)} files in {where}"
+            if found
+            else f"not here; to have it: bench data fetch {known.name}"
+        )
         say(f"{known.name:<8} {known.title}: {state}")
 
 
@@ -171,11 +195,18 @@ class _Bars(_Lines):
 
     def __init__(self) -> None:
         super().__init__()
-        from rich.progress import BarColumn, DownloadColumn, TimeRemainingColumn, TransferSpeedColumn
+        from rich.progress import (
+            BarColumn,
+            DownloadColumn,
+            TimeRemainingColumn,
+            TransferSpeedColumn,
+        )
 
         from harness.cli._terminal import bars
 
-        self._bars = bars(BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn())
+        self._bars = bars(
+            BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn()
+        )
         self._task: Any = None
         self._bars.start()
 

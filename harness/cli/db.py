@@ -39,7 +39,11 @@ def info(as_json: bool) -> None:
         print_json([known])
         return
     for name, value in known.items():
-        shown = ", ".join(f"{count} {status}" for status, count in value.items()) or "none" if isinstance(value, dict) else value
+        shown = (
+            ", ".join(f"{count} {status}" for status, count in value.items()) or "none"
+            if isinstance(value, dict)
+            else value
+        )
         say(f"{name:<10} {shown}")
 
 
@@ -64,7 +68,12 @@ def upgrade() -> None:
 
 
 @db.command()
-@click.option("-o", "--output", type=click.Path(path_type=Path), help="The file to write; one with the date where none is given.")
+@click.option(
+    "-o",
+    "--output",
+    type=click.Path(path_type=Path),
+    help="The file to write; one with the date where none is given.",
+)
 def backup(output: Path | None) -> None:
     """Copy the database, also while runs are at work.
 
@@ -76,13 +85,17 @@ def backup(output: Path | None) -> None:
 
 
 def backup_file(workspace: Workspace, output: Path | None) -> Path:
-    """Copy the database to `output`, or to a name with the date that no other backup has; returns where it is."""
+    """Copy the database to `output`, or to a name with the date that no other backup has; returns
+    where it is.
+    """
     from harness.store.upgrade import backup as copy
 
     if output is not None and output.exists():
         raise UsageError(f"{output} exists already. Give a backup a name of its own.")
     stem = time.strftime("bench-%Y%m%d-%H%M%S", time.gmtime())
     names = itertools.chain([stem], (f"{stem}-{number}" for number in itertools.count(2)))
-    target = output or next(path for name in names if not (path := workspace.home / f"{name}.db").exists())
+    target = output or next(
+        path for name in names if not (path := workspace.home / f"{name}.db").exists()
+    )
     copy(workspace.database_url, target)
     return target

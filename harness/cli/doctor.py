@@ -18,11 +18,14 @@ FAULTS_LEFT = 3
 
 
 @click.command()
-@click.option("--repair", is_flag=True, help="Mend what can be mended, after a backup of the database.")
+@click.option(
+    "--repair", is_flag=True, help="Mend what can be mended, after a backup of the database."
+)
 @json_option
 @click.pass_context
 def doctor(ctx: click.Context, repair: bool, as_json: bool) -> None:
-    """Look for an old schema, edited rows, abandoned claims, damaged, missing or orphan files, an MLflow that is behind, wrong data sets.
+    """Look for an old schema, edited rows, abandoned claims, damaged, missing or orphan files, an
+    MLflow that is behind, wrong data sets.
 
     Nothing is changed without --repair. Exit status 3 when faults are left.
 
@@ -50,7 +53,9 @@ def doctor(ctx: click.Context, repair: bool, as_json: bool) -> None:
     ctx.exit(FAULTS_LEFT if any(line["state"] != "mended" for line in lines) else 0)
 
 
-def _treated(findings: Sequence[Finding], workspace: Workspace, repair: bool) -> list[dict[str, Any]]:
+def _treated(
+    findings: Sequence[Finding], workspace: Workspace, repair: bool
+) -> list[dict[str, Any]]:
     """What is said of each; mended, after a backup, where that was asked for."""
     if findings and repair:
         _back_up(workspace)
@@ -58,7 +63,12 @@ def _treated(findings: Sequence[Finding], workspace: Workspace, repair: bool) ->
 
 
 def _line(finding: Finding) -> dict[str, Any]:
-    return {"kind": finding.kind, "fault": finding.text, "advice": finding.advice, "state": "lost" if finding.lost else "found"}
+    return {
+        "kind": finding.kind,
+        "fault": finding.text,
+        "advice": finding.advice,
+        "state": "lost" if finding.lost else "found",
+    }
 
 
 def _mended(finding: Finding) -> dict[str, Any]:
@@ -77,7 +87,10 @@ def _print(lines: list[dict[str, Any]], repair: bool) -> None:
     if not lines:
         say("Nothing is wrong here.")
     elif not repair:
-        say(f"{plural(len(lines), 'fault')}. To mend what can be mended: bench doctor --repair", err=True)
+        say(
+            f"{plural(len(lines), 'fault')}. To mend what can be mended: bench doctor --repair",
+            err=True,
+        )
 
 
 def _back_up(workspace: Workspace) -> None:

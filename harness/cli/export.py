@@ -1,4 +1,6 @@
-"""`bench export`: results out of a workspace, as tables to analyse or as a bundle for another workspace."""
+"""`bench export`: results out of a workspace, as tables to analyse or as a bundle for another
+workspace.
+"""
 
 from __future__ import annotations
 
@@ -24,8 +26,20 @@ PAGE = 100
 
 @click.command()
 @click.argument("keys", nargs=-1, metavar="[KEY]...")
-@click.option("-o", "--output", type=click.Path(path_type=Path, dir_okay=False), metavar="FILE", help="Write there, whole or not at all.")
-@click.option("--what", type=click.Choice(["runs", "metrics", "curves"]), default="runs", show_default=True, help="What a row is.")
+@click.option(
+    "-o",
+    "--output",
+    type=click.Path(path_type=Path, dir_okay=False),
+    metavar="FILE",
+    help="Write there, whole or not at all.",
+)
+@click.option(
+    "--what",
+    type=click.Choice(["runs", "metrics", "curves"]),
+    default="runs",
+    show_default=True,
+    help="What a row is.",
+)
 @click.option(
     "--format",
     "format_",
@@ -33,9 +47,20 @@ PAGE = 100
     metavar="FORMAT",
     help="csv, jsonl or parquet. Without it: what FILE ends in.",
 )
-@click.option("--bundle", type=click.Path(path_type=Path), metavar="FILE", help="Write a bundle instead; there must be no such file.")
+@click.option(
+    "--bundle",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="Write a bundle instead; there must be no such file.",
+)
 @selection
-@click.option("--status", "statuses", multiple=True, metavar="STATUS", help="Of this status only: done, diverged, ... Repeat for more.")
+@click.option(
+    "--status",
+    "statuses",
+    multiple=True,
+    metavar="STATUS",
+    help="Of this status only: done, diverged, ... Repeat for more.",
+)
 @json_option
 def export(
     keys: Sequence[str],
@@ -47,13 +72,16 @@ def export(
     statuses: Sequence[str],
     as_json: bool,
 ) -> None:
-    """Write results to a file: a table to analyse, or a bundle for `bench import` in another workspace.
+    """Write results to a file: a table to analyse, or a bundle for `bench import` in another
+    workspace.
 
-    A table has all runs, whatever became of them: a row a run with its metrics, costs, versions and settings, or with --what
-    a row a run and metric, or a row a run, metric and step. docs/results.md explains the columns. Without FILE it is printed.
+    A table has all runs, whatever became of them: a row a run with its metrics, costs, versions and
+    settings, or with --what a row a run and metric, or a row a run, metric and step.
+    docs/results.md explains the columns. Without FILE it is printed.
 
-    A bundle holds the specs, metrics, curves, history, plans, environments, last checkpoints and pictures of finished runs. The
-    same runs give the same file, to the byte. A run is named by its key or the first digits of it; without names all are written.
+    A bundle holds the specs, metrics, curves, history, plans, environments, last checkpoints and
+    pictures of finished runs. The same runs give the same file, to the byte. A run is named by its
+    key or the first digits of it; without names all are written.
 
     \b
     Examples:
@@ -66,7 +94,9 @@ def export(
         raise UsageError("A bundle is no table: leave out -o, --what and --format, or --bundle.")
     for key in keys:
         if Path(key).suffix in SUFFIXES:
-            raise UsageError(f"'{key}' is no run's key. To write a file of that name: bench export -o {key}")
+            raise UsageError(
+                f"'{key}' is no run's key. To write a file of that name: bench export -o {key}"
+            )
     written = "" if bundle else _format("jsonl" if as_json else format_, output)
     with opened("export") as store:
         rows = [run_of(store, key) for key in dict.fromkeys(keys)]
@@ -88,11 +118,15 @@ def _format(given: str | None, output: Path | None) -> str:
             "Say what to write: a table with -o FILE.csv (.jsonl, .parquet) or --format csv to print it, or bench export --bundle FILE."
         )
     if output.suffix.lower() not in SUFFIXES:
-        raise UsageError(f"What shall {output.name} be? Give it an ending ({', '.join(SUFFIXES)}), or say --format.")
+        raise UsageError(
+            f"What shall {output.name} be? Give it an ending ({', '.join(SUFFIXES)}), or say --format."
+        )
     return SUFFIXES[output.suffix.lower()]
 
 
-def _write_table(store: ResultStore, choice: Choice, what: str, written: str, output: Path | None) -> None:
+def _write_table(
+    store: ResultStore, choice: Choice, what: str, written: str, output: Path | None
+) -> None:
     from harness.analysis.export_files import FORMATS
     from harness.analysis.export_selection import choose_some
     from harness.analysis.export_tables import TABLES
@@ -107,7 +141,9 @@ def _write_table(store: ResultStore, choice: Choice, what: str, written: str, ou
         say(f"{chosen}. What the columns mean: docs/results.md", err=True)
 
 
-def _write_bundle(store: ResultStore, rows: Sequence[RunRow], choice: Choice, bundle: Path, as_json: bool) -> None:
+def _write_bundle(
+    store: ResultStore, rows: Sequence[RunRow], choice: Choice, bundle: Path, as_json: bool
+) -> None:
     from harness.analysis.export_selection import choose
     from harness.base.spec import TERMINAL
     from harness.execution.bundle import write
@@ -115,7 +151,9 @@ def _write_bundle(store: ResultStore, rows: Sequence[RunRow], choice: Choice, bu
     for row in rows:
         if row.status not in TERMINAL:
             raise UsageError(f"Run {row.key} is {row.status}. Only finished runs can be exported.")
-    finished = dataclasses.replace(choice, statuses=TERMINAL.intersection(choice.statuses or TERMINAL))
+    finished = dataclasses.replace(
+        choice, statuses=TERMINAL.intersection(choice.statuses or TERMINAL)
+    )
     with store.snapshot() as snapshot:
         found = choose(snapshot, finished).keys
         withdrawn = snapshot.withdrawn(found)
@@ -123,8 +161,12 @@ def _write_bundle(store: ResultStore, rows: Sequence[RunRow], choice: Choice, bu
         say(f"{plural(len(withdrawn), 'withdrawn run')} left out.", err=True)
     keys = sorted(key for key in found if key not in withdrawn)
     lines: list[dict[str, Any]] = []
-    for key, missing, fault in watched(write(bundle, Workspace.current(), _results(store, keys)), len(keys), "Writing"):
-        lines.append({"key": key, "outcome": "left out" if fault else "exported", "missing": missing})
+    for key, missing, fault in watched(
+        write(bundle, Workspace.current(), _results(store, keys)), len(keys), "Writing"
+    ):
+        lines.append(
+            {"key": key, "outcome": "left out" if fault else "exported", "missing": missing}
+        )
         if fault:
             say(f"Run {key} is left out: {fault}.", err=True)
     written = sum(line["outcome"] == "exported" for line in lines)
@@ -134,7 +176,10 @@ def _write_bundle(store: ResultStore, rows: Sequence[RunRow], choice: Choice, bu
     else:
         say(f"Wrote {plural(written, 'run')} to {bundle} ({bundle.stat().st_size:,} bytes).")
     if incomplete:
-        say(f"{plural(incomplete, 'run')} went without files that are missing or damaged here. See: bench doctor.", err=True)
+        say(
+            f"{plural(incomplete, 'run')} went without files that are missing or damaged here. See: bench doctor.",
+            err=True,
+        )
 
 
 def _results(store: ResultStore, keys: Sequence[str]) -> Iterator[Result]:

@@ -29,11 +29,20 @@ class Condition(click.ParamType):
 
     name = "condition"
 
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Callable[[int], bool]:
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> Callable[[int], bool]:
         """A test of a version."""
-        parts = [re.fullmatch(r"(<=|>=|==|!=|<|>)\s*(\d{1,9})", part.strip()) for part in str(value).split(",")]
+        parts = [
+            re.fullmatch(r"(<=|>=|==|!=|<|>)\s*(\d{1,9})", part.strip())
+            for part in str(value).split(",")
+        ]
         if not all(parts):
-            self.fail(f"'{value}' is no condition on versions, which are whole numbers. Write '<2', '==1' or '>=2,<4'.", param, ctx)
+            self.fail(
+                f"'{value}' is no condition on versions, which are whole numbers. Write '<2', '==1' or '>=2,<4'.",
+                param,
+                ctx,
+            )
         tests = [(COMPARED[part[1]], int(part[2])) for part in parts if part]
         return lambda version: all(fits(version, bound) for fits, bound in tests)
 
@@ -41,8 +50,18 @@ class Condition(click.ParamType):
 @click.command()
 @click.argument("keys", nargs=-1, metavar="[KEY]...")
 @pattern_options
-@click.option("--version", type=Condition(), metavar="CONDITION", help="Made by these versions of the method only: '<2'.")
-@click.option("--task-version", type=Condition(), metavar="CONDITION", help="On these versions of the task only: '<2'.")
+@click.option(
+    "--version",
+    type=Condition(),
+    metavar="CONDITION",
+    help="Made by these versions of the method only: '<2'.",
+)
+@click.option(
+    "--task-version",
+    type=Condition(),
+    metavar="CONDITION",
+    help="On these versions of the task only: '<2'.",
+)
 @click.option("--reason", metavar="TEXT", help="Why they do not stand, in one line: tables say so.")
 @click.option("--lift", is_flag=True, help="Take marks back: these results stand after all.")
 @click.option("--dry-run", is_flag=True, help="Print what would be marked; write nothing.")
@@ -70,7 +89,9 @@ def invalidate(
       bench invalidate 3f9c2a --reason "the machine's memory was faulty"
     """  # fmt: skip
     if not (keys or methods or tasks or version or task_version):
-        raise UsageError("Say which results: a KEY, -m METHOD, -t TASK or --version CONDITION. What there is: bench list runs")
+        raise UsageError(
+            "Say which results: a KEY, -m METHOD, -t TASK or --version CONDITION. What there is: bench list runs"
+        )
     said = _checked(reason, lift)
     workspace = Workspace.current()
     store = open_store(workspace)
@@ -81,7 +102,11 @@ def invalidate(
         before = store.errata.reasons([run.key for _, run in found])
         chosen = [(cell, run) for cell, run in found if (run.key in before) == lift]
         if not chosen:
-            already = f" that is {'' if lift else 'not '}withdrawn ({plural(len(found), 'other one')} fit)" if found else ""
+            already = (
+                f" that is {'' if lift else 'not '}withdrawn ({plural(len(found), 'other one')} fit)"
+                if found
+                else ""
+            )
             raise UsageError(f"No ended run fits{already}. What there is: bench list runs")
         if not dry_run:
             changed = [run.key for _, run in chosen]
@@ -103,7 +128,9 @@ def _checked(reason: str | None, lift: bool) -> str:
         return ""
     said = " ".join((reason or "").split())
     if not said:
-        raise UsageError('Say why, for whoever reads the tables: --reason "log-determinant counted twice".')
+        raise UsageError(
+            'Say why, for whoever reads the tables: --reason "log-determinant counted twice".'
+        )
     if not said.isprintable() or len(said) > 500:
         raise UsageError("--reason is one line of at most 500 printable characters.")
     return said
@@ -136,14 +163,27 @@ def _ended(
             yield cells[run.cell], run
 
 
-def _tell(chosen: Sequence[tuple[CellRow, Replicate]], reason: str, lift: bool, dry_run: bool, as_json: bool) -> None:
+def _tell(
+    chosen: Sequence[tuple[CellRow, Replicate]],
+    reason: str,
+    lift: bool,
+    dry_run: bool,
+    as_json: bool,
+) -> None:
     from harness.base.spec import settings_text
     from harness.plan.grid import ranges
 
     outcome = ("would be " if dry_run else "") + ("lifted" if lift else "withdrawn")
     if as_json:
         print_json(
-            {"key": run.key, "method": cell.method, "task": cell.task_label, "seed": run.seed, "outcome": outcome, "reason": reason or None}
+            {
+                "key": run.key,
+                "method": cell.method,
+                "task": cell.task_label,
+                "seed": run.seed,
+                "outcome": outcome,
+                "reason": reason or None,
+            }
             for cell, run in chosen
         )
         return
@@ -160,4 +200,7 @@ def _tell(chosen: Sequence[tuple[CellRow, Replicate]], reason: str, lift: bool, 
     marks = "marks" if lift else "results"
     say(f"{plural(len(chosen), 'result')} {outcome}{f': {reason}' if reason else ''}.")
     if not dry_run and not lift:
-        say(f"Next: the commands that made these {marks} make them anew; bench invalidate --lift takes this back", err=True)
+        say(
+            f"Next: the commands that made these {marks} make them anew; bench invalidate --lift takes this back",
+            err=True,
+        )

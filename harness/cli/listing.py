@@ -9,7 +9,16 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from harness.base.workspace import Workspace
-from harness.cli._options import console, duration, json_option, number, open_store, plural, print_json, say
+from harness.cli._options import (
+    console,
+    duration,
+    json_option,
+    number,
+    open_store,
+    plural,
+    print_json,
+    say,
+)
 
 if TYPE_CHECKING:
     from harness.plan.registry import Kind
@@ -48,7 +57,9 @@ def print_studies(as_json: bool) -> None:
     console(stderr=True).print(f"More of one: bench study show {next(iter(rows), 'NAME')}")
 
 
-def print_table(columns: Sequence[str], rows: Iterable[tuple[str, ...]], left: int | None = None) -> None:
+def print_table(
+    columns: Sequence[str], rows: Iterable[tuple[str, ...]], left: int | None = None
+) -> None:
     """A table on stdout; columns behind the first `left` are numbers."""
     from rich import box
     from rich.table import Table
@@ -98,12 +109,24 @@ def studies(as_json: bool) -> None:
 
 
 @listing.command()
-@click.option("-n", "--limit", default=50, show_default=True, type=click.IntRange(1), help="How many, the newest first.")
+@click.option(
+    "-n",
+    "--limit",
+    default=50,
+    show_default=True,
+    type=click.IntRange(1),
+    help="How many, the newest first.",
+)
 @click.option("-m", "--method", help="Of one method only.")
 @click.option("-t", "--task", help="Of one task only: gaussian-400.")
-@click.option("--status", help="Of one status only: done, diverged, running, queued, interrupted, timeout, failed, pruned.")
+@click.option(
+    "--status",
+    help="Of one status only: done, diverged, running, queued, interrupted, timeout, failed, pruned.",
+)
 @json_option
-def runs(limit: int, method: str | None, task: str | None, status: str | None, as_json: bool) -> None:
+def runs(
+    limit: int, method: str | None, task: str | None, status: str | None, as_json: bool
+) -> None:
     """The newest runs of this workspace.
 
     \b
@@ -126,10 +149,16 @@ def runs(limit: int, method: str | None, task: str | None, status: str | None, a
         withdrawn = store.errata.reasons([row.key for row in found])
         total = sum(store.count().values())
     if as_json:
-        print_json(described(row, metrics.get(row.key, {})) | {"withdrawn": withdrawn.get(row.key)} for row in found)
+        print_json(
+            described(row, metrics.get(row.key, {})) | {"withdrawn": withdrawn.get(row.key)}
+            for row in found
+        )
         return
     columns = ("key", "method", "settings", "task", "seed", "status", "step", "elbo", "time", "age")
-    rows = (_run_row(described(row, metrics.get(row.key, {})), row.created_at, row.key in withdrawn) for row in found)
+    rows = (
+        _run_row(described(row, metrics.get(row.key, {})), row.created_at, row.key in withdrawn)
+        for row in found
+    )
     print_table(columns, rows)
     hint = "One of them in full: bench show KEY" if found else "None of them fits."
     console(stderr=True).print(f"{len(found)} of {plural(total, 'run')}. {hint}")

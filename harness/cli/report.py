@@ -31,11 +31,19 @@ if TYPE_CHECKING:
     help="Where the page is written.",
 )
 @selection
-@click.option("--title", default="Benchmark report", show_default=True, metavar="TEXT", help="The page's title.")
+@click.option(
+    "--title",
+    default="Benchmark report",
+    show_default=True,
+    metavar="TEXT",
+    help="The page's title.",
+)
 def report(output: Path, chosen: Selection, title: str) -> None:
-    """Write all results as one HTML page: figures, tables, failures, tuning, and the runs behind every number.
+    """Write all results as one HTML page: figures, tables, failures, tuning, and the runs behind
+    every number.
 
-    The page needs no other file and no network. It shows stored runs; none are made. The same database gives the same bytes.
+    The page needs no other file and no network. It shows stored runs; none are made. The same
+    database gives the same bytes.
 
     \b
     Example:
@@ -65,11 +73,22 @@ def _tables(sample: Sample, ranking: Ranking | None) -> list[tuple[str, str]]:
     from harness.analysis.formats.grid import Style, grids, rank_grid
     from harness.analysis.tables import Options, compare
 
-    names = dict.fromkeys(name for group in sample.groups for name in group.cell.description.headline)
-    found = compare(sample, Options(metrics=tuple(name for name in names if name in sample.metrics.names)))
-    by_metric = {table.metric.name: [one for one in found if one.metric == table.metric] for table in found}
+    names = dict.fromkeys(
+        name for group in sample.groups for name in group.cell.description.headline
+    )
+    found = compare(
+        sample, Options(metrics=tuple(name for name in names if name in sample.metrics.names))
+    )
+    by_metric = {
+        table.metric.name: [one for one in found if one.metric == table.metric] for table in found
+    }
     tables = [
-        (name, html([grid for table in same for grid in grids(table, Style(brackets=True))], page=False))
+        (
+            name,
+            html(
+                [grid for table in same for grid in grids(table, Style(brackets=True))], page=False
+            ),
+        )
         for name, same in by_metric.items()
     ]
     return tables + ([("Ranks", html([rank_grid(ranking)], page=False))] if ranking else [])
@@ -86,11 +105,17 @@ def _published(store: ResultStore, sample: Sample) -> list[tuple[str, str]]:
     from harness.plan.studies import runs_of
 
     runs, tasks = cache(runs_of), {group.cell.task_label for group in sample.groups}
-    judged = [value for name in references.sources() for value in judge(store, references.load(name), runs, tasks)]
+    judged = [
+        value
+        for name in references.sources()
+        for value in judge(store, references.load(name), runs, tasks)
+    ]
     return [(grid.title, html([grid], page=False)) for grid in published_grids(judged)]
 
 
-def _tuning(workspace: Workspace, store: ResultStore, verdicts: Sequence[Verdict], chosen: Selection) -> list[Section]:
+def _tuning(
+    workspace: Workspace, store: ResultStore, verdicts: Sequence[Verdict], chosen: Selection
+) -> list[Section]:
     """A section for each search that has trials and is picked."""
     from harness.plan.grid import picked
 
@@ -98,10 +123,16 @@ def _tuning(workspace: Workspace, store: ResultStore, verdicts: Sequence[Verdict
     for verdict in verdicts:
         search = verdict.search
         methods = search.method, search.plugins[0].name
-        if verdict.trials and picked(chosen.methods, methods, {}) and picked(chosen.tasks, (search.task,), {}):
+        if (
+            verdict.trials
+            and picked(chosen.methods, methods, {})
+            and picked(chosen.tasks, (search.task,), {})
+        ):
             from harness.report.tuning import section
             from harness.tuning.log import read_log
 
             with read_log(workspace.study_url, search) as log:
-                found += [section(log.measured_study(verdict.trials), verdict, store)] if log else []
+                found += (
+                    [section(log.measured_study(verdict.trials), verdict, store)] if log else []
+                )
     return found

@@ -34,11 +34,16 @@ def rm(keys: Sequence[str], yes: bool) -> None:
     with store:
         rows = [run_of(store, prefix) for prefix in dict.fromkeys(keys)]
         if not yes:
-            names = ", ".join(f"{row.key} ({row.method} on {row.task_label}, seed {row.seed}, {row.status})" for row in rows)
+            names = ", ".join(
+                f"{row.key} ({row.method} on {row.task_label}, seed {row.seed}, {row.status})"
+                for row in rows
+            )
             click.confirm(f"Remove {names}?", abort=True, err=True)
         remove_files(workspace, store, store.delete([row.key for row in rows]))
         mirrored = {row.mlflow_run_id: row.key for row in rows if row.mlflow_run_id}
         left = tracking.delete_copies(workspace, store, mirrored) if mirrored else None
     say(f"Removed {plural(len(rows), 'run')}.")
     if left:
-        say(f"MLflow still shows them ({left}); bench doctor --repair removes them there.", err=True)
+        say(
+            f"MLflow still shows them ({left}); bench doctor --repair removes them there.", err=True
+        )

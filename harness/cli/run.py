@@ -18,9 +18,15 @@ if TYPE_CHECKING:
 
 @click.command()
 @matrix_options
-@click.option("--preset", metavar="STUDY", help="Take the winner's settings of a tuning study; the seeds must not be those it tuned on.")
+@click.option(
+    "--preset",
+    metavar="STUDY",
+    help="Take the winner's settings of a tuning study; the seeds must not be those it tuned on.",
+)
 @work_options
-@click.option("--dry-run", is_flag=True, help="Print the resolved runs and their keys; run and write nothing.")
+@click.option(
+    "--dry-run", is_flag=True, help="Print the resolved runs and their keys; run and write nothing."
+)
 @json_option
 @click.pass_context
 def run(
@@ -37,9 +43,9 @@ def run(
 ) -> None:
     """Train and score methods on tasks.
 
-    Each method, task, setting and seed is one run. A finished run is a hit and costs nothing; an interrupted one goes on
-    from its last checkpoint. Results go to stdout, progress to stderr. Exit status: 0 all done, 2 bad usage, 3 some runs
-    did not end done, 130 interrupted.
+    Each method, task, setting and seed is one run. A finished run is a hit and costs nothing; an
+    interrupted one goes on from its last checkpoint. Results go to stdout, progress to stderr. Exit
+    status: 0 all done, 2 bad usage, 3 some runs did not end done, 130 interrupted.
 
     \b
     Example:
@@ -81,9 +87,25 @@ def print_plan(runs: list[NewRun], as_json: bool) -> None:
     from harness.base.spec import settings_text
     from harness.cli._options import console
 
-    table = Table("key", "method", "task", "seed", "settings", title=f"{plural(len(runs), 'run')} would be made", title_justify="left")
+    table = Table(
+        "key",
+        "method",
+        "task",
+        "seed",
+        "settings",
+        title=f"{plural(len(runs), 'run')} would be made",
+        title_justify="left",
+    )
     for plan in plans:
-        table.add_row(plan["key"], plan["method"], plan["task"], str(plan["seed"]), settings_text(plan["settings"]))
+        table.add_row(
+            plan["key"],
+            plan["method"],
+            plan["task"],
+            str(plan["seed"]),
+            settings_text(plan["settings"]),
+        )
     console().print(table)
     first: RunSpec = runs[0].spec
-    console().print(f"Protocol of the first: {', '.join(f'{name}={value}' for name, value in first.protocol().model_dump().items())}")
+    console().print(
+        f"Protocol of the first: {', '.join(f'{name}={value}' for name, value in first.protocol().model_dump().items())}"
+    )

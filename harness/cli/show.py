@@ -17,6 +17,8 @@ from harness.base.workspace import Workspace
 from harness.cli._options import console, duration, json_option, number, open_store, print_json, say
 
 if TYPE_CHECKING:
+    from rich.console import Console
+
     from harness.plan.registry import Found, Kind
     from harness.store import ResultStore, RunRow
 
@@ -26,13 +28,20 @@ BARS = "▁▂▃▄▅▆▇█"
 
 @click.command()
 @click.argument("name", metavar="NAME-or-KEY")
-@click.option("--pictures", "folder", metavar="DIR", type=click.Path(path_type=Path, file_okay=False), help="Copy a run's pictures there.")
+@click.option(
+    "--pictures",
+    "folder",
+    metavar="DIR",
+    type=click.Path(path_type=Path, file_okay=False),
+    help="Copy a run's pictures there.",
+)
 @json_option
 def show(name: str, folder: Path | None, as_json: bool) -> None:
     """Show a method, a task or a stored run.
 
-    A run is named by its key or the first digits of it. Its pictures are PNG files: its learning curves, and where the task is
-    one of images, samples, reconstructions, the way of the latents and what lies between two of them.
+    A run is named by its key or the first digits of it. Its pictures are PNG files: its learning
+    curves, and where the task is one of images, samples, reconstructions, the way of the latents
+    and what lies between two of them.
 
     \b
     Examples:
@@ -75,8 +84,14 @@ def _described(kind: Kind, found: Found) -> dict[str, Any]:
         "fields": [_field(name, field) for name, field in cls.model_fields.items()],
     }
     if kind == "method":
-        return shown | {"variants": {f"{found.name}-{name}": fields for name, fields in cls.variants.items()}}
-    return shown | {"protocols": cls.protocols, "default_protocol": cls.default_protocol, "recommended": cls.recommended}
+        return shown | {
+            "variants": {f"{found.name}-{name}": fields for name, fields in cls.variants.items()}
+        }
+    return shown | {
+        "protocols": cls.protocols,
+        "default_protocol": cls.default_protocol,
+        "recommended": cls.recommended,
+    }
 
 
 def _field(name: str, field: Any) -> dict[str, Any]:
@@ -84,7 +99,9 @@ def _field(name: str, field: Any) -> dict[str, Any]:
     annotation = field.annotation
     return {
         "name": name,
-        "type": annotation.__name__ if isinstance(annotation, type) else str(annotation).replace("typing.", ""),
+        "type": annotation.__name__
+        if isinstance(annotation, type)
+        else str(annotation).replace("typing.", ""),
         "default": None if field.is_required() else field.get_default(call_default_factory=True),
         "tunable": extra.get("tunable"),
         "about": field.description or "",
@@ -96,20 +113,40 @@ def _print_plugin(shown: dict[str, Any]) -> None:
     from rich.table import Table
 
     out = console()
-    out.print(f"{shown['name']} ({shown['kind']}, version {shown['version']}; {shown['source']})\n", style="bold")
+    out.print(
+        f"{shown['name']} ({shown['kind']}, version {shown['version']}; {shown['source']})\n",
+        style="bold",
+    )
     out.print(shown["about"], markup=False)
-    table = Table("field", "type", "default", "tuned in", "about", box=box.SIMPLE_HEAD, pad_edge=False)
+    table = Table(
+        "field", "type", "default", "tuned in", "about", box=box.SIMPLE_HEAD, pad_edge=False
+    )
     for field in shown["fields"]:
         tuned = field["tunable"]
-        span = f"{tuned['low']:g} to {tuned['high']:g}{' (log)' if tuned['log'] else ''}" if tuned else ""
-        table.add_row(*(str(cell) for cell in (field["name"], field["type"], field["default"], span, field["about"])))
+        span = (
+            f"{tuned['low']:g} to {tuned['high']:g}{' (log)' if tuned['log'] else ''}"
+            if tuned
+            else ""
+        )
+        table.add_row(
+            *(
+                str(cell)
+                for cell in (field["name"], field["type"], field["default"], span, field["about"])
+            )
+        )
     if shown["fields"]:
         out.print(table)
     for variant, fields in shown.get("variants", {}).items():
-        out.print(f"{variant}: {', '.join(f'{name}={value}' for name, value in fields.items())}", markup=False)
+        out.print(
+            f"{variant}: {', '.join(f'{name}={value}' for name, value in fields.items())}",
+            markup=False,
+        )
     for protocol, fields in shown.get("protocols", {}).items():
         default = " (default)" if protocol == shown["default_protocol"] else ""
-        out.print(f"--protocol {protocol}{default}: {', '.join(f'{name}={value}' for name, value in fields.items())}", markup=False)
+        out.print(
+            f"--protocol {protocol}{default}: {', '.join(f'{name}={value}' for name, value in fields.items())}",
+            markup=False,
+        )
 
 
 def _show_run(prefix: str, folder: Path | None, as_json: bool) -> bool:
@@ -134,16 +171,22 @@ def _show_run(prefix: str, folder: Path | None, as_json: bool) -> bool:
 
 
 def _copy_pictures(workspace: Workspace, store: ResultStore, row: RunRow, folder: Path) -> None:
-    """Put a run's pictures into a folder, whole; files of the same name with other content are left alone and refused."""
+    """Put a run's pictures into a folder, whole; files of the same name with other content are left
+    alone and refused.
+    """
     from harness.training.checkpoint import put
 
     pictures = dict(_pictures(workspace, store, row))
     if not pictures:
-        raise UsageError(f"Run {row.key} has no pictures: it is {row.status.value} at step {row.step:,}.")
+        raise UsageError(
+            f"Run {row.key} has no pictures: it is {row.status.value} at step {row.step:,}."
+        )
     try:
         for name, content in pictures.items():
             if (folder / name).exists() and (folder / name).read_bytes() != content:
-                raise UsageError(f"{folder / name} exists already and is another picture. Choose another folder.")
+                raise UsageError(
+                    f"{folder / name} exists already and is another picture. Choose another folder."
+                )
         for name, content in pictures.items():
             put(folder / name, content)
             say(str(folder / name))
@@ -165,7 +208,10 @@ def _pictures(workspace: Workspace, store: ResultStore, row: RunRow) -> Iterator
         if content is not None:
             yield file.name, content
         else:
-            say(f"{files.shown(workspace, file)} is {files.fault(workspace, file)}; bench run --rerun makes it again.", err=True)
+            say(
+                f"{files.shown(workspace, file)} is {files.fault(workspace, file)}; bench run --rerun makes it again.",
+                err=True,
+            )
 
 
 def _run(workspace: Workspace, store: ResultStore, row: RunRow) -> dict[str, Any]:
@@ -179,11 +225,15 @@ def _run(workspace: Workspace, store: ResultStore, row: RunRow) -> dict[str, Any
         "protocol": row.protocol,
         "source_hash": row.source_hash,
         "history": [
-            {"at": line.at, "status": line.status.value, "reason": line.reason, "step": line.step} for line in store.history(row.key)
+            {"at": line.at, "status": line.status.value, "reason": line.reason, "step": line.step}
+            for line in store.history(row.key)
         ],
         "checkpoints": [plain(workspace, file) for file in store.checkpoints(row.key)],
         "pictures": [plain(workspace, file) for file in store.artifacts(row.key)],
-        "curves": {name: [[step, plain_number(value)] for step, value in curve] for name, curve in store.curves(row.key).items()},
+        "curves": {
+            name: [[step, plain_number(value)] for step, value in curve]
+            for name, curve in store.curves(row.key).items()
+        },
         "plan": plan.model_dump(mode="json") if plan else None,
         "environment": store.environment(row.key),
         "errata": [mark._asdict() for mark in store.errata.of(row.key)],
@@ -207,17 +257,27 @@ def _print_run(run: dict[str, Any], row: RunRow) -> None:
         "key": f"{row.key} (cell {row.cell})",
         "settings": settings_text(row.settings) or "the defaults",
         "reason": row.reason,
-        "withdrawn": "; ".join(mark["reason"] for mark in run["errata"] if not (mark["lifted_at"] or mark["replaced_at"])),
+        "withdrawn": "; ".join(
+            mark["reason"]
+            for mark in run["errata"]
+            if not (mark["lifted_at"] or mark["replaced_at"])
+        ),
         "earlier": _earlier(run["earlier_result"]),
         "protocol": row.protocol,
         "time": duration(row.wall_s),
-        "stack": f"{len(run['plan']['members'])} replicates, {run['plan']['threads']} thread" if run["plan"] else None,
+        "stack": f"{len(run['plan']['members'])} replicates, {run['plan']['threads']} thread"
+        if run["plan"]
+        else None,
         "bound": _sparkline([value for _, value in run["curves"].get("bound", [])]),
-        "checkpoint": ", ".join(f"{file['path']} ({file['size']:,} bytes)" for file in run["checkpoints"][:1]),
+        "checkpoint": ", ".join(
+            f"{file['path']} ({file['size']:,} bytes)" for file in run["checkpoints"][:1]
+        ),
         "pictures": ", ".join(file["path"] for file in run["pictures"]),
         "MLflow run": row.mlflow_run_id,
         "code": ", ".join(
-            f"{name} {source[:8]}" for name, source in ((row.method, row.method_source), (row.task, row.task_source)) if source
+            f"{name} {source[:8]}"
+            for name, source in ((row.method, row.method_source), (row.task, row.task_source))
+            if source
         ),
         "commit": run["environment"].get("git_commit"),
     }
@@ -232,16 +292,32 @@ def _print_run(run: dict[str, Any], row: RunRow) -> None:
         table.add_row(name, number(float(value), None if error is None else float(error)))
     if run["metrics"]:
         out.print(table)
+    _print_history(out, run)
+
+
+def _print_history(out: Console, run: dict[str, Any]) -> None:
     for line in run["history"]:
         said = f": {line['reason']}" if line["reason"] else ""
-        out.print(f"  {_when(line['at'])}  {line['status']} at step {line['step']:,}{said}", markup=False)
+        out.print(
+            f"  {_when(line['at'])}  {line['status']} at step {line['step']:,}{said}", markup=False
+        )
     for mark in run["errata"]:
-        after = [f", {said} {_when(mark[at])}" for at, said in (("lifted_at", "lifted"), ("replaced_at", "made anew")) if mark[at]]
-        out.print(f"  {_when(mark['at'])}  withdrawn{''.join(after)}: {mark['reason']}", markup=False)
+        after = [
+            f", {said} {_when(mark[at])}"
+            for at, said in (("lifted_at", "lifted"), ("replaced_at", "made anew"))
+            if mark[at]
+        ]
+        out.print(
+            f"  {_when(mark['at'])}  withdrawn{''.join(after)}: {mark['reason']}", markup=False
+        )
 
 
 def _earlier(result: dict[str, Any] | None) -> str | None:
-    return f"{result['status']} at step {result['step']:,}; that result is kept until the new one is stored" if result else None
+    return (
+        f"{result['status']} at step {result['step']:,}; that result is kept until the new one is stored"
+        if result
+        else None
+    )
 
 
 def _when(at: float) -> str:
@@ -256,5 +332,7 @@ def _sparkline(values: list[Any]) -> str:
         return ""
     low, high = min(finite), max(finite)
     picked = finite[:: max(1, len(finite) // 48)]
-    bars = "".join(BARS[int((value - low) / ((high - low) or 1) * (len(BARS) - 1))] for value in picked)
+    bars = "".join(
+        BARS[int((value - low) / ((high - low) or 1) * (len(BARS) - 1))] for value in picked
+    )
     return f"{bars}  {number(finite[0])} to {number(finite[-1])} nats"

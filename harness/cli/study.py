@@ -24,7 +24,18 @@ if TYPE_CHECKING:
     from harness.plan.studies import Grid, Study
     from harness.store import ResultStore
 
-COUNTED = ("running", "missing", "withdrawn", "queued", "interrupted", "timeout", "crashed", "diverged", "failed", "pruned")
+COUNTED = (
+    "running",
+    "missing",
+    "withdrawn",
+    "queued",
+    "interrupted",
+    "timeout",
+    "crashed",
+    "diverged",
+    "failed",
+    "pruned",
+)
 
 
 @click.group()
@@ -53,10 +64,16 @@ def list_(as_json: bool) -> None:
 
 @study.command()
 @click.argument("name", metavar="NAME-or-FILE")
-@click.option("--figures", type=click.Path(dir_okay=False), metavar="FILE", help="Of a tuning study: write its figures as an HTML page.")
+@click.option(
+    "--figures",
+    type=click.Path(dir_okay=False),
+    metavar="FILE",
+    help="Of a tuning study: write its figures as an HTML page.",
+)
 @json_option
 def show(name: str, figures: str | None, as_json: bool) -> None:
-    """What a study is made of: its grids, and how many runs they are; of a tuning study, every trial.
+    """What a study is made of: its grids, and how many runs they are; of a tuning study, every
+    trial.
 
     \b
     Example:
@@ -84,7 +101,10 @@ def _described(found: Study, runs: Sequence[NewRun]) -> dict[str, Any]:
         "protocols": list(dict.fromkeys(run.protocol for run in runs)),
         "runs": len(runs),
         "cells": len({run.spec.cell for run in runs}),
-        "parts": [{"task": task, "method": method, "runs": count} for (task, method), count in counts.items()],
+        "parts": [
+            {"task": task, "method": method, "runs": count}
+            for (task, method), count in counts.items()
+        ],
     }
 
 
@@ -94,22 +114,44 @@ def _print_study(found: Study, described: dict[str, Any], typed: str) -> None:
     out.print(f"{found.path}\n", markup=False)
     for number, grid in enumerate(found.grids, 1):
         mark = f"{number}. "
-        out.print(mark + f"\n{' ' * len(mark)}".join(_grid_lines(grid, out.width - len(mark))) + "\n", markup=False)
+        out.print(
+            mark + f"\n{' ' * len(mark)}".join(_grid_lines(grid, out.width - len(mark))) + "\n",
+            markup=False,
+        )
     parts = {(part["task"], part["method"]): part["runs"] for part in described["parts"]}
     methods, tasks = (list(dict.fromkeys(pair[place] for pair in parts)) for place in (1, 0))
-    rows = [(task, *(f"{parts[task, method]:,}" if (task, method) in parts else "-" for method in methods)) for task in tasks]
+    rows = [
+        (
+            task,
+            *(f"{parts[task, method]:,}" if (task, method) in parts else "-" for method in methods),
+        )
+        for task in tasks
+    ]
     print_table(("runs", *methods), rows, left=1)
     protocols = ", ".join(described["protocols"])
-    out.print(f"{plural(described['runs'], 'run')} of {plural(described['cells'], 'cell')}, protocol {protocols}.", markup=False)
+    out.print(
+        f"{plural(described['runs'], 'run')} of {plural(described['cells'], 'cell')}, protocol {protocols}.",
+        markup=False,
+    )
     out.print(f"Next: bench study run {typed} --dry-run", markup=False)
 
 
 def _grid_lines(grid: Grid, width: int) -> list[str]:
     """A grid in a few lines: methods, tasks, and the rest."""
-    settings = [f"{name}={'none' if value is None else value}" for name, value in grid.settings.items()]
+    settings = [
+        f"{name}={'none' if value is None else value}" for name, value in grid.settings.items()
+    ]
     protocol = [f"protocol {grid.protocol}"] if grid.protocol else []
-    texts = (", ".join(grid.methods), f"on {', '.join(grid.tasks)}", ", ".join([f"seeds {grid.seeds}", *protocol, *settings]))
-    return [line for text in texts for line in textwrap.wrap(text, width, break_long_words=False, break_on_hyphens=False)]
+    texts = (
+        ", ".join(grid.methods),
+        f"on {', '.join(grid.tasks)}",
+        ", ".join([f"seeds {grid.seeds}", *protocol, *settings]),
+    )
+    return [
+        line
+        for text in texts
+        for line in textwrap.wrap(text, width, break_long_words=False, break_on_hyphens=False)
+    ]
 
 
 @study.command()
@@ -119,7 +161,8 @@ def _grid_lines(grid: Grid, width: int) -> list[str]:
 def status(name: str, methods: Sequence[str], tasks: Sequence[str], as_json: bool) -> None:
     """How far a study is, and how long the rest will take.
 
-    What is done, who is at work on what since when, and when they were last heard of. Nothing is written.
+    What is done, who is at work on what since when, and when they were last heard of. Nothing is
+    written.
 
     \b
     Example:
@@ -137,7 +180,8 @@ def status(name: str, methods: Sequence[str], tasks: Sequence[str], as_json: boo
 @click.argument("name", metavar="NAME-or-FILE")
 @json_option
 def best(name: str, as_json: bool) -> None:
-    """The best setting that a tuning study has found, how it fares on report seeds, and what finding it cost.
+    """The best setting that a tuning study has found, how it fares on report seeds, and what
+    finding it cost.
 
     \b
     Example:
@@ -145,17 +189,34 @@ def best(name: str, as_json: bool) -> None:
     """
     found = found_study(name)
     if not isinstance(found, list):
-        raise UsageError(f"'{found.name}' is no tuning study: it has grids. How far it is: bench study status {name}")
+        raise UsageError(
+            f"'{found.name}' is no tuning study: it has grids. How far it is: bench study status {name}"
+        )
     show_best(found, as_json)
 
 
 @study.command()
 @click.argument("name", metavar="NAME-or-FILE")
 @pattern_options
-@click.option("--set", "sets", multiple=True, metavar="FIELD=VALUE", help="Set a field in all runs: steps=500. Repeat for more.")
-@click.option("--trials", type=click.IntRange(1), metavar="N", help="Of a tuning study: how many settings are tried.")
+@click.option(
+    "--set",
+    "sets",
+    multiple=True,
+    metavar="FIELD=VALUE",
+    help="Set a field in all runs: steps=500. Repeat for more.",
+)
+@click.option(
+    "--trials",
+    type=click.IntRange(1),
+    metavar="N",
+    help="Of a tuning study: how many settings are tried.",
+)
 @work_options
-@click.option("--dry-run", is_flag=True, help="Print how far the study is, and how long the rest will take; run and write nothing.")
+@click.option(
+    "--dry-run",
+    is_flag=True,
+    help="Print how far the study is, and how long the rest will take; run and write nothing.",
+)
 @json_option
 @click.pass_context
 def run(
@@ -171,9 +232,9 @@ def run(
 ) -> None:
     """Make what is missing of a study, and print all its results.
 
-    A tuning study tries settings, and scores the best one on report seeds. Other studies do what `bench run` does, for all
-    grids together: finished runs are hits, interrupted ones go on.
-    Exit status: 0 all done, 2 bad usage, 3 some runs did not end done, 130 interrupted.
+    A tuning study tries settings, and scores the best one on report seeds. Other studies do what
+    `bench run` does, for all grids together: finished runs are hits, interrupted ones go on. Exit
+    status: 0 all done, 2 bad usage, 3 some runs did not end done, 130 interrupted.
 
     \b
     Examples:
@@ -201,7 +262,9 @@ def run(
 
 def _refuse_patterns(found: Study, methods: Sequence[str], tasks: Sequence[str]) -> None:
     if methods or tasks:
-        raise UsageError(f"'{found.name}' is a tuning study: -m and -t pick runs of other studies. One search by itself: bench tune")
+        raise UsageError(
+            f"'{found.name}' is a tuning study: -m and -t pick runs of other studies. One search by itself: bench tune"
+        )
 
 
 def _look(runs: Sequence[NewRun], work: Work) -> Outlook:
@@ -220,7 +283,10 @@ def _store(workspace: Workspace) -> ResultStore | None:
     """The result database; None where there is none yet, be it on a server."""
     from harness.store import info
 
-    if not workspace.database_url.startswith("sqlite") and info(workspace.database_url)["revision"] is None:
+    if (
+        not workspace.database_url.startswith("sqlite")
+        and info(workspace.database_url)["revision"] is None
+    ):
         return None
     return open_store(workspace)
 
@@ -228,8 +294,16 @@ def _store(workspace: Workspace) -> ResultStore | None:
 def _in_short(outlook: Outlook, workers: int | None) -> str:
     """`180 runs: 20 done, 160 to make, about 3.1 h with 2 workers`."""
     counts = outlook.counts
-    ended = [f"{counts[status]:,} {status}" for status in ("done", "diverged", "failed", "crashed", "pruned") if counts[status]]
-    noted = [f"{counts[state]:,} {said}" for state, said in (("running", "at work"), ("withdrawn", "withdrawn")) if counts[state]]
+    ended = [
+        f"{counts[status]:,} {status}"
+        for status in ("done", "diverged", "failed", "crashed", "pruned")
+        if counts[status]
+    ]
+    noted = [
+        f"{counts[state]:,} {said}"
+        for state, said in (("running", "at work"), ("withdrawn", "withdrawn"))
+        if counts[state]
+    ]
     working = f" ({', '.join(noted)})" if noted else ""
     to_make = f"{outlook.left:,} to make{working}" if outlook.left else "nothing to make"
     return f"{plural(outlook.counts.total(), 'run')}: {', '.join([*ended, to_make, *_time_left(outlook, workers)])}"
@@ -242,7 +316,11 @@ def _time_left(outlook: Outlook, workers: int | None) -> Iterator[str]:
         yield "time unknown until some have ended"
     elif outlook.left and seconds is not None:
         with_whom = f"with {plural(workers, 'worker')}" if workers else "of one worker's time"
-        some = f" for all but {plural(outlook.unknown, 'run')}, of which nothing is known" if outlook.unknown else ""
+        some = (
+            f" for all but {plural(outlook.unknown, 'run')}, of which nothing is known"
+            if outlook.unknown
+            else ""
+        )
         yield f"about {duration(seconds)} {with_whom}{some}"
 
 
@@ -254,12 +332,21 @@ def _show(found: Study, outlook: Outlook, workers: int | None, as_json: bool) ->
     out.print(f"{found.name}: {found.summary}", markup=False, style="bold")
     shown = [status for status in COUNTED if outlook.counts[status]]
     rows = [
-        (part.task, part.method, f"{part.counts.get('done', 0):,}/{part.total:,}", *(f"{part.counts.get(s, 0) or '-'}" for s in shown))
+        (
+            part.task,
+            part.method,
+            f"{part.counts.get('done', 0):,}/{part.total:,}",
+            *(f"{part.counts.get(s, 0) or '-'}" for s in shown),
+        )
         for part in outlook.parts
     ]
     print_table(("task", "method", "done", *shown), rows, left=2)
     if outlook.at_work:
-        print_table(("at work", "method", "seeds", "host", "pid", "for", "last heard of", "step"), _working(outlook.at_work), left=4)
+        print_table(
+            ("at work", "method", "seeds", "host", "pid", "for", "last heard of", "step"),
+            _working(outlook.at_work),
+            left=4,
+        )
     out.print(_in_short(outlook, workers), markup=False)
 
 
@@ -282,7 +369,9 @@ def _working(at_work: Sequence[AtWork]) -> list[tuple[str, ...]]:
 
 
 def _outlook_json(found: Study, outlook: Outlook, workers: int | None) -> dict[str, Any]:
-    """The outlook as plain values; times are seconds since 1970, `seconds_left` is with so many workers, or one."""
+    """The outlook as plain values; times are seconds since 1970, `seconds_left` is with so many
+    workers, or one.
+    """
     return {
         "name": found.name,
         "path": str(found.path),

@@ -13,25 +13,56 @@ from harness.cli._work import Work, work_options
 from harness.plan.tune_defaults import REPORT_SEEDS, SAMPLER, SEEDS, TRIALS, Pruner, Sampler
 
 SAMPLERS, PRUNERS = get_args(Sampler), get_args(Pruner)
-SPACE_HELP = (
-    "A field to tune: lr, lr=1e-4:1e-1:log or particles=1,10,100. Repeat for more. Without it: all declared ranges of real numbers."
-)
+SPACE_HELP = "A field to tune: lr, lr=1e-4:1e-1:log or particles=1,10,100. Repeat for more. Without it: all declared ranges of real numbers."
 
 
 @click.command()
 @click.option("-m", "--method", required=True, metavar="METHOD", help="A method: hvae.")
 @click.option("-t", "--task", required=True, metavar="TASK", help="A task: gaussian-100.")
-@click.option("--trials", type=click.IntRange(1), default=TRIALS, show_default=True, metavar="N", help="How many settings are tried.")
-@click.option("--space", "space", multiple=True, metavar="FIELD[=RANGE]", help=SPACE_HELP)
-@click.option("--protocol", metavar="NAME", help="How runs train; each task has its own. See: bench show TASK.")
-@click.option("--set", "sets", multiple=True, metavar="FIELD=VALUE", help="Set a field in all trials: steps=2000. Repeat for more.")
-@click.option("--seeds", default=SEEDS, show_default=True, metavar="SEEDS", help="Replicates of a trial.")
-@click.option("--report-seeds", default=REPORT_SEEDS, show_default=True, metavar="SEEDS", help="Seeds on which the winner is scored.")
 @click.option(
-    "--sampler", metavar="NAME", default=SAMPLER, show_default=True, help=f"What chooses the next setting: {', '.join(SAMPLERS)}."
+    "--trials",
+    type=click.IntRange(1),
+    default=TRIALS,
+    show_default=True,
+    metavar="N",
+    help="How many settings are tried.",
+)
+@click.option("--space", "space", multiple=True, metavar="FIELD[=RANGE]", help=SPACE_HELP)
+@click.option(
+    "--protocol",
+    metavar="NAME",
+    help="How runs train; each task has its own. See: bench show TASK.",
 )
 @click.option(
-    "--pruner", metavar="NAME", default="median", show_default=True, help=f"What ends hopeless trials early: {', '.join(PRUNERS)}."
+    "--set",
+    "sets",
+    multiple=True,
+    metavar="FIELD=VALUE",
+    help="Set a field in all trials: steps=2000. Repeat for more.",
+)
+@click.option(
+    "--seeds", default=SEEDS, show_default=True, metavar="SEEDS", help="Replicates of a trial."
+)
+@click.option(
+    "--report-seeds",
+    default=REPORT_SEEDS,
+    show_default=True,
+    metavar="SEEDS",
+    help="Seeds on which the winner is scored.",
+)
+@click.option(
+    "--sampler",
+    metavar="NAME",
+    default=SAMPLER,
+    show_default=True,
+    help=f"What chooses the next setting: {', '.join(SAMPLERS)}.",
+)
+@click.option(
+    "--pruner",
+    metavar="NAME",
+    default="median",
+    show_default=True,
+    help=f"What ends hopeless trials early: {', '.join(PRUNERS)}.",
 )
 @work_options
 @json_option
@@ -53,9 +84,10 @@ def tune(
 ) -> None:
     """Find settings of a method on a task, and score them on seeds that the search never saw.
 
-    Trials are ordinary runs. They are judged by a score that sees neither the truth nor test data, on seeds of their own; then the
-    best setting and the default one are run on the report seeds. The same command goes on where it was interrupted, or adds
-    trials. Exit status: 0 all done, 2 bad usage, 3 no winner, or a run that failed, 130 interrupted.
+    Trials are ordinary runs. They are judged by a score that sees neither the truth nor test data,
+    on seeds of their own; then the best setting and the default one are run on the report seeds.
+    The same command goes on where it was interrupted, or adds trials. Exit status: 0 all done, 2
+    bad usage, 3 no winner, or a run that failed, 130 interrupted.
 
     \b
     Example:

@@ -11,7 +11,13 @@ from harness.cli._options import say
 
 
 @click.command()
-@click.option("--port", default=5000, show_default=True, type=click.IntRange(1, 65535), help="Port on this machine.")
+@click.option(
+    "--port",
+    default=5000,
+    show_default=True,
+    type=click.IntRange(1, 65535),
+    help="Port on this machine.",
+)
 def ui(port: int) -> None:
     """Start MLflow's UI over this workspace, lean and on loopback only. Ctrl-C ends it.
 
@@ -24,6 +30,12 @@ def ui(port: int) -> None:
     workspace = Workspace.current()
     workspace.prepare()
     argv, environment = ui_command(workspace, "127.0.0.1", port)
-    say(f"MLflow's pages come up at http://127.0.0.1:{port} in some seconds. Ctrl-C ends them.", err=True)
-    say("If an experiment opens without runs, choose 'Model training' at the top left; MLflow remembers it.", err=True)
+    say(
+        f"MLflow's pages come up at http://127.0.0.1:{port} in some seconds. Ctrl-C ends them.",
+        err=True,
+    )
+    say(
+        "If an experiment opens without runs, choose 'Model training' at the top left; MLflow remembers it.",
+        err=True,
+    )
     os.execvpe(argv[0], argv, environment)

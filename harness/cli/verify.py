@@ -21,14 +21,22 @@ if TYPE_CHECKING:
 
 @click.command()
 @click.argument("source", required=False)
-@click.option("-t", "--task", "tasks", multiple=True, metavar="TASK", help="Only values of this task: gaussian-25. Repeat for more.")
+@click.option(
+    "-t",
+    "--task",
+    "tasks",
+    multiple=True,
+    metavar="TASK",
+    help="Only values of this task: gaussian-25. Repeat for more.",
+)
 @json_option
 @click.pass_context
 def verify(ctx: click.Context, source: str | None, tasks: Sequence[str], as_json: bool) -> None:
     """Hold stored runs against published values.
 
-    A value is reproduced where the mean of our runs is within 5 % of it, or within three combined standard errors; an error
-    that follows the data set has to lie where data sets put it. What cannot be compared says why. Nothing is run.
+    A value is reproduced where the mean of our runs is within 5 % of it, or within three combined
+    standard errors; an error that follows the data set has to lie where data sets put it. What
+    cannot be compared says why. Nothing is run.
 
     SOURCE is report2020, caterini2018 or literature; without it all of them are shown.
     Exit status: 0 nothing failed, 2 bad usage, 3 some value is not reproduced that should be.
@@ -46,7 +54,9 @@ def verify(ctx: click.Context, source: str | None, tasks: Sequence[str], as_json
         print_json(value.plain() for value in judged)
     else:
         for each in found:
-            _print_source(each, [value for value in judged if value.source == each.name], bool(tasks))
+            _print_source(
+                each, [value for value in judged if value.source == each.name], bool(tasks)
+            )
         _print_summary(judged, found)
     ctx.exit(3 if any(value.fails for value in judged) else 0)
 
@@ -54,7 +64,9 @@ def verify(ctx: click.Context, source: str | None, tasks: Sequence[str], as_json
 def _refuse_unknown(tasks: Sequence[str], found: Sequence[Source]) -> None:
     from harness.base.errors import UnknownName
 
-    known = {task for source in found for experiment in source.experiments for task in experiment.tasks}
+    known = {
+        task for source in found for experiment in source.experiments for task in experiment.tasks
+    }
     for task in tasks:
         if task not in known:
             raise UnknownName("task with published values", task, known)
@@ -87,7 +99,11 @@ def _print_source(source: Source, judged: Sequence[Judged], restricted: bool) ->
             out.print(f"\n{experiment.name}: {experiment.about}", markup=False)
             _print_wrapped(f"No values to compare: {experiment.because}")
         for table in experiment.tables:
-            values = [value for value in judged if (value.experiment, value.metric) == (experiment.name, table.metric)]
+            values = [
+                value
+                for value in judged
+                if (value.experiment, value.metric) == (experiment.name, table.metric)
+            ]
             if values:
                 _print_values(experiment, table, values)
     out.print()
@@ -100,17 +116,23 @@ def _print_values(experiment: Experiment, table: Table, values: Sequence[Judged]
         "method": [value.row for value in values],
         "setting": [value.setting or "" for value in values],
         "source": [value.quoted_from or "" for value in values],
-        "d" if dims else "task": [value.task.rpartition("-")[2] if dims else value.task for value in values],
+        "d" if dims else "task": [
+            value.task.rpartition("-")[2] if dims else value.task for value in values
+        ],
         "verdict": [_verdict(value) for value in values],
         "published": [f"{value.published:.7g}" for value in values],
         "ours ± se (n)": [_mean(value.ours) for value in values],
-        "off by": ["" if value.difference is None else f"{value.difference:+.1%}" for value in values],
+        "off by": [
+            "" if value.difference is None else f"{value.difference:+.1%}" for value in values
+        ],
         "closed form": [_form(value.closed_form) for value in values],
         "corrected": [_mean(value.corrected) for value in values],
         "its closed form": [_form(value.corrected_closed_form) for value in values],
     }
     shown = {name: cells for name, cells in columns.items() if any(cells)}
-    print_table(tuple(shown), zip(*shown.values(), strict=True), left=list(shown).index("verdict") + 1)
+    print_table(
+        tuple(shown), zip(*shown.values(), strict=True), left=list(shown).index("verdict") + 1
+    )
     for note in _notes(experiment, values):
         _print_wrapped(note)
 
@@ -154,14 +176,20 @@ def _notes(experiment: Experiment, values: Sequence[Judged]) -> Iterator[str]:
         if value.not_expected:
             reasons.setdefault(f"may fail to be reproduced: {value.not_expected}", []).append(name)
     for reason, names in reasons.items():
-        yield f"Not comparable: {experiment.because}" if experiment.because else f"{', '.join(names)} {reason}"
+        yield (
+            f"Not comparable: {experiment.because}"
+            if experiment.because
+            else f"{', '.join(names)} {reason}"
+        )
     rows = {value.row for value in values}
     forms: dict[str, list[str]] = {}
     for value in values:
         for form in filter(None, (value.closed_form, value.corrected_closed_form)):
             forms.setdefault(form.name, []).append(value.row)
     for name, named in forms.items():
-        whose = "" if set(named) == rows and len(rows) > 1 else f" of {', '.join(dict.fromkeys(named))}"
+        whose = (
+            "" if set(named) == rows and len(rows) > 1 else f" of {', '.join(dict.fromkeys(named))}"
+        )
         yield f"Closed form{whose}: {FORMS[name].text}."
 
 
@@ -176,10 +204,15 @@ def _print_summary(judged: Sequence[Judged], found: Sequence[Source]) -> None:
     counts = Counter(str(value.verdict) for value in judged)
     foreseen = sum(value.verdict == "not reproduced" and not value.fails for value in judged)
     said = [
-        f"{count} {name}" + (f" ({foreseen} of them foreseen)" if foreseen and name == "not reproduced" else "")
+        f"{count} {name}"
+        + (f" ({foreseen} of them foreseen)" if foreseen and name == "not reproduced" else "")
         for name, count in counts.items()
     ]
-    out.print(f"{plural(len(judged), 'published value')}: {', '.join(said) or 'none'}.", markup=False, style="bold")
+    out.print(
+        f"{plural(len(judged), 'published value')}: {', '.join(said) or 'none'}.",
+        markup=False,
+        style="bold",
+    )
     for line in _next(judged, found):
         out.print(line, markup=False)
 
@@ -195,6 +228,13 @@ def _next(judged: Sequence[Judged], found: Sequence[Source]) -> Iterator[str]:
 
 
 def _studies_to_run(judged: Sequence[Judged], found: Sequence[Source]) -> list[str]:
-    missing: Collection[tuple[str, str]] = {(value.source, value.experiment) for value in judged if value.verdict == "not run"}
-    studies = [experiment.study for source in found for experiment in source.experiments if (source.name, experiment.name) in missing]
+    missing: Collection[tuple[str, str]] = {
+        (value.source, value.experiment) for value in judged if value.verdict == "not run"
+    }
+    studies = [
+        experiment.study
+        for source in found
+        for experiment in source.experiments
+        if (source.name, experiment.name) in missing
+    ]
     return list(dict.fromkeys(filter(None, studies)))

@@ -26,11 +26,12 @@ MOST = 12
 @click.option("--metric", metavar="NAME", help="Another metric than the task's first one.")
 @json_option
 def why(cells: Sequence[str], chosen: Selection, metric: str | None, as_json: bool) -> None:
-    """Say where a number of a table comes from: its runs, their specification, code, machine, and pages in MLflow.
+    """Say where a number of a table comes from: its runs, their specification, code, machine, and
+    pages in MLflow.
 
-    A number is named by its cell, which `bench compare` writes in JSON, CSV and Parquet and shows in HTML; by the key of one of
-    its runs; or by the first digits of either. Or pick it as for bench compare. Of several numbers it also says where
-    their specifications differ.
+    A number is named by its cell, which `bench compare` writes in JSON, CSV and Parquet and shows
+    in HTML; by the key of one of its runs; or by the first digits of either. Or pick it as for
+    bench compare. Of several numbers it also says where their specifications differ.
 
     \b
     Examples:
@@ -38,7 +39,9 @@ def why(cells: Sequence[str], chosen: Selection, metric: str | None, as_json: bo
       bench why 3f9c2a 81d0c4 --metric sigma_sq_error
     """
     if not cells and not str(chosen):
-        raise UsageError("Say which number: bench why -m METHOD -t TASK, or bench why CELL. Cells: bench compare --json")
+        raise UsageError(
+            "Say which number: bench why -m METHOD -t TASK, or bench why CELL. Cells: bench compare --json"
+        )
     from harness.analysis.origin import origins
     from harness.cli._whys import described, show
 
@@ -56,11 +59,18 @@ def _cell(store: ResultStore, prefix: str) -> str:
     """The cell of that name, or the one of the run of that key."""
     found = store.scores.cells_named(prefix)
     if len(found) != 1:
-        raise UnknownName("cell or run of that name alone" if found else "cell or run", prefix, found, "bench compare --json")
+        raise UnknownName(
+            "cell or run of that name alone" if found else "cell or run",
+            prefix,
+            found,
+            "bench compare --json",
+        )
     return found[0]
 
 
 def _few(found: Sequence[Origin]) -> Sequence[Origin]:
     if len(found) > MOST:
-        raise UsageError(f"That are {len(found)} numbers; at most {MOST} are explained together. Pick fewer with -m and -t, or say --json.")
+        raise UsageError(
+            f"That are {len(found)} numbers; at most {MOST} are explained together. Pick fewer with -m and -t, or say --json."
+        )
     return found

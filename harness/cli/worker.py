@@ -14,17 +14,20 @@ from harness.cli._work import Work, limit_options, plugins_option
 
 
 @click.command()
-@click.option("--drain", is_flag=True, help="Leave when every run has ended; without it, wait for more.")
+@click.option(
+    "--drain", is_flag=True, help="Leave when every run has ended; without it, wait for more."
+)
 @plugins_option
 @limit_options
 @click.pass_context
 def worker(ctx: click.Context, drain: bool, **limits: Any) -> None:
     """Run what other commands have queued, one stack after the other.
 
-    Any number of workers on any number of machines may share a database; each run is made once. Queued and interrupted runs
-    are taken, and those whose process died; what cannot be made here is set aside with its reason, and stays queued. Methods and
-    tasks that are not installed are made only with --allow-plugins. Time limits and SIGTERM save what is at work. Exit status: 0 all
-    that it ran is done, 3 some is not or was set aside, 130 interrupted.
+    Any number of workers on any number of machines may share a database; each run is made once.
+    Queued and interrupted runs are taken, and those whose process died; what cannot be made here is
+    set aside with its reason, and stays queued. Methods and tasks that are not installed are made
+    only with --allow-plugins. Time limits and SIGTERM save what is at work. Exit status: 0 all that
+    it ran is done, 3 some is not or was set aside, 130 interrupted.
 
     \b
     Example:
@@ -72,9 +75,20 @@ def _work(workspace: Workspace, store: Any, options: Any, stop: Any, stay: bool)
             status = INTERRUPTED
         except BenchError as err:
             fault = err
-        standings, given_up = (store.standings({*ended, *begun}), store.earlier.given_up(ended)) if fault is None else ({}, {})
-        done = sum(key in standings and standings[key].status == Status.DONE and key not in given_up for key in ended)
-        failed = [key for key in begun - set(ended) if key in standings and standings[key].status == Status.FAILED]  # in other hands
+        standings, given_up = (
+            (store.standings({*ended, *begun}), store.earlier.given_up(ended))
+            if fault is None
+            else ({}, {})
+        )
+        done = sum(
+            key in standings and standings[key].status == Status.DONE and key not in given_up
+            for key in ended
+        )
+        failed = [
+            key
+            for key in begun - set(ended)
+            if key in standings and standings[key].status == Status.FAILED
+        ]  # in other hands
         if fault is None:
             set_aside = f" {plural(len(aside), 'run')} set aside." if aside else ""
             say(f"Ended {plural(len(ended), 'run')}, {done} of them done.{set_aside}", err=True)

@@ -1,4 +1,5 @@
-"""The contract suites that prove a method or a task. `bench check` runs them; a plugin's own tests can too.
+"""The contract suites that prove a method or a task. `bench check` runs them; a plugin's own tests
+can too.
 
 >>> from harness.conformance import check_method
 >>> failed = [check for check in check_method(MyMethod) if not check.holds]    # doctest: +SKIP

@@ -11,7 +11,13 @@ from typing import Any
 import torch
 
 from harness.api import Method, Params, Particles
-from harness.conformance.gradients import Leaves, gradients, gradients_are_right, parameters_get_gradients, particles_are_independent
+from harness.conformance.gradients import (
+    Leaves,
+    gradients,
+    gradients_are_right,
+    parameters_get_gradients,
+    particles_are_independent,
+)
 from harness.conformance.problems import (
     JITTER,
     N_CONTEXT,
@@ -54,7 +60,11 @@ def replicates_do_not_leak(cls: type[Method], seed: int, _: float) -> Verdict:
         stack, stack_slopes = _draw_with_slopes(method, params, target, streams)
         alone = []
         for index, stream in enumerate(streams):
-            own = params if n_context else {name: leaf[index : index + 1] for name, leaf in params.items()}
+            own = (
+                params
+                if n_context
+                else {name: leaf[index : index + 1] for name, leaf in params.items()}
+            )
             alone.append(_draw_with_slopes(method, own, target.one(index), [stream]))
         worst = max(
             worst,
@@ -63,27 +73,45 @@ def replicates_do_not_leak(cls: type[Method], seed: int, _: float) -> Verdict:
         )
         for name, slope in stack_slopes.items():
             own_slopes = [slopes[name] for _, slopes in alone]
-            worst = max(worst, distance(slope, torch.stack(own_slopes).sum(0) if n_context else torch.cat(own_slopes)))
-    return worst < 1e-10, f"largest relative difference between a stack and one alone {worst:.1e} (limit 1e-10)"
+            worst = max(
+                worst,
+                distance(
+                    slope, torch.stack(own_slopes).sum(0) if n_context else torch.cat(own_slopes)
+                ),
+            )
+    return (
+        worst < 1e-10,
+        f"largest relative difference between a stack and one alone {worst:.1e} (limit 1e-10)",
+    )
 
 
-def _draw_with_slopes(method: Method, params: Params, target: Target, streams: list[str]) -> tuple[Particles, Leaves]:
+def _draw_with_slopes(
+    method: Method, params: Params, target: Target, streams: list[str]
+) -> tuple[Particles, Leaves]:
     recorded = {name: leaf.clone().requires_grad_() for name, leaf in params.items()}
     particles = method.particles(recorded, target.problem(), Noise(streams), 7)
     return particles, gradients(particles.log_w.sum(), recorded) if recorded else {}
 
 
-def _default_draw(cls: type[Method], stream: str, n_context: int = 0, trace: bool = False, **values: Any) -> Particles:
+def _default_draw(
+    cls: type[Method], stream: str, n_context: int = 0, trace: bool = False, **values: Any
+) -> Particles:
     method, streams = cls(**values), [f"{stream}/{replicate}" for replicate in range(3)]
     params = method_leaves(method, 2, streams[:1] if n_context else streams, n_context, JITTER)
-    return method.particles(params, conjugate(3, 2, "conjugate", n_context).problem(), Noise(streams), 5, trace=trace)
+    return method.particles(
+        params, conjugate(3, 2, "conjugate", n_context).problem(), Noise(streams), 5, trace=trace
+    )
 
 
 def same_seed_same_numbers(cls: type[Method], seed: int, _: float) -> Verdict:
     """The same streams give the same bits, another seed others."""
-    first, again, other = (_default_draw(cls, stream) for stream in (f"{seed}/same", f"{seed}/same", f"{seed}/other"))
+    first, again, other = (
+        _default_draw(cls, stream) for stream in (f"{seed}/same", f"{seed}/same", f"{seed}/other")
+    )
     repeated = torch.equal(first.log_w, again.log_w) and torch.equal(first.z, again.z)
-    differs = not bool((first.z == other.z).all(-1).any()) and not torch.equal(first.log_w, other.log_w)
+    differs = not bool((first.z == other.z).all(-1).any()) and not torch.equal(
+        first.log_w, other.log_w
+    )
     detail = f"the same seed {'repeated' if repeated else 'changed'}, another seed {'differed' if differs else 'repeated too'}"
     return repeated and differs, detail
 
@@ -93,35 +121,60 @@ def shapes_and_precision_are_kept(cls: type[Method], seed: int, _: float) -> Ver
     for dtype in (torch.float32, torch.float64):
         for n_context in (0, N_CONTEXT):
             target, method = conjugate(4, 3, f"{seed}/shapes", n_context).to(dtype), cls()
-            leaves = method_leaves(method, 3, [f"{seed}/{replicate}" for replicate in range(1 if n_context else 4)], n_context)
+            leaves = method_leaves(
+                method,
+                3,
+                [f"{seed}/{replicate}" for replicate in range(1 if n_context else 4)],
+                n_context,
+            )
             params = {name: leaf.to(dtype) for name, leaf in leaves.items()}
             particles = method.particles(params, target.problem(), Noise([f"{seed}/shapes"]), 5)
-            for name, leaf, shape in (("z", particles.z, (5, 4, 3)), ("log_w", particles.log_w, (5, 4))):
+            for name, leaf, shape in (
+                ("z", particles.z, (5, 4, 3)),
+                ("log_w", particles.log_w, (5, 4)),
+            ):
                 if leaf.shape != shape or leaf.dtype != dtype:
-                    return False, f"{name} is {list(leaf.shape)} of {leaf.dtype}, and must be {list(shape)} of {dtype}"
+                    return (
+                        False,
+                        f"{name} is {list(leaf.shape)} of {leaf.dtype}, and must be {list(shape)} of {dtype}",
+                    )
     return True, "z [S, N, D] and log_w [S, N], float32 and float64"
 
 
 def trace_changes_nothing(cls: type[Method], seed: int, _: float) -> Verdict:
-    """With `trace` the path [K + 1, S, N, D], where there is one, ends at z, and the numbers are the same; without it there is none."""
+    """With `trace` the path [K + 1, S, N, D], where there is one, ends at z, and the numbers are
+    the same; without it there is none.
+    """
     without_path = 0
     for values in main_settings(cls):
-        plain, traced = (_default_draw(cls, f"{seed}/trace", trace=trace, **values) for trace in (False, True))
+        plain, traced = (
+            _default_draw(cls, f"{seed}/trace", trace=trace, **values) for trace in (False, True)
+        )
         if plain.path is not None:
             return False, f"a path may be there with trace=True only, at {called(values)}"
         if traced.path is None:
             without_path += 1
         elif traced.path.shape[1:] != traced.z.shape or not torch.equal(traced.path[-1], traced.z):
             shape = f"{list(traced.path.shape)}, z {list(traced.z.shape)}"
-            return False, f"the path must be [K + 1, S, N, D] and end at z: got {shape}, at {called(values)}"
+            return (
+                False,
+                f"the path must be [K + 1, S, N, D] and end at z: got {shape}, at {called(values)}",
+            )
         if not (torch.equal(plain.z, traced.z) and torch.equal(plain.log_w, traced.log_w)):
             return False, f"trace=True changed the numbers, at {called(values)}"
-    return True, f"{'there is no path' if without_path else 'the path ends at z'}, and tracing leaves every bit"
+    return (
+        True,
+        f"{'there is no path' if without_path else 'the path ends at z'}, and tracing leaves every bit",
+    )
 
 
 def init_is_sound(cls: type[Method], seed: int, _: float) -> Verdict:
-    """First leaves are real, finite, [*event] with at least one axis, and the same whenever the stream is the same."""
-    for values, n_context in [(values, n_context) for values in main_settings(cls) for n_context in (0, N_CONTEXT)]:
+    """First leaves are real, finite, [*event] with at least one axis, and the same whenever the
+    stream is the same.
+    """
+    for values, n_context in [
+        (values, n_context) for values in main_settings(cls) for n_context in (0, N_CONTEXT)
+    ]:
         drawn = []
         for global_seed in (1, 2):
             with reseeded(global_seed):
@@ -143,7 +196,10 @@ def noise_is_the_only_randomness(cls: type[Method], seed: int, _: float) -> Verd
             if global_state() != before:
                 return False, "a global generator moved"
     same = torch.equal(drawn[0].log_w, drawn[1].log_w)
-    return same, f"global generators stood still, and the numbers {'did not depend' if same else 'depended'} on them"
+    return (
+        same,
+        f"global generators stood still, and the numbers {'did not depend' if same else 'depended'} on them",
+    )
 
 
 def device_words(source: str) -> list[str]:
@@ -151,7 +207,9 @@ def device_words(source: str) -> list[str]:
     devices = ("cuda", "mps", "cpu")
     found = []
     for node in ast.walk(ast.parse(source)):
-        word = getattr(node, "attr", None) or getattr(node, "id", None) or getattr(node, "value", None)
+        word = (
+            getattr(node, "attr", None) or getattr(node, "id", None) or getattr(node, "value", None)
+        )
         if isinstance(word, str) and word.split(":")[0] in devices:
             found.append(word)
         if isinstance(node, ast.keyword) and node.arg == "device":
@@ -161,9 +219,17 @@ def device_words(source: str) -> list[str]:
 
 def no_device_words(cls: type[Method], _: int, __: float) -> Verdict:
     """The method's file leaves devices to the harness."""
-    modules = {base.__module__ for base in cls.__mro__ if issubclass(base, Method) and base is not Method}
-    found = [f"{word} in {name}" for name in sorted(modules) for word in device_words(inspect.getsource(sys.modules[name]))]
-    return not found, f"{len(found)} device words (limit 0)" + (f": {', '.join(found)}" if found else "")
+    modules = {
+        base.__module__ for base in cls.__mro__ if issubclass(base, Method) and base is not Method
+    }
+    found = [
+        f"{word} in {name}"
+        for name in sorted(modules)
+        for word in device_words(inspect.getsource(sys.modules[name]))
+    ]
+    return not found, f"{len(found)} device words (limit 0)" + (
+        f": {', '.join(found)}" if found else ""
+    )
 
 
 METHOD_CHECKS: dict[str, Callable[[type[Method], int, float], Verdict]] = {

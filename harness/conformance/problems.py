@@ -1,4 +1,6 @@
-"""What the suites share: verdicts, problems whose evidence is known, settings of a plugin, and noise that keeps a record."""
+"""What the suites share: verdicts, problems whose evidence is known, settings of a plugin, and
+noise that keeps a record.
+"""
 
 from __future__ import annotations
 
@@ -26,7 +28,9 @@ Plugin = TypeVar("Plugin", bound=BaseModel)
 
 @dataclass(frozen=True)
 class Check:
-    """One verdict: the contract's sentence, whether it holds, and one line with the measured number and its limit."""
+    """One verdict: the contract's sentence, whether it holds, and one line with the measured number
+    and its limit.
+    """
 
     name: str
     holds: bool
@@ -48,7 +52,8 @@ def run_checks(checks: Mapping[str, Callable[..., Verdict]], *arguments: Any) ->
 
 @dataclass(frozen=True)
 class Target:
-    r"""Inference problems with the joint density $\log p(x, z) = \log p(x) + \log N(z; \mu, \mathrm{diag}(e^{2 s}))$, everything known.
+    r"""Inference problems with the joint density $\log p(x, z) = \log p(x) + \log N(z; \mu,
+    \mathrm{diag}(e^{2 s}))$, everything known.
 
     Shapes: `base` and `posterior` [N, D]; `log_evidence` [N], nats; `context` [N, C].
     """
@@ -71,14 +76,30 @@ class Target:
 
     def to(self, dtype: torch.dtype) -> Target:
         """The same problems in another precision."""
-        base, posterior = (DiagNormal(each.mean.to(dtype), each.log_scale.to(dtype)) for each in (self.base, self.posterior))
-        return Target(base, posterior, self.log_evidence.to(dtype), None if self.context is None else self.context.to(dtype))
+        base, posterior = (
+            DiagNormal(each.mean.to(dtype), each.log_scale.to(dtype))
+            for each in (self.base, self.posterior)
+        )
+        return Target(
+            base,
+            posterior,
+            self.log_evidence.to(dtype),
+            None if self.context is None else self.context.to(dtype),
+        )
 
     def one(self, index: int) -> Target:
         """Problem `index` alone."""
         chosen = slice(index, index + 1)
-        base, posterior = (DiagNormal(each.mean[chosen], each.log_scale[chosen]) for each in (self.base, self.posterior))
-        return Target(base, posterior, self.log_evidence[chosen], None if self.context is None else self.context[chosen])
+        base, posterior = (
+            DiagNormal(each.mean[chosen], each.log_scale[chosen])
+            for each in (self.base, self.posterior)
+        )
+        return Target(
+            base,
+            posterior,
+            self.log_evidence[chosen],
+            None if self.context is None else self.context[chosen],
+        )
 
 
 def bases(n: int, dim: int) -> DiagNormal:
@@ -89,27 +110,46 @@ def bases(n: int, dim: int) -> DiagNormal:
 
 
 def conjugate(n: int, dim: int, stream: str, n_context: int = 0) -> Target:
-    r"""N Gaussian models $z \sim N(0, I)$, $x_i \mid z \sim N(z + \delta, \sigma^2)$, three points each, with data drawn from them.
+    r"""N Gaussian models $z \sim N(0, I)$, $x_i \mid z \sim N(z + \delta, \sigma^2)$, three points
+    each, with data drawn from them.
 
-    With $m = \bar x - \delta$, each dimension's posterior is $N(3 m / (3 + \sigma^2), \sigma^2 / (3 + \sigma^2))$.
+    With $m = \bar x - \delta$, each dimension's posterior is $N(3 m / (3 + \sigma^2), \sigma^2 / (3
+    + \sigma^2))$.
     """
     noise = Noise([stream])
-    x = noise.normal(1, n, dim, like=LIKE) + 0.9 * noise.normal(3, n, dim, like=LIKE)  # x - delta, with sigma = 0.9
+    x = noise.normal(1, n, dim, like=LIKE) + 0.9 * noise.normal(
+        3, n, dim, like=LIKE
+    )  # x - delta, with sigma = 0.9
     m, s2 = x.mean(0), torch.tensor(0.81, dtype=torch.float64)
     squares = (x - m).square().sum(0)
-    evidence = -0.5 * (3 * LOG_2PI + 2 * torch.log(s2) + torch.log(s2 + 3) + squares / s2 + 3 * m.square() / (s2 + 3)).sum(-1)
+    evidence = -0.5 * (
+        3 * LOG_2PI
+        + 2 * torch.log(s2)
+        + torch.log(s2 + 3)
+        + squares / s2
+        + 3 * m.square() / (s2 + 3)
+    ).sum(-1)
     posterior = DiagNormal(3 * m / (3 + s2), 0.5 * torch.log(s2 / (3 + s2)).expand(n, dim))
     context = noise.normal(n, n_context, like=LIKE) if n_context else None
     return Target(bases(n, dim), posterior, evidence, context)
 
 
-def method_leaves(method: Method, dim: int, streams: Sequence[str], n_context: int = 0, jitter: float = 0.0) -> Params:
-    """First parameters [R, *event], a replicate a stream, every leaf moved by normal noise of scale `jitter`."""
+def method_leaves(
+    method: Method, dim: int, streams: Sequence[str], n_context: int = 0, jitter: float = 0.0
+) -> Params:
+    """First parameters [R, *event], a replicate a stream, every leaf moved by normal noise of scale
+    `jitter`.
+    """
     replicates = []
     for stream in streams:
         moves = Noise([f"{stream}/jitter"])
         leaves = method.init(dim, Noise([f"{stream}/init"]), n_context)
-        replicates.append({name: leaf.double() + jitter * moves.normal(*leaf.shape, like=LIKE) for name, leaf in leaves.items()})
+        replicates.append(
+            {
+                name: leaf.double() + jitter * moves.normal(*leaf.shape, like=LIKE)
+                for name, leaf in leaves.items()
+            }
+        )
     return {name: torch.stack([leaves[name] for leaves in replicates]) for name in replicates[0]}
 
 
@@ -139,7 +179,9 @@ def tunable_ends(cls: type[BaseModel], *which: str) -> Iterator[dict[str, Any]]:
 
 
 def main_settings(cls: type[Method]) -> Iterator[dict[str, Any]]:
-    """The defaults, both ends of every tunable range, every variant, every value of a field that lists its values."""
+    """The defaults, both ends of every tunable range, every variant, every value of a field that
+    lists its values.
+    """
     yield {}
     for values in (*tunable_ends(cls), *cls.variants.values(), *choices(cls)):
         if allowed(cls, values) is not None:
@@ -177,7 +219,11 @@ class RecordedNoise(Noise):
 def global_state() -> tuple[Any, ...]:
     """Where the global generators of torch, numpy and Python stand."""
     numpy_state = np.random.get_state(legacy=True)
-    return (torch.get_rng_state().numpy().tobytes(), repr([np.asarray(part).tobytes() for part in numpy_state]), random.getstate())
+    return (
+        torch.get_rng_state().numpy().tobytes(),
+        repr([np.asarray(part).tobytes() for part in numpy_state]),
+        random.getstate(),
+    )
 
 
 @contextmanager
@@ -209,7 +255,9 @@ def distance(a: Tensor, b: Tensor) -> float:
         return float("inf")
     if not a.numel():
         return 0.0
-    scale = torch.maximum(a.detach().abs().amax(), b.detach().abs().amax()).clamp(min=torch.finfo(a.dtype).tiny)
+    scale = torch.maximum(a.detach().abs().amax(), b.detach().abs().amax()).clamp(
+        min=torch.finfo(a.dtype).tiny
+    )
     return float(((a - b).detach().abs().amax() / scale).nan_to_num(float("inf")))
 
 

@@ -1,4 +1,6 @@
-"""What every task must satisfy: its densities, scores, exact answers, data and protocols agree with one another."""
+"""What every task must satisfy: its densities, scores, exact answers, data and protocols agree with
+one another.
+"""
 
 from __future__ import annotations
 
@@ -30,7 +32,17 @@ from harness.conformance.problems import (
     reseeded,
     run_checks,
 )
-from harness.conformance.task_samples import BASES, BATCH, batches_of, data_of, replicate_seeds, scored_of, sized, somewhere, theta_of
+from harness.conformance.task_samples import (
+    BASES,
+    BATCH,
+    batches_of,
+    data_of,
+    replicate_seeds,
+    scored_of,
+    sized,
+    somewhere,
+    theta_of,
+)
 from harness.numerics.noise import Noise
 from harness.training.evaluation import task_metrics
 from harness.training.loop import load_data, streams
@@ -49,11 +61,18 @@ def check_task(cls: type[Task], seed: int = 0, thoroughness: float = 1.0) -> Ite
 
 def _splits(data: Data) -> dict[str, Tensor]:
     named = {"train": data.train, "validation": data.validation, "test": data.test}
-    return {f"{split}/{name}": leaf for split, leaves in named.items() if leaves for name, leaf in leaves.items()}
+    return {
+        f"{split}/{name}": leaf
+        for split, leaves in named.items()
+        if leaves
+        for name, leaf in leaves.items()
+    }
 
 
 def data_depend_on_the_seed_alone(cls: type[Task], seed: int, _: float) -> Verdict:
-    """`load` gives the same bits whatever else was done, and whatever the global generators; another seed gives others."""
+    """`load` gives the same bits whatever else was done, and whatever the global generators;
+    another seed gives others.
+    """
     task, noise = cls(), RecordedNoise([f"{seed}/data"])
     with reseeded(1):
         before = global_state()
@@ -71,7 +90,9 @@ def data_depend_on_the_seed_alone(cls: type[Task], seed: int, _: float) -> Verdi
     others = _splits(task.load(Noise([f"{seed + 1}/data"])))
     if noise.draws and equal(first, others):
         return False, "another seed gave the same data"
-    return True, "same seed, same data, whatever came before" + ("; another seed, other data" if noise.draws else "; no split is drawn")
+    return True, "same seed, same data, whatever came before" + (
+        "; another seed, other data" if noise.draws else "; no split is drawn"
+    )
 
 
 def batches_depend_on_the_step_alone(cls: type[Task], seed: int, _: float) -> Verdict:
@@ -84,7 +105,10 @@ def batches_depend_on_the_step_alone(cls: type[Task], seed: int, _: float) -> Ve
         if not equal(in_turn[step], _tensors(task.batch(data, step, BATCH, Noise(names).at(step)))):
             return False, f"the batch of step {step} depends on the steps before it"
     distinct = not equal(in_turn[0], in_turn[1])
-    return distinct, "the same after any history" if distinct else "two steps of one epoch had the same batch"
+    return (
+        distinct,
+        "the same after any history" if distinct else "two steps of one epoch had the same batch",
+    )
 
 
 def _tensors(batch: Batch) -> dict[str, Tensor]:
@@ -92,7 +116,9 @@ def _tensors(batch: Batch) -> dict[str, Tensor]:
 
 
 def leaves_and_metrics_have_their_shapes(cls: type[Task], seed: int, _: float) -> Verdict:
-    """First leaves are finite reals [*event] with at least one axis; each metric is [R] and finite; the base is [N, D]; evidence is [N]."""
+    """First leaves are finite reals [*event] with at least one axis; each metric is [R] and finite;
+    the base is [N, D]; evidence is [N].
+    """
     for values, base in [(values, base) for values in sized(cls) for base in BASES]:
         task = cls(**values)
         if fault := leaf_fault(task.init(base, Noise([f"{seed}/init"]))):
@@ -101,18 +127,27 @@ def leaves_and_metrics_have_their_shapes(cls: type[Task], seed: int, _: float) -
         R = len(replicate_seeds(task, seed))
         for name, metric in task_metrics(task, theta, data).items():
             if metric.shape != (R,) or not bool(metric.isfinite().all()):
-                return False, f"metric '{name}' is {list(metric.shape)}; it must be finite and [R] = [{R}]"
+                return (
+                    False,
+                    f"metric '{name}' is {list(metric.shape)}; it must be finite and [R] = [{R}]",
+                )
         for batch in (*batches_of(task, data, seed), *scored_of(task, data, seed)):
             if fault := _problem_fault(task, theta, batch, base, R, f"{seed}/z"):
                 return False, fault
     return True, "leaves [*event], metrics [R], base [N, D], log_joint [S, N], evidence [N]"
 
 
-def _problem_fault(task: Task, theta: Params, batch: Batch, base: str, R: int, stream: str) -> str | None:
+def _problem_fault(
+    task: Task, theta: Params, batch: Batch, base: str, R: int, stream: str
+) -> str | None:
     """What is wrong with the shapes of a batch's problem and evidence, if anything."""
     problem, oracle = task.problem(theta, batch, base), task.oracle()
     shape, D = problem.base.mean.shape, task.latent_dim
-    if shape[1:] != (D,) or problem.base.log_scale.shape != shape or (task.stacks and shape[0] != R):
+    if (
+        shape[1:] != (D,)
+        or problem.base.log_scale.shape != shape
+        or (task.stacks and shape[0] != R)
+    ):
         return f"the base is {list(shape)} and {list(problem.base.log_scale.shape)}; it must be [N, D], D = {D}"
     if problem.log_joint(somewhere(problem, stream)).shape != (4, shape[0]):
         return "log_joint of z [S, N, D] must be [S, N]"
@@ -127,7 +162,9 @@ def _problem_fault(task: Task, theta: Params, batch: Batch, base: str, R: int, s
 def problems_do_not_leak(cls: type[Task], seed: int, _: float) -> Verdict:
     """log_joint[s, n] has a gradient of exactly zero in the z of every other particle and problem."""
     largest = 0.0
-    for values, training in [(values, training) for values in sized(cls) for training in (False, True)]:
+    for values, training in [
+        (values, training) for values in sized(cls) for training in (False, True)
+    ]:
         task = cls(**values)
         data, theta = data_of(task, seed), theta_of(task, seed, task.default_base, 0.1)
         for batch in batches_of(task, data, seed):
@@ -137,7 +174,10 @@ def problems_do_not_leak(cls: type[Task], seed: int, _: float) -> Verdict:
                 (slope,) = torch.autograd.grad(problem.log_joint(z)[s, n], z)
                 slope[s, n] = 0.0
                 largest = max(largest, float(slope.abs().amax()))
-    return largest == 0.0, f"largest slope in the z of another particle or problem {largest:.1e} (limit 0)"
+    return (
+        largest == 0.0,
+        f"largest slope in the z of another particle or problem {largest:.1e} (limit 0)",
+    )
 
 
 def replicates_do_not_leak(cls: type[Task], seed: int, _: float) -> Verdict:
@@ -145,7 +185,9 @@ def replicates_do_not_leak(cls: type[Task], seed: int, _: float) -> Verdict:
     if not cls.stacks:
         return True, "not applicable: replicates of this task do not stack"
     worst = 0.0
-    for values, base in [(values, base) for values in (*sized(cls), *choices(cls)) for base in BASES]:
+    for values, base in [
+        (values, base) for values in (*sized(cls), *choices(cls)) for base in BASES
+    ]:
         task = cls(**values)
         seeds, theta = replicate_seeds(task, seed), theta_of(task, seed, base, 0.1)
         z = Noise([f"{seed}/z"]).normal(4, len(seeds), task.latent_dim, like=LIKE)
@@ -153,43 +195,84 @@ def replicates_do_not_leak(cls: type[Task], seed: int, _: float) -> Verdict:
         for index, each in enumerate(seeds):
             own = {name: leaf[index : index + 1] for name, leaf in theta.items()}
             alone = _answers(task, own, (each,), base, z[:, index : index + 1])
-            worst = max([worst, *(distance(stack[name].narrow(axis, index, 1), alone[name]) for name in stack for axis in [_axis(name)])])
-    return worst < 1e-10, f"largest relative difference between a stack and one alone {worst:.1e} (limit 1e-10)"
+            worst = max(
+                [
+                    worst,
+                    *(
+                        distance(stack[name].narrow(axis, index, 1), alone[name])
+                        for name in stack
+                        for axis in [_axis(name)]
+                    ),
+                ]
+            )
+    return (
+        worst < 1e-10,
+        f"largest relative difference between a stack and one alone {worst:.1e} (limit 1e-10)",
+    )
 
 
 def _axis(name: str) -> int:
     return 0 if name.startswith("metric") else 1
 
 
-def _answers(task: Task, theta: Params, seeds: tuple[int, ...], base: str, z: Tensor) -> dict[str, Tensor]:
+def _answers(
+    task: Task, theta: Params, seeds: tuple[int, ...], base: str, z: Tensor
+) -> dict[str, Tensor]:
     """Densities and scores [S, R, ...] of every kind of batch, and metrics [R]."""
     data, order = load_data(task, seeds, torch.float64), Noise(streams(seeds, "batch"))
     answers = {f"metric/{name}": value for name, value in task.metrics(theta, data).items()}
     for step, size in ((0, None), (0, BATCH), (3, BATCH)):
-        problem = task.problem(theta, task.batch(data, step, size, order.at(step)), base, training=True)
-        own = {"joint": problem.log_joint(z), "score": problem.score(z), "base": problem.base.log_prob(z)}
+        problem = task.problem(
+            theta, task.batch(data, step, size, order.at(step)), base, training=True
+        )
+        own = {
+            "joint": problem.log_joint(z),
+            "score": problem.score(z),
+            "base": problem.base.log_prob(z),
+        }
         answers |= {f"{name}/{step}/{size}": value for name, value in own.items()}
     return answers
 
 
 def protocols_are_valid(cls: type[Task], _: int, __: float) -> Verdict:
-    """Every address of a protocol exists, and each makes a whole protocol; `default_protocol` and `smoke` are among them."""
-    problems = [f"no protocol '{name}'" for name in (cls.default_protocol, "smoke") if name not in cls.protocols]
+    """Every address of a protocol exists, and each makes a whole protocol; `default_protocol` and
+    `smoke` are among them.
+    """
+    problems = [
+        f"no protocol '{name}'"
+        for name in (cls.default_protocol, "smoke")
+        if name not in cls.protocols
+    ]
     for name, settings in cls.protocols.items():
         problems += [f"{name}: {message}" for message in _unknown_addresses(cls, settings)]
         problems += [f"{name}: no {field}" for field in ("steps", "lr") if field not in settings]
         if not problems:
-            Protocol(**{address: value for address, value in settings.items() if "." not in address})
-            cls(**{address.removeprefix("task."): value for address, value in settings.items() if address.startswith("task.")})
+            Protocol(
+                **{address: value for address, value in settings.items() if "." not in address}
+            )
+            cls(
+                **{
+                    address.removeprefix("task."): value
+                    for address, value in settings.items()
+                    if address.startswith("task.")
+                }
+            )
     for method, settings in cls.recommended.items():
-        problems += [f"recommended for {method}: {message}" for message in _unknown_addresses(cls, settings)]
-    return not problems, f"{len(problems)} faults (limit 0)" + (f": {problems[0]}" if problems else "")
+        problems += [
+            f"recommended for {method}: {message}" for message in _unknown_addresses(cls, settings)
+        ]
+    return not problems, f"{len(problems)} faults (limit 0)" + (
+        f": {problems[0]}" if problems else ""
+    )
 
 
 def _unknown_addresses(cls: type[Task], settings: dict[str, Any]) -> list[str]:
     def known(address: str) -> bool:
         owner, _, field = address.rpartition(".")
-        return owner == "method" or field in {"": Protocol.model_fields, "task": cls.model_fields}.get(owner, {})
+        return owner == "method" or field in {
+            "": Protocol.model_fields,
+            "task": cls.model_fields,
+        }.get(owner, {})
 
     return [f"no field '{address}'" for address in settings if not known(address)]
 
@@ -197,7 +280,10 @@ def _unknown_addresses(cls: type[Task], settings: dict[str, Any]) -> list[str]:
 def has_a_docstring_and_source(cls: type[Task], _: int, __: float) -> Verdict:
     """The class says what it is and where it comes from."""
     holds = bool(inspect.getdoc(cls)) and "__doc__" in vars(cls) and bool(cls.source)
-    return holds, "docstring and source are there" if holds else "the class needs a docstring and a `source`"
+    return (
+        holds,
+        "docstring and source are there" if holds else "the class needs a docstring and a `source`",
+    )
 
 
 TASK_CHECKS: dict[str, Callable[[type[Task], int, float], Verdict]] = {

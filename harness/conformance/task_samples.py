@@ -23,7 +23,11 @@ SEEDS = (0, 1, 2)
 def small_values(cls: type[Task]) -> list[dict[str, Any]]:
     """The variant field at a few small values, where it is a whole number; else the defaults."""
     field = cls.model_fields.get(cls.variant or "")
-    return [{str(cls.variant): value} for value in SMALL] if field is not None and field.annotation is int else [{}]
+    return (
+        [{str(cls.variant): value} for value in SMALL]
+        if field is not None and field.annotation is int
+        else [{}]
+    )
 
 
 def sized(cls: type[Task]) -> list[dict[str, Any]]:
@@ -43,12 +47,19 @@ def data_of(task: Task, seed: int) -> Data:
 
 
 def theta_of(task: Task, seed: int, base: str, jitter: float = 0.0) -> Params:
-    """First parameters [R, *event] in double precision, every leaf moved by normal noise of scale `jitter`."""
+    """First parameters [R, *event] in double precision, every leaf moved by normal noise of scale
+    `jitter`.
+    """
     replicates = []
     for each in replicate_seeds(task, seed):
         moves = Noise([f"{each}/jitter"])
         leaves = task.init(base, Noise([f"{each}/init/task"]))
-        replicates.append({name: leaf.double() + jitter * moves.normal(*leaf.shape, like=LIKE) for name, leaf in leaves.items()})
+        replicates.append(
+            {
+                name: leaf.double() + jitter * moves.normal(*leaf.shape, like=LIKE)
+                for name, leaf in leaves.items()
+            }
+        )
     return {name: torch.stack([leaves[name] for leaves in replicates]) for name in replicates[0]}
 
 

@@ -34,13 +34,17 @@ from harness.numerics.noise import Noise
 DRAWS = 20_000  # for each of the six problems of a main setting
 CHUNK = 1_000  # draws computed at a time: the memory of one is a few MB
 FEWEST_ESS = 500.0
-HEAVIEST_TAIL = 1 / 3  # Pareto shape from which weights have no third moment, and a mean's z-score is far from normal
+HEAVIEST_TAIL = (
+    1 / 3
+)  # Pareto shape from which weights have no third moment, and a mean's z-score is far from normal
 FEWEST_SETTINGS = 3
 WIDTHS = (0.8, 0.4)  # of the narrow targets, in standard deviations of the method's own draws
 
 
 def crossed_settings(cls: type[Method]) -> Iterator[dict[str, Any]]:
-    """Every value of a field that lists its values, at the upper end of every tunable range: a choice may only show its fault far out."""
+    """Every value of a field that lists its values, at the upper end of every tunable range: a
+    choice may only show its fault far out.
+    """
     for choice in choices(cls):
         for end in tunable_ends(cls, "high"):
             if allowed(cls, choice | end) is not None:
@@ -51,7 +55,10 @@ def log_ratios(method: Method, params: Params, target: Target, stream: str, draw
     r"""$\log w - \log p(x)$ of fresh particles, [S, N]."""
     noise, problem = Noise([stream]), target.problem()
     chunks = math.ceil(draws / CHUNK)
-    drawn = [method.particles(params, problem, noise.at(chunk), math.ceil(draws / chunks)).log_w for chunk in range(chunks)]
+    drawn = [
+        method.particles(params, problem, noise.at(chunk), math.ceil(draws / chunks)).log_w
+        for chunk in range(chunks)
+    ]
     return torch.cat(drawn) - target.log_evidence
 
 
@@ -62,7 +69,8 @@ def landed(method: Method, params: Params, target: Target, stream: str) -> DiagN
 
 
 def six_targets(method: Method, params: Params, dim: int, seed: int, n_context: int) -> Target:
-    """Two conjugate Gaussians, and narrow ones centred where the method's own draws land; each under both bases.
+    """Two conjugate Gaussians, and narrow ones centred where the method's own draws land; each
+    under both bases.
 
     Where draws land can depend on the target, so it is looked for twice.
     """
@@ -89,7 +97,9 @@ def weight_z(log_ratio: Tensor) -> Tensor:
 
 
 def weight_settings(cls: type[Method]) -> Iterator[tuple[dict[str, Any], int, int, float, float]]:
-    """Fields, dimension, context, jitter and share of the draws of each setting in which weights are tried."""
+    """Fields, dimension, context, jitter and share of the draws of each setting in which weights
+    are tried.
+    """
     for jitter in (0.0, JITTER):
         for values in main_settings(cls):
             yield values, 2, 0, jitter, 0.5 if values else 1.0
@@ -107,17 +117,28 @@ def weights_are_proper(cls: type[Method], seed: int, thoroughness: float) -> Ver
     for number, (values, dim, n_context, jitter, share) in enumerate(weight_settings(cls)):
         method, stream = cls(**values), f"{seed}/weights/{number}"
         n_replicates = 1 if n_context else 6
-        params = method_leaves(method, dim, [f"{stream}/{replicate}" for replicate in range(n_replicates)], n_context, jitter)
+        params = method_leaves(
+            method,
+            dim,
+            [f"{stream}/{replicate}" for replicate in range(n_replicates)],
+            n_context,
+            jitter,
+        )
         draws = max(2_000, int(DRAWS * share * thoroughness))
         with torch.no_grad():
             target = six_targets(method, params, dim, seed, n_context)
             z = weight_z(log_ratios(method, params, target, stream, draws))
-            if len(z) and float(z.abs().amax()) > Z_LIMIT:  # a tail too rare to be seen, or a fault? ten times the draws tell
+            if (
+                len(z) and float(z.abs().amax()) > Z_LIMIT
+            ):  # a tail too rare to be seen, or a fault? ten times the draws tell
                 z = weight_z(log_ratios(method, params, target, f"{stream}/again", 10 * draws))
         tried += len(target.log_evidence)
         counted += len(z)
         if len(z) and (largest := float(z.abs().amax())) > worst:
-            worst, place = largest, f" at {called(values)}, D={dim}{', jittered' if jitter else ''}{', with context' if n_context else ''}"
+            worst, place = (
+                largest,
+                f" at {called(values)}, D={dim}{', jittered' if jitter else ''}{', with context' if n_context else ''}",
+            )
     detail = f"worst |z| {worst:.1f}{place}, {counted} of {tried} settings counted (limits {Z_LIMIT:g} and at least {FEWEST_SETTINGS})"
     return worst < Z_LIMIT and counted >= FEWEST_SETTINGS, detail
 
@@ -127,16 +148,30 @@ def bounds_are_ordered(cls: type[Method], seed: int, thoroughness: float) -> Ver
     worst, place = -math.inf, ""
     for jitter in (0.0, JITTER):
         method, target = cls(), conjugate(4, 2, f"{seed}/bounds")
-        params = method_leaves(method, 2, [f"{seed}/bounds/{replicate}" for replicate in range(4)], jitter=jitter)
+        params = method_leaves(
+            method, 2, [f"{seed}/bounds/{replicate}" for replicate in range(4)], jitter=jitter
+        )
         with torch.no_grad():
-            log_ratio = log_ratios(method, params, target, f"{seed}/bounds/{jitter}", int(DRAWS * thoroughness))
+            log_ratio = log_ratios(
+                method, params, target, f"{seed}/bounds/{jitter}", int(DRAWS * thoroughness)
+            )
         size = len(log_ratio) // 60 * 20
-        ladder = [bounds.iwae(log_ratio[i * size : (i + 1) * size].unflatten(0, (k, -1)).contiguous()) for i, k in enumerate((1, 2, 20))]
+        ladder = [
+            bounds.iwae(log_ratio[i * size : (i + 1) * size].unflatten(0, (k, -1)).contiguous())
+            for i, k in enumerate((1, 2, 20))
+        ]
         ladder.append(torch.zeros(1, 4, dtype=torch.float64))  # log p - log p
-        for (low, high), name in zip(pairwise(ladder), ("ELBO <= IWAE-2", "IWAE-2 <= IWAE-20", "IWAE-20 <= log p"), strict=True):
+        for (low, high), name in zip(
+            pairwise(ladder),
+            ("ELBO <= IWAE-2", "IWAE-2 <= IWAE-20", "IWAE-20 <= log p"),
+            strict=True,
+        ):
             z = float(((low.mean(0) - high.mean(0)) / _error(low, high)).amax())
             worst, place = max((worst, place), (z, name))
-    return worst < Z_LIMIT, f"largest excess {worst:.1f} standard errors, in {place} (limit {Z_LIMIT:g})"
+    return (
+        worst < Z_LIMIT,
+        f"largest excess {worst:.1f} standard errors, in {place} (limit {Z_LIMIT:g})",
+    )
 
 
 def _error(*samples: Tensor) -> Tensor:

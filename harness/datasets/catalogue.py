@@ -8,7 +8,9 @@ from pathlib import Path
 
 @dataclass(frozen=True)
 class DataFile:
-    """A file of a data set: its name without `.gz`, the size and sha256 of its decompressed bytes, and whether any run needs it."""
+    """A file of a data set: its name without `.gz`, the size and sha256 of its decompressed bytes,
+    and whether any run needs it.
+    """
 
     data_set: str
     name: str
@@ -18,15 +20,18 @@ class DataFile:
 
     @property
     def names(self) -> list[str]:
-        """The names under which copies of it go around: compressed or not, and with a dot in place of a dash."""
+        """The names under which copies of it go around: compressed or not, and with a dot in place
+        of a dash.
+        """
         dotted = self.name.replace("-idx", ".idx")
         return [f"{self.name}.gz", self.name, f"{dotted}.gz", dotted]
 
 
 @dataclass(frozen=True)
 class DataSet:
-    """A data set: its files, the addresses that serve them as `NAME.gz`, the Debian package that holds them, with its folder,
-    and the folder in which torchvision keeps them."""
+    """A data set: its files, the addresses that serve them as `NAME.gz`, the Debian package that
+    holds them, with its folder, and the folder in which torchvision keeps them.
+    """
 
     name: str
     title: str
@@ -38,9 +43,22 @@ class DataSet:
 
 
 def _mnist_like(name: str, *sums: str) -> tuple[DataFile, ...]:
-    names = ("train-images-idx3-ubyte", "train-labels-idx1-ubyte", "t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte")
-    sizes = (16 + 60_000 * 28 * 28, 8 + 60_000, 16 + 10_000 * 28 * 28, 8 + 10_000)  # the header, and a byte a pixel or label
-    return tuple(DataFile(name, *one, needed="images" in one[0]) for one in zip(names, sizes, sums, strict=True))
+    names = (
+        "train-images-idx3-ubyte",
+        "train-labels-idx1-ubyte",
+        "t10k-images-idx3-ubyte",
+        "t10k-labels-idx1-ubyte",
+    )
+    sizes = (
+        16 + 60_000 * 28 * 28,
+        8 + 60_000,
+        16 + 10_000 * 28 * 28,
+        8 + 10_000,
+    )  # the header, and a byte a pixel or label
+    return tuple(
+        DataFile(name, *one, needed="images" in one[0])
+        for one in zip(names, sizes, sums, strict=True)
+    )
 
 
 KNOWN = {
@@ -54,7 +72,10 @@ KNOWN = {
             "0fa7898d509279e482958e8ce81c8e77db3f2f8254e26661ceb7762c4d494ce7",
             "ff7bcfd416de33731a308c3f266cc351222c34898ecbeaf847f06e48f7ec33f2",
         ),
-        ("https://ossci-datasets.s3.amazonaws.com/mnist/", "https://storage.googleapis.com/cvdf-datasets/mnist/"),
+        (
+            "https://ossci-datasets.s3.amazonaws.com/mnist/",
+            "https://storage.googleapis.com/cvdf-datasets/mnist/",
+        ),
         torchvision="MNIST",
     ),
     "fashion": DataSet(

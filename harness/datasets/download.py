@@ -19,7 +19,16 @@ import harness
 from harness.base.errors import BenchError, DataError, InvalidSetting, WorkspaceError
 from harness.base.folders import make_folder, sync_folder
 from harness.base.workspace import redact
-from harness.datasets.files import BLOCK, GZIP, Checked, DataFile, data_set, fault_of, places, verify
+from harness.datasets.files import (
+    BLOCK,
+    GZIP,
+    Checked,
+    DataFile,
+    data_set,
+    fault_of,
+    places,
+    verify,
+)
 
 TIMEOUT_S = 20.0  # for the connection, and for each read
 STALL_S = 30.0  # how long a mirror may be slower than LEAST_RATE
@@ -38,7 +47,9 @@ class _Fault(Exception):
     """Why a mirror is given up, in one line: a mirror may answer anything."""
 
     def __init__(self, text: str) -> None:
-        super().__init__("".join(letter for letter in " ".join(text.split()) if letter.isprintable()))
+        super().__init__(
+            "".join(letter for letter in " ".join(text.split()) if letter.isprintable())
+        )
 
 
 @dataclass(frozen=True)
@@ -63,8 +74,10 @@ def fetch(
 
     Args:
         name: the data set.
-        folder: the one that holds a folder of that name; the workspace's data folder where none is given.
-        mirrors: addresses that serve the files as `NAME.gz`, tried in turn; the public ones where none are given.
+        folder: the one that holds a folder of that name; the workspace's data folder where none is
+            given.
+        mirrors: addresses that serve the files as `NAME.gz`, tried in turn; the public ones where
+            none are given.
         force: whether wrong files in that folder are replaced.
         progress: is called as bytes arrive.
         say: is called with a line about what else is worth knowing.
@@ -87,11 +100,20 @@ def fetch(
     if any(item.state != "right" for item in checked):
         with _alone_in(target, say):
             checked = list(verify(name, folder))
-            _refuse_wrong([item for item in checked if item.state == "wrong" and item.path and item.path.parent == target], force)
+            _refuse_wrong(
+                [
+                    item
+                    for item in checked
+                    if item.state == "wrong" and item.path and item.path.parent == target
+                ],
+                force,
+            )
             for item in checked:
                 if item.state != "right":
                     yield Fetched(_fetch(item, target, addresses, progress, say), True)
-    yield from (Fetched(item.path, False) for item in checked if item.path and item.state == "right")
+    yield from (
+        Fetched(item.path, False) for item in checked if item.path and item.state == "right"
+    )
 
 
 def _addresses(mirrors: Sequence[str]) -> list[str]:
@@ -107,7 +129,9 @@ def _addresses(mirrors: Sequence[str]) -> list[str]:
 
 
 def _is_address(text: str) -> bool:
-    """Whether a file's name can be put behind it; a ValueError where its parts cannot even be told apart."""
+    """Whether a file's name can be put behind it; a ValueError where its parts cannot even be told
+    apart.
+    """
     parts = urlsplit(text)
     plain = text.isascii() and text.isprintable() and " " not in text
     whole = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
@@ -117,7 +141,9 @@ def _is_address(text: str) -> bool:
 def _refuse_wrong(wrong: list[Checked], force: bool) -> None:
     if wrong and not force:
         reasons = "; ".join(item.reason for item in wrong)
-        raise DataError(f"{reasons}. Nothing was downloaded. To replace what is wrong, repeat the command with --force.")
+        raise DataError(
+            f"{reasons}. Nothing was downloaded. To replace what is wrong, repeat the command with --force."
+        )
 
 
 @contextmanager
@@ -131,7 +157,9 @@ def _writing_to(folder: Path) -> Iterator[None]:
 
 @contextmanager
 def _alone_in(folder: Path, say: Callable[[str], None]) -> Iterator[None]:
-    """Keep other processes that fetch out of a folder; where the file system has no locks, they are let in."""
+    """Keep other processes that fetch out of a folder; where the file system has no locks, they are
+    let in.
+    """
     with _writing_to(folder):
         make_folder(folder)
         descriptor, locked = _lock(folder / LOCK, say)
@@ -142,7 +170,9 @@ def _alone_in(folder: Path, say: Callable[[str], None]) -> Iterator[None]:
         yield
     finally:
         with suppress(OSError):
-            (folder / LOCK).unlink(missing_ok=True)  # before it is given back: who waits for it sees that and makes another
+            (folder / LOCK).unlink(
+                missing_ok=True
+            )  # before it is given back: who waits for it sees that and makes another
         os.close(descriptor)
 
 
@@ -151,7 +181,10 @@ def _lock(path: Path, say: Callable[[str], None]) -> tuple[int, bool]:
     while True:
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
         try:
-            locked = _take(descriptor, lambda: say(f"Another process fetches into {path.parent}; waiting for it."))
+            locked = _take(
+                descriptor,
+                lambda: say(f"Another process fetches into {path.parent}; waiting for it."),
+            )
             if not locked or _is_at(descriptor, path):
                 return descriptor, locked
         except BaseException:
@@ -179,8 +212,16 @@ def _is_at(descriptor: int, path: Path) -> bool:
         return False
 
 
-def _fetch(item: Checked, folder: Path, mirrors: list[str], progress: Progress | None, say: Callable[[str], None]) -> Path:
-    """Bring one file from the first mirror that has it; a wrong one of another name is removed then."""
+def _fetch(
+    item: Checked,
+    folder: Path,
+    mirrors: list[str],
+    progress: Progress | None,
+    say: Callable[[str], None],
+) -> Path:
+    """Bring one file from the first mirror that has it; a wrong one of another name is removed
+    then.
+    """
     file, faults = item.file, []
     part = folder / f".{file.name}.{uuid4().hex}.part"
     for mirror in mirrors:
@@ -189,7 +230,12 @@ def _fetch(item: Checked, folder: Path, mirrors: list[str], progress: Progress |
             _download(url, part, file, progress)
             with _writing_to(folder):
                 path = _publish(part, folder, file)
-                if item.path is not None and item.path.parent == folder and item.path != path and not item.path.is_dir():
+                if (
+                    item.path is not None
+                    and item.path.parent == folder
+                    and item.path != path
+                    and not item.path.is_dir()
+                ):
                     item.path.unlink(missing_ok=True)
             return path
         except _Fault as err:
@@ -231,13 +277,17 @@ def _publish(part: Path, folder: Path, file: DataFile) -> Path:
 
 def _blocks(url: str, file: DataFile) -> Iterator[tuple[bytes, int | None]]:
     """What an address serves, block by block, with its length where that is known."""
-    limit = file.size + file.size // 1000 + 1024  # what gzip makes of incompressible bytes is within it
+    limit = (
+        file.size + file.size // 1000 + 1024
+    )  # what gzip makes of incompressible bytes is within it
     request = urllib.request.Request(url, headers={"User-Agent": f"bench/{harness.__version__}"})
     try:
         with _opener().open(request, timeout=TIMEOUT_S) as response:
             total, got = response.length, 0
             if total is not None and total > limit:
-                raise _Fault(f"serves {total:,} bytes, where {limit:,} are the most that can be right")
+                raise _Fault(
+                    f"serves {total:,} bytes, where {limit:,} are the most that can be right"
+                )
             for block in _steadily(response):
                 got += len(block)
                 if got > limit:

@@ -49,7 +49,9 @@ class DataStream:
     """The decompressed bytes of a file; more than it may have, or other ones, are a ValueError."""
 
     def __init__(self, raw: io.BufferedReader, expected: DataFile | None) -> None:
-        self._source: io.BufferedIOBase = gzip.GzipFile(fileobj=raw) if raw.peek(2)[:2] == GZIP else raw
+        self._source: io.BufferedIOBase = (
+            gzip.GzipFile(fileobj=raw) if raw.peek(2)[:2] == GZIP else raw
+        )
         self._expected = expected
         self._seen = hashlib.sha256()
         self._size = 0
@@ -66,7 +68,9 @@ class DataStream:
         if self._expected is not None:
             self._seen.update(content)
             if self._size > self._expected.size:
-                raise ValueError(f"is not {_title(self._expected)}: it has more than {self._expected.size:,} bytes when decompressed")
+                raise ValueError(
+                    f"is not {_title(self._expected)}: it has more than {self._expected.size:,} bytes when decompressed"
+                )
         return content
 
     def finish(self) -> None:
@@ -77,11 +81,16 @@ class DataStream:
         sha256 = self._seen.hexdigest()
         if expected is None or sha256 == expected.sha256:
             return
-        other = next((file for known in KNOWN.values() for file in known.files if file.sha256 == sha256), None)
+        other = next(
+            (file for known in KNOWN.values() for file in known.files if file.sha256 == sha256),
+            None,
+        )
         if other is not None:
             raise ValueError(f"is not {_title(expected)}: it holds {_title(other)}")
         if self._size < expected.size:
-            raise ValueError(f"is not {_title(expected)}: it has {self._size:,} bytes when decompressed, not {expected.size:,}")
+            raise ValueError(
+                f"is not {_title(expected)}: it has {self._size:,} bytes when decompressed, not {expected.size:,}"
+            )
         raise ValueError(
             f"is not {_title(expected)}: the sha256 of its decompressed bytes is {sha256[:12]}..., not {expected.sha256[:12]}..."
         )
@@ -103,13 +112,18 @@ def data_set(name: str) -> DataSet:
 
 
 def places(known: DataSet, folder: Path | None = None) -> list[Path]:
-    """Where the files of a data set are looked for: below `folder`, or else below the workspace's and in Debian's.
+    """Where the files of a data set are looked for: below `folder`, or else below the workspace's
+    and in Debian's.
 
     The first one is bench's own; the others are only read.
     """
     root = (Workspace.current().data.expanduser() if folder is None else folder).absolute()
     package = known.package_folder if folder is None else None
-    return [root / known.name, *([root / known.torchvision / "raw"] if known.torchvision else []), *([package] if package else [])]
+    return [
+        root / known.name,
+        *([root / known.torchvision / "raw"] if known.torchvision else []),
+        *([package] if package else []),
+    ]
 
 
 def look(file: DataFile, folders: list[Path]) -> Path | None:
@@ -122,7 +136,9 @@ def look(file: DataFile, folders: list[Path]) -> Path | None:
         try:
             path = next((folder / name for name in file.names if (folder / name).is_file()), None)
         except OSError as err:
-            raise DataError(f"{folder} cannot be read: {err.strerror}. Change its permissions, or set BENCH_DATA to another.") from err
+            raise DataError(
+                f"{folder} cannot be read: {err.strerror}. Change its permissions, or set BENCH_DATA to another."
+            ) from err
         if path is not None:
             return path
     return None
@@ -130,16 +146,26 @@ def look(file: DataFile, folders: list[Path]) -> Path | None:
 
 def in_the_way(file: DataFile, folders: list[Path]) -> tuple[Path, str] | None:
     """What stands in the place of a missing file, and what it is, as the end of a sentence."""
-    for place in dict.fromkeys(place for folder in folders for name in file.names for place in _way_to(folder / name)):
+    for place in dict.fromkeys(
+        place for folder in folders for name in file.names for place in _way_to(folder / name)
+    ):
         is_end = place.parent in folders
         try:
             mode = place.stat().st_mode
         except OSError as err:
             if place.is_symlink():
-                return place, "is a link that leads in a circle" if err.errno == errno.ELOOP else "is a link that leads nowhere"
+                return (
+                    place,
+                    "is a link that leads in a circle"
+                    if err.errno == errno.ELOOP
+                    else "is a link that leads nowhere",
+                )
             continue
         if is_end and not stat.S_ISREG(mode):
-            return place, f"is {'a folder' if stat.S_ISDIR(mode) else 'a device or a pipe'}, where a file should be"
+            return (
+                place,
+                f"is {'a folder' if stat.S_ISDIR(mode) else 'a device or a pipe'}, where a file should be",
+            )
         if not is_end and not stat.S_ISDIR(mode):
             return place, "is a file, where a folder should be"
     return None
@@ -167,7 +193,9 @@ def find_data(name: str, file_name: str) -> Found:
     folders = places(known)
     path = look(file, folders)
     if path is None and (way := in_the_way(file, folders)):
-        raise DataError(f"{_title(file)} is missing: {way[0]} {way[1]}. Move that away, or set BENCH_DATA to another folder.")
+        raise DataError(
+            f"{_title(file)} is missing: {way[0]} {way[1]}. Move that away, or set BENCH_DATA to another folder."
+        )
     if path is None:
         package = f" On Debian: apt-get install {known.package}." if known.package else ""
         raise DataError(
@@ -180,13 +208,16 @@ def find_data(name: str, file_name: str) -> Found:
 
 @contextmanager
 def open_data(path: Path, expected: DataFile | None = None) -> Iterator[DataStream]:
-    """A file for reading, decompressed where it is gzip; what was read is checked at the end of the block.
+    """A file for reading, decompressed where it is gzip; what was read is checked at the end of the
+    block.
 
-    A ValueError in the block says what is wrong with the file, and becomes a DataError with its path and a remedy.
+    A ValueError in the block says what is wrong with the file, and becomes a DataError with its
+    path and a remedy.
 
     Args:
         path: the file; whether it is compressed is seen from its content.
-        expected: the known file that it must be; then its size bounds what is read, and its sha256 is compared.
+        expected: the known file that it must be; then its size bounds what is read, and its sha256
+            is compared.
 
     Raises:
         DataError: the file cannot be read, is damaged, or is another one.
@@ -198,7 +229,9 @@ def open_data(path: Path, expected: DataFile | None = None) -> Iterator[DataStre
     except ValueError as err:
         raise DataError(f"{path} {err}. {_remedy(path, expected)}") from err
     except OSError as err:
-        raise DataError(f"{path} cannot be read: {err.strerror or err}. {_remedy(path, expected)}") from err
+        raise DataError(
+            f"{path} cannot be read: {err.strerror or err}. {_remedy(path, expected)}"
+        ) from err
 
 
 @contextmanager
@@ -216,7 +249,9 @@ def _remedy(path: Path, expected: DataFile | None) -> str:
 
 
 def fault_of(path: Path, expected: DataFile) -> str | None:
-    """What is wrong with a file, as the end of a sentence about it; None where it is the expected one."""
+    """What is wrong with a file, as the end of a sentence about it; None where it is the expected
+    one.
+    """
     try:
         with _stream(path, expected) as stream:
             stream.finish()
@@ -232,7 +267,8 @@ def verify(name: str, folder: Path | None = None) -> Iterator[Checked]:
 
     Args:
         name: of the data set.
-        folder: the one that holds a folder of that name; where none is given, all the places where tasks look.
+        folder: the one that holds a folder of that name; where none is given, all the places where
+            tasks look.
 
     Raises:
         UnknownName: there is no such data set.
@@ -244,7 +280,15 @@ def verify(name: str, folder: Path | None = None) -> Iterator[Checked]:
         if path is None:
             way = in_the_way(file, folders)
             missing = f"{_title(file)} is not in {' or '.join(map(str, folders))}{'' if file.needed else '; no run needs it'}"
-            yield Checked(file, way[0], "wrong", " ".join(map(str, way))) if way else Checked(file, None, "missing", missing)
+            yield (
+                Checked(file, way[0], "wrong", " ".join(map(str, way)))
+                if way
+                else Checked(file, None, "missing", missing)
+            )
             continue
         fault = fault_of(path, file)
-        yield Checked(file, path, "right") if fault is None else Checked(file, path, "wrong", f"{path} {fault}")
+        yield (
+            Checked(file, path, "right")
+            if fault is None
+            else Checked(file, path, "wrong", f"{path} {fault}")
+        )

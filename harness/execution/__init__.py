@@ -1,1 +1,3 @@
-"""From specs to ended runs in the database: in this process, in worker processes, on a Dask cluster."""
+"""From specs to ended runs in the database: in this process, in worker processes, on a Dask
+cluster.
+"""

@@ -47,7 +47,8 @@ async def _ask(address: str) -> None:
 
 
 def run_keys(keys: list[str], options: dict[str, Any]) -> dict[str, Any]:
-    """On the cluster: run these runs in a process of its own, with the workspace that this machine's environment names.
+    """On the cluster: run these runs in a process of its own, with the workspace that this
+    machine's environment names.
 
     A task that the scheduler gives out twice finds its runs claimed or done.
 
@@ -59,7 +60,9 @@ def run_keys(keys: list[str], options: dict[str, Any]) -> dict[str, Any]:
     try:
         status = worker.wait()
         list(worker.said())
-        return {"error": f"its process ended with status {status}", "status": None} if status else {}
+        return (
+            {"error": f"its process ended with status {status}", "status": None} if status else {}
+        )
     except WorkerFailed as err:
         return {"error": str(err), "status": err.exit_status}
     finally:
@@ -69,10 +72,14 @@ def run_keys(keys: list[str], options: dict[str, Any]) -> dict[str, Any]:
 class Cluster:
     """The stacks of some runs as tasks of a Dask cluster; one whose worker died is sent again."""
 
-    def __init__(self, client: Any, store: ResultStore, keys: Sequence[str], options: Options) -> None:
+    def __init__(
+        self, client: Any, store: ResultStore, keys: Sequence[str], options: Options
+    ) -> None:
         self._executor = client.get_executor(pure=False)
         self._store = store
-        self._options = dataclasses.asdict(dataclasses.replace(options, threads=1, total_limit_s=None))
+        self._options = dataclasses.asdict(
+            dataclasses.replace(options, threads=1, total_limit_s=None)
+        )
         self._deadline = options.deadline(time.monotonic())
         self._futures: dict[Any, list[str]] = {}
         self._send(keys)
@@ -95,7 +102,11 @@ class Cluster:
         """
         done = [future for future in self._futures if future.done()]
         groups = [self._futures.pop(future) for future in done]
-        lost = [fault for future, group in zip(done, groups, strict=True) if (fault := _fault(future, group))]
+        lost = [
+            fault
+            for future, group in zip(done, groups, strict=True)
+            if (fault := _fault(future, group))
+        ]
         if done and time.monotonic() < self._deadline:
             self._send([key for group in groups for key in group])
         yield from lost
@@ -126,8 +137,11 @@ def _fault(future: Any, group: list[str]) -> Lost | None:
     return Lost(f"A worker of the cluster was lost ({fault['error']}); its runs go on elsewhere.")
 
 
-def run_on_cluster(store: ResultStore, client: Any, keys: Sequence[str], stop: StopRequest, options: Options) -> Iterator[Event]:
-    """Run these runs on the cluster of `client`: only their keys travel, and its workers claim them in the database.
+def run_on_cluster(
+    store: ResultStore, client: Any, keys: Sequence[str], stop: StopRequest, options: Options
+) -> Iterator[Event]:
+    """Run these runs on the cluster of `client`: only their keys travel, and its workers claim them
+    in the database.
 
     Raises:
         Stop: `stop` was set; what the cluster has begun goes on there.

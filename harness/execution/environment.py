@@ -17,7 +17,9 @@ PACKAGES = ("torch", "numpy", "pydantic", "sqlalchemy", "safetensors", "mlflow",
 
 @cache
 def describe() -> dict[str, Any]:
-    """Versions, CPU, and the git commit of the source with a flag for uncommitted changes (None outside a checkout)."""
+    """Versions, CPU, and the git commit of the source with a flag for uncommitted changes (None
+    outside a checkout).
+    """
     commit = _git("rev-parse", "HEAD")
     return {
         "bench": harness.__version__,
@@ -43,7 +45,10 @@ def _cpu() -> str:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
     except OSError:
         return platform.processor()
-    return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), platform.processor())
+    return next(
+        (line.partition(":")[2].strip() for line in lines if line.startswith("model name")),
+        platform.processor(),
+    )
 
 
 def _git(*arguments: str) -> str | None:
@@ -52,7 +57,13 @@ def _git(*arguments: str) -> str | None:
     if not (folder / ".git").exists():
         return None
     try:
-        done = subprocess.run(["git", "-C", str(folder), *arguments], capture_output=True, text=True, timeout=5, check=True)
+        done = subprocess.run(
+            ["git", "-C", str(folder), *arguments],
+            capture_output=True,
+            text=True,
+            timeout=5,
+            check=True,
+        )
     except (OSError, subprocess.SubprocessError):
         return None
     return done.stdout.strip()

@@ -42,7 +42,9 @@ class Fit:
 
     @property
     def curve(self) -> list[tuple[int, float]]:
-        """The bound on the way: (steps done, mean bound over the steps since the point before, nats)."""
+        """The bound on the way: (steps done, mean bound over the steps since the point before,
+        nats).
+        """
         return training.curves(self.state, 0, self.protocol.steps)["bound"]
 
     def sample(self, n_particles: int, seed: int = 0, trace: bool = False) -> Particles:
@@ -54,15 +56,29 @@ class Fit:
             trace: also the way from the base to z, `path` [K + 1, S, N, D].
         """
         noise = Noise([f"{seed}/sample"])
-        batch = next(iter(self.task.scored_batches(self.state.data, self.protocol.batch_size, Noise(["batch"], shuffled=False))))
+        batch = next(
+            iter(
+                self.task.scored_batches(
+                    self.state.data, self.protocol.batch_size, Noise(["batch"], shuffled=False)
+                )
+            )
+        )
         with torch.no_grad():
             theta, phi = self.state.layout.owned(validation.best_parameters(self.state))
-            return self.method.particles(phi, self.task.problem(theta, batch, self.protocol.base), noise, n_particles, trace)
+            return self.method.particles(
+                phi, self.task.problem(theta, batch, self.protocol.base), noise, n_particles, trace
+            )
 
     def score(self) -> dict[str, float]:
-        """Every metric that `bench run` would store for this run, and `<name>_se` where it is an estimate; nats."""
+        """Every metric that `bench run` would store for this run, and `<name>_se` where it is an
+        estimate; nats.
+        """
         scores = evaluation.evaluate(self.method, self.task, self.protocol, self.state)
-        errors = {f"{name}_se": float(score.error[0]) for name, score in scores.items() if score.error is not None}
+        errors = {
+            f"{name}_se": float(score.error[0])
+            for name, score in scores.items()
+            if score.error is not None
+        }
         return {name: float(score.value[0]) for name, score in scores.items()} | errors
 
 
@@ -109,9 +125,18 @@ def _one(kind: Any, given: str | Method | Task) -> Setting:
         return Setting(Found(type(given), given.name), given.model_dump())
     settings = parse_selector(kind, given)
     if len(settings) > 1:
-        raise UsageError(f"'{given}' stands for {len(settings)} settings; fit takes one. To cross settings: bench run.")
+        raise UsageError(
+            f"'{given}' stands for {len(settings)} settings; fit takes one. To cross settings: bench run."
+        )
     return settings[0]
 
 
-def _resolved(method: Setting, task: Setting, protocol: str | None, settings: dict[str, Any]) -> Resolved:
-    return resolve(method.found, task.found, protocol or task.found.cls.default_protocol, {**selected(method, task), **settings})
+def _resolved(
+    method: Setting, task: Setting, protocol: str | None, settings: dict[str, Any]
+) -> Resolved:
+    return resolve(
+        method.found,
+        task.found,
+        protocol or task.found.cls.default_protocol,
+        {**selected(method, task), **settings},
+    )

@@ -63,7 +63,9 @@ class Hands(Protocol):
         ...
 
 
-def follow(store: ResultStore, keys: Sequence[str], hands: Hands, stop: StopRequest) -> Iterator[Event]:
+def follow(
+    store: ResultStore, keys: Sequence[str], hands: Hands, stop: StopRequest
+) -> Iterator[Event]:
     """Yield what happens to these runs, until all have ended or the hands have.
 
     Raises:
@@ -80,7 +82,9 @@ def follow(store: ResultStore, keys: Sequence[str], hands: Hands, stop: StopRequ
         for news in hands.look():
             deaths += isinstance(news, Lost)
             if deaths > IDLE_DEATHS * len(hands):
-                raise BenchError(f"Workers die and no run gets further. Nothing is lost. The last one: {news.text}")
+                raise BenchError(
+                    f"Workers die and no run gets further. Nothing is lost. The last one: {news.text}"
+                )
             yield Note(news.text)
         if not watch.left or idle:
             return
@@ -90,7 +94,8 @@ def follow(store: ResultStore, keys: Sequence[str], hands: Hands, stop: StopRequ
 
 
 class Watch:
-    """How far some runs are: `left` are those that have not ended, in the order in which they are made.
+    """How far some runs are: `left` are those that have not ended, in the order in which they are
+    made.
 
     A look asks about these from the first one on, and no further than to those that have not begun.
     """
@@ -104,10 +109,17 @@ class Watch:
     @property
     def progress(self) -> Progressed:
         """As far as the last look has seen."""
-        return Progressed(self._total - len(self.left), self._running, self._total, self._steps_taken / max(self._steps, 1))
+        return Progressed(
+            self._total - len(self.left),
+            self._running,
+            self._total,
+            self._steps_taken / max(self._steps, 1),
+        )
 
     def look(self, everywhere: bool) -> list[str]:
-        """The runs that have ended since the last look; the first look, and one `everywhere`, asks about all that are left."""
+        """The runs that have ended since the last look; the first look, and one `everywhere`, asks
+        about all that are left.
+        """
         everywhere = everywhere or not self._taken
         ended: list[str] = []
         place = self._running = 0

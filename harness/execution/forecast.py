@@ -16,7 +16,15 @@ from harness.store.store import LEASE_S
 MISSING = "missing"  # from the database
 GIVEN_UP = "crashed"  # failed because its processes died: a repeated command tries again
 WITHDRAWN = "withdrawn"  # it has ended, and its result does not stand
-OPEN = (MISSING, GIVEN_UP, WITHDRAWN, Status.QUEUED, Status.INTERRUPTED, Status.TIMEOUT, Status.RUNNING)
+OPEN = (
+    MISSING,
+    GIVEN_UP,
+    WITHDRAWN,
+    Status.QUEUED,
+    Status.INTERRUPTED,
+    Status.TIMEOUT,
+    Status.RUNNING,
+)
 AGAIN = (Status.FAILED, Status.DIVERGED)  # made anew where the command asks for it
 # Settings that leave the time of a step as it is.
 FREE = {"steps", "lr", "lr_schedule", "rmsprop_decay", "optimiser", "clip_norm", "eval_particles"}
@@ -24,8 +32,9 @@ FREE = {"steps", "lr", "lr_schedule", "rmsprop_decay", "optimiser", "clip_norm",
 
 @dataclass(frozen=True)
 class Part:
-    """The runs of one method on one task, counted by status; `missing` are not in the database, `crashed` failed with their processes,
-    results that are `withdrawn` do not stand."""
+    """The runs of one method on one task, counted by status; `missing` are not in the database,
+    `crashed` failed with their processes, results that are `withdrawn` do not stand.
+    """
 
     task: str
     method: str
@@ -39,7 +48,9 @@ class Part:
 
 @dataclass(frozen=True)
 class AtWork:
-    """A run that a living process holds. Times are seconds since 1970, `step` is that of the last checkpoint."""
+    """A run that a living process holds. Times are seconds since 1970, `step` is that of the last
+    checkpoint.
+    """
 
     key: str
     cell: str
@@ -58,8 +69,9 @@ class AtWork:
 class Outlook:
     """Where a set of runs stands.
 
-    `left` runs are to be made; one process would take `seconds` for those of which anything is known, and nothing is known
-    of `unknown` of them. The longest stack takes `longest` seconds of that.
+    `left` runs are to be made; one process would take `seconds` for those of which anything is
+    known, and nothing is known of `unknown` of them. The longest stack takes `longest` seconds of
+    that.
     """
 
     parts: list[Part]
@@ -80,13 +92,17 @@ class Outlook:
         return len({(run.host, run.pid) for run in self.at_work})
 
     def seconds_with(self, workers: int) -> float | None:
-        """Seconds until all is made by so many processes; None where nothing is known. No stack is cut in two."""
+        """Seconds until all is made by so many processes; None where nothing is known. No stack is
+        cut in two.
+        """
         return None if self.unknown == self.left > 0 else max(self.seconds / workers, self.longest)
 
 
 @dataclass(frozen=True)
 class _Run:
-    """A run with its names, which are hashes and take a while; what it is, where it stands, and how many steps it has made."""
+    """A run with its names, which are hashes and take a while; what it is, where it stands, and how
+    many steps it has made.
+    """
 
     new: NewRun
     key: str
@@ -96,7 +112,14 @@ class _Run:
     step: int = 0
 
 
-def look(runs: Sequence[NewRun], store: ResultStore | None, stack: int, *, rerun: bool = False, retry: bool = False) -> Outlook:
+def look(
+    runs: Sequence[NewRun],
+    store: ResultStore | None,
+    stack: int,
+    *,
+    rerun: bool = False,
+    retry: bool = False,
+) -> Outlook:
     """Where these runs stand in a database; None is one that does not exist yet.
 
     Args:
@@ -107,15 +130,37 @@ def look(runs: Sequence[NewRun], store: ResultStore | None, stack: int, *, rerun
     """
     named = [_Run(run, run.spec.key, run.spec.cell, run.description.method) for run in runs]
     standings = store.standings([run.key for run in named]) if store else {}
-    holders = store.holders([key for key, run in standings.items() if run.status == Status.RUNNING]) if store else {}
-    failed = store.rows([key for key, run in standings.items() if run.status == Status.FAILED]) if store else {}
+    holders = (
+        store.holders([key for key, run in standings.items() if run.status == Status.RUNNING])
+        if store
+        else {}
+    )
+    failed = (
+        store.rows([key for key, run in standings.items() if run.status == Status.FAILED])
+        if store
+        else {}
+    )
     marked = dict.fromkeys((key for key, row in failed.items() if row.reason == CRASHED), GIVEN_UP)
     marked |= dict.fromkeys(store.errata.reasons(standings) if store else (), WITHDRAWN)
-    stored = [_standing(run, standings.get(run.key), run.key in holders, marked.get(run.key)) for run in named]
+    stored = [
+        _standing(run, standings.get(run.key), run.key in holders, marked.get(run.key))
+        for run in named
+    ]
     anew = (*AGAIN, WITHDRAWN)
-    left = [replace(run, step=0) if rerun or run.state in anew else run for run in stored if rerun or run.state in _to_make(retry)]
+    left = [
+        replace(run, step=0) if rerun or run.state in anew else run
+        for run in stored
+        if rerun or run.state in _to_make(retry)
+    ]
     times, unknown = _times(left, Speeds(store, [run.new for run in left]), stack)
-    return Outlook(_parts(stored), list(_at_work(stored, holders)), len(left), math.fsum(times), max(times, default=0.0), unknown)
+    return Outlook(
+        _parts(stored),
+        list(_at_work(stored, holders)),
+        len(left),
+        math.fsum(times),
+        max(times, default=0.0),
+        unknown,
+    )
 
 
 def _to_make(retry: bool) -> tuple[str, ...]:
@@ -127,15 +172,27 @@ def _standing(run: _Run, standing: Standing | None, held: bool, mark: str | None
     if standing is None:
         return run
     died = standing.status == Status.RUNNING and not held
-    return replace(run, state=mark or str(Status.INTERRUPTED if died else standing.status), step=standing.step)
+    return replace(
+        run, state=mark or str(Status.INTERRUPTED if died else standing.status), step=standing.step
+    )
 
 
-def _at_work(runs: Sequence[_Run], holders: dict[str, tuple[Owner, float, float]]) -> Iterator[AtWork]:
+def _at_work(
+    runs: Sequence[_Run], holders: dict[str, tuple[Owner, float, float]]
+) -> Iterator[AtWork]:
     for run in runs:
         if run.key in holders:
             owner, since, expires = holders[run.key]
             names = (run.key, run.cell, run.label, run.new.task_label, run.new.spec.seed)
-            yield AtWork(*names, owner.host, owner.pid, since, expires - LEASE_S, run.step, run.new.spec.steps)
+            yield AtWork(
+                *names,
+                owner.host,
+                owner.pid,
+                since,
+                expires - LEASE_S,
+                run.step,
+                run.new.spec.steps,
+            )
 
 
 def _parts(runs: Sequence[_Run]) -> list[Part]:
@@ -160,7 +217,9 @@ def _times(left: Sequence[_Run], speeds: Speeds, stack: int) -> tuple[list[float
 
 
 def _stacks(left: Sequence[_Run], stack: int) -> Iterator[list[_Run]]:
-    """Runs that will be one program: replicates of a cell at the same step, at most `stack` of them, where the task stacks."""
+    """Runs that will be one program: replicates of a cell at the same step, at most `stack` of
+    them, where the task stacks.
+    """
     units: dict[tuple[str, int], list[_Run]] = {}
     for run in left:
         units.setdefault((run.cell, run.step), []).append(run)
@@ -170,13 +229,17 @@ def _stacks(left: Sequence[_Run], stack: int) -> Iterator[list[_Run]]:
 
 
 class Speeds:
-    """Seconds a step, from what runs took so far: of the same cell, else of the nearest kind of run of which there are any."""
+    """Seconds a step, from what runs took so far: of the same cell, else of the nearest kind of run
+    of which there are any.
+    """
 
     def __init__(self, store: ResultStore | None, runs: Sequence[NewRun]) -> None:
         self._sums: dict[Hashable, tuple[float, int]] = {}
         methods = {run.spec.method for run in runs}
         for pace in store.paces(methods) if store and methods else []:
-            kinds = _kinds(pace.cell, pace.method, pace.task, pace.task_label, json.loads(pace.settings))
+            kinds = _kinds(
+                pace.cell, pace.method, pace.task, pace.task_label, json.loads(pace.settings)
+            )
             for kind in kinds:
                 wall_s, steps = self._sums.get(kind, (0.0, 0))
                 self._sums[kind] = (wall_s + pace.wall_s, steps + pace.steps)
@@ -190,7 +253,13 @@ class Speeds:
         return None
 
 
-def _kinds(cell: str, method: str, task: str, task_label: str, settings: dict[str, object]) -> tuple[Hashable, ...]:
-    """What a run is of, the narrowest first: its cell, its method and settings on its task, the task's name, the method."""
-    weighty = tuple(sorted((name, str(value)) for name, value in settings.items() if name not in FREE))
+def _kinds(
+    cell: str, method: str, task: str, task_label: str, settings: dict[str, object]
+) -> tuple[Hashable, ...]:
+    """What a run is of, the narrowest first: its cell, its method and settings on its task, the
+    task's name, the method.
+    """
+    weighty = tuple(
+        sorted((name, str(value)) for name, value in settings.items() if name not in FREE)
+    )
     return cell, (method, task_label, weighty), (method, task), (method,)

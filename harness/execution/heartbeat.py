@@ -22,7 +22,8 @@ BEAT_S = 15.0
 
 
 class Heartbeat:
-    """Prolongs the leases of the claims that it was told of: `with Heartbeat(url) as heartbeat: heartbeat.hold(claims)`.
+    """Prolongs the leases of the claims that it was told of: `with Heartbeat(url) as heartbeat:
+    heartbeat.hold(claims)`.
 
     `lost` is set when another process has taken one of them over.
     """
@@ -35,7 +36,11 @@ class Heartbeat:
     def hold(self, claims: Iterable[Claim]) -> None:
         """Keep these claims alive, and no others."""
         if self._child is None:
-            with suppress(OSError):  # without it leases hold for their first minute, and on this host while the process lives
+            with suppress(
+                OSError
+                # without it leases hold for their first minute, and on this host while the process
+                # lives
+            ):
                 self._child = spawn("harness.execution.heartbeat")
                 self._listener = threading.Thread(target=self._listen, daemon=True)
                 self._listener.start()
@@ -53,15 +58,22 @@ class Heartbeat:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
         if self._child is not None:
             end(self._child, self._listener)
 
 
 def main() -> None:
-    """In the helper: beat until standard input ends; a line on standard output says that a lease is lost.
+    """In the helper: beat until standard input ends; a line on standard output says that a lease is
+    lost.
 
-    A claim is fresh for a while: before the first beat is due, loading the store would only take time from the run's first steps.
+    A claim is fresh for a while: before the first beat is due, loading the store would only take
+    time from the run's first steps.
     """
     news, orders = threading.Event(), [json.loads(sys.stdin.readline())]
 

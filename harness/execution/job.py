@@ -16,7 +16,14 @@ from typing import TypeVar
 import torch
 
 from harness.api import Method, Task
-from harness.base.errors import CheckpointError, LeaseLost, PluginError, StoreError, UsageError, WorkspaceError
+from harness.base.errors import (
+    CheckpointError,
+    LeaseLost,
+    PluginError,
+    StoreError,
+    UsageError,
+    WorkspaceError,
+)
 from harness.base.spec import Plan, RunSpec
 from harness.base.stop_request import StopRequest
 from harness.base.workspace import Workspace
@@ -41,7 +48,9 @@ def cores() -> int:
 
 @dataclass(frozen=True)
 class Options:
-    """How a command wants its runs made; nothing here changes a number (other_torch gives up equality to the bit)."""
+    """How a command wants its runs made; nothing here changes a number (other_torch gives up
+    equality to the bit).
+    """
 
     save_every_s: float | None = None
     other_torch: bool = False
@@ -51,7 +60,9 @@ class Options:
     threads: int = field(default_factory=cores)
     device: str = "cpu"
     until: int | None = None  # the step at which runs are given back, for tuning to look at them
-    plugins: tuple[str, ...] = ()  # by sha256, the sources that the command named: their code may run
+    plugins: tuple[
+        str, ...
+    ] = ()  # by sha256, the sources that the command named: their code may run
     any_plugin: bool = False  # so may any code that the database holds
 
     def deadline(self, now: float) -> float:
@@ -59,13 +70,21 @@ class Options:
         return now + (math.inf if self.total_limit_s is None else self.total_limit_s)
 
     def pause(self, took_s: float) -> float:
-        """Seconds until the next checkpoint after one that took `took_s`: as asked, else so that saving takes about `SAVE_SHARE`."""
-        return max(FIRST_SAVE_S, took_s / SAVE_SHARE) if self.save_every_s is None else self.save_every_s
+        """Seconds until the next checkpoint after one that took `took_s`: as asked, else so that
+        saving takes about `SAVE_SHARE`.
+        """
+        return (
+            max(FIRST_SAVE_S, took_s / SAVE_SHARE)
+            if self.save_every_s is None
+            else self.save_every_s
+        )
 
 
 @dataclass
 class Job:
-    """A claimed stack: `specs` in the order of the plan, `claims` for the members that are ours to finish, by key."""
+    """A claimed stack: `specs` in the order of the plan, `claims` for the members that are ours to
+    finish, by key.
+    """
 
     workspace: Workspace
     store: ResultStore
@@ -123,23 +142,33 @@ def permitted_source(store: ResultStore, options: Options, digest: str) -> Sourc
         )
     text = patiently(partial(store.source, digest))
     if text is None:
-        raise PluginError(f"The code {digest[:8]} is not in the database. Queue its runs anew from its file.")
+        raise PluginError(
+            f"The code {digest[:8]} is not in the database. Queue its runs anew from its file."
+        )
     source = parsed(text)
     if source.digest != digest:
-        raise PluginError(f"The stored code {digest[:8]} is not the code of that name. Put a backup of the database in its place.")
+        raise PluginError(
+            f"The stored code {digest[:8]} is not the code of that name. Put a backup of the database in its place."
+        )
     return source
 
 
 def new_plan(specs: Sequence[RunSpec], threads: int, device: str = "cpu") -> Plan:
     """How a stack is computed from now on, whoever goes on with it."""
-    return Plan(members=tuple(spec.key for spec in specs), threads=threads, device=device, torch=torch.__version__)
+    return Plan(
+        members=tuple(spec.key for spec in specs),
+        threads=threads,
+        device=device,
+        torch=torch.__version__,
+    )
 
 
 def resume(job: Job, method: Method, task: Task) -> tuple[State, list[str]]:
     """Where a stack goes on, and what was wrong with newer checkpoints.
 
-    It is the state of the newest step at which every member of ours has a good checkpoint; the start where there is none.
-    Members that are not ours are dead weight: they stay frozen at their start, so that the others see the same stack.
+    It is the state of the newest step at which every member of ours has a good checkpoint; the
+    start where there is none. Members that are not ours are dead weight: they stay frozen at their
+    start, so that the others see the same stack.
     """
     if job.plan.torch != torch.__version__ and not job.options.other_torch:
         raise UsageError(
@@ -149,10 +178,16 @@ def resume(job: Job, method: Method, task: Task) -> tuple[State, list[str]]:
     state = training.start(method, task, job.specs[0].protocol(), [spec.seed for spec in job.specs])
     fresh = checkpoint_members(state)
     warnings: list[str] = []
-    files = {spec.key: patiently(partial(job.store.checkpoints, spec.key)) for _, spec, _ in job.members()}
+    files = {
+        spec.key: patiently(partial(job.store.checkpoints, spec.key))
+        for _, spec, _ in job.members()
+    }
     for step in sorted({file.step for listed in files.values() for file in listed}, reverse=True):
         try:
-            members = [_saved_member(job, spec, files, step, fresh[place]) for place, spec in enumerate(job.specs)]
+            members = [
+                _saved_member(job, spec, files, step, fresh[place])
+                for place, spec in enumerate(job.specs)
+            ]
             checkpoint.restore(state, members, step)
             break
         except (CheckpointError, StoreError) as err:
@@ -171,7 +206,11 @@ def checkpoint_members(state: State) -> list[dict[str, torch.Tensor]]:
 
 
 def _saved_member(
-    job: Job, spec: RunSpec, files: dict[str, list[CheckpointFile]], step: int, fresh: dict[str, torch.Tensor]
+    job: Job,
+    spec: RunSpec,
+    files: dict[str, list[CheckpointFile]],
+    step: int,
+    fresh: dict[str, torch.Tensor],
 ) -> dict[str, torch.Tensor]:
     if spec.key not in job.claims:
         return fresh
@@ -182,11 +221,21 @@ def _saved_member(
 
 
 def save(job: Job, state: State, remark: str | None = None) -> float:
-    """Write a checkpoint of every living member and one transaction with their rows; returns the seconds it took."""
+    """Write a checkpoint of every living member and one transaction with their rows; returns the
+    seconds it took.
+    """
     began = time.monotonic()
-    living = [(place, spec, claim) for place, spec, claim in job.members() if bool(state.alive[place])]
+    living = [
+        (place, spec, claim) for place, spec, claim in job.members() if bool(state.alive[place])
+    ]
     saved = [
-        Saved(state.step, job.wall_s(claim), all_curves(state, place, spec), write_member(job, state, place, spec, "last"), remark)
+        Saved(
+            state.step,
+            job.wall_s(claim),
+            all_curves(state, place, spec),
+            write_member(job, state, place, spec, "last"),
+            remark,
+        )
         for place, spec, claim in living
     ]
     remove_files(job.workspace, job.store, job.store.save([claim for _, _, claim in living], saved))
@@ -218,12 +267,18 @@ def write_picture(job: Job, key: str, name: str, content: bytes) -> ArtifactFile
 
 
 def tidy(job: Job) -> None:
-    """Set files of our runs aside that the database does not know: a crash between file and row leaves them. Half-written ones go."""
-    present = [stray for _, _, claim in job.members() for stray in listed_in(job.workspace, claim.edition)]
+    """Set files of our runs aside that the database does not know: a crash between file and row
+    leaves them. Half-written ones go.
+    """
+    present = [
+        stray for _, _, claim in job.members() for stray in listed_in(job.workspace, claim.edition)
+    ]
 
     def put_aside(stray: Stray) -> None:
         with suppress(WorkspaceError, OSError):
-            stray.path.unlink() if stray.name.startswith(".") else set_aside(job.workspace, stray.path)
+            stray.path.unlink() if stray.name.startswith(".") else set_aside(
+                job.workspace, stray.path
+            )
 
     left = patiently(partial(job.store.files.strays, present)) if present else []
     if left:
@@ -231,7 +286,9 @@ def tidy(job: Job) -> None:
 
 
 def patiently(act: Callable[[], T]) -> T:
-    """What `act` returns; a database that is away or locked is waited for, because results are in hand."""
+    """What `act` returns; a database that is away or locked is waited for, because results are in
+    hand.
+    """
     deadline = time.monotonic() + STORE_PATIENCE_S
     while True:
         try:

@@ -11,7 +11,14 @@ from functools import partial
 
 from pydantic import ValidationError
 
-from harness.base.errors import BenchError, DataError, LeaseLost, PluginError, StoreError, UsageError
+from harness.base.errors import (
+    BenchError,
+    DataError,
+    LeaseLost,
+    PluginError,
+    StoreError,
+    UsageError,
+)
 from harness.base.spec import NewRun, Plan, RunSpec, Status
 from harness.base.stop_request import StopRequest
 from harness.base.workspace import Workspace
@@ -48,9 +55,12 @@ class SetAside(runner.Note):
 Event = runner.Event | Waiting
 
 
-def prepare(store: ResultStore, workspace: Workspace, runs: Sequence[NewRun], rerun: bool, retry: bool) -> list[str]:
-    """Queue what is missing, and return its keys; put back to the start what was withdrawn or is to be run anew; give what timed out, was
-    pruned or crashed another chance. Results that are made anew stay until the new ones are stored.
+def prepare(
+    store: ResultStore, workspace: Workspace, runs: Sequence[NewRun], rerun: bool, retry: bool
+) -> list[str]:
+    """Queue what is missing, and return its keys; put back to the start what was withdrawn or is to
+    be run anew; give what timed out, was pruned or crashed another chance. Results that are made
+    anew stay until the new ones are stored.
 
     Args:
         store, workspace: where results and files are.
@@ -63,10 +73,21 @@ def prepare(store: ResultStore, workspace: Workspace, runs: Sequence[NewRun], re
     """
     rows = store.standings(run.spec.key for run in runs)
     withdrawn = store.errata.reasons(rows)
-    again = {key for key, row in rows.items() if rerun or key in withdrawn or (retry and row.status in (Status.DIVERGED, Status.FAILED))}
+    again = {
+        key
+        for key, row in rows.items()
+        if rerun or key in withdrawn or (retry and row.status in (Status.DIVERGED, Status.FAILED))
+    }
     if again:
-        remove_files(workspace, store, store.reset(sorted(again), [run for run in runs if run.spec.key in again]))
-    if any(row.status in (Status.FAILED, Status.TIMEOUT, Status.PRUNED) or row.crashes for row in rows.values()):
+        remove_files(
+            workspace,
+            store,
+            store.reset(sorted(again), [run for run in runs if run.spec.key in again]),
+        )
+    if any(
+        row.status in (Status.FAILED, Status.TIMEOUT, Status.PRUNED) or row.crashes
+        for row in rows.values()
+    ):
         store.reopen(list(rows))
     missing = [run for run in runs if run.spec.key not in rows]
     return store.enqueue(missing) if missing else []
@@ -83,9 +104,15 @@ def taken_back(store: ResultStore, workspace: Workspace, new: Sequence[str]) -> 
 
 
 def execute(
-    workspace: Workspace, store: ResultStore, keys: Sequence[str] | None, stop: StopRequest, options: Options, stay: bool = False
+    workspace: Workspace,
+    store: ResultStore,
+    keys: Sequence[str] | None,
+    stop: StopRequest,
+    options: Options,
+    stay: bool = False,
 ) -> Iterator[Event]:
-    """Run these runs, or whatever the database has open, in this process, until every one has ended or run out of time.
+    """Run these runs, or whatever the database has open, in this process, until every one has ended
+    or run out of time.
 
     Args:
         workspace, store: where results and files are.
@@ -107,14 +134,20 @@ def execute(
             if not open_runs and not stay:
                 return
             if time.monotonic() >= deadline:
-                yield runner.Note("The time for all runs together is over. The same command, with more time, goes on.")
+                yield runner.Note(
+                    "The time for all runs together is over. The same command, with more time, goes on."
+                )
                 return
             free = [run for run in open_runs if run.holder is None]
-            taken = saving.patiently(partial(store.claim_first, list(stacks(free)), Owner.current()))
+            taken = saving.patiently(
+                partial(store.claim_first, list(stacks(free)), Owner.current())
+            )
             yield from map(runner.Ended, taken.given_up)
             if taken.claims:
                 heartbeat.hold(taken.claims)
-                for event in run_claims(workspace, store, taken.claims, stop, heartbeat.lost, options, deadline):
+                for event in run_claims(
+                    workspace, store, taken.claims, stop, heartbeat.lost, options, deadline
+                ):
                     if isinstance(event, SetAside):
                         left.set_aside(event.keys)
                     yield event
@@ -122,19 +155,26 @@ def execute(
             if any(taken):
                 left.at_once, waiting_since = max(AT_ONCE, left.at_once // 2), time.monotonic()
                 continue
-            if free and left.at_once < MOST_AT_ONCE:  # others were faster: there is more behind what they took
+            if (
+                free and left.at_once < MOST_AT_ONCE
+            ):  # others were faster: there is more behind what they took
                 left.at_once *= 2
                 continue
             if open_runs:
-                yield Waiting(tuple(sorted({str(run.holder) for run in open_runs if run.holder})), len(open_runs))
+                yield Waiting(
+                    tuple(sorted({str(run.holder) for run in open_runs if run.holder})),
+                    len(open_runs),
+                )
             waited = time.monotonic() - waiting_since
             stop.wait(min(max(WAIT_S, waited / 10), LONGEST_WAIT_S))
 
 
 class Left:
-    """The runs that are still to be made: some of those that were asked for, or whatever the database has open.
+    """The runs that are still to be made: some of those that were asked for, or whatever the
+    database has open.
 
-    The database is asked about as many as it takes to find `at_once` that are free, and never again about one that has ended.
+    The database is asked about as many as it takes to find `at_once` that are free, and never again
+    about one that has ended.
     """
 
     def __init__(self, store: ResultStore, keys: Sequence[str] | None) -> None:
@@ -148,14 +188,20 @@ class Left:
         self._aside |= set(keys)
 
     def next(self) -> list[OpenRun]:
-        """The next ones; those that nobody holds, as long as there are any, and nothing when all have ended."""
+        """The next ones; those that nobody holds, as long as there are any, and nothing when all
+        have ended.
+        """
         if self._keys is None:
             open_runs = self._store.next_runs(self.at_once, self._aside)
             return _whole_cells(open_runs) if len(open_runs) == self.at_once else open_runs
         seen: list[OpenRun] = []
-        while len(self._keys) > len(seen) and sum(run.holder is None for run in seen) < self.at_once:
+        while (
+            len(self._keys) > len(seen) and sum(run.holder is None for run in seen) < self.at_once
+        ):
             part = slice(len(seen), len(seen) + max(PART, self.at_once))
-            found = [run for run in self._store.open_runs(self._keys[part]) if run.key not in self._aside]
+            found = [
+                run for run in self._store.open_runs(self._keys[part]) if run.key not in self._aside
+            ]
             self._keys[part] = [run.key for run in found]
             seen += found
         free = [run for run in seen if run.holder is None]
@@ -168,7 +214,9 @@ def _whole_cells(free: list[OpenRun]) -> list[OpenRun]:
 
 
 def stacks(free: Sequence[OpenRun]) -> Iterator[list[OpenRun]]:
-    """Runs that train as one program: those of one plan, or replicates of a cell whose task stacks, at most `STACK` of them."""
+    """Runs that train as one program: those of one plan, or replicates of a cell whose task stacks,
+    at most `STACK` of them.
+    """
     units: dict[str, list[OpenRun]] = {}
     for run in free:
         units.setdefault(run.plan or run.cell, []).append(run)
@@ -186,19 +234,32 @@ def run_claims(
     options: Options,
     deadline: float,
 ) -> Iterator[Event]:
-    """Run claimed runs, each with the stack that it was planned in; those without a plan make a new stack."""
+    """Run claimed runs, each with the stack that it was planned in; those without a plan make a new
+    stack.
+    """
     by_plan: dict[Plan | None, list[Claim]] = {}
     for claim in claims:
         by_plan.setdefault(claim.plan, []).append(claim)
     for plan, members in by_plan.items():
-        rows = saving.patiently(partial(store.rows, plan.members if plan else [claim.key for claim in members]))
+        rows = saving.patiently(
+            partial(store.rows, plan.members if plan else [claim.key for claim in members])
+        )
         ours = {claim.key: claim for claim in members}
-        # One thread is the fastest for small replicated problems; large ones take all that there are.
+        # One thread is the fastest for small replicated problems; large ones take all that there
+        # are.
         threads = 1 if rows[members[0].key].stacks else options.threads
         try:
             specs = _specs(rows, plan.members if plan else list(rows))
             job = saving.Job(
-                workspace, store, specs, ours, plan or saving.new_plan(specs, threads, options.device), stop, lost, options, deadline
+                workspace,
+                store,
+                specs,
+                ours,
+                plan or saving.new_plan(specs, threads, options.device),
+                stop,
+                lost,
+                options,
+                deadline,
             )
             yield from runner.run(job)
         except ValidationError:
@@ -214,7 +275,12 @@ def run_claims(
 
 
 def _specs(rows: dict[str, RunRow], keys: Sequence[str]) -> list[RunSpec]:
-    """The specs of a stack in order; a member that was removed since is replaced by one that nobody claims."""
+    """The specs of a stack in order; a member that was removed since is replaced by one that nobody
+    claims.
+    """
     known = {key: RunSpec.from_plain(row.spec) for key, row in rows.items()}
     stand_in = next(iter(known.values()))
-    return [known.get(key) or stand_in.model_copy(update={"seed": 2**62 + place}) for place, key in enumerate(keys)]
+    return [
+        known.get(key) or stand_in.model_copy(update={"seed": 2**62 + place})
+        for place, key in enumerate(keys)
+    ]

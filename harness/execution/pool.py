@@ -28,7 +28,11 @@ class Pool:
         self.workers = [self._start() for _ in range(n)]
 
     def _start(self) -> Worker:
-        left = None if self._options.total_limit_s is None else max(0.0, self._deadline - time.monotonic())
+        left = (
+            None
+            if self._options.total_limit_s is None
+            else max(0.0, self._deadline - time.monotonic())
+        )
         return Worker(self._workspace, self._keys, replace(self._options, total_limit_s=left))
 
     def __len__(self) -> int:
@@ -45,7 +49,9 @@ class Pool:
             status = worker.poll()
             yield from map(Note, worker.said())
             if status:
-                yield Lost(f"Worker {worker.pid} ended with {_ending(status)}; another one takes its place, and its runs go on.")
+                yield Lost(
+                    f"Worker {worker.pid} ended with {_ending(status)}; another one takes its place, and its runs go on."
+                )
                 worker.close()
                 self.workers[place] = self._start()
 
@@ -63,7 +69,11 @@ class Pool:
     def close(self) -> None:
         """Let workers that are done leave by themselves; end those that do not."""
         deadline = time.monotonic() + LEAVE_S
-        while not self.are_idle() and time.monotonic() < deadline and not any(worker.poll() for worker in self.workers):
+        while (
+            not self.are_idle()
+            and time.monotonic() < deadline
+            and not any(worker.poll() for worker in self.workers)
+        ):
             time.sleep(0.05)
         for worker in self.workers:
             worker.close()
@@ -87,7 +97,12 @@ def pool(workspace: Workspace, keys: Sequence[str], n: int, options: Options) ->
 
 
 def run_on_workers(
-    workspace: Workspace, store: ResultStore, keys: Sequence[str], n: int, stop: StopRequest, options: Options
+    workspace: Workspace,
+    store: ResultStore,
+    keys: Sequence[str],
+    n: int,
+    stop: StopRequest,
+    options: Options,
 ) -> Iterator[Event]:
     """Run these runs on `n` processes of this machine, which share its processors.
 

@@ -1,4 +1,6 @@
-"""One stack of claimed runs, from specs to stored results: load, train, save on the way, score, store."""
+"""One stack of claimed runs, from specs to stored results: load, train, save on the way, score,
+store.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +20,17 @@ from harness.base.gc import collect_as_usual
 from harness.base.spec import RunSpec, Status
 from harness.base.tracebacks import traceback_of
 from harness.execution import environment
-from harness.execution.job import Job, all_curves, patiently, permitted_source, resume, save, tidy, write_member, write_picture
+from harness.execution.job import (
+    Job,
+    all_curves,
+    patiently,
+    permitted_source,
+    resume,
+    save,
+    tidy,
+    write_member,
+    write_picture,
+)
 from harness.plan import registry
 from harness.store import ArtifactFile, Claim, Metric, Outcome
 from harness.store.run_files import remove_files
@@ -80,24 +92,33 @@ def run(job: Job) -> Iterator[Event]:
     """Bring every claimed member of a stack to its end, yielding what happens.
 
     Raises:
-        PluginError: the method or task breaks its contract; the runs are given back, and what they had before is in its place.
+        PluginError: the method or task breaks its contract; the runs are given back, and what they
+            had before is in its place.
         Stop: the process was asked to end; the state is saved and the runs can go on.
         LeaseLost: another process has taken over.
     """
     try:
-        method, task = registry.load(job.specs[0], partial(permitted_source, job.store, job.options))
+        method, task = registry.load(
+            job.specs[0], partial(permitted_source, job.store, job.options)
+        )
     except BenchError as err:  # another machine may have its plugins, or may run their code
         _give_back(job, Status.QUEUED, str(err))
         raise
     try:
         devices.use(job.plan.device)
         collect_as_usual()
-        patiently(lambda: job.store.begin(list(job.claims.values()), job.plan, environment.describe()))
+        patiently(
+            lambda: job.store.begin(list(job.claims.values()), job.plan, environment.describe())
+        )
         torch.set_num_threads(job.plan.threads)
         state, warnings = resume(job, method, task)
         tidy(job)
         yield from map(Note, warnings)
-        yield Began(_title(method, task, job.specs[0]), tuple(spec for _, spec, _ in job.members()), state.step)
+        yield Began(
+            _title(method, task, job.specs[0]),
+            tuple(spec for _, spec, _ in job.members()),
+            state.step,
+        )
         state.to(job.plan.device)
         yield from _train(job, method, task, state)
         state.to("cpu")  # scores and files are made there
@@ -135,10 +156,15 @@ def _train(job: Job, method: Method, task: Task, state: State) -> Iterator[Event
     step = partial(next, validation.train(method, task, protocol, state), None)
     while progress := _in_time(job, step):
         now = time.monotonic()
-        leaving, saving = job.must_leave(state.step), now >= next_save and state.step < protocol.steps
+        leaving, saving = (
+            job.must_leave(state.step),
+            now >= next_save and state.step < protocol.steps,
+        )
         if progress.remark:
             patiently(partial(save, job, state, progress.remark))
-            yield Note(f"{method.name} on {task.name} ({', '.join(job.claims)}): {progress.remark}.")
+            yield Note(
+                f"{method.name} on {task.name} ({', '.join(job.claims)}): {progress.remark}."
+            )
         if (leaving or saving) and not progress.holds():
             continue
         if (leaving or saving) and not job.lost.is_set():
@@ -158,7 +184,8 @@ def _in_time(job: Job, step: Callable[[], T]) -> T:
     """One step.
 
     Raises:
-        OutOfTime: it had not ended long after the time was over. What was made since the last checkpoint is lost: it may be half done.
+        OutOfTime: it had not ended long after the time was over. What was made since the last
+            checkpoint is lost: it may be half done.
     """
     if job.time_is_over == math.inf:
         return step()
@@ -166,7 +193,9 @@ def _in_time(job: Job, step: Callable[[], T]) -> T:
         with broken_off(job.time_is_over):
             return step()
     except Overdue:
-        raise OutOfTime(f"its time was over, and {GRACE_S:g} s later its step had not ended; it goes on from its last checkpoint") from None
+        raise OutOfTime(
+            f"its time was over, and {GRACE_S:g} s later its step had not ended; it goes on from its last checkpoint"
+        ) from None
 
 
 def _leave_if_asked(job: Job, state: State) -> Iterator[Event]:
@@ -217,21 +246,31 @@ def _diverged(job: Job, state: State, place: int, spec: RunSpec, claim: Claim) -
 def _finish(job: Job, method: Method, task: Task, state: State) -> Iterator[Event]:
     """Score the living members and store how all that are left ended, in one transaction."""
     scores = (yield from _score(job, method, task, state)) if bool(state.alive.any()) else {}
-    left = [(place, spec, claim) for place, spec, claim in job.members() if _is_running(job, spec.key)]
+    left = [
+        (place, spec, claim) for place, spec, claim in job.members() if _is_running(job, spec.key)
+    ]
     outcomes = [
-        _done(job, state, place, spec, claim, scores) if bool(state.alive[place]) else _diverged(job, state, place, spec, claim)
+        _done(job, state, place, spec, claim, scores)
+        if bool(state.alive[place])
+        else _diverged(job, state, place, spec, claim)
         for place, spec, claim in left
     ]
     for number, (place, spec, _) in enumerate(left):
         if bool(state.alive[place]):
-            outcomes[number] = replace(outcomes[number], artifacts=(yield from _pictures(job, method, task, spec, state)))
+            outcomes[number] = replace(
+                outcomes[number], artifacts=(yield from _pictures(job, method, task, spec, state))
+            )
     _store(job, [claim for _, _, claim in left], outcomes)
     for _, spec, _ in left:
         yield Ended(spec.key)
 
 
-def _pictures(job: Job, method: Method, task: Task, spec: RunSpec, state: State) -> Generator[Event, None, list[ArtifactFile]]:
-    """The run's pictures on disk. What keeps them from being made or written is said, and does not touch the result."""
+def _pictures(
+    job: Job, method: Method, task: Task, spec: RunSpec, state: State
+) -> Generator[Event, None, list[ArtifactFile]]:
+    """The run's pictures on disk. What keeps them from being made or written is said, and does not
+    touch the result.
+    """
     files: list[ArtifactFile] = []
     if task.stacks:
         return files
@@ -239,13 +278,23 @@ def _pictures(job: Job, method: Method, task: Task, spec: RunSpec, state: State)
         for name, content in gallery.pngs(trained(method, task, spec, state), state.data):
             files.append(write_picture(job, spec.key, name, content))
     except (Exception, SystemExit) as err:  # noqa: BLE001 - a plugin may raise anything
-        reason = err.strerror if isinstance(err, OSError) and err.strerror else f"{type(err).__name__}: {err}"
-        yield Note(f"Run {spec.key} goes without {'some of its' if files else 'its'} pictures: {reason}. Its result is whole.")
+        reason = (
+            err.strerror
+            if isinstance(err, OSError) and err.strerror
+            else f"{type(err).__name__}: {err}"
+        )
+        yield Note(
+            f"Run {spec.key} goes without {'some of its' if files else 'its'} pictures: {reason}. Its result is whole."
+        )
     return files
 
 
-def _score(job: Job, method: Method, task: Task, state: State) -> Generator[Event, None, dict[str, Score]]:
-    """The scores; between two blocks of particles it can be stopped, and then goes on from the end of training."""
+def _score(
+    job: Job, method: Method, task: Task, state: State
+) -> Generator[Event, None, dict[str, Score]]:
+    """The scores; between two blocks of particles it can be stopped, and then goes on from the end
+    of training.
+    """
     steps = scoring(method, task, job.specs[0].protocol(), state)
     while True:
         try:
@@ -259,24 +308,33 @@ def _is_running(job: Job, key: str) -> bool:
     return patiently(lambda: job.store.rows([key]))[key].status == Status.RUNNING
 
 
-def _done(job: Job, state: State, place: int, spec: RunSpec, claim: Claim, scores: dict[str, Score]) -> Outcome:
+def _done(
+    job: Job, state: State, place: int, spec: RunSpec, claim: Claim, scores: dict[str, Score]
+) -> Outcome:
     return Outcome(
         Status.DONE,
         None,
         state.step,
         job.wall_s(claim),
-        metrics={name: Metric(float(s.value[place]), None if s.error is None else float(s.error[place])) for name, s in scores.items()},
+        metrics={
+            name: Metric(float(s.value[place]), None if s.error is None else float(s.error[place]))
+            for name, s in scores.items()
+        },
         curves=all_curves(state, place, spec),
         checkpoint=write_member(job, state, place, spec, "final"),
     )
 
 
 def _store(job: Job, claims: list[Claim], outcomes: list[Outcome]) -> None:
-    remove_files(job.workspace, job.store, patiently(lambda: job.store.finish_all(claims, outcomes)))
+    remove_files(
+        job.workspace, job.store, patiently(lambda: job.store.finish_all(claims, outcomes))
+    )
 
 
 def _give_back(job: Job, status: Status, reason: str) -> None:
-    with suppress(LeaseLost, StoreError):  # a lease that cannot be given back ends with this process
+    with suppress(
+        LeaseLost, StoreError
+    ):  # a lease that cannot be given back ends with this process
         job.store.release(list(job.claims.values()), status, reason)
 
 
@@ -290,13 +348,26 @@ def _time_out(job: Job, reason: str) -> Iterator[Event]:
 def _forget(job: Job, reason: str) -> None:
     """Give back runs whose plugin or data are not as they must be: there is no result to record."""
     with suppress(LeaseLost, StoreError):
-        remove_files(job.workspace, job.store, job.store.earlier.give_up(list(job.claims.values()), one_line(reason)))
+        remove_files(
+            job.workspace,
+            job.store,
+            job.store.earlier.give_up(list(job.claims.values()), one_line(reason)),
+        )
 
 
 def _fail(job: Job, error: BaseException) -> Iterator[Event]:
     reason, traceback = f"{type(error).__name__}: {error}", traceback_of(error)
     left = [claim for _, spec, claim in job.members() if _is_running(job, spec.key)]
     steps = patiently(lambda: job.store.rows([claim.key for claim in left]))
-    _store(job, left, [Outcome(Status.FAILED, reason, steps[claim.key].step, job.wall_s(claim), traceback=traceback) for claim in left])
+    _store(
+        job,
+        left,
+        [
+            Outcome(
+                Status.FAILED, reason, steps[claim.key].step, job.wall_s(claim), traceback=traceback
+            )
+            for claim in left
+        ],
+    )
     for claim in left:
         yield Ended(claim.key)

@@ -1,7 +1,7 @@
 """A process that runs what it is told to, and the handle that a command holds on it.
 
-They speak in lines of JSON. To the process: where the workspace is, the keys, how runs are made. From it: notes, and the error
-that ended it.
+They speak in lines of JSON. To the process: where the workspace is, the keys, how runs are made.
+From it: notes, and the error that ended it.
 """
 
 from __future__ import annotations
@@ -38,14 +38,22 @@ class WorkerFailed(BenchError):
 
 
 class Worker:
-    """A running worker process: `notes` holds what it said, `poll()` its exit status once it has ended."""
+    """A running worker process: `notes` holds what it said, `poll()` its exit status once it has
+    ended.
+    """
 
     def __init__(self, workspace: Workspace, keys: Sequence[str], options: Options) -> None:
         self.notes: queue.SimpleQueue[dict[str, Any]] = queue.SimpleQueue()
-        self._child = spawn("harness.execution.worker", **dict.fromkeys(LIBRARIES, str(options.threads)))
+        self._child = spawn(
+            "harness.execution.worker", **dict.fromkeys(LIBRARIES, str(options.threads))
+        )
         self._listener = threading.Thread(target=self._listen, daemon=True)
         self._listener.start()
-        orders = {"home": str(workspace.home), "environment": dict(workspace.environment), "keys": list(keys)}
+        orders = {
+            "home": str(workspace.home),
+            "environment": dict(workspace.environment),
+            "keys": list(keys),
+        }
         pipe = self._child.stdin
         with suppress(OSError):  # it has ended already: poll() tells
             if pipe is not None:
@@ -108,13 +116,21 @@ def main() -> None:
     options = Options(**orders["options"])
     limit_memory(options.memory_limit)
     try:
-        for note in _work(Workspace(Path(orders["home"]), orders["environment"]), orders["keys"], options, stop):
+        for note in _work(
+            Workspace(Path(orders["home"]), orders["environment"]), orders["keys"], options, stop
+        ):
             report.write(json.dumps({"note": note}) + "\n")
     except BenchError as err:
         report.write(json.dumps({"error": str(err), "status": err.exit_status}) + "\n")
     except Exception as err:  # noqa: BLE001 - the command is told what this program's fault is
         report.write(
-            json.dumps({"error": f"A worker failed: {type(err).__name__}: {err} ({place_in(traceback_of(err))})", "status": 1}) + "\n"
+            json.dumps(
+                {
+                    "error": f"A worker failed: {type(err).__name__}: {err} ({place_in(traceback_of(err))})",
+                    "status": 1,
+                }
+            )
+            + "\n"
         )
     report.close()
     os._exit(0)  # a thread that reads standard input would hold up an ordinary exit
@@ -125,7 +141,9 @@ def _end_with_input() -> None:
     os._exit(0)
 
 
-def _work(workspace: Workspace, keys: Sequence[str], options: Options, stop: StopRequest) -> Iterator[str]:
+def _work(
+    workspace: Workspace, keys: Sequence[str], options: Options, stop: StopRequest
+) -> Iterator[str]:
     """Run these runs and yield what is worth saying."""
     from harness.execution.local import execute
     from harness.execution.runner import Note, Stop
@@ -144,7 +162,9 @@ def _work(workspace: Workspace, keys: Sequence[str], options: Options, stop: Sto
 
 
 def limit_memory(limit: int | None) -> None:
-    """Let this process take no more than `limit` bytes: what asks for more fails, and with it its run."""
+    """Let this process take no more than `limit` bytes: what asks for more fails, and with it its
+    run.
+    """
     if limit is not None:
         import resource
 

@@ -1,6 +1,8 @@
-r"""Reductions of log-weights: every score of every method comes from one tensor, `log_w` [S, ...] with $E[e^{\log w}] = p(x)$.
+r"""Reductions of log-weights: every score of every method comes from one tensor, `log_w` [S, ...]
+with $E[e^{\log w}] = p(x)$.
 
-All results are in nats except the effective sample size (particles) and the Pareto shape (a number).
+All results are in nats except the effective sample size (particles) and the Pareto shape (a
+number).
 """
 
 from __future__ import annotations
@@ -14,7 +16,8 @@ from torch import Tensor
 
 
 def elbo(log_w: Tensor) -> Tensor:
-    r"""The evidence lower bound $\frac1S \sum_s \log w_s \le \log p(x)$ in expectation (Jordan et al. 1999).
+    r"""The evidence lower bound $\frac1S \sum_s \log w_s \le \log p(x)$ in expectation (Jordan et
+    al. 1999).
 
     Shapes: [S, ...] -> [...].
     """
@@ -22,7 +25,8 @@ def elbo(log_w: Tensor) -> Tensor:
 
 
 def iwae(log_w: Tensor) -> Tensor:
-    r"""The importance-weighted bound $\log \frac1S \sum_s w_s$, tighter as S grows (Burda et al. 2015, arXiv:1509.00519).
+    r"""The importance-weighted bound $\log \frac1S \sum_s w_s$, tighter as S grows (Burda et al.
+    2015, arXiv:1509.00519).
 
     Shapes: [S, ...] -> [...].
     """
@@ -54,10 +58,12 @@ def ess(log_w: Tensor) -> Tensor:
 
 
 def pareto_k(log_w: Tensor) -> Tensor:
-    r"""The shape $\hat k$ of a generalised Pareto fitted to the largest weights: above 0.7 the estimate is not to be trusted.
+    r"""The shape $\hat k$ of a generalised Pareto fitted to the largest weights: above 0.7 the
+    estimate is not to be trusted.
 
-    The tail is the largest $\min(S/5, 3\sqrt S)$ weights; the fit is that of Zhang & Stephens (2009, Technometrics 51), drawn
-    towards 0.5 by ten prior observations. NaN where the tail has fewer than five weights or a weight is not finite.
+    The tail is the largest $\min(S/5, 3\sqrt S)$ weights; the fit is that of Zhang & Stephens
+    (2009, Technometrics 51), drawn towards 0.5 by ten prior observations. NaN where the tail has
+    fewer than five weights or a weight is not finite.
 
     Shapes: [S, ...] -> [...].
     Source: Vehtari et al. 2024, Pareto smoothed importance sampling, arXiv:1507.02646.
@@ -77,16 +83,22 @@ def _pareto_shape(log_w: np.ndarray) -> float:
 
 
 def _fit_generalised_pareto(excess: np.ndarray) -> float:
-    """The posterior-mean shape of Zhang & Stephens, over a grid of 30 + sqrt(n) values of theta = -k / scale; `excess` ascends."""
+    """The posterior-mean shape of Zhang & Stephens, over a grid of 30 + sqrt(n) values of theta =
+    -k / scale; `excess` ascends.
+    """
     n = len(excess)
     n_grid = 30 + int(math.sqrt(n))
     quartile = excess[int(n / 4 + 0.5) - 1]
     if quartile <= 0:  # so few weights carry everything that the others vanish beside them
         return math.inf
-    theta = 1 / excess[-1] + (1 - np.sqrt(n_grid / (np.arange(1, n_grid + 1) - 0.5))) / (3 * quartile)
+    theta = 1 / excess[-1] + (1 - np.sqrt(n_grid / (np.arange(1, n_grid + 1) - 0.5))) / (
+        3 * quartile
+    )
     shape = np.log1p(-theta[:, None] * excess).mean(1)
     likelihood = n * (np.log(-theta / shape) - shape - 1)
-    with np.errstate(over="ignore"):  # a value of theta that is out of the question has weight 1 / inf
+    with np.errstate(
+        over="ignore"
+    ):  # a value of theta that is out of the question has weight 1 / inf
         weight = 1 / np.exp(likelihood[None, :] - likelihood[:, None]).sum(1)
     k = float(np.log1p(-float(weight @ theta) * excess).mean())
     return k * n / (n + 10) + 0.5 * 10 / (n + 10)

@@ -10,24 +10,31 @@ import torch
 from torch import Tensor
 
 TRAIN_BLOCK = 16
-"""Steps drawn at a time in training. It decides which numbers a step sees, so it is a constant and no setting."""
+"""Steps drawn at a time in training. It decides which numbers a step sees, so it is a constant and
+no setting.
+"""
 
 
 def _generator(*name: object) -> np.random.Generator:
     """A Philox generator whose 128-bit key is the hash of a name, so that streams never overlap."""
     text = "/".join(str(part) for part in name)
-    return np.random.Generator(np.random.Philox(key=int.from_bytes(hashlib.sha256(text.encode()).digest()[:16], "little")))
+    return np.random.Generator(
+        np.random.Philox(key=int.from_bytes(hashlib.sha256(text.encode()).digest()[:16], "little"))
+    )
 
 
 class Noise:
-    """Random numbers that depend on nothing but a stream's name, a step and the place of the call within that step.
+    """Random numbers that depend on nothing but a stream's name, a step and the place of the call
+    within that step.
 
-    A generator is keyed by a hash of (stream, block of steps, kind, call), so any step can be drawn without those before it: a
-    checkpoint need not store a generator's state, and one stream never disturbs another.
+    A generator is keyed by a hash of (stream, block of steps, kind, call), so any step can be drawn
+    without those before it: a checkpoint need not store a generator's state, and one stream never
+    disturbs another.
 
     Args:
-        streams: one name a replicate (or, in evaluation, one a problem). With several streams, axis 1 of every draw has one
-            entry a stream, each of which is what that stream would give alone.
+        streams: one name a replicate (or, in evaluation, one a problem). With several streams, axis
+            1 of every draw has one entry a stream, each of which is what that stream would give
+            alone.
         steps_per_block: steps drawn by one generator; a stream always keeps the same.
         shuffled: with False, `permutation` is the identity.
 
@@ -37,7 +44,9 @@ class Noise:
     True
     """
 
-    def __init__(self, streams: Sequence[str], steps_per_block: int = 1, shuffled: bool = True) -> None:
+    def __init__(
+        self, streams: Sequence[str], steps_per_block: int = 1, shuffled: bool = True
+    ) -> None:
         self.streams = tuple(streams)
         self.steps_per_block = steps_per_block
         self.shuffled = shuffled
@@ -63,7 +72,10 @@ class Noise:
         """An order of `n` items for each stream, `[R, n]`."""
         if not self.shuffled:
             return torch.arange(n).expand(len(self.streams), n)
-        rows = [_generator(stream, self._step, "permutation", n).permutation(n) for stream in self.streams]
+        rows = [
+            _generator(stream, self._step, "permutation", n).permutation(n)
+            for stream in self.streams
+        ]
         return torch.from_numpy(np.stack(rows))
 
     def _draw(self, kind: str, shape: tuple[int, ...], like: Tensor) -> Tensor:
@@ -72,9 +84,13 @@ class Noise:
         self._calls += 1
         known = self._blocks.get(place)
         if known is None or known.shape != shape:
-            known = self._blocks[place] = _Block(shape, self._drawn_alone(shape), self.steps_per_block)
+            known = self._blocks[place] = _Block(
+                shape, self._drawn_alone(shape), self.steps_per_block
+            )
         if known.number != block:
-            known.fill([_generator(stream, block, kind, place[1]) for stream in self.streams], block, kind)
+            known.fill(
+                [_generator(stream, block, kind, place[1]) for stream in self.streams], block, kind
+            )
         return torch.empty(shape, dtype=like.dtype, device=like.device).copy_(known.step(index))
 
     def _drawn_alone(self, shape: tuple[int, ...]) -> tuple[int, ...]:
@@ -83,12 +99,16 @@ class Noise:
         if n == 1:
             return (1, *shape)
         if len(shape) < 2 or shape[1] != n:
-            raise ValueError(f"axis 1 of a draw has one entry a stream: got shape {shape} for {n} streams")
+            raise ValueError(
+                f"axis 1 of a draw has one entry a stream: got shape {shape} for {n} streams"
+            )
         return (n, shape[0], *shape[2:])
 
 
 class _Block:
-    """The numbers of some steps, in memory that is filled again and again: a new piece each time costs a quarter more."""
+    """The numbers of some steps, in memory that is filled again and again: a new piece each time
+    costs a quarter more.
+    """
 
     def __init__(self, shape: tuple[int, ...], alone: tuple[int, ...], n_steps: int) -> None:
         self.shape, self.number = shape, -1
@@ -104,6 +124,8 @@ class _Block:
         self.number = number
 
     def step(self, index: int) -> Tensor:
-        """One step's numbers in the shape that was asked for; they change when the block is filled again."""
+        """One step's numbers in the shape that was asked for; they change when the block is filled
+        again.
+        """
         numbers = torch.from_numpy(self._numbers[:, index])
         return numbers[0] if len(numbers) == 1 else numbers.transpose(0, 1)

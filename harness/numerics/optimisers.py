@@ -1,7 +1,8 @@
-r"""Update rules on one flat matrix of parameters [R, P], a row a replicate. They climb: bounds are maximised.
+r"""Update rules on one flat matrix of parameters [R, P], a row a replicate. They climb: bounds are
+maximised.
 
-Written as functions of (parameters, gradient, moments, step) so that everything they remember can be saved and restored to the bit.
-The formulas and constants are torch's defaults.
+Written as functions of (parameters, gradient, moments, step) so that everything they remember can
+be saved and restored to the bit. The formulas and constants are torch's defaults.
 """
 
 from __future__ import annotations
@@ -20,24 +21,36 @@ Moments = dict[str, Tensor]
 Update = Callable[[Tensor, Tensor, Moments, int, Tensor, Protocol], None]
 
 
-def adam(flat: Tensor, gradient: Tensor, moments: Moments, step: int, rate: Tensor, protocol: Protocol) -> None:
-    r"""$\theta \mathrel{+}= \eta\, \hat m / (\sqrt{\hat v} + \epsilon)$ (Kingma & Ba 2015, arXiv:1412.6980)."""
+def adam(
+    flat: Tensor, gradient: Tensor, moments: Moments, step: int, rate: Tensor, protocol: Protocol
+) -> None:
+    r"""$\theta \mathrel{+}= \eta\, \hat m / (\sqrt{\hat v} + \epsilon)$ (Kingma & Ba 2015,
+    arXiv:1412.6980).
+    """
     first = moments["first"].lerp_(gradient, 1 - BETA_1)
     second = moments["second"].mul_(BETA_2).addcmul_(gradient, gradient, value=1 - BETA_2)
     scale = second.sqrt().div_(math.sqrt(1 - BETA_2 ** (step + 1))).add_(EPSILON)
     flat.addcmul_(rate / (1 - BETA_1 ** (step + 1)), first / scale)
 
 
-def adamax(flat: Tensor, gradient: Tensor, moments: Moments, step: int, rate: Tensor, protocol: Protocol) -> None:
-    r"""$\theta \mathrel{+}= \eta\, \hat m / u$ with $u \leftarrow \max(\beta_2 u, |g| + \epsilon)$ (arXiv:1412.6980, Section 7.1)."""
+def adamax(
+    flat: Tensor, gradient: Tensor, moments: Moments, step: int, rate: Tensor, protocol: Protocol
+) -> None:
+    r"""$\theta \mathrel{+}= \eta\, \hat m / u$ with $u \leftarrow \max(\beta_2 u, |g| + \epsilon)$
+    (arXiv:1412.6980, Section 7.1).
+    """
     first = moments["first"].lerp_(gradient, 1 - BETA_1)
     largest = moments["second"]
     largest.copy_((BETA_2 * largest).maximum(gradient.abs() + EPSILON))
     flat.addcmul_(rate / (1 - BETA_1 ** (step + 1)), first / largest)
 
 
-def rmsprop(flat: Tensor, gradient: Tensor, moments: Moments, step: int, rate: Tensor, protocol: Protocol) -> None:
-    r"""$\theta \mathrel{+}= \eta\, g / (\sqrt v + \epsilon)$, $v$ a mean of $g^2$ decaying by `rmsprop_decay` (Tieleman & Hinton 2012)."""
+def rmsprop(
+    flat: Tensor, gradient: Tensor, moments: Moments, step: int, rate: Tensor, protocol: Protocol
+) -> None:
+    r"""$\theta \mathrel{+}= \eta\, g / (\sqrt v + \epsilon)$, $v$ a mean of $g^2$ decaying by
+    `rmsprop_decay` (Tieleman & Hinton 2012).
+    """
     decay = protocol.rmsprop_decay
     second = moments["second"].mul_(decay).addcmul_(gradient, gradient, value=1 - decay)
     flat.addcmul_(rate, gradient / second.sqrt().add_(EPSILON))
@@ -52,14 +65,18 @@ UPDATES: dict[str, tuple[Update, tuple[str, ...]]] = {
 
 
 def learning_rate(protocol: Protocol, step: int) -> float:
-    r"""$\eta$ at a step; `cosine`: $\tfrac\eta2 (1 + \cos(\pi t / T))$ (Loshchilov & Hutter 2017, arXiv:1608.03983)."""
+    r"""$\eta$ at a step; `cosine`: $\tfrac\eta2 (1 + \cos(\pi t / T))$ (Loshchilov & Hutter 2017,
+    arXiv:1608.03983).
+    """
     if protocol.lr_schedule == "constant":
         return protocol.lr
     return 0.5 * protocol.lr * (1 + math.cos(math.pi * step / protocol.steps))
 
 
 def total_travel(protocol: Protocol, steps: int) -> float:
-    """The sum of the learning rates of the first `steps` steps: about the furthest that a parameter can have moved."""
+    """The sum of the learning rates of the first `steps` steps: about the furthest that a parameter
+    can have moved.
+    """
     if protocol.lr_schedule == "constant":
         return protocol.lr * steps
     return math.fsum(learning_rate(protocol, step) for step in range(steps))

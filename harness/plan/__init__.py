@@ -1,1 +1,3 @@
-"""From what was typed to the specs of runs: the registry of methods and tasks, selectors, grids and studies."""
+"""From what was typed to the specs of runs: the registry of methods and tasks, selectors, grids and
+studies.
+"""

@@ -1,4 +1,6 @@
-"""What a run's plugins say of it: taken down when the run is queued, so that whoever reads it later needs no plugin."""
+"""What a run's plugins say of it: taken down when the run is queued, so that whoever reads it later
+needs no plugin.
+"""
 
 from __future__ import annotations
 
@@ -19,22 +21,37 @@ LARGEST = 1024
 """Latent dimensions in which a draw is tried: an even number, for couplings."""
 
 
-def describe(method: Method, task: Task, spec: RunSpec, settings: dict[str, Any], protocol: str) -> Description:
-    """The names under which tables show a run, what its scores depend on, and what its gradients cost."""
+def describe(
+    method: Method, task: Task, spec: RunSpec, settings: dict[str, Any], protocol: str
+) -> Description:
+    """The names under which tables show a run, what its scores depend on, and what its gradients
+    cost.
+    """
     label = registry.method_label(type(method), spec.method, spec.method_fields)
     return Description(
         method=label,
-        settings=_unsaid(settings, _variant(type(method), spec.method, label), type(task), protocol),
+        settings=_unsaid(
+            settings, _variant(type(method), spec.method, label), type(task), protocol
+        ),
         scored_by=task.scored_by,
         headline=task.headline,
         task_variant=task.variant,
         stacks=task.stacks,
-        scores=_scores(type(method), canonical_json(spec.method_fields), min(task.latent_dim, LARGEST), task.n_context),
+        scores=_scores(
+            type(method),
+            canonical_json(spec.method_fields),
+            min(task.latent_dim, LARGEST),
+            task.n_context,
+        ),
     )
 
 
-def describe_stored(method: str, values: dict[str, Any], settings: dict[str, Any], protocol: str) -> Description:
-    """The same of a run that an earlier release stored without it: from its plugins where they are installed, else its bare name."""
+def describe_stored(
+    method: str, values: dict[str, Any], settings: dict[str, Any], protocol: str
+) -> Description:
+    """The same of a run that an earlier release stored without it: from its plugins where they are
+    installed, else its bare name.
+    """
     with suppress(BenchError, ValidationError):
         spec = RunSpec.from_plain(values)
         return describe(*registry.load(spec, _no_text), spec, settings, protocol)
@@ -46,13 +63,20 @@ def _no_text(digest: str) -> Any:
 
 
 def _variant(method: type[Method], name: str, label: str) -> dict[str, Any]:
-    return {f"method.{field}": value for field, value in method.variants.get(label.removeprefix(f"{name}-"), {}).items()}
+    return {
+        f"method.{field}": value
+        for field, value in method.variants.get(label.removeprefix(f"{name}-"), {}).items()
+    }
 
 
-def _unsaid(settings: dict[str, Any], variant: dict[str, Any], task: type[Task], protocol: str) -> dict[str, Any]:
+def _unsaid(
+    settings: dict[str, Any], variant: dict[str, Any], task: type[Task], protocol: str
+) -> dict[str, Any]:
     """The settings that neither the method's variant nor the protocol says by its name."""
     said = _said_by(task, protocol) | variant
-    return {name: value for name, value in settings.items() if name not in said or said[name] != value}
+    return {
+        name: value for name, value in settings.items() if name not in said or said[name] != value
+    }
 
 
 def _said_by(task: type[Task], protocol: str) -> dict[str, Any]:
@@ -61,13 +85,19 @@ def _said_by(task: type[Task], protocol: str) -> dict[str, Any]:
         return {}
     fields = Protocol.model_fields
     default = task.protocols[task.default_protocol]
-    usual = {name: fields[name].default for name in default if name in fields and not fields[name].is_required()}
+    usual = {
+        name: fields[name].default
+        for name in default
+        if name in fields and not fields[name].is_required()
+    }
     return usual | task.protocols[protocol]
 
 
 @cache
 def _scores(method: type[Method], fields: str, dim: int, n_context: int) -> int | None:
-    """How often one draw asks for the score, counted by drawing; None where the method does not draw here."""
+    """How often one draw asks for the score, counted by drawing; None where the method does not
+    draw here.
+    """
     asked = 0
 
     def score(z: torch.Tensor) -> torch.Tensor:
@@ -79,9 +109,13 @@ def _scores(method: type[Method], fields: str, dim: int, n_context: int) -> int 
     try:
         zeros = torch.zeros(1, dim, dtype=torch.float64)
         context = torch.zeros(1, n_context, dtype=torch.float64) if n_context else None
-        problem = Problem(lambda z: -0.5 * z.square().sum(-1), score, DiagNormal(zeros, zeros), context)
+        problem = Problem(
+            lambda z: -0.5 * z.square().sum(-1), score, DiagNormal(zeros, zeros), context
+        )
         built = method(**json.loads(fields))
-        params = {name: leaf.double()[None] for name, leaf in built.init(dim, noise, n_context).items()}
+        params = {
+            name: leaf.double()[None] for name, leaf in built.init(dim, noise, n_context).items()
+        }
         with torch.no_grad():
             built.particles(params, problem, noise, 2)
     except (Exception, SystemExit):  # noqa: BLE001 - a plugin may raise anything; its runs will say it

@@ -42,7 +42,9 @@ def parse_selector(kind: registry.Kind, text: str) -> list[Setting]:
     """
     match = SELECTOR.match(text.strip())
     if match is None:
-        raise InvalidSelector(f"Cannot read '{text}'. Write a name, or name[field=value,value][field=value].")
+        raise InvalidSelector(
+            f"Cannot read '{text}'. Write a name, or name[field=value,value][field=value]."
+        )
     try:
         found = registry.find(kind, match["name"].strip())
     except (OSError, RuntimeError, ValueError) as err:  # a file name that no file can have
@@ -52,16 +54,24 @@ def parse_selector(kind: registry.Kind, text: str) -> list[Setting]:
         name, equals, values = part.partition("=")
         alternatives = [value.strip() for value in values.split(",")]
         if not equals or not name.strip() or not all(alternatives):
-            raise InvalidSelector(f"Cannot read '[{part}]' in '{text}'. Write [field=value] or [field=value,value].")
+            raise InvalidSelector(
+                f"Cannot read '[{part}]' in '{text}'. Write [field=value] or [field=value,value]."
+            )
         if name.strip() in choices:
-            raise InvalidSelector(f"'{name.strip()}' stands twice in '{text}'. Write its values in one bracket: [field=value,value].")
+            raise InvalidSelector(
+                f"'{name.strip()}' stands twice in '{text}'. Write its values in one bracket: [field=value,value]."
+            )
         choices[name.strip()] = alternatives
     refuse_too_many(math.prod(map(len, choices.values())))
-    return [Setting(found, {**found.fields, **dict(zip(choices, values, strict=True))}) for values in itertools.product(*choices.values())]
+    return [
+        Setting(found, {**found.fields, **dict(zip(choices, values, strict=True))})
+        for values in itertools.product(*choices.values())
+    ]
 
 
 def picked(patterns: Sequence[str], names: Collection[str], fields: Mapping[str, Any]) -> bool:
-    """Whether a pattern stands for a plugin of these names (its own, its variant's) with these settings; none stands for all.
+    """Whether a pattern stands for a plugin of these names (its own, its variant's) with these
+    settings; none stands for all.
 
     >>> picked(["hvae*"], ["hvae", "hvae-untempered"], {}), picked(["hvae"], ["hvae-iaf"], {}), picked([], ["vb"], {})
     (True, False, True)
@@ -74,9 +84,12 @@ def picked(patterns: Sequence[str], names: Collection[str], fields: Mapping[str,
 def _fits(pattern: str, names: Collection[str], fields: Mapping[str, Any]) -> bool:
     wanted = re.findall(r"\[(\w+)=([^\[\]]*)\]", pattern)
     bare = re.sub(r"\[\w+=[^\[\]]*\]", "", pattern)
-    texts = {name: "none" if value is None else str(value).lower() for name, value in fields.items()}
+    texts = {
+        name: "none" if value is None else str(value).lower() for name, value in fields.items()
+    }
     return any(name == bare or fnmatchcase(name, bare) for name in names) and all(
-        texts.get(name) in [value.strip().lower() for value in values.split(",")] for name, values in wanted
+        texts.get(name) in [value.strip().lower() for value in values.split(",")]
+        for name, values in wanted
     )
 
 
@@ -87,7 +100,9 @@ def refuse_too_many(count: int) -> None:
         InvalidSelector: it has more than `LARGEST_MATRIX` runs.
     """
     if count > LARGEST_MATRIX:
-        raise InvalidSelector(f"These are {count:,} runs; at most {LARGEST_MATRIX:,} are made together. Split them over several commands.")
+        raise InvalidSelector(
+            f"These are {count:,} runs; at most {LARGEST_MATRIX:,} are made together. Split them over several commands."
+        )
 
 
 def parse_seeds(text: str) -> list[int]:
@@ -103,14 +118,22 @@ def parse_seeds(text: str) -> list[int]:
     for part in text.split(","):
         match = re.fullmatch(r"\s*(\d{1,100})(?:\s*-\s*(\d{1,100}))?\s*", part)
         if match is None:
-            raise InvalidSelector(f"Cannot read seeds '{text}' at '{part}'. Write whole numbers and ranges: 0-9,12.")
+            raise InvalidSelector(
+                f"Cannot read seeds '{text}' at '{part}'. Write whole numbers and ranges: 0-9,12."
+            )
         first, last = int(match[1]), int(match[2] or match[1])
         if max(first, last) > LARGEST_SEED:
-            raise InvalidSelector(f"Seeds '{part.strip()}' are too large: at most {LARGEST_SEED} is allowed.")
+            raise InvalidSelector(
+                f"Seeds '{part.strip()}' are too large: at most {LARGEST_SEED} is allowed."
+            )
         if last < first:
-            raise InvalidSelector(f"Seeds '{part.strip()}' run backwards. Write the smaller number first: {last}-{first}.")
+            raise InvalidSelector(
+                f"Seeds '{part.strip()}' run backwards. Write the smaller number first: {last}-{first}."
+            )
         if last - first >= LARGEST_RANGE:
-            raise InvalidSelector(f"Seeds '{part.strip()}' are more than {LARGEST_RANGE:,}. Split them over several commands.")
+            raise InvalidSelector(
+                f"Seeds '{part.strip()}' are more than {LARGEST_RANGE:,}. Split them over several commands."
+            )
         seeds |= dict.fromkeys(range(first, last + 1))
     return list(seeds)
 
@@ -124,7 +147,10 @@ def ranges(seeds: Collection[int]) -> str:
     known = set(seeds)
     starts = sorted(seed for seed in known if seed - 1 not in known)
     ends = sorted(seed for seed in known if seed + 1 not in known)
-    return ",".join(str(first) if first == last else f"{first}-{last}" for first, last in zip(starts, ends, strict=True))
+    return ",".join(
+        str(first) if first == last else f"{first}-{last}"
+        for first, last in zip(starts, ends, strict=True)
+    )
 
 
 def parse_sets(texts: Sequence[str]) -> dict[str, str]:
@@ -137,7 +163,9 @@ def parse_sets(texts: Sequence[str]) -> dict[str, str]:
     for text in texts:
         name, equals, value = text.partition("=")
         if not equals or not name.strip() or not value.strip():
-            raise InvalidSelector(f"Cannot read --set '{text}'. Write FIELD=VALUE: lr=1e-3, method.n_leapfrog=5 or task.rho=0.7.")
+            raise InvalidSelector(
+                f"Cannot read --set '{text}'. Write FIELD=VALUE: lr=1e-3, method.n_leapfrog=5 or task.rho=0.7."
+            )
         values[name.strip()] = value.strip()
     return values
 
@@ -150,7 +178,8 @@ def expand(
     sets: dict[str, Any] | None = None,
     preset: Callable[[Setting, Setting], tuple[str, dict[str, Any]]] | None = None,
 ) -> list[NewRun]:
-    """The runs of a matrix, each once, replicates of a cell side by side; `preset` gives a protocol and settings to each cell.
+    """The runs of a matrix, each once, replicates of a cell side by side; `preset` gives a protocol
+    and settings to each cell.
 
     Raises:
         UsageError: a name, field or value that is not allowed.
@@ -167,16 +196,29 @@ def expand(
 
 
 def cell_runs(
-    method: Setting, task: Setting, seeds: Sequence[int], protocol: str | None, sets: dict[str, Any], below: dict[str, Any] | None = None
+    method: Setting,
+    task: Setting,
+    seeds: Sequence[int],
+    protocol: str | None,
+    sets: dict[str, Any],
+    below: dict[str, Any] | None = None,
 ) -> list[NewRun]:
-    """One method with one task: a run for each seed. The selectors' values win over `below`, and `sets` over them."""
+    """One method with one task: a run for each seed. The selectors' values win over `below`, and
+    `sets` over them.
+    """
     registry.check_identity("method", method.found)
     registry.check_identity("task", task.found)
     name = protocol or task.found.cls.default_protocol
-    resolved = resolve(method.found, task.found, name, {**(below or {}), **selected(method, task), **sets})
+    resolved = resolve(
+        method.found, task.found, name, {**(below or {}), **selected(method, task), **sets}
+    )
     first = resolved.spec(seeds[0])
     usual = _usual(method.found, task.found, resolved.method, resolved.task)
-    settings = {address: value for address, value in resolved.addresses().items() if usual.get(address) != value}
+    settings = {
+        address: value
+        for address, value in resolved.addresses().items()
+        if usual.get(address) != value
+    }
     shared = NewRun(
         spec=first,
         task_label=registry.task_label(task.found.name, resolved.task),
@@ -184,7 +226,11 @@ def cell_runs(
         source_hash=f"{_source(method.found)}-{_source(task.found)}",
         protocol=name,
         description=describe(resolved.method, resolved.task, first, settings, name),
-        sources={found.source.digest: found.source.text for found in (method.found, task.found) if found.source},
+        sources={
+            found.source.digest: found.source.text
+            for found in (method.found, task.found)
+            if found.source
+        },
     )
     return [replace(shared, spec=spec) for spec in first.replicates(seeds)]
 
@@ -238,21 +284,38 @@ class Resolved:
 
 
 def resolve(method: Found, task: Found, protocol: str, values: dict[str, Any]) -> Resolved:
-    """Fill in every field; later wins: class defaults, the task's recommendation, the protocol, what the names say, `values` by address.
+    """Fill in every field; later wins: class defaults, the task's recommendation, the protocol,
+    what the names say, `values` by address.
 
-    What a name says are the fields of its variant or size: `gaussian-400` is `gaussian` with dim=400.
+    What a name says are the fields of its variant or size: `gaussian-400` is `gaussian` with
+    dim=400.
 
     Raises:
         UnknownName: no such protocol or field.
         InvalidSetting: a value that is not allowed.
     """
     if protocol not in task.cls.protocols:
-        raise UnknownName(f"protocol of task '{task.name}'", protocol, task.cls.protocols, f"bench show {task.name}")
+        raise UnknownName(
+            f"protocol of task '{task.name}'",
+            protocol,
+            task.cls.protocols,
+            f"bench show {task.name}",
+        )
     defaults = {"bound": method.cls.bound, "base": method.cls.base or task.cls.default_base}
-    said = {f"method.{k}": v for k, v in method.fields.items()} | {f"task.{k}": v for k, v in task.fields.items()}
-    layers = defaults | task.cls.recommended.get(method.name, {}) | task.cls.protocols[protocol] | said | values
+    said = {f"method.{k}": v for k, v in method.fields.items()} | {
+        f"task.{k}": v for k, v in task.fields.items()
+    }
+    layers = (
+        defaults
+        | task.cls.recommended.get(method.name, {})
+        | task.cls.protocols[protocol]
+        | said
+        | values
+    )
     _known(layers, method, task)
-    method_fields = {k.removeprefix("method."): v for k, v in layers.items() if k.startswith("method.")}
+    method_fields = {
+        k.removeprefix("method."): v for k, v in layers.items() if k.startswith("method.")
+    }
     task_fields = {k.removeprefix("task."): v for k, v in layers.items() if k.startswith("task.")}
     plain = {k: v for k, v in layers.items() if "." not in k}
     return Resolved(
@@ -265,15 +328,38 @@ def resolve(method: Found, task: Found, protocol: str, values: dict[str, Any]) -
 
 
 def _known(layers: dict[str, Any], method: Found, task: Found) -> None:
-    addresses = [*Protocol.model_fields, *(f"method.{n}" for n in method.cls.model_fields), *(f"task.{n}" for n in task.cls.model_fields)]
+    addresses = [
+        *Protocol.model_fields,
+        *(f"method.{n}" for n in method.cls.model_fields),
+        *(f"task.{n}" for n in task.cls.model_fields),
+    ]
     for address in layers:
         if address not in addresses:
             fitting = [known for known in addresses if known.partition(".")[2] == address]
-            available = fitting or [known for known in addresses if known.partition(".")[0] == address.partition(".")[0]] or addresses
-            raise UnknownName(f"field of {method.name} on {task.name}", address, available, f"bench show {method.name}")
+            available = (
+                fitting
+                or [
+                    known
+                    for known in addresses
+                    if known.partition(".")[0] == address.partition(".")[0]
+                ]
+                or addresses
+            )
+            raise UnknownName(
+                f"field of {method.name} on {task.name}",
+                address,
+                available,
+                f"bench show {method.name}",
+            )
 
 
 def _usual(method: Found, task: Found, built: Method, built_task: Task) -> dict[str, Any]:
     """The addresses of the same pair where nothing was asked for: what need not be said of a run."""
-    variant = {f"task.{task.cls.variant}": getattr(built_task, task.cls.variant)} if task.cls.variant else {}
-    return resolve(replace(method, fields={}), replace(task, fields={}), task.cls.default_protocol, variant).addresses()
+    variant = (
+        {f"task.{task.cls.variant}": getattr(built_task, task.cls.variant)}
+        if task.cls.variant
+        else {}
+    )
+    return resolve(
+        replace(method, fields={}), replace(task, fields={}), task.cls.default_protocol, variant
+    ).addresses()

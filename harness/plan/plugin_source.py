@@ -1,4 +1,6 @@
-"""The code behind plugins: installed modules by name, and other files as text, which is hashed, stored and run wherever it is needed."""
+"""The code behind plugins: installed modules by name, and other files as text, which is hashed,
+stored and run wherever it is needed.
+"""
 
 from __future__ import annotations
 
@@ -25,11 +27,13 @@ OURS = ("harness", "methods", "tasks", "studies")
 
 @dataclass(frozen=True)
 class Source:
-    """The text of a plugin that is not installed: its file, and the files of its folder that it imports.
+    """The text of a plugin that is not installed: its file, and the files of its folder that it
+    imports.
 
     Args:
         main: the plugin's file, relative to the folder.
-        files: by name relative to the folder, the text of that file and of those it imports from the folder, directly or not.
+        files: by name relative to the folder, the text of that file and of those it imports from
+            the folder, directly or not.
         folder: where they were read; empty where the text is all that there is.
     """
 
@@ -60,15 +64,20 @@ class Source:
         return ".".join([self.package, *path.parent.parts, *([] if stem == "__init__" else [stem])])
 
     def file_of(self, module: str) -> str | None:
-        """The file of a module of the package: `bench_plugin_X.nets` is nets.py, or nets/__init__.py."""
+        """The file of a module of the package: `bench_plugin_X.nets` is nets.py, or
+        nets/__init__.py.
+        """
         if module == self.module:
             return self.main
         inner = module.removeprefix(self.package).lstrip(".").replace(".", "/")
-        return next((name for name in (f"{inner}.py", f"{inner}/__init__.py") if name in self.files), None)
+        return next(
+            (name for name in (f"{inner}.py", f"{inner}/__init__.py") if name in self.files), None
+        )
 
 
 def read(path: Path, root: Path | None = None) -> Source:
-    """The text of a plugin's file and of what it imports from its folder, or from `root`, the folder that its modules are named from.
+    """The text of a plugin's file and of what it imports from its folder, or from `root`, the
+    folder that its modules are named from.
 
     Raises:
         PluginError: a file cannot be read as Python.
@@ -94,11 +103,15 @@ def _parsed(path: Path) -> tuple[str, ast.Module]:
         raise PluginError(f"Cannot read {path}: {err.strerror}.") from err
     except (SyntaxError, ValueError) as err:
         where = f", line {err.lineno}" if isinstance(err, SyntaxError) and err.lineno else ""
-        raise PluginError(f"Cannot read {path}{where} as Python: {err.msg if isinstance(err, SyntaxError) else err}.") from err
+        raise PluginError(
+            f"Cannot read {path}{where} as Python: {err.msg if isinstance(err, SyntaxError) else err}."
+        ) from err
 
 
 def _imports(tree: ast.Module, name: str) -> Iterator[str]:
-    """The absolute names of all modules that a file of the folder may import, as seen from the folder."""
+    """The absolute names of all modules that a file of the folder may import, as seen from the
+    folder.
+    """
     parents = PurePosixPath(name).parent.parts
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
@@ -116,7 +129,9 @@ def _files_of(module: str, folder: Path) -> Iterator[Path]:
         return
     for count in range(1, len(parts) + 1):
         place = folder.joinpath(*parts[:count])
-        yield from (near for near in (place.with_suffix(".py"), place / "__init__.py") if near.is_file())
+        yield from (
+            near for near in (place.with_suffix(".py"), place / "__init__.py") if near.is_file()
+        )
 
 
 def parsed(text: str) -> Source:
@@ -133,7 +148,9 @@ def parsed(text: str) -> Source:
             return source
     except (ValueError, TypeError, AttributeError):
         pass
-    raise PluginError("The stored source of a plugin is not as bench stores it. Put a backup of the database in its place.")
+    raise PluginError(
+        "The stored source of a plugin is not as bench stores it. Put a backup of the database in its place."
+    )
 
 
 class _Loader(importlib.abc.MetaPathFinder, importlib.abc.ExecutionLoader):
@@ -155,17 +172,24 @@ class _Loader(importlib.abc.MetaPathFinder, importlib.abc.ExecutionLoader):
         return not inner or any(name.startswith(f"{inner}/") for name in self._source.files)
 
     def get_filename(self, fullname: str) -> str:
-        return str(Path(self._source.folder or self._source.digest[:8]) / (self._source.file_of(fullname) or ""))
+        return str(
+            Path(self._source.folder or self._source.digest[:8])
+            / (self._source.file_of(fullname) or "")
+        )
 
     def get_source(self, fullname: str) -> str:
         return self._source.files.get(self._source.file_of(fullname) or "", "")
 
     def source_to_code(self, data: str, path: str = "<string>") -> CodeType:  # type: ignore[override]
-        return compile(ast.fix_missing_locations(_Inwards(self._source).visit(ast.parse(data))), path, "exec")
+        return compile(
+            ast.fix_missing_locations(_Inwards(self._source).visit(ast.parse(data))), path, "exec"
+        )
 
 
 class _Inwards(ast.NodeTransformer):
-    """Has a file import its neighbours from the source's package: two plugins may each have a `nets.py` of their own."""
+    """Has a file import its neighbours from the source's package: two plugins may each have a
+    `nets.py` of their own.
+    """
 
     def __init__(self, source: Source) -> None:
         self._package = source.package
@@ -207,9 +231,15 @@ def executed(source: Source) -> ModuleType:
         return importlib.import_module(source.module)
     except (Exception, SystemExit) as err:
         sys.meta_path.remove(loader)
-        for module in [module for module in sys.modules if module == source.package or module.startswith(f"{source.package}.")]:
+        for module in [
+            module
+            for module in sys.modules
+            if module == source.package or module.startswith(f"{source.package}.")
+        ]:
             del sys.modules[module]
-        raise PluginError(f"Cannot load {Path(source.folder) / source.main}: {type(err).__name__}: {err}.") from err
+        raise PluginError(
+            f"Cannot load {Path(source.folder) / source.main}: {type(err).__name__}: {err}."
+        ) from err
 
 
 def imported(name: str) -> ModuleType:
@@ -225,8 +255,12 @@ def imported(name: str) -> ModuleType:
         if err.name is None or not (name == err.name or name.startswith(err.name + ".")):
             raise PluginError(f"Cannot import '{name}': {err}.") from err
         near = name.replace(".", "/") + ".py"
-        hint = f" Did you mean './{near}:CLASS'?" if _is_file(near) else " Is its package installed?"
-        raise UsageError(f"No module named '{name}'.{hint} A file is named with its path: ./mine.py:Mine.") from err
+        hint = (
+            f" Did you mean './{near}:CLASS'?" if _is_file(near) else " Is its package installed?"
+        )
+        raise UsageError(
+            f"No module named '{name}'.{hint} A file is named with its path: ./mine.py:Mine."
+        ) from err
     except (Exception, SystemExit) as err:
         raise PluginError(f"Cannot import '{name}': {type(err).__name__}: {err}.") from err
 
@@ -251,9 +285,19 @@ def source_hash(cls: type) -> str:
         if current in seen:
             continue
         seen[current] = current.read_text(encoding="utf-8")
-        names = (node.module for node in ast.walk(ast.parse(seen[current])) if isinstance(node, ast.ImportFrom) and node.module)
-        queue += [near for name in names if (near := path.parent / f"{name.rpartition('.')[2]}.py").is_file()]
-    return hashlib.sha256("\0".join(text for _, text in sorted(seen.items())).encode()).hexdigest()[:16]
+        names = (
+            node.module
+            for node in ast.walk(ast.parse(seen[current]))
+            if isinstance(node, ast.ImportFrom) and node.module
+        )
+        queue += [
+            near
+            for name in names
+            if (near := path.parent / f"{name.rpartition('.')[2]}.py").is_file()
+        ]
+    return hashlib.sha256("\0".join(text for _, text in sorted(seen.items())).encode()).hexdigest()[
+        :16
+    ]
 
 
 def _is_file(name: str) -> bool:

@@ -1,4 +1,6 @@
-"""Names to classes: plugins are found by file name, entry point or path, and built from plain values."""
+"""Names to classes: plugins are found by file name, entry point or path, and built from plain
+values.
+"""
 
 from __future__ import annotations
 
@@ -37,7 +39,9 @@ class Listing:
 
     @property
     def summary(self) -> str:
-        """The first line of the file's docstring, or where the plugin comes from, or why that cannot be read."""
+        """The first line of the file's docstring, or where the plugin comes from, or why that
+        cannot be read.
+        """
         if isinstance(self.origin, EntryPoint):
             return f"from {self.origin.value}"
         try:
@@ -48,8 +52,9 @@ class Listing:
 
 @dataclass(frozen=True)
 class Found:
-    """A plugin's class, the name that loads it again, the fields that the rest of what was typed fills, and its text where it is
-    not installed."""
+    """A plugin's class, the name that loads it again, the fields that the rest of what was typed
+    fills, and its text where it is not installed.
+    """
 
     cls: Any
     name: str
@@ -64,12 +69,16 @@ named: dict[str, Source] = {}
 def listings(kind: Kind) -> dict[str, Listing]:
     """Every plugin by name. File names are read; nothing is imported."""
     installed = [Listing(point.name, point) for point in _entry_points(kind)]
-    return {item.name: item for item in sorted([*installed, *_files(kind)], key=lambda item: item.name)}
+    return {
+        item.name: item for item in sorted([*installed, *_files(kind)], key=lambda item: item.name)
+    }
 
 
 @cache
 def _entry_points(kind: Kind) -> tuple[EntryPoint, ...]:
-    """Those of installed packages, which a process looks through once: it takes twenty milliseconds."""
+    """Those of installed packages, which a process looks through once: it takes twenty
+    milliseconds.
+    """
     return tuple(entry_points(group=f"bench.{kind}s"))
 
 
@@ -81,7 +90,8 @@ def _files(kind: Kind) -> Iterator[Listing]:
 
 
 def find(kind: Kind, text: str) -> Found:
-    """The plugin that `text` names: `hvae`, `hvae-untempered`, `gaussian-400`, `./mine.py:Mine`, `package.module:Class`.
+    """The plugin that `text` names: `hvae`, `hvae-untempered`, `gaussian-400`, `./mine.py:Mine`,
+    `package.module:Class`.
 
     Raises:
         UnknownName: nothing has that name, or the class has no such variant.
@@ -113,7 +123,9 @@ def _variant_fields(kind: Kind, cls: Any, name: str, variant: str) -> dict[str, 
 
 
 def _from_listing(kind: Kind, item: Listing) -> Any:
-    module = item.origin.module if isinstance(item.origin, EntryPoint) else f"{kind}s.{item.origin.stem}"
+    module = (
+        item.origin.module if isinstance(item.origin, EntryPoint) else f"{kind}s.{item.origin.stem}"
+    )
     attribute = item.origin.attr if isinstance(item.origin, EntryPoint) else ""
     return _class_in(kind, imported(module), attribute, item.name)
 
@@ -128,7 +140,9 @@ def _from_path(kind: Kind, text: str) -> Found:
     else:
         path = Path(place).expanduser().resolve()
         if not path.is_file():
-            raise UnknownName(f"{kind} file", place, sorted(str(near) for near in Path().glob("*.py")))
+            raise UnknownName(
+                f"{kind} file", place, sorted(str(near) for near in Path().glob("*.py"))
+            )
         source = read(path)
     cls = _class_in(kind, executed(source), attribute, text)
     named[source.digest] = source
@@ -140,7 +154,11 @@ def _kin(kind: Kind, module: ModuleType) -> list[Any]:
     from harness import api
 
     base = api.Method if kind == "method" else api.Task
-    own = [value for value in vars(module).values() if isinstance(value, type) and value.__module__ == module.__name__]
+    own = [
+        value
+        for value in vars(module).values()
+        if isinstance(value, type) and value.__module__ == module.__name__
+    ]
     return [cls for cls in own if issubclass(cls, base)]
 
 
@@ -150,20 +168,30 @@ def _classes_in(kind: Kind, module: ModuleType) -> list[Any]:
 
 def _class_in(kind: Kind, module: ModuleType, attribute: str, name: str) -> Any:
     classes = _classes_in(kind, module)
-    chosen = [cls for cls in _kin(kind, module) if cls.__name__ == attribute] if attribute else classes
+    chosen = (
+        [cls for cls in _kin(kind, module) if cls.__name__ == attribute] if attribute else classes
+    )
     names = [cls.__name__ for cls in classes]
     if attribute and not chosen:
         raise UnknownName(f"{kind} class in {name.rpartition(':')[0]}", attribute, names)
     if len(chosen) != 1:
         base = kind.capitalize()
-        raise UsageError(f"'{name}' must name one subclass of {base} with a `name`: FILE.py:CLASS. It has: {', '.join(names) or 'none'}.")
-    if lacking := [*([] if chosen[0] in classes else ["name"]), *sorted(chosen[0].__abstractmethods__)]:
-        raise UsageError(f"'{name}' lacks what every {kind} has: {', '.join(lacking)}. See docs/add-a-{kind}.md.")
+        raise UsageError(
+            f"'{name}' must name one subclass of {base} with a `name`: FILE.py:CLASS. It has: {', '.join(names) or 'none'}."
+        )
+    if lacking := [
+        *([] if chosen[0] in classes else ["name"]),
+        *sorted(chosen[0].__abstractmethods__),
+    ]:
+        raise UsageError(
+            f"'{name}' lacks what every {kind} has: {', '.join(lacking)}. See docs/add-a-{kind}.md."
+        )
     return chosen[0]
 
 
 def check_identity(kind: Kind, found: Found) -> None:
-    """Refuse a class that is not installed and whose `name`, under which its runs are stored, is no name or another class's.
+    """Refuse a class that is not installed and whose `name`, under which its runs are stored, is no
+    name or another class's.
 
     Raises:
         UsageError: it is.
@@ -177,30 +205,53 @@ def check_identity(kind: Kind, found: Found) -> None:
         return
     name, said = found.cls.name, f"{found.cls.__name__} in {found.source.main} calls itself"
     if not re.fullmatch(r"[A-Za-z0-9][\w.+-]{0,59}", str(name), re.ASCII):
-        raise UsageError(f"{said} {name!r}. A `name` is up to 60 letters, digits and - _ . +, such as 'my-{kind}'.")
+        raise UsageError(
+            f"{said} {name!r}. A `name` is up to 60 letters, digits and - _ . +, such as 'my-{kind}'."
+        )
     if name in listings(kind):
-        raise UsageError(f"{said} '{name}', as an installed {kind} does. Give the class another `name`.")
-    twins = [cls.__name__ for cls in _classes_in(kind, sys.modules[found.cls.__module__]) if cls.name == name and cls is not found.cls]
+        raise UsageError(
+            f"{said} '{name}', as an installed {kind} does. Give the class another `name`."
+        )
+    twins = [
+        cls.__name__
+        for cls in _classes_in(kind, sys.modules[found.cls.__module__])
+        if cls.name == name and cls is not found.cls
+    ]
     if twins:
-        raise UsageError(f"{said} '{name}', as {twins[0]} beside it does. Give one of them another `name`.")
+        raise UsageError(
+            f"{said} '{name}', as {twins[0]} beside it does. Give one of them another `name`."
+        )
 
 
 def load(spec: RunSpec, source_of: Callable[[str], Source]) -> tuple[Method, Task]:
-    """The method and the task of a run, those that are not installed from the text that `source_of` gives for its digest.
+    """The method and the task of a run, those that are not installed from the text that `source_of`
+    gives for its digest.
 
     Raises:
         UnknownName: nothing installed has that name.
         PluginError: a class cannot be loaded, or its fields are others.
     """
     return (
-        build(_class_of("method", spec.method, spec.method_source, source_of), f"method '{spec.method}'", spec.method_fields, "method."),
-        build(_class_of("task", spec.task, spec.task_source, source_of), f"task '{spec.task}'", spec.task_fields, "task."),
+        build(
+            _class_of("method", spec.method, spec.method_source, source_of),
+            f"method '{spec.method}'",
+            spec.method_fields,
+            "method.",
+        ),
+        build(
+            _class_of("task", spec.task, spec.task_source, source_of),
+            f"task '{spec.task}'",
+            spec.task_fields,
+            "task.",
+        ),
     )
 
 
 def _class_of(kind: Kind, name: str, digest: str | None, source_of: Callable[[str], Source]) -> Any:
     if digest is not None:
-        classes = [cls for cls in _classes_in(kind, executed(source_of(digest))) if cls.name == name]
+        classes = [
+            cls for cls in _classes_in(kind, executed(source_of(digest))) if cls.name == name
+        ]
         if len(classes) != 1:
             raise PluginError(
                 f"The stored text of the {kind} '{name}' has no class of that name. Put a backup of the database in its place."
@@ -208,7 +259,9 @@ def _class_of(kind: Kind, name: str, digest: str | None, source_of: Callable[[st
         return classes[0]
     module, colon, _ = name.partition(":")
     if colon and (module.endswith(".py") or not is_installed(module)):
-        raise PluginError(f"The {kind} '{name}' is not installed, and its code was not kept. Queue it anew with its path: ./mine.py:Mine.")
+        raise PluginError(
+            f"The {kind} '{name}' is not installed, and its code was not kept. Queue it anew with its path: ./mine.py:Mine."
+        )
     return find(kind, name).cls
 
 
@@ -225,8 +278,15 @@ def build(cls: type[Model], whose: str, values: dict[str, Any], prefix: str = ""
 
     for name in values:
         if name not in cls.model_fields:
-            raise UnknownName(f"field of {whose}", f"{prefix}{name}", [f"{prefix}{field}" for field in cls.model_fields])
-    typed = {name: _typed(cls, name, value) if isinstance(value, str) else value for name, value in values.items()}
+            raise UnknownName(
+                f"field of {whose}",
+                f"{prefix}{name}",
+                [f"{prefix}{field}" for field in cls.model_fields],
+            )
+    typed = {
+        name: _typed(cls, name, value) if isinstance(value, str) else value
+        for name, value in values.items()
+    }
     try:
         return cls(**{**former_values(cls), **typed})
     except ValidationError as err:
@@ -236,8 +296,12 @@ def build(cls: type[Model], whose: str, values: dict[str, Any], prefix: str = ""
             raise InvalidSetting(f"{whose[0].upper()}{whose[1:]}: {message}.") from err
         name = str(first["loc"][0])
         if first["type"] == "missing":
-            raise InvalidSetting(f"{prefix}{name} of {whose} has no value. Give one: --set {prefix}{name}=VALUE.") from err
-        raise InvalidSetting(f"{prefix}{name}={_shown(values.get(name))} is not allowed for {whose}: it {message}.") from err
+            raise InvalidSetting(
+                f"{prefix}{name} of {whose} has no value. Give one: --set {prefix}{name}=VALUE."
+            ) from err
+        raise InvalidSetting(
+            f"{prefix}{name}={_shown(values.get(name))} is not allowed for {whose}: it {message}."
+        ) from err
 
 
 def _shown(value: Any) -> str:

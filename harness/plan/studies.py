@@ -3,7 +3,8 @@
 ::
 
     summary: One line.
-    grids:                                             # each one is crossed; what two of them share is one run
+    grids:                                             # each one is crossed; what two of them share
+        is one run
       - methods: ["hvae[n_leapfrog=1,10]", vb]
         tasks: [gaussian-25, gaussian-50]
         seeds: 0-2                                     # as --seeds takes them, or a list
@@ -13,14 +14,15 @@
 or, to tune::
 
     summary: One line.
-    tune:                                              # `harness.plan.tune_options.Tune` has all fields
+    tune:                                              # `harness.plan.tune_options.Tune` has all
+        fields
       methods: [hvae]
       tasks: [gaussian-100]
       space: ["lr=1e-4:1e-1:log", method.max_step]     # as --space takes them
       trials: 50
 
-Values are read as the command line reads them. Later wins: class defaults, the task's recommendation, the protocol, `set`,
-the values of a selector, `--set` on the command line.
+Values are read as the command line reads them. Later wins: class defaults, the task's
+recommendation, the protocol, `set`, the values of a selector, `--set` on the command line.
 """
 
 from __future__ import annotations
@@ -33,7 +35,15 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, ValidationError, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    PrivateAttr,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 
 from harness.base import yaml_source as plainyaml
 from harness.base.errors import PluginError, UnknownName, UsageError
@@ -50,7 +60,12 @@ ENDINGS = (".yaml", ".yml")
 LIST = "write a list: [a, b]."
 VALUE = 'write one value. To cross several write a selector, "hvae[n_leapfrog=1,10]"; a list that is one value is a text, "[1, 2]".'
 MAPPING = "write fields with values, name: value."
-SAID = {"list_type": LIST, "dict_type": MAPPING, "model_type": MAPPING, "model_attributes_type": MAPPING}
+SAID = {
+    "list_type": LIST,
+    "dict_type": MAPPING,
+    "model_type": MAPPING,
+    "model_attributes_type": MAPPING,
+}
 
 
 class Grid(BaseModel):
@@ -108,27 +123,34 @@ class Study(BaseModel):
         return self._path.stem
 
     def runs(self, sets: dict[str, Any] | None = None) -> list[NewRun]:
-        """The study's runs, each once, in the file's order; `sets` wins over everything in the file.
+        """The study's runs, each once, in the file's order; `sets` wins over everything in the
+        file.
 
         Raises:
             UsageError: a name, field or value that is not allowed, with its place in the file.
         """
         from harness.plan.grid import parse_selector
 
-        parse = cache(parse_selector)  # grids name the same methods and tasks, and each name is looked up in all files
+        parse = cache(
+            parse_selector
+        )  # grids name the same methods and tasks, and each name is looked up in all files
         found: dict[str, NewRun] = {}
         for number in range(len(self.grids)):
             for run in self._runs_of(number, sets or {}, parse):
                 found.setdefault(run.spec.key, run)
         return list(found.values())
 
-    def _runs_of(self, number: int, sets: dict[str, Any], parse: Callable[[Kind, str], list[Setting]]) -> Iterator[NewRun]:
+    def _runs_of(
+        self, number: int, sets: dict[str, Any], parse: Callable[[Kind, str], list[Setting]]
+    ) -> Iterator[NewRun]:
         """The runs of one grid."""
         from harness.plan.grid import cell_runs, parse_seeds, refuse_too_many
 
         grid, here = self.grids[number], ("grids", number)
         seeds = self.placed((*here, "seeds"), lambda: parse_seeds(grid.seeds))
-        methods = self._settings((*here, "methods"), grid.methods, lambda text: parse("method", text))
+        methods = self._settings(
+            (*here, "methods"), grid.methods, lambda text: parse("method", text)
+        )
         tasks = self._settings((*here, "tasks"), grid.tasks, lambda text: parse("task", text))
         self.placed(here, lambda: refuse_too_many(len(methods) * len(tasks) * len(seeds)))
         for (method_line, method), (task_line, task) in itertools.product(methods, tasks):
@@ -138,10 +160,20 @@ class Study(BaseModel):
                 place = _culprit(grid, method, task, str(err))
                 if place is None and sets:
                     raise  # what was typed beside the file
-                line = method_line if place == ("methods",) else task_line if place == ("tasks",) else None
-                raise _like(err, self._document.at((*here, *(place or ())), str(err), line)) from err
+                line = (
+                    method_line
+                    if place == ("methods",)
+                    else task_line
+                    if place == ("tasks",)
+                    else None
+                )
+                raise _like(
+                    err, self._document.at((*here, *(place or ())), str(err), line)
+                ) from err
 
-    def _settings(self, place: Place, texts: list[str], parse: Callable[[str], list[Setting]]) -> list[tuple[int, Setting]]:
+    def _settings(
+        self, place: Place, texts: list[str], parse: Callable[[str], list[Setting]]
+    ) -> list[tuple[int, Setting]]:
         """What the selectors of a list stand for, each with its line."""
         lines = [self._document.lines[(*place, item)] for item in range(len(texts))]
         return [
@@ -167,13 +199,18 @@ def _culprit(grid: Grid, method: Setting, task: Setting, message: str) -> tuple[
     from harness.plan.grid import cell_runs
 
     bare_method, bare_task = (replace(each, values=each.found.fields) for each in (method, task))
-    any_method, any_task = (replace(each, found=replace(each.found, fields={}), values={}) for each in (method, task))
+    any_method, any_task = (
+        replace(each, found=replace(each.found, fields={}), values={}) for each in (method, task)
+    )
     attempts: list[tuple[tuple[str, ...], Setting, Setting, str | None, dict[str, Any]]] = [
         (("methods",), method, any_task, None, {}),
         (("tasks",), any_method, task, None, {}),
         (("protocol",), bare_method, bare_task, grid.protocol, {}),
     ]
-    attempts += [(("set", name), bare_method, bare_task, grid.protocol, {name: value}) for name, value in grid.settings.items()]
+    attempts += [
+        (("set", name), bare_method, bare_task, grid.protocol, {name: value})
+        for name, value in grid.settings.items()
+    ]
     for place, rows, columns, protocol, below in attempts:
         try:
             cell_runs(rows, columns, [0], protocol, {}, below)
@@ -198,7 +235,10 @@ def _summary(name: str) -> str:
 def _shipped() -> dict[str, Path]:
     package = importlib.util.find_spec("studies")
     folders = (package.submodule_search_locations if package else None) or []
-    return {path.stem: path for path in sorted(path for folder in folders for path in Path(folder).glob("*.yaml"))}
+    return {
+        path.stem: path
+        for path in sorted(path for folder in folders for path in Path(folder).glob("*.yaml"))
+    }
 
 
 def load(name_or_path: str) -> Study:
@@ -240,7 +280,9 @@ def _found(text: str) -> tuple[Path, str]:
     known = _shipped()
     if text not in known:
         if f"{text}.yaml" in {other.name for other in Path().glob("*.yaml")}:
-            raise UsageError(f"No study named '{text}'. For the file write its whole name: {text}.yaml.")
+            raise UsageError(
+                f"No study named '{text}'. For the file write its whole name: {text}.yaml."
+            )
         raise UnknownName("study", text, known, "bench list studies")
     path = known[text]
     return path, str(path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path)
@@ -251,10 +293,17 @@ def _first_line(document: Document, err: ValidationError) -> str:
     first = min(err.errors(), key=lambda error: document.lines.get(error["loc"], 0))
     place: Place = first["loc"]
     if first["type"] == "extra_forbidden":
-        owners: dict[str, tuple[str, type[BaseModel]]] = {"grids": ("a grid", Grid), "tune": ("tune", Tune)}
-        owner, known = owners.get(str(place[0]), ("a study", Study)) if len(place) > 1 else ("a study", Study)
+        owners: dict[str, tuple[str, type[BaseModel]]] = {
+            "grids": ("a grid", Grid),
+            "tune": ("tune", Tune),
+        }
+        owner, known = (
+            owners.get(str(place[0]), ("a study", Study)) if len(place) > 1 else ("a study", Study)
+        )
         names = [field.alias or name for name, field in known.model_fields.items()]
-        return document.at(place, str(UnknownName(f"field of {owner}", str(first["loc"][-1]), names)))
+        return document.at(
+            place, str(UnknownName(f"field of {owner}", str(first["loc"][-1]), names))
+        )
     said = {
         "missing": "it is missing.",
         "too_short": "it is empty.",
@@ -262,4 +311,6 @@ def _first_line(document: Document, err: ValidationError) -> str:
         "value_error": first["msg"].removeprefix("Value error, "),
         "string_type": VALUE if "set" in place else "write a text.",
     }
-    return document.at(place, said.get(first["type"]) or SAID.get(first["type"]) or f"{first['msg']}.")
+    return document.at(
+        place, said.get(first["type"]) or SAID.get(first["type"]) or f"{first['msg']}."
+    )

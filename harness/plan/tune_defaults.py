@@ -1,4 +1,6 @@
-"""What a search is where nobody says otherwise. Plain values, for whoever must not wait for anything to be imported."""
+"""What a search is where nobody says otherwise. Plain values, for whoever must not wait for
+anything to be imported.
+"""
 
 from __future__ import annotations
 

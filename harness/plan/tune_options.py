@@ -1,4 +1,6 @@
-"""What a tuning study says of itself: the `tune` part of a study file, and what `bench tune` is given. Plain values; no torch."""
+"""What a tuning study says of itself: the `tune` part of a study file, and what `bench tune` is
+given. Plain values; no torch.
+"""
 
 from __future__ import annotations
 
@@ -32,4 +34,8 @@ class Tune(BaseModel):
     @field_validator("seeds", "report_seeds", mode="before")
     @classmethod
     def _joined(cls, value: Any) -> Any:
-        return ",".join(value) if isinstance(value, list) and all(isinstance(item, str) for item in value) else value
+        return (
+            ",".join(value)
+            if isinstance(value, list) and all(isinstance(item, str) for item in value)
+            else value
+        )

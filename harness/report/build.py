@@ -9,7 +9,17 @@ from harness.analysis.ranks import Ranking
 from harness.analysis.sample import Sample
 from harness.base.spec import Status
 from harness.base.workspace import Workspace
-from harness.report import curves, dimension, dots, failures, pictures, provenance, ranks, sweep, tempering
+from harness.report import (
+    curves,
+    dimension,
+    dots,
+    failures,
+    pictures,
+    provenance,
+    ranks,
+    sweep,
+    tempering,
+)
 from harness.report.page import Section, render
 from harness.report.view import View
 
@@ -38,7 +48,12 @@ def report(
     """
     view = View.of(sample)
     found = [
-        Section("dimension", "Error against dimension", [dimension.ABOUT], figures=dimension.figures(view)),
+        Section(
+            "dimension",
+            "Error against dimension",
+            [dimension.ABOUT],
+            figures=dimension.figures(view),
+        ),
         Section("scores", "Scores by method", [dots.ABOUT], figures=dots.figures(view)),
         Section("curves", "Learning curves", [curves.ABOUT], figures=curves.figures(view)),
         Section("depth", "Depth", [sweep.ABOUT], figures=sweep.figures(view)),
@@ -51,7 +66,9 @@ def report(
         pictures.section(view, workspace),
         provenance.section(view),
     ]
-    return render(title, about(view), [section for section in found if section and _holds_something(section)])
+    return render(
+        title, about(view), [section for section in found if section and _holds_something(section)]
+    )
 
 
 def _holds_something(section: Section) -> bool:
@@ -63,7 +80,10 @@ def about(view: View) -> list[str]:
     groups = view.sample.groups
     counts = Counter(run.status for group in groups for run in group.runs)
     methods, tasks, protocols = (
-        sorted(names) for names in zip(*((g.row.method, g.column.task, g.cell.protocol) for g in groups), strict=True)
+        sorted(names)
+        for names in zip(
+            *((g.row.method, g.column.task, g.cell.protocol) for g in groups), strict=True
+        )
     )
     lines = [
         f"{_many(counts[Status.DONE], 'finished run')} in {_many(len(groups), 'cell')}: "
@@ -72,8 +92,13 @@ def about(view: View) -> list[str]:
     ended = {status.value: count for status, count in counts.items() if status is not Status.DONE}
     if ended:
         parts = ", ".join(f"{ended[name]:,} {name}" for name in sorted(ended))
-        lines.append(f"{_many(sum(ended.values()), 'run')} ended without a result: {parts}. They are in no mean; see Failures.")
-    lines += [f"Left out: {_many(count, 'run')}, {reason}." for reason, count in sorted(view.sample.left_out.items())]
+        lines.append(
+            f"{_many(sum(ended.values()), 'run')} ended without a result: {parts}. They are in no mean; see Failures."
+        )
+    lines += [
+        f"Left out: {_many(count, 'run')}, {reason}."
+        for reason, count in sorted(view.sample.left_out.items())
+    ]
     return lines
 
 

@@ -29,10 +29,15 @@ Points = list[tuple[int, float]]
 def figures(view: View) -> list[Figure]:
     """A figure for each column; only the curves that are drawn are read."""
     chosen = {group.cell.cell: _first(group) for group in view.sample.groups}
-    stored = view.sample.store.scores.curve("bound", [run.key for runs in chosen.values() for run in runs])
+    stored = view.sample.store.scores.curve(
+        "bound", [run.key for runs in chosen.values() for run in runs]
+    )
     found = columns(view.sample.groups)
     ids = unique(anchor("curves", name) for name in found)
-    drawn = [_figure(view, id, name, groups, chosen, stored) for id, (name, groups) in zip(ids, found.items(), strict=True)]
+    drawn = [
+        _figure(view, id, name, groups, chosen, stored)
+        for id, (name, groups) in zip(ids, found.items(), strict=True)
+    ]
     return [figure for figure in drawn if figure.plots]
 
 
@@ -41,7 +46,12 @@ def _first(group: Group) -> list[Replicate]:
 
 
 def _figure(
-    view: View, id: str, name: str, groups: Sequence[Group], chosen: dict[str, list[Replicate]], stored: dict[str, Curve]
+    view: View,
+    id: str,
+    name: str,
+    groups: Sequence[Group],
+    chosen: dict[str, list[Replicate]],
+    stored: dict[str, Curve],
 ) -> Figure:
     keys, traces, lines = [], [], []
     for group in groups:
@@ -51,10 +61,19 @@ def _figure(
             traces.append(_trace(view, group, runs, points, len(keys) - 1))
             lines.append(points)
     layout = {"yaxis": {"title": {"text": "bound, nats"}, "range": middle(lines)}}
-    return Figure(id, name, basis(groups, SEEDS), [Plot("", traces, layout, 440)] if traces else [], keys, CHOICES)
+    return Figure(
+        id,
+        name,
+        basis(groups, SEEDS),
+        [Plot("", traces, layout, 440)] if traces else [],
+        keys,
+        CHOICES,
+    )
 
 
-def _trace(view: View, group: Group, runs: Sequence[Replicate], points: Points, key: int) -> dict[str, Any]:
+def _trace(
+    view: View, group: Group, runs: Sequence[Replicate], points: Points, key: int
+) -> dict[str, Any]:
     steps, asked = group.cell.spec["steps"], gradients(group.cell.spec, group.cell.description)
     seconds = sum(run.wall_s for run in runs) / len(runs)
     look = view.look(group)
@@ -89,11 +108,16 @@ def thinned(points: Points, most: int = POINTS) -> Points:
 
 
 def middle(lines: Sequence[Points]) -> list[float] | None:
-    """From what nine of ten lines are above when training has settled, to the highest point: the start would squeeze all else.
+    """From what nine of ten lines are above when training has settled, to the highest point: the
+    start would squeeze all else.
 
     A line is above a value when nine of ten of its points are.
     """
-    settled = sorted(_low([value for _, value in points[int(SETTLED * len(points)) :]]) for points in lines if points)
+    settled = sorted(
+        _low([value for _, value in points[int(SETTLED * len(points)) :]])
+        for points in lines
+        if points
+    )
     if not settled:
         return None
     low, high = settled[len(settled) // 10], max(value for points in lines for _, value in points)

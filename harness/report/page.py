@@ -1,6 +1,8 @@
-"""The page: one HTML file with everything in it, the same bytes for the same content. The only file that imports plotly.
+"""The page: one HTML file with everything in it, the same bytes for the same content. The only file
+that imports plotly.
 
-A content-security policy lets the page run its own scripts, by their hashes, and lets it ask no host for anything.
+A content-security policy lets the page run its own scripts, by their hashes, and lets it ask no
+host for anything.
 """
 
 from __future__ import annotations
@@ -25,7 +27,8 @@ DIGITS = 9
 class Plot:
     """A chart: traces and layout as plotly.js knows them, in plain values.
 
-    A colour `@blue` is the page's own, light or dark; a trace's `legendgroup` is the place of its key in the figure's list.
+    A colour `@blue` is the page's own, light or dark; a trace's `legendgroup` is the place of its
+    key in the figure's list.
     """
 
     title: str
@@ -36,7 +39,9 @@ class Plot:
 
 @dataclass(frozen=True)
 class Look:
-    """How a row is drawn, in every figure: a colour of the page, a dash and a marker by plotly's names."""
+    """How a row is drawn, in every figure: a colour of the page, a dash and a marker by plotly's
+    names.
+    """
 
     color: str
     dash: str
@@ -56,7 +61,8 @@ class Key:
 class Figure:
     """Charts that share their keys.
 
-    `choices` are names of horizontal axes to choose from: each trace has in its `meta` a factor for each, or null.
+    `choices` are names of horizontal axes to choose from: each trace has in its `meta` a factor for
+    each, or null.
     """
 
     id: str
@@ -69,7 +75,9 @@ class Figure:
 
     @property
     def legend(self) -> list[tuple[int, Key]]:
-        """The keys that something is drawn under, with their places: where all runs of a row failed, there is nothing to hide."""
+        """The keys that something is drawn under, with their places: where all runs of a row
+        failed, there is nothing to hide.
+        """
         drawn = {trace.get("legendgroup") for plot in self.plots for trace in plot.data}
         return [(place, key) for place, key in enumerate(self.keys) if str(place) in drawn]
 
@@ -107,7 +115,9 @@ class Picture:
 
 @dataclass(frozen=True)
 class Section:
-    """A part of the page under a heading of its own. `fragments` are titles with HTML that is trusted as it is."""
+    """A part of the page under a heading of its own. `fragments` are titles with HTML that is
+    trusted as it is.
+    """
 
     id: str
     title: str
@@ -123,7 +133,13 @@ def render(title: str, about: Sequence[str], sections: Sequence[Section]) -> str
     drawn = any(section.figures for section in sections)
     scripts = [_plotly(), _environment().get_template("page.js").render()] if drawn else []
     template = _environment().get_template("page.html.j2")
-    return template.render(title=title, about=about, sections=sections, scripts=scripts, hashes=[_sha256(script) for script in scripts])
+    return template.render(
+        title=title,
+        about=about,
+        sections=sections,
+        scripts=scripts,
+        hashes=[_sha256(script) for script in scripts],
+    )
 
 
 @cache
@@ -155,7 +171,8 @@ def _environment() -> Environment:
 
 
 def as_json(value: Any) -> str:
-    r"""JSON that can stand inside a script: numbers that are not finite are null, and no `<` is left.
+    r"""JSON that can stand inside a script: numbers that are not finite are null, and no `<` is
+    left.
 
     >>> as_json({"a": [float("nan"), 1.0], "b": "</script>"})
     '{"a":[null,1.0],"b":"\\u003c/script\\u003e"}'

@@ -36,17 +36,26 @@ def section(view: View, workspace: Workspace) -> Section | None:
         "Samples are drawn from the prior and decoded; reconstructions stand beside the images they are of. Each row's first finished seed."
     ]
     about += [f"Left out for the page's size: {left} of {len(pngs)} pictures."] if left else []
-    about += [f"Missing or damaged: {damaged} of {len(pngs)} pictures. See: bench doctor."] if damaged else []
+    about += (
+        [f"Missing or damaged: {damaged} of {len(pngs)} pictures. See: bench doctor."]
+        if damaged
+        else []
+    )
     return Section("pictures", "Pictures", about, pictures=pictures)
 
 
 def _files(view: View) -> list[tuple[str, ArtifactFile]]:
     """What there is, with captions, by task and name."""
     found = []
-    for column, groups in columns(group for group in view.sample.groups if _may_have(group)).items():
+    for column, groups in columns(
+        group for group in view.sample.groups if _may_have(group)
+    ).items():
         for group in groups:
             seed, files = _of(view.sample.store, group)
-            found += [(f"{column}, {view.name(group)}: {NAMES[file.name]}, seed {seed}", file) for file in files]
+            found += [
+                (f"{column}, {view.name(group)}: {NAMES[file.name]}, seed {seed}", file)
+                for file in files
+            ]
     return found
 
 
@@ -59,4 +68,8 @@ def _of(store: ResultStore, group: Group) -> tuple[int, Sequence[ArtifactFile]]:
     run = next(iter(group.done), None)
     if run is None:
         return 0, []
-    return run.seed, sorted((file for file in store.artifacts(run.key) if file.name in NAMES), key=lambda file: file.name, reverse=True)
+    return run.seed, sorted(
+        (file for file in store.artifacts(run.key) if file.name in NAMES),
+        key=lambda file: file.name,
+        reverse=True,
+    )

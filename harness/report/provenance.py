@@ -14,21 +14,46 @@ from harness.report.view import View, columns
 
 SHOWN = 20
 """How many keys of a cell are listed."""
-COLUMNS = ("row", "task", "protocol", "cell", "seeds", "keys", "versions", "settings", "ran on", "ended", "done")
+COLUMNS = (
+    "row",
+    "task",
+    "protocol",
+    "cell",
+    "seeds",
+    "keys",
+    "versions",
+    "settings",
+    "ran on",
+    "ended",
+    "done",
+)
 
 
 def section(view: View) -> Section:
     """The runs by cell, then the environments."""
     environments = view.sample.store.scores.environments()
-    used = sorted({digest for group in view.sample.groups for run in group.runs if (digest := run.environment)})
+    used = sorted(
+        {
+            digest
+            for group in view.sample.groups
+            for run in group.runs
+            if (digest := run.environment)
+        }
+    )
     names = {digest: f"E{place}" for place, digest in enumerate(used, 1)}
-    rows = [_row(view, name, group, names) for name, groups in columns(view.sample.groups).items() for group in groups]
+    rows = [
+        _row(view, name, group, names)
+        for name, groups in columns(view.sample.groups).items()
+        for group in groups
+    ]
     about = (
         "Every number of this page is computed from the runs below and nothing else. `bench show KEY` prints one run with its full "
         "specification, history, metrics and files; the same database gives the same page, byte for byte."
     )
     tables = [Table(COLUMNS, rows, "Cells", 10), _environments(environments, names)]
-    return Section("provenance", "How each number was obtained", [about.replace("`", "")], tables=tables)
+    return Section(
+        "provenance", "How each number was obtained", [about.replace("`", "")], tables=tables
+    )
 
 
 def _row(view: View, column: str, group: Group, names: dict[str, str]) -> tuple[str | Folded, ...]:
@@ -36,8 +61,15 @@ def _row(view: View, column: str, group: Group, names: dict[str, str]) -> tuple[
     first = f", the first {SHOWN}" if len(keys) > SHOWN else ""
     counts = Counter(run.status.value for run in group.runs)
     sources = len({run.source_hash for run in group.runs})
-    versions = f"method {cell.spec['method_version']}, task {cell.spec['task_version']}" + (f", {sources} sources" if sources > 1 else "")
-    places = ", ".join(sorted({names[run.environment] for run in group.runs if run.environment in names}, key=lambda name: int(name[1:])))
+    versions = f"method {cell.spec['method_version']}, task {cell.spec['task_version']}" + (
+        f", {sources} sources" if sources > 1 else ""
+    )
+    places = ", ".join(
+        sorted(
+            {names[run.environment] for run in group.runs if run.environment in names},
+            key=lambda name: int(name[1:]),
+        )
+    )
     return (
         view.name(group), column, cell.protocol, cell.cell, ranges([run.seed for run in group.runs]),
         Folded(f"{len(keys):,} {'key' if len(keys) == 1 else 'keys'}{first}", keys[:SHOWN]), versions,

@@ -40,4 +40,11 @@ def figures(ranking: Ranking | None) -> list[Figure]:
     }  # fmt: skip
     title = f"mean rank over {ranking.n_blocks} columns (critical difference {ranking.critical_difference:.2f})"
     layout = rows_layout({place: name for name, place in places.items()}, Scale(None), title)
-    return [Figure("ranks-1", "Critical differences", "", [Plot("", [*joins, dots], layout, rows_height(places))])]
+    return [
+        Figure(
+            "ranks-1",
+            "Critical differences",
+            "",
+            [Plot("", [*joins, dots], layout, rows_height(places))],
+        )
+    ]

@@ -58,11 +58,19 @@ def figures(view: View) -> list[Figure]:
     plots = [plot for plot, _ in drawn if plot]
     if not plots:
         return []
-    keys = [Key("tempered", Look("@blue", "", "circle")), Key("untempered", Look("@vermilion", "", "diamond"))]
+    keys = [
+        Key("tempered", Look("@blue", "", "circle")),
+        Key("untempered", Look("@vermilion", "", "diamond")),
+    ]
     everyone = [group for pair in known for group in (pair.tempered, pair.untempered)]
     return [
         Figure(
-            "tempering", "Tempered against untempered", basis(everyone), plots, keys, notes=[note for _, notes in drawn for note in notes]
+            "tempering",
+            "Tempered against untempered",
+            basis(everyone),
+            plots,
+            keys,
+            notes=[note for _, notes in drawn for note in notes],
         )
     ]
 
@@ -75,7 +83,11 @@ def _plot(view: View, known: Sequence[Pair], metric: str) -> tuple[Plot | None, 
         if both[0] and both[1]:
             place = -len(marks)
             names[place] = f"{pair.column}: {view.name(pair.tempered)}"
-            said = (pair.column, view.name(pair.tempered), f"tempered less untempered: {_difference(view, pair, metric)}")
+            said = (
+                pair.column,
+                view.name(pair.tempered),
+                f"tempered less untempered: {_difference(view, pair, metric)}",
+            )
             untempered = Mark(place, both[1], (pair.column, view.name(pair.untempered)))
             marks.append((Mark(place, both[0], said), untempered))
     if not marks:
@@ -83,16 +95,25 @@ def _plot(view: View, known: Sequence[Pair], metric: str) -> tuple[Plot | None, 
     scale = fitting([mark.interval for both in marks for mark in both])
     traces = [_joined([mark.interval.mean for mark in both], both[0].at, scale) for both in marks]
     looks = (Look("@blue", "solid", "circle"), Look("@vermilion", "solid", "diamond"))
-    traces += [trace([both[side] for both in marks], look, side, scale, "x", line=False) for side, look in enumerate(looks)]
+    traces += [
+        trace([both[side] for both in marks], look, side, scale, "x", line=False)
+        for side, look in enumerate(looks)
+    ]
     layout = rows_layout(names, scale, unit(metric))
     flat = [replace(mark, lines=mark.lines[:2]) for both in marks for mark in both]
-    return Plot(titled(metric), traces, layout, rows_height(names.values())), undrawn(flat, scale, metric)
+    return Plot(titled(metric), traces, layout, rows_height(names.values())), undrawn(
+        flat, scale, metric
+    )
 
 
 def _difference(view: View, pair: Pair, metric: str) -> str:
     one, other = (view.sample.values(group, metric) for group in (pair.tempered, pair.untempered))
     both = [seed for seed in one if seed in other]
-    return spoken(interval_of([one[seed] - other[seed] for seed in both])) if both else "no seed in common"
+    return (
+        spoken(interval_of([one[seed] - other[seed] for seed in both]))
+        if both
+        else "no seed in common"
+    )
 
 
 def _joined(means: Sequence[float], place: float, scale: Scale) -> dict[str, Any]:

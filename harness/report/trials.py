@@ -15,7 +15,9 @@ Trials = Sequence[tuple[int, Mapping[str, Any], float]]
 """Number, settings and score of each."""
 
 
-def learning_curves(lines: Sequence[tuple[str, Sequence[tuple[int, float]], bool]], score: str) -> Plot:
+def learning_curves(
+    lines: Sequence[tuple[str, Sequence[tuple[int, float]], bool]], score: str
+) -> Plot:
     """A line for each (name, points of step and nats, whether it stands out)."""
     traces = []
     for name, points, marked in lines:
@@ -25,21 +27,34 @@ def learning_curves(lines: Sequence[tuple[str, Sequence[tuple[int, float]], bool
             "x": [step for step, _ in points], "y": [value for _, value in points],
             "hovertemplate": "%{fullData.name}<br>step %{x:,}: %{y:,.7~g} nats<extra></extra>",
         })  # fmt: skip
-    vertical = {"title": {"text": f"{score}, nats"}, "range": middle([list(points) for _, points, _ in lines])}
+    vertical = {
+        "title": {"text": f"{score}, nats"},
+        "range": middle([list(points) for _, points, _ in lines]),
+    }
     return Plot("", traces, {"xaxis": {"title": {"text": "step"}}, "yaxis": vertical}, 380)
 
 
 def parallel(trials: Trials, logarithmic: frozenset[str], score: str) -> Plot:
-    """A line for each (number, settings, score) over one axis a setting: low values below, high ones above, the better the darker."""
+    """A line for each (number, settings, score) over one axis a setting: low values below, high
+    ones above, the better the darker.
+    """
     names = list(dict.fromkeys(name for _, params, _ in trials for name in params))
-    places = {name: _places([params.get(name) for _, params, _ in trials], name in logarithmic) for name in names}
+    places = {
+        name: _places([params.get(name) for _, params, _ in trials], name in logarithmic)
+        for name in names
+    }
     ranked = sorted(range(len(trials)), key=lambda one: trials[one][2])
     traces = []
     for rank, one in enumerate(ranked):
         number, params, reached = trials[one]
         best = rank == len(ranked) - 1
-        color, strength = ("@vermilion", 1.0) if best else ("@blue", 0.15 + 0.6 * rank / len(ranked))
-        said = [f"trial {number}: {reached:.6g}", *(f"{name} = {params.get(name)}" for name in names)]
+        color, strength = (
+            ("@vermilion", 1.0) if best else ("@blue", 0.15 + 0.6 * rank / len(ranked))
+        )
+        said = [
+            f"trial {number}: {reached:.6g}",
+            *(f"{name} = {params.get(name)}" for name in names),
+        ]
         traces.append({
             "type": "scatter", "mode": "lines+markers", "x": names, "y": [places[name][one] for name in names], "showlegend": False,
             "line": {"color": color, "width": 2.5 if best else 1}, "opacity": strength,
@@ -47,16 +62,33 @@ def parallel(trials: Trials, logarithmic: frozenset[str], score: str) -> Plot:
         })  # fmt: skip
     across = {"type": "category", "ticktext": [label(name) for name in names], "tickvals": names}
     return Plot(
-        "", traces, {"xaxis": across, "yaxis": {"tickvals": [0, 1], "ticktext": ["lowest", "highest"], "range": [-0.05, 1.05]}}, 380
+        "",
+        traces,
+        {
+            "xaxis": across,
+            "yaxis": {
+                "tickvals": [0, 1],
+                "ticktext": ["lowest", "highest"],
+                "range": [-0.05, 1.05],
+            },
+        },
+        380,
     )
 
 
 def _places(values: Sequence[Any], logarithmic: bool) -> list[float | None]:
     """Where values stand between the lowest, 0, and the highest, 1."""
-    if any(isinstance(value, bool) or not isinstance(value, int | float) for value in values if value is not None):
+    if any(
+        isinstance(value, bool) or not isinstance(value, int | float)
+        for value in values
+        if value is not None
+    ):
         distinct = sorted({str(value) for value in values})
         return [distinct.index(str(value)) / max(1, len(distinct) - 1) for value in values]
-    numbers = [None if value is None else math.log(value) if logarithmic else float(value) for value in values]
+    numbers = [
+        None if value is None else math.log(value) if logarithmic else float(value)
+        for value in values
+    ]
     known = [value for value in numbers if value is not None]
     low, high = min(known, default=0.0), max(known, default=1.0)
     return [None if value is None else (value - low) / ((high - low) or 1.0) for value in numbers]
@@ -75,19 +107,27 @@ def history(scores: Sequence[tuple[int, float]], score: str) -> Plot:
         "hoverinfo": "skip",
         "showlegend": False,
     }
-    layout = {"xaxis": {"title": {"text": "trial"}}, "yaxis": _vertical(score, [value for _, value in scores])}
+    layout = {
+        "xaxis": {"title": {"text": "trial"}},
+        "yaxis": _vertical(score, [value for _, value in scores]),
+    }
     return Plot("", [line, _dots(numbers, scores)], layout, 320)
 
 
 def slices(trials: Trials, logarithmic: frozenset[str], score: str) -> list[Plot]:
     """A chart for each setting: its value against the score."""
     names = list(dict.fromkeys(name for _, params, _ in trials for name in params))
-    return [_slice(name, [one for one in trials if name in one[1]], name in logarithmic, score) for name in names]
+    return [
+        _slice(name, [one for one in trials if name in one[1]], name in logarithmic, score)
+        for name in names
+    ]
 
 
 def _slice(name: str, trials: Trials, logarithmic: bool, score: str) -> Plot:
     values = [params[name] for _, params, _ in trials]
-    numeric = all(isinstance(value, int | float) and not isinstance(value, bool) for value in values)
+    numeric = all(
+        isinstance(value, int | float) and not isinstance(value, bool) for value in values
+    )
     across: dict[str, Any] = {
         "title": {"text": label(name)},
         "type": "log" if logarithmic and numeric else "linear" if numeric else "category",
@@ -96,7 +136,12 @@ def _slice(name: str, trials: Trials, logarithmic: bool, score: str) -> Plot:
         across["dtick"] = 1
     places = values if numeric else [label(str(value)) for value in values]
     trace = _dots(places, [(number, reached) for number, _, reached in trials])
-    return Plot(name, [trace], {"xaxis": across, "yaxis": _vertical(score, [reached for _, _, reached in trials])}, 280)
+    return Plot(
+        name,
+        [trace],
+        {"xaxis": across, "yaxis": _vertical(score, [reached for _, _, reached in trials])},
+        280,
+    )
 
 
 def _dots(places: Sequence[Any], scores: Sequence[tuple[int, float]]) -> dict[str, Any]:

@@ -1,4 +1,6 @@
-"""The figures of a search: how the score rose, what mattered, where the good settings lie, and how the trials learned."""
+"""The figures of a search: how the score rose, what mattered, where the good settings lie, and how
+the trials learned.
+"""
 
 from __future__ import annotations
 
@@ -26,18 +28,27 @@ def page(study: optuna.Study, verdict: Verdict, store: ResultStore) -> str:
 def section(study: optuna.Study, verdict: Verdict, store: ResultStore) -> Section:
     """What became of a search, and all its figures."""
     search, metric = verdict.search, verdict.search.metric
-    scored = [(trial.number, trial.params, trial.score) for trial in verdict.trials if trial.score is not None]
+    scored = [
+        (trial.number, trial.params, trial.score)
+        for trial in verdict.trials
+        if trial.score is not None
+    ]
     logarithmic = frozenset(one.address for one in search.space if one.log)
     drawn: dict[str, Sequence[Plot]] = {}
     if scored:
-        drawn[f"History: {metric} by trial"] = [trials.history([(number, score) for number, _, score in scored], metric)]
+        drawn[f"History: {metric} by trial"] = [
+            trials.history([(number, score) for number, _, score in scored], metric)
+        ]
         drawn["Each setting against the score"] = trials.slices(scored, logarithmic, metric)
         drawn["All settings together"] = [trials.parallel(scored, logarithmic, metric)]
     if len(scored) > 1 and len(search.space) > 1:
         drawn["What mattered"] = [trials.importances(_importances(study))]
     drawn["Learning curves of the trials"] = [_curves(verdict, store)]
     id = anchor("tuning", search.name)
-    figures = [Figure(f"{id}-{place}", name, ABOUT.get(name, ""), plots) for place, (name, plots) in enumerate(drawn.items(), 1)]
+    figures = [
+        Figure(f"{id}-{place}", name, ABOUT.get(name, ""), plots)
+        for place, (name, plots) in enumerate(drawn.items(), 1)
+    ]
     title = f"Tuning {search.method} on {search.task}"
     return Section(id, title, _about(verdict), figures, [_numbers(verdict)] if verdict.best else [])
 
@@ -55,7 +66,9 @@ def _about(verdict: Verdict) -> list[str]:
     search = verdict.search
     ended = ", ".join(f"{count} {name}" for name, count in sorted(verdict.counts.items()))
     best = "" if verdict.best is None else f"; the best is trial {verdict.best.number}"
-    return [f"{len(verdict.trials)} trials ({ended}){best}. Scores are {search.metric} in nats, means over seeds {ranges(search.seeds)}."]
+    return [
+        f"{len(verdict.trials)} trials ({ended}){best}. Scores are {search.metric} in nats, means over seeds {ranges(search.seeds)}."
+    ]
 
 
 def _numbers(verdict: Verdict) -> Table:
@@ -67,11 +80,24 @@ def _numbers(verdict: Verdict) -> Table:
         rows.append(("best trial, on the seeds it was tuned on", number(best.score)))
     if verdict.tuned.n:
         seeds = f"on report seeds {ranges(verdict.search.report_seeds)}"
-        rows += [(f"tuned, {seeds}", spoken(verdict.tuned)), (f"default, {seeds}", spoken(verdict.untuned))]
+        rows += [
+            (f"tuned, {seeds}", spoken(verdict.tuned)),
+            (f"default, {seeds}", spoken(verdict.untuned)),
+        ]
         rows += [("paired gain: tuned less default, by seed", spoken(gain))] if gain.n else []
-        rows.append(("optimism gap: the best trial less the same setting on report seeds", number(verdict.gap)))
-    rows += [(f"runs of the {name} setting without a score", str(count)) for name, count in sorted(verdict.failures.items())]
-    rows.append(("cost", f"{cost.runs:,} runs, {cost.steps:,} steps, {cost.seconds:,.0f} seconds of work"))
+        rows.append(
+            (
+                "optimism gap: the best trial less the same setting on report seeds",
+                number(verdict.gap),
+            )
+        )
+    rows += [
+        (f"runs of the {name} setting without a score", str(count))
+        for name, count in sorted(verdict.failures.items())
+    ]
+    rows.append(
+        ("cost", f"{cost.runs:,} runs, {cost.steps:,} steps, {cost.seconds:,.0f} seconds of work")
+    )
     return Table(("what", "value"), rows, f"Verdict; nats, with {PERCENT} t intervals", 1)
 
 
@@ -80,7 +106,11 @@ def _short(value: Any) -> str:
 
 
 def _importances(study: optuna.Study) -> dict[str, float]:
-    return quietly(optuna.importance.get_param_importances, study, evaluator=optuna.importance.FanovaImportanceEvaluator(seed=0))
+    return quietly(
+        optuna.importance.get_param_importances,
+        study,
+        evaluator=optuna.importance.FanovaImportanceEvaluator(seed=0),
+    )
 
 
 def _curves(verdict: Verdict, store: ResultStore) -> Plot:
@@ -90,5 +120,11 @@ def _curves(verdict: Verdict, store: ResultStore) -> Plot:
         curves = store.curves(keys(trial.spec, verdict.search.seeds)[0]) if trial.spec else {}
         points = curves.get("validation_bound") or curves.get("bound") or []
         marked = verdict.best is not None and trial.number == verdict.best.number
-        lines.append((f"trial {trial.number}", [(step, value) for step, value in points if math.isfinite(value)], marked))
+        lines.append(
+            (
+                f"trial {trial.number}",
+                [(step, value) for step, value in points if math.isfinite(value)],
+                marked,
+            )
+        )
     return trials.learning_curves(sorted(lines, key=lambda line: line[2]), "bound")

@@ -18,14 +18,27 @@ from harness.report.page import Look
 
 COLORS = ("@blue", "@vermilion", "@green", "@purple", "@orange", "@sky", "@grey", "@yellow")
 """After Okabe and Ito (2008): told apart by people who see no red or no green, too."""
-SYMBOLS = ("circle", "square", "diamond", "triangle-up", "triangle-down", "cross", "x", "star", "pentagon", "hexagon")
+SYMBOLS = (
+    "circle",
+    "square",
+    "diamond",
+    "triangle-up",
+    "triangle-down",
+    "cross",
+    "x",
+    "star",
+    "pentagon",
+    "hexagon",
+)
 DASHES = ("solid", "dash", "dot", "dashdot", "longdash", "longdashdot")
 PERCENT = f"{CONFIDENCE:.0%}".replace("%", " %")
 
 
 @dataclass
 class View:
-    """A sample for drawing. Metrics are read, and intervals computed, when they are first asked for."""
+    """A sample for drawing. Metrics are read, and intervals computed, when they are first asked
+    for.
+    """
 
     sample: Sample
     names: dict[RowName, str]
@@ -37,7 +50,10 @@ class View:
         """With a look for each row: methods have colours, their settings have dashes and markers."""
         rows = sorted({group.row for group in sample.groups}, key=lambda row: row.order)
         several = len({row.protocol for row in rows}) > 1
-        names = {row: f"{text} ({row.protocol})" if several else text for row, text in texts(rows).items()}
+        names = {
+            row: f"{text} ({row.protocol})" if several else text
+            for row, text in texts(rows).items()
+        }
         return cls(sample, names, _looks(rows))
 
     def interval(self, group: Group, metric: str) -> Interval | None:
@@ -65,12 +81,18 @@ def _looks(rows: Sequence[RowName]) -> dict[RowName, Look]:
         method = methods.index(row.method)
         number = seen.setdefault(row.method, 0)
         seen[row.method] += 1
-        looks[row] = Look(COLORS[method % len(COLORS)], DASHES[number % len(DASHES)], SYMBOLS[(method + number) % len(SYMBOLS)])
+        looks[row] = Look(
+            COLORS[method % len(COLORS)],
+            DASHES[number % len(DASHES)],
+            SYMBOLS[(method + number) % len(SYMBOLS)],
+        )
     return looks
 
 
 def interval_of(values: Sequence[float]) -> Interval:
-    """The interval, or what one value that is not finite makes of it: NaN or an infinity, never a mean of the others."""
+    """The interval, or what one value that is not finite makes of it: NaN or an infinity, never a
+    mean of the others.
+    """
     if all(math.isfinite(value) for value in values):
         return t_interval(values)
     return Interval(sum(values) / max(1, len(values)), math.nan, math.nan, math.nan, len(values))
@@ -84,12 +106,20 @@ def number(value: float) -> str:
     """
     if not math.isfinite(value) or value == 0:
         return f"{value:g}"
-    return f"{value:.4g}" if 1e-4 <= abs(value) < 1e4 else f"{value:,.1f}" if 1e4 <= abs(value) < 1e9 else f"{value:.3e}"
+    return (
+        f"{value:.4g}"
+        if 1e-4 <= abs(value) < 1e4
+        else f"{value:,.1f}"
+        if 1e4 <= abs(value) < 1e9
+        else f"{value:.3e}"
+    )
 
 
 def spoken(interval: Interval) -> str:
     """A mean with its interval and its number of runs."""
-    ends = f" [{number(interval.low)}, {number(interval.high)}]" if math.isfinite(interval.low) else ""
+    ends = (
+        f" [{number(interval.low)}, {number(interval.high)}]" if math.isfinite(interval.low) else ""
+    )
     return f"{number(interval.mean)}{ends}, n = {interval.n}"
 
 
@@ -105,7 +135,10 @@ def anchor(*parts: str) -> str:
     'dimension-a_b-50-'
     """
     text = "-".join(parts).lower()
-    return "".join(letter if letter.isascii() and (letter.isalnum() or letter in "_-") else "-" for letter in text)
+    return "".join(
+        letter if letter.isascii() and (letter.isalnum() or letter in "_-") else "-"
+        for letter in text
+    )
 
 
 def unique(names: Iterable[str]) -> list[str]:
@@ -119,7 +152,8 @@ def unique(names: Iterable[str]) -> list[str]:
 
 
 def basis(groups: Collection[Group], most: int | None = None) -> str:
-    """On how many runs a figure stands: `n = 3 to 10 finished runs each, seeds 0-9; no run ended otherwise.`
+    """On how many runs a figure stands: `n = 3 to 10 finished runs each, seeds 0-9; no run ended
+    otherwise.`
 
     `most` is how many of each group are drawn, the first ones.
     """
@@ -150,7 +184,9 @@ def unit(metric: str) -> str:
 
 def aspects_text(aspects: Aspects, names: Collection[str]) -> str:
     """Some of a column's aspects: `objective=released-flow eval_particles=1000`."""
-    said: dict[str, Any] = {name.removeprefix("task."): value for name, value in aspects if name in names}
+    said: dict[str, Any] = {
+        name.removeprefix("task."): value for name, value in aspects if name in names
+    }
     return settings_text(said)
 
 
@@ -174,7 +210,9 @@ def _distinct(known: Sequence[dict[str, Any]], names: Sequence[str]) -> int:
 
 
 def columns(groups: Iterable[Group]) -> dict[str, list[Group]]:
-    """Groups by column, under the column's name: the task, and what tells columns of one task apart."""
+    """Groups by column, under the column's name: the task, and what tells columns of one task
+    apart.
+    """
     found: dict[ColumnName, list[Group]] = {}
     for group in groups:
         found.setdefault(group.column, []).append(group)
@@ -182,10 +220,21 @@ def columns(groups: Iterable[Group]) -> dict[str, list[Group]]:
     for column in found:
         tasks.setdefault(column.task, []).append(column.aspects)
     told = {task: telling(several) for task, several in tasks.items()}
-    named = {" · ".join(filter(None, (column.task, aspects_text(column.aspects, told[column.task])))): column for column in found}
-    return {name: sorted(found[named[name]], key=lambda group: group.row.order) for name in sorted(named, key=natural)}
+    named = {
+        " · ".join(
+            filter(None, (column.task, aspects_text(column.aspects, told[column.task])))
+        ): column
+        for column in found
+    }
+    return {
+        name: sorted(found[named[name]], key=lambda group: group.row.order)
+        for name in sorted(named, key=natural)
+    }
 
 
 def natural(text: str) -> list[tuple[bool, int, str]]:
     """Sorted by this, names stand by their words, and by their numbers' size."""
-    return [(not part.isdigit(), int(part) if part.isdigit() else 0, part) for part in text.replace("-", " - ").split()]
+    return [
+        (not part.isdigit(), int(part) if part.isdigit() else 0, part)
+        for part in text.replace("-", " - ").split()
+    ]

@@ -1,4 +1,6 @@
-"""The result database: what was asked for, who is running it, and what came out. The only package that imports sqlalchemy."""
+"""The result database: what was asked for, who is running it, and what came out. The only package
+that imports sqlalchemy.
+"""
 
 from __future__ import annotations
 

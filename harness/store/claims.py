@@ -1,7 +1,7 @@
 """Who may write a run: taking it, keeping it, giving it back, and taking it over from the dead.
 
-A claim raises the run's fence and every later write carries it. A process that was thought dead and wakes up finds
-another fence, gets `LeaseLost`, and has written nothing.
+A claim raises the run's fence and every later write carries it. A process that was thought dead and
+wakes up finds another fence, gets `LeaseLost`, and has written nothing.
 """
 
 from __future__ import annotations
@@ -36,13 +36,20 @@ Rows = dict[str, Row[Any]]
 
 
 def lock(connection: Connection, keys: Iterable[str], wait: bool = True) -> Rows:
-    """The rows of these runs, kept from other writers until the transaction ends; without those of other writers, where `wait` is off.
+    """The rows of these runs, kept from other writers until the transaction ends; without those of
+    other writers, where `wait` is off.
 
-    Always in the order of the keys, so that two writers never wait for each other. SQLite's transaction holds them anyway.
+    Always in the order of the keys, so that two writers never wait for each other. SQLite's
+    transaction holds them anyway.
     """
     found: Rows = {}
     for part in chunks(sorted(set(keys))):
-        query = select(runs).where(runs.c.key.in_(part)).order_by(runs.c.key).with_for_update(skip_locked=not wait)
+        query = (
+            select(runs)
+            .where(runs.c.key.in_(part))
+            .order_by(runs.c.key)
+            .with_for_update(skip_locked=not wait)
+        )
         found |= {row.key: row for row in connection.execute(query)}
     return found
 
@@ -59,7 +66,9 @@ def record(connection: Connection, changes: Sequence[dict[str, Any]]) -> None:
         connection.execute(insert(run_history), list(changes))
 
 
-def change(row: Row[Any], at: float, status: Status, reason: str | None, **other: Any) -> dict[str, Any]:
+def change(
+    row: Row[Any], at: float, status: Status, reason: str | None, **other: Any
+) -> dict[str, Any]:
     """A line of the history; `other` replaces the step, the fence or the owner of the row."""
     owner = owner_of(row)
     line = {"step": row.step, "fence": row.fence, "owner": str(owner) if owner else None}
@@ -73,19 +82,28 @@ def refuse_held(held: Iterable[Row[Any]]) -> None:
         UsageError: there is such a run.
     """
     for row in held:
-        raise UsageError(f"Run {row.key} is being run by {owner_of(row)}. Stop that process, or wait until it ends.")
+        raise UsageError(
+            f"Run {row.key} is being run by {owner_of(row)}. Stop that process, or wait until it ends."
+        )
 
 
-def claim_first(connection: Connection, stacks: Sequence[Sequence[OpenRun]], owner: Owner, lease_s: float) -> Taken:
+def claim_first(
+    connection: Connection, stacks: Sequence[Sequence[OpenRun]], owner: Owner, lease_s: float
+) -> Taken:
     """Take the first of these stacks that nobody has taken since they were looked up.
 
-    Whoever takes a stack locks its first run before: of claimers that come together on a server each gets another one, and none waits.
+    Whoever takes a stack locks its first run before: of claimers that come together on a server
+    each gets another one, and none waits.
     """
     by_first = {(stack[0].key, stack[0].fence): [run.key for run in stack] for stack in stacks}
     while by_first:
         firsts = runs.c.key.in_([key for key, _ in by_first])
-        untaken = select(runs.c.key, runs.c.fence).where(firsts, tuple_(runs.c.key, runs.c.fence).in_(by_first))
-        in_order = untaken.order_by(runs.c.created_at + 0, runs.c.key)  # without + 0 all runs might be walked through in this order
+        untaken = select(runs.c.key, runs.c.fence).where(
+            firsts, tuple_(runs.c.key, runs.c.fence).in_(by_first)
+        )
+        in_order = untaken.order_by(
+            runs.c.created_at + 0, runs.c.key
+        )  # without + 0 all runs might be walked through in this order
         first = connection.execute(in_order.limit(1).with_for_update(skip_locked=True)).first()
         if first is None:
             break
@@ -96,14 +114,17 @@ def claim_first(connection: Connection, stacks: Sequence[Sequence[OpenRun]], own
 
 
 def claim(connection: Connection, keys: Sequence[str], owner: Owner, lease_s: float) -> Taken:
-    """Take every listed run that is free, and with it the unfinished members of its stack; what another writer has locked is not free."""
+    """Take every listed run that is free, and with it the unfinished members of its stack; what
+    another writer has locked is not free.
+    """
     seen = _with_members(connection, keys)
     locked = lock(connection, seen, wait=False)
     stored = plans_by_digest(connection, {row.plan for row in locked.values()})
     at = now(connection)
     taken: dict[str, Row[Any]] = {}
     for key in dict.fromkeys(keys):
-        # A plan that appeared between looking and locking means that someone has just begun the run.
+        # A plan that appeared between looking and locking means that someone has just begun the
+        # run.
         if key in locked and key not in taken and locked[key].plan == seen[key]:
             unit = _unit(locked[key], locked, stored, seen)
             if not any(is_held(row, at) for row in unit):
@@ -111,13 +132,20 @@ def claim(connection: Connection, keys: Sequence[str], owner: Owner, lease_s: fl
     alive = _bury(connection, taken, at)
     _take(connection, list(alive.values()), owner, at, lease_s)
     name = database_id(connection)
-    return Taken([_claim_of(taken[key], stored, name) for key in _in_order(keys, alive)], [key for key in taken if key not in alive])
+    return Taken(
+        [_claim_of(taken[key], stored, name) for key in _in_order(keys, alive)],
+        [key for key in taken if key not in alive],
+    )
 
 
 def _with_members(connection: Connection, keys: Sequence[str]) -> dict[str, str | None]:
     """The listed runs and the members of their stacks, each with the name of its plan."""
     listed = _plan_names(connection, keys)
-    members = {key for plan in plans_by_digest(connection, set(listed.values())).values() for key in plan.members}
+    members = {
+        key
+        for plan in plans_by_digest(connection, set(listed.values())).values()
+        for key in plan.members
+    }
     return _plan_names(connection, members) | listed
 
 
@@ -129,15 +157,22 @@ def _plan_names(connection: Connection, keys: Iterable[str]) -> dict[str, str | 
     }
 
 
-def _unit(row: Row[Any], locked: Rows, stored: dict[str, Plan], seen: Container[str]) -> list[Row[Any]]:
+def _unit(
+    row: Row[Any], locked: Rows, stored: dict[str, Plan], seen: Container[str]
+) -> list[Row[Any]]:
     """The unfinished runs that must be taken together with this one, in the stack's order.
 
-    A member that was begun anew, under another plan or none, goes its own way: in the stack it is dead weight.
+    A member that was begun anew, under another plan or none, goes its own way: in the stack it is
+    dead weight.
     """
     keys = stored[row.plan].members if row.plan in stored else (row.key,)
     if row.status in TERMINAL or any(key in seen and key not in locked for key in keys):
         return []
-    return [locked[key] for key in keys if key in locked and locked[key].plan == row.plan and locked[key].status not in TERMINAL]
+    return [
+        locked[key]
+        for key in keys
+        if key in locked and locked[key].plan == row.plan and locked[key].status not in TERMINAL
+    ]
 
 
 def _in_order(keys: Sequence[str], taken: Rows) -> list[str]:
@@ -153,15 +188,26 @@ def _deaths(row: Row[Any]) -> int:
 def _bury(connection: Connection, taken: Rows, at: float) -> Rows:
     """Fail the runs whose processes died too often, and return the others."""
     dead = {key: row for key, row in taken.items() if _deaths(row) >= MAX_CRASHES}
-    failed = {"status": Status.FAILED.value, "reason": CRASHED, "finished_at": at, "crashes": MAX_CRASHES, **NO_OWNER}
+    failed = {
+        "status": Status.FAILED.value,
+        "reason": CRASHED,
+        "finished_at": at,
+        "crashes": MAX_CRASHES,
+        **NO_OWNER,
+    }
     for part in chunks(dead):
         raised = {"fence": runs.c.fence + 1, "revision": runs.c.revision + 1}
         connection.execute(update(runs).where(runs.c.key.in_(part)).values(**failed, **raised))
-    record(connection, [change(row, at, Status.FAILED, CRASHED, fence=row.fence + 1) for row in dead.values()])
+    record(
+        connection,
+        [change(row, at, Status.FAILED, CRASHED, fence=row.fence + 1) for row in dead.values()],
+    )
     return {key: row for key, row in taken.items() if key not in dead}
 
 
-def _take(connection: Connection, taken: list[Row[Any]], owner: Owner, at: float, lease_s: float) -> None:
+def _take(
+    connection: Connection, taken: list[Row[Any]], owner: Owner, at: float, lease_s: float
+) -> None:
     if not taken:
         return
     statement = (
@@ -185,8 +231,14 @@ def _take(connection: Connection, taken: list[Row[Any]], owner: Owner, at: float
         )
     )
     started = [(row, at if row.started_at is None else row.started_at) for row in taken]
-    connection.execute(statement, [{"run": row.key, "deaths": _deaths(row), "started": start} for row, start in started])
-    lines = [change(row, at, Status.RUNNING, _takeover(row), fence=row.fence + 1, owner=str(owner)) for row in taken]
+    connection.execute(
+        statement,
+        [{"run": row.key, "deaths": _deaths(row), "started": start} for row, start in started],
+    )
+    lines = [
+        change(row, at, Status.RUNNING, _takeover(row), fence=row.fence + 1, owner=str(owner))
+        for row in taken
+    ]
     record(connection, lines)
 
 
@@ -196,7 +248,9 @@ def _takeover(row: Row[Any]) -> str | None:
 
 def _claim_of(row: Row[Any], stored: dict[str, Plan], database: str) -> Claim:
     edition = Edition(database, row.key, row.edition)
-    return Claim(row.key, row.fence + 1, row.seed, row.step, row.wall_s, stored.get(row.plan), edition)
+    return Claim(
+        row.key, row.fence + 1, row.seed, row.step, row.wall_s, stored.get(row.plan), edition
+    )
 
 
 def fenced(connection: Connection, claims: Sequence[Claim]) -> Rows:
@@ -225,7 +279,9 @@ def fenced_running(connection: Connection, claims: Sequence[Claim]) -> Rows:
     locked = fenced(connection, claims)
     for row in locked.values():
         if row.status != Status.RUNNING and row.status not in TERMINAL:
-            raise LeaseLost(f"Run {row.key} was given back ({row.status}). Nothing more is written.")
+            raise LeaseLost(
+                f"Run {row.key} was given back ({row.status}). Nothing more is written."
+            )
     return {key: row for key, row in locked.items() if row.status == Status.RUNNING}
 
 
@@ -238,14 +294,23 @@ def heartbeat(connection: Connection, claims: Sequence[Claim], lease_s: float) -
         connection.execute(beat.values(lease_expires=expires))
 
 
-def release(connection: Connection, claims: Sequence[Claim], status: Status, reason: str | None) -> None:
+def release(
+    connection: Connection, claims: Sequence[Claim], status: Status, reason: str | None
+) -> None:
     """Give unfinished runs back, for whoever claims them next; ended ones stay as they are."""
     if status in TERMINAL or status == Status.RUNNING:
         raise ValueError(f"a run is given back as queued, interrupted or timeout, not as {status}")
-    live = {key: row for key, row in fenced(connection, claims).items() if row.status == Status.RUNNING}
+    live = {
+        key: row for key, row in fenced(connection, claims).items() if row.status == Status.RUNNING
+    }
     at = now(connection)
     for part in chunks(live):
-        given_back = {"status": status.value, "reason": reason, "revision": runs.c.revision + 1, **NO_OWNER}
+        given_back = {
+            "status": status.value,
+            "reason": reason,
+            "revision": runs.c.revision + 1,
+            **NO_OWNER,
+        }
         connection.execute(update(runs).where(runs.c.key.in_(part)).values(**given_back))
     record(connection, [change(row, at, status, reason) for row in live.values()])
 

@@ -40,13 +40,22 @@ def parse(url: str) -> URL:
     try:
         parsed = make_url(url)
     except (ArgumentError, ValueError) as err:
-        raise UsageError(f"'{redact(url)}' is not a database address. Write sqlite:///FILE or postgresql://HOST/NAME.") from err
+        raise UsageError(
+            f"'{redact(url)}' is not a database address. Write sqlite:///FILE or postgresql://HOST/NAME."
+        ) from err
     backend = parsed.get_backend_name()
     if backend == "postgresql":
         return parsed.set(drivername="postgresql+psycopg")
-    if backend == "sqlite" and parsed.database and parsed.database != ":memory:" and not parsed.query:
+    if (
+        backend == "sqlite"
+        and parsed.database
+        and parsed.database != ":memory:"
+        and not parsed.query
+    ):
         return parsed
-    raise UsageError(f"Results cannot be kept at {redact(url)}. Write sqlite:///FILE or postgresql://HOST/NAME.")
+    raise UsageError(
+        f"Results cannot be kept at {redact(url)}. Write sqlite:///FILE or postgresql://HOST/NAME."
+    )
 
 
 def sqlite_file(url: str) -> Path | None:
@@ -56,9 +65,11 @@ def sqlite_file(url: str) -> Path | None:
 
 
 def engine_for(url: str, *, foreign_keys: bool = True) -> Engine:
-    """An engine whose transactions are safe against other processes. It connects when it is first used.
+    """An engine whose transactions are safe against other processes. It connects when it is first
+    used.
 
-    A migration turns `foreign_keys` off: rebuilding a table under them would take the rows of others along.
+    A migration turns `foreign_keys` off: rebuilding a table under them would take the rows of
+    others along.
     """
     parsed = parse(url)
     if parsed.get_backend_name() == "sqlite":
@@ -67,7 +78,9 @@ def engine_for(url: str, *, foreign_keys: bool = True) -> Engine:
     try:
         engine = create_engine(parsed, connect_args=arguments, pool_pre_ping=True)
     except ImportError as err:
-        raise UsageError("PostgreSQL needs the package psycopg: pip install 'psycopg[binary]'.") from err
+        raise UsageError(
+            "PostgreSQL needs the package psycopg: pip install 'psycopg[binary]'."
+        ) from err
     event.listen(engine, "connect", _prepare_postgresql)
     return engine
 
@@ -82,14 +95,19 @@ def _sqlite_engine(url: URL, foreign_keys: bool) -> Engine:
 
     def prepare(connection: Any, _record: Any) -> None:
         connection.isolation_level = None  # the driver starts no transaction: `begin` below does
-        connection.execute(f"PRAGMA busy_timeout = {WAIT_MS:d}")  # before WAL, which may have to wait too
+        connection.execute(
+            f"PRAGMA busy_timeout = {WAIT_MS:d}"
+        )  # before WAL, which may have to wait too
         connection.execute("PRAGMA journal_mode = WAL")
         connection.execute("PRAGMA synchronous = FULL")
         connection.execute(f"PRAGMA foreign_keys = {'ON' if foreign_keys else 'OFF'}")
 
     def begin(connection: Connection) -> None:
-        # A transaction that reads first and then writes fails under plain BEGIN when another one wrote in between.
-        connection.exec_driver_sql("BEGIN" if connection.get_execution_options().get("read_only") else "BEGIN IMMEDIATE")
+        # A transaction that reads first and then writes fails under plain BEGIN when another one
+        # wrote in between.
+        connection.exec_driver_sql(
+            "BEGIN" if connection.get_execution_options().get("read_only") else "BEGIN IMMEDIATE"
+        )
 
     event.listen(engine, "connect", prepare)
     event.listen(engine, "begin", begin)
@@ -114,7 +132,9 @@ def clear_errors(url: str) -> Iterator[None]:
 
 
 def _one_line(url: str, message: str) -> str:
-    reason = without_password((message.strip().splitlines() or ["unknown error"])[0].rstrip("."), url)
+    reason = without_password(
+        (message.strip().splitlines() or ["unknown error"])[0].rstrip("."), url
+    )
     hint = next((f" {hint}" for sign, hint in HINTS.items() if sign in reason), "")
     return f"Cannot use the result database {redact(url)}: {reason}.{hint}"
 
@@ -134,7 +154,9 @@ def reading(engine: Engine, url: str) -> Iterator[Connection]:
 
 
 def freeze(connection: Connection) -> None:
-    """Let a transaction that has not begun to read see one moment, however long it takes; on SQLite all of them do."""
+    """Let a transaction that has not begun to read see one moment, however long it takes; on SQLite
+    all of them do.
+    """
     if connection.dialect.name == "postgresql":
         connection.execute(text("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ"))
 
@@ -142,5 +164,7 @@ def freeze(connection: Connection) -> None:
 def now(connection: Connection) -> float:
     """The database's clock, seconds since 1970: the server's, or for a file this machine's."""
     if connection.dialect.name == "postgresql":
-        return float(connection.execute(text("SELECT extract(epoch FROM clock_timestamp())")).scalar_one())
+        return float(
+            connection.execute(text("SELECT extract(epoch FROM clock_timestamp())")).scalar_one()
+        )
     return time.time()

@@ -18,7 +18,8 @@ from harness.store.fresh import part_beside, publish
 
 @contextmanager
 def exclusive(url: str, name: str, wait: bool = False) -> Iterator[bool]:
-    """Whether this process alone holds a name; until the block ends. The lock goes with the process, however it ends.
+    """Whether this process alone holds a name; until the block ends. The lock goes with the
+    process, however it ends.
 
     Args:
         url: the database beside which, or on whose server, the name is taken.
@@ -26,7 +27,9 @@ def exclusive(url: str, name: str, wait: bool = False) -> Iterator[bool]:
         wait: until it is free, rather than say no.
     """
     file = sqlite_file(url)
-    with _file_lock(file, name, wait) if file is not None else _server_lock(url, name, wait) as ours:
+    with (
+        _file_lock(file, name, wait) if file is not None else _server_lock(url, name, wait) as ours
+    ):
         yield ours
 
 
@@ -36,7 +39,9 @@ def _file_lock(file: Path, name: str, wait: bool) -> Iterator[bool]:
 
     mark = hashlib.sha256(name.encode()).hexdigest()[:12]
     try:
-        descriptor = os.open(file.with_name(f".{file.name}.{mark}.lock"), os.O_RDWR | os.O_CREAT, 0o666)
+        descriptor = os.open(
+            file.with_name(f".{file.name}.{mark}.lock"), os.O_RDWR | os.O_CREAT, 0o666
+        )
     except OSError as err:
         raise StoreError(f"Cannot write beside {file}: {err.strerror}.") from err
     try:
@@ -50,11 +55,16 @@ def _file_lock(file: Path, name: str, wait: bool) -> Iterator[bool]:
 
 @contextmanager
 def _server_lock(url: str, name: str, wait: bool) -> Iterator[bool]:
-    number = int.from_bytes(hashlib.sha256(f"bench {name}".encode()).digest()[:8], "big", signed=True)
+    number = int.from_bytes(
+        hashlib.sha256(f"bench {name}".encode()).digest()[:8], "big", signed=True
+    )
     engine = engine_for(url)
     try:
         with clear_errors(url), engine.connect() as connection:
-            taken = connection.execute(text(f"SELECT pg_{'' if wait else 'try_'}advisory_lock(:number)"), {"number": number}).scalar()
+            taken = connection.execute(
+                text(f"SELECT pg_{'' if wait else 'try_'}advisory_lock(:number)"),
+                {"number": number},
+            ).scalar()
             connection.commit()
             yield taken is not False
     finally:
@@ -63,7 +73,9 @@ def _server_lock(url: str, name: str, wait: bool) -> Iterator[bool]:
 
 @contextmanager
 def built_aside(url: str, build: Callable[[str], None]) -> Iterator[None]:
-    """Have a missing SQLite file built under another name and put in place whole, so that no death leaves half of one."""
+    """Have a missing SQLite file built under another name and put in place whole, so that no death
+    leaves half of one.
+    """
     file = sqlite_file(url)
     if file is not None and not file.exists():
         part = part_beside(file)

@@ -1,4 +1,6 @@
-"""Values that survive every database: NaN and the infinities by name, finite numbers exactly, plain values as JSON."""
+"""Values that survive every database: NaN and the infinities by name, finite numbers exactly, plain
+values as JSON.
+"""
 
 from __future__ import annotations
 
@@ -49,7 +51,9 @@ def encode_curve(curve: Curve) -> tuple[str, str]:
     >>> encode_curve([(0, 0.1), (1, float("nan"))])
     ('[0, 1]', '[0.1, "nan"]')
     """
-    return json.dumps([int(step) for step, _ in curve]), json.dumps([_token(float(value)) for _, value in curve])
+    return json.dumps([int(step) for step, _ in curve]), json.dumps(
+        [_token(float(value)) for _, value in curve]
+    )
 
 
 def stored_json(text: str) -> Any:

@@ -1,4 +1,6 @@
-"""Opening a database that may not exist yet, while others do the same and any of them may be killed."""
+"""Opening a database that may not exist yet, while others do the same and any of them may be
+killed.
+"""
 
 from __future__ import annotations
 
@@ -26,7 +28,8 @@ def is_missing(url: str) -> bool:
 
 
 def ready_engine(url: str) -> Engine:
-    """An engine on a database with this program's schema; an empty or missing database gets it silently.
+    """An engine on a database with this program's schema; an empty or missing database gets it
+    silently.
 
     Raises:
         SchemaMismatch: the schema is older or newer.
@@ -58,8 +61,8 @@ def _require_schema(engine: Engine, url: str) -> None:
 def create_file(file: Path) -> None:
     """Build a database beside `file` and link it into place whole.
 
-    Whoever links first wins and the others use the winner's; a process killed at any moment leaves either the whole
-    database or none, and at worst a hidden file that nobody opens.
+    Whoever links first wins and the others use the winner's; a process killed at any moment leaves
+    either the whole database or none, and at worst a hidden file that nobody opens.
     """
     part = part_beside(file)
     part.touch()  # a folder that cannot be written says so here
@@ -73,7 +76,9 @@ def create_file(file: Path) -> None:
 
 
 def _build(part: Path) -> None:
-    """Run the migrations, move everything from the log into the file, close it, and wait for the disk."""
+    """Run the migrations, move everything from the log into the file, close it, and wait for the
+    disk.
+    """
     url = sqlite_url(part)
     engine = engine_for(url)
     try:
@@ -96,15 +101,21 @@ def publish(part: Path, file: Path) -> None:
         return
     except OSError as err:
         if err.errno not in NO_HARD_LINKS:
-            raise  # else the file system has no hard links: opening the missing file will build it in place, in one transaction
+            # else the file system has no hard links: opening the missing file will build it in
+            # place, in one transaction
+            raise
 
 
 def part_beside(file: Path) -> Path:
-    """A hidden name of its own under which to build `file`; what processes left that are known to have been killed is removed."""
+    """A hidden name of its own under which to build `file`; what processes left that are known to
+    have been killed is removed.
+    """
     for part in file.parent.glob(f".{file.name}~*"):
         with suppress(ValueError):  # a name that is not one of these
             _, host, boot, pid, start, namespace, _ = part.name.rsplit("~", 6)
             if Owner(host, boot, int(pid), int(start), namespace or None).lives() is False:
                 part.unlink(missing_ok=True)
     me = Owner.current()
-    return file.with_name(f".{file.name}~{me.host}~{me.boot_id}~{me.pid}~{me.process_start}~{me.pid_namespace or ''}~{uuid4().hex[:8]}.new")
+    return file.with_name(
+        f".{file.name}~{me.host}~{me.boot_id}~{me.pid}~{me.process_start}~{me.pid_namespace or ''}~{uuid4().hex[:8]}.new"
+    )

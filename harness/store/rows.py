@@ -23,7 +23,9 @@ def _boot_id() -> str:
 
 
 def _pid_namespace() -> str | None:
-    """The name of the space in which this process's number means something; None where the system has none."""
+    """The name of the space in which this process's number means something; None where the system
+    has none.
+    """
     try:
         return str(Path("/proc/self/ns/pid").stat().st_ino)
     except OSError:
@@ -31,14 +33,18 @@ def _pid_namespace() -> str | None:
 
 
 def _process(pid: int) -> tuple[str, int] | None:
-    """The state letter and the start time (clock ticks since boot) of a process, or None where /proc does not show it."""
+    """The state letter and the start time (clock ticks since boot) of a process, or None where
+    /proc does not show it.
+    """
     try:
         if Path("/proc/self").readlink().name != str(os.getpid()):
             return None  # it is another namespace's, where the number is another process's
         text = Path(f"/proc/{pid}/stat").read_text(errors="replace")
     except OSError:
         return None
-    fields = text.rpartition(")")[2].split()  # the name in parentheses may hold spaces; field 3 comes after it
+    fields = text.rpartition(")")[
+        2
+    ].split()  # the name in parentheses may hold spaces; field 3 comes after it
     return fields[0], int(fields[19])
 
 
@@ -57,7 +63,9 @@ def _exists(pid: int) -> bool:
 
 @dataclass(frozen=True)
 class Owner:
-    """A process that holds runs: its host, the host's boot, its number, its start time, and the namespace of its number."""
+    """A process that holds runs: its host, the host's boot, its number, its start time, and the
+    namespace of its number.
+    """
 
     host: str
     boot_id: str
@@ -69,15 +77,27 @@ class Owner:
     def current(cls) -> Owner:
         """This process."""
         shown = _process(os.getpid())
-        return cls(socket.gethostname(), _boot_id(), os.getpid(), shown[1] if shown else 0, _pid_namespace())
+        return cls(
+            socket.gethostname(),
+            _boot_id(),
+            os.getpid(),
+            shown[1] if shown else 0,
+            _pid_namespace(),
+        )
 
     def lives(self) -> bool | None:
-        """Whether the process lives; None where that cannot be seen from here, and only its lease tells.
+        """Whether the process lives; None where that cannot be seen from here, and only its lease
+        tells.
 
-        A process's number means something in one PID namespace of one boot of one machine. Containers have their machine's boot and often
-        its name, and machines may have the same name: nothing less than all three shows that a number is looked up where it was given.
+        A process's number means something in one PID namespace of one boot of one machine.
+        Containers have their machine's boot and often its name, and machines may have the same
+        name: nothing less than all three shows that a number is looked up where it was given.
         """
-        if (self.host, self.boot_id, self.pid_namespace) != (socket.gethostname(), _boot_id(), _pid_namespace()):
+        if (self.host, self.boot_id, self.pid_namespace) != (
+            socket.gethostname(),
+            _boot_id(),
+            _pid_namespace(),
+        ):
             return None
         if self.boot_id and self.pid_namespace is None:
             return None  # Linux, and the number may be of any container
@@ -86,7 +106,9 @@ class Owner:
             return None if _exists(self.pid) else False
         if shown[0] in "ZX" or self.process_start not in (0, shown[1]):
             return False
-        return True if self.process_start else None  # without its start it may be another process of the same number
+        return (
+            True if self.process_start else None
+        )  # without its start it may be another process of the same number
 
     def __str__(self) -> str:
         return f"{self.host} pid {self.pid}"
@@ -94,7 +116,9 @@ class Owner:
 
 @dataclass(frozen=True)
 class RunRow:
-    """A stored run. Times are seconds since 1970, UTC; `wall_s` is seconds of work over all attempts."""
+    """A stored run. Times are seconds since 1970, UTC; `wall_s` is seconds of work over all
+    attempts.
+    """
 
     key: str
     cell: str
@@ -129,7 +153,9 @@ class RunRow:
 
 
 class OpenRun(NamedTuple):
-    """A run that is still to be made, as far as choosing the next stack needs it; `plan` is the stored plan's name, `holder` is at it."""
+    """A run that is still to be made, as far as choosing the next stack needs it; `plan` is the
+    stored plan's name, `holder` is at it.
+    """
 
     key: str
     cell: str
@@ -180,7 +206,9 @@ class Claim:
 
 
 class Taken(NamedTuple):
-    """What became of runs that were to be claimed: the claims, and the runs that were given up because their processes died too often."""
+    """What became of runs that were to be claimed: the claims, and the runs that were given up
+    because their processes died too often.
+    """
 
     claims: list[Claim]
     given_up: list[str]
@@ -188,7 +216,9 @@ class Taken(NamedTuple):
 
 @dataclass(frozen=True)
 class Metric:
-    """A number of a result, which may be NaN or infinite, and its standard error where there is one."""
+    """A number of a result, which may be NaN or infinite, and its standard error where there is
+    one.
+    """
 
     value: float
     se: float | None = None
@@ -216,7 +246,9 @@ class CheckpointFile:
 
 @dataclass(frozen=True)
 class ArtifactFile:
-    """A picture or table on disk; `size` in bytes. In which folder it lies follows from its edition."""
+    """A picture or table on disk; `size` in bytes. In which folder it lies follows from its
+    edition.
+    """
 
     name: str
     sha256: str
@@ -247,7 +279,9 @@ class OnDisk(Protocol):
 
 @dataclass(frozen=True)
 class Saved:
-    """A run's progress: each curve is given whole, from its first point. `remark` is for its history."""
+    """A run's progress: each curve is given whole, from its first point. `remark` is for its
+    history.
+    """
 
     step: int
     wall_s: float

@@ -1,4 +1,6 @@
-"""Files of runs on disk: read with their hash checked, removed, and set aside. What no row of the database knows is deleted by nobody."""
+"""Files of runs on disk: read with their hash checked, removed, and set aside. What no row of the
+database knows is deleted by nobody.
+"""
 
 from __future__ import annotations
 
@@ -37,7 +39,9 @@ def content(workspace: Workspace, file: File) -> bytes | None:
 
 
 def fault(workspace: Workspace, file: File) -> str | None:
-    """What is wrong with a file on record: "missing", "damaged" and so on; None where it is as it should be."""
+    """What is wrong with a file on record: "missing", "damaged" and so on; None where it is as it
+    should be.
+    """
     found = _read(workspace, file)
     return found if isinstance(found, str) else None
 
@@ -64,13 +68,16 @@ def shown(workspace: Workspace, file: File) -> str:
 
 def plain(workspace: Workspace, file: File) -> dict[str, Any]:
     """A file on record as plain values, with where it lies in the workspace."""
-    return {name: value for name, value in vars(file).items() if name != "edition"} | {"path": shown(workspace, file)}
+    return {name: value for name, value in vars(file).items() if name != "edition"} | {
+        "path": shown(workspace, file)
+    }
 
 
 def remove_files(workspace: Workspace, store: ResultStore, files: Sequence[File]) -> None:
     """Delete files that are no longer on record, and folders that are empty after that.
 
-    What has come on record again, or is another process's meanwhile, stays; so does what cannot be deleted now: `bench doctor` finds it.
+    What has come on record again, or is another process's meanwhile, stays; so does what cannot be
+    deleted now: `bench doctor` finds it.
     """
 
     def remove(file: File) -> None:
@@ -88,27 +95,39 @@ def remove_files(workspace: Workspace, store: ResultStore, files: Sequence[File]
 
 
 def listed_in(workspace: Workspace, edition: Edition) -> Iterator[Stray]:
-    """What lies in the folders of an edition. In those of before nothing says whose a file is: they are left alone."""
+    """What lies in the folders of an edition. In those of before nothing says whose a file is: they
+    are left alone.
+    """
     if edition.number == 0:
         return
     for folder in workspace.folders(edition):
         with suppress(FileNotFoundError, NotADirectoryError):
-            yield from (Stray(edition, entry.name, Path(entry.path)) for entry in sorted(os.scandir(folder), key=lambda entry: entry.name))
+            yield from (
+                Stray(edition, entry.name, Path(entry.path))
+                for entry in sorted(os.scandir(folder), key=lambda entry: entry.name)
+            )
 
 
 def all_listed(workspace: Workspace, database: str) -> Iterator[Stray]:
-    """What lies in the folders of a database. Other databases over the workspace have theirs, and those of before are nobody's."""
+    """What lies in the folders of a database. Other databases over the workspace have theirs, and
+    those of before are nobody's.
+    """
     for top in (workspace.checkpoints, workspace.pictures):
         with suppress(FileNotFoundError, NotADirectoryError):
             for folder in sorted(os.scandir(top / database), key=lambda entry: entry.name):
                 key, _, number = folder.name.partition(".")
-                if re.fullmatch(f"{KEY}[.][1-9][0-9]{{0,8}}", folder.name) and folder.is_dir(follow_symlinks=False):
+                if re.fullmatch(f"{KEY}[.][1-9][0-9]{{0,8}}", folder.name) and folder.is_dir(
+                    follow_symlinks=False
+                ):
                     edition = Edition(database, key, int(number))
-                    yield from (Stray(edition, entry.name, Path(entry.path)) for entry in os.scandir(folder))
+                    yield from (
+                        Stray(edition, entry.name, Path(entry.path)) for entry in os.scandir(folder)
+                    )
 
 
 def set_aside(workspace: Workspace, path: Path) -> Path:
-    """Move a file out of the way, into the folder `set-aside` of the workspace; returns where it is then.
+    """Move a file out of the way, into the folder `set-aside` of the workspace; returns where it is
+    then.
 
     Raises:
         WorkspaceError: it cannot be moved.

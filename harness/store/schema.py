@@ -31,12 +31,19 @@ RowNumber = BigInteger().with_variant(Integer(), "sqlite")
 
 def _run(primary: bool = False) -> Column[str]:
     """The run that a row belongs to, and with which it goes."""
-    return Column("run", Text, ForeignKey("runs.key", ondelete="CASCADE"), primary_key=primary, nullable=False)
+    return Column(
+        "run", Text, ForeignKey("runs.key", ondelete="CASCADE"), primary_key=primary, nullable=False
+    )
 
 
 def _by_digest(name: str, content: str) -> Table:
     """Texts that many runs point to, each stored once under its hash."""
-    return Table(name, metadata, Column("digest", Text, primary_key=True), Column(content, Text, nullable=False))
+    return Table(
+        name,
+        metadata,
+        Column("digest", Text, primary_key=True),
+        Column(content, Text, nullable=False),
+    )
 
 
 # A stack's plan is stored once; its members point to it.
@@ -91,7 +98,8 @@ runs = Table(
     Column("plan", Text, ForeignKey("plans.digest")),
     Column("environment", Text, ForeignKey("environments.digest")),
     Column("description", Text, ForeignKey("descriptions.digest")),
-    # 1, and one more each time that it is put back to its start; 0 of runs from before databases had an id
+    # 1, and one more each time that it is put back to its start; 0 of runs from before databases
+    # had an id
     Column("edition", Integer, nullable=False, server_default=text("0")),
     Column("traceback", Text),  # of a run that failed, the last lines
     Column("mlflow_run_id", Text),
@@ -102,8 +110,8 @@ runs = Table(
     Index(None, "task", "method"),
     Index(None, "created_at"),
 )
-# Few runs are ahead of their mirror: this index holds those only. One that waits for its first start has nothing to show yet. The words are
-# those of the index to the letter, or it is not used.
+# Few runs are ahead of their mirror: this index holds those only. One that waits for its first
+# start has nothing to show yet. The words are those of the index to the letter, or it is not used.
 BEHIND = text("mirrored_revision < revision AND (status <> 'queued' OR mlflow_run_id IS NOT NULL)")
 Index("ix_runs_unmirrored", runs.c.key, sqlite_where=BEHIND, postgresql_where=BEHIND)
 
@@ -164,7 +172,8 @@ artifacts = Table(
     Column("size", BigInteger, nullable=False),
 )
 
-# Marks on results that do not stand. `result` holds what the run had when it was made anew; until then it is in the tables above.
+# Marks on results that do not stand. `result` holds what the run had when it was made anew; until
+# then it is in the tables above.
 errata = Table(
     "errata",
     metadata,

@@ -20,7 +20,9 @@ CODE = 8
 
 
 class CellRow(NamedTuple):
-    """What the replicates of a cell have in common; `spec` is that of the run `key`, whose name is the first in order."""
+    """What the replicates of a cell have in common; `spec` is that of the run `key`, whose name is
+    the first in order.
+    """
 
     cell: str
     method: str
@@ -36,7 +38,9 @@ class CellRow(NamedTuple):
 
     @property
     def method_names(self) -> tuple[str, ...]:
-        """What a pattern may call the method: its own name, its variant's, and that with the code it is."""
+        """What a pattern may call the method: its own name, its variant's, and that with the code
+        it is.
+        """
         return _names(self.method, self.description.method, self.method_source)
 
     @property
@@ -50,7 +54,9 @@ def _names(name: str, label: str, source: str | None) -> tuple[str, ...]:
 
 
 class Replicate(NamedTuple):
-    """One run of a cell: how it ended, seconds of work, the names of its plugins' source and of its environment, and why it failed."""
+    """One run of a cell: how it ended, seconds of work, the names of its plugins' source and of its
+    environment, and why it failed.
+    """
 
     key: str
     cell: str
@@ -66,7 +72,10 @@ class Replicate(NamedTuple):
 
 def is_newest(plugged: CellRow | RunRow, newest: Mapping[tuple[str, str], str]) -> bool:
     """Whether no newer code is stored of the method and the task, as `Scores.newest_sources` tells."""
-    return plugged.method_source in (None, newest.get(("method", plugged.method))) and plugged.task_source in (
+    return plugged.method_source in (
+        None,
+        newest.get(("method", plugged.method)),
+    ) and plugged.task_source in (
         None,
         newest.get(("task", plugged.task)),
     )
@@ -87,7 +96,9 @@ class Scores:
         """The cells whose names begin with `prefix`, or the key of one of whose runs does, sorted."""
         fitting = or_(begins(runs.c.cell, prefix), begins(runs.c.key, prefix))
         with self._read() as connection:
-            return sorted(connection.execute(select(runs.c.cell).where(fitting).distinct()).scalars())
+            return sorted(
+                connection.execute(select(runs.c.cell).where(fitting).distinct()).scalars()
+            )
 
     def replicates(self, cells: Collection[str]) -> list[Replicate]:
         """The runs of these cells, sorted by cell and seed."""
@@ -98,10 +109,18 @@ class Scores:
 
         with self._read() as connection:
             for part in chunks(cells):
-                rows: Any = connection.execute(query.where(runs.c.cell.in_(part)).execution_options(yield_per=CHUNK))
+                rows: Any = connection.execute(
+                    query.where(runs.c.cell.in_(part)).execution_options(yield_per=CHUNK)
+                )
                 for key, cell, seed, status, reason, step, wall_s, *names in rows:
-                    cell, reason, *names = (texts.setdefault(text, text) for text in (cell, reason, *names))
-                    found.append(Replicate._make((key, cell, seed, statuses[status], reason, step, wall_s, *names)))
+                    cell, reason, *names = (
+                        texts.setdefault(text, text) for text in (cell, reason, *names)
+                    )
+                    found.append(
+                        Replicate._make(
+                            (key, cell, seed, statuses[status], reason, step, wall_s, *names)
+                        )
+                    )
         found.sort(key=lambda run: (run.cell, run.seed, run.key))
         return found
 
@@ -111,7 +130,10 @@ class Scores:
         with self._read() as connection:
             rows = connection.execute(query.execution_options(yield_per=CHUNK))
             return {
-                key: value if kind == FINITE and value is not None else self._other(name, key, value, kind) for key, value, kind in rows
+                key: value
+                if kind == FINITE and value is not None
+                else self._other(name, key, value, kind)
+                for key, value, kind in rows
             }
 
     @staticmethod
@@ -122,7 +144,9 @@ class Scores:
             StoreError: there is none.
         """
         if (known := decode(value, kind)) is None:
-            raise StoreError(f"The metric '{name}' of run {key} has no value. Put a backup in the database's place.")
+            raise StoreError(
+                f"The metric '{name}' of run {key} has no value. Put a backup in the database's place."
+            )
         return known
 
     def metric_names(self) -> list[str]:
@@ -132,18 +156,30 @@ class Scores:
 
     def curve(self, name: str, keys: Collection[str]) -> dict[str, Curve]:
         """One curve of these runs, by key; a run without it is left out."""
-        query = select(curves.c.run, curves.c.steps, curves.c["values"]).where(curves.c.name == name)
+        query = select(curves.c.run, curves.c.steps, curves.c["values"]).where(
+            curves.c.name == name
+        )
         with self._read() as connection:
-            rows = [row for part in chunks(keys) for row in connection.execute(query.where(curves.c.run.in_(part))).all()]
+            rows = [
+                row
+                for part in chunks(keys)
+                for row in connection.execute(query.where(curves.c.run.in_(part))).all()
+            ]
         return {key: decode_curve(steps, values) for key, steps, values in rows}
 
     def newest_sources(self) -> dict[tuple[str, str], str]:
-        """Of each method and task that is not installed, by kind and name, the sha256 of the code that was queued last."""
+        """Of each method and task that is not installed, by kind and name, the sha256 of the code
+        that was queued last.
+        """
         newest: dict[tuple[str, str], tuple[float, str]] = {}
         with self._read() as connection:
             for kind in ("method", "task"):
                 name, source = runs.c[kind], runs.c[f"{kind}_source"]
-                query = select(name, func.max(runs.c.created_at), source).where(source.is_not(None)).group_by(name, source)
+                query = (
+                    select(name, func.max(runs.c.created_at), source)
+                    .where(source.is_not(None))
+                    .group_by(name, source)
+                )
                 for plugin, at, digest in connection.execute(query):
                     newest[kind, plugin] = max(newest.get((kind, plugin), (0.0, "")), (at, digest))
         return {plugin: digest for plugin, (_, digest) in newest.items()}
@@ -151,13 +187,19 @@ class Scores:
     def environments(self) -> dict[str, dict[str, Any]]:
         """Every environment on record by its name."""
         with self._read() as connection:
-            return {row.digest: stored_json(row.environment) for row in connection.execute(select(environments))}
+            return {
+                row.digest: stored_json(row.environment)
+                for row in connection.execute(select(environments))
+            }
 
 
 def each_cell(connection: Connection) -> Iterator[CellRow]:
     """Every cell that has runs, sorted by task, method and cell; few are held at a time."""
     first = select(func.min(runs.c.key)).group_by(runs.c.cell)
-    columns = [descriptions.c.description if name == "description" else runs.c[name] for name in CellRow._fields]
+    columns = [
+        descriptions.c.description if name == "description" else runs.c[name]
+        for name in CellRow._fields
+    ]
     query = (
         select(*columns)
         .join(descriptions, isouter=True)
@@ -166,4 +208,6 @@ def each_cell(connection: Connection) -> Iterator[CellRow]:
     )
     for row in connection.execute(query.execution_options(yield_per=CHUNK)):
         told = parsed_description(row.description, row.method)
-        yield CellRow(*row)._replace(settings=stored_json(row.settings), spec=stored_json(row.spec), description=told)
+        yield CellRow(*row)._replace(
+            settings=stored_json(row.settings), spec=stored_json(row.spec), description=told
+        )

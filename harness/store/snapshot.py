@@ -60,28 +60,53 @@ class Snapshot(Scores):
         """All curves of these runs as (key, name, points), sorted by name within a run."""
         query = select(curves).order_by(curves.c.run, curves.c.name)
         with self._read() as connection:
-            rows = [row for part in chunks(keys) for row in connection.execute(query.where(curves.c.run.in_(part))).mappings()]
-        return [(row["run"], row["name"], decode_curve(row["steps"], row["values"])) for row in rows]
+            rows = [
+                row
+                for part in chunks(keys)
+                for row in connection.execute(query.where(curves.c.run.in_(part))).mappings()
+            ]
+        return [
+            (row["run"], row["name"], decode_curve(row["steps"], row["values"])) for row in rows
+        ]
 
     def origins(self, keys: Collection[str]) -> dict[str, tuple[dict[str, Any], dict[str, Any]]]:
-        """By run, what its last attempt ran on and the plan that it follows; empty where there is none yet."""
+        """By run, what its last attempt ran on and the plan that it follows; empty where there is
+        none yet.
+        """
         query = select(runs.c.key, runs.c.environment, runs.c.plan)
         with self._read() as connection:
-            rows = [row for part in chunks(keys) for row in connection.execute(query.where(runs.c.key.in_(part)))]
-            known = _plain(connection, environments, {row[1] for row in rows}) | _plain(connection, plans, {row[2] for row in rows})
-        return {key: (known.get(environment, {}), known.get(plan, {})) for key, environment, plan in rows}
+            rows = [
+                row
+                for part in chunks(keys)
+                for row in connection.execute(query.where(runs.c.key.in_(part)))
+            ]
+            known = _plain(connection, environments, {row[1] for row in rows}) | _plain(
+                connection, plans, {row[2] for row in rows}
+            )
+        return {
+            key: (known.get(environment, {}), known.get(plan, {}))
+            for key, environment, plan in rows
+        }
 
 
-def _plain(connection: Connection, table: Table, names: set[str | None]) -> dict[str | None, dict[str, Any]]:
+def _plain(
+    connection: Connection, table: Table, names: set[str | None]
+) -> dict[str | None, dict[str, Any]]:
     """What is stored under these names, which are hashes of it."""
     wanted = [name for name in names if name is not None]
     query = select(table)
-    return {row[0]: stored_json(row[1]) for part in chunks(wanted) for row in connection.execute(query.where(table.c.digest.in_(part)))}
+    return {
+        row[0]: stored_json(row[1])
+        for part in chunks(wanted)
+        for row in connection.execute(query.where(table.c.digest.in_(part)))
+    }
 
 
 @contextmanager
 def taken(engine: Engine, url: str) -> Iterator[Snapshot]:
-    """A transaction that only reads, for as long as the block takes; what else goes wrong in the block passes as it is."""
+    """A transaction that only reads, for as long as the block takes; what else goes wrong in the
+    block passes as it is.
+    """
 
     @contextmanager
     def read() -> Iterator[Connection]:

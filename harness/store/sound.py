@@ -57,15 +57,31 @@ def edited(url: str) -> Iterator[Edited]:
 
 
 def _of(connection: Connection, table: Table) -> Iterator[Edited]:
-    checks = [(column, _type_of(column), CONTENT.get((table.name, column.name))) for column in table.columns]
+    checks = [
+        (column, _type_of(column), CONTENT.get((table.name, column.name)))
+        for column in table.columns
+    ]
     for row in connection.execute(select(table).execution_options(yield_per=500)):
-        wrong = next((check[0].name for value, check in zip(row, checks, strict=True) if not _is_right(value, row, *check)), None)
+        wrong = next(
+            (
+                check[0].name
+                for value, check in zip(row, checks, strict=True)
+                if not _is_right(value, row, *check)
+            ),
+            None,
+        )
         if wrong is not None:
             name = " ".join(f"{row._mapping[column.name]}" for column in table.primary_key)
             yield Edited(table.name, name, wrong, f"{row._mapping[wrong]!r:.60}")
 
 
-def _is_right(value: Any, row: Row[Any], column: Column[Any], has_type: Callable[[Any], bool], content: Content | None) -> bool:
+def _is_right(
+    value: Any,
+    row: Row[Any],
+    column: Column[Any],
+    has_type: Callable[[Any], bool],
+    content: Content | None,
+) -> bool:
     if value is None:
         return bool(column.nullable)
     try:
@@ -75,9 +91,13 @@ def _is_right(value: Any, row: Row[Any], column: Column[Any], has_type: Callable
 
 
 def _type_of(column: Column[Any]) -> Callable[[Any], bool]:
-    """Whether a value is of the column's type; asked a million times, so what is known of the column is found out before."""
+    """Whether a value is of the column's type; asked a million times, so what is known of the
+    column is found out before.
+    """
     if isinstance(column.type, Text):
-        return lambda value: isinstance(value, str) and (value.isascii() or not HALF_A_CHARACTER.search(value))
+        return lambda value: (
+            isinstance(value, str) and (value.isascii() or not HALF_A_CHARACTER.search(value))
+        )
     if isinstance(column.type, Double):
         is_time = column.name in ("at", "lease_expires") or column.name.endswith("_at")
         return lambda value: isinstance(value, float | int) and (not is_time or 0 <= value < LATEST)
@@ -113,9 +133,17 @@ def _is_curve(value: str, row: Row[Any]) -> bool:
 
 def _is_earlier_result(value: str, _row: Row[Any]) -> bool:
     result = stored_json(value)
-    wanted = {name: {column.name for column in table.c} - {"run", "id"} for name, table in TABLES.items()}
-    known = result.keys() == {*COLUMNS, *TABLES} and result["status"] in set(Status) and type(result["edition"]) is int
-    return known and all(row.keys() == names for name, names in wanted.items() for row in result[name])
+    wanted = {
+        name: {column.name for column in table.c} - {"run", "id"} for name, table in TABLES.items()
+    }
+    known = (
+        result.keys() == {*COLUMNS, *TABLES}
+        and result["status"] in set(Status)
+        and type(result["edition"]) is int
+    )
+    return known and all(
+        row.keys() == names for name, names in wanted.items() for row in result[name]
+    )
 
 
 def _is_database(value: str, _row: Row[Any]) -> bool:
@@ -140,7 +168,11 @@ CONTENT: dict[tuple[str, str], Content] = {
     ("earlier_results", "result"): _is_earlier_result,
     ("database", "id"): _is_database,
     ("artifacts", "name"): _is_file_name,
-    ("descriptions", "description"): lambda value, row: hashlib.sha256(value.encode()).hexdigest()[:16] == row.digest,
-    ("sources", "source"): lambda value, row: hashlib.sha256(value.encode()).hexdigest() == row.digest,
+    ("descriptions", "description"): lambda value, row: (
+        hashlib.sha256(value.encode()).hexdigest()[:16] == row.digest
+    ),
+    ("sources", "source"): lambda value, row: (
+        hashlib.sha256(value.encode()).hexdigest() == row.digest
+    ),
 }
 """What a column of text must hold beside text: (value, row) -> whether it does."""

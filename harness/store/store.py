@@ -13,7 +13,17 @@ from sqlalchemy import Connection, Engine
 from harness.base.spec import Description, NewRun, Plan, Status
 from harness.base.workspace import Edition
 from harness.store import claims as claiming
-from harness.store import connect, earlier, files, fresh, queue, reading, snapshot, transfer, writing
+from harness.store import (
+    connect,
+    earlier,
+    files,
+    fresh,
+    queue,
+    reading,
+    snapshot,
+    transfer,
+    writing,
+)
 from harness.store.earlier import Earlier
 from harness.store.errata import Errata
 from harness.store.rows import (
@@ -42,13 +52,15 @@ LEASE_S = 60.0
 class ResultStore:
     """Runs, who holds them, and their results, in a SQLite file or on a PostgreSQL server.
 
-    Every method is one transaction. Threads may share a store; a child process opens its own. `scores` is what comparisons read;
-    `errata` marks results that do not stand, `earlier` has those that wait for their successor, `files` says which files are on record.
+    Every method is one transaction. Threads may share a store; a child process opens its own.
+    `scores` is what comparisons read; `errata` marks results that do not stand, `earlier` has those
+    that wait for their successor, `files` says which files are on record.
 
-    A run belongs to the process whose claim raised its fence last. The lease says for how long others must believe that
-    the process lives; on the same host they look for themselves. Every method that takes a claim raises `LeaseLost`, and
-    writes nothing, when the run belongs to someone else meanwhile. Every method raises `StoreError` when the database
-    is locked, damaged or away.
+    A run belongs to the process whose claim raised its fence last. The lease says for how long
+    others must believe that the process lives; on the same host they look for themselves. Every
+    method that takes a claim raises `LeaseLost`, and writes nothing, when the run belongs to
+    someone else meanwhile. Every method raises `StoreError` when the database is locked, damaged or
+    away.
     """
 
     def __init__(self, engine: Engine, url: str) -> None:
@@ -76,7 +88,12 @@ class ResultStore:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
         self.close()
 
     def _read(self) -> AbstractContextManager[Connection]:
@@ -104,7 +121,9 @@ class ResultStore:
             return queue.open_runs(connection, keys)
 
     def next_runs(self, limit: int, without: Collection[str] = ()) -> list[OpenRun]:
-        """The first of all runs that nobody holds, in the order in which they were asked for; where none is, all that are held."""
+        """The first of all runs that nobody holds, in the order in which they were asked for; where
+        none is, all that are held.
+        """
         with self._read() as connection:
             return queue.next_runs(connection, limit, without)
 
@@ -119,7 +138,12 @@ class ResultStore:
             return reading.find(connection, prefix)
 
     def recent(
-        self, limit: int = 50, *, method: str | None = None, task_label: str | None = None, status: str | None = None
+        self,
+        limit: int = 50,
+        *,
+        method: str | None = None,
+        task_label: str | None = None,
+        status: str | None = None,
     ) -> list[RunRow]:
         """The newest runs first."""
         with self._read() as connection:
@@ -185,7 +209,9 @@ class ResultStore:
         return snapshot.taken(self._engine, self._url)
 
     def holders(self, keys: Sequence[str]) -> dict[str, tuple[Owner, float, float]]:
-        """The living holder of each running run, since when, and when its lease expires (database's clock)."""
+        """The living holder of each running run, since when, and when its lease expires (database's
+        clock).
+        """
         with self._read() as connection:
             return queue.holders(connection, keys)
 
@@ -202,10 +228,12 @@ class ResultStore:
             return writing.enqueue(connection, runs)
 
     def claim(self, keys: Sequence[str], owner: Owner, lease_s: float = LEASE_S) -> list[Claim]:
-        """Take every listed run that is free: queued, interrupted, timed out, or running under a void lease.
+        """Take every listed run that is free: queued, interrupted, timed out, or running under a
+        void lease.
 
-        Members of a stack are taken together, listed or not, or not at all while a living process holds one of them.
-        A run whose process died for the third time without a new checkpoint in between is failed instead.
+        Members of a stack are taken together, listed or not, or not at all while a living process
+        holds one of them. A run whose process died for the third time without a new checkpoint in
+        between is failed instead.
 
         Returns:
             The claims, in the order of `keys`; then those of members that were not listed.
@@ -215,8 +243,12 @@ class ResultStore:
             earlier.decide(connection, taken.given_up, connect.now(connection))
             return taken.claims
 
-    def claim_first(self, stacks: Sequence[Sequence[OpenRun]], owner: Owner, lease_s: float = LEASE_S) -> Taken:
-        """Take the first of these stacks that nobody has taken since they were looked up; see `claim`."""
+    def claim_first(
+        self, stacks: Sequence[Sequence[OpenRun]], owner: Owner, lease_s: float = LEASE_S
+    ) -> Taken:
+        """Take the first of these stacks that nobody has taken since they were looked up; see
+        `claim`.
+        """
         if not stacks:
             return Taken([], [])
         with self._write() as connection:
@@ -225,24 +257,32 @@ class ResultStore:
             return taken
 
     def heartbeat(self, claims: Sequence[Claim], lease_s: float = LEASE_S) -> None:
-        """Prolong the leases to `lease_s` seconds from now; runs that the claim has ended stay as they are."""
+        """Prolong the leases to `lease_s` seconds from now; runs that the claim has ended stay as
+        they are.
+        """
         with self._write() as connection:
             claiming.heartbeat(connection, claims, lease_s)
 
     def release(self, claims: Sequence[Claim], status: Status, reason: str | None) -> None:
-        """Give runs back as interrupted, timeout or queued; runs that the claim has ended stay as they are."""
+        """Give runs back as interrupted, timeout or queued; runs that the claim has ended stay as
+        they are.
+        """
         with self._write() as connection:
             claiming.release(connection, claims, status, reason)
 
     def give_back(self, key: str, owner: Owner, reason: str) -> None:
-        """Give a run back whose process has died, if it is still on record as running and no living process holds it."""
+        """Give a run back whose process has died, if it is still on record as running and no living
+        process holds it.
+        """
         with self._write() as connection:
             claiming.give_back(connection, key, owner, reason)
 
     # Writing
 
     def begin(self, claims: Sequence[Claim], plan: Plan, environment: dict[str, Any]) -> None:
-        """Store the plan with the runs that have none, and the environment of this attempt with all of them."""
+        """Store the plan with the runs that have none, and the environment of this attempt with all
+        of them.
+        """
         with self._write() as connection:
             writing.begin(connection, claims, plan, environment)
 
@@ -260,24 +300,29 @@ class ResultStore:
         return self.finish_all([claim], [outcome])
 
     def finish_all(self, claims: Sequence[Claim], outcomes: Sequence[Outcome]) -> list[File]:
-        """Store how several runs ended: all of them, or none; returns the files that are off the record, which may be deleted.
+        """Store how several runs ended: all of them, or none; returns the files that are off the
+        record, which may be deleted.
 
-        What a run had before it was made anew goes now; where it has failed and had not failed before, that is put back instead.
+        What a run had before it was made anew goes now; where it has failed and had not failed
+        before, that is put back instead.
         """
         with self._write() as connection:
             return writing.finish_all(connection, claims, outcomes)
 
     def reset(self, keys: Sequence[str], anew: Sequence[NewRun] = ()) -> list[File]:
-        """Put runs back to their start; what those had that have ended waits for its successor. Returns what `finish_all` returns.
+        """Put runs back to their start; what those had that have ended waits for its successor.
+        Returns what `finish_all` returns.
 
-        Those of `anew` are made with the code that it names. Raises a `UsageError` and changes nothing while a living process holds
-        one of them.
+        Those of `anew` are made with the code that it names. Raises a `UsageError` and changes
+        nothing while a living process holds one of them.
         """
         with self._write() as connection:
             return writing.reset(connection, keys, anew)
 
     def reopen(self, keys: Sequence[str]) -> None:
-        """Queue runs again that ran out of time, were pruned or whose processes died too often; of free ones, forget the deaths."""
+        """Queue runs again that ran out of time, were pruned or whose processes died too often; of
+        free ones, forget the deaths.
+        """
         with self._write() as connection:
             writing.reopen(connection, keys)
 
@@ -298,12 +343,16 @@ class ResultStore:
     # Between databases
 
     def results(self, keys: Sequence[str]) -> list[Result]:
-        """These runs with all that is on record of them, in the keys' order; unfinished ones are left out."""
+        """These runs with all that is on record of them, in the keys' order; unfinished ones are
+        left out.
+        """
         with self._read() as connection:
             return transfer.results(connection, keys)
 
     def adopt(self, result: Result, settle: Callable[[Edition], None]) -> Adoption:
-        """Take a result in where its run is missing or unfinished; `settle` puts its files in place. See `transfer.adopt`."""
+        """Take a result in where its run is missing or unfinished; `settle` puts its files in
+        place. See `transfer.adopt`.
+        """
         with self._write() as connection:
             return transfer.adopt(connection, result, settle)
 

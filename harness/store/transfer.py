@@ -1,4 +1,6 @@
-"""Finished runs that move between databases: read whole, and taken in. Each function works in the caller's transaction."""
+"""Finished runs that move between databases: read whole, and taken in. Each function works in the
+caller's transaction.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +22,13 @@ from harness.store.rows import File, HistoryRow, Metric, Outcome, Owner, RunRow
 from harness.store.schema import environments, plans, run_history, runs
 from harness.store.writing import describe, finish_one, insert_new, new_row
 
-ADDED, SAME, CONFLICT, REPLACED, HELD = "added", "same", "conflict", "replaced an unfinished run", "held"
+ADDED, SAME, CONFLICT, REPLACED, HELD = (
+    "added",
+    "same",
+    "conflict",
+    "replaced an unfinished run",
+    "held",
+)
 IMPORTED = "imported"
 
 
@@ -47,8 +55,8 @@ class Result:
 class Adoption:
     """What became of a result that was offered to a database.
 
-    `what` is "added", "same", "conflict", "replaced an unfinished run" or "held"; `why` says which numbers differ, or who
-    holds the run; `dropped` are files that are no longer on record.
+    `what` is "added", "same", "conflict", "replaced an unfinished run" or "held"; `why` says which
+    numbers differ, or who holds the run; `dropped` are files that are no longer on record.
     """
 
     key: str
@@ -95,14 +103,15 @@ def _result(connection: Connection, row: RunRow) -> Result:
 
 
 def adopt(connection: Connection, result: Result, settle: Callable[[Edition], None]) -> Adoption:
-    """Take a result in where its run is missing, or is unfinished and nobody holds it; a finished run stays as it is.
+    """Take a result in where its run is missing, or is unfinished and nobody holds it; a finished
+    run stays as it is.
 
     Args:
         connection: a transaction that may write.
         result: a finished run.
-        settle: puts the result's files in place, in the folders of this edition. It is called only if the result is taken
-            in, while nobody else can write the run, and before the transaction ends: what it leaves when it is killed is on
-            no record.
+        settle: puts the result's files in place, in the folders of this edition. It is called only
+            if the result is taken in, while nobody else can write the run, and before the
+            transaction ends: what it leaves when it is killed is on no record.
     """
     at = now(connection)
     describe(connection, [result.run])
@@ -119,13 +128,23 @@ def adopt(connection: Connection, result: Result, settle: Callable[[Edition], No
         return Adoption(result.key, HELD, [f"{reading.owner_of(row)} is at work on it"])
     waiting = earlier.of(connection, [result.key]).get(result.key)
     if waiting and not earlier.supersedes(result.outcome.status, waiting["status"]):
-        return Adoption(result.key, CONFLICT, [f"status {waiting['status']} here, and being made anew, {result.outcome.status} there"])
+        return Adoption(
+            result.key,
+            CONFLICT,
+            [
+                f"status {waiting['status']} here, and being made anew, {result.outcome.status} there"
+            ],
+        )
     settle(editions_of(connection, [row.key])[row.key])
-    return Adoption(result.key, ADDED if is_new else REPLACED, dropped=_take(connection, row, result, at))
+    return Adoption(
+        result.key, ADDED if is_new else REPLACED, dropped=_take(connection, row, result, at)
+    )
 
 
 def _take(connection: Connection, row: Row[Any], result: Result, at: float) -> list[File]:
-    """Put a result in the place of whatever the run had; return the files that are no longer on record."""
+    """Put a result in the place of whatever the run had; return the files that are no longer on
+    record.
+    """
     dropped = earlier.clear(connection, [row.key])
     lines = [{"run": row.key, **vars(line), "status": line.status.value} for line in result.history]
     if lines:
@@ -134,9 +153,15 @@ def _take(connection: Connection, row: Row[Any], result: Result, at: float) -> l
     ours = {"step": outcome.step, "fence": row.fence + 1, "owner": str(Owner.current())}
     record(connection, [change(row, at, outcome.status, _made_by(result), **ours)])
     finish_one(connection, row.key, outcome, at)
-    connection.execute(update(runs).where(runs.c.key == row.key).values(**_about(connection, result), fence=row.fence + 1))
+    connection.execute(
+        update(runs)
+        .where(runs.c.key == row.key)
+        .values(**_about(connection, result), fence=row.fence + 1)
+    )
     kept = {file.name for file in (outcome.checkpoint, *outcome.artifacts) if file is not None}
-    return [file for file in dropped if file.name not in kept] + earlier.decide(connection, [row.key], at)
+    return [file for file in dropped if file.name not in kept] + earlier.decide(
+        connection, [row.key], at
+    )
 
 
 def _made_by(result: Result) -> str:
@@ -145,13 +170,20 @@ def _made_by(result: Result) -> str:
 
 
 def _about(connection: Connection, result: Result) -> dict[str, Any]:
-    """The columns that tell where a result comes from, with the plan and the environment that they point to."""
+    """The columns that tell where a result comes from, with the plan and the environment that they
+    point to.
+    """
     plan_name = None
     if result.plan is not None:
         values = result.plan.model_dump(mode="json")
         plan_name = digest(values)
-        connection.execute(insert_new(connection, plans).values(digest=plan_name, plan=canonical_json(values)))
-    named = {"digest": digest(result.environment), "environment": canonical_json(result.environment)}
+        connection.execute(
+            insert_new(connection, plans).values(digest=plan_name, plan=canonical_json(values))
+        )
+    named = {
+        "digest": digest(result.environment),
+        "environment": canonical_json(result.environment),
+    }
     connection.execute(insert_new(connection, environments).values(**named))
     return {
         "method_label": result.run.description.method,
@@ -171,7 +203,9 @@ def _about(connection: Connection, result: Result) -> dict[str, Any]:
 
 
 def differences(here: Result, there: Result) -> Iterator[str]:
-    """The numbers in which two results of a run differ, to the bit; NaN equals NaN. A checkpoint counts where both have one."""
+    """The numbers in which two results of a run differ, to the bit; NaN equals NaN. A checkpoint
+    counts where both have one.
+    """
     mine, theirs = here.outcome, there.outcome
     if mine.status != theirs.status:
         yield f"status {mine.status} here, {theirs.status} there"
@@ -182,7 +216,10 @@ def differences(here: Result, there: Result) -> Iterator[str]:
         if ours != other:
             yield f"{name} {ours} here, {other} there"
     for name in sorted(mine.curves.keys() | theirs.curves.keys()):
-        ours, other = (encode_curve(outcome.curves[name]) if name in outcome.curves else None for outcome in (mine, theirs))
+        ours, other = (
+            encode_curve(outcome.curves[name]) if name in outcome.curves else None
+            for outcome in (mine, theirs)
+        )
         if ours != other:
             yield f"the curve {name}"
     if mine.checkpoint and theirs.checkpoint and mine.checkpoint.sha256 != theirs.checkpoint.sha256:
@@ -190,7 +227,9 @@ def differences(here: Result, there: Result) -> Iterator[str]:
 
 
 def _number(metric: Metric | None) -> str:
-    """A metric as text from which the number could be read back to the bit. SQLite has no -0.0, so it is 0.0 here."""
+    """A metric as text from which the number could be read back to the bit. SQLite has no -0.0, so
+    it is 0.0 here.
+    """
     if metric is None:
         return "missing"
     return repr(metric.value + 0.0) + ("" if metric.se is None else f" ± {metric.se + 0.0!r}")

@@ -1,4 +1,6 @@
-"""Schema revisions, backups, and what `bench db` shows. Alembic is imported only when a schema changes."""
+"""Schema revisions, backups, and what `bench db` shows. Alembic is imported only when a schema
+changes.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +11,17 @@ from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
-from sqlalchemy import Connection, Engine, create_engine, func, inspect, make_url, select, text, update
+from sqlalchemy import (
+    Connection,
+    Engine,
+    create_engine,
+    func,
+    inspect,
+    make_url,
+    select,
+    text,
+    update,
+)
 
 from harness.base.errors import SchemaBehind, SchemaMismatch, StoreError, UsageError
 from harness.base.folders import sync_folder
@@ -34,9 +46,14 @@ def revision_of(connection: Connection) -> str | None:
 
 
 def holds_results(url: str, patience_s: int) -> bool:
-    """Whether any database, not only one of ours, has the tables of results; a server has so many seconds to answer."""
+    """Whether any database, not only one of ours, has the tables of results; a server has so many
+    seconds to answer.
+    """
     address = make_url(url)
-    waits = address.get_backend_name() in ("postgresql", "mysql") and "connect_timeout" not in address.query
+    waits = (
+        address.get_backend_name() in ("postgresql", "mysql")
+        and "connect_timeout" not in address.query
+    )
     engine = create_engine(address, connect_args={"connect_timeout": patience_s} if waits else {})
     try:
         return inspect(engine).has_table(VERSION_TABLE)
@@ -60,7 +77,9 @@ def check_revision(revision: str | None, url: str) -> None:
     if revision == HEAD:
         return
     if revision in REVISIONS:
-        raise SchemaBehind(f"The result database {redact(url)} has schema {revision}, this program needs {HEAD}: run: bench db upgrade")
+        raise SchemaBehind(
+            f"The result database {redact(url)} has schema {revision}, this program needs {HEAD}: run: bench db upgrade"
+        )
     raise _newer(revision, url)
 
 
@@ -72,7 +91,8 @@ def _newer(revision: str | None, url: str) -> SchemaMismatch:
 
 
 def migrate(engine: Engine, url: str) -> str | None:
-    """Bring the schema to `HEAD` in one transaction, one process at a time, and return the revision before.
+    """Bring the schema to `HEAD` in one transaction, one process at a time, and return the revision
+    before.
 
     Raises:
         SchemaMismatch: the schema is newer than this program.
@@ -99,10 +119,22 @@ def _describe_runs(connection: Connection) -> None:
 
     first = select(func.min(runs.c.key)).where(runs.c.description.is_(None)).group_by(runs.c.cell)
     for row in connection.execute(select(runs).where(runs.c.key.in_(first))).all():
-        told = describe_stored(row.method, stored_json(row.spec), stored_json(row.settings), row.protocol)
-        connection.execute(insert_new(connection, descriptions).values(digest=told.digest, description=told.text))
-        named = {"description": told.digest, "method_label": told.method, "stacks": int(told.stacks)}
-        connection.execute(update(runs).where(runs.c.cell == row.cell, runs.c.description.is_(None)).values(**named))
+        told = describe_stored(
+            row.method, stored_json(row.spec), stored_json(row.settings), row.protocol
+        )
+        connection.execute(
+            insert_new(connection, descriptions).values(digest=told.digest, description=told.text)
+        )
+        named = {
+            "description": told.digest,
+            "method_label": told.method,
+            "stacks": int(told.stacks),
+        }
+        connection.execute(
+            update(runs)
+            .where(runs.c.cell == row.cell, runs.c.description.is_(None))
+            .values(**named)
+        )
 
 
 def _refuse_foreign_tables(connection: Connection, url: str) -> None:
@@ -121,14 +153,17 @@ def _run_migrations(connection: Connection) -> None:
     from alembic.config import Config
 
     config = Config()
-    config.set_main_option("script_location", str(Path(__file__).parent / "migrations").replace("%", "%%"))
+    config.set_main_option(
+        "script_location", str(Path(__file__).parent / "migrations").replace("%", "%%")
+    )
     config.set_main_option("path_separator", "os")
     config.attributes["connection"] = connection
     command.upgrade(config, HEAD)
 
 
 def upgrade(url: str) -> str | None:
-    """Bring an existing database, or an empty server, to this program's schema; return the revision before.
+    """Bring an existing database, or an empty server, to this program's schema; return the revision
+    before.
 
     Raises:
         StoreError: there is no such file, or it cannot be used.
@@ -180,13 +215,21 @@ def _copy(source: Path, target: Path) -> None:
 
 
 def info(url: str) -> dict[str, Any]:
-    """The database's address without its password, its revision, its runs by status, and its size in bytes."""
+    """The database's address without its password, its revision, its runs by status, and its size
+    in bytes.
+    """
     _require_file(url)
     engine = engine_for(url)
     try:
         with reading(engine, url) as connection:
             revision = revision_of(connection)
-            counts = connection.execute(select(runs.c.status, func.count()).group_by(runs.c.status)).all() if revision else []
+            counts = (
+                connection.execute(
+                    select(runs.c.status, func.count()).group_by(runs.c.status)
+                ).all()
+                if revision
+                else []
+            )
             size = _size(connection, url)
     finally:
         engine.dispose()
@@ -202,6 +245,8 @@ def info(url: str) -> dict[str, Any]:
 def _size(connection: Connection, url: str) -> int:
     file = sqlite_file(url)
     if file is None:
-        return int(connection.execute(text("SELECT pg_database_size(current_database())")).scalar_one())
+        return int(
+            connection.execute(text("SELECT pg_database_size(current_database())")).scalar_one()
+        )
     with clear_errors(url):
         return file.stat().st_size

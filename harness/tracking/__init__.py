@@ -1,7 +1,9 @@
-"""The MLflow mirror: MLflow shows what the result database says, and nothing else is kept there. The only package that imports mlflow.
+"""The MLflow mirror: MLflow shows what the result database says, and nothing else is kept there.
+The only package that imports mlflow.
 
-`sync` brings MLflow's copy of one run to what the database says; doing it twice changes nothing. `Mirror` does it in a
-process of its own beside the runs, so that an MLflow that is locked, slow or away never holds up a run.
+`sync` brings MLflow's copy of one run to what the database says; doing it twice changes nothing.
+`Mirror` does it in a process of its own beside the runs, so that an MLflow that is locked, slow or
+away never holds up a run.
 """
 
 from __future__ import annotations

@@ -49,18 +49,26 @@ class MirrorError(BenchError):
 def one_line(error: BaseException, address: str = "") -> str:
     """What went wrong, whole and in one line, without passwords; `address` is where MLflow is."""
     text = str(error) if isinstance(error, BenchError) else f"{type(error).__name__}: {error}"
-    text = re.sub(r"<\S+ object at 0x[0-9a-f]+>(: )?|\(Background on this error at: \S+\)", "", text).strip().rstrip(".")
+    text = (
+        re.sub(r"<\S+ object at 0x[0-9a-f]+>(: )?|\(Background on this error at: \S+\)", "", text)
+        .strip()
+        .rstrip(".")
+    )
     return on_one_line(without_password(text, address), LONGEST_REASON)
 
 
 def import_mlflow() -> None:
     """Import mlflow, after setting what it reads then: some seconds."""
-    os.environ.update({name: value for name, value in ENVIRONMENT.items() if name not in os.environ})
+    os.environ.update(
+        {name: value for name, value in ENVIRONMENT.items() if name not in os.environ}
+    )
     import mlflow  # noqa: F401
 
 
 def connect(workspace: Workspace, store: ResultStore) -> MlflowClient:
-    """A client of the workspace's MLflow; a missing local store is created, and then all runs are to be mirrored anew."""
+    """A client of the workspace's MLflow; a missing local store is created, and then all runs are
+    to be mirrored anew.
+    """
     if create_store(workspace):
         store.clear_mirror(None)
     check_database(workspace)
@@ -71,7 +79,8 @@ def connect(workspace: Workspace, store: ResultStore) -> MlflowClient:
 
 
 def check_database(workspace: Workspace) -> None:
-    """Ask MLflow's database once, where it is one: MLflow itself goes on asking one that is away for minutes.
+    """Ask MLflow's database once, where it is one: MLflow itself goes on asking one that is away
+    for minutes.
 
     Raises:
         MirrorError: it holds results, which MLflow's tables would spoil.
@@ -104,17 +113,20 @@ def is_missing(workspace: Workspace) -> bool:
 
 
 def is_ours(run: Run, store: ResultStore, key: str, on_record: str | None) -> bool:
-    """Whether a run of MLflow is this database's copy of its run `key`; one from before databases had an id is, if it is `on_record`."""
+    """Whether a run of MLflow is this database's copy of its run `key`; one from before databases
+    had an id is, if it is `on_record`.
+    """
     tags = run.data.tags
     database = store.database if run.info.run_id == on_record else None
     return tags.get("bench.key") == key and tags.get(DATABASE, database) == store.database
 
 
 def upload(client: MlflowClient, workspace: Workspace, run_id: str, folder: Path) -> None:
-    """Put the files of a folder beside a run's numbers; those of a local store always go to this workspace.
+    """Put the files of a folder beside a run's numbers; those of a local store always go to this
+    workspace.
 
-    Where a run's files lie, MLflow has on record from the experiment's first run: that may be another workspace, or this one
-    before it was moved or copied.
+    Where a run's files lie, MLflow has on record from the experiment's first run: that may be
+    another workspace, or this one before it was moved or copied.
     """
     noted = client.get_run(run_id).info.artifact_uri
     if is_remote(workspace) or urlsplit(noted).scheme not in ("", "file"):
@@ -126,11 +138,15 @@ def upload(client: MlflowClient, workspace: Workspace, run_id: str, folder: Path
         from mlflow.store.tracking.dbmodels.models import SqlRun
 
         with client._tracking_client.store.ManagedSessionMaker(read_only=False) as session:
-            session.query(SqlRun).filter(SqlRun.run_uuid == run_id).update({"artifact_uri": target.as_uri()})
+            session.query(SqlRun).filter(SqlRun.run_uuid == run_id).update(
+                {"artifact_uri": target.as_uri()}
+            )
 
 
 def local_copy(workspace: Workspace, run_id: str | None, name: str) -> bytes | None:
-    """The bytes of a file that was mirrored into the workspace; None where it has none of that name."""
+    """The bytes of a file that was mirrored into the workspace; None where it has none of that
+    name.
+    """
     if run_id is None or not re.fullmatch("[0-9a-f]{32}", run_id):
         return None
     path = workspace.artifacts / run_id / "artifacts" / name
@@ -143,10 +159,12 @@ def local_copy(workspace: Workspace, run_id: str | None, name: str) -> bytes | N
 
 
 def create_store(workspace: Workspace) -> bool:
-    """Build MLflow's SQLite file beside its place and link it there whole; says whether this call made it.
+    """Build MLflow's SQLite file beside its place and link it there whole; says whether this call
+    made it.
 
-    Whoever links first wins and the others use the winner's; a process killed at any moment leaves either the whole
-    store or none, and at worst a hidden file that a later call removes. Stores on a server are left alone.
+    Whoever links first wins and the others use the winner's; a process killed at any moment leaves
+    either the whole store or none, and at worst a hidden file that a later call removes. Stores on
+    a server are left alone.
     """
     if not is_missing(workspace):
         return False
@@ -190,23 +208,35 @@ def _flush(path: Path) -> None:
 
 
 def run_page(workspace: Workspace, run_id: str) -> str | None:
-    """Where MLflow shows a run: on its server, or once `bench ui` runs; None where it has no page of this kind."""
+    """Where MLflow shows a run: on its server, or once `bench ui` runs; None where it has no page
+    of this kind.
+    """
     if workspace.tracking_uri.startswith("databricks"):
         return None
-    base = redact(workspace.tracking_uri).rstrip("/") if is_remote(workspace) else f"http://{UI_HOST}:{UI_PORT}"
+    base = (
+        redact(workspace.tracking_uri).rstrip("/")
+        if is_remote(workspace)
+        else f"http://{UI_HOST}:{UI_PORT}"
+    )
     return f"{base}/#/runs/{run_id}"
 
 
-def ui_command(workspace: Workspace, host: str = UI_HOST, port: int = UI_PORT) -> tuple[list[str], dict[str, str]]:
-    """The command and the environment that serve MLflow's pages over the workspace: one worker, no job runner.
+def ui_command(
+    workspace: Workspace, host: str = UI_HOST, port: int = UI_PORT
+) -> tuple[list[str], dict[str, str]]:
+    """The command and the environment that serve MLflow's pages over the workspace: one worker, no
+    job runner.
 
-    The addresses are handed over in the environment, where other users of the machine see no password.
+    The addresses are handed over in the environment, where other users of the machine see no
+    password.
 
     Raises:
         UsageError: MLflow is a server already.
     """
     if is_remote(workspace):
-        raise UsageError(f"MLflow is served at {redact(workspace.tracking_uri)} already: open that in a browser.")
+        raise UsageError(
+            f"MLflow is served at {redact(workspace.tracking_uri)} already: open that in a browser."
+        )
     create_store(workspace)
     try:
         check_database(workspace)
@@ -214,7 +244,25 @@ def ui_command(workspace: Workspace, host: str = UI_HOST, port: int = UI_PORT) -
         raise
     except Exception:  # noqa: BLE001 - MLflow says what it is
         pass
-    argv = [sys.executable, "-m", "mlflow", "ui", "--workers", "1", "--host", host, "--port", str(port)]
-    places = {"MLFLOW_BACKEND_STORE_URI": workspace.tracking_uri, "MLFLOW_DEFAULT_ARTIFACT_ROOT": workspace.artifacts.as_uri()}
-    lean = {"MLFLOW_DISABLE_TELEMETRY": "true", "DO_NOT_TRACK": "true", "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
+    argv = [
+        sys.executable,
+        "-m",
+        "mlflow",
+        "ui",
+        "--workers",
+        "1",
+        "--host",
+        host,
+        "--port",
+        str(port),
+    ]
+    places = {
+        "MLFLOW_BACKEND_STORE_URI": workspace.tracking_uri,
+        "MLFLOW_DEFAULT_ARTIFACT_ROOT": workspace.artifacts.as_uri(),
+    }
+    lean = {
+        "MLFLOW_DISABLE_TELEMETRY": "true",
+        "DO_NOT_TRACK": "true",
+        "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
+    }
     return argv, {**os.environ, **workspace.environment, **lean, **places}

@@ -19,9 +19,16 @@ TAG = "bench.search"
 
 
 def show_search(
-    workspace: Workspace, store: ResultStore, name: str, task: str, keys: dict[str, int], result: dict[str, Any], page: str
+    workspace: Workspace,
+    store: ResultStore,
+    name: str,
+    task: str,
+    keys: dict[str, int],
+    result: dict[str, Any],
+    page: str,
 ) -> None:
-    """Bring the parent run of a search to what is known of it, and put the runs of its trials under it.
+    """Bring the parent run of a search to what is known of it, and put the runs of its trials under
+    it.
 
     Args:
         workspace, store: where MLflow's and our results are.
@@ -41,12 +48,23 @@ def show_search(
     _write(client, workspace, parent, result, page)
 
 
-def _parent(client: MlflowClient, place: str, store: ResultStore, name: str, copies: dict[str, str]) -> str:
-    """The parent run that bears this database's id, else one from before it had an id that is above a trial of ours, else a new one."""
-    ours = client.search_runs([place], f"tags.`{TAG}` = '{name}' AND tags.`{DATABASE}` = '{store.database}'", max_results=1)
+def _parent(
+    client: MlflowClient, place: str, store: ResultStore, name: str, copies: dict[str, str]
+) -> str:
+    """The parent run that bears this database's id, else one from before it had an id that is above
+    a trial of ours, else a new one.
+    """
+    ours = client.search_runs(
+        [place],
+        f"tags.`{TAG}` = '{name}' AND tags.`{DATABASE}` = '{store.database}'",
+        max_results=1,
+    )
     if ours:
         return ours[0].info.run_id
-    above = {client.get_run(copy).data.tags.get("mlflow.parentRunId") for copy in list(copies.values())[:1]}
+    above = {
+        client.get_run(copy).data.tags.get("mlflow.parentRunId")
+        for copy in list(copies.values())[:1]
+    }
     for run in client.search_runs([place], f"tags.`{TAG}` = '{name}'"):
         if run.info.run_id in above and DATABASE not in run.data.tags:
             client.set_tag(run.info.run_id, DATABASE, store.database)
@@ -55,10 +73,16 @@ def _parent(client: MlflowClient, place: str, store: ResultStore, name: str, cop
     return client.create_run(place, tags=tags, run_name=name).info.run_id
 
 
-def _write(client: MlflowClient, workspace: Workspace, parent: str, result: dict[str, Any], page: str) -> None:
+def _write(
+    client: MlflowClient, workspace: Workspace, parent: str, result: dict[str, Any], page: str
+) -> None:
     for name, value in (result["best"] or {"settings": {}})["settings"].items():
         client.set_tag(parent, f"bench.best.{name}", str(value))
-    numbers = {"best_score": (result["best"] or {}).get("score"), "optimism_gap": result["optimism_gap"], "trials": result["trials"]}
+    numbers = {
+        "best_score": (result["best"] or {}).get("score"),
+        "optimism_gap": result["optimism_gap"],
+        "trials": result["trials"],
+    }
     numbers |= {name: result[name]["mean"] for name in ("tuned", "untuned", "gain")}
     numbers |= {f"tuning_{name}": value for name, value in result["cost"].items()}
     for name, value in numbers.items():
@@ -66,6 +90,8 @@ def _write(client: MlflowClient, workspace: Workspace, parent: str, result: dict
             client.log_metric(parent, name, value)
     with tempfile.TemporaryDirectory(prefix="bench-mirror-") as folder:
         (Path(folder) / "figures.html").write_text(page, encoding="utf-8")
-        (Path(folder) / "result.json").write_text(json.dumps(result, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+        (Path(folder) / "result.json").write_text(
+            json.dumps(result, indent=2, ensure_ascii=False) + "\n", encoding="utf-8"
+        )
         upload(client, workspace, parent, Path(folder))
     client.set_terminated(parent)

@@ -1,7 +1,9 @@
-"""The process that mirrors runs while others compute them, and the handle that a command holds on it.
+"""The process that mirrors runs while others compute them, and the handle that a command holds on
+it.
 
-They speak in lines of JSON. To the process: where the workspace is, the keys to mirror, and that no more is written. From it:
-that MLflow has stored something, each kind of error once, and every second the processor time that the process has had.
+They speak in lines of JSON. To the process: where the workspace is, the keys to mirror, and that no
+more is written. From it: that MLflow has stored something, each kind of error once, and every
+second the processor time that the process has had.
 """
 
 from __future__ import annotations
@@ -36,22 +38,34 @@ if TYPE_CHECKING:
 POLL_S, LOOK_S, PULSE_S = 2.0, 0.2, 1.0
 PATIENCE_S = 8.0  # for a server that says nothing
 REFUSED_S = 3.0  # for another try after an error
-AT_WORK_S, MOST_WORK_S = 0.05, 60.0  # of processor time: as much shows that the process computes; more without a result is no progress
+AT_WORK_S, MOST_WORK_S = (
+    0.05,
+    60.0,
+    # of processor time: as much shows that the process computes; more without a result is no progress
+)
 FIRST_RETRY_S, LAST_RETRY_S = 1.0, 60.0
 
 
 def behind(store: ResultStore, keys: Collection[str]) -> list[str]:
-    """The runs to mirror, oldest first. One that waits for its first start has nothing to show yet, and nothing is made for it."""
+    """The runs to mirror, oldest first. One that waits for its first start has nothing to show yet,
+    and nothing is made for it.
+    """
     return store.behind(keys)
 
 
-def repair(workspace: Workspace, store: ResultStore, keys: Sequence[str] | None = None) -> dict[str, str]:
-    """Mirror in this process what is behind: all runs, or those among `keys`. Returns what went wrong, by key."""
+def repair(
+    workspace: Workspace, store: ResultStore, keys: Sequence[str] | None = None
+) -> dict[str, str]:
+    """Mirror in this process what is behind: all runs, or those among `keys`. Returns what went
+    wrong, by key.
+    """
     failed: dict[str, str] = {}
     try:
         client = connect(workspace, store)
     except Exception as err:  # noqa: BLE001 - whatever MLflow raises, the results are safe
-        return dict.fromkeys([row.key for row in store.unmirrored(keys)], one_line(err, workspace.tracking_uri))
+        return dict.fromkeys(
+            [row.key for row in store.unmirrored(keys)], one_line(err, workspace.tracking_uri)
+        )
     for row in store.unmirrored(keys):
         try:
             sync(client, store, workspace, row.key)
@@ -61,10 +75,12 @@ def repair(workspace: Workspace, store: ResultStore, keys: Sequence[str] | None 
 
 
 class Mirror:
-    """A running mirror of some runs: `with Mirror.start(workspace, keys) as mirror: ...; left = mirror.finish()`.
+    """A running mirror of some runs: `with Mirror.start(workspace, keys) as mirror: ...; left =
+    mirror.finish()`.
 
-    It raises nothing: what cannot be mirrored stays behind in the database, for the next command. The process begins with the first
-    key and ends with the one that started it, on Linux with the thread too.
+    It raises nothing: what cannot be mirrored stays behind in the database, for the next command.
+    The process begins with the first key and ends with the one that started it, on Linux with the
+    thread too.
     """
 
     def __init__(self, workspace: Workspace) -> None:
@@ -96,16 +112,21 @@ class Mirror:
         except OSError as err:
             self.error = one_line(err)
             return
-        self._listener = threading.Thread(target=self._listen, args=(self._child.stdout,), daemon=True)
+        self._listener = threading.Thread(
+            target=self._listen, args=(self._child.stdout,), daemon=True
+        )
         self._listener.start()
-        self._say({"home": str(self._workspace.home), "environment": dict(self._workspace.environment)})
+        self._say(
+            {"home": str(self._workspace.home), "environment": dict(self._workspace.environment)}
+        )
 
     def finish(self, timeout_s: float = PATIENCE_S, stop: StopRequest | None = None) -> list[str]:
         """Wait until all runs are mirrored, as long as that gets on, and end the process.
 
         Args:
             timeout_s: how long nothing may happen.
-            stop: ends the wait when it is set; where it is set already, what was interrupted has a moment to be shown as that.
+            stop: ends the wait when it is set; where it is set already, what was interrupted has a
+                moment to be shown as that.
 
         Returns:
             The keys that are not mirrored; `error` then says why.
@@ -116,7 +137,11 @@ class Mirror:
         stopped_before = stop.is_set()
         self._patience.begin(REFUSED_S if stopped_before else timeout_s)
         self._say({"finish": True})
-        while self._is_alive() and not self._patience.is_over() and (stopped_before or not stop.is_set()):
+        while (
+            self._is_alive()
+            and not self._patience.is_over()
+            and (stopped_before or not stop.is_set())
+        ):
             pass
         died = self._child is not None and self._child.returncode is not None
         self.close()
@@ -127,7 +152,11 @@ class Mirror:
             self.error = one_line(err)
             return self._keys
         if left and self.error is None:
-            silent = "the wait was ended by a signal" if stop.is_set() else f"no answer within {timeout_s:g} s"
+            silent = (
+                "the wait was ended by a signal"
+                if stop.is_set()
+                else f"no answer within {timeout_s:g} s"
+            )
             self.error = "its process died" if died else silent
         return left
 
@@ -139,7 +168,12 @@ class Mirror:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
         self.close()
 
     def _is_alive(self) -> bool:
@@ -160,7 +194,9 @@ class Mirror:
     def _listen(self, pipe: IO[str]) -> None:
         for line in pipe:
             message = json.loads(line)
-            if "error" in message and not self._patience.refused:  # the first one is the cause of those after it
+            if (
+                "error" in message and not self._patience.refused
+            ):  # the first one is the cause of those after it
                 self.error = message["error"]
             self._patience.take(message)
 
@@ -168,23 +204,33 @@ class Mirror:
 class Patience:
     """How long a mirror is waited for: as long as it gets on.
 
-    It gets on when MLflow has stored something. As long as nothing has failed since, also when the process has computed: on a busy
-    machine loading MLflow takes minutes, in which it is starved and no server is waited for. What is only repeated moves nothing.
+    It gets on when MLflow has stored something. As long as nothing has failed since, also when the
+    process has computed: on a busy machine loading MLflow takes minutes, in which it is starved and
+    no server is waited for. What is only repeated moves nothing.
     """
 
     def __init__(self) -> None:
         self.refused = False
         self._timeout_s, self._moved = PATIENCE_S, time.monotonic()
-        self._worked = self._seen = self._result_at = 0.0  # processor time: now, when it last counted, at the last result
+        self._worked = self._seen = self._result_at = (
+            0.0  # processor time: now, when it last counted, at the last result
+        )
 
     def begin(self, timeout_s: float) -> None:
         """Be patient from now on, whatever was before."""
-        self.refused, self._timeout_s, self._moved, self._result_at = False, timeout_s, time.monotonic(), self._worked
+        self.refused, self._timeout_s, self._moved, self._result_at = (
+            False,
+            timeout_s,
+            time.monotonic(),
+            self._worked,
+        )
 
     def take(self, message: dict[str, Any]) -> None:
         """Take note of what the process says."""
         self._worked = message.get("worked", self._worked)
-        computes = self._worked - self._seen >= AT_WORK_S and self._worked - self._result_at < MOST_WORK_S
+        computes = (
+            self._worked - self._seen >= AT_WORK_S and self._worked - self._result_at < MOST_WORK_S
+        )
         if "error" in message:
             self.refused = True
         elif "stored" in message:
@@ -193,8 +239,12 @@ class Patience:
             self._moved, self._seen = time.monotonic(), self._worked
 
     def is_over(self) -> bool:
-        """Whether nothing has happened for too long; sooner where MLflow has refused, and nothing got through since."""
-        return time.monotonic() > self._moved + (min(self._timeout_s, REFUSED_S) if self.refused else self._timeout_s)
+        """Whether nothing has happened for too long; sooner where MLflow has refused, and nothing
+        got through since.
+        """
+        return time.monotonic() > self._moved + (
+            min(self._timeout_s, REFUSED_S) if self.refused else self._timeout_s
+        )
 
 
 # In the process
@@ -239,7 +289,9 @@ def main() -> None:
 
 @dataclass
 class Work:
-    """What the process remembers: its client, the errors that it has told, and when to try a run again."""
+    """What the process remembers: its client, the errors that it has told, and when to try a run
+    again.
+    """
 
     workspace: Workspace
     report: IO[str]
@@ -257,7 +309,8 @@ class Work:
             orders.news.clear()
             if orders.finish and not finishing:
                 finishing = True
-                self.not_before.clear()  # the last chance is taken at once, and what it meets is told
+                # the last chance is taken at once, and what it meets is told
+                self.not_before.clear()
                 self.failures.clear()
                 self.told.clear()
             try:
@@ -287,7 +340,9 @@ class Work:
             self.failures.pop(key, None)
         except Exception as err:  # noqa: BLE001 - one run's trouble does not keep the others from being mirrored
             self.failures[key] = self.failures.get(key, 0) + 1
-            self.not_before[key] = time.monotonic() + min(LAST_RETRY_S, FIRST_RETRY_S * 2 ** (self.failures[key] - 1))
+            self.not_before[key] = time.monotonic() + min(
+                LAST_RETRY_S, FIRST_RETRY_S * 2 ** (self.failures[key] - 1)
+            )
             self.tell_error(err)
 
     def pulse(self) -> None:

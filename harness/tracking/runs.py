@@ -46,8 +46,15 @@ Stored = Callable[[int, int], object]  # takes the revision, and how many points
 WRITTEN_TWICE, TRIES = re.compile("unique|duplicate", re.IGNORECASE), 3
 
 
-def sync(client: MlflowClient, store: ResultStore, workspace: Workspace, key: str, stored: Stored = lambda *_: None) -> None:
-    """Bring MLflow's copy of a run to what the database says; a run that is not stored is left alone.
+def sync(
+    client: MlflowClient,
+    store: ResultStore,
+    workspace: Workspace,
+    key: str,
+    stored: Stored = lambda *_: None,
+) -> None:
+    """Bring MLflow's copy of a run to what the database says; a run that is not stored is left
+    alone.
 
     `stored` is called when MLflow has taken points, and when it shows all.
     """
@@ -70,7 +77,9 @@ def sync(client: MlflowClient, store: ResultStore, workspace: Workspace, key: st
             stored(row.revision, 0)
 
 
-def _copy(client: MlflowClient, store: ResultStore, workspace: Workspace, row: RunRow, stored: Stored) -> str:
+def _copy(
+    client: MlflowClient, store: ResultStore, workspace: Workspace, row: RunRow, stored: Stored
+) -> str:
     curves, metrics = store.curves(row.key), store.metrics([row.key]).get(row.key, {})
     points = list(_points(row, curves, metrics))
     run = _run_of(client, store, workspace, row)
@@ -80,7 +89,14 @@ def _copy(client: MlflowClient, store: ResultStore, workspace: Workspace, row: R
         _forget(store, replace(row, mlflow_run_id=run.info.run_id))
         run, missing = _run_of(client, store, workspace, replace(row, mlflow_run_id=None)), points
     run_id = run.info.run_id
-    _write(client, run, params_of(row), _tags(store, row, metrics), missing, partial(stored, row.revision))
+    _write(
+        client,
+        run,
+        params_of(row),
+        _tags(store, row, metrics),
+        missing,
+        partial(stored, row.revision),
+    )
     if row.status in ONGOING:
         client.update_run(run_id, STATUSES[row.status])
     else:
@@ -91,7 +107,9 @@ def _copy(client: MlflowClient, store: ResultStore, workspace: Workspace, row: R
 
 
 def _start_ms(row: RunRow) -> int:
-    """When the run began, or was asked for: a copy with another start is one of an attempt that was reset."""
+    """When the run began, or was asked for: a copy with another start is one of an attempt that was
+    reset.
+    """
     return int(1000 * (row.created_at if row.started_at is None else row.started_at))
 
 
@@ -102,7 +120,9 @@ def experiment_of(client: MlflowClient, workspace: Workspace, name: str) -> str:
     found = client.get_experiment_by_name(name)
     if found is None:
         with suppress(MlflowException):  # another process may be first: asking again tells
-            client.create_experiment(name, None if is_remote(workspace) else workspace.artifacts.as_uri())
+            client.create_experiment(
+                name, None if is_remote(workspace) else workspace.artifacts.as_uri()
+            )
         found = client.get_experiment_by_name(name)
     if found is None:
         raise BenchError(f"MLflow makes no experiment named '{name}'.")
@@ -113,7 +133,9 @@ def experiment_of(client: MlflowClient, workspace: Workspace, name: str) -> str:
 
 
 def _run_of(client: MlflowClient, store: ResultStore, workspace: Workspace, row: RunRow) -> Run:
-    """The run's copy: the one the database names, else one with its tag, else a new one; further ones are deleted."""
+    """The run's copy: the one the database names, else one with its tag, else a new one; further
+    ones are deleted.
+    """
     experiment = experiment_of(client, workspace, row.task_label)
     named = _named_run(client, store, row)
     if named is not None and row.status in ONGOING:
@@ -134,7 +156,9 @@ def _run_of(client: MlflowClient, store: ResultStore, workspace: Workspace, row:
 
 
 def _named_run(client: MlflowClient, store: ResultStore, row: RunRow) -> Run | None:
-    """The copy that the database names, restored where it was deleted; None where it is gone, another's, or of another start."""
+    """The copy that the database names, restored where it was deleted; None where it is gone,
+    another's, or of another start.
+    """
     from mlflow.exceptions import MlflowException
 
     if row.mlflow_run_id is None:
@@ -160,15 +184,22 @@ def _new_run(client: MlflowClient, experiment: str, store: ResultStore, row: Run
 
 
 def _forget(store: ResultStore, row: RunRow) -> None:
-    """Take back the name of a copy that is of no use, unless another process has named a new one meanwhile."""
+    """Take back the name of a copy that is of no use, unless another process has named a new one
+    meanwhile.
+    """
     now = store.rows([row.key]).get(row.key)
     if row.mlflow_run_id is not None and now is not None and now.mlflow_run_id == row.mlflow_run_id:
         store.clear_mirror([row.key])
 
 
 def _run_name(row: RunRow) -> str:
-    shown = {name: f"{value:.4g}" if isinstance(value, float) else _text(value) for name, value in row.settings.items()}
-    settings = ",".join(f"{name.removeprefix('method.')}={value}" for name, value in sorted(shown.items()))
+    shown = {
+        name: f"{value:.4g}" if isinstance(value, float) else _text(value)
+        for name, value in row.settings.items()
+    }
+    settings = ",".join(
+        f"{name.removeprefix('method.')}={value}" for name, value in sorted(shown.items())
+    )
     return f"{row.method}{f'[{shortened(settings, 150)}]' if settings else ''} seed {row.seed}"
 
 
@@ -195,7 +226,11 @@ def params_of(row: RunRow) -> dict[str, str]:
 
 def _tags(store: ResultStore, row: RunRow, metrics: dict[str, Metric]) -> dict[str, str]:
     environment = store.environment(row.key)
-    odd = [f"{name} = {metric.value}" for name, metric in metrics.items() if not math.isfinite(metric.value)]
+    odd = [
+        f"{name} = {metric.value}"
+        for name, metric in metrics.items()
+        if not math.isfinite(metric.value)
+    ]
     tags = {
         "bench.key": row.key,
         DATABASE: store.database,
@@ -217,25 +252,43 @@ def _tags(store: ResultStore, row: RunRow, metrics: dict[str, Metric]) -> dict[s
 
 
 def _points(row: RunRow, curves: dict[str, Curve], metrics: dict[str, Metric]) -> Iterator[Point]:
-    """Every number as MLflow keeps it. The times follow from the start and the step, so that sending one twice is sending it once."""
+    """Every number as MLflow keeps it. The times follow from the start and the step, so that
+    sending one twice is sending it once.
+    """
     from mlflow.entities import Metric as Point
 
     scores = {name: metric.value for name, metric in metrics.items()}
     scores |= {f"{name}_se": metric.se for name, metric in metrics.items() if metric.se is not None}
-    for name, curve in {**curves, **{name: [(row.step, value)] for name, value in scores.items()}}.items():
+    for name, curve in {
+        **curves,
+        **{name: [(row.step, value)] for name, value in scores.items()},
+    }.items():
         allowed = _allowed(name)
         for step, value in curve:
-            yield Point(allowed, value if math.isnan(value) else min(max(value, -LARGEST), LARGEST), _start_ms(row) + step, step)
+            yield Point(
+                allowed,
+                value if math.isnan(value) else min(max(value, -LARGEST), LARGEST),
+                _start_ms(row) + step,
+                step,
+            )
 
 
 def _allowed(name: str) -> str:
-    """The name of a number as MLflow takes it: of a longer one the beginning, and a digest that keeps it apart from others."""
+    """The name of a number as MLflow takes it: of a longer one the beginning, and a digest that
+    keeps it apart from others.
+    """
     allowed = re.sub(r"[^/\w.\- ]", "_", name)
-    return allowed if len(allowed) <= LONGEST_NAME else f"{allowed[: LONGEST_NAME - 17]}_{digest(name)}"
+    return (
+        allowed
+        if len(allowed) <= LONGEST_NAME
+        else f"{allowed[: LONGEST_NAME - 17]}_{digest(name)}"
+    )
 
 
 def _missing(client: MlflowClient, run: Run, points: Sequence[Point]) -> list[Point] | None:
-    """The points that MLflow has not; None where it has one that is not among them and no later one either."""
+    """The points that MLflow has not; None where it has one that is not among them and no later one
+    either.
+    """
     wanted = {(point.key, point.step): point for point in points}
     last = {point.key: point.step for point in sorted(points, key=lambda point: point.step)}
     seen = set()
@@ -243,14 +296,23 @@ def _missing(client: MlflowClient, run: Run, points: Sequence[Point]) -> list[Po
         for has in client.get_metric_history(run.info.run_id, name):
             point = wanted.get((has.key, has.step))
             # As text NaN equals itself. Later points were read from a newer state of the database.
-            if (has.step <= last[name]) if point is None else (repr(has.value), has.timestamp) != (repr(point.value), point.timestamp):
+            if (
+                (has.step <= last[name])
+                if point is None
+                else (repr(has.value), has.timestamp) != (repr(point.value), point.timestamp)
+            ):
                 return None
             seen.add((has.key, has.step))
     return [point for place, point in wanted.items() if place not in seen]
 
 
 def _write(
-    client: MlflowClient, run: Run, params: dict[str, str], tags: dict[str, str], points: Sequence[Point], stored: Callable[[int], object]
+    client: MlflowClient,
+    run: Run,
+    params: dict[str, str],
+    tags: dict[str, str],
+    points: Sequence[Point],
+    stored: Callable[[int], object],
 ) -> None:
     from mlflow.entities import Param, RunTag
 
@@ -268,19 +330,36 @@ def _write(
             client.delete_tag(run_id, name)
 
 
-def _upload(client: MlflowClient, store: ResultStore, workspace: Workspace, row: RunRow, run_id: str, curves: dict[str, Curve]) -> None:
-    """Put the run's files beside its numbers: spec, environment and plan, learning curves, the last checkpoint, its pictures."""
+def _upload(
+    client: MlflowClient,
+    store: ResultStore,
+    workspace: Workspace,
+    row: RunRow,
+    run_id: str,
+    curves: dict[str, Curve],
+) -> None:
+    """Put the run's files beside its numbers: spec, environment and plan, learning curves, the last
+    checkpoint, its pictures.
+    """
     from harness.training.png import learning_curves
 
     plan = store.plan(row.key)
-    about = {"environment": store.environment(row.key), "plan": plan.model_dump(mode="json") if plan else None}
+    about = {
+        "environment": store.environment(row.key),
+        "plan": plan.model_dump(mode="json") if plan else None,
+    }
     with tempfile.TemporaryDirectory(prefix="bench-mirror-") as name:
         folder = Path(name)
         for file, value in (("spec.json", row.spec), ("environment.json", about)):
-            (folder / file).write_text(json.dumps(value, sort_keys=True, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+            (folder / file).write_text(
+                json.dumps(value, sort_keys=True, indent=2, ensure_ascii=False) + "\n",
+                encoding="utf-8",
+            )
         if any(curves.values()):
             (folder / "curves.png").write_bytes(learning_curves(curves, title(row)))
-        kept: dict[str, File] = {f"checkpoint/{row.key}.safetensors": file for file in store.checkpoints(row.key)[:1]}
+        kept: dict[str, File] = {
+            f"checkpoint/{row.key}.safetensors": file for file in store.checkpoints(row.key)[:1]
+        }
         kept |= {f"pictures/{file.name}": file for file in store.artifacts(row.key)}
         for target, file in kept.items():
             found = content(workspace, file)

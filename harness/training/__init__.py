@@ -1,1 +1,3 @@
-"""From a spec to a scored state, in memory: the training loop, evaluation, checkpoints, the trained model."""
+"""From a spec to a scored state, in memory: the training loop, evaluation, checkpoints, the trained
+model.
+"""

@@ -1,8 +1,10 @@
-"""Fair compute: the value of a method's setting at which its training step takes as long as that of a reference.
+"""Fair compute: the value of a method's setting at which its training step takes as long as that of
+a reference.
 
-Two methods are compared by the ratio of their times within a round, in which each of them trains for a while: what slows the machine
-down slows both. Which value makes the ratio 1 is read from a line through the three measured ratios nearest to 1; the value
-found is measured in turn, until the line leads to a value that was measured already; that one is measured once more, for longer.
+Two methods are compared by the ratio of their times within a round, in which each of them trains
+for a while: what slows the machine down slows both. Which value makes the ratio 1 is read from a
+line through the three measured ratios nearest to 1; the value found is measured in turn, until the
+line leads to a value that was measured already; that one is measured once more, for longer.
 """
 
 from __future__ import annotations
@@ -61,7 +63,8 @@ class Spread:
 
 @dataclass(frozen=True)
 class Answer:
-    """The value found for a method, the seconds of a step at it, and the ratio of that to a step of the reference, from the last pass.
+    """The value found for a method, the seconds of a step at it, and the ratio of that to a step of
+    the reference, from the last pass.
 
     `ratios` are the medians of all passes, by value.
     """
@@ -90,7 +93,8 @@ def first_values(value: int) -> list[int]:
 def next_value(ratios: Mapping[int, float]) -> int:
     """The value at which a line through the three ratios nearest to 1 is 1.
 
-    It lies between the values that are known to be too small and too large, and is at most four times the largest measured.
+    It lies between the values that are known to be too small and too large, and is at most four
+    times the largest measured.
 
     >>> next_value({20: 0.6, 40: 1.1, 60: 1.6})
     36
@@ -98,7 +102,10 @@ def next_value(ratios: Mapping[int, float]) -> int:
     nearest = sorted(ratios, key=lambda value: abs(ratios[value] - 1))
     if len(ratios) > 3 and abs(ratios[nearest[0]] - 1) <= CLOSE:
         return nearest[0]
-    below, above = [value for value in ratios if ratios[value] < 1], [value for value in ratios if ratios[value] >= 1]
+    below, above = (
+        [value for value in ratios if ratios[value] < 1],
+        [value for value in ratios if ratios[value] >= 1],
+    )
     ends = max(below, default=1), min(above, default=min(4 * max(ratios), LARGEST))
     value = _where_one(ratios, nearest[:3])
     if value is not None and min(ends) <= value <= max(ends):
@@ -115,7 +122,8 @@ def _where_one(ratios: Mapping[int, float], values: Sequence[int]) -> float | No
 
 
 def search(measure: Measure, values: Sequence[int]) -> tuple[Spread, list[Answer]]:
-    """The seconds of the reference's step, and for each other method the value that makes its own step equally long.
+    """The seconds of the reference's step, and for each other method the value that makes its own
+    step equally long.
 
     Args:
         measure: takes the times.
@@ -123,16 +131,29 @@ def search(measure: Measure, values: Sequence[int]) -> tuple[Spread, list[Answer
     """
     reference = Point(0, values[0])
     known = [dict[int, list[float]]() for _ in values]
-    points = [Point(place, value) for place, first in enumerate(values) if place for value in first_values(first)]
+    points = [
+        Point(place, value)
+        for place, first in enumerate(values)
+        if place
+        for value in first_values(first)
+    ]
     settled = False
     for left in reversed(range(PASSES)):
         times = measure([reference, *points], 2 * ROUNDS if settled else ROUNDS)
         for point in points:
-            known[point.method].setdefault(point.value, []).extend(round_by_round(times[point], times[reference]))
-        medians = [{value: statistics.median(ratios) for value, ratios in sorted(found.items())} for found in known]
+            known[point.method].setdefault(point.value, []).extend(
+                round_by_round(times[point], times[reference])
+            )
+        medians = [
+            {value: statistics.median(ratios) for value, ratios in sorted(found.items())}
+            for found in known
+        ]
         proposed = [Point(place, next_value(medians[place])) for place in range(1, len(values))]
         if settled:
-            answers = [_answer(point, times[point], times[reference], medians[point.method]) for point in points]
+            answers = [
+                _answer(point, times[point], times[reference], medians[point.method])
+                for point in points
+            ]
             if not left or proposed == points or all(answer.equal for answer in answers):
                 return Spread.of(times[reference]), answers
         settled = left == 1 or all(point.value in known[point.method] for point in proposed)
@@ -140,8 +161,12 @@ def search(measure: Measure, values: Sequence[int]) -> tuple[Spread, list[Answer
     raise AssertionError("the last pass is settled")
 
 
-def _answer(point: Point, times: Sequence[float], reference: Sequence[float], ratios: dict[int, float]) -> Answer:
-    return Answer(point.value, Spread.of(times), Spread.of(round_by_round(times, reference)), ratios)
+def _answer(
+    point: Point, times: Sequence[float], reference: Sequence[float], ratios: dict[int, float]
+) -> Answer:
+    return Answer(
+        point.value, Spread.of(times), Spread.of(round_by_round(times, reference)), ratios
+    )
 
 
 def round_by_round(times: Sequence[float], reference: Sequence[float]) -> list[float]:
@@ -164,19 +189,27 @@ class Entrant:
 
 
 def entrant(typed: str) -> Entrant:
-    """The method of a selector; its setting is `n_leapfrog` where it has that field, else `particles`.
+    """The method of a selector; its setting is `n_leapfrog` where it has that field, else
+    `particles`.
 
     Raises:
         UsageError: the selector stands for several settings, or there is no such method.
     """
     settings = parse_selector("method", typed)
     if len(settings) > 1:
-        raise UsageError(f"'{typed}' stands for {len(settings)} settings; calibrate takes one setting of each method.")
-    return Entrant(typed, settings[0], "n_leapfrog" if "n_leapfrog" in settings[0].found.cls.model_fields else "particles")
+        raise UsageError(
+            f"'{typed}' stands for {len(settings)} settings; calibrate takes one setting of each method."
+        )
+    return Entrant(
+        typed,
+        settings[0],
+        "n_leapfrog" if "n_leapfrog" in settings[0].found.cls.model_fields else "particles",
+    )
 
 
 class Stopwatch:
-    """Times training steps in memory, a few at a time; one replicate, seed 0, the data loaded once for all methods.
+    """Times training steps in memory, a few at a time; one replicate, seed 0, the data loaded once
+    for all methods.
 
     Args:
         entrants: the methods.
@@ -187,7 +220,12 @@ class Stopwatch:
     """
 
     def __init__(
-        self, entrants: Sequence[Entrant], task: Setting, protocol: str | None, sets: Mapping[str, Any], steps: int | None
+        self,
+        entrants: Sequence[Entrant],
+        task: Setting,
+        protocol: str | None,
+        sets: Mapping[str, Any],
+        steps: int | None,
     ) -> None:
         self._entrants, self._task, self._sets, self._steps = entrants, task, sets, steps
         self._protocol = protocol or task.found.cls.default_protocol
@@ -218,13 +256,19 @@ class Stopwatch:
         return resolve(entrant.setting.found, self._task.found, self._protocol, given)
 
     def _start(self, point: Point) -> tuple[Iterator[Progress], int]:
-        """Training of a point behind its first steps, which nobody counts, and the steps of a block."""
+        """Training of a point behind its first steps, which nobody counts, and the steps of a
+        block.
+        """
         entrant = self._entrants[point.method]
         resolved = self._resolve(entrant, {entrant.address: point.value})
-        protocol = resolved.protocol.model_copy(update={"steps": UNENDING, "validate_every": None, "patience": None})
+        protocol = resolved.protocol.model_copy(
+            update={"steps": UNENDING, "validate_every": None, "patience": None}
+        )
         state = training.start(resolved.method, resolved.task, protocol, [0])
         self._data = self._data or state.data
-        running = training.train(resolved.method, resolved.task, protocol, replace(state, data=self._data))
+        running = training.train(
+            resolved.method, resolved.task, protocol, replace(state, data=self._data)
+        )
         took = [self._timed(point, running, 1) for _ in range(WARM_UP)]
         return running, self._steps or max(1, round(BLOCK_S / took[-1]))
 
@@ -239,6 +283,8 @@ class Stopwatch:
             began = time.perf_counter()
             if next(running, None) is None:
                 entrant = self._entrants[point.method]
-                raise UsageError(f"{entrant.typed} with {entrant.field}={point.value} diverged while it was timed. Try --set lr=1e-5.")
+                raise UsageError(
+                    f"{entrant.typed} with {entrant.field}={point.value} diverged while it was timed. Try --set lr=1e-5."
+                )
             taken.append(time.perf_counter() - began)
         return statistics.median(taken)

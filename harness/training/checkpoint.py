@@ -26,26 +26,42 @@ FORMAT = 1
 
 
 def member_tensors(state: State, member: int) -> dict[str, Tensor]:
-    """One replicate of a stack as named tensors: `params.*`, `optimiser.*` and what the loop remembers."""
-    leaves = {f"params.{name}": leaf[member] for name, leaf in state.layout.views(state.flat).items()}
+    """One replicate of a stack as named tensors: `params.*`, `optimiser.*` and what the loop
+    remembers.
+    """
+    leaves = {
+        f"params.{name}": leaf[member] for name, leaf in state.layout.views(state.flat).items()
+    }
     moments = {f"optimiser.{name}": moment[member] for name, moment in state.moments.items()}
     own = {name: getattr(state, name)[member] for name in _own_names(state)}
     return {name: tensor.contiguous().clone() for name, tensor in (leaves | moments | own).items()}
 
 
 def _own_names(state: State) -> list[str]:
-    """What the loop remembers beside parameters and moments: what was seen of validation data only where they are looked at."""
-    return ["curve", "window", "diverged_at", *(["validation", "best"] if state.validation.shape[1] else [])]
+    """What the loop remembers beside parameters and moments: what was seen of validation data only
+    where they are looked at.
+    """
+    return [
+        "curve",
+        "window",
+        "diverged_at",
+        *(["validation", "best"] if state.validation.shape[1] else []),
+    ]
 
 
 def encode(state: State, member: int, spec: RunSpec) -> bytes:
-    """The file's bytes. Equal states of a run give equal bytes: nothing depends on time, host, attempt or path."""
-    meta = canonical_json({"format": FORMAT, "key": spec.key, "spec": spec.plain(), "step": state.reached(member)})
+    """The file's bytes. Equal states of a run give equal bytes: nothing depends on time, host,
+    attempt or path.
+    """
+    meta = canonical_json(
+        {"format": FORMAT, "key": spec.key, "spec": spec.plain(), "step": state.reached(member)}
+    )
     return save(member_tensors(state, member), metadata={META: meta})
 
 
 def write(path: Path, content: bytes) -> str:
-    """Put `content` at `path` so that it is there whole or not at all, also after a crash; returns its sha256.
+    """Put `content` at `path` so that it is there whole or not at all, also after a crash; returns
+    its sha256.
 
     Raises:
         CheckpointError: the file cannot be written.
@@ -53,7 +69,9 @@ def write(path: Path, content: bytes) -> str:
     try:
         put(path, content)
     except OSError as err:
-        raise CheckpointError(f"Cannot write the checkpoint {path}: {err.strerror}. Free some space or choose another BENCH_HOME.") from err
+        raise CheckpointError(
+            f"Cannot write the checkpoint {path}: {err.strerror}. Free some space or choose another BENCH_HOME."
+        ) from err
     return hashlib.sha256(content).hexdigest()
 
 
@@ -72,14 +90,17 @@ def _on_its_way(path: Path, mark: str) -> Path:
 
 
 def clear_way(path: Path) -> None:
-    """Remove what was on its way to `path` when its process was killed; nobody else may be writing there."""
+    """Remove what was on its way to `path` when its process was killed; nobody else may be writing
+    there.
+    """
     for left in path.parent.glob(_on_its_way(path, "*").name):
         left.unlink(missing_ok=True)
 
 
 @contextmanager
 def whole(path: Path) -> Iterator[BinaryIO]:
-    """A file to fill piece by piece: it is at `path` when the block has ended well, whole, and else not at all; folders are made.
+    """A file to fill piece by piece: it is at `path` when the block has ended well, whole, and else
+    not at all; folders are made.
 
     Raises:
         OSError: it cannot be written.
@@ -98,7 +119,9 @@ def whole(path: Path) -> Iterator[BinaryIO]:
             temporary.unlink(missing_ok=True)
 
 
-def read(path: Path, sha256: str | None = None, key: str | None = None) -> tuple[dict[str, Tensor], dict[str, Any]]:
+def read(
+    path: Path, sha256: str | None = None, key: str | None = None
+) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """The tensors and the metadata (`format`, `key`, `spec`, `step`) of a checkpoint.
 
     Args:
@@ -114,11 +137,15 @@ def read(path: Path, sha256: str | None = None, key: str | None = None) -> tuple
     except OSError as err:
         raise CheckpointError(f"Cannot read the checkpoint {path}: {err.strerror}.") from err
     if sha256 is not None and hashlib.sha256(content).hexdigest() != sha256:
-        raise CheckpointError(f"The checkpoint {path} is damaged: its sha256 is not the one on record.")
+        raise CheckpointError(
+            f"The checkpoint {path} is damaged: its sha256 is not the one on record."
+        )
     try:
         length = int.from_bytes(content[:8], "little")
         meta = json.loads(json.loads(content[8 : 8 + length])["__metadata__"][META])
-        tensors = {name: tensor.clone() for name, tensor in load(content).items()}  # they come unaligned
+        tensors = {
+            name: tensor.clone() for name, tensor in load(content).items()
+        }  # they come unaligned
     except (SafetensorError, ValueError, KeyError, TypeError, RecursionError) as err:
         raise CheckpointError(f"The checkpoint {path} is damaged: {err}.") from err
     if key is not None and meta["key"] != key:
@@ -133,19 +160,31 @@ def restore(state: State, members: list[dict[str, Tensor]], step: int) -> None:
         CheckpointError: names or shapes are not those of this run.
     """
     try:
-        flat = [torch.cat([saved[f"params.{name}"].flatten() for name in state.layout.shapes]) for saved in members]
+        flat = [
+            torch.cat([saved[f"params.{name}"].flatten() for name in state.layout.shapes])
+            for saved in members
+        ]
         state.flat = torch.stack(flat).to(state.flat)
-        state.moments = {name: torch.stack([saved[f"optimiser.{name}"] for saved in members]) for name in state.moments}
+        state.moments = {
+            name: torch.stack([saved[f"optimiser.{name}"] for saved in members])
+            for name in state.moments
+        }
         for name in _own_names(state):
             setattr(state, name, torch.stack([saved[name] for saved in members]))
     except (KeyError, RuntimeError) as err:
-        raise CheckpointError(f"The checkpoint does not have the tensors of this run: {err}.") from err
+        raise CheckpointError(
+            f"The checkpoint does not have the tensors of this run: {err}."
+        ) from err
     state.step = step
 
 
 def parameters(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     """The parameters of one replicate as a stack of one, `task.*` and `method.*`, [1, *event]."""
-    return {name.removeprefix("params."): leaf[None] for name, leaf in tensors.items() if name.startswith("params.")}
+    return {
+        name.removeprefix("params."): leaf[None]
+        for name, leaf in tensors.items()
+        if name.startswith("params.")
+    }
 
 
 def layout_of(leaves: dict[str, Tensor]) -> Layout:

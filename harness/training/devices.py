@@ -20,7 +20,8 @@ def available() -> list[str]:
 
 
 def use(name: str) -> None:
-    """Make a device ready: single precision is true single precision on it, in products and convolutions alike (no TF32).
+    """Make a device ready: single precision is true single precision on it, in products and
+    convolutions alike (no TF32).
 
     On the processor, memory that one step frees is there for the next.
 
@@ -29,7 +30,9 @@ def use(name: str) -> None:
     """
     here = available()
     if name not in here and not (name == "cuda" and len(here) > 1):
-        raise UsageError(f"No device '{name}' on this machine. Available: {', '.join(here)}. Choose one: --device {here[-1]}")
+        raise UsageError(
+            f"No device '{name}' on this machine. Available: {', '.join(here)}. Choose one: --device {here[-1]}"
+        )
     if name != "cpu":
         torch.backends.cuda.matmul.fp32_precision = "ieee"
         torch.backends.cudnn.conv.fp32_precision = "ieee"  # pyright: ignore[reportAttributeAccessIssue]
@@ -37,8 +40,10 @@ def use(name: str) -> None:
 
 
 def keep_memory() -> None:
-    """Have freed memory kept by the process: a step of thousands of particles frees megabytes at a time, and if the system took them
-    back, it would hand out every page of them anew, filled with zeros, in the next step."""
+    """Have freed memory kept by the process: a step of thousands of particles frees megabytes at a
+    time, and if the system took them back, it would hand out every page of them anew, filled with
+    zeros, in the next step.
+    """
     with suppress(OSError, AttributeError, TypeError):  # another C library has its own ways
         library = ctypes.CDLL(None)
         library.mallopt(M_MMAP_THRESHOLD, LARGEST_KEPT)

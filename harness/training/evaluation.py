@@ -1,4 +1,6 @@
-"""The scores of a trained stack: bounds with fresh noise, gaps to the exact answers, the task's own metrics, convergence."""
+"""The scores of a trained stack: bounds with fresh noise, gaps to the exact answers, the task's own
+metrics, convergence.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +21,9 @@ from harness.training.loop import State, draw, load_data, streams
 from harness.training.validation import best_parameters, validation_bounds
 
 PARTICLE_BLOCK = 250
-"""Particles drawn by one generator, and computed at a time: how memory is bounded without touching a number."""
+"""Particles drawn by one generator, and computed at a time: how memory is bounded without touching
+a number.
+"""
 LONGEST_NAME = 200
 """Of a metric: bundles and MLflow take no longer ones."""
 
@@ -33,13 +37,29 @@ class Score:
 
 
 def log_weights(
-    method: Method, task: Task, problem: Problem, phi: Params, stream_names: list[str], n_particles: int
+    method: Method,
+    task: Task,
+    problem: Problem,
+    phi: Params,
+    stream_names: list[str],
+    n_particles: int,
 ) -> Generator[None, None, Tensor]:
-    """Fresh log-weights, [S, N], a block of particles at a time: a particle's noise depends on its problem and its block alone."""
+    """Fresh log-weights, [S, N], a block of particles at a time: a particle's noise depends on its
+    problem and its block alone.
+    """
     noise, drawn = Noise(stream_names), []
     for block, first in enumerate(range(0, n_particles, PARTICLE_BLOCK)):
         with torch.no_grad():
-            drawn.append(draw(method, task, problem, phi, noise.at(block), min(PARTICLE_BLOCK, n_particles - first)).log_w)
+            drawn.append(
+                draw(
+                    method,
+                    task,
+                    problem,
+                    phi,
+                    noise.at(block),
+                    min(PARTICLE_BLOCK, n_particles - first),
+                ).log_w
+            )
         yield
     return torch.cat(drawn)
 
@@ -54,16 +74,21 @@ def evaluate(method: Method, task: Task, protocol: Protocol, state: State) -> di
             return done.value
 
 
-def scoring(method: Method, task: Task, protocol: Protocol, state: State) -> Generator[None, None, dict[str, Score]]:
+def scoring(
+    method: Method, task: Task, protocol: Protocol, state: State
+) -> Generator[None, None, dict[str, Score]]:
     """Score the stack, yielding between blocks of particles so that whoever iterates can stop.
 
-    Where a task has exact answers all is computed in double precision, whatever the precision of training was. Each score is [R]: where
-    replicates stack, the mean over the scored batches; where N problems share one set of weights, the mean over the problems of all of
-    them, however they are cut into batches. Standard errors are those of the draws, given the data.
+    Where a task has exact answers all is computed in double precision, whatever the precision of
+    training was. Each score is [R]: where replicates stack, the mean over the scored batches; where
+    N problems share one set of weights, the mean over the problems of all of them, however they are
+    cut into batches. Standard errors are those of the draws, given the data.
 
-    Returns: `elbo` (nats, with standard error), `log_evidence` (importance sampling, nats, with standard error), `ess` (particles),
-    `pareto_k`; `nll` where problems share weights (minus `log_evidence`: nats an example); `validation_elbo` (nats an example) where there
-    are validation data; with an oracle `elbo_gap` and `evidence_gap` (nats); the task's metrics; `bound_trend_z` and `travel_used`.
+    Returns: `elbo` (nats, with standard error), `log_evidence` (importance sampling, nats, with
+    standard error), `ess` (particles), `pareto_k`; `nll` where problems share weights (minus
+    `log_evidence`: nats an example); `validation_elbo` (nats an example) where there are validation
+    data; with an oracle `elbo_gap` and `evidence_gap` (nats); the task's metrics; `bound_trend_z`
+    and `travel_used`.
     """
     oracle = task.oracle()
     dtype = torch.float64 if oracle else getattr(torch, protocol.dtype)
@@ -74,14 +99,20 @@ def scoring(method: Method, task: Task, protocol: Protocol, state: State) -> Gen
     rows, n_scored = [], 0
     for index, batch in enumerate(task.scored_batches(data, protocol.batch_size, order)):
         problem = task.problem(theta, batch, protocol.base)
-        names = _eval_streams(task, state, index, range(n_scored, n_scored + len(problem.base.mean)))
+        names = _eval_streams(
+            task, state, index, range(n_scored, n_scored + len(problem.base.mean))
+        )
         log_w = yield from log_weights(method, task, problem, phi, names, protocol.eval_particles)
-        rows.append(bound_scores(log_w) | (dict(_gaps(oracle, theta, best, batch, log_w)) if oracle else {}))
+        rows.append(
+            bound_scores(log_w) | (dict(_gaps(oracle, theta, best, batch, log_w)) if oracle else {})
+        )
         n_scored += len(problem.base.mean)
     own = {name: Score(value) for name, value in task_metrics(task, theta, data).items()}
     scores = mean_scores(rows, task.stacks) | own | convergence(task, protocol, state)
     if data.validation is not None:
-        scores["validation_elbo"] = Score(validation_bounds(method, task, protocol, state, theta, phi)[1][None])
+        scores["validation_elbo"] = Score(
+            validation_bounds(method, task, protocol, state, theta, phi)[1][None]
+        )
     if not task.stacks:
         scores["nll"] = Score(-scores["log_evidence"].value, scores["log_evidence"].error)
     return scores
@@ -104,7 +135,9 @@ def task_metrics(task: Task, theta: Params, data: Data) -> dict[str, Tensor]:
 
 
 def _eval_streams(task: Task, state: State, index: int, problems: range) -> list[str]:
-    """A stream for each problem of batch `index`: of its replicate, or of its number among all that are scored."""
+    """A stream for each problem of batch `index`: of its replicate, or of its number among all that
+    are scored.
+    """
     if task.stacks:
         return streams(state.seeds, f"eval/{index}")
     return [f"{state.seeds[0]}/eval/{problem}" for problem in problems]
@@ -121,10 +154,14 @@ def bound_scores(log_w: Tensor) -> dict[str, Score]:
     }
 
 
-def _gaps(oracle: Oracle, theta: Params, best: Params | None, batch: Batch, log_w: Tensor) -> Iterator[tuple[str, Score]]:
-    """How far the bound is below the evidence, and the evidence below that of the best parameters; nats.
+def _gaps(
+    oracle: Oracle, theta: Params, best: Params | None, batch: Batch, log_w: Tensor
+) -> Iterator[tuple[str, Score]]:
+    """How far the bound is below the evidence, and the evidence below that of the best parameters;
+    nats.
 
-    The best parameters are those of the training data: on held-out data the learned ones can have more.
+    The best parameters are those of the training data: on held-out data the learned ones can have
+    more.
     """
     evidence = oracle.log_evidence(theta, batch)
     yield "elbo_gap", Score(evidence - bounds.elbo(log_w), bounds.elbo_error(log_w))
@@ -133,11 +170,13 @@ def _gaps(oracle: Oracle, theta: Params, best: Params | None, batch: Batch, log_
 
 
 def mean_scores(rows: list[dict[str, Score]], stacks: bool) -> dict[str, Score]:
-    r"""Each score's mean, [R], over batches of [R] where replicates stack, else over the problems of all batches, with R = 1.
+    r"""Each score's mean, [R], over batches of [R] where replicates stack, else over the problems
+    of all batches, with R = 1.
 
-    The errors of B independent estimates combine to $\frac1B \sqrt{\sum_b \mathrm{se}_b^2}$. Of `pareto_k` it is the worst batch, or the
-    value that nine problems in ten do not exceed: the worst of a thousand fitted shapes is mostly the noise of the fit, and one bad
-    problem in a thousand hardly moves a mean.
+    The errors of B independent estimates combine to $\frac1B \sqrt{\sum_b \mathrm{se}_b^2}$. Of
+    `pareto_k` it is the worst batch, or the value that nine problems in ten do not exceed: the
+    worst of a thousand fitted shapes is mostly the noise of the fit, and one bad problem in a
+    thousand hardly moves a mean.
     """
     return {name: _mean_score(name, [row[name] for row in rows], stacks) for name in rows[0]}
 
@@ -147,7 +186,9 @@ def _mean_score(name: str, scores: list[Score], stacks: bool) -> Score:
     errors = [score.error for score in scores if score.error is not None]
     error = _together(errors, stacks).square().sum(0).sqrt() / len(values) if errors else None
     if name == "pareto_k":
-        return Score(values.amax(0) if stacks else values.sort(0).values[math.ceil(0.9 * len(values)) - 1])
+        return Score(
+            values.amax(0) if stacks else values.sort(0).values[math.ceil(0.9 * len(values)) - 1]
+        )
     return Score(values.mean(0), error)
 
 
@@ -169,7 +210,8 @@ def convergence(task: Task, protocol: Protocol, state: State) -> dict[str, Score
 
 
 def trend_z(values: Tensor) -> Tensor:
-    r"""Slope over its standard error in a least-squares line through each row: [R, n] -> [R]. Above about 3, the bound still rose.
+    r"""Slope over its standard error in a least-squares line through each row: [R, n] -> [R]. Above
+    about 3, the bound still rose.
 
     $$z = \hat b / \mathrm{se}(\hat b), \qquad \mathrm{se}^2 = \frac{\sum_i e_i^2}{(n - 2) \sum_i (t_i - \bar t)^2}$$
     """

@@ -1,4 +1,6 @@
-"""The pictures of a trained model: samples, reconstructions, the way of the latents, and what lies between two of them."""
+"""The pictures of a trained model: samples, reconstructions, the way of the latents, and what lies
+between two of them.
+"""
 
 from __future__ import annotations
 
@@ -22,7 +24,9 @@ PARTICLES = 100  # at most, of which one is shown
 
 @dataclass(frozen=True)
 class Reconstructed:
-    """Test images, [n, height, width], with one particle of each, `z` [n, D], and its way, `path` [K + 1, n, D], where it has one."""
+    """Test images, [n, height, width], with one particle of each, `z` [n, D], and its way, `path`
+    [K + 1, n, D], where it has one.
+    """
 
     images: Tensor
     z: Tensor
@@ -30,8 +34,13 @@ class Reconstructed:
 
 
 def pngs(model: Model, data: Data) -> Iterator[tuple[str, bytes]]:
-    """Every picture of a run by its file's name. Where replicates stack, and where the task has no pictures, there are none."""
-    if model.task.stacks or model.task.decode(model.theta, model.like.new_zeros(1, model.task.latent_dim)) is None:
+    """Every picture of a run by its file's name. Where replicates stack, and where the task has no
+    pictures, there are none.
+    """
+    if (
+        model.task.stacks
+        or model.task.decode(model.theta, model.like.new_zeros(1, model.task.latent_dim)) is None
+    ):
         return
     stream = f"{model.spec.seed}/pictures"
     drawn = torch.from_numpy(model.sample(SIDE * SIDE, f"{stream}/samples")["pixels"])
@@ -50,7 +59,9 @@ def sheet(cells: Tensor, columns: list[str] | None = None, rows: list[str] | Non
 
 
 def square(cells: Tensor) -> bytes:
-    """Pictures [n, height, width] as a PNG with about as many rows as columns; the last row may end early, in white."""
+    """Pictures [n, height, width] as a PNG with about as many rows as columns; the last row may end
+    early, in white.
+    """
     side = next(side for side in range(1, len(cells) + 1) if side * side >= len(cells))
     n_rows = -(-len(cells) // side)
     blank = cells.new_ones(n_rows * side - len(cells), *cells.shape[1:])
@@ -58,11 +69,17 @@ def square(cells: Tensor) -> bytes:
 
 
 def reconstructed(model: Model, data: Data, stream: str) -> Reconstructed:
-    """The first test images with a particle each, drawn by its weight from as many as training drew for a step."""
+    """The first test images with a particle each, drawn by its weight from as many as training drew
+    for a step.
+    """
     images, latents, paths, n_seen = [], [], [], 0
-    for batch in model.task.scored_batches(data, model.spec.batch_size, Noise([stream], shuffled=False)):
+    for batch in model.task.scored_batches(
+        data, model.spec.batch_size, Noise([stream], shuffled=False)
+    ):
         originals = model.task.originals(batch)
-        drawn = model.particles(batch, stream, n_seen, min(model.spec.particles, PARTICLES), trace=True)
+        drawn = model.particles(
+            batch, stream, n_seen, min(model.spec.particles, PARTICLES), trace=True
+        )
         chosen = by_weight(drawn.log_w, Noise([f"{stream}/choice/{n_seen}"]))  # [N]
         each = torch.arange(len(chosen))
         images.append(originals)
@@ -77,7 +94,8 @@ def reconstructed(model: Model, data: Data, stream: str) -> Reconstructed:
 
 
 def by_weight(log_w: Tensor, noise: Noise) -> Tensor:
-    r"""The number of one particle for each problem, drawn with probability $w_s / \sum_s w_s$: [S, N] -> [N].
+    r"""The number of one particle for each problem, drawn with probability $w_s / \sum_s w_s$: [S,
+    N] -> [N].
 
     The largest of $\log w_s + g_s$ with Gumbel noise $g_s = -\log(-\log u_s)$ is such a draw.
     """
@@ -87,13 +105,21 @@ def by_weight(log_w: Tensor, noise: Noise) -> Tensor:
 
 def reconstructions(model: Model, seen: Reconstructed) -> bytes:
     """Test images above what their particles decode to."""
-    return sheet(torch.stack([seen.images.to(seen.z.dtype), model.decode(seen.z)]), rows=["image", "decoded"])
+    return sheet(
+        torch.stack([seen.images.to(seen.z.dtype), model.decode(seen.z)]), rows=["image", "decoded"]
+    )
 
 
 def ways(model: Model, images: Tensor, path: Tensor) -> bytes:
-    """A row for each image: the image, then what its latent decodes to at each step from z_0 to z_K, [K + 1, n, D]."""
+    """A row for each image: the image, then what its latent decodes to at each step from z_0 to
+    z_K, [K + 1, n, D].
+    """
     last = len(path) - 1
-    shown = sorted({round(place * last / (LONGEST - 1)) for place in range(LONGEST)}) if last >= LONGEST else list(range(last + 1))
+    shown = (
+        sorted({round(place * last / (LONGEST - 1)) for place in range(LONGEST)})
+        if last >= LONGEST
+        else list(range(last + 1))
+    )
     steps = path[shown]  # [steps, n, D]
     decoded = model.decode(steps.flatten(0, 1)).unflatten(0, steps.shape[:2])
     cells = torch.cat([images.to(decoded.dtype)[None], decoded]).transpose(0, 1)
@@ -101,7 +127,9 @@ def ways(model: Model, images: Tensor, path: Tensor) -> bytes:
 
 
 def between(model: Model, z: Tensor) -> bytes:
-    """A row for each pair of latents: what the points on the straight line from one to the other decode to."""
+    """A row for each pair of latents: what the points on the straight line from one to the other
+    decode to.
+    """
     first, second = z[0 : len(z) // 2 * 2 : 2], z[1::2]
     weight = torch.linspace(0, 1, SIDE, dtype=z.dtype)[None, :, None]
     points = (1 - weight) * first[:, None] + weight * second[:, None]  # [pairs, columns, D]

@@ -1,4 +1,6 @@
-"""The one training loop: a generator over a stack of replicates, with everything it remembers in a `State`."""
+"""The one training loop: a generator over a stack of replicates, with everything it remembers in a
+`State`.
+"""
 
 from __future__ import annotations
 
@@ -32,7 +34,10 @@ class Layout:
     def views(self, flat: Tensor) -> Params:
         """The leaves [R, *event] of `flat` [R, P]."""
         parts = flat.split([shape.numel() for shape in self.shapes.values()], dim=-1)
-        return {name: part.unflatten(-1, shape) for (name, shape), part in zip(self.shapes.items(), parts, strict=True)}
+        return {
+            name: part.unflatten(-1, shape)
+            for (name, shape), part in zip(self.shapes.items(), parts, strict=True)
+        }
 
     def owned(self, flat: Tensor) -> tuple[Params, Params]:
         """The leaves of the task and those of the method, without the prefix."""
@@ -43,12 +48,14 @@ class Layout:
 
 @dataclass
 class State:
-    """All that training remembers of a stack of R replicates. `layout`, `data` and `start` follow from the seeds; the rest is saved.
+    """All that training remembers of a stack of R replicates. `layout`, `data` and `start` follow
+    from the seeds; the rest is saved.
 
-    Shapes: `flat`, `start` and `moments` [R, P]; `curve` [R, curves, points], NaN where not reached; `window` [R, curves], sums since
-    the last point; `diverged_at` [R], the step at which a replicate was frozen, or -1. From then on nothing of that replicate changes.
-    Where validation data are looked at: the bound at each look, `validation` [R, looks], NaN where not reached, and the parameters at
-    the best one, `best` [R, P], NaN before the first; empty elsewhere.
+    Shapes: `flat`, `start` and `moments` [R, P]; `curve` [R, curves, points], NaN where not
+    reached; `window` [R, curves], sums since the last point; `diverged_at` [R], the step at which a
+    replicate was frozen, or -1. From then on nothing of that replicate changes. Where validation
+    data are looked at: the bound at each look, `validation` [R, looks], NaN where not reached, and
+    the parameters at the best one, `best` [R, P], NaN before the first; empty elsewhere.
     """
 
     seeds: tuple[int, ...]
@@ -76,11 +83,22 @@ class State:
                 setattr(self, name, kept.to(device))
         self.moments = {name: moment.to(device) for name, moment in self.moments.items()}
         splits = {name: split for name, split in vars(self.data).items() if split is not None}
-        self.data = Data(**{name: {leaf: kept.to(device) for leaf, kept in split.items()} for name, split in splits.items()})
+        self.data = Data(
+            **{
+                name: {leaf: kept.to(device) for leaf, kept in split.items()}
+                for name, split in splits.items()
+            }
+        )
 
     def keep(self) -> Callable[[], None]:
         """Keep what steps change; returns what puts it back."""
-        step, changed = self.step, {name: getattr(self, name).clone() for name in ("flat", "curve", "window", "diverged_at")}
+        step, changed = (
+            self.step,
+            {
+                name: getattr(self, name).clone()
+                for name in ("flat", "curve", "window", "diverged_at")
+            },
+        )
         moments = {name: moment.clone() for name, moment in self.moments.items()}
         return lambda: vars(self).update(changed, step=step, moments=moments)
 
@@ -92,10 +110,12 @@ class State:
 
 @dataclass(frozen=True)
 class Progress:
-    """One finished step: how many steps are done, and the bound of each replicate [R] at the parameters before the update, nats.
+    """One finished step: how many steps are done, and the bound of each replicate [R] at the
+    parameters before the update, nats.
 
-    Whoever keeps or scores the state of a step that is not the last asks `holds()` first: where steps that were played back turn out
-    wrong, it is false, the state is an earlier one again, and the next steps are taken anew. `remark`: what there is to say of that.
+    Whoever keeps or scores the state of a step that is not the last asks `holds()` first: where
+    steps that were played back turn out wrong, it is false, the state is an earlier one again, and
+    the next steps are taken anew. `remark`: what there is to say of that.
     """
 
     step: int
@@ -110,15 +130,27 @@ def streams(seeds: Sequence[int], name: str) -> list[str]:
 
 
 def load_data(task: Task, seeds: Sequence[int], dtype: torch.dtype) -> Data:
-    """The data of each seed in a stack (or of the one seed, where the task does not stack), with real numbers as `dtype`."""
+    """The data of each seed in a stack (or of the one seed, where the task does not stack), with
+    real numbers as `dtype`.
+    """
     loaded = [task.load(Noise([stream])) for stream in streams(seeds, "data")]
 
     def together(split: str) -> dict[str, Tensor] | None:
         replicates = [getattr(data, split) for data in loaded]
         if replicates[0] is None:
             return None
-        cast = [{name: leaf.to(dtype) if leaf.is_floating_point() else leaf for name, leaf in split.items()} for split in replicates]
-        return {name: torch.stack([split[name] for split in cast]) for name in cast[0]} if task.stacks else cast[0]
+        cast = [
+            {
+                name: leaf.to(dtype) if leaf.is_floating_point() else leaf
+                for name, leaf in split.items()
+            }
+            for split in replicates
+        ]
+        return (
+            {name: torch.stack([split[name] for split in cast]) for name in cast[0]}
+            if task.stacks
+            else cast[0]
+        )
 
     train = together("train")
     if train is None:
@@ -136,8 +168,12 @@ def initial_leaves(method: Method, task: Task, base: str, seed: int) -> Params:
     phi = method.init(task.latent_dim, Noise([f"{seed}/init/method"]), task.n_context)
     for kind, plugin, leaves in (("Task", task, theta), ("Method", method, phi)):
         if scalars := [name for name, leaf in leaves.items() if not leaf.ndim]:
-            raise PluginError(f"{kind} '{plugin.name}' returned leaf '{scalars[0]}' of shape [] from init(); a scalar has shape [1].")
-    return {f"task.{name}": leaf for name, leaf in theta.items()} | {f"method.{name}": leaf for name, leaf in phi.items()}
+            raise PluginError(
+                f"{kind} '{plugin.name}' returned leaf '{scalars[0]}' of shape [] from init(); a scalar has shape [1]."
+            )
+    return {f"task.{name}": leaf for name, leaf in theta.items()} | {
+        f"method.{name}": leaf for name, leaf in phi.items()
+    }
 
 
 def curve_stride(steps: int) -> int:
@@ -150,7 +186,9 @@ def start(method: Method, task: Task, protocol: Protocol, seeds: Sequence[int]) 
     dtype = getattr(torch, protocol.dtype)
     replicates = [initial_leaves(method, task, protocol.base, seed) for seed in seeds]
     layout = Layout({name: leaf.shape for name, leaf in replicates[0].items()})
-    flat = torch.stack([torch.cat([leaf.flatten() for leaf in leaves.values()]).to(dtype) for leaves in replicates])
+    flat = torch.stack(
+        [torch.cat([leaf.flatten() for leaf in leaves.values()]).to(dtype) for leaves in replicates]
+    )
     points = math.ceil(protocol.steps / curve_stride(protocol.steps))
     return State(
         seeds=tuple(seeds),
@@ -163,12 +201,20 @@ def start(method: Method, task: Task, protocol: Protocol, seeds: Sequence[int]) 
         curve=torch.full((len(seeds), len(CURVES), points), math.nan, dtype=torch.float64),
         window=torch.zeros(len(seeds), len(CURVES), dtype=torch.float64),
         diverged_at=torch.full((len(seeds),), NEVER),
-        validation=torch.full((len(seeds), protocol.steps // protocol.validate_every if protocol.validate_every else 0), math.nan).double(),
+        validation=torch.full(
+            (
+                len(seeds),
+                protocol.steps // protocol.validate_every if protocol.validate_every else 0,
+            ),
+            math.nan,
+        ).double(),
         best=torch.full_like(flat, math.nan)[:, : flat.shape[1] if protocol.validate_every else 0],
     )
 
 
-def draw(method: Method, task: Task, problem: Problem, phi: Params, noise: Noise, n_particles: int) -> Particles:
+def draw(
+    method: Method, task: Task, problem: Problem, phi: Params, noise: Noise, n_particles: int
+) -> Particles:
     """The method's particles, with their shapes checked against the contract.
 
     Raises:
@@ -176,15 +222,28 @@ def draw(method: Method, task: Task, problem: Problem, phi: Params, noise: Noise
     """
     particles = method.particles(phi, problem, noise, n_particles)
     n_problems, dim = problem.base.mean.shape
-    for name, leaf, shape in (("z", particles.z, (n_particles, n_problems, dim)), ("log_w", particles.log_w, (n_particles, n_problems))):
+    for name, leaf, shape in (
+        ("z", particles.z, (n_particles, n_problems, dim)),
+        ("log_w", particles.log_w, (n_particles, n_problems)),
+    ):
         if tuple(leaf.shape) != shape:
             letters = "[S, N, D]" if name == "z" else "[S, N]"
             got = f"{name} of shape {list(leaf.shape)} on task '{task.name}'"
-            raise PluginError(f"Method '{method.name}' returned {got}; it must be {letters} = {list(shape)}.")
+            raise PluginError(
+                f"Method '{method.name}' returned {got}; it must be {letters} = {list(shape)}."
+            )
     return particles
 
 
-def replicate_bound(method: Method, task: Task, protocol: Protocol, layout: Layout, flat: Tensor, batch: Batch, noise: Noise) -> Tensor:
+def replicate_bound(
+    method: Method,
+    task: Task,
+    protocol: Protocol,
+    layout: Layout,
+    flat: Tensor,
+    batch: Batch,
+    noise: Noise,
+) -> Tensor:
     """The bound of each replicate at parameters `flat`, nats: [R]."""
     theta, phi = layout.owned(flat)
     problem = task.problem(theta, batch, protocol.base, training=True)
@@ -194,9 +253,17 @@ def replicate_bound(method: Method, task: Task, protocol: Protocol, layout: Layo
 
 
 def bound_and_gradient(
-    method: Method, task: Task, protocol: Protocol, layout: Layout, flat: Tensor, batch: Batch, noise: Noise
+    method: Method,
+    task: Task,
+    protocol: Protocol,
+    layout: Layout,
+    flat: Tensor,
+    batch: Batch,
+    noise: Noise,
 ) -> tuple[Tensor, Tensor]:
-    """The bound of each replicate [R], nats, and its gradient by that replicate's parameters [R, P]."""
+    """The bound of each replicate [R], nats, and its gradient by that replicate's parameters [R,
+    P].
+    """
     flat = flat.detach().requires_grad_()
     bound = replicate_bound(method, task, protocol, layout, flat, batch, noise)
     (gradient,) = torch.autograd.grad(bound.sum(), flat)
@@ -204,16 +271,20 @@ def bound_and_gradient(
 
 
 def train(method: Method, task: Task, protocol: Protocol, state: State) -> Iterator[Progress]:
-    """Climb the bound until `protocol.steps`, changing `state` in place and yielding after every step.
+    """Climb the bound until `protocol.steps`, changing `state` in place and yielding after every
+    step.
 
-    Logging, checkpoints, pruning and time limits belong to whoever iterates: stop iterating to stop training. A replicate whose bound or
-    gradient is not finite is frozen where it stood, and the others go on; training ends early only when all are frozen.
+    Logging, checkpoints, pruning and time limits belong to whoever iterates: stop iterating to stop
+    training. A replicate whose bound or gradient is not finite is frozen where it stood, and the
+    others go on; training ends early only when all are frozen.
     """
     update, _ = UPDATES[protocol.optimiser]
     noise = Noise(streams(state.seeds, "train"), TRAIN_BLOCK)
     order = Noise(streams(state.seeds, "batch"), shuffled=protocol.shuffle)
     stride = curve_stride(protocol.steps)
-    climb = Replayed(partial(bound_and_gradient, method, task, protocol, state.layout), task.stacks, state.keep)
+    climb = Replayed(
+        partial(bound_and_gradient, method, task, protocol, state.layout), task.stacks, state.keep
+    )
 
     def batch_of(number: int) -> Batch:
         return task.batch(state.data, number, protocol.batch_size, order.at(number))
@@ -230,26 +301,42 @@ def train(method: Method, task: Task, protocol: Protocol, state: State) -> Itera
         norm = gradient.norm(dim=1)
         healthy = (bound + norm).isfinite()
         if not healthy.all():
-            if bool((state.alive & ~healthy).any()) and not climb.holds(state.flat, partial(batch_of, state.step), noise, state.step):
+            if bool((state.alive & ~healthy).any()) and not climb.holds(
+                state.flat, partial(batch_of, state.step), noise, state.step
+            ):
                 continue
             state.diverged_at.masked_fill_(state.alive & ~healthy, state.step)
         if protocol.clip_norm is not None:
             gradient = gradient * (protocol.clip_norm / (norm + 1e-6)).clamp(max=1.0)[:, None]
-        rate = torch.full_like(norm, learning_rate(protocol, state.step), dtype=torch.float64).to(norm.dtype)[:, None]  # [R, 1]
+        rate = torch.full_like(norm, learning_rate(protocol, state.step), dtype=torch.float64).to(
+            norm.dtype
+        )[:, None]  # [R, 1]
         frozen = ~state.alive
         disturbed = bool(frozen.any())
-        kept = [(tensor, tensor[frozen]) for tensor in (state.flat, *state.moments.values())] if disturbed else []
+        kept = (
+            [(tensor, tensor[frozen]) for tensor in (state.flat, *state.moments.values())]
+            if disturbed
+            else []
+        )
         update(state.flat, gradient, state.moments, state.step, rate, protocol)
         for tensor, before in kept:
             tensor[frozen] = before
         state.step += 1
-        _record(state, torch.stack([bound, norm], dim=1), frozen if disturbed else None, stride, protocol.steps)
+        _record(
+            state,
+            torch.stack([bound, norm], dim=1),
+            frozen if disturbed else None,
+            stride,
+            protocol.steps,
+        )
         remark, climb.remark = climb.remark, None
         yield Progress(state.step, bound, holds, remark)
 
 
 def _record(state: State, values: Tensor, frozen: Tensor | None, stride: int, steps: int) -> None:
-    """Add a step's values [R, curves] to the window; at its end, make a point of the curve. A frozen replicate's stay empty."""
+    """Add a step's values [R, curves] to the window; at its end, make a point of the curve. A
+    frozen replicate's stay empty.
+    """
     state.window += values
     if frozen is not None:
         state.window[frozen] = 0.0
@@ -257,7 +344,9 @@ def _record(state: State, values: Tensor, frozen: Tensor | None, stride: int, st
         return
     point = (state.step - 1) // stride
     means = state.window / (state.step - point * stride)
-    state.curve[:, :, point] = means if frozen is None else torch.where(frozen[:, None], math.nan, means)
+    state.curve[:, :, point] = (
+        means if frozen is None else torch.where(frozen[:, None], math.nan, means)
+    )
     state.window.zero_()
 
 
@@ -268,4 +357,7 @@ def curves(state: State, replicate: int, steps: int) -> dict[str, list[tuple[int
     ends = [min((point + 1) * stride, steps) for point in range(state.curve.shape[-1])]
     n_points = sum(end <= reached for end in ends)
     values = state.curve[replicate, :, :n_points].tolist()
-    return {name: list(zip(ends[:n_points], row, strict=True)) for name, row in zip(CURVES, values, strict=True)}
+    return {
+        name: list(zip(ends[:n_points], row, strict=True))
+        for name, row in zip(CURVES, values, strict=True)
+    }

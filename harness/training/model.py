@@ -1,4 +1,6 @@
-"""A trained model as something to use: draw from it, and find the latents of images, whichever method it was trained with."""
+"""A trained model as something to use: draw from it, and find the latents of images, whichever
+method it was trained with.
+"""
 
 from __future__ import annotations
 
@@ -26,7 +28,9 @@ Arrays = dict[str, np.ndarray]
 
 @dataclass(frozen=True)
 class Model:
-    """A method and a task with the parameters that are scored: those of the task [1, *event], and those of the method."""
+    """A method and a task with the parameters that are scored: those of the task [1, *event], and
+    those of the method.
+    """
 
     spec: RunSpec
     method: Method
@@ -49,7 +53,9 @@ class Model:
             decoded = [self.task.decode(self.theta, part) for part in z.split(DECODED)]
         pictures = [part for part in decoded if part is not None]
         if not pictures:
-            raise UsageError(f"Task '{self.spec.task}' has no decoder: its latents stand for no pictures.")
+            raise UsageError(
+                f"Task '{self.spec.task}' has no decoder: its latents stand for no pictures."
+            )
         return torch.cat(pictures)
 
     def picture_size(self) -> tuple[int, int]:
@@ -61,41 +67,71 @@ class Model:
         height, width = self.decode(self.like.new_zeros(1, self.task.latent_dim)).shape[-2:]
         return height, width
 
-    def particles(self, batch: Batch, stream: str, first: int, n_particles: int, block: int = 0, trace: bool = False) -> Particles:
-        """The method's particles for a batch whose problems are the `first` one and those after it; each has noise of its own."""
+    def particles(
+        self,
+        batch: Batch,
+        stream: str,
+        first: int,
+        n_particles: int,
+        block: int = 0,
+        trace: bool = False,
+    ) -> Particles:
+        """The method's particles for a batch whose problems are the `first` one and those after it;
+        each has noise of its own.
+        """
         problem = self.task.problem(self.theta, batch, self.spec.base)
-        noise = Noise([f"{stream}/{place}" for place in range(first, first + len(problem.base.mean))]).at(block)
+        noise = Noise(
+            [f"{stream}/{place}" for place in range(first, first + len(problem.base.mean))]
+        ).at(block)
         with torch.no_grad():
             return self.method.particles(self.phi, problem, noise, n_particles, trace)
 
     def sample(self, n: int, stream: str) -> Arrays:
-        """Draws from the prior, `z` [n, D], and their mean pixels, `pixels` [n, height, width]. The first ones are the same for any n."""
+        """Draws from the prior, `z` [n, D], and their mean pixels, `pixels` [n, height, width]. The
+        first ones are the same for any n.
+        """
         z = Noise([stream]).normal(n, self.task.latent_dim, like=self.like)
         return {"z": z.numpy(), "pixels": self.decode(z).numpy()}
 
     def encode(self, images: np.ndarray, n_particles: int) -> Arrays:
         r"""What the method knows of the latents of grey images, uint8 [n, height, width].
 
-        Returns: `mean`, `scale` [n, D] of the base; `z` [S, n, D] and `log_w` [S, n] of the particles, nats; `elbo` [n], the mean of
+        Returns: `mean`, `scale` [n, D] of the base; `z` [S, n, D] and `log_w` [S, n] of the
+        particles, nats; `elbo` [n], the mean of
             their weights, nats. An image's particles do not depend on the images beside it.
         """
         batch = self.task.observe(torch.tensor(images))
         parts = [
-            self._encoded({name: leaf[first : first + IMAGES] for name, leaf in batch.items()}, first, n_particles)
+            self._encoded(
+                {name: leaf[first : first + IMAGES] for name, leaf in batch.items()},
+                first,
+                n_particles,
+            )
             for first in range(0, len(images), IMAGES)
         ]
         axis = {"z": 1, "log_w": 1}
-        return {name: np.concatenate([part[name] for part in parts], axis.get(name, 0)) for name in parts[0]}
+        return {
+            name: np.concatenate([part[name] for part in parts], axis.get(name, 0))
+            for name in parts[0]
+        }
 
     def _encoded(self, batch: Batch, first: int, n_particles: int) -> Arrays:
         with torch.no_grad():
             base = self.task.problem(self.theta, batch, self.spec.base).base
         sizes = [min(BLOCK, n_particles - done) for done in range(0, n_particles, BLOCK)]
         stream = f"{self.spec.seed}/encode"
-        drawn = [self.particles(batch, stream, first, size, block) for block, size in enumerate(sizes)]
+        drawn = [
+            self.particles(batch, stream, first, size, block) for block, size in enumerate(sizes)
+        ]
         log_w = torch.cat([part.log_w for part in drawn])
         z = torch.cat([part.z for part in drawn])
-        found = {"mean": base.mean, "scale": base.log_scale.exp(), "z": z, "log_w": log_w, "elbo": log_w.mean(0)}
+        found = {
+            "mean": base.mean,
+            "scale": base.log_scale.exp(),
+            "z": z,
+            "log_w": log_w,
+            "elbo": log_w.mean(0),
+        }
         return {name: leaf.numpy() for name, leaf in found.items()}
 
 
@@ -105,18 +141,24 @@ def trained(method: Method, task: Task, spec: RunSpec, state: State) -> Model:
 
 
 def stored(spec: RunSpec, method: Method, task: Task, path: Path, sha256: str) -> Model:
-    """The model in a run's checkpoint: its best parameters on validation data where it kept any, else its last.
+    """The model in a run's checkpoint: its best parameters on validation data where it kept any,
+    else its last.
 
     Raises:
         CheckpointError: the file is missing or damaged.
-        DataError: it kept the best ones, and the data that its first parameters followed from are missing.
+        DataError: it kept the best ones, and the data that its first parameters followed from are
+            missing.
     """
     tensors, _ = checkpoint.read(path, sha256, spec.key)
     leaves = checkpoint.parameters(tensors)
     layout, best = checkpoint.layout_of(leaves), tensors.get("best")
     flat = torch.cat([leaf.flatten(1) for leaf in leaves.values()], 1)
     if best is not None and not bool(best.isnan().any()):
-        # A file has its tensors in an order of its own; the flat best ones are in that of the start.
+        # A file has its tensors in an order of its own; the flat best ones are in that of the
+        # start.
         start = training.initial_leaves(method, task, spec.base, spec.seed)
-        layout, flat = checkpoint.layout_of({name: leaf[None] for name, leaf in start.items()}), best[None]
+        layout, flat = (
+            checkpoint.layout_of({name: leaf[None] for name, leaf in start.items()}),
+            best[None],
+        )
     return Model(spec, method, task, *layout.owned(flat))

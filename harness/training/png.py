@@ -22,15 +22,20 @@ WIDEST = 100
 """Characters of a title that the width has room for."""
 LOGARITHMIC = frozenset({"grad_norm"})
 WARM_UP = 0.25
-"""Share of the steps that the range of the bound leaves out: a bound begins at -1e9 and ends at -1e5."""
+"""Share of the steps that the range of the bound leaves out: a bound begins at -1e9 and ends at
+-1e5.
+"""
 CELL, GAP, TEXT, MARGIN = 56, 4, 12, 10
-"""Pixels: about the side of a cell of a grid, the line between two, the height of letters, the border around all."""
+"""Pixels: about the side of a cell of a grid, the line between two, the height of letters, the
+border around all.
+"""
 INK_LEVEL = 0x33
 INK, COLOURS = "#333333", ("#1f5fa8", "#b8561b", "#3d7a3d", "#7a4a8c")
 
 
 def grid(cells: np.ndarray, columns: Sequence[str] = (), rows: Sequence[str] = ()) -> bytes:
-    """A PNG of small grey pictures in rows and columns, each pixel drawn as a square of whole pixels.
+    """A PNG of small grey pictures in rows and columns, each pixel drawn as a square of whole
+    pixels.
 
     Args:
         cells: [rows, columns, height, width], 0 (black) to 1 (white); what is not finite is black.
@@ -39,13 +44,18 @@ def grid(cells: np.ndarray, columns: Sequence[str] = (), rows: Sequence[str] = (
     from PIL import Image, ImageDraw, ImageFont
 
     font = ImageFont.load_default(size=TEXT)
-    levels = (np.nan_to_num(cells, posinf=0.0, neginf=0.0).clip(0, 1) * 255).round().astype(np.uint8)
+    levels = (
+        (np.nan_to_num(cells, posinf=0.0, neginf=0.0).clip(0, 1) * 255).round().astype(np.uint8)
+    )
     factor = max(1, round(CELL / max(cells.shape[2:])))
     big = levels.repeat(factor, 2).repeat(factor, 3)
     n_rows, n_columns, height, width = big.shape
     left = MARGIN + (max(math.ceil(font.getlength(text)) for text in rows) + MARGIN if rows else 0)
     top = MARGIN + (TEXT + 6 if columns else 0)
-    size = (left + n_columns * (width + GAP) - GAP + MARGIN, top + n_rows * (height + GAP) - GAP + MARGIN)
+    size = (
+        left + n_columns * (width + GAP) - GAP + MARGIN,
+        top + n_rows * (height + GAP) - GAP + MARGIN,
+    )
     sheet = Image.new("L", size, 255)
     draw = ImageDraw.Draw(sheet)
     for column in range(n_columns):
@@ -53,9 +63,21 @@ def grid(cells: np.ndarray, columns: Sequence[str] = (), rows: Sequence[str] = (
         for row in range(n_rows):
             sheet.paste(Image.fromarray(big[row, column]), (across, top + row * (height + GAP)))
         if columns:
-            draw.text((across + width / 2, top - 6), columns[column], fill=INK_LEVEL, font=font, anchor="ms")
+            draw.text(
+                (across + width / 2, top - 6),
+                columns[column],
+                fill=INK_LEVEL,
+                font=font,
+                anchor="ms",
+            )
     for row, text in enumerate(rows):
-        draw.text((left - MARGIN, top + row * (height + GAP) + height / 2), text, fill=INK_LEVEL, font=font, anchor="rm")
+        draw.text(
+            (left - MARGIN, top + row * (height + GAP) + height / 2),
+            text,
+            fill=INK_LEVEL,
+            font=font,
+            anchor="rm",
+        )
     file = io.BytesIO()
     sheet.save(file, format="PNG")
     return file.getvalue()
@@ -64,8 +86,9 @@ def grid(cells: np.ndarray, columns: Sequence[str] = (), rows: Sequence[str] = (
 def learning_curves(curves: dict[str, Curve], title: str) -> bytes:
     """A PNG with one panel a curve, the bound on top, over a common axis of steps.
 
-    The range of a panel comes from the points after the first quarter of the steps; where that leaves out a start far away,
-    its value is written into the corner. What is not finite leaves a gap. The gradient norm has a logarithmic axis.
+    The range of a panel comes from the points after the first quarter of the steps; where that
+    leaves out a start far away, its value is written into the corner. What is not finite leaves a
+    gap. The gradient norm has a logarithmic axis.
 
     Args:
         curves: pairs of step and value by name; `bound` is in nats.
@@ -75,15 +98,29 @@ def learning_curves(curves: dict[str, Curve], title: str) -> bytes:
     from matplotlib.figure import Figure
     from matplotlib.ticker import MaxNLocator
 
-    names = sorted((name for name, curve in curves.items() if curve), key=lambda name: (name != "bound", name))
+    names = sorted(
+        (name for name, curve in curves.items() if curve), key=lambda name: (name != "bound", name)
+    )
     with matplotlib.rc_context(), warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Glyph")  # of a letter that the font lacks there is a box
         matplotlib.rcdefaults()  # not what the user's matplotlibrc says
-        matplotlib.rcParams.update({"font.size": 9, "text.color": INK, "axes.labelcolor": INK, "xtick.color": INK, "ytick.color": INK})
+        matplotlib.rcParams.update(
+            {
+                "font.size": 9,
+                "text.color": INK,
+                "axes.labelcolor": INK,
+                "xtick.color": INK,
+                "ytick.color": INK,
+            }
+        )
         height = 0.9 + 2.4 * max(1, len(names))  # inches
         figure = Figure(figsize=(7.2, height), dpi=110)
-        figure.suptitle(shortened(harmless(title), WIDEST), y=1 - 0.1 / height, fontsize=10.5, parse_math=False)
-        figure.subplots_adjust(left=0.14, right=0.975, top=1 - 0.4 / height, bottom=0.5 / height, hspace=0.1)
+        figure.suptitle(
+            shortened(harmless(title), WIDEST), y=1 - 0.1 / height, fontsize=10.5, parse_math=False
+        )
+        figure.subplots_adjust(
+            left=0.14, right=0.975, top=1 - 0.4 / height, bottom=0.5 / height, hspace=0.1
+        )
         panels = figure.subplots(max(1, len(names)), 1, sharex=True, squeeze=False)[:, 0]
         for number, (name, panel) in enumerate(zip(names, panels, strict=False)):
             _draw(panel, name, curves[name], COLOURS[number % len(COLOURS)])
@@ -110,7 +147,9 @@ def _draw(panel: Axes, name: str, curve: Curve, colour: str) -> None:
         panel.set_yscale("log", nonpositive="mask")
         panel.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
         panel.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-        panel.yaxis.set_minor_locator(NullLocator())  # its ticks, and powers as mathematics, take a third of a picture's time
+        panel.yaxis.set_minor_locator(
+            NullLocator()
+        )  # its ticks, and powers as mathematics, take a third of a picture's time
     else:
         _zoom(panel, curve)
 
@@ -128,4 +167,6 @@ def _zoom(panel: Axes, curve: Curve) -> None:
     if not low - 4 * (high - low) <= first <= high + 4 * (high - low) and high > low:
         panel.set_ylim(low - margin, high + margin)
         note = f"starts at {first:.3g} (step {first_step})"
-        panel.annotate(note, (0.99, 0.06), xycoords="axes fraction", ha="right", fontsize=8, color="#666666")
+        panel.annotate(
+            note, (0.99, 0.06), xycoords="axes fraction", ha="right", fontsize=8, color="#666666"
+        )

@@ -1,11 +1,14 @@
-"""A step's operations, recorded once and played back: on small problems torch takes longer to be told what to do than to do it.
+"""A step's operations, recorded once and played back: on small problems torch takes longer to be
+told what to do than to do it.
 
-A recording is the list of operations that a step ran, forward and back, in their order, without the code that asked for them. It is
-run by torch's own interpreter, and gives the same bits. Fusing or compiling would be faster still, and would not.
+A recording is the list of operations that a step ran, forward and back, in their order, without the
+code that asked for them. It is run by torch's own interpreter, and gives the same bits. Fusing or
+compiling would be faster still, and would not.
 
-What a step computed outside torch is a constant of its recording. So a recording is compared with the step itself: at once, with other
-parameters and other noise than its own, then after 1, 2, 4, ... steps. Where the two differ, the state goes back to the comparison
-before, and from there on steps are taken one by one.
+What a step computed outside torch is a constant of its recording. So a recording is compared with
+the step itself: at once, with other parameters and other noise than its own, then after 1, 2, 4,
+... steps. Where the two differ, the state goes back to the comparison before, and from there on
+steps are taken one by one.
 """
 
 from __future__ import annotations
@@ -73,12 +76,17 @@ class Recording:
         return {name: leaf.shape for name, leaf in batch.items()} == self.shapes
 
     def __call__(self, flat: Tensor, batch: Batch, noise: Noise) -> tuple[Tensor, Tensor]:
-        drawn = [getattr(noise, kind)(*shape, like=flat.new_empty((), dtype=dtype)) for kind, shape, dtype in self.calls]
+        drawn = [
+            getattr(noise, kind)(*shape, like=flat.new_empty((), dtype=dtype))
+            for kind, shape, dtype in self.calls
+        ]
         with torch.no_grad():
             return self.program(flat, *batch.values(), *drawn)
 
     def as_written(self) -> Recording:
-        """The same, run as it stands: what torch makes of a program may split an operation in two, with other last bits."""
+        """The same, run as it stands: what torch makes of a program may split an operation in two,
+        with other last bits.
+        """
 
         def run(*inputs: Tensor) -> tuple[Tensor, Tensor]:
             with torch.jit.optimized_execution(False):  # pyright: ignore[reportPrivateImportUsage]
@@ -97,7 +105,9 @@ class _Sealed(TorchFunctionMode):
 
 
 def record(step: Step, flat: Tensor, batch: Batch, noise: Noise) -> Recording | None:
-    """The recording of a step; None where it looks at values, or at more of the noise than its numbers."""
+    """The recording of a step; None where it looks at values, or at more of the noise than its
+    numbers.
+    """
     from torch.fx.experimental.proxy_tensor import make_fx
 
     heard, names = _Listening(noise), list(batch)
@@ -112,7 +122,9 @@ def record(step: Step, flat: Tensor, batch: Batch, noise: Noise) -> Recording | 
     try:
         graph = make_fx(written)(*inputs)
         with warnings.catch_warnings(), torch.no_grad():
-            warnings.simplefilter("ignore", DeprecationWarning)  # torch has no other interpreter that keeps every bit
+            warnings.simplefilter(
+                "ignore", DeprecationWarning
+            )  # torch has no other interpreter that keeps every bit
             program: Any = torch.jit.trace(graph, inputs, check_trace=False)
     except Exception:  # noqa: BLE001  whatever hinders a recording hinders no step
         return None
@@ -121,14 +133,16 @@ def record(step: Step, flat: Tensor, batch: Batch, noise: Noise) -> Recording | 
 
 def same(one: tuple[Tensor, Tensor], other: tuple[Tensor, Tensor]) -> bool:
     """Whether all numbers are equal; NaN equals NaN."""
-    return all(bool(((a == b) | (a.isnan() & b.isnan())).all()) for a, b in zip(one, other, strict=True))
+    return all(
+        bool(((a == b) | (a.isnan() & b.isnan())).all()) for a, b in zip(one, other, strict=True)
+    )
 
 
 class Replayed:
     """Takes steps one by one, and from `PATIENCE` on, where it can, from a recording.
 
-    Where the numbers take the time, and not the operations, it is not `worth` it. `BENCH_REPLAY=off` never records, and
-    `BENCH_REPLAY=always` does before the first step.
+    Where the numbers take the time, and not the operations, it is not `worth` it.
+    `BENCH_REPLAY=off` never records, and `BENCH_REPLAY=always` does before the first step.
 
     Args:
         step: the step itself.
@@ -138,17 +152,22 @@ class Replayed:
 
     def __init__(self, step: Step, worth: bool, keep: Callable[[], Callable[[], None]]) -> None:
         self._step, self._keep = step, keep
-        self.remark: str | None = None  # why steps are not played back, where they give other numbers
+        self.remark: str | None = (
+            None  # why steps are not played back, where they give other numbers
+        )
         self._recording: Recording | None = None
         self._go_back: Callable[[], None] = lambda: None
         self._count, self._compare_at, self._distance = 0, 0, 1
         wish = os.environ.get("BENCH_REPLAY")
         self._record_at = {"off": -1, "always": 0}.get(wish or "", PATIENCE if worth else -1)
 
-    def __call__(self, flat: Tensor, batch: Batch, noise: Noise, number: int, last: bool) -> tuple[Tensor, Tensor] | None:
+    def __call__(
+        self, flat: Tensor, batch: Batch, noise: Noise, number: int, last: bool
+    ) -> tuple[Tensor, Tensor] | None:
         """The step of that number: the bound [R] and its gradient [R, P]; the last one is compared.
 
-        None where steps that were played back gave other numbers: the state is that of the last comparison again.
+        None where steps that were played back gave other numbers: the state is that of the last
+        comparison again.
         """
         if self._count == 0:
             self._first = flat.clone()
@@ -165,29 +184,50 @@ class Replayed:
         return self._compared(recording, flat, batch, noise, number)
 
     def holds(self, flat: Tensor, batch: Callable[[], Batch], noise: Noise, number: int) -> bool:
-        """Whether the steps since the last comparison stand; where they do not, the state is that of the last comparison again."""
-        return self._recording is None or self._compared(self._recording, flat, batch(), noise, number) is not None
+        """Whether the steps since the last comparison stand; where they do not, the state is that
+        of the last comparison again.
+        """
+        return (
+            self._recording is None
+            or self._compared(self._recording, flat, batch(), noise, number) is not None
+        )
 
     def _record(self, flat: Tensor, batch: Batch, noise: Noise, number: int) -> None:
-        """Record the step, if its recording gives the same bits with these and other parameters and noise."""
+        """Record the step, if its recording gives the same bits with these and other parameters and
+        noise.
+        """
         recording = record(self._step, flat, batch, noise.at(number))
         if recording is None:
             return
         nearby = flat + NEARBY * Noise(["replay"]).normal(*flat.shape, like=flat)
-        places = [flat, flat, self._first, nearby]  # torch optimises what it runs for the second time
+        places = [
+            flat,
+            flat,
+            self._first,
+            nearby,
+        ]  # torch optimises what it runs for the second time
         for candidate in (recording, recording.as_written()):
-            if all(self._agrees(candidate, place, batch, noise, number + ahead) for ahead, place in enumerate(places)):
+            if all(
+                self._agrees(candidate, place, batch, noise, number + ahead)
+                for ahead, place in enumerate(places)
+            ):
                 self._recording, self._go_back = candidate, self._keep()
                 return
         self.remark = f"steps are taken one by one: a recording of step {number:,} gave other numbers with other parameters or noise"
 
-    def _agrees(self, recording: Recording, flat: Tensor, batch: Batch, noise: Noise, number: int) -> bool:
+    def _agrees(
+        self, recording: Recording, flat: Tensor, batch: Batch, noise: Noise, number: int
+    ) -> bool:
         try:
-            return same(recording(flat, batch, noise.at(number)), self._step(flat, batch, noise.at(number)))
+            return same(
+                recording(flat, batch, noise.at(number)), self._step(flat, batch, noise.at(number))
+            )
         except Exception:  # noqa: BLE001  a plugin may refuse parameters that training would not reach
             return False
 
-    def _compared(self, recording: Recording, flat: Tensor, batch: Batch, noise: Noise, number: int) -> tuple[Tensor, Tensor] | None:
+    def _compared(
+        self, recording: Recording, flat: Tensor, batch: Batch, noise: Noise, number: int
+    ) -> tuple[Tensor, Tensor] | None:
         taken = self._step(flat, batch, noise.at(number))
         if same(recording(flat, batch, noise.at(number)), taken):
             self._go_back = self._keep()

@@ -21,13 +21,15 @@ class Overdue(BaseException):
 def broken_off(deadline: float) -> Iterator[None]:
     """Break off what goes on `GRACE_S` after `deadline`, a finite moment of `time.monotonic`.
 
-    Python code is broken off wherever it is, a single call of a library when it returns. Elsewhere than in the main thread, and on
-    systems without SIGALRM, nothing is.
+    Python code is broken off wherever it is, a single call of a library when it returns. Elsewhere
+    than in the main thread, and on systems without SIGALRM, nothing is.
 
     Raises:
         Overdue: it was broken off; what it was at work on may be half done.
     """
-    if threading.current_thread() is not threading.main_thread() or not hasattr(signal, "setitimer"):
+    if threading.current_thread() is not threading.main_thread() or not hasattr(
+        signal, "setitimer"
+    ):
         yield
         return
 

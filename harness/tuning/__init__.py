@@ -1,1 +1,3 @@
-"""Tuning: a search space, trials that are ordinary runs, and what became of the winner on seeds that the tuner never saw."""
+"""Tuning: a search space, trials that are ordinary runs, and what became of the winner on seeds
+that the tuner never saw.
+"""

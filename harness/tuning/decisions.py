@@ -1,4 +1,6 @@
-"""What decides on trials: samplers made anew from a seed and a trial's number, and pruners, on copies of a study in memory."""
+"""What decides on trials: samplers made anew from a seed and a trial's number, and pruners, on
+copies of a study in memory.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +11,12 @@ from collections.abc import Sequence
 from typing import Any
 
 import optuna
-from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
+from optuna.distributions import (
+    BaseDistribution,
+    CategoricalDistribution,
+    FloatDistribution,
+    IntDistribution,
+)
 from optuna.pruners import BasePruner, HyperbandPruner, MedianPruner, NopPruner, WilcoxonPruner
 from optuna.samplers import BaseSampler, GPSampler, GridSampler, RandomSampler, TPESampler
 from optuna.study import StudyDirection
@@ -45,9 +52,17 @@ def quietly(act: Any, *arguments: Any, **named: Any) -> Any:
         return act(*arguments, **named)
 
 
-def in_memory(name: str, trials: Sequence[FrozenTrial], sampler: BaseSampler, pruner: BasePruner) -> optuna.Study:
+def in_memory(
+    name: str, trials: Sequence[FrozenTrial], sampler: BaseSampler, pruner: BasePruner
+) -> optuna.Study:
     """A study with these trials that is written nowhere."""
-    made = quietly(optuna.create_study, study_name=name, direction=StudyDirection.MAXIMIZE, sampler=sampler, pruner=pruner)
+    made = quietly(
+        optuna.create_study,
+        study_name=name,
+        direction=StudyDirection.MAXIMIZE,
+        sampler=sampler,
+        pruner=pruner,
+    )
     for trial in trials:
         made.add_trial(trial)
     return made
@@ -64,14 +79,21 @@ def distribution(dimension: Dimension) -> BaseDistribution:
 
 def sampler_for(search: Search, number: int) -> BaseSampler:
     """The sampler for one trial, seeded by the study and the trial's number."""
-    seed = int.from_bytes(hashlib.sha256(f"{search.tune.sampler_seed}/{number}".encode()).digest()[:4], "big")
+    seed = int.from_bytes(
+        hashlib.sha256(f"{search.tune.sampler_seed}/{number}".encode()).digest()[:4], "big"
+    )
     if search.tune.sampler == "grid":
         return GridSampler(grid(search), seed=search.tune.sampler_seed)
-    return quietly({"tpe": TPESampler, "gp": GPSampler, "random": RandomSampler}[search.tune.sampler], seed=seed)
+    return quietly(
+        {"tpe": TPESampler, "gp": GPSampler, "random": RandomSampler}[search.tune.sampler],
+        seed=seed,
+    )
 
 
 def grid(search: Search) -> dict[str, list[Any]]:
-    """The values of each dimension: choices as they are, ranges with as many points as the number of trials allows, two at least."""
+    """The values of each dimension: choices as they are, ranges with as many points as the number
+    of trials allows, two at least.
+    """
     ranges = [dimension for dimension in search.space if not dimension.choices]
     taken = math.prod(len(dimension.choices) for dimension in search.space if dimension.choices)
     points = int((search.tune.trials / taken) ** (1 / max(len(ranges), 1)) + 1e-9)
@@ -84,5 +106,9 @@ def pruner_of(search: Search) -> BasePruner:
     if search.tune.pruner == "median":
         return MedianPruner(n_startup_trials=5)
     if search.tune.pruner == "hyperband":
-        return HyperbandPruner(min_resource=steps[0] if steps else 1, max_resource=search.steps, reduction_factor=REDUCTION)
+        return HyperbandPruner(
+            min_resource=steps[0] if steps else 1,
+            max_resource=search.steps,
+            reduction_factor=REDUCTION,
+        )
     return quietly(WilcoxonPruner) if search.tune.pruner == "wilcoxon" else NopPruner()

@@ -1,8 +1,9 @@
 """The trials of a search in Optuna's database, and every decision of its samplers and pruners.
 
-The database is a log. A decision is computed on a copy in memory that holds what was known then, by a sampler made anew from a
-seed and the trial's number: so it does not matter how often the process died before it. A trial appears in the log with all its
-parameters at once, and what it is told is the same each time.
+The database is a log. A decision is computed on a copy in memory that holds what was known then, by
+a sampler made anew from a seed and the trial's number: so it does not matter how often the process
+died before it. A trial appears in the log with all its parameters at once, and what it is told is
+the same each time.
 """
 
 from __future__ import annotations
@@ -43,11 +44,17 @@ def open_log(url: str, search: Search) -> Iterator[Log]:
     """
     with exclusive(url, search.name) as ours:
         if not ours:
-            raise UsageError(f"Another process tunes '{search.name}' already. Wait for it, or stop it: its trials are kept.")
+            raise UsageError(
+                f"Another process tunes '{search.name}' already. Wait for it, or stop it: its trials are kept."
+            )
         with exclusive(url, "creation", wait=True), built_aside(url, _create), _storage(url):
             pass  # whoever comes first makes the tables
         with _storage(url) as storage:
-            named = {"storage": storage, "study_name": search.name, "direction": search.tune.direction}
+            named = {
+                "storage": storage,
+                "study_name": search.name,
+                "direction": search.tune.direction,
+            }
             yield Log(quietly(optuna.create_study, load_if_exists=True, **named), search)
 
 
@@ -59,12 +66,15 @@ def read_log(url: str, record: Record) -> Iterator[Kept | None]:
         return
     with _storage(url) as storage:
         known = record.name in quietly(optuna.get_all_study_names, storage)
-        study = quietly(optuna.load_study, storage=storage, study_name=record.name) if known else None
+        study = (
+            quietly(optuna.load_study, storage=storage, study_name=record.name) if known else None
+        )
         yield Kept(study, record.space) if study and DEFINITION in study.user_attrs else None
 
 
 def stored(url: str, study: str) -> list[Record]:
-    """The searches of a study as they were last asked for, with a file or without; empty where it was never begun.
+    """The searches of a study as they were last asked for, with a file or without; empty where it
+    was never begun.
 
     Raises:
         UsageError: bench cannot have written what is stored of one.
@@ -72,8 +82,16 @@ def stored(url: str, study: str) -> list[Record]:
     if not _exists(url):
         return []
     with _storage(url) as storage:
-        found = [summary for summary in quietly(optuna.get_all_study_summaries, storage) if summary.study_name.startswith(f"{study}/")]
-    begun = {summary.study_name: summary.user_attrs for summary in found if DEFINITION in summary.user_attrs}
+        found = [
+            summary
+            for summary in quietly(optuna.get_all_study_summaries, storage)
+            if summary.study_name.startswith(f"{study}/")
+        ]
+    begun = {
+        summary.study_name: summary.user_attrs
+        for summary in found
+        if DEFINITION in summary.user_attrs
+    }
     if former := [name for name, attributes in begun.items() if RECORD not in attributes]:
         raise UsageError(
             f"'{former[0]}' was made by an earlier release. Repeat its command: nothing is trained anew, and it can be read then."
@@ -86,7 +104,11 @@ def names(url: str) -> list[str]:
     if not _exists(url):
         return []
     with _storage(url) as storage:
-        begun = [summary for summary in quietly(optuna.get_all_study_summaries, storage) if DEFINITION in summary.user_attrs]
+        begun = [
+            summary
+            for summary in quietly(optuna.get_all_study_summaries, storage)
+            if DEFINITION in summary.user_attrs
+        ]
     return sorted({summary.study_name.partition("/")[0] for summary in begun})
 
 
@@ -109,7 +131,9 @@ def _storage(url: str) -> Iterator[RDBStorage]:
         storage = quietly(RDBStorage, url.replace("postgresql://", "postgresql+psycopg://", 1))
     except Exception as err:
         reason = without_password(str(err).strip().splitlines()[0], url)
-        raise StoreError(f"Cannot use the database of studies, {redact(url)}: {one_line(reason, 400)}") from err
+        raise StoreError(
+            f"Cannot use the database of studies, {redact(url)}: {one_line(reason, 400)}"
+        ) from err
     try:
         yield storage
     finally:
@@ -125,19 +149,25 @@ class Log(Kept):
         self._search = search
 
     def check(self, database: str | None = None) -> None:
-        """Keep the definition with the first trial, and refuse another one, another result database or another program's study.
+        """Keep the definition with the first trial, and refuse another one, another result database
+        or another program's study.
 
         Args:
             database: the result database's id.
 
         Raises:
-            UsageError: the study was begun with other fields, from another database or by another program.
+            UsageError: the study was begun with other fields, from another database or by another
+                program.
         """
         attributes, trials = self.study.user_attrs, self._all()
         before, home = attributes.get(DEFINITION), attributes.get(DATABASE)
         advice = "Name another database of studies with BENCH_STUDY_URL"
-        if before is None and (attributes or trials or self.study.directions != [StudyDirection.MAXIMIZE]):
-            raise UsageError(f"The study '{self._search.name}' was begun by another program, and stays as it is. {advice}.")
+        if before is None and (
+            attributes or trials or self.study.directions != [StudyDirection.MAXIMIZE]
+        ):
+            raise UsageError(
+                f"The study '{self._search.name}' was begun by another program, and stays as it is. {advice}."
+            )
         if database is not None and home not in (None, database):
             raise UsageError(
                 f"The study '{self._search.name}' was begun with another result database, {home[:8]}; this one is {database[:8]}. "
@@ -148,9 +178,13 @@ class Log(Kept):
             self.study.set_user_attr(DEFINITION, now)
             before = now
         if canonical_json(before) != canonical_json(now):
-            names = sorted(before.keys() | now.keys(), key=lambda name: (name.startswith("set."), name))
+            names = sorted(
+                before.keys() | now.keys(), key=lambda name: (name.startswith("set."), name)
+            )
             changed = [name for name in names if _shown(before, name) != _shown(now, name)]
-            shown = "; ".join(f"{name} was {_shown(before, name)} and is {_shown(now, name)}" for name in changed)
+            shown = "; ".join(
+                f"{name} was {_shown(before, name)} and is {_shown(now, name)}" for name in changed
+            )
             raise UsageError(
                 f"'{self._search.name}' was changed since its first trial: {shown}. Trials of different studies cannot be compared: "
                 "put it back, or give the changed study another name."
@@ -166,13 +200,19 @@ class Log(Kept):
         former = {
             str(trial.number): self._search.spec(trial.params)
             for trial in self._all()
-            if SPEC not in trial.user_attrs and not self._fault(trial) and not is_enqueued(trial, self._distributions)
+            if SPEC not in trial.user_attrs
+            and not self._fault(trial)
+            and not is_enqueued(trial, self._distributions)
         }
-        if self.study.user_attrs.get(SPECS, {}) != former:  # trials of earlier releases, which can no longer be written to
+        if (
+            self.study.user_attrs.get(SPECS, {}) != former
+        ):  # trials of earlier releases, which can no longer be written to
             self.study.set_user_attr(SPECS, former)
 
     def round_size(self, wanted: int) -> int:
-        """Trials that are asked together: as many as workers when the study began, whoever goes on with it."""
+        """Trials that are asked together: as many as workers when the study began, whoever goes on
+        with it.
+        """
         if ROUND not in self.study.user_attrs:
             self.study.set_user_attr(ROUND, wanted)
         return self.study.user_attrs[ROUND]
@@ -184,14 +224,26 @@ class Log(Kept):
             UsageError: another program's trials are in the way.
         """
         asked = self._decide(self.seen(), {})
-        named = {"params": asked.params, "distributions": asked.distributions, "system_attrs": asked.system_attrs}
+        named = {
+            "params": asked.params,
+            "distributions": asked.distributions,
+            "system_attrs": asked.system_attrs,
+        }
         try:
-            self.study.add_trial(create_trial(state=TrialState.RUNNING, **named, user_attrs=self._marks(asked.params)))
+            self.study.add_trial(
+                create_trial(
+                    state=TrialState.RUNNING, **named, user_attrs=self._marks(asked.params)
+                )
+            )
         except ValueError as err:
-            raise UsageError(f"Optuna's study '{self._search.name}' has trials of other kinds of settings, not bench's: {err}.") from err
+            raise UsageError(
+                f"Optuna's study '{self._search.name}' has trials of other kinds of settings, not bench's: {err}."
+            ) from err
 
     def take_up(self, number: int) -> None:
-        """Give a trial of another program what it leaves open; one that bench asked for stays as it is."""
+        """Give a trial of another program what it leaves open; one that bench asked for stays as it
+        is.
+        """
         storage, trial = self.study._storage, self._all()[number]
         params = trial.params
         if is_enqueued(trial, self._distributions):
@@ -199,7 +251,9 @@ class Log(Kept):
             if trial.state == TrialState.WAITING:
                 storage.set_trial_state_values(trial._trial_id, TrialState.RUNNING)
             for name, distribution in self._distributions.items():
-                storage.set_trial_param(trial._trial_id, name, distribution.to_internal_repr(params[name]), distribution)
+                storage.set_trial_param(
+                    trial._trial_id, name, distribution.to_internal_repr(params[name]), distribution
+                )
         for name, value in self._marks(params).items():
             if name not in trial.user_attrs:
                 storage.set_trial_user_attr(trial._trial_id, name, value)
@@ -209,21 +263,34 @@ class Log(Kept):
 
     def _decide(self, known: Sequence[FrozenTrial], settled: dict[str, Any]) -> FrozenTrial:
         """What the sampler makes of the trial after `known`."""
-        memory = in_memory(self.study.study_name, known, sampler_for(self._search, len(known)), NopPruner())
+        memory = in_memory(
+            self.study.study_name, known, sampler_for(self._search, len(known)), NopPruner()
+        )
         if settled:
             memory.enqueue_trial(settled)
         quietly(memory.ask, self._distributions)
         return memory.get_trials(deepcopy=False)[-1]
 
     def prunes(self, number: int, first_of_round: int, reports: Mapping[int, float]) -> bool:
-        """Whether the pruner would end a trial after its last report, seeing the trials that ended before its round began."""
+        """Whether the pruner would end a trial after its last report, seeing the trials that ended
+        before its round began.
+        """
         return self._judged(number, first_of_round, reports)[0]
 
-    def _judged(self, number: int, first_of_round: int, reports: Mapping[int, float]) -> tuple[bool, dict[str, Any]]:
-        """The pruner's verdict, and what it notes down with the trial, which those after it are compared with."""
+    def _judged(
+        self, number: int, first_of_round: int, reports: Mapping[int, float]
+    ) -> tuple[bool, dict[str, Any]]:
+        """The pruner's verdict, and what it notes down with the trial, which those after it are
+        compared with.
+        """
         known = self.seen()
         blanks = [create_trial(state=TrialState.RUNNING) for _ in range(first_of_round, number)]
-        memory = in_memory(self.study.study_name, [*known[:first_of_round], *blanks], RandomSampler(0), pruner_of(self._search))
+        memory = in_memory(
+            self.study.study_name,
+            [*known[:first_of_round], *blanks],
+            RandomSampler(0),
+            pruner_of(self._search),
+        )
         trial = quietly(memory.ask)
         verdict = False
         for step, value in sorted(reports.items()):
@@ -231,18 +298,33 @@ class Log(Kept):
             verdict = quietly(trial.should_prune)
         return verdict, memory.get_trials(deepcopy=False)[-1].system_attrs
 
-    def tell(self, number: int, first_of_round: int, outcome: str, score: float | None, reports: Mapping[int, float]) -> None:
+    def tell(
+        self,
+        number: int,
+        first_of_round: int,
+        outcome: str,
+        score: float | None,
+        reports: Mapping[int, float],
+    ) -> None:
         """Note how a trial ended; a score that is not finite never gets here as a number."""
         storage, frozen = self.study._storage, self._all()[number]
         if frozen.state.is_finished():
             return
         for step, value in sorted(reports.items()):
             storage.set_trial_intermediate_value(frozen._trial_id, step, value)
-        for name, value in self._judged(number, first_of_round, reports)[1].items() if reports else ():
+        for name, value in (
+            self._judged(number, first_of_round, reports)[1].items() if reports else ()
+        ):
             storage.set_trial_system_attr(frozen._trial_id, name, value)
         storage.set_trial_user_attr(frozen._trial_id, OUTCOME, outcome)
-        state = {"complete": TrialState.COMPLETE, "failed": TrialState.FAIL}.get(outcome, TrialState.PRUNED)
-        storage.set_trial_state_values(frozen._trial_id, state, [score] if state == TrialState.COMPLETE and score is not None else None)
+        state = {"complete": TrialState.COMPLETE, "failed": TrialState.FAIL}.get(
+            outcome, TrialState.PRUNED
+        )
+        storage.set_trial_state_values(
+            frozen._trial_id,
+            state,
+            [score] if state == TrialState.COMPLETE and score is not None else None,
+        )
 
 
 def _shown(values: dict[str, Any], name: str) -> str:

@@ -27,10 +27,14 @@ class Preset:
         self._workspace, self._study = workspace, study
         self._searches = stored(workspace.study_url, study)
         if not self._searches:
-            raise UsageError(f"No tuning study named '{study}' was run in this workspace. Run it first: bench study run {study}")
+            raise UsageError(
+                f"No tuning study named '{study}' was run in this workspace. Run it first: bench study run {study}"
+            )
         for search in self._searches:
             if used := sorted(set(seeds) & set(search.seeds)):
-                raise UsageError(f"Seed {used[0]} was tuned on by '{study}': a score on it is too good. Take other seeds.")
+                raise UsageError(
+                    f"Seed {used[0]} was tuned on by '{study}': a score on it is too good. Take other seeds."
+                )
 
     def settings(self, method: Setting, task: Setting) -> tuple[str, dict[str, Any]]:
         """The protocol and the settings of the winner for a method on a task.
@@ -39,12 +43,20 @@ class Preset:
             UsageError: the study did not tune this pair, or has no winner yet.
         """
         found = [search for search in self._searches if _same(search.plugins, (method, task))]
-        exact = [search for search in found if [plugin.values for plugin in search.plugins] == [method.values, task.values]]
+        exact = [
+            search
+            for search in found
+            if [plugin.values for plugin in search.plugins] == [method.values, task.values]
+        ]
         chosen = exact or found
         if len(chosen) != 1:
-            tuned = ", ".join(search.name.removeprefix(f"{self._study}/") for search in self._searches)
+            tuned = ", ".join(
+                search.name.removeprefix(f"{self._study}/") for search in self._searches
+            )
             several = "tuned several settings of" if found else "did not tune"
-            raise UsageError(f"'{self._study}' {several} {method.found.name} on {task.found.name}. It tuned {tuned}.")
+            raise UsageError(
+                f"'{self._study}' {several} {method.found.name} on {task.found.name}. It tuned {tuned}."
+            )
         return chosen[0].protocol, {**chosen[0].settings, **self._winner(chosen[0])}
 
     def _winner(self, search: Record) -> dict[str, Any]:
@@ -54,10 +66,16 @@ class Preset:
                 with ResultStore.open(url) as store:
                     best = best_of(measured(search, store, log.trials()))
         if best is None:
-            raise UsageError(f"'{self._study}' has no winner for {search.method} on {search.task} yet: bench study status {self._study}")
+            raise UsageError(
+                f"'{self._study}' has no winner for {search.method} on {search.task} yet: bench study status {self._study}"
+            )
         return best.params
 
 
 def _same(tuned: Sequence[Plugin], wanted: Sequence[Setting]) -> bool:
-    """Whether these are the same plugins with the same variants; other settings of those that are wanted are the user's."""
-    return [(plugin.name, plugin.fields) for plugin in tuned] == [(setting.found.name, setting.found.fields) for setting in wanted]
+    """Whether these are the same plugins with the same variants; other settings of those that are
+    wanted are the user's.
+    """
+    return [(plugin.name, plugin.fields) for plugin in tuned] == [
+        (setting.found.name, setting.found.fields) for setting in wanted
+    ]

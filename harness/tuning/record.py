@@ -1,4 +1,6 @@
-"""What is stored of a search for those who only read: its names, its seeds, and the specs of its runs. No plugin is needed for it."""
+"""What is stored of a search for those who only read: its names, its seeds, and the specs of its
+runs. No plugin is needed for it.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +18,9 @@ Spec = dict[str, Any]
 
 
 class Plugin(BaseModel):
-    """A method or a task as a selector names it: its name, its variant's fields, and the other values that were given."""
+    """A method or a task as a selector names it: its name, its variant's fields, and the other
+    values that were given.
+    """
 
     model_config = ConfigDict(frozen=True)
 
@@ -28,8 +32,9 @@ class Plugin(BaseModel):
 class Record(BaseModel):
     """One method on one task, as it was last asked for.
 
-    `settings` are what all trials share beyond the protocol, `default` the values of the tuned fields where nothing is tuned, with
-    their `default_spec`. `together`: the replicates of a trial train as one program.
+    `settings` are what all trials share beyond the protocol, `default` the values of the tuned
+    fields where nothing is tuned, with their `default_spec`. `together`: the replicates of a trial
+    train as one program.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -61,7 +66,9 @@ class Record(BaseModel):
         try:
             return cls.model_validate(values)
         except ValidationError as err:
-            raise UsageError(f"What is stored of the search '{name}' is not as bench writes it. It is left alone.") from err
+            raise UsageError(
+                f"What is stored of the search '{name}' is not as bench writes it. It is left alone."
+            ) from err
 
 
 def keys(spec: Spec, seeds: Sequence[int]) -> list[str]:

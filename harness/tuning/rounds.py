@@ -1,8 +1,9 @@
-"""The coordinator of a search: it asks for trials in rounds, has their runs made, and tells how they ended.
+"""The coordinator of a search: it asks for trials in rounds, has their runs made, and tells how
+they ended.
 
-A round is as many trials as there were workers when the study began. Its trials are asked for one after another, made together, and
-told in their order when all have ended; pruners see the trials of earlier rounds only. So the trials are the same however often
-the coordinator or its workers died.
+A round is as many trials as there were workers when the study began. Its trials are asked for one
+after another, made together, and told in their order when all have ended; pruners see the trials of
+earlier rounds only. So the trials are the same however often the coordinator or its workers died.
 """
 
 from __future__ import annotations
@@ -28,7 +29,9 @@ Make = Callable[[list[NewRun], int | None], None]
 
 @dataclass(frozen=True)
 class Stage:
-    """A part of a trial: these replicates, up to a step or to the end; `at` is what the pruner is told of it, None for nothing."""
+    """A part of a trial: these replicates, up to a step or to the end; `at` is what the pruner is
+    told of it, None for nothing.
+    """
 
     seeds: list[int]
     until: int | None
@@ -56,7 +59,9 @@ def tune(search: Search, log: Log, store: ResultStore, make: Make, size: int) ->
     size, record = log.round_size(size), search.record(total(search))
     while True:
         trials = measured(record, store, log.trials())
-        log.unmeasured = frozenset(trial.number for trial in trials if trial.outcome == NOT_MEASURED)
+        log.unmeasured = frozenset(
+            trial.number for trial in trials if trial.outcome == NOT_MEASURED
+        )
         going = [trial.number for trial in trials if trial.outcome is None]
         missing = record.total - (len(trials) - len(log.unmeasured))
         if not going and (missing <= 0 or _is_over(search, store, trials)):
@@ -68,13 +73,23 @@ def tune(search: Search, log: Log, store: ResultStore, make: Make, size: int) ->
                 log.take_up(number)
         for _ in range(min(first + size - count, missing)):
             log.ask()
-        left = [trial for trial in log.trials() if first <= trial.number < first + size and trial.outcome is None]
+        left = [
+            trial
+            for trial in log.trials()
+            if first <= trial.number < first + size and trial.outcome is None
+        ]
         yield from _round(search, log, store, make, left, first)
 
 
 def measured(record: Record, store: ResultStore | None, trials: Sequence[Trial]) -> list[Trial]:
-    """The trials with the scores that the result database has; one that claims another's, or one that was retracted, has none."""
-    keys = {trial.number: keys_of(trial.spec, record.seeds) for trial in trials if trial.outcome == "complete" and trial.spec}
+    """The trials with the scores that the result database has; one that claims another's, or one
+    that was retracted, has none.
+    """
+    keys = {
+        trial.number: keys_of(trial.spec, record.seeds)
+        for trial in trials
+        if trial.outcome == "complete" and trial.spec
+    }
     every = [key for several in keys.values() for key in several]
     found = {} if store is None else store.metrics(every)
     retracted = {} if store is None else store.errata.reasons(every)
@@ -89,17 +104,25 @@ def measured(record: Record, store: ResultStore | None, trials: Sequence[Trial])
 
 def _is_over(search: Search, store: ResultStore, trials: Sequence[Trial]) -> bool:
     hours = search.tune.hours
-    return hours is not None and cost(search.record(total(search)), store, trials).seconds >= 3600 * hours
+    return (
+        hours is not None
+        and cost(search.record(total(search)), store, trials).seconds >= 3600 * hours
+    )
 
 
-def _round(search: Search, log: Log, store: ResultStore, make: Make, trials: list[Trial], first: int) -> Iterator[Trial]:
+def _round(
+    search: Search, log: Log, store: ResultStore, make: Make, trials: list[Trial], first: int
+) -> Iterator[Trial]:
     """Have these trials made, stage by stage, and tell how they ended."""
     going = {trial.number: trial for trial in trials}
     reports: dict[int, dict[int, float]] = {number: {} for number in going}
     pruned: set[int] = set()
     parts = stages(search)
     for stage in parts:
-        make([run for trial in going.values() for run in search.runs(trial.params, stage.seeds)], stage.until)
+        make(
+            [run for trial in going.values() for run in search.runs(trial.params, stage.seeds)],
+            stage.until,
+        )
         for number, trial in list(going.items()):
             keys = search.keys(trial.params, stage.seeds)
             if _has_failed(store, keys):
@@ -110,9 +133,13 @@ def _round(search: Search, log: Log, store: ResultStore, make: Make, trials: lis
                     pruned.add(number)
                     del going[number]
     for trial in trials:
-        outcome, score = ("pruned", None) if trial.number in pruned else outcome_of(search, store, trial)
+        outcome, score = (
+            ("pruned", None) if trial.number in pruned else outcome_of(search, store, trial)
+        )
         if outcome != "complete":  # replicates that were stopped on the way go no further
-            reason = f"trial {trial.number} of {search.name}: {outcome} ({search.tune.pruner} pruner)"
+            reason = (
+                f"trial {trial.number} of {search.name}: {outcome} ({search.tune.pruner} pruner)"
+            )
             store.prune(search.keys(trial.params, search.seeds), reason)
         log.tell(trial.number, first, outcome, score, reports[trial.number])
         yield from (told for told in log.trials() if told.number == trial.number)
@@ -123,26 +150,38 @@ def _has_failed(store: ResultStore, keys: Sequence[str]) -> bool:
 
 
 def _seen(search: Search, store: ResultStore, keys: Sequence[str], stage: Stage) -> float | None:
-    """What the pruner is shown after a stage: the mean over replicates; None where there is no number yet, or none that is finite."""
+    """What the pruner is shown after a stage: the mean over replicates; None where there is no
+    number yet, or none that is finite.
+    """
     if stage.until is None:
         return _mean_score(search.metric, store.metrics(keys), keys)
     return _finite_mean([_on_the_way(store, key, stage.until) for key in keys])
 
 
-def _mean_score(metric: str, found: Mapping[str, Mapping[str, Metric]], keys: Sequence[str]) -> float | None:
+def _mean_score(
+    metric: str, found: Mapping[str, Mapping[str, Metric]], keys: Sequence[str]
+) -> float | None:
     """The mean over replicates, where all of them have a finite score."""
-    return _finite_mean([found[key][metric].value if metric in found.get(key, {}) else math.nan for key in keys])
+    return _finite_mean(
+        [found[key][metric].value if metric in found.get(key, {}) else math.nan for key in keys]
+    )
 
 
 def _finite_mean(values: Sequence[float]) -> float | None:
-    mean = math.fsum(values) / len(values) if values and all(map(math.isfinite, values)) else math.nan
+    mean = (
+        math.fsum(values) / len(values) if values and all(map(math.isfinite, values)) else math.nan
+    )
     return mean if math.isfinite(mean) else None
 
 
 def _on_the_way(store: ResultStore, key: str, step: int) -> float:
-    """The bound on the validation data at this step or the last look before it; of tasks without, the training bound's."""
+    """The bound on the validation data at this step or the last look before it; of tasks without,
+    the training bound's.
+    """
     curves = store.curves(key)
-    points = [value for at, value in curves.get("validation_bound", curves.get("bound", [])) if at <= step]
+    points = [
+        value for at, value in curves.get("validation_bound", curves.get("bound", [])) if at <= step
+    ]
     return points[-1] if points else math.nan
 
 
@@ -178,7 +217,9 @@ def cost(record: Record, store: ResultStore, trials: Sequence[Trial]) -> Spent:
 
 
 def has_reached(row: RunRow | None, until: int | None) -> bool:
-    """Whether a run needs no more work for a stage that ends at this step, or at the end of training."""
+    """Whether a run needs no more work for a stage that ends at this step, or at the end of
+    training.
+    """
     if row is None:
         return False
     if row.status in (Status.DONE, Status.DIVERGED, Status.FAILED):

@@ -1,4 +1,6 @@
-"""Tuning studies: how trials are chosen, and the searches, one for each method on each task, that they stand for."""
+"""Tuning studies: how trials are chosen, and the searches, one for each method on each task, that
+they stand for.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +18,8 @@ from harness.tuning.record import Plugin, Record, Spec
 from harness.tuning.space import Column, Dimension, space
 
 MAY_TUNE_ON = {True: ("elbo",), False: ("validation_elbo",)}
-"""Scores that see neither the truth nor test data, for tasks whose replicates stack and for others."""
+"""Scores that see neither the truth nor test data, for tasks whose replicates stack and for others.
+"""
 
 
 @dataclass(frozen=True)
@@ -57,7 +60,9 @@ class Search:
         """The runs of a setting, one for each seed."""
         column, name = self.column, repr((sorted(params.items()), seeds))
         if name not in self._runs:
-            self._runs[name] = cell_runs(column.method, column.task, seeds, column.protocol, {**column.shared, **params})
+            self._runs[name] = cell_runs(
+                column.method, column.task, seeds, column.protocol, {**column.shared, **params}
+            )
         return self._runs[name]
 
     def keys(self, params: dict[str, Any], seeds: list[int]) -> list[str]:
@@ -66,7 +71,11 @@ class Search:
 
     def spec(self, params: dict[str, Any]) -> Spec:
         """What a setting is: the spec of its runs, without the seed."""
-        return {name: value for name, value in self.runs(params, self.seeds[:1])[0].spec.plain().items() if name != "seed"}
+        return {
+            name: value
+            for name, value in self.runs(params, self.seeds[:1])[0].spec.plain().items()
+            if name != "seed"
+        }
 
     def record(self, total: int) -> Record:
         """What is stored of it for those who only read; `total` is the number of its trials."""
@@ -96,13 +105,19 @@ class Search:
         return self._default[0].spec.steps
 
     def definition(self) -> dict[str, Any]:
-        """What must stay the same from the first trial to the last: all but the number of trials and the seeds to report."""
+        """What must stay the same from the first trial to the last: all but the number of trials
+        and the seeds to report.
+        """
         tuned = {dimension.address for dimension in self.space}
         spec = self._default[0].spec
         return {
             "method": f"{spec.method}, version {spec.method_version}{_code(spec.method_source)}",
             "task": f"{spec.task}, version {spec.task_version}{_code(spec.task_source)}",
-            **{f"set.{address}": value for address, value in self.column.values().items() if address not in tuned},
+            **{
+                f"set.{address}": value
+                for address, value in self.column.values().items()
+                if address not in tuned
+            },
             **{f"space.{dimension.address}": dimension.plain() for dimension in self.space},
             **({"trials": self.tune.trials} if self.tune.sampler == "grid" else {}),
             "seeds": self.seeds,
@@ -131,11 +146,17 @@ def searches(tune: Tune, study: str, sets: dict[str, Any] | None = None) -> list
     """
     methods = [setting for text in tune.methods for setting in parse_selector("method", text)]
     tasks = [setting for text in tune.tasks for setting in parse_selector("task", text)]
-    return [_search(tune, study, method, task, sets or {}) for task, method in itertools.product(tasks, methods)]
+    return [
+        _search(tune, study, method, task, sets or {})
+        for task, method in itertools.product(tasks, methods)
+    ]
 
 
-def searches_of(study: Study, sets: dict[str, Any] | None = None, trials: int | None = None) -> list[Search]:
-    """The searches of a study file; `sets` wins over the file, and `trials` over its number of them.
+def searches_of(
+    study: Study, sets: dict[str, Any] | None = None, trials: int | None = None
+) -> list[Search]:
+    """The searches of a study file; `sets` wins over the file, and `trials` over its number of
+    them.
 
     Raises:
         UsageError: a name, field or value that is not allowed, with its place in the file.
@@ -151,10 +172,14 @@ def _search(tune: Tune, study: str, method: Setting, task: Setting, sets: dict[s
     metric = tune.metric or cls.score_to_tune
     if metric not in MAY_TUNE_ON[cls.stacks]:
         allowed = " or ".join(MAY_TUNE_ON[cls.stacks])
-        raise UsageError(f"'{metric}' cannot be tuned on {task.found.name}: scores that see no truth and no test data are {allowed}.")
+        raise UsageError(
+            f"'{metric}' cannot be tuned on {task.found.name}: scores that see no truth and no test data are {allowed}."
+        )
     seeds, report_seeds = parse_seeds(tune.seeds), parse_seeds(tune.report_seeds)
     if both := sorted(set(seeds) & set(report_seeds)):
-        raise UsageError(f"Seed {both[0]} is tuned on and reported on. A winner must be scored on seeds that the tuner never saw.")
+        raise UsageError(
+            f"Seed {both[0]} is tuned on and reported on. A winner must be scored on seeds that the tuner never saw."
+        )
     if tune.pruner == "wilcoxon" and len(seeds) < 2:
         raise UsageError("The Wilcoxon pruner compares replicates: give two seeds or more.")
     column = Column(method, task, tune.protocol or cls.default_protocol, {**tune.settings, **sets})
@@ -162,8 +187,14 @@ def _search(tune: Tune, study: str, method: Setting, task: Setting, sets: dict[s
 
 
 def short_name(tune: Tune, sets: dict[str, Any]) -> str:
-    """A name for a study without a file: `hvae-gaussian-25-3f2a91`, other for everything that must stay the same."""
+    """A name for a study without a file: `hvae-gaussian-25-3f2a91`, other for everything that must
+    stay the same.
+    """
     found = searches(tune, "", sets)
     first = found[0]
-    label = f"{first.column.method.found.name}-{first.task}" if len(found) == 1 else f"{len(found)}-searches"
+    label = (
+        f"{first.column.method.found.name}-{first.task}"
+        if len(found) == 1
+        else f"{len(found)}-searches"
+    )
     return f"{label}-{digest([search.definition() for search in found])[:6]}"

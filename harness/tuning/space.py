@@ -80,32 +80,49 @@ def space(column: Column, texts: Sequence[str]) -> list[Dimension]:
         UsageError: a field that does not exist or may not be tuned, or values that are not allowed.
     """
     named = [_parse(column, text) for text in texts or _usual(column)]
-    twice = [one.address for place, one in enumerate(named) if one.address in [other.address for other in named[:place]]]
+    twice = [
+        one.address
+        for place, one in enumerate(named)
+        if one.address in [other.address for other in named[:place]]
+    ]
     if twice:
         raise InvalidSelector(f"'{twice[0]}' stands twice in the space. Keep one of them.")
     if not named:
-        raise UsageError(f"There is nothing to tune: {column.method.found.name} declares no range. Name fields: --space lr=1e-4:1e-1:log")
+        raise UsageError(
+            f"There is nothing to tune: {column.method.found.name} declares no range. Name fields: --space lr=1e-4:1e-1:log"
+        )
     return named
 
 
 def _declared(column: Column) -> dict[str, dict[str, Any]]:
     """The declared ranges of the fields that have an effect here, by address."""
-    models: list[tuple[str, type[BaseModel]]] = [("method.", column.method.found.cls), ("", Protocol)]
+    models: list[tuple[str, type[BaseModel]]] = [
+        ("method.", column.method.found.cls),
+        ("", Protocol),
+    ]
     values = column.values()
     found: dict[str, dict[str, Any]] = {}
     for prefix, model in models:
         for name, field in model.model_fields.items():
             extra: Any = field.json_schema_extra
             ends = extra.get("tunable") if isinstance(extra, dict) else None
-            if ends and all(values[prefix + other] in allowed for other, allowed in (ends["when"] or {}).items()):
+            if ends and all(
+                values[prefix + other] in allowed for other, allowed in (ends["when"] or {}).items()
+            ):
                 low, high = ends["low"], ends["high"]
-                found[prefix + name] = ends | dict(zip(("low", "high"), _typed_ends(column, prefix + name, low, high), strict=True))
+                found[prefix + name] = ends | dict(
+                    zip(("low", "high"), _typed_ends(column, prefix + name, low, high), strict=True)
+                )
     return found
 
 
 def _typed_ends(column: Column, address: str, low: float, high: float) -> tuple[float, float]:
     """The ends of a range, whole only where the field's type allows no other numbers between them."""
-    model, name = (column.method.found.cls, address.removeprefix("method.")) if "." in address else (Protocol, address)
+    model, name = (
+        (column.method.found.cls, address.removeprefix("method."))
+        if "." in address
+        else (Protocol, address)
+    )
     try:
         TypeAdapter(model.model_fields[name].annotation or Any).validate_python(0.5)
     except ValidationError:
@@ -114,8 +131,12 @@ def _typed_ends(column: Column, address: str, low: float, high: float) -> tuple[
 
 
 def _usual(column: Column) -> list[str]:
-    """Step sizes, temperatures, the learning rate: every declared range of real numbers. Whole numbers change what a step costs."""
-    return [address for address, ends in _declared(column).items() if not isinstance(ends["low"], int)]
+    """Step sizes, temperatures, the learning rate: every declared range of real numbers. Whole
+    numbers change what a step costs.
+    """
+    return [
+        address for address, ends in _declared(column).items() if not isinstance(ends["low"], int)
+    ]
 
 
 def _parse(column: Column, text: str) -> Dimension:
@@ -130,8 +151,14 @@ def _parse(column: Column, text: str) -> Dimension:
         declared = _declared(column)
         if address not in declared:
             raise UsageError(f"'{address}' declares no range. Give one: {address}=LOW:HIGH.")
-        return Dimension(address, **{name: declared[address][name] for name in ("low", "high", "log")})
-    return _range(column, address, values, text) if ":" in values else _choices(column, address, values, text)
+        return Dimension(
+            address, **{name: declared[address][name] for name in ("low", "high", "log")}
+        )
+    return (
+        _range(column, address, values, text)
+        if ":" in values
+        else _choices(column, address, values, text)
+    )
 
 
 def _range(column: Column, address: str, values: str, text: str) -> Dimension:
@@ -140,11 +167,17 @@ def _range(column: Column, address: str, values: str, text: str) -> Dimension:
         raise InvalidSelector(f"Cannot read '{text}'. {FORMS}")
     ends = [_typed(column, address, end) for end in (low, high)]
     if any(isinstance(end, bool) or not isinstance(end, int | float) for end in ends):
-        raise InvalidSetting(f"'{address}' holds no numbers. List its values: {address}=VALUE,VALUE.")
+        raise InvalidSetting(
+            f"'{address}' holds no numbers. List its values: {address}=VALUE,VALUE."
+        )
     if not ends[0] < ends[1]:
-        raise InvalidSetting(f"The range of '{address}' runs from {low} to {high}. Write the smaller number first: {address}={high}:{low}.")
+        raise InvalidSetting(
+            f"The range of '{address}' runs from {low} to {high}. Write the smaller number first: {address}={high}:{low}."
+        )
     if scale and ends[0] <= 0:
-        raise InvalidSetting(f"The range of '{address}' begins at {low}; in the logarithm it must begin above 0.")
+        raise InvalidSetting(
+            f"The range of '{address}' begins at {low}; in the logarithm it must begin above 0."
+        )
     return Dimension(address, *_typed_ends(column, address, *ends), bool(scale))
 
 
@@ -154,7 +187,9 @@ def _choices(column: Column, address: str, values: str, text: str) -> Dimension:
         raise InvalidSelector(f"Cannot read '{text}'. {FORMS}")
     typed = [_typed(column, address, part) for part in parts]
     if any(isinstance(value, list | dict) for value in typed):
-        raise InvalidSetting(f"'{address}' holds {type(typed[0]).__name__}s. Only numbers, texts, true, false and none can be tuned.")
+        raise InvalidSetting(
+            f"'{address}' holds {type(typed[0]).__name__}s. Only numbers, texts, true, false and none can be tuned."
+        )
     return Dimension(address, choices=tuple(dict.fromkeys(typed)))
 
 

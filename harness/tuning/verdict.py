@@ -22,8 +22,9 @@ from harness.tuning.search import Search
 class Verdict:
     """A search in figures; scores are nats.
 
-    `gap` is the best trial's score less the mean of the same setting on the report seeds: what choosing the best of many noisy
-    trials made look better than it is. `gain` is tuned less default, paired by seed.
+    `gap` is the best trial's score less the mean of the same setting on the report seeds: what
+    choosing the best of many noisy trials made look better than it is. `gain` is tuned less
+    default, paired by seed.
     """
 
     search: Record
@@ -40,7 +41,11 @@ class Verdict:
     @property
     def gap(self) -> float:
         """The optimism gap, nats; NaN while there is no winner on report seeds."""
-        return math.nan if self.best is None or self.best.score is None else self.best.score - self.tuned.mean
+        return (
+            math.nan
+            if self.best is None or self.best.score is None
+            else self.best.score - self.tuned.mean
+        )
 
     @property
     def counts(self) -> dict[str, int]:
@@ -58,7 +63,9 @@ class Verdict:
             "trials": len(self.trials),
             "of": search.total,
             "counts": self.counts,
-            "best": None if best is None else {"trial": best.number, "score": best.score, "settings": best.params},
+            "best": None
+            if best is None
+            else {"trial": best.number, "score": best.score, "settings": best.params},
             "default": self.default,
             "report_seeds": search.report_seeds,
             "tuned": _plain(self.tuned),
@@ -72,7 +79,10 @@ class Verdict:
 
 
 def _plain(interval: Interval) -> dict[str, Any]:
-    return {name: None if isinstance(value, float) and math.isnan(value) else value for name, value in asdict(interval).items()}
+    return {
+        name: None if isinstance(value, float) and math.isnan(value) else value
+        for name, value in asdict(interval).items()
+    }
 
 
 def best_of(trials: Sequence[Trial]) -> Trial | None:
@@ -82,7 +92,9 @@ def best_of(trials: Sequence[Trial]) -> Trial | None:
 
 
 def spent(verdicts: Iterable[Verdict]) -> dict[str, Spent]:
-    """What was spent on finding the settings of a cell, by cell: of every search's winner; where several found it, the dearest."""
+    """What was spent on finding the settings of a cell, by cell: of every search's winner; where
+    several found it, the dearest.
+    """
     found: dict[str, Spent] = {}
     for verdict in sorted(verdicts, key=lambda verdict: verdict.cost.steps):
         if verdict.best is not None and verdict.best.spec:
@@ -93,13 +105,30 @@ def spent(verdicts: Iterable[Verdict]) -> dict[str, Spent]:
 def report_runs(search: Search, best: Trial | None) -> list[NewRun]:
     """The winner and the default setting on the report seeds."""
     settings = [] if best is None else [best.params, {}]
-    return list({run.spec.key: run for params in settings for run in search.runs(params, search.report_seeds)}.values())
+    return list(
+        {
+            run.spec.key: run
+            for params in settings
+            for run in search.runs(params, search.report_seeds)
+        }.values()
+    )
 
 
-def verdict(search: Record, store: ResultStore | None, trials: list[Trial], left_out: dict[int, str] | None = None) -> Verdict:
-    """What is known of a search now; `left_out` are other programs' trials, and why they do not count."""
+def verdict(
+    search: Record,
+    store: ResultStore | None,
+    trials: list[Trial],
+    left_out: dict[int, str] | None = None,
+) -> Verdict:
+    """What is known of a search now; `left_out` are other programs' trials, and why they do not
+    count.
+    """
     trials = measured(search, store, trials)
-    unknown = {trial.number: "the result database has no score of it" for trial in trials if trial.outcome == NOT_MEASURED}
+    unknown = {
+        trial.number: "the result database has no score of it"
+        for trial in trials
+        if trial.outcome == NOT_MEASURED
+    }
     best = best_of(trials)
     tuned, lost = _scores(search, store, None if best is None else best.spec)
     untuned, lost_default = _scores(search, store, None if best is None else search.default_spec)
@@ -114,12 +143,20 @@ def verdict(search: Record, store: ResultStore | None, trials: list[Trial], left
     )  # fmt: skip
 
 
-def _scores(search: Record, store: ResultStore | None, spec: Spec | None) -> tuple[dict[int, float], int]:
+def _scores(
+    search: Record, store: ResultStore | None, spec: Spec | None
+) -> tuple[dict[int, float], int]:
     """The scores of a setting by report seed, and how many of its runs ended without one."""
     if store is None or spec is None:
         return {}, 0
     seeds = dict(zip(keys(spec, search.report_seeds), search.report_seeds, strict=True))
     rows, metrics = store.rows(list(seeds)), store.metrics(list(seeds))
-    found = {seeds[key]: values[search.metric].value for key, values in metrics.items() if search.metric in values}
+    found = {
+        seeds[key]: values[search.metric].value
+        for key, values in metrics.items()
+        if search.metric in values
+    }
     finite = {seed: score for seed, score in found.items() if math.isfinite(score)}
-    return finite, sum(row.status in (Status.DIVERGED, Status.FAILED) for row in rows.values()) + len(found) - len(finite)
+    return finite, sum(
+        row.status in (Status.DIVERGED, Status.FAILED) for row in rows.values()
+    ) + len(found) - len(finite)

@@ -1,6 +1,8 @@
-"""A random worker dies every few seconds while a sweep is made: nothing is lost, nothing is made twice, every bit is the same.
+"""A random worker dies every few seconds while a sweep is made: nothing is lost, nothing is made
+twice, every bit is the same.
 
-BENCH_TESTS=full makes it a sweep of twelve runs of some eight seconds, with a death about every six, on each kind of database.
+BENCH_TESTS=full makes it a sweep of twelve runs of some eight seconds, with a death about every
+six, on each kind of database.
 """
 
 from __future__ import annotations
@@ -20,7 +22,11 @@ FULL = os.environ.get("BENCH_TESTS") == "full"
 N_RUNS, STEPS, EVERY_S, MOST = (12, 6_000, 6.0, 10**6) if FULL else (4, 4_000, 6.0, 2)
 KINDS = ["drain", "dask"]
 DATABASES = ["sqlite", "postgresql"]
-PAIRS = [(kind, database) for kind in KINDS for database in DATABASES] if FULL else [("drain", "postgresql"), ("dask", "sqlite")]
+PAIRS = (
+    [(kind, database) for kind in KINDS for database in DATABASES]
+    if FULL
+    else [("drain", "postgresql"), ("dask", "sqlite")]
+)
 
 
 @pytest.fixture(scope="module")
@@ -34,7 +40,9 @@ def whole(runs, tmp_path_factory):
     place = Place.sqlite(tmp_path_factory.mktemp("whole"))
     with place.store() as store:
         store.enqueue(runs)
-    workers = [start(place.home, ["--drain"], command="worker", **place.environment) for _ in range(2)]
+    workers = [
+        start(place.home, ["--drain"], command="worker", **place.environment) for _ in range(2)
+    ]
     for worker in workers:
         _, said = worker.communicate(timeout=1800)
         assert worker.returncode == 0, said
@@ -42,7 +50,9 @@ def whole(runs, tmp_path_factory):
 
 
 @pytest.mark.parametrize(("kind", "database"), PAIRS)
-def test_workers_die_and_the_sweep_ends_as_if_none_had(kind, database, runs, whole, tmp_path, request, record_property):
+def test_workers_die_and_the_sweep_ends_as_if_none_had(
+    kind, database, runs, whole, tmp_path, request, record_property
+):
     place = Place.sqlite(tmp_path / "home")
     if database == "postgresql":
         place = Place(place.home, request.getfixturevalue("postgres_database")())
@@ -66,7 +76,10 @@ def test_workers_die_and_the_sweep_ends_as_if_none_had(kind, database, runs, who
 def _on_dask(place, address, alive, runs, dice) -> int:
     """The same runs through `bench study run --scheduler`."""
     study = place.home / "sweep.yaml"
-    lines = [f"  - {{methods: [vb], tasks: [gaussian-2], seeds: 0, protocol: smoke, set: {_settings(run)}}}" for run in runs]
+    lines = [
+        f"  - {{methods: [vb], tasks: [gaussian-2], seeds: 0, protocol: smoke, set: {_settings(run)}}}"
+        for run in runs
+    ]
     study.write_text("\n".join(["summary: A sweep.", "grids:", *lines, ""]))
     command = ["run", str(study), "--scheduler", address, "--save-every", "0.5", "--json"]
     process = start(place.home, command, command="study", **place.environment)

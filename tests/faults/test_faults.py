@@ -13,7 +13,19 @@ from pathlib import Path
 
 import pytest
 from counts import compared
-from runs import ROOT, copies, finished, kill, mirrored, opened, prepared, start, state, steps_saved, wait_for_checkpoint
+from runs import (
+    ROOT,
+    copies,
+    finished,
+    kill,
+    mirrored,
+    opened,
+    prepared,
+    start,
+    state,
+    steps_saved,
+    wait_for_checkpoint,
+)
 
 from harness.base.workspace import Workspace
 from harness.store import CheckpointFile
@@ -52,7 +64,9 @@ def test_killed_there_the_same_command_goes_on(place, whole, tmp_path, record_pr
     record_property("interruptions", 1)
     compared(record_property, state(tmp_path / "home"), state(whole))
     assert list(mirrored(tmp_path / "home").values()) == [["FINISHED"]]
-    assert not [path for path in (tmp_path / "home").rglob("*") if path.name.endswith((".tmp", ".new"))]
+    assert not [
+        path for path in (tmp_path / "home").rglob("*") if path.name.endswith((".tmp", ".new"))
+    ]
     assert sum(path.is_file() for path in (tmp_path / "home" / "checkpoints").rglob("*")) <= 3
 
 
@@ -65,14 +79,18 @@ def test_killed_while_mlflow_is_written(whole, tmp_path, record_property):
         database.unlink()
     shutil.rmtree(tmp_path / "home" / "mlruns")
     mark = tmp_path / "fault"
-    first = start(tmp_path / "home", RUN, PATH_FIRST=FAULTY, FAULT="mkdir:mlruns:1", FAULT_MARK=str(mark))
+    first = start(
+        tmp_path / "home", RUN, PATH_FIRST=FAULTY, FAULT="mkdir:mlruns:1", FAULT_MARK=str(mark)
+    )
     first.communicate(timeout=300)
     assert (mark.exists(), first.returncode) == (True, -9)
     (run,) = finished(start(tmp_path / "home", RUN))
     assert run["outcome"] == "hit"
     assert list(mirrored(tmp_path / "home").values()) == [["FINISHED"]]
     record_property("interruptions", 1)
-    compared(record_property, dict.fromkeys(copies(tmp_path / "home")), dict.fromkeys(copies(whole)))
+    compared(
+        record_property, dict.fromkeys(copies(tmp_path / "home")), dict.fromkeys(copies(whole))
+    )
 
 
 def damage(home: Path, kind: str, other: Path) -> CheckpointFile:
@@ -103,7 +121,9 @@ def longer(tmp_path_factory):
 
 
 @pytest.mark.parametrize("kind", ["flipped", "truncated", "another run's", "missing"])
-def test_a_bad_checkpoint_falls_back_to_the_one_before_and_says_so(kind, longer, whole, tmp_path, record_property):
+def test_a_bad_checkpoint_falls_back_to_the_one_before_and_says_so(
+    kind, longer, whole, tmp_path, record_property
+):
     process = start(prepared(tmp_path), LONGER)
     wait_for_checkpoint(tmp_path, process, 0)
     wait_for_checkpoint(tmp_path, process, steps_saved(tmp_path))
@@ -117,7 +137,9 @@ def test_a_bad_checkpoint_falls_back_to_the_one_before_and_says_so(kind, longer,
     compared(record_property, state(tmp_path), state(longer))
 
 
-def test_with_mlflow_away_the_run_is_done_and_doctor_mirrors_it_later(whole, tmp_path, record_property):
+def test_with_mlflow_away_the_run_is_done_and_doctor_mirrors_it_later(
+    whole, tmp_path, record_property
+):
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
     errors: list[str] = []
@@ -134,7 +156,10 @@ def test_with_mlflow_away_the_run_is_done_and_doctor_mirrors_it_later(whole, tmp
     compared(record_property, state(tmp_path), state(whole))
     (copy,), (expected,) = copies(tmp_path).values(), copies(whole).values()
     assert copy[0] == expected[0]
-    curves, wanted = ({name: [point[:2] for point in points] for name, points in each[2].items()} for each in (copy, expected))
+    curves, wanted = (
+        {name: [point[:2] for point in points] for name, points in each[2].items()}
+        for each in (copy, expected)
+    )
     assert curves == wanted
     assert copy[3]["spec.json"] == expected[3]["spec.json"]
 
@@ -157,12 +182,16 @@ class _Hanging(_Broken):
 
 
 @pytest.mark.parametrize("how", [_Broken, _Hanging])
-def test_an_mlflow_that_answers_500_or_nothing_costs_nothing_but_its_copy(how, whole, tmp_path, record_property):
+def test_an_mlflow_that_answers_500_or_nothing_costs_nothing_but_its_copy(
+    how, whole, tmp_path, record_property
+):
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), how)
     server.block_on_close = False
     threading.Thread(target=server.serve_forever, daemon=True).start()
     errors: list[str] = []
-    (run,) = finished(start(tmp_path, RUN, MLFLOW_TRACKING_URI=f"http://127.0.0.1:{server.server_port}"), errors)
+    (run,) = finished(
+        start(tmp_path, RUN, MLFLOW_TRACKING_URI=f"http://127.0.0.1:{server.server_port}"), errors
+    )
     server.shutdown()
     server.server_close()
     assert run["status"] == "done"

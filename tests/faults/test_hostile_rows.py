@@ -1,4 +1,6 @@
-"""Rows of the database that were edited by hand, and what is never read: pickles, and YAML that makes objects."""
+"""Rows of the database that were edited by hand, and what is never read: pickles, and YAML that
+makes objects.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +20,14 @@ from harness.store.schema import metadata
 pytestmark = pytest.mark.usefixtures("no_mirror")
 
 ROOT = Path(__file__).parent.parent.parent
-READING = (("list", "runs"), ("list", "runs", "--json"), ("compare",), ("compare", "--json"), ("why",), ("why", "--json"))
+READING = (
+    ("list", "runs"),
+    ("list", "runs", "--json"),
+    ("compare",),
+    ("compare", "--json"),
+    ("why",),
+    ("why", "--json"),
+)
 TEXTS = ("task_label", "method", "protocol", "reason")
 
 
@@ -34,7 +43,11 @@ def filled(tmp_path_factory):
 def test_stored_text_steers_no_terminal(column, filled, tmp_path, record_property):
     """Every reading command shows it, and changes nothing."""
     home = tmp_path / "home"
-    hostile = [text for text in (*ESCAPES, *MARKUP) if text.encode("utf-8", "replace").decode() == text and "\0" not in text]
+    hostile = [
+        text
+        for text in (*ESCAPES, *MARKUP)
+        if text.encode("utf-8", "replace").decode() == text and "\0" not in text
+    ]
     for text in hostile:
         shutil.copytree(filled, home)
         with sqlite3.connect(home / "bench.db") as database:
@@ -50,7 +63,20 @@ def test_stored_text_steers_no_terminal(column, filled, tmp_path, record_propert
     record_property("bad inputs", len(hostile) * len(READING))
 
 
-EDITS = ("'abc'", "NULL", "-1", "1e300", "x'ff00'", "'[[['", "'{}'", "'null'", "9223372036854775807", "''", "'{\"a\":NaN}'", "-1e300")
+EDITS = (
+    "'abc'",
+    "NULL",
+    "-1",
+    "1e300",
+    "x'ff00'",
+    "'[[['",
+    "'{}'",
+    "'null'",
+    "9223372036854775807",
+    "''",
+    "'{\"a\":NaN}'",
+    "-1e300",
+)
 COMMANDS = (
     *(
         ("list", "runs", "--json"),
@@ -60,14 +86,27 @@ COMMANDS = (
         ("why", "hvae"),
         ("list", "runs"),
     ),
-    *(("show", "KEY"), ("report", "-o", "report.html"), ("export", "--format", "csv", "-o", "runs.csv"), ("export", "--bundle", "x.bench")),
-    *(("invalidate", "-m", "hvae", "--reason", "wrong"), ("rm", "KEY", "--yes"), ("run", "-m", "hvae", "-t", "gaussian-2", "--dry-run")),
+    *(
+        ("show", "KEY"),
+        ("report", "-o", "report.html"),
+        ("export", "--format", "csv", "-o", "runs.csv"),
+        ("export", "--bundle", "x.bench"),
+    ),
+    *(
+        ("invalidate", "-m", "hvae", "--reason", "wrong"),
+        ("rm", "KEY", "--yes"),
+        ("run", "-m", "hvae", "-t", "gaussian-2", "--dry-run"),
+    ),
 )
-COLUMNS = [(table.name, column.name) for table in metadata.sorted_tables for column in table.columns]
+COLUMNS = [
+    (table.name, column.name) for table in metadata.sorted_tables for column in table.columns
+]
 
 
 def edited_copy(filled, home, table, column, value):
-    """A copy of a workspace in which every row of a table has this in a column; None where the database itself refuses it."""
+    """A copy of a workspace in which every row of a table has this in a column; None where the
+    database itself refuses it.
+    """
     shutil.copytree(filled, home)
     with closing(sqlite3.connect(home / "bench.db")) as database:
         try:
@@ -80,8 +119,12 @@ def edited_copy(filled, home, table, column, value):
 
 
 @pytest.mark.parametrize(("table", "column"), COLUMNS, ids=".".join)
-def test_an_edited_column_is_read_or_named(table, column, filled, tmp_path, monkeypatch, record_property):
-    """Whatever stands in it: no traceback, nothing outside the workspace; what bench cannot have written is named by `doctor`."""
+def test_an_edited_column_is_read_or_named(
+    table, column, filled, tmp_path, monkeypatch, record_property
+):
+    """Whatever stands in it: no traceback, nothing outside the workspace; what bench cannot have
+    written is named by `doctor`.
+    """
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
     dice, tried = random.Random(f"{table}.{column}"), 0
     edits = EDITS if FULL else dice.sample(EDITS, 2)
@@ -126,7 +169,11 @@ def test_doctor_names_a_row_that_was_edited_and_says_what_to_do(statement, named
     before = snapshot(home)
     found = called(("doctor", "--json"), home)
     faults = parsed(found)
-    assert (found.exit_code, {fault["kind"] for fault in faults}, {fault["state"] for fault in faults}) == (3, {"row"}, {"lost"})
+    assert (
+        found.exit_code,
+        {fault["kind"] for fault in faults},
+        {fault["state"] for fault in faults},
+    ) == (3, {"row"}, {"lost"})
     assert all(named in fault["fault"] and "backup" in fault["advice"] for fault in faults)
     assert snapshot(home) == before
 
@@ -147,23 +194,66 @@ def calls(tree):
     """Every call by the dotted name that it is written under, with its keywords."""
     for node in ast.walk(tree):
         if isinstance(node, ast.Call):
-            yield ast.unparse(node.func), {keyword.arg: ast.unparse(keyword.value) for keyword in node.keywords}
+            yield (
+                ast.unparse(node.func),
+                {keyword.arg: ast.unparse(keyword.value) for keyword in node.keywords},
+            )
 
 
 def test_nothing_unpickles_and_no_yaml_makes_objects():
-    """In all of the program: no pickle, no torch.load, and of YAML only the safe loader, which `plainyaml` narrows."""
-    files = [path for folder in ("harness", "methods", "tasks", "studies") for path in (ROOT / folder).rglob("*.py")]
+    """In all of the program: no pickle, no torch.load, and of YAML only the safe loader, which
+    `plainyaml` narrows.
+    """
+    files = [
+        path
+        for folder in ("harness", "methods", "tasks", "studies")
+        for path in (ROOT / folder).rglob("*.py")
+    ]
     assert len(files) > 100
     for path in files:
         tree = ast.parse(path.read_text(encoding="utf-8"))
-        imported = {name.name for node in ast.walk(tree) if isinstance(node, ast.Import) for name in node.names}
-        imported |= {node.module for node in ast.walk(tree) if isinstance(node, ast.ImportFrom) and node.module}
-        assert not imported & {"pickle", "cPickle", "dill", "cloudpickle", "joblib", "marshal", "shelve"}, path
+        imported = {
+            name.name
+            for node in ast.walk(tree)
+            if isinstance(node, ast.Import)
+            for name in node.names
+        }
+        imported |= {
+            node.module
+            for node in ast.walk(tree)
+            if isinstance(node, ast.ImportFrom) and node.module
+        }
+        assert not imported & {
+            "pickle",
+            "cPickle",
+            "dill",
+            "cloudpickle",
+            "joblib",
+            "marshal",
+            "shelve",
+        }, path
         assert "yaml" not in imported or path.name == "plainyaml.py", path
         for name, keywords in calls(tree):
-            assert name not in {"torch.load", "pickle.load", "pickle.loads", "pd.read_pickle"}, (path, name)
-            assert keywords.get("allow_pickle", "False") == "False", (path, name)  # numpy refuses unless asked
-            assert name not in {"yaml.load", "yaml.unsafe_load", "yaml.full_load", "eval", "exec"}, (path, name)
+            assert name not in {"torch.load", "pickle.load", "pickle.loads", "pd.read_pickle"}, (
+                path,
+                name,
+            )
+            assert keywords.get("allow_pickle", "False") == "False", (
+                path,
+                name,
+            )  # numpy refuses unless asked
+            assert name not in {
+                "yaml.load",
+                "yaml.unsafe_load",
+                "yaml.full_load",
+                "eval",
+                "exec",
+            }, (path, name)
     loader = ast.parse((ROOT / "harness" / "base" / "yaml_source.py").read_text(encoding="utf-8"))
-    bases = [ast.unparse(base) for node in ast.walk(loader) if isinstance(node, ast.ClassDef) for base in node.bases]
+    bases = [
+        ast.unparse(base)
+        for node in ast.walk(loader)
+        if isinstance(node, ast.ClassDef)
+        for base in node.bases
+    ]
     assert [base for base in bases if "Loader" in base] == ["yaml.SafeLoader"]

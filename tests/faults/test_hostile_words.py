@@ -30,14 +30,27 @@ SELECTORS = st.one_of(
     st.builds("gaussian-{}".format, TEXTS),
     st.builds("./{}.py:{}".format, TEXTS, TEXTS),
 )
-FIELDS = st.sampled_from(("lr", "steps", "batch_size", "dtype", "clip_norm", "task.dim", "task.n_data", "eval_particles"))
+FIELDS = st.sampled_from(
+    ("lr", "steps", "batch_size", "dtype", "clip_norm", "task.dim", "task.n_data", "eval_particles")
+)
 SETTINGS = st.one_of(
-    TEXTS, st.builds("{}={}".format, FIELDS | TEXTS, TEXTS), st.builds("{}={}".format, FIELDS, st.integers() | st.floats())
+    TEXTS,
+    st.builds("{}={}".format, FIELDS | TEXTS, TEXTS),
+    st.builds("{}={}".format, FIELDS, st.integers() | st.floats()),
 )
 SEEDS = st.one_of(
-    TEXTS, st.builds("{}-{}".format, st.integers(), st.integers()), st.lists(st.integers(), max_size=5).map(lambda n: ",".join(map(str, n)))
+    TEXTS,
+    st.builds("{}-{}".format, st.integers(), st.integers()),
+    st.lists(st.integers(), max_size=5).map(lambda n: ",".join(map(str, n))),
 )
-OPTIONS = {"-m": SELECTORS, "-t": SELECTORS, "--set": SETTINGS, "--seeds": SEEDS, "--protocol": TEXTS, "--preset": TEXTS}
+OPTIONS = {
+    "-m": SELECTORS,
+    "-t": SELECTORS,
+    "--set": SETTINGS,
+    "--seeds": SEEDS,
+    "--protocol": TEXTS,
+    "--preset": TEXTS,
+}
 
 
 @pytest.fixture
@@ -64,10 +77,32 @@ def test_whatever_is_typed_is_runs_or_one_line(option, home, monkeypatch, record
 RIGHT_SPACE = re.compile("lr|steps|leapfrog|dim")
 """Such a space may be one to search, and then it is searched."""
 COMMANDS = (
-    *(("show",), ("why",), ("rm",), ("verify",), ("nothing",), ("import",), ("sample", "-r"), ("encode", "-r")),
-    *(("study", "show"), ("study", "status"), ("study", "best"), ("study", "run", "--dry-run"), ("data", "verify"), ("data", "fetch")),
+    *(
+        ("show",),
+        ("why",),
+        ("rm",),
+        ("verify",),
+        ("nothing",),
+        ("import",),
+        ("sample", "-r"),
+        ("encode", "-r"),
+    ),
+    *(
+        ("study", "show"),
+        ("study", "status"),
+        ("study", "best"),
+        ("study", "run", "--dry-run"),
+        ("data", "verify"),
+        ("data", "fetch"),
+    ),
     *(("list", "runs", "--status"), ("list", "runs", "-m"), ("list", "runs", "-n")),
-    *(("compare", "--metric"), ("compare", "-m"), ("compare", "--seeds"), ("invalidate", "--reason"), ("invalidate", "-m")),
+    *(
+        ("compare", "--metric"),
+        ("compare", "-m"),
+        ("compare", "--seeds"),
+        ("invalidate", "--reason"),
+        ("invalidate", "-m"),
+    ),
     *(("export", "--format"), ("export", "--status"), ("export", "--study")),
     *((*RUN, "--time-limit"), (*RUN, "--memory-limit"), (*RUN, "--workers")),
     *(("tune", "-m"), ("tune", *RUN[1:5], "--space"), ("tune", *RUN[1:5], "--sampler")),
@@ -83,7 +118,9 @@ def test_every_command_refuses_what_it_does_not_know(command, home, monkeypatch,
     def typed(value):
         called([*command, value], home)
 
-    texts = TEXTS.filter(lambda text: bool(text) and not (command[-1] == "--space" and RIGHT_SPACE.search(text)))
+    texts = TEXTS.filter(
+        lambda text: bool(text) and not (command[-1] == "--space" and RIGHT_SPACE.search(text))
+    )
     record_property("bad inputs", tried(typed, {"value": texts}, 12, 1000))
     assert snapshot(home.parent) == before
 

@@ -1,4 +1,6 @@
-"""kill -9 of what is short: an upgrade of the schema, an export, an import, the first start of MLflow's database, a sweep."""
+"""kill -9 of what is short: an upgrade of the schema, an export, an import, the first start of
+MLflow's database, a sweep.
+"""
 
 from __future__ import annotations
 
@@ -51,7 +53,11 @@ def old_database(home):
 
 def dumped(home):
     with closing(sqlite3.connect(home / "bench.db")) as connection:
-        return {number: line for number, line in enumerate(connection.iterdump()) if 'INTO "database"' not in line}  # each has its id
+        return {
+            number: line
+            for number, line in enumerate(connection.iterdump())
+            if 'INTO "database"' not in line
+        }  # each has its id
 
 
 @pytest.fixture(scope="module")
@@ -83,7 +89,12 @@ def test_killed_at_random_moments_the_upgrade_is_repeated(upgraded, tmp_path, re
         if kills == wanted:
             break
         home = old_database(tmp_path / str(number))
-        made, process = batter(lambda: start(home, ["upgrade"], command="db"), dice, upgraded[1], wanted - kills)  # noqa: B023
+        made, process = batter(
+            lambda: start(home, ["upgrade"], command="db"),  # noqa: B023
+            dice,
+            upgraded[1],
+            wanted - kills,
+        )
         process.communicate(timeout=60)
         assert process.returncode == 0
         kills += made
@@ -108,7 +119,11 @@ def test_killed_while_it_exports_the_same_command_gives_the_same_bundle(tmp_path
     command = ["--bundle", str(broken)]
     kills = 0
     for place in ("fsync:x.bench:1", "replace:x.bench:1", "-replace:x.bench:1"):
-        fault = {"PATH_FIRST": FAULTY, "FAULT": place, "FAULT_MARK": str(tmp_path / f"mark-{kills}")}
+        fault = {
+            "PATH_FIRST": FAULTY,
+            "FAULT": place,
+            "FAULT_MARK": str(tmp_path / f"mark-{kills}"),
+        }
         process = start(home, command, command="export", **fault)
         process.communicate(timeout=60)
         kills += process.returncode == -9
@@ -133,7 +148,11 @@ def test_killed_at_chosen_places_the_same_import_goes_on(source, bundle, tmp_pat
     home = prepared(tmp_path / "home")
     places = ("fsync:checkpoints/.*tmp:1", "-replace:pictures/.*png:2")
     for number, place in enumerate(places):
-        fault = {"PATH_FIRST": FAULTY, "FAULT": place, "FAULT_MARK": str(tmp_path / f"fault-{number}")}
+        fault = {
+            "PATH_FIRST": FAULTY,
+            "FAULT": place,
+            "FAULT_MARK": str(tmp_path / f"fault-{number}"),
+        }
         killed = start(home, [str(bundle), "--json"], command="import", **fault)
         killed.communicate(timeout=300)
         assert killed.returncode == -9
@@ -147,16 +166,21 @@ def test_killed_at_chosen_places_the_same_import_goes_on(source, bundle, tmp_pat
     assert (process.returncode, said) == (0, "")
     assert [json.loads(line)["outcome"] for line in out.splitlines()] == ["same", "added", "added"]
     found, wanted = (
-        dict(zip(sorted(state(home)), bundles.told(space, state(home)), strict=True)) for space in (Workspace(home), source[0])
+        dict(zip(sorted(state(home)), bundles.told(space, state(home)), strict=True))
+        for space in (Workspace(home), source[0])
     )
     record_property("interruptions", len(places))
     compared(record_property, found, wanted)
     assert list(mirrored(home).values()) == [["FINISHED"]] * 3
-    assert set(bundles.files(Workspace(home))) == set(bundles.files(source[0]))  # nothing half-written is left
+    assert set(bundles.files(Workspace(home))) == set(
+        bundles.files(source[0])
+    )  # nothing half-written is left
     assert bundles.cli(Workspace(home), "doctor").exit_code == 0
 
 
-@pytest.mark.skipif(not FULL, reason="at chosen places above; at random moments with BENCH_TESTS=full")
+@pytest.mark.skipif(
+    not FULL, reason="at chosen places above; at random moments with BENCH_TESTS=full"
+)
 def test_killed_while_it_imports_the_same_command_goes_on(tmp_path, record_property):
     source = filled_store.workspace_in(tmp_path / "source")
     keys = bundles.fill(source, range(30))
@@ -166,11 +190,19 @@ def test_killed_while_it_imports_the_same_command_goes_on(tmp_path, record_prope
         if kills >= 20:
             break
         goal = filled_store.workspace_in(tmp_path / f"goal-{number}")
-        made, process = batter(lambda: start(goal.home, [str(tmp_path / "x.bench")], "import", **AWAY), dice, 1.5, 5)  # noqa: B023
+        made, process = batter(
+            lambda: start(goal.home, [str(tmp_path / "x.bench")], "import", **AWAY),  # noqa: B023
+            dice,
+            1.5,
+            5,
+        )
         _, said = process.communicate(timeout=60)
         assert process.returncode == 0, said
         kills += made
-        found, wanted = (dict(zip(sorted(keys), bundles.told(space, keys), strict=True)) for space in (goal, source))
+        found, wanted = (
+            dict(zip(sorted(keys), bundles.told(space, keys), strict=True))
+            for space in (goal, source)
+        )
         compared(record_property, found, wanted)
         compared(record_property, bundles.files(goal), bundles.files(source))
     record_property("interruptions", kills)
@@ -179,7 +211,9 @@ def test_killed_while_it_imports_the_same_command_goes_on(tmp_path, record_prope
 # The first start of MLflow
 
 
-@pytest.mark.skipif(not FULL, reason="at chosen places in test_faults.py; at random moments with BENCH_TESTS=full")
+@pytest.mark.skipif(
+    not FULL, reason="at chosen places in test_faults.py; at random moments with BENCH_TESTS=full"
+)
 def test_killed_in_mlflows_first_start_the_same_command_goes_on(tmp_path, record_property):
     command = ["-m", "vb", "-t", "gaussian-2", "--set", "steps=400", "--set", "eval_particles=500"]
     whole, broken = prepared(tmp_path / "whole"), tmp_path / "broken"

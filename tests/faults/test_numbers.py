@@ -1,4 +1,6 @@
-"""Numbers that no measurement gives, in weights, gradients, parameters and metrics; and steps that do not end."""
+"""Numbers that no measurement gives, in weights, gradients, parameters and metrics; and steps that
+do not end.
+"""
 
 from __future__ import annotations
 
@@ -22,12 +24,17 @@ PLUGINS = str(Path(__file__).parent.parent / "plugins.py")
 SMOKE = ("-t", "gaussian-2", "--protocol", "smoke", "--json")
 READING = (
     *(("list", "runs"), ("compare",), ("export", "--format", "parquet", "-o", "runs.parquet")),
-    *(("compare", "--format", "latex"), ("compare", "--format", "csv"), ("report", "-o", "report.html")),
+    *(
+        ("compare", "--format", "latex"),
+        ("compare", "--format", "csv"),
+        ("report", "-o", "report.html"),
+    ),
 )
 
 
 def stored(workspace):
-    """By method and seed, what the database has of each run: how it ended, its numbers, its curves, the step of its last checkpoint.
+    """By method and seed, what the database has of each run: how it ended, its numbers, its curves,
+    the step of its last checkpoint.
 
     On a slow machine there is one from the way, too.
     """
@@ -57,8 +64,12 @@ def reads(bench, workspace):
 
 @pytest.mark.parametrize("where", ["weights", "gradient"])
 @pytest.mark.parametrize("dtype", ["float64", "float32"] if FULL else ["float64"])
-def test_a_number_in_one_replicate_is_a_result_of_that_one_and_touches_no_other(where, dtype, bench, workspace, record_property):
-    """From step 50 on: what is not finite, or becomes so, has diverged; the least numbers change nothing."""
+def test_a_number_in_one_replicate_is_a_result_of_that_one_and_touches_no_other(
+    where, dtype, bench, workspace, record_property
+):
+    """From step 50 on: what is not finite, or becomes so, has diverged; the least numbers change
+    nothing.
+    """
     seen = {}
     for number in EXTREMES:
         chosen = (f"dtype={dtype}", f"method.where={where}", f"method.number={number}")
@@ -80,11 +91,18 @@ def test_a_number_in_one_replicate_is_a_result_of_that_one_and_touches_no_other(
     record_property("faults", len(seen))
 
 
-@pytest.mark.parametrize("setting", ["lr=1e308", "lr=5e-324", "clip_norm=1e-308", "clip_norm=1e308", "lr=1e308 dtype=float32"])
+@pytest.mark.parametrize(
+    "setting",
+    ["lr=1e308", "lr=5e-324", "clip_norm=1e-308", "clip_norm=1e308", "lr=1e308 dtype=float32"],
+)
 @pytest.mark.parametrize("optimiser", ["adam", "rmsprop"])
-def test_settings_at_the_ends_of_the_floats_give_a_result(setting, optimiser, bench, workspace, record_property):
+def test_settings_at_the_ends_of_the_floats_give_a_result(
+    setting, optimiser, bench, workspace, record_property
+):
     """Parameters that overflow have diverged; those that do not move are done."""
-    chosen = [word for one in (*setting.split(), f"optimiser={optimiser}") for word in ("--set", one)]
+    chosen = [
+        word for one in (*setting.split(), f"optimiser={optimiser}") for word in ("--set", one)
+    ]
     result = bench("run", "-m", "vb", "-m", "hvae", *SMOKE, *chosen)
     assert result.exit_code in (0, 3), result.output
     statuses = {line["status"] for line in json_lines(result)}
@@ -93,14 +111,28 @@ def test_settings_at_the_ends_of_the_floats_give_a_result(setting, optimiser, be
     record_property("faults", 1)
 
 
-def test_every_number_that_a_float_can_be_is_stored_and_shown(url, tmp_path, bench, workspace, monkeypatch, record_property):  # noqa: F811
-    """As a metric, and as a standard error: to the bit in either database, and no reading command stumbles."""
+def test_every_number_that_a_float_can_be_is_stored_and_shown(
+    url,  # noqa: F811
+    tmp_path,
+    bench,
+    workspace,
+    monkeypatch,
+    record_property,
+):
+    """As a metric, and as a standard error: to the bit in either database, and no reading command
+    stumbles.
+    """
     monkeypatch.setenv("BENCH_DATABASE_URL", url)
     here, numbers = Workspace.current(), [*EXTREMES.values(), 1e-310, 2.2250738585072014e-308]
     with ResultStore.open(url) as store:
         claims = filled_store.start(store, range(len(numbers)))
         for claim, number in zip(claims, numbers, strict=True):
-            filled_store.finish(here, store, claim, metrics={"elbo": Metric(number, abs(number)), "elbo_gap": Metric(number, None)})
+            filled_store.finish(
+                here,
+                store,
+                claim,
+                metrics={"elbo": Metric(number, abs(number)), "elbo_gap": Metric(number, None)},
+            )
         kept = store.metrics([claim.key for claim in claims])
     for claim, number in zip(claims, numbers, strict=True):
         value, error = kept[claim.key]["elbo"].value, kept[claim.key]["elbo"].se
@@ -123,6 +155,22 @@ def test_a_step_that_does_not_end_is_broken_off_and_the_sweep_goes_on(bench, mon
 
 @pytest.mark.skipif(not FULL, reason="as above, in a worker, with BENCH_TESTS=full")
 def test_a_step_that_does_not_end_is_broken_off_in_a_worker(tmp_path):
-    command = ["-m", f"{PLUGINS}:Hangs", "-m", "vb", "-t", "gaussian-2", "--protocol", "smoke", "--workers", "2", "--time-limit", "5s"]
-    runs = {run["method"].rpartition(":")[2]: run for run in finished(start(prepared(tmp_path / "home"), command))}
+    command = [
+        "-m",
+        f"{PLUGINS}:Hangs",
+        "-m",
+        "vb",
+        "-t",
+        "gaussian-2",
+        "--protocol",
+        "smoke",
+        "--workers",
+        "2",
+        "--time-limit",
+        "5s",
+    ]
+    runs = {
+        run["method"].rpartition(":")[2]: run
+        for run in finished(start(prepared(tmp_path / "home"), command))
+    }
     assert (runs["vb"]["status"], runs["hangs"]["status"]) == ("done", "timeout")

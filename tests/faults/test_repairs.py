@@ -1,4 +1,5 @@
-"""`doctor --repair` in a loop beside ordinary runs, in a workspace with earlier runs: none loses its file, none is taken over.
+"""`doctor --repair` in a loop beside ordinary runs, in a workspace with earlier runs: none loses
+its file, none is taken over.
 
 BENCH_TESTS=full makes it thousands of earlier runs, two minutes, and both kinds of database.
 """
@@ -29,20 +30,33 @@ def fill(workspace, count):
             claims = filled_store.start(store, range(first, min(first + 500, count)))
             outcomes = []
             for claim in claims:
-                content, place = claim.key.encode(), workspace.checkpoint_file(claim.edition, 20_000)
+                content, place = (
+                    claim.key.encode(),
+                    workspace.checkpoint_file(claim.edition, 20_000),
+                )
                 filled_store.write_file(workspace, place, content)
-                file = filled_store.CheckpointFile("final", 20_000, filled_store.sha256(content), len(content))
-                outcomes.append(Outcome(Status.DONE, None, 20_000, 1.0, filled_store.METRICS, checkpoint=file))
+                file = filled_store.CheckpointFile(
+                    "final", 20_000, filled_store.sha256(content), len(content)
+                )
+                outcomes.append(
+                    Outcome(Status.DONE, None, 20_000, 1.0, filled_store.METRICS, checkpoint=file)
+                )
             store.finish_all(claims, outcomes)
 
 
 @pytest.mark.parametrize("kind", ["sqlite", "postgresql"] if FULL else ["sqlite"])
 def test_repairs_beside_runs_lose_nothing(kind, tmp_path, request, record_property):
-    where = {} if kind == "sqlite" else {"BENCH_DATABASE_URL": request.getfixturevalue("postgres_database")()}
+    where = (
+        {}
+        if kind == "sqlite"
+        else {"BENCH_DATABASE_URL": request.getfixturevalue("postgres_database")()}
+    )
     workspace = filled_store.workspace_in(tmp_path / "home", **where)
     fill(workspace, EARLIER)
     with ResultStore.open(workspace.database_url) as store:
-        run = filled_store.new_run(10**6)  # an abandoned one, for each repair to have something to do
+        run = filled_store.new_run(
+            10**6
+        )  # an abandoned one, for each repair to have something to do
         store.enqueue([run])
         store.claim([run.spec.key], gone_owner())
     deadline, repairs, batch, made = time.monotonic() + SECONDS, 0, 0, 0
@@ -51,7 +65,18 @@ def test_repairs_beside_runs_lose_nothing(kind, tmp_path, request, record_proper
         running = []
         for number in range(BESIDE):
             seeds = f"{batch * 100 + number * 10}-{batch * 100 + number * 10 + 9}"
-            arguments = ["-m", "vb", "-t", "gaussian-2", "--protocol", "smoke", "--set", "steps=200", "--seeds", seeds]
+            arguments = [
+                "-m",
+                "vb",
+                "-t",
+                "gaussian-2",
+                "--protocol",
+                "smoke",
+                "--set",
+                "steps=200",
+                "--seeds",
+                seeds,
+            ]
             running.append(start(workspace.home, arguments, **AWAY, **where))
         while any(process.poll() is None for process in running):
             if repair.poll() is not None:

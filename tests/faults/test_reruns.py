@@ -1,4 +1,6 @@
-"""kill -9 of a command that makes results anew: what was there stays until the new result is stored."""
+"""kill -9 of a command that makes results anew: what was there stays until the new result is
+stored.
+"""
 
 from __future__ import annotations
 
@@ -21,7 +23,18 @@ from harness.store import ResultStore
 FULL = os.environ.get("BENCH_TESTS") == "full"
 AWAY = {"MLFLOW_TRACKING_URI": "http://127.0.0.1:9"}
 MOODY = f"{ROOT / 'tests' / 'plugins.py'}:Moody"
-RUN = ["-m", MOODY, "-t", "gaussian-2", "--seeds", "0-2", "--protocol", "smoke", "--set", "steps=4000"]
+RUN = [
+    "-m",
+    MOODY,
+    "-t",
+    "gaussian-2",
+    "--seeds",
+    "0-2",
+    "--protocol",
+    "smoke",
+    "--set",
+    "steps=4000",
+]
 RERUN = [*RUN, "--rerun"]
 STATUSES = {"": 0, "raises": 3, "breaks": 1}
 
@@ -50,11 +63,20 @@ def half_made(done, home):
 def files(home):
     """The files on record, those of results that wait among them; and the files that are there."""
     with opened(home) as store:
-        on_record = {file.place(Workspace(home)) for found in store.files.checkpoints().values() for file in found}
+        on_record = {
+            file.place(Workspace(home))
+            for found in store.files.checkpoints().values()
+            for file in found
+        }
         (database,) = {path.parent.parent for path in on_record}
-        waiting = {key: result for key in store.files.checkpoints() if (result := store.earlier.of(key))}
+        waiting = {
+            key: result for key in store.files.checkpoints() if (result := store.earlier.of(key))
+        }
     for key, result in waiting.items():
-        on_record |= {database / f"{key}.{result['edition']}" / checkpoint_name(file["step"]) for file in result["checkpoints"]}
+        on_record |= {
+            database / f"{key}.{result['edition']}" / checkpoint_name(file["step"])
+            for file in result["checkpoints"]
+        }
     return on_record, {path for path in (home / "checkpoints").rglob("*") if path.is_file()}
 
 
@@ -66,12 +88,17 @@ def quietly(home, command, *words):
     return out
 
 
-def test_killed_while_results_are_made_anew_they_wait_and_the_command_goes_on(done, tmp_path, record_property):
+def test_killed_while_results_are_made_anew_they_wait_and_the_command_goes_on(
+    done, tmp_path, record_property
+):
     home = half_made(done, tmp_path / "home")
     record_property("interruptions", 1)
     (key, *_) = state(done)
     process = start(home, [], command="compare", **AWAY)
-    assert "(3 being made anew: what they had is kept until then)" in process.communicate(timeout=120)[1]
+    assert (
+        "(3 being made anew: what they had is kept until then)"
+        in process.communicate(timeout=120)[1]
+    )
     quietly(home, "export", "-o", str(tmp_path / "runs.csv"))
     assert "that result is kept until the new one is stored" in quietly(home, "show", key)
     on_record, present = files(home)
@@ -94,7 +121,9 @@ def test_killed_and_then_impossible_everything_is_as_it_was(done, tmp_path, reco
     assert on_record == present
 
 
-@pytest.mark.skipif(not FULL, reason="at chosen places above and below; at random moments with BENCH_TESTS=full")
+@pytest.mark.skipif(
+    not FULL, reason="at chosen places above and below; at random moments with BENCH_TESTS=full"
+)
 @pytest.mark.parametrize("mood", STATUSES)
 def test_killed_at_random_moments_no_result_is_lost(done, tmp_path, record_property, mood):
     dice, kills = random.Random(mood), 0
@@ -137,7 +166,9 @@ def test_killed_before_a_statement_there_is_one_result(tmp_path, record_property
         died = killed(processes.die_at_statement, url, number, work)
         kills += died
         with ResultStore.open(url) as store:
-            assert (store.rows(KEYS)[KEYS[0]].status == Status.DONE) != bool(store.earlier.of(KEYS[0]))
+            assert (store.rows(KEYS)[KEYS[0]].status == Status.DONE) != bool(
+                store.earlier.of(KEYS[0])
+            )
         if not died:
             break
     assert kills > (10 if FULL else 2)

@@ -10,7 +10,18 @@ import time
 import pytest
 from counts import compared
 from forked import wait_for_words
-from runs import ROOT, batter, finished, kill, mirrored, opened, prepared, start, state, wait_for_checkpoint
+from runs import (
+    ROOT,
+    batter,
+    finished,
+    kill,
+    mirrored,
+    opened,
+    prepared,
+    start,
+    state,
+    wait_for_checkpoint,
+)
 
 PLUGINS = ROOT / "tests" / "plugins.py"
 FULL = os.environ.get("BENCH_TESTS") == "full"
@@ -37,7 +48,9 @@ def test_kill_nine_at_random_moments_changes_no_bit(case, tmp_path, record_prope
         kills += killed
         compared(record_property, state(broken), state(whole))
         assert [run["metrics"] for run in resumed] == [run["metrics"] for run in uninterrupted]
-        endings = {run["key"]: ["FINISHED" if run["status"] == "done" else "FAILED"] for run in resumed}
+        endings = {
+            run["key"]: ["FINISHED" if run["status"] == "done" else "FAILED"] for run in resumed
+        }
         assert mirrored(broken) == endings == mirrored(whole)
     record_property("interruptions", kills)
 
@@ -82,5 +95,7 @@ def test_another_takes_over_when_the_holder_is_killed(tmp_path):
     results = [finished(other)[0] for other in others]
     assert sorted(run["outcome"] for run in results) == ["hit", "resumed"]
     with opened(tmp_path) as store:
-        taken = [line.at for line in store.history(results[0]["key"]) if line.status == "running"][-1]
+        taken = [line.at for line in store.history(results[0]["key"]) if line.status == "running"][
+            -1
+        ]
     assert taken - killed < 5.0

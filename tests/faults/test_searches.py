@@ -1,4 +1,6 @@
-"""Tuning studies whose coordinator, or a worker of it, is killed: the trials and their runs are the same."""
+"""Tuning studies whose coordinator, or a worker of it, is killed: the trials and their runs are the
+same.
+"""
 
 from __future__ import annotations
 
@@ -35,7 +37,9 @@ FULL = os.environ.get("BENCH_TESTS") == "full"
 
 
 def study_command(folder, workers):
-    return start(folder, ["run", str(folder / "mine.yaml"), *workers, "--save-every", "0.2"], command="study")
+    return start(
+        folder, ["run", str(folder / "mine.yaml"), *workers, "--save-every", "0.2"], command="study"
+    )
 
 
 def everything(folder):
@@ -50,7 +54,13 @@ def everything(folder):
         keys += keys_of(best_of(trials).spec, search.report_seeds)
         rows, metrics = store.rows(keys), store.metrics(keys)
         runs = {
-            key: (row.status, row.step, repr(metrics.get(key)), repr(store.curves(key)), store.checkpoints(key)[0].sha256)
+            key: (
+                row.status,
+                row.step,
+                repr(metrics.get(key)),
+                repr(store.curves(key)),
+                store.checkpoints(key)[0].sha256,
+            )
             for key, row in rows.items()
         }
     return trials, runs
@@ -58,18 +68,28 @@ def everything(folder):
 
 @pytest.mark.parametrize(
     ("pruner", "workers", "trials", "kills"),
-    [("median", (), 8, 2), ("none", ("--workers", "2"), 4, 2), *([("median", ("--workers", "2"), 6, 5)] if FULL else [])],
+    [
+        ("median", (), 8, 2),
+        ("none", ("--workers", "2"), 4, 2),
+        *([("median", ("--workers", "2"), 6, 5)] if FULL else []),
+    ],
 )
-def test_a_study_whose_processes_are_killed_has_the_same_trials(pruner, workers, trials, kills, tmp_path, record_property):
+def test_a_study_whose_processes_are_killed_has_the_same_trials(
+    pruner, workers, trials, kills, tmp_path, record_property
+):
     draw, died = random.Random(7), 0
     results = []
     for name, deaths in (("calm", 0), ("killed", kills)):
         folder = tmp_path / name
         prepared(folder)
-        (folder / "mine.yaml").write_text(STUDY.format(steps=900 if workers else 360, trials=trials, pruner=pruner))
+        (folder / "mine.yaml").write_text(
+            STUDY.format(steps=900 if workers else 360, trials=trials, pruner=pruner)
+        )
         for attempt in range(deaths + 1):
             process = study_command(folder, workers)
-            timer = threading.Timer(draw.uniform(4, 9), _kill, (process, bool(workers) and attempt % 2 == 1))
+            timer = threading.Timer(
+                draw.uniform(4, 9), _kill, (process, bool(workers) and attempt % 2 == 1)
+            )
             if attempt < deaths:
                 timer.start()
             _, said = process.communicate(timeout=300)

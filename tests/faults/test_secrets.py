@@ -1,4 +1,6 @@
-"""What must not leave: passwords in addresses, and anything at all to other machines; and what must not come in: code in data."""
+"""What must not leave: passwords in addresses, and anything at all to other machines; and what must
+not come in: code in data.
+"""
 
 from __future__ import annotations
 
@@ -53,22 +55,33 @@ def dumped(url: str) -> str:
     engine, tables = connect.engine_for(url), MetaData()
     with connect.reading(engine, url) as connection:
         tables.reflect(connection)
-        text = "\n".join(str(row) for table in tables.sorted_tables for row in connection.execute(select(table)))
+        text = "\n".join(
+            str(row) for table in tables.sorted_tables for row in connection.execute(select(table))
+        )
     engine.dispose()
     return text
 
 
-def test_a_password_is_in_no_output_no_file_no_database_and_no_command_line(postgres_database, tmp_path, record_property):
-    """On a real server, with a tracking server that is away: `run`, then everything that shows or writes results."""
+def test_a_password_is_in_no_output_no_file_no_database_and_no_command_line(
+    postgres_database, tmp_path, record_property
+):
+    """On a real server, with a tracking server that is away: `run`, then everything that shows or
+    writes results.
+    """
     url = postgres_database().replace("bench@", f"bench:{TOLD[1]}@")
     assert TOLD[1] in url
     home = prepared(tmp_path / "home")
-    secrets = {"BENCH_DATABASE_URL": url, "MLFLOW_TRACKING_URI": f"http://ada:{TOLD[1]}@127.0.0.1:9"}
+    secrets = {
+        "BENCH_DATABASE_URL": url,
+        "MLFLOW_TRACKING_URI": f"http://ada:{TOLD[1]}@127.0.0.1:9",
+    }
     said, lines = watched(start(home, [*SMOKE, "--workers", "1"], **secrets))
     assert '"done"' in said
     assert any("harness.execution.worker" in line for line in lines)
     for command in TABLES:
-        words = [str(home / word) if word.startswith(("runs.", "report.")) else word for word in command]
+        words = [
+            str(home / word) if word.startswith(("runs.", "report.")) else word for word in command
+        ]
         more, named = watched(start(home, words[1:], words[0], **secrets))
         said, lines = said + more, lines | named
     assert (home / "report.html").exists()
@@ -93,11 +106,18 @@ WRONG = (
 )
 
 
-@pytest.mark.parametrize("variable", ["BENCH_DATABASE_URL", "MLFLOW_TRACKING_URI", "BENCH_STUDY_URL"])
+@pytest.mark.parametrize(
+    "variable", ["BENCH_DATABASE_URL", "MLFLOW_TRACKING_URI", "BENCH_STUDY_URL"]
+)
 @pytest.mark.parametrize("address", WRONG)
 def test_no_error_repeats_a_password(address, variable, tmp_path, monkeypatch, record_property):
     monkeypatch.setenv(variable, address.format(TOLD[1]))
-    commands = [["list", "runs"], ["ui", "--port", "0"], ["doctor"], ["tune", "-m", "vb", "-t", "gaussian-2", "--trials", "1", "--dry-run"]]
+    commands = [
+        ["list", "runs"],
+        ["ui", "--port", "0"],
+        ["doctor"],
+        ["tune", "-m", "vb", "-t", "gaussian-2", "--trials", "1", "--dry-run"],
+    ]
     for command in commands:
         if command[0] == "ui" and variable != "MLFLOW_TRACKING_URI":
             continue  # it would serve
@@ -106,9 +126,14 @@ def test_no_error_repeats_a_password(address, variable, tmp_path, monkeypatch, r
     record_property("bad inputs", len(commands))
 
 
-@pytest.mark.parametrize("address", ["postgresql://ada:{}@host/bench", "ada:{}@host/bench", "postgresql://host/bench?password={}"])
+@pytest.mark.parametrize(
+    "address",
+    ["postgresql://ada:{}@host/bench", "ada:{}@host/bench", "postgresql://host/bench?password={}"],
+)
 def test_a_password_is_hidden_however_it_is_written(address):
-    """Also one whose slashes are not spelt out, which makes the address one that no parser reads as it was meant."""
+    """Also one whose slashes are not spelt out, which makes the address one that no parser reads as
+    it was meant.
+    """
     shown = redact(address.format("a/b:c"))
     assert "a/b" not in shown
     assert "***" in shown
@@ -120,7 +145,10 @@ def test_a_password_is_hidden_however_it_is_written(address):
 def test_the_pages_are_served_to_this_machine_only_and_report_nowhere(tmp_path):
     argv, environment = ui_command(Workspace(prepared(tmp_path / "home")))
     assert argv[argv.index("--host") + 1] == "127.0.0.1"
-    assert (environment["MLFLOW_DISABLE_TELEMETRY"], environment["DO_NOT_TRACK"]) == ("true", "true")
+    assert (environment["MLFLOW_DISABLE_TELEMETRY"], environment["DO_NOT_TRACK"]) == (
+        "true",
+        "true",
+    )
 
 
 def is_here(address: str) -> bool:
@@ -128,9 +156,17 @@ def is_here(address: str) -> bool:
     return address in ("unix", "localhost") or ipaddress.ip_address(address).is_loopback
 
 
-def test_a_session_connects_to_no_machine_unpickles_nothing_and_writes_into_its_workspace(tmp_path, record_property):
-    """A session with the audit hooks of Python: in the commands, and in the processes that they start."""
-    home, other, heard = prepared(tmp_path / "home"), prepared(tmp_path / "other"), tmp_path / "heard"
+def test_a_session_connects_to_no_machine_unpickles_nothing_and_writes_into_its_workspace(
+    tmp_path, record_property
+):
+    """A session with the audit hooks of Python: in the commands, and in the processes that they
+    start.
+    """
+    home, other, heard = (
+        prepared(tmp_path / "home"),
+        prepared(tmp_path / "other"),
+        tmp_path / "heard",
+    )
     out = {name: str(home / name) for name in ("runs.bench", "runs.csv", "report.html")}
     session = [
         ("run", [*SMOKE, "--workers", "1"], home),
@@ -143,15 +179,29 @@ def test_a_session_connects_to_no_machine_unpickles_nothing_and_writes_into_its_
         ("doctor", [], other),
     ]
     for command, arguments, place in session:
-        process = start(place, arguments, command, PATH_FIRST=str(ROOT / "tests" / "faulty"), AUDIT=str(heard))
+        process = start(
+            place, arguments, command, PATH_FIRST=str(ROOT / "tests" / "faulty"), AUDIT=str(heard)
+        )
         _, said = process.communicate(timeout=300)
         assert process.returncode == 0, (command, said)
     events = [line.partition(" ") for line in heard.read_text(errors="replace").splitlines()]
     written = {Path(said) for event, _, said in events if event == "open"}
-    assert any(path.suffix == ".safetensors" or ".safetensors." in path.name for path in written)  # the hooks hear
+    assert any(
+        path.suffix == ".safetensors" or ".safetensors." in path.name for path in written
+    )  # the hooks hear
     assert [said for event, _, said in events if event == "pickle.find_class"] == []
-    assert [said for event, _, said in events if event == "socket.connect" and not is_here(said)] == []
-    elsewhere = {path for path in written if not any(path.is_relative_to(place) for place in (home, other, "/dev", "/proc"))}
+    assert [
+        said for event, _, said in events if event == "socket.connect" and not is_here(said)
+    ] == []
+    elsewhere = {
+        path
+        for path in written
+        if not any(path.is_relative_to(place) for place in (home, other, "/dev", "/proc"))
+    }
     elsewhere -= {path for path in elsewhere if "__pycache__" in path.parts}
-    assert {path for path in elsewhere if not path.is_relative_to(tempfile.gettempdir()) or path.is_relative_to(tmp_path)} <= {heard}
+    assert {
+        path
+        for path in elsewhere
+        if not path.is_relative_to(tempfile.gettempdir()) or path.is_relative_to(tmp_path)
+    } <= {heard}
     record_property("bad inputs", len(session))

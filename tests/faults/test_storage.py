@@ -1,4 +1,6 @@
-"""Storage that fails: no space, read-only, and a database that is another one. Nothing is lost, and it is put right."""
+"""Storage that fails: no space, read-only, and a database that is another one. Nothing is lost, and
+it is put right.
+"""
 
 from __future__ import annotations
 
@@ -33,7 +35,11 @@ def small(tmp_path):
     """A file system of eight MiB, which may be filled or made read-only."""
     folder = tmp_path / "small"
     folder.mkdir()
-    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=8m", "tmpfs", str(folder)], capture_output=True, text=True)
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=8m", "tmpfs", str(folder)],
+        capture_output=True,
+        text=True,
+    )
     if mounted.returncode:
         pytest.skip(f"no file system can be mounted here: {mounted.stderr.strip()}")
     yield folder
@@ -132,9 +138,15 @@ def on_record(home):
 
 @pytest.mark.parametrize(
     ("change", "says"),
-    [(other_text, "Move the file away"), (other_older, "run: bench db upgrade"), (other_newer, "a newer release made it")],
+    [
+        (other_text, "Move the file away"),
+        (other_older, "run: bench db upgrade"),
+        (other_newer, "a newer release made it"),
+    ],
 )
-def test_a_database_that_is_another_one_is_refused_and_left_alone(change, says, whole, tmp_path, record_property):
+def test_a_database_that_is_another_one_is_refused_and_left_alone(
+    change, says, whole, tmp_path, record_property
+):
     home, kept = tmp_path / "home", tmp_path / "kept.db"
     shutil.copytree(whole, home)
     with closing(sqlite3.connect(home / "bench.db")) as connection:
@@ -143,7 +155,10 @@ def test_a_database_that_is_another_one_is_refused_and_left_alone(change, says, 
     change(home / "bench.db")
     found = on_record(home)
     for command, arguments in (("run", RUN), ("list", ["runs"]), ("doctor", [])):
-        if (command, change) != ("doctor", other_older):  # to doctor it is a fault that can be mended
+        if (command, change) != (
+            "doctor",
+            other_older,
+        ):  # to doctor it is a fault that can be mended
             refused(start(home, arguments, command=command, **AWAY), says)
         assert on_record(home) == found
     shutil.copyfile(kept, home / "bench.db")

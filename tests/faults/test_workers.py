@@ -1,4 +1,6 @@
-"""Worker processes: they share a database, die with their command, are replaced, and keep to their limits."""
+"""Worker processes: they share a database, die with their command, are replaced, and keep to their
+limits.
+"""
 
 from __future__ import annotations
 
@@ -46,7 +48,9 @@ def wait_until(true, process, patience_s=120.0):
         time.sleep(0.05)
 
 
-def test_workers_give_the_numbers_of_one_process_and_a_dead_one_is_replaced(alone, tmp_path, record_property):
+def test_workers_give_the_numbers_of_one_process_and_a_dead_one_is_replaced(
+    alone, tmp_path, record_property
+):
     home = prepared(tmp_path / "home")
     process = start(home, [*SHORT, "--workers", "2"])
     wait_until(lambda: len(children(process.pid, "executors.worker")) == 2, process)
@@ -67,7 +71,9 @@ grids:
 """
 
 
-def test_workers_die_with_their_coordinator_and_the_same_command_goes_on(alone, tmp_path, record_property):
+def test_workers_die_with_their_coordinator_and_the_same_command_goes_on(
+    alone, tmp_path, record_property
+):
     home = prepared(tmp_path / "home")
     (home / "mine.yaml").write_text(STUDY)
     command = ["run", str(home / "mine.yaml"), "--workers", "2", "--save-every", "0.2", "--json"]
@@ -93,7 +99,12 @@ def test_workers_die_with_their_coordinator_and_the_same_command_goes_on(alone, 
         number += 1
         home = prepared(tmp_path / f"home-{number}")
         (home / "mine.yaml").write_text(STUDY)
-        made, process = batter(lambda: start(home, ["run", str(home / "mine.yaml"), *command[2:]], "study", **AWAY), dice, 9.0, 5)  # noqa: B023
+        made, process = batter(
+            lambda: start(home, ["run", str(home / "mine.yaml"), *command[2:]], "study", **AWAY),  # noqa: B023
+            dice,
+            9.0,
+            5,
+        )
         finished(process)
         kills += made
         compared(record_property, state(home), state(alone))
@@ -116,7 +127,20 @@ def test_time_limits_save_and_the_same_command_goes_on(alone, tmp_path):
 
 def test_a_run_that_eats_memory_ends_and_the_others_go_on(tmp_path):
     home = prepared(tmp_path / "home")
-    command = ["-m", f"{PLUGINS}:Eats", "-m", "vb", "-t", "gaussian-2", "--protocol", "smoke", "--workers", "1", "--memory-limit", "2G"]
+    command = [
+        "-m",
+        f"{PLUGINS}:Eats",
+        "-m",
+        "vb",
+        "-t",
+        "gaussian-2",
+        "--protocol",
+        "smoke",
+        "--workers",
+        "1",
+        "--memory-limit",
+        "2G",
+    ]
     runs = {run["method"].rpartition(":")[2]: run for run in finished(start(home, command, **AWAY))}
     assert runs["vb"]["status"] == "done"
     assert runs["eats"]["status"] == "failed"
@@ -125,7 +149,20 @@ def test_a_run_that_eats_memory_ends_and_the_others_go_on(tmp_path):
 
 def test_what_goes_wrong_in_a_worker_is_said_by_the_command(tmp_path):
     home = prepared(tmp_path / "home")
-    process = start(home, ["-m", f"{PLUGINS}:WrongShape", "-t", "gaussian-2", "--protocol", "smoke", "--workers", "1"], **AWAY)
+    process = start(
+        home,
+        [
+            "-m",
+            f"{PLUGINS}:WrongShape",
+            "-t",
+            "gaussian-2",
+            "--protocol",
+            "smoke",
+            "--workers",
+            "1",
+        ],
+        **AWAY,
+    )
     _, said = process.communicate(timeout=60)
     assert process.returncode == 3
     assert "log_w" in said
@@ -134,7 +171,9 @@ def test_what_goes_wrong_in_a_worker_is_said_by_the_command(tmp_path):
 
 def test_the_last_words_of_a_worker_are_heard_however_late_they_are_read(tmp_path, monkeypatch):
     read = Worker._listen
-    monkeypatch.setattr(Worker, "_listen", lambda self: (self._child.wait(), time.sleep(0.5), read(self)))
+    monkeypatch.setattr(
+        Worker, "_listen", lambda self: (self._child.wait(), time.sleep(0.5), read(self))
+    )
     workspace = Workspace(prepared(tmp_path / "home"), {"BENCH_HOME": str(tmp_path / "home")})
     worker = Worker(workspace, ["0" * 16], Options())
     try:
@@ -157,13 +196,18 @@ def test_a_scheduler_that_is_not_there_is_one_line_within_ten_seconds(tmp_path):
 
 
 def test_a_worker_drains_the_database_whatever_its_clock_says(tmp_path, postgres_database):
-    """One of two workers lives an hour ahead: it takes nothing from the other, because the server's clock counts."""
+    """One of two workers lives an hour ahead: it takes nothing from the other, because the server's
+    clock counts.
+    """
     runs, place = sweep(3, 2_000), Place(prepared(tmp_path / "home"), postgres_database())
     keys = [run.spec.key for run in runs]
     with place.store() as store:
         store.enqueue(runs)
     ahead = {"PATH_FIRST": str(ROOT / "tests" / "faulty"), "CLOCK_AHEAD_S": "3600"}
-    workers = [start(place.home, ["--drain"], command="worker", **place.environment, **extra) for extra in ({}, ahead)]
+    workers = [
+        start(place.home, ["--drain"], command="worker", **place.environment, **extra)
+        for extra in ({}, ahead)
+    ]
     for worker in workers:
         _, said = worker.communicate(timeout=120)
         assert worker.returncode == 0, said
@@ -174,10 +218,14 @@ def test_a_worker_drains_the_database_whatever_its_clock_says(tmp_path, postgres
     assert max(at) - min(at) < 600
 
 
-@pytest.mark.skipif(not FULL, reason="four workers with interpreters of their own, with BENCH_TESTS=full")
+@pytest.mark.skipif(
+    not FULL, reason="four workers with interpreters of their own, with BENCH_TESTS=full"
+)
 @pytest.mark.parametrize("kind", ["sqlite", "postgresql"])
 def test_workers_in_containers_of_one_host_leave_each_other_their_runs(kind, tmp_path, request):
-    """The host's name and its boot are those of all of them, and each has the process number of the others."""
+    """The host's name and its boot are those of all of them, and each has the process number of the
+    others.
+    """
     argv = ["unshare", "--pid", "--fork", "--kill-child", "--mount-proc"]
     if subprocess.run([*argv, "true"], capture_output=True, check=False).returncode:
         pytest.skip("no PID namespaces here")
@@ -187,13 +235,23 @@ def test_workers_in_containers_of_one_host_leave_each_other_their_runs(kind, tmp
     runs = sweep(6, 20_000)
     with place.store() as store:
         store.enqueue(runs)
-    environment = {**os.environ, **place.environment, "BENCH_HOME": str(place.home), "PYTHONPATH": str(ROOT)}
+    environment = {
+        **os.environ,
+        **place.environment,
+        "BENCH_HOME": str(place.home),
+        "PYTHONPATH": str(ROOT),
+    }
     command = [*argv, sys.executable, "-m", "harness.cli", "worker", "--drain"]
-    workers = [subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True) for _ in range(4)]
+    workers = [
+        subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True)
+        for _ in range(4)
+    ]
     said = [worker.communicate(timeout=600)[1] for worker in workers]
     assert [worker.returncode for worker in workers] == [0] * 4, said
     with place.store() as store:
-        assert [[line.status.value for line in store.history(run.spec.key)] for run in runs] == [["queued", "running", "done"]] * 6
+        assert [[line.status.value for line in store.history(run.spec.key)] for run in runs] == [
+            ["queued", "running", "done"]
+        ] * 6
 
 
 def test_a_server_that_goes_away_in_mid_sweep_is_waited_for(tmp_path, record_property):
@@ -206,7 +264,15 @@ def test_a_server_that_goes_away_in_mid_sweep_is_waited_for(tmp_path, record_pro
         for place in places:
             with place.store() as store:
                 store.enqueue(runs)
-        processes = [start(place.home, ["--drain", "--save-every", "0.5"], command="worker", **place.environment) for place in places]
+        processes = [
+            start(
+                place.home,
+                ["--drain", "--save-every", "0.5"],
+                command="worker",
+                **place.environment,
+            )
+            for place in places
+        ]
         wait_until(lambda: list((places[1].home / "checkpoints").glob("*/*")), processes[1])
         running.stop()
         time.sleep(OUTAGE_S)
@@ -217,5 +283,7 @@ def test_a_server_that_goes_away_in_mid_sweep_is_waited_for(tmp_path, record_pro
         record_property("faults", 1)
         compared(record_property, states(places[1]), states(places[0]))
         with places[1].store() as store:
-            histories = [[line.status.value for line in store.history(run.spec.key)] for run in runs]
+            histories = [
+                [line.status.value for line in store.history(run.spec.key)] for run in runs
+            ]
         assert histories == [["queued", "running", "done"]] * 2

@@ -1,8 +1,11 @@
-"""Imported by every Python that has this folder on its path: kills the process, and its parent, at a chosen call.
+"""Imported by every Python that has this folder on its path: kills the process, and its parent, at
+a chosen call.
 
-FAULT is `CALL:PATTERN:COUNT`: at the COUNT-th call of os.CALL on a path that the pattern fits, before it is made (`-replace`: after).
-FAULT_MARK names a file that is made first, so that each fault happens once. CLOCK_AHEAD_S sets the clock of this process ahead. AUDIT
-names a file that gets a line for each class that is unpickled, each address that is connected to, and each file that is written.
+FAULT is `CALL:PATTERN:COUNT`: at the COUNT-th call of os.CALL on a path that the pattern fits,
+before it is made (`-replace`: after). FAULT_MARK names a file that is made first, so that each
+fault happens once. CLOCK_AHEAD_S sets the clock of this process ahead. AUDIT names a file that gets
+a line for each class that is unpickled, each address that is connected to, and each file that is
+written.
 """
 
 from __future__ import annotations
@@ -21,7 +24,9 @@ def _die() -> None:
     if Path(MARK).exists():
         return
     Path(MARK).touch()
-    if "harness.tracking" in " ".join(sys.orig_argv):  # a helper takes the command that it helps along
+    if "harness.tracking" in " ".join(
+        sys.orig_argv
+    ):  # a helper takes the command that it helps along
         os.kill(os.getppid(), signal.SIGKILL)
     os.kill(os.getpid(), signal.SIGKILL)
 
@@ -63,7 +68,12 @@ if AUDIT := os.environ.get("AUDIT"):
     _WRITING = os.O_WRONLY | os.O_RDWR
 
     def _hear(event, values):
-        if event == "open" and isinstance(values[0], str | bytes) and isinstance(values[2], int) and values[2] & _WRITING:
+        if (
+            event == "open"
+            and isinstance(values[0], str | bytes)
+            and isinstance(values[2], int)
+            and values[2] & _WRITING
+        ):
             said = os.path.abspath(os.fsdecode(values[0]))  # noqa: PTH100
         elif event == "pickle.find_class":
             said = f"{values[0]}.{values[1]}"

@@ -22,7 +22,9 @@ NOTHING = "-"
 
 @dataclass(frozen=True)
 class Word:
-    """What stands in one place of a table. `marks` are letters of notes, `cell` is the name under which `bench why` knows it."""
+    """What stands in one place of a table. `marks` are letters of notes, `cell` is the name under
+    which `bench why` knows it.
+    """
 
     text: str
     bold: bool = False
@@ -44,8 +46,8 @@ class Grid:
 class Style:
     """How tables look.
 
-    `brackets` has intervals in place of standard errors, `differences` adds a table of paired differences to the reference, and
-    `costs` has what a run costs in the last columns.
+    `brackets` has intervals in place of standard errors, `differences` adds a table of paired
+    differences to the reference, and `costs` has what a run costs in the last columns.
     """
 
     brackets: bool = False
@@ -56,11 +58,20 @@ class Style:
 def grids(table: Table, style: Style) -> list[Grid]:
     """The table of means, and after it that of differences where it is wanted."""
     costs = _cost_names(table) if style.costs else ()
-    usual = Counter(entry.total for line in table.lines for entry in line.entries if entry).most_common(1)[0][0]
-    means = [[_mean(entry, style.brackets, usual) for entry in line.entries] for line in table.lines]
-    rows = [(Word(line.name), *words, *_costs(line)[: len(costs)]) for line, words in zip(table.lines, means, strict=True)]
+    usual = Counter(
+        entry.total for line in table.lines for entry in line.entries if entry
+    ).most_common(1)[0][0]
+    means = [
+        [_mean(entry, style.brackets, usual) for entry in line.entries] for line in table.lines
+    ]
+    rows = [
+        (Word(line.name), *words, *_costs(line)[: len(costs)])
+        for line, words in zip(table.lines, means, strict=True)
+    ]
     if table.floor is not None:
-        floors = (Word("" if floor is None else estimate(floor, style.brackets)) for floor in table.floor)
+        floors = (
+            Word("" if floor is None else estimate(floor, style.brackets)) for floor in table.floor
+        )
         rows.append((Word(FLOOR), *floors, *(Word("") for _ in costs)))
     notes = (_means_are(table, style), *table.notes, *_reading(table, style))
     found = [Grid(table.title, ("method", *table.columns, *costs), tuple(rows), notes)]
@@ -72,9 +83,21 @@ def _cost_names(table: Table) -> tuple[str, ...]:
 
 
 def _means_are(table: Table, style: Style) -> str:
-    counts = sorted({entry.interval.n for line in table.lines for entry in line.entries if entry and entry.interval.n} or {0})
+    counts = sorted(
+        {
+            entry.interval.n
+            for line in table.lines
+            for entry in line.entries
+            if entry and entry.interval.n
+        }
+        or {0}
+    )
     spread = f"n = {counts[0]}" if len(counts) == 1 else f"n = {counts[0]} to {counts[-1]}"
-    shown = f", in brackets the 95 % interval ({NAMES[table.options.interval]})" if style.brackets else " ± standard error"
+    shown = (
+        f", in brackets the 95 % interval ({NAMES[table.options.interval]})"
+        if style.brackets
+        else " ± standard error"
+    )
     return f"Means over seeds{shown}; {spread}."
 
 
@@ -101,18 +124,29 @@ def _reading(table: Table, style: Style) -> Iterator[str]:
 
 def rank_grid(ranking: Ranking) -> Grid:
     """Mean ranks, the best first, and who is not told apart from whom."""
-    order = sorted(range(len(ranking.names)), key=lambda place: (ranking.mean_ranks[place], ranking.names[place]))
+    order = sorted(
+        range(len(ranking.names)),
+        key=lambda place: (ranking.mean_ranks[place], ranking.names[place]),
+    )
     groups: dict[str, list[str]] = {name: [] for name in ranking.names}
     for place, clique in enumerate(ranking.cliques, 1):
         for name in clique:
             groups[name].append(str(place))
     ranked = [(ranking.names[place], ranking.mean_ranks[place]) for place in order]
-    rows = tuple((Word(name), Word(f"{rank:.2f}"), Word(" ".join(groups[name]))) for name, rank in ranked)
-    notes = [f"Ranks within each of {ranking.n_blocks} columns, 1 the best; a method with failed runs is last in that column."]
+    rows = tuple(
+        (Word(name), Word(f"{rank:.2f}"), Word(" ".join(groups[name]))) for name, rank in ranked
+    )
+    notes = [
+        f"Ranks within each of {ranking.n_blocks} columns, 1 the best; a method with failed runs is last in that column."
+    ]
     if ranking.p == ranking.p:
-        notes.append(f"Friedman's test that all are alike: chi-squared {number(ranking.chi_square)}, p {probability(ranking.p)}.")
+        notes.append(
+            f"Friedman's test that all are alike: chi-squared {number(ranking.chi_square)}, p {probability(ranking.p)}."
+        )
     near = number(ranking.critical_difference)
-    notes.append(f"Mean ranks less than {near} apart are not told apart (Nemenyi, 5 %): such methods share a group.")
+    notes.append(
+        f"Mean ranks less than {near} apart are not told apart (Nemenyi, 5 %): such methods share a group."
+    )
     return Grid("mean ranks across tasks", ("method", "mean rank", "group"), rows, tuple(notes))
 
 
@@ -138,7 +172,12 @@ def _mean(entry: Entry | None, brackets: bool, usual: int) -> Word:
 
 def _costs(line: Line) -> tuple[Word, ...]:
     cost = line.cost
-    return Word(_span(cost.steps)), Word(_span(cost.gradients)), Word(_span(cost.seconds, " s")), Word(_tuning(cost.tuning))
+    return (
+        Word(_span(cost.steps)),
+        Word(_span(cost.gradients)),
+        Word(_span(cost.seconds, " s")),
+        Word(_tuning(cost.tuning)),
+    )
 
 
 def _tuning(spent: Sequence[Spent]) -> str:
@@ -146,29 +185,46 @@ def _tuning(spent: Sequence[Spent]) -> str:
     if not spent:
         return NOTHING
     gradients = Span.of(one.gradients for one in spent)
-    work = f"{_span(gradients)} gradients" if gradients else f"{_span(Span.of(one.steps for one in spent))} steps"
+    work = (
+        f"{_span(gradients)} gradients"
+        if gradients
+        else f"{_span(Span.of(one.steps for one in spent))} steps"
+    )
     return f"{work}, {_span(Span.of(one.seconds for one in spent), ' s')}"
 
 
 def _span(span: Span | None, unit: str = "") -> str:
     if span is None:
         return NOTHING
-    low, high = (f"{each:#.2g}" if each < 10 and unit else count(each) for each in (span.low, span.high))
+    low, high = (
+        f"{each:#.2g}" if each < 10 and unit else count(each) for each in (span.low, span.high)
+    )
     return (low if low == high else f"{low} to {high}") + unit
 
 
 def _differences(table: Table) -> Grid:
     """Each row less the reference: the mean with its 95 % interval, and the corrected p."""
     whose = table.options.baseline or "the best row of each column"
-    rows = tuple((Word(line.name), *(_difference(entry) for entry in line.entries)) for line in table.lines)
+    rows = tuple(
+        (Word(line.name), *(_difference(entry) for entry in line.entries)) for line in table.lines
+    )
     test = NAMES[table.options.test]
     note = (
         "Each row less the reference, paired over the seeds that both finished: mean, 95 % interval (Student's t), and p by "
         f"{test} test, corrected for the column's other rows (Holm)."
     )
-    nobody = [column for place, column in enumerate(table.columns) if not _has_reference(table, place)]
-    missing = [f"Nothing to compare with on {', '.join(nobody)}: {_why_not(table)}."] if nobody else []
-    return Grid(f"{table.title}: differences from {whose}", ("method", *table.columns), rows, (note, *missing))
+    nobody = [
+        column for place, column in enumerate(table.columns) if not _has_reference(table, place)
+    ]
+    missing = (
+        [f"Nothing to compare with on {', '.join(nobody)}: {_why_not(table)}."] if nobody else []
+    )
+    return Grid(
+        f"{table.title}: differences from {whose}",
+        ("method", *table.columns),
+        rows,
+        (note, *missing),
+    )
 
 
 def _has_reference(table: Table, place: int) -> bool:
@@ -178,7 +234,11 @@ def _has_reference(table: Table, place: int) -> bool:
 def _why_not(table: Table) -> str:
     if table.options.baseline:
         return f"{table.options.baseline} was not run there"
-    return "every row has failed runs" if table.metric.better else "this metric does not rank, so a baseline must be named"
+    return (
+        "every row has failed runs"
+        if table.metric.better
+        else "this metric does not rank, so a baseline must be named"
+    )
 
 
 def _difference(entry: Entry | None) -> Word:
@@ -188,5 +248,12 @@ def _difference(entry: Entry | None) -> Word:
         return Word("reference" if entry.is_reference else NOTHING, False, (), entry.cell)
     interval = entry.difference.interval
     if interval.n < 2:
-        return Word(number(interval.mean) if interval.n else "no shared seed", False, (), entry.cell)
-    return Word(f"{estimate(interval, brackets=True)}, p {probability(entry.difference.p)}", False, (), entry.cell)
+        return Word(
+            number(interval.mean) if interval.n else "no shared seed", False, (), entry.cell
+        )
+    return Word(
+        f"{estimate(interval, brackets=True)}, p {probability(entry.difference.p)}",
+        False,
+        (),
+        entry.cell,
+    )

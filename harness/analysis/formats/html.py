@@ -61,7 +61,9 @@ tbody tr:last-child > * { border-bottom: 2px solid currentcolor; }
 
 
 def shown(value: Any) -> Any:
-    """What a page shows of a value: of a text from whomever what would be obeyed stands there as its escape."""
+    """What a page shows of a value: of a text from whomever what would be obeyed stands there as
+    its escape.
+    """
     return harmless(value) if type(value) is str else value
 
 

@@ -25,9 +25,19 @@ def latex(grids: Sequence[Grid]) -> str:
 
 
 def _one(grid: Grid) -> str:
-    lines = [r"\begin{table}", r"  \centering", rf"  \caption{{{escape(grid.title)}}}", r"  \smallskip", FITTED]
+    lines = [
+        r"\begin{table}",
+        r"  \centering",
+        rf"  \caption{{{escape(grid.title)}}}",
+        r"  \smallskip",
+        FITTED,
+    ]
     lines.append(rf"  \begin{{tabular}}{{l{'r' * (len(grid.heading) - 1)}}}")
-    lines += [r"    \toprule", f"    {_row([escape(name) for name in grid.heading])}", r"    \midrule"]
+    lines += [
+        r"    \toprule",
+        f"    {_row([escape(name) for name in grid.heading])}",
+        r"    \midrule",
+    ]
     lines += [f"    {_row([escape(name.text), *map(_word, words)])}" for name, *words in grid.rows]
     lines += [r"    \bottomrule", r"  \end{tabular}}"]
     if grid.notes:
@@ -60,4 +70,7 @@ def escape(text: str) -> str:
     'a\\_b 50\\% \\textbackslash{}x'
     """
     one_line = " ".join(text.split())
-    return "".join(SPECIAL.get(letter) or (letter if letter.isascii() and letter.isprintable() else "?") for letter in one_line)
+    return "".join(
+        SPECIAL.get(letter) or (letter if letter.isascii() and letter.isprintable() else "?")
+        for letter in one_line
+    )

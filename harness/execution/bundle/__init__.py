@@ -1,8 +1,9 @@
-"""Finished runs in one file that another workspace can take in: written whole, checked whole, and read run by run.
+"""Finished runs in one file that another workspace can take in: written whole, checked whole, and
+read run by run.
 
-A bundle is a zip archive whose entries are stored as they are, in this order: `bundle.json` (format, release, number of
-runs), `runs.jsonl` (a run a line, sorted by key), and `files/SHA256` (checkpoints and pictures, sorted). Dates and names are
-fixed, so the same runs give the same bytes.
+A bundle is a zip archive whose entries are stored as they are, in this order: `bundle.json`
+(format, release, number of runs), `runs.jsonl` (a run a line, sorted by key), and `files/SHA256`
+(checkpoints and pictures, sorted). Dates and names are fixed, so the same runs give the same bytes.
 """
 
 from __future__ import annotations

@@ -1,10 +1,19 @@
-"""One finished run as one line of canonical JSON, and back. A line that would not be written so is refused."""
+"""One finished run as one line of canonical JSON, and back. A line that would not be written so is
+refused.
+"""
 
 from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints, ValidationError
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    StringConstraints,
+    ValidationError,
+)
 
 from harness.base.spec import TERMINAL, Description, NewRun, Plan, RunSpec, Status, canonical_json
 from harness.base.workspace import FILE_NAME, KEY
@@ -12,10 +21,12 @@ from harness.plan.description import describe_stored
 from harness.store import ArtifactFile, CheckpointFile, Curve, HistoryRow, Metric, Outcome, Result
 from harness.store.floats import FINITE, encode
 
-# A line is read whole, and as objects it takes some twenty times as much. This is room for 500,000 points of curves.
+# A line is read whole, and as objects it takes some twenty times as much. This is room for 500,000
+# points of curves.
 LONGEST_LINE = 16 * 2**20
 
-# What a database column can hold: PostgreSQL's text has no NUL, its integers 64 bits, its row counters 32.
+# What a database column can hold: PostgreSQL's text has no NUL, its integers 64 bits, its row
+# counters 32.
 Text = Annotated[str, StringConstraints(pattern=r"^[^\x00]*$")]
 Name = Annotated[str, StringConstraints(pattern=r"^[^\x00-\x1f\x7f]{0,200}$")]
 Count = Annotated[int, Field(ge=0, lt=2**63)]
@@ -27,10 +38,14 @@ FileName = Annotated[str, StringConstraints(pattern=f"^{FILE_NAME}$")]
 
 
 def _countable(value: Any) -> Any:
-    """A plain value, if each whole number in it fits 64 bits: longer ones cannot be read everywhere."""
+    """A plain value, if each whole number in it fits 64 bits: longer ones cannot be read
+    everywhere.
+    """
     if isinstance(value, int) and not -(2**63) <= value < 2**63:
         raise ValueError("a whole number is too large")
-    for inner in value.values() if isinstance(value, dict) else value if isinstance(value, list) else ():
+    for inner in (
+        value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+    ):
         _countable(inner)
     return value
 
@@ -128,7 +143,10 @@ def encode_line(result: Result) -> bytes:
         "plan": result.plan.model_dump(mode="json") if result.plan else None,
         "environment": result.environment,
         "description": result.run.description.model_dump(mode="json"),
-        "metrics": {name: {"value": _number(metric.value), "se": _number(metric.se)} for name, metric in outcome.metrics.items()},
+        "metrics": {
+            name: {"value": _number(metric.value), "se": _number(metric.se)}
+            for name, metric in outcome.metrics.items()
+        },
         "curves": {name: _curve(curve) for name, curve in outcome.curves.items()},
         "history": [vars(line) for line in result.history],
         "checkpoint": _file(outcome.checkpoint),
@@ -149,7 +167,11 @@ def _curve(curve: Curve) -> dict[str, Any]:
 
 
 def _file(file: CheckpointFile | ArtifactFile | None) -> dict[str, Any] | None:
-    return None if file is None else {name: value for name, value in vars(file).items() if name != "edition"}
+    return (
+        None
+        if file is None
+        else {name: value for name, value in vars(file).items() if name != "edition"}
+    )
 
 
 def decode_line(line: bytes) -> Result:
@@ -171,29 +193,49 @@ def decode_line(line: bytes) -> Result:
         )
     except ValidationError as err:
         first = err.errors(include_url=False, include_input=False)[0]
-        raise ValueError(f"a run does not validate: {'.'.join(map(str, first['loc'])) or 'its line'}: {first['msg']}") from err
+        raise ValueError(
+            f"a run does not validate: {'.'.join(map(str, first['loc'])) or 'its line'}: {first['msg']}"
+        ) from err
     if canonical_json(values.model_dump(mode="json", exclude_unset=True)).encode() + b"\n" != line:
         raise ValueError(f"the line of run {values.key} is not written as bench writes it")
     _check(values, spec)
     return Result(
-        run=NewRun(spec, values.task_label, values.settings, values.source_hash, values.protocol, description),
+        run=NewRun(
+            spec,
+            values.task_label,
+            values.settings,
+            values.source_hash,
+            values.protocol,
+            description,
+        ),
         outcome=_outcome(values),
         history=[HistoryRow(**vars(line)) for line in values.history],
-        **{name: getattr(values, name) for name in ("created_at", "started_at", "finished_at", "plan", "environment")},
+        **{
+            name: getattr(values, name)
+            for name in ("created_at", "started_at", "finished_at", "plan", "environment")
+        },
     )
 
 
 def _check(values: _Line, spec: RunSpec) -> None:
     """What one field must be because of another."""
-    names = [picture.name.lower() for picture in values.pictures]  # some file systems do not tell them apart
+    names = [
+        picture.name.lower() for picture in values.pictures
+    ]  # some file systems do not tell them apart
     faults = {
         "its key is not the digest of its spec": values.key != spec.key,
         f"status {values.status} is not that of a finished run": values.status not in TERMINAL,
-        "its plan is another run's": values.plan is not None and values.key not in values.plan.members,
-        "it has more steps than its spec": max(values.step, values.checkpoint.step if values.checkpoint else 0) > spec.steps,
+        "its plan is another run's": values.plan is not None
+        and values.key not in values.plan.members,
+        "it has more steps than its spec": max(
+            values.step, values.checkpoint.step if values.checkpoint else 0
+        )
+        > spec.steps,
         "its spec has more steps than can be counted": spec.steps >= 2**63,
         "a name in its spec is not text": not all(map(str.isprintable, (spec.method, spec.task))),
-        "a curve has more steps than values, or fewer": any(len(c.steps) != len(c.values) for c in values.curves.values()),
+        "a curve has more steps than values, or fewer": any(
+            len(c.steps) != len(c.values) for c in values.curves.values()
+        ),
         "two pictures have one name": len(set(names)) < len(names),
     }
     found = next((text for text, holds in faults.items() if holds), None)
@@ -209,9 +251,13 @@ def _outcome(values: _Line) -> Outcome:
         values.step,
         values.wall_s,
         metrics={
-            name: Metric(float(metric.value), None if metric.se is None else float(metric.se)) for name, metric in values.metrics.items()
+            name: Metric(float(metric.value), None if metric.se is None else float(metric.se))
+            for name, metric in values.metrics.items()
         },
-        curves={name: list(zip(curve.steps, map(float, curve.values), strict=True)) for name, curve in values.curves.items()},
+        curves={
+            name: list(zip(curve.steps, map(float, curve.values), strict=True))
+            for name, curve in values.curves.items()
+        },
         checkpoint=file and CheckpointFile(**vars(file)),
         artifacts=[ArtifactFile(**vars(picture)) for picture in values.pictures],
     )

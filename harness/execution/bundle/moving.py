@@ -31,7 +31,9 @@ BLOCK = 2**20
 DATE = (1980, 1, 1, 0, 0, 0)
 
 
-def write(target: Path, workspace: Workspace, results: Iterable[Result]) -> Iterator[tuple[str, list[str], str]]:
+def write(
+    target: Path, workspace: Workspace, results: Iterable[Result]
+) -> Iterator[tuple[str, list[str], str]]:
     """Write a bundle; it is at `target` whole, or not at all.
 
     Args:
@@ -40,7 +42,8 @@ def write(target: Path, workspace: Workspace, results: Iterable[Result]) -> Iter
         results: finished runs, sorted by key.
 
     Yields:
-        Each run's key, the files that it goes without because they are missing or damaged, and why it is left out, where it cannot be held.
+        Each run's key, the files that it goes without because they are missing or damaged, and why
+        it is left out, where it cannot be held.
 
     Raises:
         UsageError: there is such a file, or no result that can be held.
@@ -66,7 +69,9 @@ def write(target: Path, workspace: Workspace, results: Iterable[Result]) -> Iter
             count += 1
             yield result.key, missing, ""
         if count == 0:
-            raise UsageError(f"There is no finished run to export{f': {left_out}' if left_out else ''}. See: bench list runs.")
+            raise UsageError(
+                f"There is no finished run to export{f': {left_out}' if left_out else ''}. See: bench list runs."
+            )
         with temporary.open("wb") as file:
             _fill(file, lines, count, files)
             file.flush()
@@ -98,8 +103,12 @@ def _files_of(result: Result) -> list[File]:
     return [*([saved] if saved else []), *result.outcome.artifacts]
 
 
-def _without_missing(result: Result, workspace: Workspace, files: dict[str, Path]) -> tuple[Result, list[str]]:
-    """The result without files that are not what the record says, and their paths; the others go into `files`."""
+def _without_missing(
+    result: Result, workspace: Workspace, files: dict[str, Path]
+) -> tuple[Result, list[str]]:
+    """The result without files that are not what the record says, and their paths; the others go
+    into `files`.
+    """
     missing = {}
     for file in _files_of(result):
         if fault(workspace, file) is None:
@@ -125,7 +134,9 @@ def _fill(file: IO[bytes], lines: IO[bytes], count: int, files: dict[str, Path])
         for sha256, path in sorted(files.items()):
             with path.open("rb") as source:
                 if _copy(source, archive, _entry(FILES + sha256, path.stat().st_size)) != sha256:
-                    raise UsageError(f"{path} has changed while it was exported. Repeat the command.")
+                    raise UsageError(
+                        f"{path} has changed while it was exported. Repeat the command."
+                    )
 
 
 def _entry(name: str, size: int = 0) -> ZipInfo:
@@ -148,10 +159,12 @@ def _copy(source: IO[bytes], archive: ZipFile, entry: ZipInfo) -> str:
 
 
 def read_in(workspace: Workspace, store: ResultStore, bundle: Bundle) -> Iterator[Adoption]:
-    """Take the runs of a checked bundle into a workspace, each in one transaction with its files in place before it ends.
+    """Take the runs of a checked bundle into a workspace, each in one transaction with its files in
+    place before it ends.
 
     Raises:
-        CheckpointError: a file cannot be written; what was taken in before stays, and the same call goes on.
+        CheckpointError: a file cannot be written; what was taken in before stays, and the same call
+            goes on.
     """
     for result in bundle.results():
         adoption = store.adopt(result, partial(_settle, workspace, bundle, result))

@@ -1,4 +1,6 @@
-"""A bundle that came from somewhere: nothing of it is believed before it was checked, and no name in it is ever a path."""
+"""A bundle that came from somewhere: nothing of it is believed before it was checked, and no name
+in it is ever a path.
+"""
 
 from __future__ import annotations
 
@@ -65,7 +67,8 @@ def opened(path: Path) -> Iterator[Bundle]:
 def _entries(archive: ZipFile) -> dict[str, ZipInfo]:
     """The entries by name, in the archive's order.
 
-    Each lies behind the one before it and takes as many bytes as it says: nothing is compressed, nothing is there twice.
+    Each lies behind the one before it and takes as many bytes as it says: nothing is compressed,
+    nothing is there twice.
     """
     entries = archive.infolist()
     names = [entry.orig_filename for entry in entries]
@@ -77,7 +80,10 @@ def _entries(archive: ZipFile) -> dict[str, ZipInfo]:
     for name, following in pairwise(names[2:]):
         if name >= following:
             raise ValueError(f"{following} is there twice, or out of order")
-    ends = [entry.header_offset + ENTRY_HEADER + len(entry.filename) + entry.file_size for entry in entries]
+    ends = [
+        entry.header_offset + ENTRY_HEADER + len(entry.filename) + entry.file_size
+        for entry in entries
+    ]
     starts = [*(entry.header_offset for entry in entries), archive.start_dir]
     if starts[0] != 0 or any(end > start for end, start in zip(ends, starts[1:], strict=True)):
         raise ValueError("its entries lie in one another, or are longer than the file")
@@ -93,9 +99,15 @@ def _check_end(archive: ZipFile) -> None:
 
 def _check_entry(entry: ZipInfo) -> None:
     shown = repr(entry.orig_filename[:80])
-    if entry.orig_filename not in (HEAD, LINES) and not re.fullmatch(f"{FILES}[0-9a-f]{{64}}", entry.orig_filename):
+    if entry.orig_filename not in (HEAD, LINES) and not re.fullmatch(
+        f"{FILES}[0-9a-f]{{64}}", entry.orig_filename
+    ):
         raise ValueError(f"{shown} is not the name of anything in a bundle")
-    if entry.compress_type != ZIP_STORED or entry.compress_size != entry.file_size or entry.flag_bits:
+    if (
+        entry.compress_type != ZIP_STORED
+        or entry.compress_size != entry.file_size
+        or entry.flag_bits
+    ):
         raise ValueError(f"{shown} is compressed or encrypted")
     if entry.external_attr >> 28 != 0o10:
         raise ValueError(f"{shown} is a link, or no ordinary file")
@@ -110,7 +122,9 @@ class Bundle:
         self._entries = entries
         head = json.loads(self._read(HEAD, LONGEST_HEAD))
         if head["format"] != FORMAT:
-            raise ValueError(f"it has format {str(head['format'])[:20]}, and this release reads {FORMAT}; install the release that made it")
+            raise ValueError(
+                f"it has format {str(head['format'])[:20]}, and this release reads {FORMAT}; install the release that made it"
+            )
         self.count = int(head["count"])
 
     def _read(self, name: str, longest: int) -> bytes:
@@ -191,8 +205,16 @@ def _check_checkpoint(content: _Content, result: Result) -> None:
     saved = result.outcome.checkpoint
     try:
         meta = checkpoint.read(cast(Path, content), key=result.key)[1]
-        fits = saved is not None and meta["step"] == saved.step and meta["spec"] == result.run.spec.plain()
+        fits = (
+            saved is not None
+            and meta["step"] == saved.step
+            and meta["spec"] == result.run.spec.plain()
+        )
     except (CheckpointError, *NONSENSE) as err:
-        raise ValueError(str(err) if isinstance(err, CheckpointError) else f"the checkpoint of run {result.key} is none") from err
+        raise ValueError(
+            str(err)
+            if isinstance(err, CheckpointError)
+            else f"the checkpoint of run {result.key} is none"
+        ) from err
     if not fits:
         raise ValueError(f"the checkpoint of run {result.key} is of another step or spec")

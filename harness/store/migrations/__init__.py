@@ -1,1 +1,3 @@
-"""The steps from each schema to the next; shipped with the package and run by `harness.store.upgrade`."""
+"""The steps from each schema to the next; shipped with the package and run by
+`harness.store.upgrade`.
+"""

@@ -1,4 +1,6 @@
-"""Alembic's entry: run the migrations on the connection that `harness.store.upgrade` hands over, in its transaction."""
+"""Alembic's entry: run the migrations on the connection that `harness.store.upgrade` hands over, in
+its transaction.
+"""
 
 from __future__ import annotations
 
@@ -20,5 +22,7 @@ def run() -> None:
         context.run_migrations()
 
 
-if not __name__.startswith("harness."):  # alembic runs this file by its path; a plain import does nothing
+if not __name__.startswith(
+    "harness."
+):  # alembic runs this file by its path; a plain import does nothing
     run()

@@ -16,7 +16,9 @@ def _row_number() -> sa.types.TypeEngine[int]:
 
 
 def _belongs_to_run(table: str) -> sa.ForeignKeyConstraint:
-    return sa.ForeignKeyConstraint(["run"], ["runs.key"], name=f"fk_{table}_run", ondelete="CASCADE")
+    return sa.ForeignKeyConstraint(
+        ["run"], ["runs.key"], name=f"fk_{table}_run", ondelete="CASCADE"
+    )
 
 
 def upgrade() -> None:
@@ -64,15 +66,21 @@ def _create_runs() -> None:
         sa.Column("environment", sa.Text()),
         sa.Column("mlflow_run_id", sa.Text()),
         sa.Column("revision", sa.BigInteger(), nullable=False, server_default=sa.text("0")),
-        sa.Column("mirrored_revision", sa.BigInteger(), nullable=False, server_default=sa.text("-1")),
+        sa.Column(
+            "mirrored_revision", sa.BigInteger(), nullable=False, server_default=sa.text("-1")
+        ),
         sa.PrimaryKeyConstraint("key", name="pk_runs"),
         sa.ForeignKeyConstraint(["plan"], ["plans.digest"], name="fk_runs_plan"),
-        sa.ForeignKeyConstraint(["environment"], ["environments.digest"], name="fk_runs_environment"),
+        sa.ForeignKeyConstraint(
+            ["environment"], ["environments.digest"], name="fk_runs_environment"
+        ),
     )
     for columns in (["cell"], ["status"], ["task", "method"], ["created_at"]):
         op.create_index(f"ix_runs_{'_'.join(columns)}", "runs", columns)
     ahead = sa.text("mirrored_revision < revision")
-    op.create_index("ix_runs_unmirrored", "runs", ["key"], sqlite_where=ahead, postgresql_where=ahead)
+    op.create_index(
+        "ix_runs_unmirrored", "runs", ["key"], sqlite_where=ahead, postgresql_where=ahead
+    )
 
 
 def _claim_columns() -> list[sa.Column]:
