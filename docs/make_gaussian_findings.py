@@ -16,13 +16,12 @@ from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 
-from harness.analysis import references
-from harness.analysis.formats.grid import Grid, Style, Word, grids
-from harness.analysis.formats.markdown import markdown
-from harness.analysis.ours import Mean
-from harness.analysis.sample import draw
+from harness.analysis import published
+from harness.analysis.formats import markdown
+from harness.analysis.grids import Grid, Style, Word, table_grids
+from harness.analysis.reproduction import ClosedFormValue, Judgement, ReplicateMean, judge
+from harness.analysis.selection import select_runs
 from harness.analysis.tables import Options, compare
-from harness.analysis.verdicts import Form, Judged, judge
 from harness.base.text import number
 from harness.base.workspace import Workspace
 from harness.plan.studies import load, runs_of
@@ -37,23 +36,25 @@ def main(tasks: Sequence[str]) -> None:
     """Replace the tables."""
     page = PAGE.read_text()
     with ResultStore.open(Workspace.current().database_url) as store:
-        judged = judge(store, references.load("report2020"), cache(runs_of), set(tasks))
+        judged = judge(store, published.load("report2020"), cache(runs_of), set(tasks))
         for metric in ERRORS:
             page = replaced(
                 page,
                 metric,
-                [published(metric, [value for value in judged if value.metric == metric])],
+                [published_grid(metric, [value for value in judged if value.metric == metric])],
             )
         corrected = [
             value for value in judged if value.metric == ERRORS[0] and value.corrected is not None
         ]
         page = replaced(page, "objective", [objectives(corrected)])
         keys = {run.spec.key for run in load("corrected-gaussian").runs()}
-        tables = compare(draw(store, tasks=tasks, keys=keys), Options(MEANT, test="wilcoxon"))
+        tables = compare(
+            select_runs(store, tasks=tasks, keys=keys), Options(MEANT, test="wilcoxon")
+        )
         page = replaced(
             page,
             "corrected",
-            [grid for table in tables for grid in grids(table, Style(costs=False))],
+            [grid for table in tables for grid in table_grids(table, Style(costs=False))],
         )
     verdicts = Counter(str(value.verdict) for value in judged)
     page = re.sub(
@@ -78,7 +79,7 @@ def said(verdicts: Counter[str]) -> str:
     return ", ".join(f"{count} {name}" for name, count in verdicts.most_common())
 
 
-def published(metric: str, judged: Sequence[Judged]) -> Grid:
+def published_grid(metric: str, judged: Sequence[Judgement]) -> Grid:
     """Methods by dimensions: the published value, and ours."""
     tasks = list(dict.fromkeys(value.task for value in judged))
     heading = (
@@ -99,7 +100,7 @@ def published(metric: str, judged: Sequence[Judged]) -> Grid:
     return Grid(metric, heading, tuple(rows))
 
 
-def objectives(judged: Sequence[Judged]) -> Grid:
+def objectives(judged: Sequence[Judgement]) -> Grid:
     """Flows with the objective as it was released, and with the density itself."""
     heading = ("method", "d", "as released", "closed form", "exact density", "closed form")
     rows = []
@@ -119,12 +120,12 @@ def objectives(judged: Sequence[Judged]) -> Grid:
     )
 
 
-def mean(found: Mean | None) -> str:
+def mean(found: ReplicateMean | None) -> str:
     """A mean with its standard error over data sets."""
     return "" if found is None else number(found.interval.mean, found.interval.se)
 
 
-def form(found: Form | None) -> str:
+def form(found: ClosedFormValue | None) -> str:
     """What calculation says."""
     return "" if found is None else number(found.value)
 

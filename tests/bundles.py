@@ -13,7 +13,7 @@ import torch
 from click.testing import CliRunner
 from safetensors.torch import save
 
-import harness.bundle
+import harness.execution.bundle
 from harness.base.spec import Status, canonical_json
 from harness.cli import main
 from harness.execution.bundle import read_in, write

@@ -213,5 +213,7 @@ def test_commands_say_what_they_say_in_one_way():
     assert {name for name, text in files.items() if makers.search(text)} == {
         "_terminal.py",
         "_options.py",
+        "show.py",
     }
-    assert "    from rich.console import Console" in files["_options.py"]  # for its type only
+    for name in ("_options.py", "show.py"):
+        assert "    from rich.console import Console" in files[name]  # for its type only

@@ -25,7 +25,7 @@ from bundles import (
 from conftest import json_lines
 from stores import gone_owner
 
-import harness.bundle
+import harness.execution.bundle
 from harness.base.errors import LeaseLost
 from harness.base.spec import Status
 from harness.store import CheckpointFile, Metric, Owner, ResultStore, Saved

@@ -13,7 +13,7 @@ import filled_store
 import pytest
 from bundles import bundle, cli, export, files, fill, here, source, tensors, there  # noqa: F401
 
-import harness.bundle
+import harness.execution.bundle
 from harness.base.errors import UsageError
 from harness.base.spec import canonical_json
 from harness.execution.bundle.lines import decode_line, encode_line

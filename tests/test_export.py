@@ -24,8 +24,8 @@ from pandas.testing import assert_frame_equal
 from pyarrow import parquet
 
 import harness
-from harness.analysis import export_tables as tables
-from harness.analysis.export_columns import ENDING, IDENTITY, MEASURED, ORIGIN, TRACED
+from harness.analysis import export as tables
+from harness.analysis.export import ENDING, IDENTITY, MEASURED, ORIGIN, TRACED
 from harness.analysis.metrics import KNOWN
 from harness.base.errors import UsageError
 from harness.base.spec import Protocol, Status

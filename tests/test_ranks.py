@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from harness.analysis.formats.grid import rank_grid
+from harness.analysis.grids import rank_grid
 from harness.analysis.ranks import Ranking, ranking, ranks, studentised_range
 
 PAPER = json.loads((Path(__file__).parent / "data" / "demsar2006.json").read_text())

@@ -10,7 +10,7 @@ import pytest
 from conftest import json_lines
 from rich.table import Table
 
-from harness.analysis.formats.grid import Grid, Word
+from harness.analysis.grids import Grid, Word
 from harness.cli._grids import plain_text, show
 from harness.cli._terminal import Harmless, bars
 

@@ -10,11 +10,16 @@ import pytest
 from conftest import json_lines
 from filled_store import ENVIRONMENT
 
-from harness.analysis import references
-from harness.analysis.closed_forms import FORMS
-from harness.analysis.ours import Mean, Ours
+from harness.analysis import published
+from harness.analysis.reproduction import (
+    FORMS,
+    ReplicateMean,
+    ReproductionRuns,
+    Verdict,
+    judge,
+    settle,
+)
 from harness.analysis.statistics import t_interval
-from harness.analysis.verdicts import Verdict, judge, settle
 from harness.base.errors import UnknownName, UsageError
 from harness.base.spec import Plan, Status
 from harness.base.workspace import Workspace
@@ -31,7 +36,7 @@ def study_runs(name="report-gaussian"):
 
 
 def cell(method, task, **fields):
-    return Ours(study_runs()).like(method, task, fields)
+    return ReproductionRuns(study_runs()).like(method, task, fields)
 
 
 def store_runs(runs, values, metric="sigma_sq_error", statuses=None, other=None):
@@ -56,7 +61,7 @@ def store_runs(runs, values, metric="sigma_sq_error", statuses=None, other=None)
 def judged_here(source="report2020", **only):
     """The verdicts on this workspace whose fields are these."""
     with ResultStore.open(Workspace.current().database_url) as store:
-        found = judge(store, references.load(source), study_runs)
+        found = judge(store, published.load(source), study_runs)
     return [
         value
         for value in found
@@ -65,7 +70,9 @@ def judged_here(source="report2020", **only):
 
 
 def mean_of(*values):
-    return Mean(t_interval(values), len(values), {"done": len(values)}, tuple(map(str, values)))
+    return ReplicateMean(
+        t_interval(values), len(values), {"done": len(values)}, tuple(map(str, values))
+    )
 
 
 def sigma_of(d):
@@ -77,18 +84,18 @@ def sigma_of(d):
 
 
 def test_every_source_parses_and_none_of_them_is_taken_for_a_study():
-    named = references.sources()
+    named = published.publications()
     assert list(named) == ["caterini2018", "literature", "report2020"]
-    assert all(references.load(name).name == name for name in named)
+    assert all(published.load(name).name == name for name in named)
     assert not set(named) & set(studies.listings())
 
 
 def test_every_row_of_a_source_names_one_whole_cell_of_its_study():
     checked = 0
-    for experiment in references.load("report2020").experiments:
+    for experiment in published.load("report2020").experiments:
         if experiment.study is None:
             continue
-        ours = Ours(studies.runs_of(experiment.study))
+        ours = ReproductionRuns(studies.runs_of(experiment.study))
         for table in experiment.tables:
             for label, values in table.values.items():
                 row = experiment.rows[label]
@@ -134,7 +141,7 @@ def test_a_row_that_names_no_runs_of_the_study_is_refused(method, fields, said):
         cell(method, "gaussian-25", **fields)
 
 
-GOOD = (Path(studies.__file__).parents[1] / "studies/published/report2020.yaml").read_text()
+GOOD = (Path(studies.__file__).parents[2] / "studies/published/report2020.yaml").read_text()
 
 
 @pytest.mark.parametrize(
@@ -158,7 +165,7 @@ def test_a_fault_in_a_file_is_one_line_with_its_place(workspace, old, new, said)
     assert old in GOOD
     (workspace / "mine.yaml").write_text(GOOD.replace(old, new, 1))
     with pytest.raises(UsageError) as refused:
-        references.read(workspace / "mine.yaml")
+        published.read(workspace / "mine.yaml")
     text = str(refused.value)
     assert said in text
     assert text.startswith("mine.yaml, line ")
@@ -170,7 +177,7 @@ def test_an_unknown_source_is_refused_with_the_nearest():
         UnknownName,
         match=r"No source of published values named 'report2021'\. Did you mean 'report2020'\?",
     ):
-        references.load("report2021")
+        published.load("report2021")
 
 
 # The closed forms
@@ -320,7 +327,7 @@ def test_the_band_of_delta_is_three_deviations_about_d(workspace):
 
 
 def test_without_a_database_everything_that_could_be_compared_is_not_run():
-    found = judge(None, references.load("report2020"), study_runs)
+    found = judge(None, published.load("report2020"), study_runs)
     gaussian = [value for value in found if value.experiment == "gaussian"]
     assert len(gaussian) == 2 * (8 * len(DIMS) - 2)
     reasons = {value.verdict: value.reason for value in gaussian}
@@ -441,7 +448,7 @@ def test_json_has_one_object_a_value(bench, workspace):
     values = json_lines(bench("verify", "report2020", "-t", "gaussian-25", "--json"))
     assert {(value["row"], value["metric"]) for value in values} == {
         (row, metric)
-        for row in references.load("report2020").experiments[0].rows
+        for row in published.load("report2020").experiments[0].rows
         for metric in ("sigma_sq_error", "delta_sq_error")
     }
     (value,) = [

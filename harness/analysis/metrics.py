@@ -1,9 +1,13 @@
-"""What each metric means: its unit, and which end of it is better."""
+"""What each metric means, and what is stored of it."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Literal
+
+from harness.base.metrics import MLE_PREFIX
+from harness.store import ResultStore
 
 Better = Literal["higher", "lower"]
 
@@ -80,10 +84,6 @@ KNOWN = {
         Meaning("travel_used", "share of the way that parameters could travel", "", None),
     )
 }
-FLOOR = "mle_"
-"""What the name of a metric begins with when it is the exact maximum-likelihood fit's, on the same
-data.
-"""
 
 
 def meaning(name: str) -> Meaning:
@@ -95,5 +95,28 @@ def meaning(name: str) -> Meaning:
     """
     if name in KNOWN:
         return KNOWN[name]
-    lower = name.endswith(("_error", "_gap", "_loss", "_nll")) and not name.startswith(FLOOR)
+    lower = name.endswith(("_error", "_gap", "_loss", "_nll")) and not name.startswith(MLE_PREFIX)
     return Meaning(name, "", "", "lower" if lower else None)
+
+
+class MetricCache:
+    """What a database holds of each metric when it is first asked for; without a database, nothing."""
+
+    def __init__(self, store: ResultStore | None) -> None:
+        self._store = store
+        self._read: dict[str, dict[str, float]] = {}
+
+    @cached_property
+    def names(self) -> list[str]:
+        """The names of all stored metrics, sorted."""
+        return [] if self._store is None else self._store.scores.metric_names()
+
+    def of(self, name: str) -> dict[str, float]:
+        """A metric by run, of all runs that have it."""
+        if name not in self._read:
+            self._read[name] = (
+                {}
+                if self._store is None or name not in self.names
+                else self._store.scores.metric(name)
+            )
+        return self._read[name]

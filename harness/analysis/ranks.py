@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from harness.analysis.labels import RowName, texts
+from harness.analysis.selection import RowName, row_texts
 from harness.analysis.tables import Entry, Table
 
 LEVEL = 0.05
@@ -159,7 +159,7 @@ def across(tables: Sequence[Table]) -> Ranking | None:
     protocols = {row.protocol for row in rows}
     names = [
         text if len(protocols) == 1 else f"{text} ({row.protocol})"
-        for row, text in texts(rows).items()
+        for row, text in row_texts(rows).items()
     ]
     blocks = [[_score(entries[row]) for row in rows] for _, entries in columns]
     return ranking(names, blocks, [lower for lower, _ in columns])

@@ -8,15 +8,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from harness.analysis.export_files import arrow_batches, arrow_schema
-from harness.analysis.export_selection import (
-    Choice,
-    Chosen,
-    choose_some,
-    keys_of_study,
-    parse_statuses,
-)
-from harness.analysis.export_tables import TABLES
+from harness.analysis.export import TABLES, MatchingRuns, arrow_batches, arrow_schema, require_runs
+from harness.analysis.selection import RunFilter, parse_statuses, study_keys
 from harness.base.errors import UsageError
 from harness.base.workspace import Workspace, redact
 from harness.plan.grid import parse_seeds
@@ -34,7 +27,7 @@ class Results:
     """
 
     _url: str
-    _chosen: Chosen
+    _chosen: MatchingRuns
 
     @cached_property
     def runs(self) -> pandas.DataFrame:
@@ -102,13 +95,13 @@ def load(
         "seeds": seeds,
         "status": status,
     }
-    choice = Choice(
+    choice = RunFilter(
         methods=_several(method),
         tasks=_several(task),
         protocol=protocol,
         seeds=_seeds(seeds),
         statuses=parse_statuses(_several(status)),
-        keys=None if study is None else keys_of_study(study),
+        keys=None if study is None else study_keys(study),
         said=", ".join(
             f"{name}={value!r}" for name, value in given.items() if value not in (None, ())
         ),
@@ -124,7 +117,7 @@ def load(
             f"There are no results at {redact(url)}. Name a workspace: load(home=...)."
         )
     with ResultStore.open(url) as store, store.snapshot() as snapshot:
-        return Results(url, choose_some(snapshot, choice))
+        return Results(url, require_runs(snapshot, choice))
 
 
 def _several(given: str | Sequence[str]) -> Sequence[str]:

@@ -6,8 +6,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from harness.analysis.labels import RowName, texts
 from harness.analysis.metrics import Better
+from harness.analysis.selection import RowName, row_texts
 from harness.analysis.statistics import Interval, holm, mean, t_interval, t_test, wilcoxon_test
 from harness.base.errors import UsageError
 
@@ -91,7 +91,7 @@ def _called(baseline: str, rows: Iterable[RowName]) -> RowName | None:
             full = (
                 [names(row)[0] for row in found]
                 if baseline == found[0].text
-                else list(texts(found).values())
+                else list(row_texts(found).values())
             )
             raise UsageError(
                 f"'{baseline}' is {len(found)} rows here: {'; '.join(full)}. Say which one: --baseline '{full[0]}'"

@@ -10,14 +10,21 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from harness.analysis import remarks, significance
-from harness.analysis.costs import Cost, cost_of
-from harness.analysis.labels import ColumnName, RowName, texts
-from harness.analysis.metrics import FLOOR, Meaning, meaning
-from harness.analysis.sample import Group, Sample
+from harness.analysis import footnotes, significance
+from harness.analysis.metrics import Meaning, meaning
+from harness.analysis.selection import (
+    ColumnName,
+    Cost,
+    Group,
+    RowName,
+    SelectedRuns,
+    cost_of,
+    row_texts,
+)
 from harness.analysis.significance import Difference, Test
 from harness.analysis.statistics import Interval, bca_interval, t_interval
 from harness.base.errors import UnknownName
+from harness.base.metrics import MLE_PREFIX
 
 IntervalKind = Literal["t", "bca"]
 INTERVALS = {"t": t_interval, "bca": bca_interval}
@@ -103,7 +110,7 @@ class Table:
         return [said[mark] for mark in marks]
 
 
-def compare(sample: Sample, options: Options) -> list[Table]:
+def compare(sample: SelectedRuns, options: Options) -> list[Table]:
     """All tables of a sample, those with the most runs first.
 
     Raises:
@@ -121,11 +128,11 @@ def compare(sample: Sample, options: Options) -> list[Table]:
     if options.baseline is not None and all(
         options.baseline not in significance.names(row) for row in rows
     ):
-        raise UnknownName("row", options.baseline, texts(rows).values(), "bench compare")
+        raise UnknownName("row", options.baseline, row_texts(rows).values(), "bench compare")
     return tables
 
 
-def _by_metric(sample: Sample, options: Options) -> dict[str, list[Group]]:
+def _by_metric(sample: SelectedRuns, options: Options) -> dict[str, list[Group]]:
     """The groups that each metric's tables are about."""
     if not options.metrics:
         chosen: dict[str, list[Group]] = {}
@@ -139,7 +146,7 @@ def _by_metric(sample: Sample, options: Options) -> dict[str, list[Group]]:
     return {name: _with_metric(sample, name) for name in options.metrics}
 
 
-def _with_metric(sample: Sample, name: str) -> list[Group]:
+def _with_metric(sample: SelectedRuns, name: str) -> list[Group]:
     """The groups on tasks that have the metric: there one that failed altogether has its place."""
     stored = sample.metrics.of(name)
     having = {
@@ -180,7 +187,7 @@ def _varying(columns: Sequence[ColumnName]) -> set[str]:
 
 
 def _table(
-    sample: Sample, metric: str, apart: dict[str, Any], groups: list[Group], options: Options
+    sample: SelectedRuns, metric: str, apart: dict[str, Any], groups: list[Group], options: Options
 ) -> Table:
     columns = list(
         dict.fromkeys(
@@ -189,9 +196,9 @@ def _table(
     )
     protocols = list(dict.fromkeys(group.row.protocol for group in groups))
     rows = sorted({group.row for group in groups}, key=lambda row: row.order)
-    names = texts(rows)
+    names = row_texts(rows)
     placed = {(group.row, group.column): group for group in groups}
-    notes = remarks.Notes()
+    notes = footnotes.Footnotes()
     entries = {
         column: _column(sample, metric, column, rows, placed, options, notes) for column in columns
     }
@@ -235,13 +242,13 @@ def _natural(label: str) -> tuple[Any, ...]:
 
 
 def _column(
-    sample: Sample,
+    sample: SelectedRuns,
     metric: str,
     column: ColumnName,
     rows: Sequence[RowName],
     placed: dict[tuple[RowName, ColumnName], Group],
     options: Options,
-    notes: remarks.Notes,
+    notes: footnotes.Footnotes,
 ) -> dict[RowName, Entry]:
     """The entries of one column by row."""
     groups = {row: placed[row, column] for row in rows if (row, column) in placed}
@@ -277,13 +284,13 @@ def _failures(group: Group, n_values: int, n_finite: int) -> dict[str, int]:
 
 
 def _floor(
-    sample: Sample, metric: str, members: Sequence[Group], options: Options
+    sample: SelectedRuns, metric: str, members: Sequence[Group], options: Options
 ) -> Interval | None:
     """The exact maximum-likelihood fit's error over the data sets of a column."""
     by_seed = {
         seed: value
         for group in members
-        for seed, value in sorted(sample.values(group, FLOOR + metric).items())
+        for seed, value in sorted(sample.values(group, MLE_PREFIX + metric).items())
     }
     finite = [value for _, value in sorted(by_seed.items()) if math.isfinite(value)]
     return INTERVALS[options.interval](finite) if finite else None

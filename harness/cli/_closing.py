@@ -6,7 +6,7 @@ import math
 from collections.abc import Collection, Sequence
 from typing import Any
 
-from harness.analysis.remarks import BY_IMPORTANCE, DOUBTFUL_K
+from harness.base.metrics import IMPORTANCE_ESTIMATES, PARETO_K_LIMIT
 from harness.base.spec import NewRun, settings_text
 from harness.base.tracebacks import reason_and_place
 from harness.cli._options import console, duration, number, plural
@@ -106,7 +106,7 @@ def _mean(members: list[dict[str, Any]], name: str) -> str:
     values = [float(member["metrics"][name]) for member in members if name in member["metrics"]]
     if not values:
         return "-"
-    mark = f" [{MARK}]" if name in BY_IMPORTANCE and any(map(_is_doubtful, members)) else ""
+    mark = f" [{MARK}]" if name in IMPORTANCE_ESTIMATES and any(map(_is_doubtful, members)) else ""
     if len(values) == 1:
         return number(values[0], members[0]["standard_errors"].get(name)) + mark
     mean = math.fsum(values) / len(values)
@@ -117,7 +117,7 @@ def _mean(members: list[dict[str, Any]], name: str) -> str:
 
 
 def _is_doubtful(member: dict[str, Any]) -> bool:
-    return float(member["metrics"].get("pareto_k", 0.0)) > DOUBTFUL_K
+    return float(member["metrics"].get("pareto_k", 0.0)) > PARETO_K_LIMIT
 
 
 def _time(members: list[dict[str, Any]]) -> str:
@@ -171,13 +171,15 @@ def _remarks(results: Sequence[dict[str, Any]], headlines: Collection[str]) -> l
             f"{len(rising)} of {len(results)} runs were still improving at the end (bound_trend_z above {STILL_RISING:.0f})."
         )
     if doubtful:
-        estimates = " and ".join(BY_IMPORTANCE)
+        estimates = " and ".join(IMPORTANCE_ESTIMATES)
         shown = any(
-            name in BY_IMPORTANCE and name in r["metrics"] for r in doubtful for name in headlines
+            name in IMPORTANCE_ESTIMATES and name in r["metrics"]
+            for r in doubtful
+            for name in headlines
         )
         mark = f"[{MARK}] " if shown else ""
         lines.append(
-            f"{mark}{len(doubtful)} of {len(results)} runs have Pareto k above {DOUBTFUL_K}: do not trust their {estimates}."
+            f"{mark}{len(doubtful)} of {len(results)} runs have Pareto k above {PARETO_K_LIMIT}: do not trust their {estimates}."
         )
     if results:
         lines.append(

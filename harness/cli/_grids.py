@@ -10,7 +10,7 @@ from harness.base.errors import harmless
 from harness.cli._options import console, say
 
 if TYPE_CHECKING:
-    from harness.analysis.formats.grid import Grid, Word
+    from harness.analysis.grids import Grid, Word
 
 FILE_WIDTH = 10_000
 

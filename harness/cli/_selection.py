@@ -19,8 +19,7 @@ from harness.base.workspace import Workspace
 from harness.cli._options import Command, open_store, say
 
 if TYPE_CHECKING:
-    from harness.analysis.export_selection import Choice
-    from harness.analysis.sample import Sample
+    from harness.analysis.selection import RunFilter, SelectedRuns
     from harness.base.spec import NewRun
     from harness.plan.studies import Study
     from harness.store import ResultStore, RunRow
@@ -118,19 +117,20 @@ def opened(doing: str) -> ResultStore:
     return store
 
 
-def drawn(store: ResultStore, chosen: Selection, cells: Collection[str] | None = None) -> Sample:
+def drawn(
+    store: ResultStore, chosen: Selection, cells: Collection[str] | None = None
+) -> SelectedRuns:
     """The finished runs that were picked, of `cells` only where there are any.
 
     Raises:
         UsageError: none fits.
     """
-    from harness.analysis.export_selection import keys_of_study
-    from harness.analysis.sample import draw
+    from harness.analysis.selection import select_runs, study_keys
     from harness.plan.grid import parse_seeds
 
     seeds = None if chosen.seeds is None else set(parse_seeds(chosen.seeds))
-    keys = None if chosen.study is None else keys_of_study(chosen.study)
-    sample = draw(store, chosen.methods, chosen.tasks, chosen.protocol, seeds, keys, cells)
+    keys = None if chosen.study is None else study_keys(chosen.study)
+    sample = select_runs(store, chosen.methods, chosen.tasks, chosen.protocol, seeds, keys, cells)
     if not sample.groups:
         waiting = "; ".join(f"{count:,} {why}" for why, count in sample.left_out.items())
         asked = f" with {chosen}" if str(chosen) else ""
@@ -140,7 +140,7 @@ def drawn(store: ResultStore, chosen: Selection, cells: Collection[str] | None =
     return sample
 
 
-def with_tuning(workspace: Workspace, sample: Sample) -> list[Verdict]:
+def with_tuning(workspace: Workspace, sample: SelectedRuns) -> list[Verdict]:
     """Tell a sample what finding its settings took; returns what became of every search of this
     workspace.
 
@@ -175,13 +175,13 @@ def with_tuning(workspace: Workspace, sample: Sample) -> list[Verdict]:
 
 def choice_of(
     chosen: Selection, statuses: Sequence[str] = (), keys: Collection[str] | None = None
-) -> Choice:
+) -> RunFilter:
     """The runs of an export that were picked, `keys` among them only.
 
     Raises:
         UsageError: there is no such study or status.
     """
-    from harness.analysis.export_selection import Choice, keys_of_study, parse_statuses
+    from harness.analysis.selection import RunFilter, parse_statuses, study_keys
     from harness.plan.grid import parse_seeds
 
     said = " ".join(
@@ -189,9 +189,9 @@ def choice_of(
     )
     seeds = None if chosen.seeds is None else set(parse_seeds(chosen.seeds))
     if chosen.study is not None:
-        of_study = keys_of_study(chosen.study)
+        of_study = study_keys(chosen.study)
         keys = of_study if keys is None else of_study.intersection(keys)
-    return Choice(
+    return RunFilter(
         chosen.methods, chosen.tasks, chosen.protocol, seeds, parse_statuses(statuses), keys, said
     )
 

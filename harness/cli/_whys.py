@@ -13,8 +13,8 @@ from harness.cli._options import console, number, plural
 from harness.cli.listing import print_table
 
 if TYPE_CHECKING:
-    from harness.analysis.origin import Made, Origin
-    from harness.analysis.sample import Sample
+    from harness.analysis.provenance import ContributingRun, Provenance
+    from harness.analysis.selection import SelectedRuns
 
 SHOWN = 20
 """How many runs of a number are listed on a terminal."""
@@ -25,11 +25,11 @@ AMONG_OTHERS = ("best", "reference", "test", "difference_", "p_holm")
 
 
 def described(
-    found: Sequence[Origin], sample: Sample, workspace: Workspace
+    found: Sequence[Provenance], sample: SelectedRuns, workspace: Workspace
 ) -> Iterator[dict[str, Any]]:
     """Each number as the record that `bench compare` has of it, with all that is behind it."""
-    from harness.analysis.formats import records
-    from harness.analysis.origin import environments_differ, specs_differ
+    from harness.analysis.provenance import environments_differ, specs_differ
+    from harness.analysis.records import records
 
     differing = specs_differ(found)
     for place, origin in enumerate(found):
@@ -52,7 +52,7 @@ def described(
         }
 
 
-def _run(made: Made, workspace: Workspace) -> dict[str, Any]:
+def _run(made: ContributingRun, workspace: Workspace) -> dict[str, Any]:
     from harness.store.run_files import plain
     from harness.tracking.fresh import run_page
 
@@ -78,7 +78,7 @@ def _run(made: Made, workspace: Workspace) -> dict[str, Any]:
     }
 
 
-def show(found: Sequence[Origin], left_out: dict[str, int], workspace: Workspace) -> None:
+def show(found: Sequence[Provenance], left_out: dict[str, int], workspace: Workspace) -> None:
     """A block a number, and where several differ."""
     for origin in found:
         _print(origin, workspace)
@@ -94,7 +94,7 @@ def show(found: Sequence[Origin], left_out: dict[str, int], workspace: Workspace
     )
 
 
-def _print(origin: Origin, workspace: Workspace) -> None:
+def _print(origin: Provenance, workspace: Workspace) -> None:
     out = console()
     apart = settings_text({"protocol": origin.group.cell.protocol} | origin.table.apart)
     out.print(f"{origin.name} on {origin.group.column.task}, {apart}", style="bold", markup=False)
@@ -122,9 +122,9 @@ def _print(origin: Origin, workspace: Workspace) -> None:
     out.print()
 
 
-def _facts(origin: Origin) -> Iterator[tuple[str, str]]:
-    from harness.analysis.formats.grid import estimate
-    from harness.analysis.origin import summary
+def _facts(origin: Provenance) -> Iterator[tuple[str, str]]:
+    from harness.analysis.grids import estimate
+    from harness.analysis.provenance import environment_summary
     from harness.plan.grid import ranges
 
     entry, cell, metric = origin.entry, origin.group.cell, origin.table.metric
@@ -162,12 +162,12 @@ def _facts(origin: Origin) -> Iterator[tuple[str, str]]:
             f"on {name}",
             ", ".join(
                 f"{part} {value}" if part != "machine" else value
-                for part, value in summary(environment).items()
+                for part, value in environment_summary(environment).items()
             ),
         )
 
 
-def _rows(origin: Origin) -> Iterator[tuple[str, ...]]:
+def _rows(origin: Provenance) -> Iterator[tuple[str, ...]]:
     for made in origin.runs[:SHOWN]:
         run, score, file = made.run, made.score, made.checkpoint
         value = "-" if score is None else number(score.value, score.se)
@@ -181,11 +181,11 @@ def _rows(origin: Origin) -> Iterator[tuple[str, ...]]:
         )
 
 
-def _afterwards(origin: Origin) -> Iterator[str]:
+def _afterwards(origin: Provenance) -> Iterator[str]:
     """What the table of runs has no room for: what was withdrawn, why runs failed, where
     environments differ.
     """
-    from harness.analysis.origin import environments_differ
+    from harness.analysis.provenance import environments_differ
 
     for key, reason in origin.withdrawn.items():
         yield f"{key} withdrawn: {reason}"
@@ -196,7 +196,7 @@ def _afterwards(origin: Origin) -> Iterator[str]:
         yield f"{address} differs: {', '.join(f'{name} {value}' for name, value in values.items())}"
 
 
-def _pages(origin: Origin, workspace: Workspace) -> Iterator[str]:
+def _pages(origin: Provenance, workspace: Workspace) -> Iterator[str]:
     """Where MLflow shows the runs."""
     from harness.tracking.fresh import run_page
 
@@ -210,8 +210,8 @@ def _pages(origin: Origin, workspace: Workspace) -> Iterator[str]:
         yield f"  seed {seed:<4} {page}"
 
 
-def _print_differences(found: Sequence[Origin]) -> None:
-    from harness.analysis.origin import environments_differ, specs_differ
+def _print_differences(found: Sequence[Provenance]) -> None:
+    from harness.analysis.provenance import environments_differ, specs_differ
 
     out = console()
     differing = specs_differ(found)

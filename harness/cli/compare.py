@@ -17,9 +17,9 @@ from harness.cli._options import json_option, print_json, say, write_out
 from harness.cli._selection import Selection, drawn, opened, selection, with_tuning
 
 if TYPE_CHECKING:
-    from harness.analysis.formats.grid import Grid, Style
+    from harness.analysis.grids import Grid, Style
     from harness.analysis.ranks import Ranking
-    from harness.analysis.sample import Sample
+    from harness.analysis.selection import SelectedRuns
     from harness.analysis.tables import Options, Table
 
 Format = Literal["table", "markdown", "latex", "html", "csv", "json", "parquet"]
@@ -107,7 +107,7 @@ def compare(
       bench compare --metric sigma_sq_error --baseline vb --differences
       bench compare --interval t -o table.tex
     """  # fmt: skip
-    from harness.analysis.formats.grid import Style
+    from harness.analysis.grids import Style
     from harness.analysis.tables import Options
 
     options = Options(tuple(metrics), "bca" if interval == "bca" else "t", test, baseline)
@@ -138,7 +138,7 @@ def compare(
             write_out(_rendered(tables, sample, written, style, ranks), output)
 
 
-def made(sample: Sample, options: Options) -> list[Table]:
+def made(sample: SelectedRuns, options: Options) -> list[Table]:
     """The tables of a sample.
 
     Raises:
@@ -181,9 +181,9 @@ def chosen_format(format_: Format | None, output: Path | None) -> Format:
 
 
 def _grids(tables: Sequence[Table], style: Style, ranks: bool) -> list[Grid]:
-    from harness.analysis.formats.grid import grids, rank_grid
+    from harness.analysis.grids import rank_grid, table_grids
 
-    found = [grid for table in tables for grid in grids(table, style)]
+    found = [grid for table in tables for grid in table_grids(table, style)]
     return [*found, rank_grid(_ranking(tables))] if ranks else found
 
 
@@ -202,8 +202,8 @@ def _ranking(tables: Sequence[Table]) -> Ranking:
     return ranking
 
 
-def _records(tables: Sequence[Table], sample: Sample, ranks: bool) -> list[dict[str, Any]]:
-    from harness.analysis.formats import records
+def _records(tables: Sequence[Table], sample: SelectedRuns, ranks: bool) -> list[dict[str, Any]]:
+    from harness.analysis.records import records
 
     return records(tables, sample) + (
         [{"ranking": ranking_record(_ranking(tables))}] if ranks else []
@@ -220,16 +220,17 @@ def ranking_record(ranking: Ranking) -> dict[str, Any]:
 
 
 def _rendered(
-    tables: Sequence[Table], sample: Sample, chosen: Format, style: Style, ranks: bool
+    tables: Sequence[Table], sample: SelectedRuns, chosen: Format, style: Style, ranks: bool
 ) -> bytes:
     """What is written, in every format."""
     from harness.analysis import formats
+    from harness.analysis import records as written
 
     if chosen == "json":
         return (
             json.dumps(
                 {
-                    "schema_version": formats.SCHEMA_VERSION,
+                    "schema_version": written.SCHEMA_VERSION,
                     "records": _records(tables, sample, ranks),
                 },
                 indent=1,
@@ -237,9 +238,9 @@ def _rendered(
             + "\n"
         ).encode()
     if chosen == "csv":
-        return formats.csv_text(formats.records(tables, sample)).encode()
+        return written.csv_text(written.records(tables, sample)).encode()
     if chosen == "parquet":
-        return formats.parquet_bytes(formats.records(tables, sample))
+        return written.parquet_bytes(written.records(tables, sample))
     found = _grids(tables, style, ranks)
     if chosen == "table":
         return plain_text(found).encode()

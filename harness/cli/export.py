@@ -17,7 +17,7 @@ from harness.cli._options import json_option, out_file, plural, print_json, say,
 from harness.cli._selection import Selection, choice_of, opened, run_of, selection
 
 if TYPE_CHECKING:
-    from harness.analysis.export_selection import Choice
+    from harness.analysis.selection import RunFilter
     from harness.store import Result, ResultStore, RunRow
 
 SUFFIXES = {".csv": "csv", ".jsonl": "jsonl", ".ndjson": "jsonl", ".parquet": "parquet"}
@@ -125,14 +125,12 @@ def _format(given: str | None, output: Path | None) -> str:
 
 
 def _write_table(
-    store: ResultStore, choice: Choice, what: str, written: str, output: Path | None
+    store: ResultStore, choice: RunFilter, what: str, written: str, output: Path | None
 ) -> None:
-    from harness.analysis.export_files import FORMATS
-    from harness.analysis.export_selection import choose_some
-    from harness.analysis.export_tables import TABLES
+    from harness.analysis.export import FORMATS, TABLES, require_runs
 
     with store.snapshot() as snapshot:
-        chosen = choose_some(snapshot, choice)
+        chosen = require_runs(snapshot, choice)
         table = TABLES[what](snapshot, chosen)
         shown = dataclasses.replace(table, blocks=watched(table.blocks, table.n_blocks, "Writing"))
         with out_file(output) as file:
@@ -142,9 +140,9 @@ def _write_table(
 
 
 def _write_bundle(
-    store: ResultStore, rows: Sequence[RunRow], choice: Choice, bundle: Path, as_json: bool
+    store: ResultStore, rows: Sequence[RunRow], choice: RunFilter, bundle: Path, as_json: bool
 ) -> None:
-    from harness.analysis.export_selection import choose
+    from harness.analysis.export import find_runs
     from harness.base.spec import TERMINAL
     from harness.execution.bundle import write
 
@@ -155,7 +153,7 @@ def _write_bundle(
         choice, statuses=TERMINAL.intersection(choice.statuses or TERMINAL)
     )
     with store.snapshot() as snapshot:
-        found = choose(snapshot, finished).keys
+        found = find_runs(snapshot, finished).keys
         withdrawn = snapshot.withdrawn(found)
     if withdrawn:
         say(f"{plural(len(withdrawn), 'withdrawn run')} left out.", err=True)

@@ -14,7 +14,7 @@ from harness.cli._selection import Selection, drawn, opened, selection, with_tun
 
 if TYPE_CHECKING:
     from harness.analysis.ranks import Ranking
-    from harness.analysis.sample import Sample
+    from harness.analysis.selection import SelectedRuns
     from harness.report.page import Section
     from harness.store import ResultStore
     from harness.tuning.verdict import Verdict
@@ -67,10 +67,10 @@ def report(output: Path, chosen: Selection, title: str) -> None:
     say(f"{plural(finished, 'finished run')} on one page. Next: open it in a browser", err=True)
 
 
-def _tables(sample: Sample, ranking: Ranking | None) -> list[tuple[str, str]]:
+def _tables(sample: SelectedRuns, ranking: Ranking | None) -> list[tuple[str, str]]:
     """Comparison tables of what each task shows first, and of how methods rank across tasks."""
     from harness.analysis.formats import html
-    from harness.analysis.formats.grid import Style, grids, rank_grid
+    from harness.analysis.grids import Style, rank_grid, table_grids
     from harness.analysis.tables import Options, compare
 
     names = dict.fromkeys(
@@ -86,7 +86,8 @@ def _tables(sample: Sample, ranking: Ranking | None) -> list[tuple[str, str]]:
         (
             name,
             html(
-                [grid for table in same for grid in grids(table, Style(brackets=True))], page=False
+                [grid for table in same for grid in table_grids(table, Style(brackets=True))],
+                page=False,
             ),
         )
         for name, same in by_metric.items()
@@ -94,21 +95,21 @@ def _tables(sample: Sample, ranking: Ranking | None) -> list[tuple[str, str]]:
     return tables + ([("Ranks", html([rank_grid(ranking)], page=False))] if ranking else [])
 
 
-def _published(store: ResultStore, sample: Sample) -> list[tuple[str, str]]:
+def _published(store: ResultStore, sample: SelectedRuns) -> list[tuple[str, str]]:
     """Published values beside ours, of the tasks in the report."""
     from functools import cache
 
-    from harness.analysis import references
+    from harness.analysis import published
     from harness.analysis.formats import html
-    from harness.analysis.formats.published import published_grids
-    from harness.analysis.verdicts import judge
+    from harness.analysis.grids import published_grids
+    from harness.analysis.reproduction import judge
     from harness.plan.studies import runs_of
 
     runs, tasks = cache(runs_of), {group.cell.task_label for group in sample.groups}
     judged = [
         value
-        for name in references.sources()
-        for value in judge(store, references.load(name), runs, tasks)
+        for name in published.publications()
+        for value in judge(store, published.load(name), runs, tasks)
     ]
     return [(grid.title, html([grid], page=False)) for grid in published_grids(judged)]
 

@@ -14,9 +14,8 @@ from harness.cli._options import console, json_option, number, open_store, plura
 from harness.cli.listing import print_table
 
 if TYPE_CHECKING:
-    from harness.analysis.ours import Mean
-    from harness.analysis.references import Experiment, Source, Table
-    from harness.analysis.verdicts import Form, Judged
+    from harness.analysis.published import Experiment, Publication, Table
+    from harness.analysis.reproduction import ClosedFormValue, Judgement, ReplicateMean
 
 
 @click.command()
@@ -45,9 +44,9 @@ def verify(ctx: click.Context, source: str | None, tasks: Sequence[str], as_json
     Example:
       bench verify report2020 -t gaussian-25
     """
-    from harness.analysis import references
+    from harness.analysis import published
 
-    found = [references.load(name) for name in ([source] if source else references.sources())]
+    found = [published.load(name) for name in ([source] if source else published.publications())]
     _refuse_unknown(tasks, found)
     judged = _judge(found, tasks)
     if as_json:
@@ -61,7 +60,7 @@ def verify(ctx: click.Context, source: str | None, tasks: Sequence[str], as_json
     ctx.exit(3 if any(value.fails for value in judged) else 0)
 
 
-def _refuse_unknown(tasks: Sequence[str], found: Sequence[Source]) -> None:
+def _refuse_unknown(tasks: Sequence[str], found: Sequence[Publication]) -> None:
     from harness.base.errors import UnknownName
 
     known = {
@@ -72,10 +71,10 @@ def _refuse_unknown(tasks: Sequence[str], found: Sequence[Source]) -> None:
             raise UnknownName("task with published values", task, known)
 
 
-def _judge(found: Sequence[Source], tasks: Sequence[str]) -> list[Judged]:
+def _judge(found: Sequence[Publication], tasks: Sequence[str]) -> list[Judgement]:
     from functools import cache
 
-    from harness.analysis.verdicts import judge
+    from harness.analysis.reproduction import judge
     from harness.plan.studies import runs_of
 
     runs, chosen = cache(runs_of), set(tasks) or None
@@ -86,7 +85,7 @@ def _judge(found: Sequence[Source], tasks: Sequence[str]) -> list[Judged]:
         return [value for source in found for value in judge(store, source, runs, chosen)]
 
 
-def _print_source(source: Source, judged: Sequence[Judged], restricted: bool) -> None:
+def _print_source(source: Publication, judged: Sequence[Judgement], restricted: bool) -> None:
     """The source's tables; with only some tasks asked for, those that have them."""
     out = console()
     if restricted and not judged:
@@ -109,7 +108,7 @@ def _print_source(source: Source, judged: Sequence[Judged], restricted: bool) ->
     out.print()
 
 
-def _print_values(experiment: Experiment, table: Table, values: Sequence[Judged]) -> None:
+def _print_values(experiment: Experiment, table: Table, values: Sequence[Judgement]) -> None:
     dims = all(value.task.rpartition("-")[2].isdecimal() for value in values)
     console().print(f"\n{experiment.name}, {table.metric}: {table.about}", markup=False)
     columns: dict[str, list[str]] = {
@@ -137,7 +136,7 @@ def _print_values(experiment: Experiment, table: Table, values: Sequence[Judged]
         _print_wrapped(note)
 
 
-def _verdict(value: Judged) -> str:
+def _verdict(value: Judgement) -> str:
     """The verdict; of missing runs how many there are, and of a failure whether it was foreseen."""
     mean = value.ours
     if mean is not None and value.verdict == "not run":
@@ -149,20 +148,19 @@ def _verdict(value: Judged) -> str:
     return str(value.verdict)
 
 
-def _mean(mean: Mean | None) -> str:
+def _mean(mean: ReplicateMean | None) -> str:
     if mean is None or not mean.interval.n:
         return ""
     return f"{number(mean.interval.mean, mean.interval.se)} ({mean.interval.n})"
 
 
-def _form(form: Form | None) -> str:
+def _form(form: ClosedFormValue | None) -> str:
     return "" if form is None else number(form.value)
 
 
-def _notes(experiment: Experiment, values: Sequence[Judged]) -> Iterator[str]:
+def _notes(experiment: Experiment, values: Sequence[Judgement]) -> Iterator[str]:
     """Reasons, each once with the values that it is about; then what the closed forms are."""
-    from harness.analysis.closed_forms import FORMS
-    from harness.analysis.verdicts import NEAR
+    from harness.analysis.reproduction import NEAR
 
     reasons: dict[str, list[str]] = {}
     for value in values:
@@ -185,12 +183,12 @@ def _notes(experiment: Experiment, values: Sequence[Judged]) -> Iterator[str]:
     forms: dict[str, list[str]] = {}
     for value in values:
         for form in filter(None, (value.closed_form, value.corrected_closed_form)):
-            forms.setdefault(form.name, []).append(value.row)
-    for name, named in forms.items():
+            forms.setdefault(form.text, []).append(value.row)
+    for text, named in forms.items():
         whose = (
             "" if set(named) == rows and len(rows) > 1 else f" of {', '.join(dict.fromkeys(named))}"
         )
-        yield f"Closed form{whose}: {FORMS[name].text}."
+        yield f"Closed form{whose}: {text}."
 
 
 def _print_wrapped(text: str) -> None:
@@ -198,7 +196,7 @@ def _print_wrapped(text: str) -> None:
     out.print("\n".join(textwrap.wrap(text, out.width, subsequent_indent="  ")), markup=False)
 
 
-def _print_summary(judged: Sequence[Judged], found: Sequence[Source]) -> None:
+def _print_summary(judged: Sequence[Judgement], found: Sequence[Publication]) -> None:
     """Counts of verdicts, and what to do next."""
     out = console()
     counts = Counter(str(value.verdict) for value in judged)
@@ -217,7 +215,7 @@ def _print_summary(judged: Sequence[Judged], found: Sequence[Source]) -> None:
         out.print(line, markup=False)
 
 
-def _next(judged: Sequence[Judged], found: Sequence[Source]) -> Iterator[str]:
+def _next(judged: Sequence[Judgement], found: Sequence[Publication]) -> Iterator[str]:
     failing = [value.ours.keys[0] for value in judged if value.fails and value.ours is not None]
     if failing:
         yield f"Next: bench show {failing[0]}, a run of the first value that is not reproduced"
@@ -227,7 +225,7 @@ def _next(judged: Sequence[Judged], found: Sequence[Source]) -> Iterator[str]:
         yield "More of a value, with the keys of its runs: bench verify --json"
 
 
-def _studies_to_run(judged: Sequence[Judged], found: Sequence[Source]) -> list[str]:
+def _studies_to_run(judged: Sequence[Judgement], found: Sequence[Publication]) -> list[str]:
     missing: Collection[tuple[str, str]] = {
         (value.source, value.experiment) for value in judged if value.verdict == "not run"
     }

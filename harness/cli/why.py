@@ -13,7 +13,7 @@ from harness.cli._options import json_option, print_json
 from harness.cli._selection import Selection, drawn, opened, selection
 
 if TYPE_CHECKING:
-    from harness.analysis.origin import Origin
+    from harness.analysis.provenance import Provenance
     from harness.store import ResultStore
 
 MOST = 12
@@ -42,13 +42,13 @@ def why(cells: Sequence[str], chosen: Selection, metric: str | None, as_json: bo
         raise UsageError(
             "Say which number: bench why -m METHOD -t TASK, or bench why CELL. Cells: bench compare --json"
         )
-    from harness.analysis.origin import origins
+    from harness.analysis.provenance import provenances
     from harness.cli._whys import described, show
 
     with opened("explain") as store:
         named = [_cell(store, name) for name in cells]
         sample = drawn(store, chosen, set(named) or None)
-        found = origins(sample, metric)
+        found = provenances(sample, metric)
         if as_json:
             print_json(described(found, sample, Workspace.current()))
         else:
@@ -68,7 +68,7 @@ def _cell(store: ResultStore, prefix: str) -> str:
     return found[0]
 
 
-def _few(found: Sequence[Origin]) -> Sequence[Origin]:
+def _few(found: Sequence[Provenance]) -> Sequence[Provenance]:
     if len(found) > MOST:
         raise UsageError(
             f"That are {len(found)} numbers; at most {MOST} are explained together. Pick fewer with -m and -t, or say --json."

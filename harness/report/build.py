@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Sequence
 
 from harness.analysis.ranks import Ranking
-from harness.analysis.sample import Sample
+from harness.analysis.selection import SelectedRuns
 from harness.base.spec import Status
 from harness.base.workspace import Workspace
 from harness.report import (
@@ -28,7 +28,7 @@ Fragments = Sequence[tuple[str, str]]
 
 def report(
     title: str,
-    sample: Sample,
+    sample: SelectedRuns,
     workspace: Workspace,
     tuning: Sequence[Section] = (),
     tables: Fragments = (),

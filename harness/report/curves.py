@@ -6,8 +6,7 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-from harness.analysis.costs import gradients
-from harness.analysis.sample import Group
+from harness.analysis.selection import Group, gradients
 from harness.report.page import Figure, Key, Plot
 from harness.report.view import View, anchor, basis, columns, label, unique
 from harness.store import Curve, Replicate

@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from harness.analysis.labels import Aspects, RowName
-from harness.analysis.metrics import FLOOR
-from harness.analysis.sample import Group
+from harness.analysis.selection import Aspects, Group, RowName
 from harness.analysis.statistics import Interval
+from harness.base.metrics import MLE_PREFIX
 from harness.report.axes import Mark, Scale, logarithmic, trace, undrawn
 from harness.report.page import Figure, Key, Look, Plot
 from harness.report.view import (
@@ -89,7 +88,7 @@ def _figure(view: View, task: str, groups: list[Group]) -> Figure:
                 if line
             ]
             exact = [
-                _floor(points, f"{FLOOR}{metric}", len(lines) + place)
+                _floor(points, f"{MLE_PREFIX}{metric}", len(lines) + place)
                 for place, points in enumerate(floors.values())
             ]
             plots.append(
@@ -156,8 +155,8 @@ def _floors(view: View, groups: Iterable[Group]) -> dict[Aspects, Floors]:
                 dimension(group) or 0, {}
             )
             for metric in METRICS[:-1]:
-                by_metric.setdefault(f"{FLOOR}{metric}", {}).update(
-                    view.sample.values(group, f"{FLOOR}{metric}")
+                by_metric.setdefault(f"{MLE_PREFIX}{metric}", {}).update(
+                    view.sample.values(group, f"{MLE_PREFIX}{metric}")
                 )
     found: dict[Aspects, Floors] = {}
     for aspects in sorted(gathered, key=repr):

@@ -8,7 +8,7 @@ from collections.abc import Collection, Sequence
 from typing import Any
 
 from harness.analysis.metrics import meaning
-from harness.analysis.sample import Group
+from harness.analysis.selection import Group
 from harness.report.axes import Mark, Scale, fitting, trace, undrawn
 from harness.report.dimension import families
 from harness.report.page import Figure, Plot

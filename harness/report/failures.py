@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
-from harness.analysis.sample import Group
+from harness.analysis.selection import Group
 from harness.base.spec import Status
 from harness.plan.grid import ranges
 from harness.report.axes import LINEAR

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from harness.analysis.sample import Group
+from harness.analysis.selection import Group
 from harness.base.workspace import Workspace
 from harness.report.page import Picture, Section
 from harness.report.view import View, columns

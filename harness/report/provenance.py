@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections import Counter
 from typing import Any
 
-from harness.analysis.origin import summary
-from harness.analysis.sample import Group
+from harness.analysis.provenance import environment_summary
+from harness.analysis.selection import Group
 from harness.base.spec import Status, settings_text
 from harness.plan.grid import ranges
 from harness.report.page import Folded, Section, Table
@@ -79,5 +79,8 @@ def _row(view: View, column: str, group: Group, names: dict[str, str]) -> tuple[
 
 
 def _environments(known: dict[str, dict[str, Any]], names: dict[str, str]) -> Table:
-    rows = [(name, *summary(known.get(digest, {})).values()) for digest, name in names.items()]
-    return Table(("name", *summary({})), rows, "Environments")
+    rows = [
+        (name, *environment_summary(known.get(digest, {})).values())
+        for digest, name in names.items()
+    ]
+    return Table(("name", *environment_summary({})), rows, "Environments")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from harness.analysis.sample import Group
+from harness.analysis.selection import Group
 from harness.base.spec import canonical_json, settings_text
 from harness.report.axes import Mark, fitting, trace, undrawn
 from harness.report.page import Figure, Key, Look, Plot

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from harness.analysis.sample import Group
+from harness.analysis.selection import Group
 from harness.base.spec import canonical_json
 from harness.report.axes import Mark, Scale, fitting, trace, undrawn
 from harness.report.dots import rows_height, rows_layout

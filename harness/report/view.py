@@ -8,9 +8,8 @@ from dataclasses import dataclass, field
 from html import escape
 from typing import Any
 
-from harness.analysis.labels import Aspects, ColumnName, RowName, texts
 from harness.analysis.metrics import meaning
-from harness.analysis.sample import Group, Sample
+from harness.analysis.selection import Aspects, ColumnName, Group, RowName, SelectedRuns, row_texts
 from harness.analysis.statistics import CONFIDENCE, Interval, t_interval
 from harness.base.spec import settings_text
 from harness.plan.grid import ranges
@@ -40,19 +39,19 @@ class View:
     for.
     """
 
-    sample: Sample
+    sample: SelectedRuns
     names: dict[RowName, str]
     looks: dict[RowName, Look]
     _intervals: dict[tuple[str, str], Interval | None] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, sample: Sample) -> View:
+    def of(cls, sample: SelectedRuns) -> View:
         """With a look for each row: methods have colours, their settings have dashes and markers."""
         rows = sorted({group.row for group in sample.groups}, key=lambda row: row.order)
         several = len({row.protocol for row in rows}) > 1
         names = {
             row: f"{text} ({row.protocol})" if several else text
-            for row, text in texts(rows).items()
+            for row, text in row_texts(rows).items()
         }
         return cls(sample, names, _looks(rows))
 

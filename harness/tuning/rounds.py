@@ -12,8 +12,7 @@ import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from harness.analysis.costs import gradients
-from harness.analysis.sample import Spent
+from harness.analysis.selection import TuningCost, gradients
 from harness.base.spec import NewRun, Status
 from harness.store import Metric, ResultStore, RunRow
 from harness.tuning.decisions import rungs, total
@@ -196,10 +195,10 @@ def outcome_of(search: Search, store: ResultStore, trial: Trial) -> tuple[str, f
     return ("not finite", None) if score is None else ("complete", score)
 
 
-def cost(record: Record, store: ResultStore, trials: Sequence[Trial]) -> Spent:
+def cost(record: Record, store: ResultStore, trials: Sequence[Trial]) -> TuningCost:
     """What these trials took so far; a run that two of them share counts once."""
     settings = {tuple(keys_of(trial.spec, record.seeds)): None for trial in trials if trial.spec}
-    found = Spent()
+    found = TuningCost()
     for keys in settings:
         rows = list(store.rows(keys).values())
         seconds = [row.wall_s for row in rows]
@@ -207,7 +206,7 @@ def cost(record: Record, store: ResultStore, trials: Sequence[Trial]) -> Spent:
         told = store.described(keys)
         taken = [gradients(row.spec, told[row.key], row.step) for row in rows]
         known = [count for count in (found.gradients, *taken) if count is not None]
-        found = Spent(
+        found = TuningCost(
             found.runs + len(rows),
             found.steps + sum(row.step for row in rows),
             sum(known) if len(known) > len(taken) else None,

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from harness.analysis.sample import Spent
+from harness.analysis.selection import TuningCost
 from harness.analysis.statistics import Interval, paired, t_interval
 from harness.base.spec import NewRun, Status
 from harness.store import ResultStore
@@ -35,7 +35,7 @@ class Verdict:
     untuned: Interval
     gain: Interval
     failures: dict[str, int]
-    cost: Spent
+    cost: TuningCost
     left_out: dict[int, str]
 
     @property
@@ -91,11 +91,11 @@ def best_of(trials: Sequence[Trial]) -> Trial | None:
     return max(complete, default=(None, None, None))[2]
 
 
-def spent(verdicts: Iterable[Verdict]) -> dict[str, Spent]:
+def spent(verdicts: Iterable[Verdict]) -> dict[str, TuningCost]:
     """What was spent on finding the settings of a cell, by cell: of every search's winner; where
     several found it, the dearest.
     """
-    found: dict[str, Spent] = {}
+    found: dict[str, TuningCost] = {}
     for verdict in sorted(verdicts, key=lambda verdict: verdict.cost.steps):
         if verdict.best is not None and verdict.best.spec:
             found[cell(verdict.best.spec)] = verdict.cost
@@ -138,7 +138,7 @@ def verdict(
         t_interval(list(tuned.values())), t_interval(list(untuned.values())),
         paired([tuned[seed] for seed in both], [untuned[seed] for seed in both]),
         {name: count for name, count in (("tuned", lost), ("default", lost_default)) if count},
-        Spent() if store is None else cost(search, store, trials),
+        TuningCost() if store is None else cost(search, store, trials),
         dict(sorted(((left_out or {}) | unknown).items())),
     )  # fmt: skip
 

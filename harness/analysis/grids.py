@@ -6,15 +6,15 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from harness.analysis.costs import Span
+from harness.analysis.footnotes import NAMES
 from harness.analysis.ranks import Ranking
-from harness.analysis.remarks import NAMES
-from harness.analysis.sample import Spent
+from harness.analysis.reproduction import ClosedFormValue, Judgement, ReplicateMean
+from harness.analysis.selection import Span, TuningCost
 from harness.analysis.statistics import Interval
 from harness.analysis.tables import Entry, Line, Table
 from harness.base.text import between, count, number, probability
 
-FLOOR = "exact MLE"
+MLE_ROW = "exact MLE"
 COSTS = ("steps", "gradients", "time")
 TUNING = "tuning"
 NOTHING = "-"
@@ -55,7 +55,7 @@ class Style:
     costs: bool = True
 
 
-def grids(table: Table, style: Style) -> list[Grid]:
+def table_grids(table: Table, style: Style) -> list[Grid]:
     """The table of means, and after it that of differences where it is wanted."""
     costs = _cost_names(table) if style.costs else ()
     usual = Counter(
@@ -72,7 +72,7 @@ def grids(table: Table, style: Style) -> list[Grid]:
         floors = (
             Word("" if floor is None else estimate(floor, style.brackets)) for floor in table.floor
         )
-        rows.append((Word(FLOOR), *floors, *(Word("") for _ in costs)))
+        rows.append((Word(MLE_ROW), *floors, *(Word("") for _ in costs)))
     notes = (_means_are(table, style), *table.notes, *_reading(table, style))
     found = [Grid(table.title, ("method", *table.columns, *costs), tuple(rows), notes)]
     return [*found, _differences(table)] if style.differences else found
@@ -104,7 +104,7 @@ def _means_are(table: Table, style: Style) -> str:
 def _reading(table: Table, style: Style) -> Iterator[str]:
     """How all else is to be read."""
     if table.floor is not None:
-        yield f"{FLOOR}: the exact maximum-likelihood fit to the same data sets."
+        yield f"{MLE_ROW}: the exact maximum-likelihood fit to the same data sets."
     if any(entry is None for line in table.lines for entry in line.entries):
         yield f"{NOTHING}: not run."
     if table.apart:
@@ -180,7 +180,7 @@ def _costs(line: Line) -> tuple[Word, ...]:
     )
 
 
-def _tuning(spent: Sequence[Spent]) -> str:
+def _tuning(spent: Sequence[TuningCost]) -> str:
     """Gradient evaluations, or steps where those cannot be counted, and seconds."""
     if not spent:
         return NOTHING
@@ -257,3 +257,57 @@ def _difference(entry: Entry | None) -> Word:
         (),
         entry.cell,
     )
+
+
+PUBLISHED_HEADING = (
+    "method",
+    "task",
+    "published",
+    "ours",
+    "n",
+    "verdict",
+    "closed form",
+    "corrected",
+    "its closed form",
+)
+
+
+def published_grids(judged: Sequence[Judgement]) -> list[Grid]:
+    """A grid for each metric of each source: the values that our runs could be held against."""
+    settled = [value for value in judged if value.verdict in ("reproduced", "not reproduced")]
+    parts: dict[tuple[str, str], list[Judgement]] = {}
+    for value in settled:
+        parts.setdefault((value.source, value.metric), []).append(value)
+    return [
+        Grid(f"{metric}: {source}", PUBLISHED_HEADING, tuple(map(_published_row, values)))
+        for (source, metric), values in parts.items()
+    ]
+
+
+def _published_row(value: Judgement) -> tuple[Word, ...]:
+    n = "" if value.ours is None else str(value.ours.interval.n)
+    texts = (
+        value.row,
+        value.task,
+        f"{value.published:.7g}",
+        _replicate_mean(value.ours),
+        n,
+        str(value.verdict),
+        _closed_form(value.closed_form),
+    )
+    return tuple(
+        map(
+            Word,
+            (*texts, _replicate_mean(value.corrected), _closed_form(value.corrected_closed_form)),
+        )
+    )
+
+
+def _replicate_mean(mean: ReplicateMean | None) -> str:
+    return (
+        "" if mean is None or not mean.interval.n else number(mean.interval.mean, mean.interval.se)
+    )
+
+
+def _closed_form(form: ClosedFormValue | None) -> str:
+    return "" if form is None else f"{number(form.value)} ({form.name})"

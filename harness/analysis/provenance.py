@@ -1,6 +1,4 @@
-"""Where the numbers of tables come from: the runs, what they were asked to do, what they ran on,
-and where these differ.
-"""
+"""Where the numbers of tables come from: the runs, what they ran on, and where these differ."""
 
 from __future__ import annotations
 
@@ -8,14 +6,13 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from harness.analysis.labels import differences
-from harness.analysis.sample import Group, Sample
+from harness.analysis.selection import Group, SelectedRuns, differences
 from harness.analysis.tables import Entry, Options, Table, compare
 from harness.store import CheckpointFile, Metric, Replicate
 
 
 @dataclass(frozen=True)
-class Made:
+class ContributingRun:
     """A run behind a number: its score, its last checkpoint, its copy in MLflow, and by name what
     it ran on.
     """
@@ -29,7 +26,7 @@ class Made:
 
 
 @dataclass(frozen=True)
-class Origin:
+class Provenance:
     """A number of a table with the runs behind it; `environments` are by the name that the runs
     call them, `withdrawn` by key.
     """
@@ -38,7 +35,7 @@ class Origin:
     name: str
     entry: Entry
     group: Group
-    runs: tuple[Made, ...]
+    runs: tuple[ContributingRun, ...]
     environments: dict[str, dict[str, Any]]
     withdrawn: dict[str, str]
 
@@ -60,7 +57,7 @@ class Origin:
         return found
 
 
-def origins(sample: Sample, metric: str | None) -> list[Origin]:
+def provenances(sample: SelectedRuns, metric: str | None) -> list[Provenance]:
     """All numbers of a sample's tables with what is behind them, in the tables' order.
 
     Args:
@@ -85,7 +82,7 @@ def origins(sample: Sample, metric: str | None) -> list[Origin]:
 class Environments:
     """What the runs of a sample ran on, under short names: E1, E2, ..."""
 
-    def __init__(self, sample: Sample) -> None:
+    def __init__(self, sample: SelectedRuns) -> None:
         used = dict.fromkeys(
             run.environment for group in sample.groups for run in group.runs if run.environment
         )
@@ -106,8 +103,8 @@ class Environments:
 
 
 def _origin(
-    sample: Sample, table: Table, name: str, entry: Entry, group: Group, places: Environments
-) -> Origin:
+    sample: SelectedRuns, table: Table, name: str, entry: Entry, group: Group, places: Environments
+) -> Provenance:
     keys = [run.key for run in group.runs]
     with sample.store.snapshot() as snapshot:
         rows, scores, plans = snapshot.rows(keys), snapshot.metrics(keys), snapshot.origins(keys)
@@ -117,7 +114,7 @@ def _origin(
         score = scores.get(run.key, {}).get(table.metric.name)
         plan = plans.get(run.key, ({}, {}))[1]
         made.append(
-            Made(
+            ContributingRun(
                 run,
                 score,
                 files[0] if files else None,
@@ -127,7 +124,7 @@ def _origin(
             )
         )
     withdrawn = {key: sample.withdrawn[key] for key in group.withdrawn}
-    return Origin(table, name, entry, group, tuple(made), places.of(group), withdrawn)
+    return Provenance(table, name, entry, group, tuple(made), places.of(group), withdrawn)
 
 
 def flattened(environment: dict[str, Any]) -> dict[str, Any]:
@@ -138,7 +135,7 @@ def flattened(environment: dict[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in environment.items() if name != "packages"} | packages
 
 
-def environments_differ(found: Iterable[Origin]) -> dict[str, dict[str, Any]]:
+def environments_differ(found: Iterable[Provenance]) -> dict[str, dict[str, Any]]:
     """Where the environments behind these numbers differ: by address, the value of each."""
     known = {
         name: flattened(environment)
@@ -151,14 +148,14 @@ def environments_differ(found: Iterable[Origin]) -> dict[str, dict[str, Any]]:
     }
 
 
-def specs_differ(found: Sequence[Origin]) -> dict[str, list[Any]]:
+def specs_differ(found: Sequence[Provenance]) -> dict[str, list[Any]]:
     """Where the specifications behind several numbers differ, with the value of each."""
     return differences(
         origin.group.cell.spec | {"protocol": origin.group.cell.protocol} for origin in found
     )
 
 
-def summary(environment: dict[str, Any]) -> dict[str, str]:
+def environment_summary(environment: dict[str, Any]) -> dict[str, str]:
     """An environment in few words; `-` is what is not on record."""
     packages = environment.get("packages") or {}
     commit = (environment.get("git_commit") or "none")[:12] + (

@@ -1,4 +1,4 @@
-"""What must be said beside a table: marks on entries, and notes below."""
+"""The notes below a table, and the letters with which entries refer to them."""
 
 from __future__ import annotations
 
@@ -7,15 +7,15 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from harness.analysis.metrics import Meaning
-from harness.analysis.sample import Group, Sample
+from harness.analysis.selection import Group, SelectedRuns
 from harness.analysis.statistics import BCA_FROM, WILCOXON_FROM
+from harness.base.metrics import IMPORTANCE_ESTIMATES, PARETO_K_LIMIT
 
 if TYPE_CHECKING:
     from harness.analysis.tables import Line, Options
 
+
 FEW = 6
-DOUBTFUL_K = 0.7
-BY_IMPORTANCE = ("log_evidence", "nll")
 LETTERS = "abcdefghijklmnopqrstuvwxyz"
 TESTED_FROM = {"t": 2, "wilcoxon": WILCOXON_FROM}
 NAMES = {
@@ -25,7 +25,7 @@ NAMES = {
 }
 
 
-class Notes:
+class Footnotes:
     """The notes of one table, in the order in which they came up; each that marks entries has a
     letter.
     """
@@ -34,7 +34,7 @@ class Notes:
         self._marked: dict[str, str] = {}
         self._plain: list[str] = []
 
-    def marks(self, sample: Sample, group: Group, metric: str) -> tuple[str, ...]:
+    def marks(self, sample: SelectedRuns, group: Group, metric: str) -> tuple[str, ...]:
         """The letters of what a reader must know of a group's entry."""
         return tuple(self._letter(text) for text in _about_group(sample, group, metric))
 
@@ -82,17 +82,17 @@ class Notes:
         return (*(f"[{letter}] {text}" for text, letter in self._marked.items()), *self._plain)
 
 
-def _about_group(sample: Sample, group: Group, metric: str) -> list[str]:
+def _about_group(sample: SelectedRuns, group: Group, metric: str) -> list[str]:
     said = []
     gone = Counter(sample.withdrawn[key] for key in group.withdrawn)
     said += [
         f"{count} withdrawn, and in no mean: {reason}" for reason, count in sorted(gone.items())
     ]
-    if metric in BY_IMPORTANCE and any(
-        value > DOUBTFUL_K for value in sample.values(group, "pareto_k").values()
+    if metric in IMPORTANCE_ESTIMATES and any(
+        value > PARETO_K_LIMIT for value in sample.values(group, "pareto_k").values()
     ):
         said.append(
-            f"Pareto k is above {DOUBTFUL_K} in some of these runs: the estimate is not to be trusted."
+            f"Pareto k is above {PARETO_K_LIMIT} in some of these runs: the estimate is not to be trusted."
         )
     if len({run.source_hash for run in group.done}) > 1:
         said.append(

@@ -9,15 +9,15 @@ import math
 from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
-from harness.analysis.costs import gradients, seconds
-from harness.analysis.formats.grid import FLOOR
-from harness.analysis.sample import Group, Sample
+from harness.analysis.grids import MLE_ROW
+from harness.analysis.selection import Group, SelectedRuns, gradients, seconds
 from harness.analysis.statistics import Interval
 from harness.analysis.tables import Entry, Line, Table
 from harness.base.spec import settings_text
 
 if TYPE_CHECKING:
     import pyarrow
+
 
 SCHEMA_VERSION = 1
 """Of the records of comparisons and exports: raised when a name goes or changes its meaning, not
@@ -49,7 +49,7 @@ KINDS: dict[str, Kind] = {
 FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n")
 
 
-def records(tables: Sequence[Table], sample: Sample) -> list[dict[str, Any]]:
+def records(tables: Sequence[Table], sample: SelectedRuns) -> list[dict[str, Any]]:
     """One flat record for each entry of each table; what does not apply is None. NaN never occurs."""
     groups = {group.cell.cell: group for group in sample.groups}
     return [
@@ -57,7 +57,7 @@ def records(tables: Sequence[Table], sample: Sample) -> list[dict[str, Any]]:
     ]
 
 
-def _tuning(sample: Sample, record: dict[str, Any]) -> dict[str, Any]:
+def _tuning(sample: SelectedRuns, record: dict[str, Any]) -> dict[str, Any]:
     """What finding the settings of an entry took."""
     spent = sample.tuning.get(record.get("cell", ""))
     return {
@@ -73,7 +73,7 @@ def _of_table(table: Table, groups: dict[str, Group]) -> Iterator[dict[str, Any]
                 yield _record(table, column, line, entry, groups[entry.cell])
     for column, floor in zip(table.columns, table.floor or (), strict=False):
         if floor is not None:
-            yield _common(table, column, FLOOR, "", None) | _estimate(floor, table)
+            yield _common(table, column, MLE_ROW, "", None) | _estimate(floor, table)
 
 
 def _common(

@@ -142,7 +142,7 @@ class Experiment(_Part):
         return self
 
 
-class Source(_Part):
+class Publication(_Part):
     """A file of published values."""
 
     title: Text
@@ -172,7 +172,7 @@ def _all_among(kind: str, names: Any, known: Any) -> None:
             raise ValueError(str(UnknownName(kind, name, known)))
 
 
-def sources() -> dict[str, Path]:
+def publications() -> dict[str, Path]:
     """The file of every source that comes along, by name."""
     return {path.stem: path for path in sorted(_files())}
 
@@ -183,19 +183,19 @@ def _files() -> Iterator[Path]:
         yield from (Path(folder) / "published").glob("*.yaml")
 
 
-def load(name: str) -> Source:
+def load(name: str) -> Publication:
     """A source by its name.
 
     Raises:
         UsageError: there is none, or its file is wrong; with file, line and field.
     """
-    known = sources()
+    known = publications()
     if name not in known:
         raise UnknownName("source of published values", name, known, "bench verify")
     return read(known[name])
 
 
-def read(path: Path) -> Source:
+def read(path: Path) -> Publication:
     """The source of a file.
 
     Raises:
@@ -208,7 +208,7 @@ def read(path: Path) -> Source:
             document.at((), "published values are a mapping with title, authors and experiments.")
         )
     try:
-        source = Source.model_validate(document.values)
+        source = Publication.model_validate(document.values)
     except ValidationError as err:
         raise UsageError(_first_line(document, err)) from err
     source._path = path
@@ -225,7 +225,7 @@ def _first_line(document: Document, err: ValidationError) -> str:
     place: Place = first["loc"]
     if first["type"] == "extra_forbidden":
         around = [step for step in place[:-1] if step in PARTS]
-        owner, model = PARTS[str(around[-1])] if around else ("a source", Source)
+        owner, model = PARTS[str(around[-1])] if around else ("a source", Publication)
         return document.at(
             place, str(UnknownName(f"field of {owner}", str(place[-1]), model.model_fields))
         )

@@ -1,30 +1,36 @@
-"""What each column of exported results is called, holds, and is measured in: one definition for
-files and frames.
-"""
+"""Runs, metrics and curves as tables: their columns, which runs they hold, and files of them."""
 
 from __future__ import annotations
 
+import json
 import math
-from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from itertools import chain, repeat
 from types import NoneType, UnionType
-from typing import Any, get_args, get_origin
+from typing import TYPE_CHECKING, Any, BinaryIO, get_args, get_origin
 
-from harness.analysis.costs import gradients
-from harness.analysis.formats.records import SCHEMA_VERSION, Kind
-from harness.analysis.labels import at, flat, ordered
 from harness.analysis.metrics import meaning
-from harness.analysis.sample import TUNED_FROM
+from harness.analysis.records import SCHEMA_VERSION, Kind, csv_lines
+from harness.analysis.records import arrow_schema as typed
+from harness.analysis.selection import TUNED_FROM, RunFilter, at, flat, gradients, ordered, wanted
+from harness.base.errors import UsageError
 from harness.base.spec import (
     Description,
     RunSpec,
     Status,
     canonical_json,
     former_values,
+    plain_number,
     settings_text,
 )
-from harness.store import Metric, RunRow
+from harness.store import Metric, RunRow, Snapshot, is_newest
+
+if TYPE_CHECKING:
+    import pyarrow
+
 
 WHOLE = 2**63
 """What an integer of a file can hold."""
@@ -360,3 +366,261 @@ def _value(name: str) -> Callable[[Run], float | None]:
 
 def _error(name: str) -> Callable[[Run], float | None]:
     return lambda run: metric.se if (metric := run.metrics.get(name)) else None
+
+
+CELLS = 500
+"""How many cells' runs are looked up together."""
+
+
+@dataclass(frozen=True)
+class MatchingRuns:
+    """The keys of the runs, by task, method, cell and seed; the shapes of their specs; how many
+    there are of each status; and the newest code of each plugin that is not installed.
+    """
+
+    keys: list[str]
+    shapes: set[Shape]
+    statuses: Counter[str]
+    newest: Mapping[tuple[str, str], str]
+
+    def __str__(self) -> str:
+        """`12 runs: 11 done, 1 diverged`."""
+        counts = ", ".join(f"{count:,} {status}" for status, count in self.statuses.most_common())
+        return f"{len(self.keys):,} {'run' if len(self.keys) == 1 else 'runs'}: {counts}"
+
+
+def find_runs(snapshot: Snapshot, choice: RunFilter) -> MatchingRuns:
+    """The runs that are wanted, whatever became of them."""
+    shapes: dict[Shape, Shape] = {}
+    cells: dict[str, Shape] = {}
+    for cell in snapshot.each_cell():
+        if wanted(cell, choice.methods, choice.tasks, choice.protocol):
+            shape = shape_of(cell.spec)
+            cells[cell.cell] = shapes.setdefault(
+                shape, shape
+            )  # most cells have the shape of another
+    chosen = MatchingRuns([], set(), Counter(), snapshot.newest_sources())
+    names = list(cells)
+    for start in range(0, len(names), CELLS):
+        _add(chosen, snapshot, cells, names[start : start + CELLS], choice)
+    return chosen
+
+
+def require_runs(snapshot: Snapshot, choice: RunFilter) -> MatchingRuns:
+    """The same where there has to be one.
+
+    Raises:
+        UsageError: there is none.
+    """
+    chosen = find_runs(snapshot, choice)
+    if not chosen.keys:
+        raise UsageError(
+            f"There is no run{f' with {choice.said}' if choice.said else ''}. What there is: bench list runs"
+        )
+    return chosen
+
+
+def _add(
+    chosen: MatchingRuns,
+    snapshot: Snapshot,
+    cells: dict[str, Shape],
+    names: Sequence[str],
+    choice: RunFilter,
+) -> None:
+    by_cell: dict[str, list[str]] = {name: [] for name in names}
+    for run in snapshot.replicates(names):
+        if (
+            (choice.keys is None or run.key in choice.keys)
+            and (choice.seeds is None or run.seed in choice.seeds)
+            and (not choice.statuses or run.status in choice.statuses)
+        ):
+            by_cell[run.cell].append(run.key)
+            chosen.statuses[run.status.value] += 1
+    for name, keys in by_cell.items():
+        chosen.keys.extend(keys)
+        if keys:
+            chosen.shapes.add(cells[name])
+
+
+Values = list[list[Any]]
+"""Rows as columns: a list of values for each column."""
+RUNS = 500
+"""How many runs are held at a time."""
+
+
+@dataclass(frozen=True)
+class Table:
+    """Columns, and the rows of them, some runs at a time."""
+
+    columns: Sequence[Field]
+    blocks: Iterator[Values]
+    n_blocks: int
+
+
+def runs(snapshot: Snapshot, chosen: MatchingRuns) -> Table:
+    """One row a run: how it ended, its metrics, what it cost and ran on, and all of its settings."""
+    measured = metric_columns(snapshot.measured(chosen.keys))
+    columns = [*IDENTITY, *ENDING, *measured, *ORIGIN, *settings_columns(chosen.shapes)]
+    return _table(
+        columns,
+        snapshot,
+        chosen,
+        lambda found: [[column.value(run) for run in found] for column in columns],
+    )
+
+
+def metrics(snapshot: Snapshot, chosen: MatchingRuns) -> Table:
+    """One row a run and metric."""
+
+    def values(found: Sequence[Run]) -> Values:
+        rows = [
+            (name, metric.value, metric.se, meaning(name).unit or None)
+            for run in found
+            for name, metric in run.metrics.items()
+        ]
+        return [
+            *_repeated(found, [len(run.metrics) for run in found]),
+            *_transposed(rows, len(MEASURED)),
+        ]
+
+    return _table([*IDENTITY, *MEASURED], snapshot, chosen, values)
+
+
+def curves(snapshot: Snapshot, chosen: MatchingRuns) -> Table:
+    """One row a run, metric and step."""
+
+    def values(found: Sequence[Run]) -> Values:
+        points: dict[str, list[tuple[str, int, float]]] = {run.row.key: [] for run in found}
+        for key, name, curve in snapshot.curves(list(points)):
+            points[key] += [(name, step, value) for step, value in curve]
+        rows = list(chain.from_iterable(points.values()))
+        return [
+            *_repeated(found, [len(points[run.row.key]) for run in found]),
+            *_transposed(rows, len(TRACED)),
+        ]
+
+    return _table([*IDENTITY, *TRACED], snapshot, chosen, values)
+
+
+TABLES: dict[str, Callable[[Snapshot, MatchingRuns], Table]] = {
+    "runs": runs,
+    "metrics": metrics,
+    "curves": curves,
+}
+
+
+def _table(
+    columns: Sequence[Field],
+    snapshot: Snapshot,
+    chosen: MatchingRuns,
+    values: Callable[[Sequence[Run]], Values],
+) -> Table:
+    starts = range(0, len(chosen.keys), RUNS)
+    return Table(
+        columns,
+        (values(_read(snapshot, chosen, chosen.keys[start : start + RUNS])) for start in starts),
+        len(starts),
+    )
+
+
+def _read(snapshot: Snapshot, chosen: MatchingRuns, keys: Sequence[str]) -> list[Run]:
+    rows, scores, withdrawn, origins = (
+        snapshot.rows(keys),
+        snapshot.metrics(keys),
+        snapshot.withdrawn(keys),
+        snapshot.origins(keys),
+    )
+    described = snapshot.described(keys)
+    return [
+        Run(
+            replace(row, spec=FORMER | row.spec),
+            scores.get(key, {}),
+            withdrawn.get(key),
+            *origins[key],
+            described[key],
+            is_newest(row, chosen.newest),
+        )
+        for key, row in rows.items()
+    ]
+
+
+def _repeated(found: Sequence[Run], counts: Sequence[int]) -> Values:
+    """What identifies each run, as often as it has rows."""
+    named: Sequence[Column] = IDENTITY
+    return [
+        [*chain.from_iterable(map(repeat, map(column.value, found), counts))] for column in named
+    ]
+
+
+def _transposed(rows: Sequence[tuple[Any, ...]], width: int) -> Values:
+    return (
+        [list(column) for column in zip(*rows, strict=True)] if rows else [[] for _ in range(width)]
+    )
+
+
+def write_csv(table: Table, file: BinaryIO) -> None:
+    """A heading and a line a row. Numbers are exact; a missing value is empty, and NaN is `nan`."""
+    file.write(csv_lines([[column.name for column in table.columns]]).encode())
+    for block in table.blocks:
+        file.write(csv_lines(zip(*block, strict=True)).encode())
+
+
+def write_jsonl(table: Table, file: BinaryIO) -> None:
+    """An object a row. Numbers are exact; a missing value is null, and one that is not finite is
+    the text nan, inf or -inf.
+    """
+    names = [column.name for column in table.columns]
+    floats = [place for place, column in enumerate(table.columns) if column.kind == "number"]
+    for block in table.blocks:
+        for place in floats:
+            block[place] = [
+                None if value is None else plain_number(value) for value in block[place]
+            ]
+        lines = (
+            json.dumps(dict(zip(names, row, strict=True))) + "\n"
+            for row in zip(*block, strict=True)
+        )
+        file.write("".join(lines).encode())
+
+
+def write_parquet(table: Table, file: BinaryIO) -> None:
+    """A row group a block. The schema's version is also in the file's metadata, what a column holds
+    and its unit in the column's.
+    """
+    from pyarrow import parquet
+
+    with parquet.ParquetWriter(file, arrow_schema(table)) as writer:
+        for batch in arrow_batches(table):
+            writer.write_batch(batch)
+
+
+FORMATS: dict[str, Callable[[Table, BinaryIO], None]] = {
+    "csv": write_csv,
+    "jsonl": write_jsonl,
+    "parquet": write_parquet,
+}
+
+
+def arrow_schema(table: Table) -> pyarrow.Schema:
+    """The columns with their types, and what they hold."""
+    return typed(
+        [
+            (column.name, column.kind, {"about": column.about, "unit": column.unit})
+            for column in table.columns
+        ]
+    )
+
+
+def arrow_batches(table: Table) -> Iterable[pyarrow.RecordBatch]:
+    """The blocks, typed."""
+    import pyarrow
+
+    schema = arrow_schema(table)
+    for block in table.blocks:
+        yield pyarrow.record_batch(
+            [
+                pyarrow.array(values, field.type)
+                for values, field in zip(block, schema, strict=True)
+            ],
+            schema,
+        )
