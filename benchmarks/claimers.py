@@ -25,7 +25,7 @@ from sqlalchemy import text
 from store import processor_s
 
 from harness.base.spec import Status
-from harness.execution.local import AT_ONCE, Left, stacks
+from harness.execution.local import AT_ONCE, Remaining, stacks
 from harness.plan.grid import expand
 from harness.store import Outcome, Owner, ResultStore
 from harness.store.connect import engine_for, writing
@@ -71,7 +71,7 @@ def claimer(url: str, barrier: Any, seconds: float, answers: Any) -> None:
     good = futile = 0
     longest = 0.0
     with ResultStore.open(url) as store:
-        left = Left(store, None)
+        left = Remaining(store, None)
         barrier.wait()
         deadline = time.monotonic() + seconds
         while time.monotonic() < deadline:
@@ -103,7 +103,7 @@ def claimed_together(url: str, n: int, seconds: float) -> tuple[int, int, float]
 
 def questions(store: ResultStore) -> dict[str, Callable[[], object]]:
     """What a worker asks while it is at work, and while it waits."""
-    left = Left(store, None)
+    left = Remaining(store, None)
     claims = store.claim_first(list(stacks(left.next())), Owner.current(), lease_s=10**6).claims
     keys = [claim.key for claim in claims]
 

@@ -31,8 +31,8 @@ from sqlalchemy import insert
 
 from harness.base.spec import NewRun, Plan, Status, canonical_json, digest
 from harness.cli import main
-from harness.execution.follow import Watch
-from harness.execution.local import AT_ONCE, Left, stacks
+from harness.execution.local import AT_ONCE, Remaining, stacks
+from harness.execution.workers import Watch
 from harness.plan.grid import expand
 from harness.store import Owner, ResultStore
 from harness.store.connect import engine_for
@@ -194,7 +194,7 @@ def sweep_questions(store: ResultStore) -> dict[str, Callable[[], object]]:
         store.claim(
             keys[first : first + 10], Owner("another-host", "boot", first, 1), lease_s=10**6
         )
-    left, watch = Left(store, keys), Watch(store, keys)
+    left, watch = Remaining(store, keys), Watch(store, keys)
     watch.look(everywhere=True)
 
     def claim() -> None:

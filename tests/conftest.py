@@ -117,4 +117,4 @@ def no_mirror(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -
     """Most tests are not about MLflow. Those marked `mirror` keep the real one."""
     if "mirror" not in request.keywords:
         monkeypatch.setattr("harness.tracking.Mirror.start", NoMirror.start)
-        monkeypatch.setattr("harness.tracking.parents.show_search", lambda *unused: None)
+        monkeypatch.setattr("harness.tracking.runs.show_search", lambda *unused: None)

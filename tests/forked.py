@@ -29,7 +29,7 @@ IMPORTS = [
         "harness.cli.run",
         "harness.cli.study",
         "harness.execution.local",
-        "harness.execution.runner",
+        "harness.execution.job",
     ),
 ]
 

@@ -25,7 +25,7 @@ from forked import Forked
 from harness import tracking
 from harness.base.workspace import Workspace, sqlite_url
 from harness.store import ResultStore
-from harness.tracking.fresh import DATABASE
+from harness.tracking.server import DATABASE
 
 ROOT = Path(__file__).parent.parent
 PATIENCE_S = 600

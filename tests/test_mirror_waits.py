@@ -23,8 +23,8 @@ from harness.base.errors import StoreError
 from harness.base.workspace import Workspace, redact, sqlite_url, without_password
 from harness.store import ResultStore
 from harness.store.connect import sqlite_file
-from harness.tracking import Mirror, MirrorError, look, process, repair, ui_command
-from harness.tracking.process import AT_WORK_S, MOST_WORK_S, PATIENCE_S, REFUSED_S, Patience
+from harness.tracking import Mirror, MirrorError, look, mirror, repair, ui_command
+from harness.tracking.mirror import AT_WORK_S, MOST_WORK_S, PATIENCE_S, REFUSED_S, Patience
 from harness.tuning.log import _storage
 
 RUN = ["-m", "vb", "-t", "gaussian-2", "--set", "steps=50", "--set", "eval_particles=100"]
@@ -51,7 +51,7 @@ TUNE = [
 def clock(monkeypatch):
     """A clock that a test turns."""
     turned = SimpleNamespace(now=1000.0)
-    monkeypatch.setattr(process, "time", SimpleNamespace(monotonic=lambda: turned.now))
+    monkeypatch.setattr(mirror, "time", SimpleNamespace(monotonic=lambda: turned.now))
     return turned
 
 
@@ -115,7 +115,7 @@ def test_what_is_stored_makes_up_for_a_failure(clock):
 
 def test_the_same_points_stored_again_are_no_progress(tmp_path):
     said = []
-    work = process.Work(Workspace(tmp_path), SimpleNamespace(write=said.append))
+    work = mirror.Work(Workspace(tmp_path), SimpleNamespace(write=said.append))
     for revision, missing in [(3, 2000), (3, 1000), (3, 2000), (3, 1000), (3, 0), (3, 0), (4, 0)]:
         work.tell_stored("key", revision, missing)
     assert len(said) == 4

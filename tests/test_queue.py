@@ -13,9 +13,9 @@ from stores import ELSEWHERE, ME, gone_owner, outcome, url  # noqa: F401
 
 from harness.base.spec import Description, RunSpec, Status, canonical_json, digest
 from harness.base.workspace import Workspace, sqlite_url
-from harness.execution import follow, local
-from harness.execution.follow import Watch
-from harness.execution.local import Left, stacks
+from harness.execution import local, workers
+from harness.execution.local import Remaining, stacks
+from harness.execution.workers import Watch
 from harness.plan.grid import expand
 from harness.store import ResultStore, Saved
 
@@ -37,7 +37,7 @@ def store(url, monkeypatch):  # noqa: F811
     """An open database with sixty queued runs, of which few are asked about at once."""
     monkeypatch.setattr(local, "AT_ONCE", AT_ONCE)
     monkeypatch.setattr(local, "PART", AT_ONCE)
-    monkeypatch.setattr(follow, "AT_ONCE", AT_ONCE)
+    monkeypatch.setattr(workers, "AT_ONCE", AT_ONCE)
     with ResultStore.open(url) as opened:
         opened.enqueue(RUNS)
         yield opened
@@ -57,7 +57,7 @@ def asked(store, monkeypatch):
 
 @pytest.mark.parametrize("wanted", [KEYS, None])
 def test_a_sweep_is_made_stack_by_stack_in_the_order_of_asking(store, asked, wanted):
-    left, made = Left(store, wanted), []
+    left, made = Remaining(store, wanted), []
     while open_runs := left.next():
         asked.clear()
         claims = store.claim_first(list(stacks(open_runs)), ME).claims
@@ -70,7 +70,7 @@ def test_a_sweep_is_made_stack_by_stack_in_the_order_of_asking(store, asked, wan
 @pytest.mark.parametrize("wanted", [KEYS, None])
 def test_runs_behind_many_that_are_held_or_set_aside_have_their_turn(store, wanted):
     store.claim(KEYS[:30], ELSEWHERE)
-    left = Left(store, wanted)
+    left = Remaining(store, wanted)
     left.set_aside(KEYS[30:45])
     assert {run.key for run in left.next()} <= set(KEYS[45:])
     assert [claim.key for claim in store.claim_first(list(stacks(left.next())), ME).claims] == KEYS[
@@ -81,7 +81,7 @@ def test_runs_behind_many_that_are_held_or_set_aside_have_their_turn(store, want
 
 
 def test_a_command_makes_none_but_its_own(store):
-    left = Left(store, [KEYS[40], KEYS[5], "0" * 16])
+    left = Remaining(store, [KEYS[40], KEYS[5], "0" * 16])
     assert [run.key for run in left.next()] == [KEYS[5], KEYS[40]]
     store.claim([KEYS[40], KEYS[5]], ELSEWHERE)
     assert {run.holder for run in left.next()} == {ELSEWHERE}

@@ -21,7 +21,7 @@ from harness.base import yaml_source as plainyaml
 from harness.base.errors import BenchError, UsageError
 from harness.base.spec import Plan, Status
 from harness.base.workspace import Workspace
-from harness.execution.forecast import Outlook, look
+from harness.execution.forecast import Forecast, forecast
 from harness.plan import registry, studies
 from harness.plan.grid import expand
 from harness.store import Outcome, Owner, ResultStore, Saved
@@ -522,29 +522,31 @@ def test_status_tells_who_is_at_work_on_what(bench, study, database):
     assert "14 to make" in bench("study", "run", name, "--dry-run", "--rerun").stdout
 
 
-def outlook(store, methods, tasks, seeds, stack=10, **sets) -> Outlook:
-    return look(expand(methods, tasks, seeds, "smoke", sets), store, stack)
+def forecast_of(store, methods, tasks, seeds, stack=10, **sets) -> Forecast:
+    return forecast(expand(methods, tasks, seeds, "smoke", sets), store, stack)
 
 
 def test_time_left_is_steps_times_seconds_a_step_for_each_stack(workspace):
     with ResultStore.open(Workspace.current().database_url) as store:
-        assert outlook(store, ["vb"], ["gaussian-2"], [0]).seconds_with(1) is None
+        assert forecast_of(store, ["vb"], ["gaussian-2"], [0]).seconds_with(1) is None
         ended(
             store, expand(["vb"], ["gaussian-2"], range(3), "smoke"), step=200, wall_s=8.0
         )  # 0.04 s a step of the stack
-        rest = outlook(store, ["vb"], ["gaussian-2"], range(28))
-        assert rest.left == 25
+        rest = forecast_of(store, ["vb"], ["gaussian-2"], range(28))
+        assert rest.remaining == 25
         assert rest.seconds == pytest.approx(3 * 8.0)  # stacks of 10, 10 and 5
-        assert outlook(store, ["vb"], ["gaussian-2"], range(28), stack=5).seconds == pytest.approx(
-            5 * 8.0
-        )
+        assert forecast_of(
+            store, ["vb"], ["gaussian-2"], range(28), stack=5
+        ).seconds == pytest.approx(5 * 8.0)
         assert rest.seconds_with(2) == pytest.approx(12.0)
         assert rest.seconds_with(100) == pytest.approx(8.0)  # no stack is cut in two
-        assert outlook(store, ["vb"], ["gaussian-2"], [0]).seconds_with(1) == 0  # nothing is left
+        assert (
+            forecast_of(store, ["vb"], ["gaussian-2"], [0]).seconds_with(1) == 0
+        )  # nothing is left
         store.save(
             begun(store, expand(["vb"], ["gaussian-2"], [10, 11], "smoke")), [Saved(150, 6.0)] * 2
         )
-        assert outlook(store, ["vb"], ["gaussian-2"], [10, 11, 12]).seconds == pytest.approx(
+        assert forecast_of(store, ["vb"], ["gaussian-2"], [10, 11, 12]).seconds == pytest.approx(
             50 * 0.04 + 200 * 0.04
         )
 
@@ -571,17 +573,17 @@ def test_the_nearest_kind_of_run_gives_the_time(workspace):
         )
         ended(store, expand(["hvae"], ["norms-2"], [0], "smoke"), step=100, wall_s=100.0)
         seconds = {
-            "its settings, at another rate": outlook(
+            "its settings, at another rate": forecast_of(
                 store, ["hvae[n_leapfrog=1]"], ["gaussian-2"], [1], lr=0.1
             ).seconds,
-            "its settings, for more steps": outlook(
+            "its settings, for more steps": forecast_of(
                 store, ["hvae[n_leapfrog=1]"], ["gaussian-2"], [1], steps=1000
             ).seconds,
-            "its task, whatever the settings": outlook(
+            "its task, whatever the settings": forecast_of(
                 store, ["hvae[n_leapfrog=3]"], ["gaussian-50"], [1]
             ).seconds,
-            "its method": outlook(store, ["hvae"], ["gaussian-ar1-2"], [1]).seconds,
-            "nothing": outlook(store, ["vb"], ["gaussian-2"], [1]).seconds,
+            "its method": forecast_of(store, ["hvae"], ["gaussian-ar1-2"], [1]).seconds,
+            "nothing": forecast_of(store, ["vb"], ["gaussian-2"], [1]).seconds,
         }
     assert seconds == pytest.approx(
         {
@@ -597,7 +599,7 @@ def test_the_nearest_kind_of_run_gives_the_time(workspace):
 def test_a_task_that_does_not_stack_takes_its_time_for_each_run(workspace):
     with ResultStore.open(Workspace.current().database_url) as store:
         ended(store, expand(["vb"], ["norms-2"], [0], "smoke"), step=100, wall_s=3.0)
-        assert outlook(store, ["vb"], ["norms-2"], range(5)).seconds == pytest.approx(4 * 3.0)
+        assert forecast_of(store, ["vb"], ["norms-2"], range(5)).seconds == pytest.approx(4 * 3.0)
 
 
 def test_runs_of_other_ends_tell_no_time(workspace):
@@ -609,7 +611,7 @@ def test_runs_of_other_ends_tell_no_time(workspace):
             wall_s=100.0,
             status=Status.DIVERGED,
         )
-        assert outlook(store, ["vb"], ["gaussian-2"], [1]).unknown == 1
+        assert forecast_of(store, ["vb"], ["gaussian-2"], [1]).unknown == 1
 
 
 # Making a study

@@ -16,9 +16,9 @@ from harness.cli._work import Work
 
 if TYPE_CHECKING:
     from harness.base.spec import NewRun
-    from harness.execution.follow import Progressed
     from harness.execution.job import Options
     from harness.execution.local import Event
+    from harness.execution.workers import Progressed
     from harness.store import ResultStore, Standing
     from harness.tracking import Mirror
 
@@ -154,8 +154,8 @@ def _work(
         return False
     from harness.base.spec import TERMINAL
     from harness.cli._progress import display
+    from harness.execution.job import Began, Ended, Stop
     from harness.execution.local import SetAside
-    from harness.execution.runner import Began, Ended, Stop
 
     held = store.holders(keys)
     ours = {
@@ -200,7 +200,7 @@ def events(
 
         return run_on_cluster(store, client, keys, stop, options)
     if work.workers is not None:
-        from harness.execution.pool import run_on_workers
+        from harness.execution.workers import run_on_workers
 
         return run_on_workers(workspace, store, keys, work.workers, stop, options)
     from harness.execution.local import execute
@@ -210,7 +210,7 @@ def events(
 
 def _leftovers(workspace: Workspace, store: ResultStore, keys: list[str]) -> list[str]:
     """Which of these ended runs MLflow does not show."""
-    from harness.tracking.fresh import is_missing
+    from harness.tracking.server import is_missing
 
     if is_missing(workspace):  # deleted meanwhile: everything is to be mirrored anew
         return keys

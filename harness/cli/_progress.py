@@ -9,9 +9,9 @@ from contextlib import contextmanager
 from typing import Any
 
 from harness.cli._options import duration, say
-from harness.execution.follow import Progressed
+from harness.execution.job import Advanced, Began, Ended, Note
 from harness.execution.local import Event, Waiting
-from harness.execution.runner import Advanced, Began, Ended, Note
+from harness.execution.workers import Progressed
 
 LINE_S = 10.0
 ESTIMATE_S = 2.0

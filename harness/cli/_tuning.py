@@ -15,7 +15,7 @@ from harness.cli._making import INTERRUPTED, NOT_ALL_DONE, cluster, events, fini
 from harness.cli._options import open_store, plural, print_json, say, write_out
 from harness.cli._verdicts import dimensions, print_verdicts, trial_line
 from harness.cli._work import Work
-from harness.execution.runner import OutOfTime
+from harness.execution.job import OutOfTime
 
 if TYPE_CHECKING:
     from harness.base.spec import NewRun
@@ -33,7 +33,7 @@ def tune_all(searches: Sequence[Search], work: Work, as_json: bool) -> int:
     """
     from harness.base.errors import UsageError
     from harness.base.spec import Status
-    from harness.execution.runner import Stop
+    from harness.execution.job import Stop
     from harness.store import ResultStore
     from harness.tracking import Mirror
     from harness.tuning.decisions import total
@@ -107,8 +107,8 @@ def _maker(
 ) -> Make:
     """A function that brings runs to their end or to a step, while MLflow follows."""
     from harness.execution import local as executors
+    from harness.execution.job import Note
     from harness.execution.local import Waiting
-    from harness.execution.runner import Note
     from harness.tuning.rounds import has_reached
 
     made: list[str] = []
@@ -210,8 +210,8 @@ def _figures(workspace: Workspace, store: ResultStore, verdict: Verdict) -> str:
 
 def _show_in_mlflow(workspace: Workspace, store: ResultStore, verdicts: Sequence[Verdict]) -> None:
     """A parent run for each search, with its figures, over the runs of its trials."""
-    from harness.tracking.fresh import one_line
-    from harness.tracking.parents import show_search
+    from harness.tracking.runs import show_search
+    from harness.tracking.server import one_line
     from harness.tuning.record import keys as keys_of
 
     for verdict in [verdict for verdict in verdicts if verdict.trials]:

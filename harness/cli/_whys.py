@@ -54,7 +54,7 @@ def described(
 
 def _run(made: ContributingRun, workspace: Workspace) -> dict[str, Any]:
     from harness.store.run_files import plain
-    from harness.tracking.fresh import run_page
+    from harness.tracking.server import run_page
 
     run, score, plan = made.run, made.score, made.plan
     return {
@@ -198,7 +198,7 @@ def _afterwards(origin: Provenance) -> Iterator[str]:
 
 def _pages(origin: Provenance, workspace: Workspace) -> Iterator[str]:
     """Where MLflow shows the runs."""
-    from harness.tracking.fresh import run_page
+    from harness.tracking.server import run_page
 
     mirrored = [
         (made.run.seed, made.mlflow_run_id) for made in origin.runs[:SHOWN] if made.mlflow_run_id

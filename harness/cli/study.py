@@ -20,7 +20,7 @@ from harness.cli.listing import print_studies, print_table
 
 if TYPE_CHECKING:
     from harness.base.spec import NewRun
-    from harness.execution.forecast import AtWork, Outlook
+    from harness.execution.forecast import AtWork, Forecast
     from harness.plan.studies import Grid, Study
     from harness.store import ResultStore
 
@@ -172,8 +172,8 @@ def status(name: str, methods: Sequence[str], tasks: Sequence[str], as_json: boo
     if isinstance(found, list):
         show_best(found, as_json)
         return
-    outlook = _look(runs_of_study(found, methods, tasks), Work())
-    _show(found, outlook, max(1, outlook.hands), as_json)
+    forecast = _look(runs_of_study(found, methods, tasks), Work())
+    _show(found, forecast, max(1, forecast.processes), as_json)
 
 
 @study.command()
@@ -251,12 +251,12 @@ def run(
     if trials is not None:
         raise UsageError(f"'{found.name}' is no tuning study: it has no trials.")
     runs = runs_of_study(found, methods, tasks, parse_sets(sets))
-    outlook = _look(runs, work)
+    forecast = _look(runs, work)
     workers = None if work.scheduler or work.queue else work.workers or 1
     if dry_run:
-        _show(found, outlook, workers, as_json)
+        _show(found, forecast, workers, as_json)
         return
-    say(_in_short(outlook, workers), err=True)
+    say(_in_short(forecast, workers), err=True)
     ctx.exit(carry_out(runs, work, as_json))
 
 
@@ -267,16 +267,16 @@ def _refuse_patterns(found: Study, methods: Sequence[str], tasks: Sequence[str])
         )
 
 
-def _look(runs: Sequence[NewRun], work: Work) -> Outlook:
+def _look(runs: Sequence[NewRun], work: Work) -> Forecast:
     """Where these runs stand in this workspace."""
-    from harness.execution.forecast import look
+    from harness.execution.forecast import forecast
     from harness.execution.local import STACK
 
     store = _store(Workspace.current())
     if store is None:
-        return look(runs, None, STACK)
+        return forecast(runs, None, STACK)
     with store:
-        return look(runs, store, STACK, rerun=work.rerun, retry=work.retry)
+        return forecast(runs, store, STACK, rerun=work.rerun, retry=work.retry)
 
 
 def _store(workspace: Workspace) -> ResultStore | None:
@@ -291,9 +291,9 @@ def _store(workspace: Workspace) -> ResultStore | None:
     return open_store(workspace)
 
 
-def _in_short(outlook: Outlook, workers: int | None) -> str:
+def _in_short(forecast: Forecast, workers: int | None) -> str:
     """`180 runs: 20 done, 160 to make, about 3.1 h with 2 workers`."""
-    counts = outlook.counts
+    counts = forecast.counts
     ended = [
         f"{counts[status]:,} {status}"
         for status in ("done", "diverged", "failed", "crashed", "pruned")
@@ -305,32 +305,34 @@ def _in_short(outlook: Outlook, workers: int | None) -> str:
         if counts[state]
     ]
     working = f" ({', '.join(noted)})" if noted else ""
-    to_make = f"{outlook.left:,} to make{working}" if outlook.left else "nothing to make"
-    return f"{plural(outlook.counts.total(), 'run')}: {', '.join([*ended, to_make, *_time_left(outlook, workers)])}"
+    to_make = (
+        f"{forecast.remaining:,} to make{working}" if forecast.remaining else "nothing to make"
+    )
+    return f"{plural(forecast.counts.total(), 'run')}: {', '.join([*ended, to_make, *_time_left(forecast, workers)])}"
 
 
-def _time_left(outlook: Outlook, workers: int | None) -> Iterator[str]:
+def _time_left(forecast: Forecast, workers: int | None) -> Iterator[str]:
     """How long it will take; how many workers a cluster has is not known here."""
-    seconds = outlook.seconds_with(workers or 1)
-    if outlook.left and seconds is None:
+    seconds = forecast.seconds_with(workers or 1)
+    if forecast.remaining and seconds is None:
         yield "time unknown until some have ended"
-    elif outlook.left and seconds is not None:
+    elif forecast.remaining and seconds is not None:
         with_whom = f"with {plural(workers, 'worker')}" if workers else "of one worker's time"
         some = (
-            f" for all but {plural(outlook.unknown, 'run')}, of which nothing is known"
-            if outlook.unknown
+            f" for all but {plural(forecast.unknown, 'run')}, of which nothing is known"
+            if forecast.unknown
             else ""
         )
         yield f"about {duration(seconds)} {with_whom}{some}"
 
 
-def _show(found: Study, outlook: Outlook, workers: int | None, as_json: bool) -> None:
+def _show(found: Study, forecast: Forecast, workers: int | None, as_json: bool) -> None:
     if as_json:
-        print_json([_outlook_json(found, outlook, workers)])
+        print_json([_forecast_json(found, forecast, workers)])
         return
     out = console()
     out.print(f"{found.name}: {found.summary}", markup=False, style="bold")
-    shown = [status for status in COUNTED if outlook.counts[status]]
+    shown = [status for status in COUNTED if forecast.counts[status]]
     rows = [
         (
             part.task,
@@ -338,16 +340,16 @@ def _show(found: Study, outlook: Outlook, workers: int | None, as_json: bool) ->
             f"{part.counts.get('done', 0):,}/{part.total:,}",
             *(f"{part.counts.get(s, 0) or '-'}" for s in shown),
         )
-        for part in outlook.parts
+        for part in forecast.parts
     ]
     print_table(("task", "method", "done", *shown), rows, left=2)
-    if outlook.at_work:
+    if forecast.at_work:
         print_table(
             ("at work", "method", "seeds", "host", "pid", "for", "last heard of", "step"),
-            _working(outlook.at_work),
+            _working(forecast.at_work),
             left=4,
         )
-    out.print(_in_short(outlook, workers), markup=False)
+    out.print(_in_short(forecast, workers), markup=False)
 
 
 def _working(at_work: Sequence[AtWork]) -> list[tuple[str, ...]]:
@@ -368,19 +370,19 @@ def _working(at_work: Sequence[AtWork]) -> list[tuple[str, ...]]:
     ]  # fmt: skip
 
 
-def _outlook_json(found: Study, outlook: Outlook, workers: int | None) -> dict[str, Any]:
-    """The outlook as plain values; times are seconds since 1970, `seconds_left` is with so many
+def _forecast_json(found: Study, forecast: Forecast, workers: int | None) -> dict[str, Any]:
+    """The forecast as plain values; times are seconds since 1970, `seconds_left` is with so many
     workers, or one.
     """
     return {
         "name": found.name,
         "path": str(found.path),
-        "runs": outlook.counts.total(),
-        "counts": dict(outlook.counts),
-        "left": outlook.left,
+        "runs": forecast.counts.total(),
+        "counts": dict(forecast.counts),
+        "left": forecast.remaining,
         "workers": workers,
-        "seconds_left": outlook.seconds_with(workers or 1),
-        "runs_without_estimate": outlook.unknown,
-        "parts": [vars(part) for part in outlook.parts],
-        "at_work": [vars(run) for run in outlook.at_work],
+        "seconds_left": forecast.seconds_with(workers or 1),
+        "runs_without_estimate": forecast.unknown,
+        "parts": [vars(part) for part in forecast.parts],
+        "at_work": [vars(run) for run in forecast.at_work],
     }

@@ -33,7 +33,7 @@ def worker(ctx: click.Context, drain: bool, **limits: Any) -> None:
     Example:
       bench worker --drain
     """
-    from harness.execution.worker import limit_memory
+    from harness.execution.workers import limit_memory
     from harness.store import ResultStore
 
     work = Work(**limits)
@@ -51,8 +51,8 @@ def _work(workspace: Workspace, store: Any, options: Any, stop: Any, stay: bool)
     """Run, show and mirror until there is nothing more to do; returns the exit status."""
     from harness.base.spec import Status
     from harness.cli._progress import display
+    from harness.execution.job import Began, Ended, Stop
     from harness.execution.local import SetAside, execute
-    from harness.execution.runner import Began, Ended, Stop
     from harness.tracking import Mirror
 
     ended: list[str] = []

@@ -11,10 +11,9 @@ from typing import Any
 from harness.base.errors import BenchError, UsageError
 from harness.base.stop_request import StopRequest
 from harness.base.workspace import Workspace
-from harness.execution.follow import Event, Lost, follow
-from harness.execution.job import Options
+from harness.execution.job import Note, Options
 from harness.execution.local import stacks
-from harness.execution.runner import Note
+from harness.execution.workers import Event, Lost, follow
 from harness.store import ResultStore
 
 CONNECT_S = 4.0
@@ -54,7 +53,7 @@ def run_keys(keys: list[str], options: dict[str, Any]) -> dict[str, Any]:
 
     Returns: the `error` that ended the process with its `status`; or empty.
     """
-    from harness.execution.worker import Worker, WorkerFailed
+    from harness.execution.workers import Worker, WorkerFailed
 
     worker = Worker(Workspace.current(), keys, Options(**options))
     try:

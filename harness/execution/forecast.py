@@ -66,17 +66,17 @@ class AtWork:
 
 
 @dataclass(frozen=True)
-class Outlook:
+class Forecast:
     """Where a set of runs stands.
 
-    `left` runs are to be made; one process would take `seconds` for those of which anything is
+    `remaining` runs are to be made; one process would take `seconds` for those of which anything is
     known, and nothing is known of `unknown` of them. The longest stack takes `longest` seconds of
     that.
     """
 
     parts: list[Part]
     at_work: list[AtWork]
-    left: int
+    remaining: int
     seconds: float
     longest: float
     unknown: int
@@ -87,7 +87,7 @@ class Outlook:
         return sum((Counter(part.counts) for part in self.parts), Counter())
 
     @property
-    def hands(self) -> int:
+    def processes(self) -> int:
         """The processes at work."""
         return len({(run.host, run.pid) for run in self.at_work})
 
@@ -95,7 +95,11 @@ class Outlook:
         """Seconds until all is made by so many processes; None where nothing is known. No stack is
         cut in two.
         """
-        return None if self.unknown == self.left > 0 else max(self.seconds / workers, self.longest)
+        return (
+            None
+            if self.unknown == self.remaining > 0
+            else max(self.seconds / workers, self.longest)
+        )
 
 
 @dataclass(frozen=True)
@@ -112,14 +116,14 @@ class _Run:
     step: int = 0
 
 
-def look(
+def forecast(
     runs: Sequence[NewRun],
     store: ResultStore | None,
     stack: int,
     *,
     rerun: bool = False,
     retry: bool = False,
-) -> Outlook:
+) -> Forecast:
     """Where these runs stand in a database; None is one that does not exist yet.
 
     Args:
@@ -153,7 +157,7 @@ def look(
         if rerun or run.state in _to_make(retry)
     ]
     times, unknown = _times(left, Speeds(store, [run.new for run in left]), stack)
-    return Outlook(
+    return Forecast(
         _parts(stored),
         list(_at_work(stored, holders)),
         len(left),

@@ -22,10 +22,9 @@ from harness.base.errors import (
 from harness.base.spec import NewRun, Plan, RunSpec, Status
 from harness.base.stop_request import StopRequest
 from harness.base.workspace import Workspace
-from harness.execution import job as saving
-from harness.execution import runner
 from harness.execution.heartbeat import Heartbeat
-from harness.execution.job import Options
+from harness.execution.job import Ended, Job, Note, Options, Stop, new_plan, run_job, with_retry
+from harness.execution.job import Event as JobEvent
 from harness.store import Claim, OpenRun, Owner, ResultStore, RunRow
 from harness.store.run_files import remove_files
 
@@ -45,14 +44,14 @@ class Waiting:
 
 
 @dataclass(frozen=True)
-class SetAside(runner.Note):
+class SetAside(Note):
     """Runs that cannot be made here, and why; the others go on."""
 
     keys: tuple[str, ...]
     error: BenchError
 
 
-Event = runner.Event | Waiting
+Event = JobEvent | Waiting
 
 
 def prepare(
@@ -122,27 +121,25 @@ def execute(
         stay: wait for new runs when all have ended.
 
     Raises:
-        runner.Stop: `stop` was set; what was at work is saved.
+        Stop: `stop` was set; what was at work is saved.
     """
     deadline = options.deadline(time.monotonic())
-    left, waiting_since = Left(store, keys), time.monotonic()
+    left, waiting_since = Remaining(store, keys), time.monotonic()
     with Heartbeat(workspace.database_url) as heartbeat:
         while True:
             if stop.is_set():
-                raise runner.Stop
-            open_runs = saving.patiently(left.next)
+                raise Stop
+            open_runs = with_retry(left.next)
             if not open_runs and not stay:
                 return
             if time.monotonic() >= deadline:
-                yield runner.Note(
+                yield Note(
                     "The time for all runs together is over. The same command, with more time, goes on."
                 )
                 return
             free = [run for run in open_runs if run.holder is None]
-            taken = saving.patiently(
-                partial(store.claim_first, list(stacks(free)), Owner.current())
-            )
-            yield from map(runner.Ended, taken.given_up)
+            taken = with_retry(partial(store.claim_first, list(stacks(free)), Owner.current()))
+            yield from map(Ended, taken.given_up)
             if taken.claims:
                 heartbeat.hold(taken.claims)
                 for event in run_claims(
@@ -169,7 +166,7 @@ def execute(
             stop.wait(min(max(WAIT_S, waited / 10), LONGEST_WAIT_S))
 
 
-class Left:
+class Remaining:
     """The runs that are still to be made: some of those that were asked for, or whatever the
     database has open.
 
@@ -241,7 +238,7 @@ def run_claims(
     for claim in claims:
         by_plan.setdefault(claim.plan, []).append(claim)
     for plan, members in by_plan.items():
-        rows = saving.patiently(
+        rows = with_retry(
             partial(store.rows, plan.members if plan else [claim.key for claim in members])
         )
         ours = {claim.key: claim for claim in members}
@@ -250,25 +247,25 @@ def run_claims(
         threads = 1 if rows[members[0].key].stacks else options.threads
         try:
             specs = _specs(rows, plan.members if plan else list(rows))
-            job = saving.Job(
+            job = Job(
                 workspace,
                 store,
                 specs,
                 ours,
-                plan or saving.new_plan(specs, threads, options.device),
+                plan or new_plan(specs, threads, options.device),
                 stop,
                 lost,
                 options,
                 deadline,
             )
-            yield from runner.run(job)
+            yield from run_job(job)
         except ValidationError:
             reason = "its specification is not as bench writes it; see: bench doctor"
-            saving.patiently(partial(store.release, members, Status.QUEUED, reason))
+            with_retry(partial(store.release, members, Status.QUEUED, reason))
             error = UsageError(f"Run {members[0].key} cannot be made: {reason}.")
             yield SetAside(str(error), tuple(ours), error)
         except LeaseLost as err:
-            yield runner.Note(str(err))
+            yield Note(str(err))
         except (PluginError, DataError, UsageError) as err:
             others = f" ({len(ours)} runs)" if len(ours) > 1 else ""
             yield SetAside(f"Run {members[0].key}{others} is set aside: {err}", tuple(ours), err)

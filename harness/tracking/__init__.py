@@ -9,9 +9,9 @@ away never holds up a run.
 from __future__ import annotations
 
 from harness.tracking.audit import Copies, delete_copies, look, remirror
-from harness.tracking.fresh import MirrorError, connect, create_store, local_copy, ui_command
-from harness.tracking.process import Mirror, repair
+from harness.tracking.mirror import Mirror, repair
 from harness.tracking.runs import sync
+from harness.tracking.server import MirrorError, connect, create_store, local_copy, ui_command
 
 __all__ = [
     "Copies",

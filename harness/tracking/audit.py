@@ -12,8 +12,8 @@ from harness.base.spec import TERMINAL
 from harness.base.workspace import Workspace
 from harness.store import CheckpointFile, ResultStore, RunRow
 from harness.store.run_files import content
-from harness.tracking.fresh import DATABASE, MirrorError, connect, is_missing, is_ours, one_line
 from harness.tracking.runs import params_of, sync
+from harness.tracking.server import DATABASE, MirrorError, connect, is_missing, is_ours, one_line
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient

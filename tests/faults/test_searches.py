@@ -105,7 +105,7 @@ def test_a_study_whose_processes_are_killed_has_the_same_trials(
 
 def _kill(process, worker):
     """The coordinator, or one of its workers."""
-    workers = children(process.pid, "executors.worker")
+    workers = children(process.pid, "execution.workers")
     with suppress(ProcessLookupError):
         os.kill(workers[0] if worker and workers else process.pid, signal.SIGKILL)
     time.sleep(0.1)

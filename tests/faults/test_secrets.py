@@ -19,7 +19,7 @@ from sqlalchemy import MetaData, select
 
 from harness.base.workspace import Workspace, redact
 from harness.store import connect
-from harness.tracking.fresh import ui_command
+from harness.tracking.server import ui_command
 
 SECRET = "Tr0ub4dor&3/x"
 TOLD = (SECRET, quote(SECRET, safe=""))
@@ -77,7 +77,7 @@ def test_a_password_is_in_no_output_no_file_no_database_and_no_command_line(
     }
     said, lines = watched(start(home, [*SMOKE, "--workers", "1"], **secrets))
     assert '"done"' in said
-    assert any("harness.execution.worker" in line for line in lines)
+    assert any("harness.execution.workers" in line for line in lines)
     for command in TABLES:
         words = [
             str(home / word) if word.startswith(("runs.", "report.")) else word for word in command

@@ -21,7 +21,7 @@ from sweeps import Place, children, states, sweep
 
 from harness.base.workspace import Workspace
 from harness.execution.job import Options
-from harness.execution.worker import Worker, WorkerFailed
+from harness.execution.workers import Worker, WorkerFailed
 from harness.store import ResultStore
 
 RUN = ["-m", "vb", "-m", "iwae", "-m", "hvae[n_leapfrog=1,2]", "-t", "gaussian-2", "--seeds", "0-1"]
@@ -53,9 +53,9 @@ def test_workers_give_the_numbers_of_one_process_and_a_dead_one_is_replaced(
 ):
     home = prepared(tmp_path / "home")
     process = start(home, [*SHORT, "--workers", "2"])
-    wait_until(lambda: len(children(process.pid, "executors.worker")) == 2, process)
+    wait_until(lambda: len(children(process.pid, "execution.workers")) == 2, process)
     wait_for_checkpoint(home, process, 0)
-    os.kill(children(process.pid, "executors.worker")[0], signal.SIGKILL)
+    os.kill(children(process.pid, "execution.workers")[0], signal.SIGKILL)
     errors: list[str] = []
     results = finished(process, errors)
     assert [run["status"] for run in results] == ["done"] * 8
@@ -80,14 +80,14 @@ def test_workers_die_with_their_coordinator_and_the_same_command_goes_on(
     sweep = lambda: start(home, command, command="study", **AWAY)  # noqa: E731
     process = sweep()
     wait_for_checkpoint(home, process, 0)
-    workers = children(process.pid, "executors.worker")
+    workers = children(process.pid, "execution.workers")
     kill(process)
     kills, deadline = 1, time.monotonic() + 10
     while any(Path(f"/proc/{pid}").exists() for pid in workers):
         assert time.monotonic() < deadline
         time.sleep(0.05)
     again = sweep()
-    wait_until(lambda: len(children(again.pid, "executors.worker")) == 2, again)
+    wait_until(lambda: len(children(again.pid, "execution.workers")) == 2, again)
     again.send_signal(signal.SIGINT)
     _, said = again.communicate(timeout=60)
     assert (again.returncode, "Traceback" in said) == (130, False)

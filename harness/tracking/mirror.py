@@ -29,8 +29,8 @@ from harness.base.stop_request import StopRequest
 from harness.base.subprocesses import end, spawn
 from harness.base.workspace import Workspace
 from harness.store import ResultStore
-from harness.tracking.fresh import connect, one_line
 from harness.tracking.runs import sync
+from harness.tracking.server import connect, one_line
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -108,7 +108,7 @@ class Mirror:
 
     def _spawn(self) -> None:
         try:
-            self._child = spawn("harness.tracking.process")
+            self._child = spawn("harness.tracking.mirror")
         except OSError as err:
             self.error = one_line(err)
             return
