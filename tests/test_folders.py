@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
+from harness.base.files import write_atomically
 from harness.base.workspace import Workspace
 from harness.cli._options import write_out
-from harness.training import checkpoint
 
 
 @pytest.fixture
@@ -29,11 +29,11 @@ def synced(monkeypatch):
 
 def test_each_new_folder_is_synced_into_its_parent_before_a_file_in_it_is_named(tmp_path, synced):
     target = tmp_path / "home" / "checkpoints" / "0123" / "step-1.safetensors"
-    checkpoint.put(target, b"state")
+    write_atomically(target, b"state")
     folders = [str(tmp_path), str(tmp_path / "home"), str(tmp_path / "home" / "checkpoints")]
     assert sorted(path for path in synced[:-2]) == folders
     assert synced[-1] == str(target.parent)
-    checkpoint.put(target, b"another")
+    write_atomically(target, b"another")
     assert [Path(path).parent for path in synced[5:]] == [
         target.parent,
         target.parent.parent,

@@ -21,6 +21,7 @@ from conftest import NoMirror, json_lines
 from PIL import Image
 from runs import ROOT, copies, finished, opened, prepared, start
 
+from harness.base.files import write_atomically
 from harness.base.spec import RunSpec
 from harness.base.workspace import Workspace
 from harness.cli import main
@@ -169,14 +170,14 @@ def test_the_same_run_elsewhere_and_one_that_was_stopped_make_the_same_bytes(
 
 
 def test_what_keeps_pictures_from_being_made_never_touches_the_result(workspace, monkeypatch):
-    put = checkpoint.put
+    write = write_atomically
 
     def full(path, content):
         if path.name == "reconstructions.png":
             raise OSError(errno.ENOSPC, "No space left on device")
-        put(path, content)
+        write(path, content)
 
-    monkeypatch.setattr("harness.training.checkpoint.put", full)
+    monkeypatch.setattr("harness.execution.job.write_atomically", full)
     result = call("run", "-m", "vb", *DIGITS, "--json")
     (line,) = json_lines(result)
     assert (line["status"], list(files(workspace, line["key"]))) == ("done", ["samples.png"])

@@ -11,7 +11,7 @@ from tempfile import TemporaryFile
 from urllib.parse import unquote
 
 from harness.base.errors import StoreError, WorkspaceError
-from harness.base.folders import make_folder
+from harness.base.files import make_folder
 
 # In a path these stand alone: nothing that leads out of a folder.
 KEY, FILE_NAME, DATABASE = "[0-9a-f]{16}", r"[A-Za-z0-9_][A-Za-z0-9_.=+-]{0,199}", "[0-9a-f]{32}"

@@ -9,6 +9,7 @@ from functools import partial
 
 from harness import tracking
 from harness.base.errors import SchemaBehind, WorkspaceError
+from harness.base.files import write_atomically
 from harness.base.spec import TERMINAL, Status
 from harness.base.workspace import Workspace
 from harness.datasets.download import fetch
@@ -17,7 +18,6 @@ from harness.store import ArtifactFile, CheckpointFile, File, Owner, ResultStore
 from harness.store.run_files import DAMAGED, SET_ASIDE, Stray, all_listed, fault, set_aside, shown
 from harness.store.sound import edited
 from harness.store.upgrade import upgrade
-from harness.training.checkpoint import put
 
 ABANDONED = "abandoned"
 
@@ -176,7 +176,7 @@ def _restorer(
         copy = _copy_in_mirror(workspace, run_id, file)
         if copy is not None and fault(workspace, file) is not None:
             try:
-                put(file.place(workspace), copy)
+                write_atomically(file.place(workspace), copy)
             except OSError as err:
                 raise WorkspaceError(
                     f"Cannot write {shown(workspace, file)}: {err.strerror or err}."

@@ -110,11 +110,11 @@ def out_file(output: Path | None) -> Iterator[BinaryIO]:
         results().buffer.flush()
         return
     from harness.base.errors import UsageError
-    from harness.training.checkpoint import whole
+    from harness.base.files import atomic_file
 
     special = output.exists() and not output.is_file()  # a pipe or a device is not replaced
     try:
-        with output.open("wb") if special else whole(output) as file:
+        with output.open("wb") if special else atomic_file(output) as file:
             yield file
             size = "" if special else f" ({file.tell():,} bytes)"
     except OSError as err:

@@ -274,10 +274,10 @@ def _require_free(output: Path, force: bool) -> None:
 
 
 def _write(output: Path, content: bytes, force: bool) -> None:
-    from harness.training.checkpoint import put
+    from harness.base.files import write_atomically
 
     _require_free(output, force)
     try:
-        put(output, content)
+        write_atomically(output, content)
     except OSError as err:
         raise UsageError(f"Cannot write {output}: {err.strerror or err}.") from err

@@ -174,7 +174,7 @@ def _copy_pictures(workspace: Workspace, store: ResultStore, row: RunRow, folder
     """Put a run's pictures into a folder, whole; files of the same name with other content are left
     alone and refused.
     """
-    from harness.training.checkpoint import put
+    from harness.base.files import write_atomically
 
     pictures = dict(_pictures(workspace, store, row))
     if not pictures:
@@ -188,7 +188,7 @@ def _copy_pictures(workspace: Workspace, store: ResultStore, row: RunRow, folder
                     f"{folder / name} exists already and is another picture. Choose another folder."
                 )
         for name, content in pictures.items():
-            put(folder / name, content)
+            write_atomically(folder / name, content)
             say(str(folder / name))
     except OSError as err:
         raise UsageError(f"Cannot write to {folder}: {err.strerror or err}.") from err

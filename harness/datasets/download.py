@@ -17,7 +17,7 @@ from uuid import uuid4
 
 import harness
 from harness.base.errors import BenchError, DataError, InvalidSetting, WorkspaceError
-from harness.base.folders import make_folder, sync_folder
+from harness.base.files import make_folder, sync_folder
 from harness.base.workspace import redact
 from harness.datasets.files import (
     BLOCK,

@@ -27,6 +27,7 @@ from harness.base.errors import (
     WorkspaceError,
     one_line,
 )
+from harness.base.files import write_atomically
 from harness.base.gc import collect_as_usual
 from harness.base.spec import Plan, RunSpec, Status
 from harness.base.stop_request import StopRequest
@@ -281,7 +282,7 @@ def write_picture(job: Job, key: str, name: str, content: bytes) -> ArtifactFile
         OSError: it cannot be written.
     """
     edition = job.claims[key].edition
-    checkpoint.put(job.workspace.picture_file(edition, name), content)
+    write_atomically(job.workspace.picture_file(edition, name), content)
     return ArtifactFile(name, hashlib.sha256(content).hexdigest(), len(content), edition)
 
 

@@ -12,7 +12,7 @@ from uuid import uuid4
 
 from sqlalchemy import Engine
 
-from harness.base.folders import sync_folder
+from harness.base.files import sync_folder
 from harness.base.workspace import sqlite_url
 from harness.store.connect import clear_errors, engine_for, reading, sqlite_file
 from harness.store.rows import Owner

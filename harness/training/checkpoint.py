@@ -4,12 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any, BinaryIO
-from uuid import uuid4
+from typing import Any
 
 import torch
 from safetensors import SafetensorError
@@ -17,7 +13,7 @@ from safetensors.torch import load, save
 from torch import Tensor
 
 from harness.base.errors import CheckpointError
-from harness.base.folders import make_folder, sync_folder
+from harness.base.files import write_atomically
 from harness.base.spec import RunSpec, canonical_json
 from harness.training.loop import Layout, State
 
@@ -67,56 +63,12 @@ def write(path: Path, content: bytes) -> str:
         CheckpointError: the file cannot be written.
     """
     try:
-        put(path, content)
+        write_atomically(path, content)
     except OSError as err:
         raise CheckpointError(
             f"Cannot write the checkpoint {path}: {err.strerror}. Free some space or choose another BENCH_HOME."
         ) from err
     return hashlib.sha256(content).hexdigest()
-
-
-def put(path: Path, content: bytes) -> None:
-    """Put `content` at `path` whole or not at all, also after a crash; folders are made.
-
-    Raises:
-        OSError: it cannot be written.
-    """
-    with whole(path) as file:
-        file.write(content)
-
-
-def _on_its_way(path: Path, mark: str) -> Path:
-    return path.with_name(f".{path.name}.{mark}.tmp")
-
-
-def clear_way(path: Path) -> None:
-    """Remove what was on its way to `path` when its process was killed; nobody else may be writing
-    there.
-    """
-    for left in path.parent.glob(_on_its_way(path, "*").name):
-        left.unlink(missing_ok=True)
-
-
-@contextmanager
-def whole(path: Path) -> Iterator[BinaryIO]:
-    """A file to fill piece by piece: it is at `path` when the block has ended well, whole, and else
-    not at all; folders are made.
-
-    Raises:
-        OSError: it cannot be written.
-    """
-    temporary = _on_its_way(path, uuid4().hex)
-    try:
-        make_folder(path.parent)
-        with temporary.open("wb") as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-        sync_folder(path.parent)
-    finally:
-        with suppress(OSError):
-            temporary.unlink(missing_ok=True)
 
 
 def read(

@@ -16,7 +16,7 @@ from zipfile import ZipFile, ZipInfo
 
 import harness
 from harness.base.errors import UsageError, WorkspaceError
-from harness.base.folders import sync_folder
+from harness.base.files import remove_partial_files, sync_folder
 from harness.base.spec import canonical_json
 from harness.base.workspace import Edition, Workspace
 from harness.execution.bundle.lines import encode_line
@@ -175,5 +175,5 @@ def read_in(workspace: Workspace, store: ResultStore, bundle: Bundle) -> Iterato
 def _settle(workspace: Workspace, bundle: Bundle, result: Result, edition: Edition) -> None:
     for file in _files_of(result):
         path = replace(file, edition=edition).place(workspace)
-        checkpoint.clear_way(path)
+        remove_partial_files(path)
         checkpoint.write(path, bundle.content(file.sha256))
