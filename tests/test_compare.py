@@ -18,10 +18,9 @@ from harness.cli import main
 from harness.plan.grid import expand, parse_selector
 from harness.plan.tune_options import Tune
 from harness.store import ResultStore
-from harness.tuning.log import open_log, read_log
-from harness.tuning.preset import Preset
-from harness.tuning.rounds import cost
+from harness.tuning.result import Preset, cost
 from harness.tuning.search import searches
+from harness.tuning.trials import open_log, read_log
 
 GAPS = {"vb": (1, 2, 3), "iaf": (1, 3, 5), "pnf": (6, 9, 12), "hvae": (10, 12, 14)}
 """By hand, against vb: differences 0 1 2; 5 7 9; 9 10 11."""

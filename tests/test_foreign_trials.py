@@ -15,8 +15,8 @@ from optuna.storages import RDBStorage
 from optuna.trial import TrialState, create_trial
 
 from harness.base.workspace import Workspace
-from harness.tuning.log import read_log, stored
-from harness.tuning.record import keys
+from harness.tuning.search import run_keys
+from harness.tuning.trials import read_log, stored_searches
 
 pytestmark = pytest.mark.usefixtures("no_mirror")
 
@@ -116,9 +116,9 @@ def test_what_others_do_in_a_study_is_run_or_named_and_never_wins(
         said.count("  trial 6 of") == said.count("  trial 7 of") == said.count("  trial 8 of") == 1
     )
     assert verdict["left_out"].keys() == {"2", "4", "5", "9", "10", "11"}
-    assert "another program said how it ended" in verdict["left_out"]["2"]
+    assert "another program ended it" in verdict["left_out"]["2"]
     assert "'learning_rate' is not tuned here" in verdict["left_out"]["9"]
-    assert verdict["left_out"]["10"] == "lr=5.0 is outside what is tried"
+    assert verdict["left_out"]["10"] == "lr=5.0 is outside the space"
     shown = trials()
     assert {number: trial["outcome"] for number, trial in shown.items()} == dict.fromkeys(
         [0, 1, 3, 6, 7, 8], "complete"
@@ -171,14 +171,14 @@ def test_a_copy_from_another_study_has_no_score_here(local, tune, bench, workspa
 
 def test_scores_come_from_the_result_database(local, tune, bench):
     first, _ = tune(3)
-    (search,) = stored(Workspace.current().study_url, "mine")
+    (search,) = stored_searches(Workspace.current().study_url, "mine")
     with sqlite3.connect(Workspace.current().home / "studies.db") as database:
         database.execute("UPDATE trial_values SET value = 1e9")
     database.close()
     verdict, _ = tune(3)
     assert verdict["best"] == first["best"]
     with read_log(local, search) as log:
-        key = keys(log.trials()[first["best"]["trial"]].spec, search.seeds)[0]
+        key = run_keys(log.trials()[first["best"]["trial"]].spec, search.seeds)[0]
     assert bench("invalidate", key, "--reason", "a test").exit_code == 0
     verdict, _ = tune(3)
     assert verdict["best"]["trial"] != first["best"]["trial"]
@@ -282,16 +282,16 @@ def test_a_trial_that_was_taken_up_in_part_goes_on_with_the_same_values(local, t
 def test_an_outsider_who_tells_a_trial_that_bench_is_making_ends_no_search(
     local, tune, monkeypatch
 ):
-    from harness.tuning.log import Log
+    from harness.tuning.trials import TrialLog
 
-    tell = Log.tell
+    tell = TrialLog.tell
 
     def meddled(self, number, *rest):
         if number == 1:
             theirs(local).tell(number, 1e9)
         tell(self, number, *rest)
 
-    monkeypatch.setattr(Log, "tell", meddled)
+    monkeypatch.setattr(TrialLog, "tell", meddled)
     verdict, _ = tune(2)
-    assert verdict["left_out"] == {"1": "another program said how it ended"}
+    assert verdict["left_out"] == {"1": "another program ended it"}
     assert verdict["counts"] == {"complete": 2}

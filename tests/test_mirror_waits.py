@@ -25,7 +25,7 @@ from harness.store import ResultStore
 from harness.store.connect import sqlite_file
 from harness.tracking import Mirror, MirrorError, look, mirror, repair, ui_command
 from harness.tracking.mirror import AT_WORK_S, MOST_WORK_S, PATIENCE_S, REFUSED_S, Patience
-from harness.tuning.log import _storage
+from harness.tuning.trials import _storage
 
 RUN = ["-m", "vb", "-t", "gaussian-2", "--set", "steps=50", "--set", "eval_particles=100"]
 TUNE = [

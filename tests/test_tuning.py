@@ -20,13 +20,11 @@ from harness.plan.grid import parse_selector
 from harness.plan.registry import find
 from harness.plan.tune_options import Tune
 from harness.store import ResultStore
-from harness.tuning.decisions import grid, rungs, total
-from harness.tuning.log import Log, open_log, read_log, stored
-from harness.tuning.record import keys as keys_of
-from harness.tuning.rounds import stages
-from harness.tuning.search import searches, short_name
+from harness.tuning.coordinator import stages
+from harness.tuning.result import best_of
+from harness.tuning.search import run_keys, searches, short_name
 from harness.tuning.space import Column, Dimension, space
-from harness.tuning.verdict import best_of
+from harness.tuning.trials import TrialLog, open_log, read_log, stored_searches
 
 pytestmark = pytest.mark.usefixtures("no_mirror")
 
@@ -109,11 +107,11 @@ def test_a_space_is_read_as_the_fields_read_values():
         (["steps=10:20"], "No field that can be tuned named 'steps'"),
         (["task.n_data=10:20"], "No field that can be tuned named 'task.n_data'"),
         (["clip_norm"], "'clip_norm' declares no range"),
-        (["method.tempering=fixed:none"], "holds no numbers"),
+        (["method.tempering=fixed:none"], "are not numbers"),
         (["lr=-1:1"], "lr=-1 is not allowed"),
         (["clip_norm=1:2:cubic"], "Cannot read 'clip_norm=1:2:cubic'"),
         (["lr="], "Cannot read 'lr='"),
-        (["lr", "lr=1e-3:1e-2"], "'lr' stands twice"),
+        (["lr", "lr=1e-3:1e-2"], "'lr' is in the space twice"),
     ],
 )
 def test_a_space_that_is_not_one_is_refused(texts, says):
@@ -150,8 +148,11 @@ def test_points_of_a_grid():
     assert Dimension("k", 1, 4).points(4) == [1, 2, 3, 4]
     assert Dimension("k", 1, 2).points(5) == [1, 2]
     (search,) = searches(asked(sampler="grid", space=["lr", "particles=1,10"], trials=9), "s")
-    assert {name: len(values) for name, values in grid(search).items()} == {"lr": 4, "particles": 2}
-    assert total(search) == 8
+    assert {name: len(values) for name, values in search.grid().items()} == {
+        "lr": 4,
+        "particles": 2,
+    }
+    assert search.n_trials == 8
 
 
 # Searches
@@ -181,7 +182,7 @@ def test_the_name_of_a_study_without_a_file_follows_what_must_stay_the_same():
 
 def test_rungs_and_stages():
     (search,) = searches(asked(pruner="median", set={"steps": "90"}), "s")
-    assert rungs(search) == [10, 30]
+    assert search.rungs() == [10, 30]
     assert [(stage.until, stage.at) for stage in stages(search)] == [(10, 10), (30, 30), (None, 90)]
     (search,) = searches(asked(pruner="wilcoxon"), "s")
     assert [(stage.seeds, stage.until) for stage in stages(search)] == [
@@ -199,7 +200,7 @@ def url(tmp_path):
     return f"sqlite:///{tmp_path / 'studies.db'}"
 
 
-def told(log: Log, number: int, outcome: str = "complete", score: float | None = None) -> None:
+def told(log: TrialLog, number: int, outcome: str = "complete", score: float | None = None) -> None:
     log.tell(number, 0, outcome, score, {})
 
 
@@ -238,7 +239,7 @@ def test_a_study_that_is_opened_anew_before_each_trial_asks_for_the_same(sampler
                         else ("complete", -abs(math.log(log.trials()[-1].params["lr"] / 0.01)))
                     ),
                 )
-        with read_log(url, search.record(n)) as log:
+        with read_log(url, search.record()) as log:
             return log.trials()
 
     one, other = trials("one", False), trials("other", True)
@@ -281,7 +282,7 @@ def test_two_coordinators_of_one_study(url):
     (other,) = searches(asked(methods=["vb"]), "s")
     with open_log(url, search):
         with (
-            pytest.raises(UsageError, match="Another process tunes 's/hvae/gaussian-2' already"),
+            pytest.raises(UsageError, match="Another process is tuning 's/hvae/gaussian-2'"),
             open_log(url, search),
         ):
             pass
@@ -295,7 +296,7 @@ def test_two_coordinators_of_one_study_on_a_server(postgres_database):
     with open_log(url, search) as log:
         log.check()
         log.ask()
-        with pytest.raises(UsageError, match="Another process tunes"), open_log(url, search):
+        with pytest.raises(UsageError, match="Another process is tuning"), open_log(url, search):
             pass
     with open_log(url, search) as log:
         assert len(log.trials()) == 1
@@ -312,14 +313,14 @@ def test_a_study_that_has_changed_is_refused_with_the_difference(url):
         log.ask()
     with (
         open_log(url, changed) as log,
-        pytest.raises(UsageError, match="was changed since its first trial") as caught,
+        pytest.raises(UsageError, match="has changed since its first trial") as caught,
     ):
         log.check()
     assert "\n" not in str(caught.value)
     assert 'space.lr was {"high": 0.1, "log": true, "low": 0.0001} and is {' in str(caught.value)
     with open_log(url, more) as log:
         log.check()
-    assert [one.total for one in stored(url, "s")] == [9]
+    assert [one.total for one in stored_searches(url, "s")] == [9]
 
 
 # Pruners
@@ -406,14 +407,14 @@ def test_tuning_ends_with_a_winner_on_other_seeds(bench, workspace):
     store = ResultStore.open(Workspace.current().database_url)
     (name,) = {line.split()[1] for line in result.stderr.splitlines() if line.startswith("study ")}
     with store:
-        (search,) = stored(Workspace.current().study_url, name)
+        (search,) = stored_searches(Workspace.current().study_url, name)
         with read_log(Workspace.current().study_url, search) as log:
             best = best_of(log.trials())
         assert best.params == shown["best"]["settings"]
 
         def scores_of(spec, seeds):
-            metrics = store.metrics(keys_of(spec, seeds))
-            return [metrics[key]["elbo"].value for key in keys_of(spec, seeds)]
+            metrics = store.metrics(run_keys(spec, seeds))
+            return [metrics[key]["elbo"].value for key in run_keys(spec, seeds)]
 
         scores, default = scores_of(best.spec, [0, 1, 2]), scores_of(search.default_spec, [0, 1, 2])
         tuned = scores_of(best.spec, [1000, 1001, 1002])

@@ -12,33 +12,31 @@ from harness.cli._work import Work
 
 if TYPE_CHECKING:
     from harness.plan.studies import Study
-    from harness.tuning.record import Record
-    from harness.tuning.search import Search
+    from harness.tuning.search import Search, SearchRecord
 
 
-def found_study(name: str) -> Study | list[Record]:
+def found_study(name: str) -> Study | list[SearchRecord]:
     """A study of grids, or the searches of a tuning study: as they were last run in this workspace,
     else as the file has them.
     """
-    from harness.cli._tuning import stored_searches
+    from harness.cli._tuning import searches_here
     from harness.plan.studies import load
     from harness.tuning.search import searches_of
 
     try:
         found = load(name)
     except UnknownName:
-        if searches := stored_searches(name):
+        if searches := searches_here(name):
             return searches
         raise
     return (
-        found if found.tune is None else stored_searches(found.name) or _records(searches_of(found))
+        found if found.tune is None else searches_here(found.name) or _records(searches_of(found))
     )
 
 
-def _records(searches: Sequence[Search]) -> list[Record]:
-    from harness.tuning.decisions import total
+def _records(searches: Sequence[Search]) -> list[SearchRecord]:
 
-    return [search.record(total(search)) for search in searches]
+    return [search.record() for search in searches]
 
 
 def go_on(
@@ -55,7 +53,7 @@ def go_on(
     return 0
 
 
-def show_best(found: Sequence[Record], as_json: bool) -> None:
+def show_best(found: Sequence[SearchRecord], as_json: bool) -> None:
     """The winners, or how far the searches are."""
     from harness.cli._tuning import look
     from harness.cli._verdicts import print_verdicts
@@ -64,7 +62,7 @@ def show_best(found: Sequence[Record], as_json: bool) -> None:
     print_json(verdict.plain() for verdict in verdicts) if as_json else print_verdicts(verdicts)
 
 
-def show_search(found: Sequence[Record], figures: str | None, as_json: bool) -> None:
+def show_search(found: Sequence[SearchRecord], figures: str | None, as_json: bool) -> None:
     """Every trial, and the figures where a file is named."""
     from harness.cli._tuning import look, write_figures
     from harness.cli._verdicts import print_trials

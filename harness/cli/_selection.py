@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from harness.base.spec import NewRun
     from harness.plan.studies import Study
     from harness.store import ResultStore, RunRow
-    from harness.tuning.verdict import Verdict
+    from harness.tuning.result import TuningResult
 
 
 @dataclass(frozen=True)
@@ -140,7 +140,7 @@ def drawn(
     return sample
 
 
-def with_tuning(workspace: Workspace, sample: SelectedRuns) -> list[Verdict]:
+def with_tuning(workspace: Workspace, sample: SelectedRuns) -> list[TuningResult]:
     """Tell a sample what finding its settings took; returns what became of every search of this
     workspace.
 
@@ -152,24 +152,25 @@ def with_tuning(workspace: Workspace, sample: SelectedRuns) -> list[Verdict]:
     file = sqlite_file(workspace.study_url)
     if file is not None and not file.exists():
         return []
-    from harness.cli._tuning import read
-    from harness.tuning.log import names, stored
-    from harness.tuning.verdict import spent
+    from harness.tuning.result import cost_by_cell, read_results
+    from harness.tuning.trials import stored_searches, study_names
 
-    found: list[Verdict] = []
+    found: list[TuningResult] = []
     try:
-        begun = names(workspace.study_url)
+        begun = study_names(workspace.study_url)
     except BenchError as err:
         say(one_line(f"What tuning took is left out: {err}"), err=True)
         return []
     for name in begun:
         try:
-            searches = stored(workspace.study_url, name)
+            searches = stored_searches(workspace.study_url, name)
         except BenchError as err:
             say(one_line(f"The tuning study {name} is left out: {err}"), err=True)
             continue
-        found += read(workspace, sample.store, sorted(searches, key=lambda search: search.name))
-    sample.tuning = spent(found)
+        found += read_results(
+            workspace.study_url, sample.store, sorted(searches, key=lambda search: search.name)
+        )
+    sample.tuning = cost_by_cell(found)
     return found
 
 

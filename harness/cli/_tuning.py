@@ -21,10 +21,9 @@ if TYPE_CHECKING:
     from harness.base.spec import NewRun
     from harness.store import ResultStore
     from harness.tracking import Mirror
-    from harness.tuning.record import Record
-    from harness.tuning.rounds import Make
-    from harness.tuning.search import Search
-    from harness.tuning.verdict import Verdict
+    from harness.tuning.coordinator import Execute
+    from harness.tuning.result import TuningResult
+    from harness.tuning.search import Search, SearchRecord
 
 
 def tune_all(searches: Sequence[Search], work: Work, as_json: bool) -> int:
@@ -36,7 +35,7 @@ def tune_all(searches: Sequence[Search], work: Work, as_json: bool) -> int:
     from harness.execution.job import Stop
     from harness.store import ResultStore
     from harness.tracking import Mirror
-    from harness.tuning.decisions import total
+    from harness.tuning.result import read_results
 
     if work.queue or work.rerun or work.retry or work.time_limit:
         refused = "--queue, --rerun, --retry and --time-limit"
@@ -57,7 +56,9 @@ def tune_all(searches: Sequence[Search], work: Work, as_json: bool) -> int:
                 stopped = True
             except OutOfTime:
                 late = True
-            verdicts = read(workspace, store, [search.record(total(search)) for search in searches])
+            verdicts = read_results(
+                workspace.study_url, store, [search.record() for search in searches]
+            )
             print_json(verdict.plain() for verdict in verdicts) if as_json else print_verdicts(
                 verdicts
             )
@@ -76,19 +77,21 @@ def tune_all(searches: Sequence[Search], work: Work, as_json: bool) -> int:
     return 0 if good and not late else NOT_ALL_DONE
 
 
-def _tune(workspace: Workspace, store: ResultStore, search: Search, make: Make, work: Work) -> None:
+def _tune(
+    workspace: Workspace, store: ResultStore, search: Search, make: Execute, work: Work
+) -> None:
     """One search to its end, and its winner on the report seeds."""
-    from harness.tuning.decisions import total
-    from harness.tuning.log import open_log
-    from harness.tuning.rounds import measured, tune
-    from harness.tuning.verdict import best_of, report_runs
+
+    from harness.tuning.coordinator import tune
+    from harness.tuning.result import best_of, measured, report_runs
+    from harness.tuning.trials import open_log
 
     with open_log(workspace.study_url, search) as log:
-        record = search.record(total(search))
+        record = search.record()
         say(f"{search.method} on {search.task}: {dimensions(search)}", err=True)
         for trial in tune(search, log, store, make, work.workers or 1):
             best = best_of(measured(record, store, log.trials()))
-            say(trial_line(trial, best, total(search)), err=True)
+            say(trial_line(trial, best, search.n_trials), err=True)
         if runs := report_runs(search, best_of(measured(record, store, log.trials()))):
             say(
                 f"the winner and the default on {plural(len(search.report_seeds), 'report seed')}",
@@ -104,12 +107,12 @@ def _maker(
     client: Any,
     stop: StopRequest,
     mirror: Mirror,
-) -> Make:
+) -> Execute:
     """A function that brings runs to their end or to a step, while MLflow follows."""
     from harness.execution import local as executors
     from harness.execution.job import Note
     from harness.execution.local import Waiting
-    from harness.tuning.rounds import has_reached
+    from harness.tuning.coordinator import has_reached
 
     made: list[str] = []
     deadline = work.options().deadline(time.monotonic())
@@ -143,48 +146,33 @@ def _follow_up(mirror: Mirror, made: list[str], keys: list[str]) -> None:
     mirror.add(new)
 
 
-def read(
-    workspace: Workspace, store: ResultStore | None, searches: Sequence[Record]
-) -> list[Verdict]:
-    """What is known of these searches; nothing is written."""
-    from harness.tuning.log import read_log
-    from harness.tuning.verdict import verdict
-
-    found = []
-    for search in searches:
-        with read_log(workspace.study_url, search) as log:
-            found.append(
-                verdict(search, store, log.trials(), log.left_out())
-                if log
-                else verdict(search, store, [])
-            )
-    return found
-
-
-def stored_searches(study: str) -> list[Record]:
+def searches_here(study: str) -> list[SearchRecord]:
     """The searches of a study that this workspace has trials of."""
-    from harness.tuning.log import stored
+    from harness.tuning.trials import stored_searches
 
-    return stored(Workspace.current().study_url, study)
+    return stored_searches(Workspace.current().study_url, study)
 
 
-def look(searches: Sequence[Record]) -> list[Verdict]:
+def look(searches: Sequence[SearchRecord]) -> list[TuningResult]:
     """What is known of these searches in this workspace."""
+    from harness.tuning.result import read_results
+
     workspace = Workspace.current()
     store = open_store(workspace)
     if store is None:
-        return read(workspace, None, searches)
+        return read_results(workspace.study_url, None, searches)
     with store:
-        return read(workspace, store, searches)
+        return read_results(workspace.study_url, store, searches)
 
 
-def write_figures(verdicts: Sequence[Verdict], target: Path) -> None:
+def write_figures(verdicts: Sequence[TuningResult], target: Path) -> None:
     """The figures of each search as an HTML page; of several, a page each.
 
     Raises:
         UsageError: there is nothing to draw yet, or the file cannot be written.
     """
     from harness.base.errors import UsageError
+    from harness.report.tuning import page
 
     workspace = Workspace.current()
     store = open_store(workspace)
@@ -197,22 +185,17 @@ def write_figures(verdicts: Sequence[Verdict], target: Path) -> None:
                 f"-{verdict.search.plugins[0].name}-{verdict.search.task}" if len(begun) > 1 else ""
             )
             path = target.with_stem(target.stem + mark)
-            write_out(_figures(workspace, store, verdict).encode(), path)
+            write_out(page(verdict, store).encode(), path)
 
 
-def _figures(workspace: Workspace, store: ResultStore, verdict: Verdict) -> str:
-    from harness.report.tuning import page
-    from harness.tuning.log import read_log
-
-    with read_log(workspace.study_url, verdict.search) as log:
-        return page(log.measured_study(verdict.trials), verdict, store) if log else ""
-
-
-def _show_in_mlflow(workspace: Workspace, store: ResultStore, verdicts: Sequence[Verdict]) -> None:
+def _show_in_mlflow(
+    workspace: Workspace, store: ResultStore, verdicts: Sequence[TuningResult]
+) -> None:
     """A parent run for each search, with its figures, over the runs of its trials."""
+    from harness.report.tuning import page
     from harness.tracking.runs import show_search
     from harness.tracking.server import one_line
-    from harness.tuning.record import keys as keys_of
+    from harness.tuning.search import run_keys
 
     for verdict in [verdict for verdict in verdicts if verdict.trials]:
         search = verdict.search
@@ -220,7 +203,7 @@ def _show_in_mlflow(workspace: Workspace, store: ResultStore, verdicts: Sequence
             key: trial.number
             for trial in verdict.trials
             if trial.spec
-            for key in keys_of(trial.spec, search.seeds)
+            for key in run_keys(trial.spec, search.seeds)
         }
         try:
             show_search(
@@ -230,7 +213,7 @@ def _show_in_mlflow(workspace: Workspace, store: ResultStore, verdicts: Sequence
                 search.task,
                 keys,
                 verdict.plain(),
-                _figures(workspace, store, verdict),
+                page(verdict, store),
             )
         except Exception as err:  # noqa: BLE001 - whatever MLflow raises, the trials are safe
             reason = one_line(err, workspace.tracking_uri)

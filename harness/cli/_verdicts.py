@@ -11,15 +11,14 @@ from harness.cli.listing import print_table
 
 if TYPE_CHECKING:
     from harness.analysis.statistics import Interval
-    from harness.tuning.kept import Trial
-    from harness.tuning.record import Record
-    from harness.tuning.search import Search
-    from harness.tuning.verdict import Verdict
+    from harness.tuning.result import TuningResult
+    from harness.tuning.search import Search, SearchRecord
+    from harness.tuning.trials import Trial
 
 LEFT_OUT = 5  # trials that are named
 
 
-def dimensions(search: Search | Record) -> str:
+def dimensions(search: Search | SearchRecord) -> str:
     """`lr in 0.0001 to 0.1 (log); particles in 1, 10`."""
     parts = []
     for dimension in search.space:
@@ -50,7 +49,7 @@ def _short(value: Any) -> str:
     return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
-def print_verdicts(verdicts: Sequence[Verdict]) -> None:
+def print_verdicts(verdicts: Sequence[TuningResult]) -> None:
     """A block a search: how its trials ended, the winner against the default, and what it cost."""
     out = console()
     for verdict in verdicts:
@@ -89,7 +88,7 @@ def print_verdicts(verdicts: Sequence[Verdict]) -> None:
         )
 
 
-def print_scores(verdict: Verdict, out: Any) -> None:
+def print_scores(verdict: TuningResult, out: Any) -> None:
     """The scores of the winner, where it was found and where it was not."""
     best, search = verdict.best, verdict.search
     if best is None or best.score is None:
@@ -140,7 +139,7 @@ def _ranges(seeds: Sequence[int]) -> str:
     return ranges(seeds)
 
 
-def print_trials(verdicts: Sequence[Verdict], as_json: bool) -> None:
+def print_trials(verdicts: Sequence[TuningResult], as_json: bool) -> None:
     """Every trial with its settings."""
     if as_json:
         print_json(

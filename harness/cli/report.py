@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from harness.analysis.selection import SelectedRuns
     from harness.report.page import Section
     from harness.store import ResultStore
-    from harness.tuning.verdict import Verdict
+    from harness.tuning.result import TuningResult
 
 
 @click.command()
@@ -59,7 +59,7 @@ def report(output: Path, chosen: Selection, title: str) -> None:
         sample = drawn(store, chosen)
         verdicts = with_tuning(workspace, sample)
         finished = sum(run.status is Status.DONE for group in sample.groups for run in group.runs)
-        tuning = _tuning(workspace, store, verdicts, chosen)
+        tuning = _tuning(store, verdicts, chosen)
         ranking = across(compare(sample, Options()))
         tables, published = _tables(sample, ranking), _published(store, sample)
         content = page(title, sample, workspace, tuning, tables, published, ranking)
@@ -115,7 +115,7 @@ def _published(store: ResultStore, sample: SelectedRuns) -> list[tuple[str, str]
 
 
 def _tuning(
-    workspace: Workspace, store: ResultStore, verdicts: Sequence[Verdict], chosen: Selection
+    store: ResultStore, verdicts: Sequence[TuningResult], chosen: Selection
 ) -> list[Section]:
     """A section for each search that has trials and is picked."""
     from harness.plan.grid import picked
@@ -130,10 +130,6 @@ def _tuning(
             and picked(chosen.tasks, (search.task,), {})
         ):
             from harness.report.tuning import section
-            from harness.tuning.log import read_log
 
-            with read_log(workspace.study_url, search) as log:
-                found += (
-                    [section(log.measured_study(verdict.trials), verdict, store)] if log else []
-                )
+            found.append(section(verdict, store))
     return found

@@ -65,7 +65,7 @@ def _preset(study: str | None, seeds: Sequence[int]) -> Any:
     """What a tuning study has found, for `expand`."""
     if study is None:
         return None
-    from harness.tuning.preset import Preset
+    from harness.tuning.result import Preset
 
     return Preset(Workspace.current(), study, seeds).settings
 

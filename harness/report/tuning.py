@@ -15,17 +15,17 @@ from harness.report import trials
 from harness.report.page import Figure, Plot, Section, Table, render
 from harness.report.view import PERCENT, anchor, number, spoken
 from harness.store import ResultStore
-from harness.tuning.decisions import quietly
-from harness.tuning.record import keys
-from harness.tuning.verdict import Verdict
+from harness.tuning.result import TuningResult
+from harness.tuning.search import run_keys
+from harness.tuning.trials import quietly
 
 
-def page(study: optuna.Study, verdict: Verdict, store: ResultStore) -> str:
+def page(verdict: TuningResult, store: ResultStore) -> str:
     """All of a search as one HTML page that needs no other host."""
-    return render(verdict.search.name, [], [section(study, verdict, store)])
+    return render(verdict.search.name, [], [section(verdict, store)])
 
 
-def section(study: optuna.Study, verdict: Verdict, store: ResultStore) -> Section:
+def section(verdict: TuningResult, store: ResultStore) -> Section:
     """What became of a search, and all its figures."""
     search, metric = verdict.search, verdict.search.metric
     scored = [
@@ -42,7 +42,7 @@ def section(study: optuna.Study, verdict: Verdict, store: ResultStore) -> Sectio
         drawn["Each setting against the score"] = trials.slices(scored, logarithmic, metric)
         drawn["All settings together"] = [trials.parallel(scored, logarithmic, metric)]
     if len(scored) > 1 and len(search.space) > 1:
-        drawn["What mattered"] = [trials.importances(_importances(study))]
+        drawn["What mattered"] = [trials.importances(_importances(verdict))]
     drawn["Learning curves of the trials"] = [_curves(verdict, store)]
     id = anchor("tuning", search.name)
     figures = [
@@ -62,7 +62,7 @@ ABOUT = {
 }
 
 
-def _about(verdict: Verdict) -> list[str]:
+def _about(verdict: TuningResult) -> list[str]:
     search = verdict.search
     ended = ", ".join(f"{count} {name}" for name, count in sorted(verdict.counts.items()))
     best = "" if verdict.best is None else f"; the best is trial {verdict.best.number}"
@@ -71,7 +71,7 @@ def _about(verdict: Verdict) -> list[str]:
     ]
 
 
-def _numbers(verdict: Verdict) -> Table:
+def _numbers(verdict: TuningResult) -> Table:
     """The winner against the default, and what finding it cost."""
     best, gain, cost = verdict.best, verdict.gain, verdict.cost
     rows = [(f"best setting: {name}", f"{_short(best.params[name])} (default {_short(verdict.default[name])})")
@@ -98,26 +98,26 @@ def _numbers(verdict: Verdict) -> Table:
     rows.append(
         ("cost", f"{cost.runs:,} runs, {cost.steps:,} steps, {cost.seconds:,.0f} seconds of work")
     )
-    return Table(("what", "value"), rows, f"Verdict; nats, with {PERCENT} t intervals", 1)
+    return Table(("what", "value"), rows, f"TuningResult; nats, with {PERCENT} t intervals", 1)
 
 
 def _short(value: Any) -> str:
     return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
-def _importances(study: optuna.Study) -> dict[str, float]:
+def _importances(result: TuningResult) -> dict[str, float]:
     return quietly(
         optuna.importance.get_param_importances,
-        study,
+        result.study(),
         evaluator=optuna.importance.FanovaImportanceEvaluator(seed=0),
     )
 
 
-def _curves(verdict: Verdict, store: ResultStore) -> Plot:
+def _curves(verdict: TuningResult, store: ResultStore) -> Plot:
     """The first replicate of each trial, the best in colour."""
     lines = []
     for trial in verdict.trials:
-        curves = store.curves(keys(trial.spec, verdict.search.seeds)[0]) if trial.spec else {}
+        curves = store.curves(run_keys(trial.spec, verdict.search.seeds)[0]) if trial.spec else {}
         points = curves.get("validation_bound") or curves.get("bound") or []
         marked = verdict.best is not None and trial.number == verdict.best.number
         lines.append(

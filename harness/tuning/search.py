@@ -1,12 +1,16 @@
-"""Tuning studies: how trials are chosen, and the searches, one for each method on each task, that
-they stand for.
+"""What a tuning study searches: one search for each method on each task, how its trials are run,
+and what is stored of it for those who only read.
 """
 
 from __future__ import annotations
 
 import itertools
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
+
+from pydantic import BaseModel, ConfigDict, ValidationError
 
 from harness.base.errors import UsageError
 from harness.base.spec import NewRun, digest
@@ -14,12 +18,77 @@ from harness.plan.grid import Setting, cell_runs, parse_seeds, parse_selector
 from harness.plan.studies import Study
 from harness.plan.tune_options import Tune
 from harness.store import CODE
-from harness.tuning.record import Plugin, Record, Spec
 from harness.tuning.space import Column, Dimension, space
 
+Spec = dict[str, Any]
+"""A run's spec without its seed: what a setting is."""
+
 MAY_TUNE_ON = {True: ("elbo",), False: ("validation_elbo",)}
-"""Scores that see neither the truth nor test data, for tasks whose replicates stack and for others.
+"""Metrics that see neither the truth nor test data, for tasks whose replicates stack and for
+others.
 """
+REDUCTION, RUNGS = 3, 2
+"""A pruner of training looks after a ninth and a third of the steps."""
+
+
+class Plugin(BaseModel):
+    """A method or a task as a selector names it: its name, its variant's fields, and the other
+    values of the selector.
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    name: str
+    fields: dict[str, Any]
+    values: dict[str, Any]
+
+
+class SearchRecord(BaseModel):
+    """One method on one task, as last asked for: to be read without any plugin.
+
+    `settings` are what all trials share beyond the protocol, `default` the values of the tuned
+    fields where nothing is tuned, with their `default_spec`. `together`: the replicates of a trial
+    train as one program.
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    study: str
+    name: str
+    method: str
+    task: str
+    plugins: tuple[Plugin, Plugin]
+    protocol: str
+    settings: dict[str, Any]
+    space: tuple[Dimension, ...]
+    seeds: list[int]
+    report_seeds: list[int]
+    metric: str
+    direction: str
+    total: int
+    together: bool
+    default: dict[str, Any]
+    default_spec: Spec
+
+    @classmethod
+    def parse(cls, values: Any, name: str) -> SearchRecord:
+        """Read the record that an Optuna study holds.
+
+        Raises:
+            UsageError: bench cannot have written it.
+        """
+        try:
+            return cls.model_validate(values)
+        except ValidationError as err:
+            raise UsageError(
+                f"The stored record of the search '{name}' is not in bench's format. "
+                "It stays as it is."
+            ) from err
+
+
+def run_keys(spec: Spec, seeds: Sequence[int]) -> list[str]:
+    """Return the keys of a setting's runs, one for each seed."""
+    return [digest(spec | {"seed": seed}) for seed in seeds]
 
 
 @dataclass(frozen=True)
@@ -28,7 +97,6 @@ class Search:
 
     study: str
     tune: Tune
-    sets: dict[str, Any]
     column: Column
     space: list[Dimension]
     seeds: list[int]
@@ -39,53 +107,86 @@ class Search:
     @property
     def method(self) -> str:
         """The method's label: hvae-untempered."""
-        return self._default[0].description.method
+        return self._default.description.method
 
     @property
     def task(self) -> str:
         """The task's label: gaussian-100."""
-        return self._default[0].task_label
+        return self._default.task_label
 
     @property
     def name(self) -> str:
-        """The name under which its trials are kept."""
-        settings = ",".join(f"{name}={value}" for name, value in self.column.method.values.items())
-        return f"{self.study}/{self.column.method.found.name}{f'[{settings}]' if settings else ''}/{self.task}"
+        """The name of its Optuna study."""
+        values = ",".join(f"{name}={value}" for name, value in self.column.method.values.items())
+        method = self.column.method.found.name + (f"[{values}]" if values else "")
+        return f"{self.study}/{method}/{self.task}"
 
     @property
-    def _default(self) -> list[NewRun]:
-        return self.runs({}, self.report_seeds)
+    def steps(self) -> int:
+        """Training steps of a run."""
+        return self._default.spec.steps
+
+    @property
+    def _default(self) -> NewRun:
+        return self.runs({}, self.report_seeds)[0]
 
     def runs(self, params: dict[str, Any], seeds: list[int]) -> list[NewRun]:
-        """The runs of a setting, one for each seed."""
+        """Return the runs of a setting, one for each seed."""
         column, name = self.column, repr((sorted(params.items()), seeds))
         if name not in self._runs:
+            settings = {**column.shared, **params}
             self._runs[name] = cell_runs(
-                column.method, column.task, seeds, column.protocol, {**column.shared, **params}
+                column.method, column.task, seeds, column.protocol, settings
             )
         return self._runs[name]
 
     def keys(self, params: dict[str, Any], seeds: list[int]) -> list[str]:
-        """The keys of those runs."""
+        """Return the keys of those runs."""
         return [run.spec.key for run in self.runs(params, seeds)]
 
     def spec(self, params: dict[str, Any]) -> Spec:
-        """What a setting is: the spec of its runs, without the seed."""
-        return {
-            name: value
-            for name, value in self.runs(params, self.seeds[:1])[0].spec.plain().items()
-            if name != "seed"
-        }
+        """Return the spec of a setting's runs without the seed."""
+        values = self.runs(params, self.seeds[:1])[0].spec.plain()
+        return {name: value for name, value in values.items() if name != "seed"}
 
-    def record(self, total: int) -> Record:
-        """What is stored of it for those who only read; `total` is the number of its trials."""
+    def grid(self) -> dict[str, list[Any]]:
+        """Return the values of each dimension on a grid: all choices, and as many points of each
+        range as the number of trials allows, two at least.
+        """
+        n_ranges = sum(not dimension.choices for dimension in self.space)
+        n_choices = math.prod(
+            len(dimension.choices) for dimension in self.space if dimension.choices
+        )
+        points = int((self.tune.trials / n_choices) ** (1 / max(n_ranges, 1)) + 1e-9)
+        return {dimension.address: dimension.points(max(2, points)) for dimension in self.space}
+
+    @property
+    def n_trials(self) -> int:
+        """How many trials it has at most: a grid has no more than its points."""
+        if self.tune.sampler != "grid":
+            return self.tune.trials
+        return min(self.tune.trials, math.prod(map(len, self.grid().values())))
+
+    def rungs(self) -> list[int]:
+        """Return the steps at which a pruner of training looks."""
+        if self.tune.pruner not in ("median", "hyperband"):
+            return []
+        base = max(1, self.steps // REDUCTION**RUNGS)
+        return [step for step in (base * REDUCTION**k for k in range(RUNGS)) if step < self.steps]
+
+    def record(self) -> SearchRecord:
+        """Return what is stored of it for those who only read."""
         column, values = self.column, self.column.values()
-        return Record(
+        plugins = [
+            Plugin(name=setting.found.name, fields=setting.found.fields, values=setting.values)
+            for setting in (column.method, column.task)
+        ]
+        return SearchRecord(
             study=self.study,
             name=self.name,
             method=self.method,
             task=self.task,
-            plugins=(_plugin(column.method), _plugin(column.task)),
+            plugins=(plugins[0], plugins[1]),
             protocol=column.protocol,
             settings=column.settings,
             space=tuple(self.space),
@@ -93,31 +194,23 @@ class Search:
             report_seeds=self.report_seeds,
             metric=self.metric,
             direction=self.tune.direction,
-            total=total,
-            together=self._default[0].description.stacks and self.tune.pruner != "wilcoxon",
+            total=self.n_trials,
+            together=self._default.description.stacks and self.tune.pruner != "wilcoxon",
             default={dimension.address: values[dimension.address] for dimension in self.space},
             default_spec=self.spec({}),
         )
 
-    @property
-    def steps(self) -> int:
-        """Training steps of a run."""
-        return self._default[0].spec.steps
-
     def definition(self) -> dict[str, Any]:
-        """What must stay the same from the first trial to the last: all but the number of trials
-        and the seeds to report.
+        """Return what must stay the same from the first trial to the last: all but the number of
+        trials and the seeds to report.
         """
         tuned = {dimension.address for dimension in self.space}
-        spec = self._default[0].spec
+        spec = self._default.spec
+        values = self.column.values().items()
         return {
             "method": f"{spec.method}, version {spec.method_version}{_code(spec.method_source)}",
             "task": f"{spec.task}, version {spec.task_version}{_code(spec.task_source)}",
-            **{
-                f"set.{address}": value
-                for address, value in self.column.values().items()
-                if address not in tuned
-            },
+            **{f"set.{address}": value for address, value in values if address not in tuned},
             **{f"space.{dimension.address}": dimension.plain() for dimension in self.space},
             **({"trials": self.tune.trials} if self.tune.sampler == "grid" else {}),
             "seeds": self.seeds,
@@ -129,17 +222,13 @@ class Search:
         }
 
 
-def _plugin(setting: Setting) -> Plugin:
-    return Plugin(name=setting.found.name, fields=setting.found.fields, values=setting.values)
-
-
 def _code(source: str | None) -> str:
     """Which code it is, of a plugin that is not installed."""
     return f", code {source[:CODE]}" if source else ""
 
 
 def searches(tune: Tune, study: str, sets: dict[str, Any] | None = None) -> list[Search]:
-    """One search for each method, with each of its settings, on each task.
+    """Return one search for each method, with each of its settings, on each task.
 
     Raises:
         UsageError: something in it is not allowed.
@@ -155,46 +244,43 @@ def searches(tune: Tune, study: str, sets: dict[str, Any] | None = None) -> list
 def searches_of(
     study: Study, sets: dict[str, Any] | None = None, trials: int | None = None
 ) -> list[Search]:
-    """The searches of a study file; `sets` wins over the file, and `trials` over its number of
-    them.
+    """Return the searches of a study file; `sets` and `trials` win over the file.
 
     Raises:
-        UsageError: a name, field or value that is not allowed, with its place in the file.
+        UsageError: a name, field or value that is not allowed, with its line in the file.
     """
     tune = study.tune
     assert tune is not None
-    asked = tune if trials is None else tune.model_copy(update={"trials": trials})
-    return study.placed(("tune",), lambda: searches(asked, study.name, sets))
+    changed = tune if trials is None else tune.model_copy(update={"trials": trials})
+    return study.placed(("tune",), lambda: searches(changed, study.name, sets))
 
 
 def _search(tune: Tune, study: str, method: Setting, task: Setting, sets: dict[str, Any]) -> Search:
     cls = task.found.cls
-    metric = tune.metric or cls.score_to_tune
-    if metric not in MAY_TUNE_ON[cls.stacks]:
-        allowed = " or ".join(MAY_TUNE_ON[cls.stacks])
+    metric, allowed = tune.metric or cls.score_to_tune, MAY_TUNE_ON[cls.stacks]
+    if metric not in allowed:
         raise UsageError(
-            f"'{metric}' cannot be tuned on {task.found.name}: scores that see no truth and no test data are {allowed}."
+            f"'{metric}' cannot be tuned on {task.found.name}: metrics that see neither the truth "
+            f"nor test data are {' or '.join(allowed)}."
         )
     seeds, report_seeds = parse_seeds(tune.seeds), parse_seeds(tune.report_seeds)
     if both := sorted(set(seeds) & set(report_seeds)):
         raise UsageError(
-            f"Seed {both[0]} is tuned on and reported on. A winner must be scored on seeds that the tuner never saw."
+            f"Seed {both[0]} is tuned on and reported on. "
+            "The best setting must be scored on seeds that the tuner never saw."
         )
     if tune.pruner == "wilcoxon" and len(seeds) < 2:
         raise UsageError("The Wilcoxon pruner compares replicates: give two seeds or more.")
     column = Column(method, task, tune.protocol or cls.default_protocol, {**tune.settings, **sets})
-    return Search(study, tune, sets, column, space(column, tune.space), seeds, report_seeds, metric)
+    return Search(study, tune, column, space(column, tune.space), seeds, report_seeds, metric)
 
 
 def short_name(tune: Tune, sets: dict[str, Any]) -> str:
-    """A name for a study without a file: `hvae-gaussian-25-3f2a91`, other for everything that must
-    stay the same.
+    """Return a name for a study without a file: `hvae-gaussian-25-3f2a91`, different where
+    anything differs that must stay the same.
     """
-    found = searches(tune, "", sets)
-    first = found[0]
-    label = (
-        f"{first.column.method.found.name}-{first.task}"
-        if len(found) == 1
-        else f"{len(found)}-searches"
-    )
-    return f"{label}-{digest([search.definition() for search in found])[:6]}"
+    members = searches(tune, "", sets)
+    label = f"{len(members)}-searches"
+    if len(members) == 1:
+        label = f"{members[0].column.method.found.name}-{members[0].task}"
+    return f"{label}-{digest([search.definition() for search in members])[:6]}"

@@ -17,9 +17,9 @@ from sweeps import children
 
 from harness.base.workspace import Workspace
 from harness.store import ResultStore
-from harness.tuning.log import read_log, stored
-from harness.tuning.record import keys as keys_of
-from harness.tuning.verdict import best_of
+from harness.tuning.result import best_of
+from harness.tuning.search import run_keys
+from harness.tuning.trials import read_log, stored_searches
 
 STUDY = """summary: S.
 tune:
@@ -46,12 +46,12 @@ def everything(folder):
     """The trials of a study with what their runs left."""
     environment = {**os.environ, "BENCH_HOME": str(folder)}
     workspace = Workspace(folder, environment)
-    (search,) = stored(workspace.study_url, "mine")
+    (search,) = stored_searches(workspace.study_url, "mine")
     with read_log(workspace.study_url, search) as log:
         trials = log.trials()
     with ResultStore.open(workspace.database_url) as store:
-        keys = [key for trial in trials for key in keys_of(trial.spec, search.seeds)]
-        keys += keys_of(best_of(trials).spec, search.report_seeds)
+        keys = [key for trial in trials for key in run_keys(trial.spec, search.seeds)]
+        keys += run_keys(best_of(trials).spec, search.report_seeds)
         rows, metrics = store.rows(keys), store.metrics(keys)
         runs = {
             key: (
