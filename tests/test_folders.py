@@ -11,7 +11,7 @@ import pytest
 
 from harness.base.files import write_atomically
 from harness.base.workspace import Workspace
-from harness.cli._options import write_out
+from harness.cli._output import write_out
 
 
 @pytest.fixture

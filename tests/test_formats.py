@@ -34,7 +34,7 @@ from harness.analysis.grids import Grid, Word
 from harness.analysis.records import FORMULA, SCHEMA_VERSION, csv_text, parquet_bytes
 from harness.base.errors import UsageError
 from harness.cli import main
-from harness.cli._options import write_out
+from harness.cli._output import write_out
 from harness.store import ResultStore
 
 NAMES = (*comparisons.HOSTILE, "+a", "-b", "@c", "[bold]d[/bold]", "e--f ffi **g**", "\\input{j}")

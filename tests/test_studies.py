@@ -627,7 +627,7 @@ def test_a_study_is_made_and_then_there_are_hits(bench, study):
     assert first.stderr.startswith("2 runs: 2 to make, time unknown until some have ended\n")
     again = bench("study", "run", name, "--set", "steps=20")
     assert again.stderr.startswith("2 runs: 2 done, nothing to make\n")
-    assert "done (hit)" in again.stdout
+    assert "done (cached)" in again.stdout
     assert "0/2" in bench("study", "status", name).stdout
     longer = bench("study", "run", name, "--dry-run", "--workers", "2").stdout
     assert "2 runs: 2 to make, about" in longer

@@ -12,7 +12,7 @@ from rich.table import Table
 
 from harness.analysis.grids import Grid, Word
 from harness.cli._grids import plain_text, show
-from harness.cli._terminal import Harmless, bars
+from harness.cli._render import SafeConsole, bars
 
 TEXTS = (
     "./cancer.py:Cancer: done",
@@ -27,7 +27,7 @@ SHOWN = (*TEXTS[:3], "a\\x1b[2Jb", "\\u202eabc")
 @pytest.mark.parametrize(("text", "shown"), list(zip(TEXTS, SHOWN, strict=True)))
 def test_texts_are_printed_as_they_stand(text, shown):
     """As a line, in every part of a table, and beside a bar."""
-    out = Harmless(file=io.StringIO(), width=200)
+    out = SafeConsole(file=io.StringIO(), width=200)
     out.print(text)
     out.print(text, style="bold")
     table = Table(text, title=text, caption=text)

@@ -1,4 +1,4 @@
-"""Numbers as one reads them."""
+"""Numbers, counts and times as text."""
 
 from __future__ import annotations
 
@@ -110,3 +110,23 @@ def count(value: float) -> str:
         if value >= size:
             return f"{value / size:.3g} {letter}"
     return f"{value:,.0f}"
+
+
+def plural(count: int, noun: str) -> str:
+    """Return a count with its noun.
+
+    >>> plural(1, "run"), plural(2, "run")
+    ('1 run', '2 runs')
+    """
+    return f"{count:,} {noun}" + ("" if count == 1 else "s")
+
+
+def duration(seconds: float) -> str:
+    """Return a time in seconds, minutes or hours.
+
+    >>> duration(4.2), duration(200), duration(9000)
+    ('4 s', '3 min', '2.5 h')
+    """
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"

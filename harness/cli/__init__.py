@@ -12,8 +12,7 @@ import click
 
 import harness
 from harness.base.errors import BenchError, StoreError, one_line
-from harness.cli._options import say
-from harness.cli._streams import separating
+from harness.cli._output import say, with_clean_stdout
 
 COMMANDS = {
     "run": "run:run",
@@ -88,7 +87,7 @@ def _imported(place: str) -> click.Command:
     module, _, attribute = place.partition(":")
     command = getattr(importlib.import_module(f"harness.cli.{module}"), attribute)
     for each in command.commands.values() if isinstance(command, click.Group) else [command]:
-        each.callback = each.callback and separating(each.callback)
+        each.callback = each.callback and with_clean_stdout(each.callback)
     return command
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from harness.base.gc import collect_seldom
 from harness.cli import main
-from harness.cli._streams import own_streams
+from harness.cli._output import own_streams
 
 
 def bench() -> None:

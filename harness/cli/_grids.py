@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from harness.base.errors import harmless
-from harness.cli._options import console, say
+from harness.cli._output import say
+from harness.cli._render import console
 
 if TYPE_CHECKING:
     from harness.analysis.grids import Grid, Word
@@ -27,9 +28,9 @@ def show(grids: Sequence[Grid]) -> None:
 
 def plain_text(grids: Sequence[Grid]) -> str:
     """The same for a file, however wide; an asterisk stands for bold."""
-    from harness.cli._terminal import Harmless
+    from harness.cli._render import SafeConsole
 
-    out = Harmless(file=io.StringIO(), width=FILE_WIDTH, plain=True)
+    out = SafeConsole(file=io.StringIO(), width=FILE_WIDTH, plain=True)
     for grid in grids:
         _print(out, grid)
     return "\n".join(line.rstrip() for line in out.file.getvalue().splitlines()) + "\n"  # type: ignore[attr-defined]

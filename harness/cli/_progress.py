@@ -1,173 +1,88 @@
-"""Progress of long work on stderr: a bar on a terminal, plain lines elsewhere."""
+"""Progress of runs on stderr."""
 
 from __future__ import annotations
 
-import sys
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from typing import Any
 
-from harness.cli._options import duration, say
+from rich.progress import BarColumn, TimeElapsedColumn
+
+from harness.base.text import duration, plural
+from harness.cli._render import Progress, state_column
 from harness.execution.job import Advanced, Began, Ended, Note
 from harness.execution.local import Event, Waiting
 from harness.execution.workers import Progressed
 
-LINE_S = 10.0
 ESTIMATE_S = 2.0
 LONG_S = 3600.0
-ADVICE = "That is long. Ctrl-C saves, and the same command goes on. Shorter: --set steps=N, or another --protocol (bench show TASK)."
+ADVICE = (
+    "That is long. Ctrl-C saves, and the same command continues. "
+    "Shorter: --set steps=N, or another --protocol (bench show TASK)."
+)
 
 
-@contextmanager
-def display() -> Iterator[Callable[[Event | Progressed], None]]:
-    """A function to show events with."""
-    shown = _Bar() if sys.stderr.isatty() else _Lines()
-    try:
-        yield shown.show
-    finally:
-        shown.close()
-
-
-class _Lines:
-    """Plain lines: when a stack starts, an estimate, then one every ten seconds."""
+class RunProgress(Progress):
+    """Shows what happens while runs are executed: here, stack by stack; elsewhere, all together."""
 
     def __init__(self) -> None:
-        self._waiting: tuple[str, ...] = ()
-        self._advised = False
-        self._began = self._next = 0.0
-        self._start: tuple[float, float] | None = None
-
-    def close(self) -> None:
-        """Nothing is left to clear."""
-
-    def say(self, text: str) -> None:
-        """One line."""
-        say(text, err=True)
+        super().__init__(BarColumn(), state_column(), TimeElapsedColumn())
+        self._owners: tuple[str, ...] = ()
+        self._was_advised = False
+        self._steps = self._start_step = 0
+        self._start_s = 0.0
+        self._start_share: float | None = None  # of all runs, once somebody else executes them
 
     def show(self, event: Event | Progressed) -> None:
-        """Take note of an event and print what is due."""
-        if isinstance(event, Began):
-            self._name, self._steps, self._first = (
-                stack_name(event),
-                event.specs[0].steps,
-                event.step,
-            )
-            self._began, self._next = time.monotonic(), time.monotonic() + ESTIMATE_S
-            self.begin(event)
-        elif isinstance(event, Advanced):
-            took = max(time.monotonic() - self._began, 1e-3)
-            rate = max(event.step - self._first, 1) / took
-            left = (self._steps - event.step) / rate
-            self.advance(
-                event,
-                f"bound {event.bound:,.2f} nats, {rate:,.0f} steps/s, about {duration(left)} left",
-            )
-            if took > ESTIMATE_S and left > LONG_S and not self._advised:
-                self._advised = True
-                self.say(ADVICE)
-        elif isinstance(event, Waiting) and event.owners != self._waiting:
-            self._waiting = event.owners
-            self.say(
-                f"Waiting for {event.n_runs} runs that {', '.join(event.owners) or 'another process'} is working on"
-            )
-        elif isinstance(event, Progressed):
-            self.overall(event, _overall(event, self._first_share(event)))
-        elif isinstance(event, Note):
-            self.say(event.text)
+        """Print or draw what an event changes."""
+        match event:
+            case Began():
+                self._begin_stack(event)
+            case Advanced():
+                self._advance(event)
+            case Progressed():
+                self._advance_all(event)
+            case Ended() if self._steps:
+                self.update(self._steps, "done")
+            case Waiting() if event.owners != self._owners:
+                self._owners = event.owners
+                owners = ", ".join(event.owners) or "another process"
+                self.say(f"Waiting for {plural(event.n_runs, 'run')} that {owners} works on")
+            case Note():
+                self.say(event.text)
 
-    def _first_share(self, event: Progressed) -> tuple[float, float]:
-        """The share that was done at first, and the seconds since."""
-        if self._start is None:
-            self._start = (event.share, time.monotonic())
-        return self._start[0], time.monotonic() - self._start[1]
+    def _begin_stack(self, event: Began) -> None:
+        self._steps, self._start_step = event.specs[0].steps, event.step
+        self._start_s = time.monotonic()
+        n_seeds = len(event.specs)
+        seeds = f"seed {event.specs[0].seed}" if n_seeds == 1 else f"{n_seeds} seeds"
+        verb = "continuing" if event.step else "training"
+        name = f"{event.title}, {seeds}"
+        line = f"{name}: {verb} from step {event.step:,} of {self._steps:,}"
+        self.begin(name, self._steps, event.step, line)
 
-    def overall(self, event: Progressed, text: str) -> None:
-        """A line now and then about all runs together."""
-        if time.monotonic() >= self._next or event.ended == event.total:
-            self._next = time.monotonic() + LINE_S
-            self.say(f"{event.ended} of {event.total} runs ended, {text}")
-
-    def begin(self, event: Began) -> None:
-        """Say that a stack starts."""
-        self.say(
-            f"{self._name}: {'going on' if event.step else 'training'} from step {event.step:,} of {self._steps:,}"
+    def _advance(self, event: Advanced) -> None:
+        elapsed_s = max(time.monotonic() - self._start_s, 1e-3)
+        rate = max(event.step - self._start_step, 1) / elapsed_s
+        left_s = (self._steps - event.step) / rate
+        diverged = f", {event.frozen} diverged" if event.frozen else ""
+        self.update(
+            event.step,
+            f"step {event.step:,}/{self._steps:,}, bound {event.bound:,.2f} nats, "
+            f"{rate:,.0f} steps/s, about {duration(left_s)} left{diverged}",
         )
+        if elapsed_s > ESTIMATE_S and left_s > LONG_S and not self._was_advised:
+            self._was_advised = True
+            self.say(ADVICE)
 
-    def advance(self, event: Advanced, text: str) -> None:
-        """A line now and then."""
-        if time.monotonic() >= self._next:
-            self._next = time.monotonic() + LINE_S
-            frozen = f", {event.frozen} diverged" if event.frozen else ""
-            self.say(f"{self._name}: step {event.step:,}/{self._steps:,}, {text}{frozen}")
-
-
-class _Bar(_Lines):
-    """A bar with the bound, the speed and the time left."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        from rich.progress import BarColumn, TimeElapsedColumn
-
-        from harness.cli._terminal import as_it_stands, bars
-
-        self._bar: Any = bars(
-            BarColumn(), as_it_stands("{task.fields[state]}"), TimeElapsedColumn()
+    def _advance_all(self, event: Progressed) -> None:
+        if self._start_share is None:
+            self._start_share, self._start_s = event.share, time.monotonic()
+            self.begin("runs", total=1.0)
+        elapsed_s = time.monotonic() - self._start_s
+        gained = event.share - self._start_share
+        state = (
+            f"{event.ended} of {event.total} ended, {event.running} at work, "
+            f"{event.share:.0%} of all steps"
         )
-        self._task: Any = None
-        self._bar.start()
-
-    def close(self) -> None:
-        """Leave the last state of the bar on the screen."""
-        self._bar.stop()
-
-    def say(self, text: str) -> None:
-        """A line above the bar."""
-        self._bar.console.print(text)
-
-    def show(self, event: Event | Progressed) -> None:
-        """Fill the bar when a run has ended."""
-        super().show(event)
-        if isinstance(event, Ended) and self._task is not None and self._start is None:
-            self._bar.update(self._task, completed=self._steps, state="done")
-
-    def begin(self, event: Began) -> None:
-        """A new bar for each stack."""
-        self._task = self._bar.add_task(
-            self._name, total=self._steps, completed=event.step, state=""
-        )
-
-    def overall(self, event: Progressed, text: str) -> None:
-        """One bar for all runs together."""
-        if self._task is None:
-            self._task = self._bar.add_task("runs", total=1.0, state="")
-        self._bar.update(
-            self._task, completed=event.share, state=f"{event.ended}/{event.total} ended, {text}"
-        )
-
-    def advance(self, event: Advanced, text: str) -> None:
-        """Move the bar."""
-        frozen = f", {event.frozen} diverged" if event.frozen else ""
-        self._bar.update(
-            self._task,
-            completed=event.step,
-            state=f"{event.step:,}/{self._steps:,}, {text}{frozen}",
-        )
-
-
-def _overall(event: Progressed, since: tuple[float, float]) -> str:
-    """`4 at work, 31 % of all steps, about 3 min left`."""
-    first, took = since
-    text = f"{event.running} at work, {event.share:.0%} of all steps"
-    gained = event.share - first
-    return text + (
-        f", about {duration(took * (1 - event.share) / gained)} left"
-        if gained > 0 and took > ESTIMATE_S
-        else ""
-    )
-
-
-def stack_name(event: Began) -> str:
-    """`hvae on gaussian-400, seed 3` or `..., 10 seeds`."""
-    seeds = f"seed {event.specs[0].seed}" if len(event.specs) == 1 else f"{len(event.specs)} seeds"
-    return f"{event.title}, {seeds}"
+        if gained > 0 and elapsed_s > ESTIMATE_S:
+            state += f", about {duration(elapsed_s * (1 - event.share) / gained)} left"
+        self.update(event.share, state, is_last=event.ended == event.total)

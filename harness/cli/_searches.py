@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from harness.base.errors import UnknownName
-from harness.cli._options import print_json
-from harness.cli._work import Work
+from harness.cli._options import Work
+from harness.cli._output import print_json
 
 if TYPE_CHECKING:
     from harness.plan.studies import Study

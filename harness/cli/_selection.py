@@ -16,7 +16,8 @@ import click
 
 from harness.base.errors import BenchError, UnknownName, UsageError, one_line
 from harness.base.workspace import Workspace
-from harness.cli._options import Command, open_store, say
+from harness.cli._options import Command, open_store
+from harness.cli._output import say
 
 if TYPE_CHECKING:
     from harness.analysis.selection import RunFilter, SelectedRuns

@@ -10,11 +10,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from harness.base.stop_request import StopRequest
+from harness.base.text import plural
 from harness.base.workspace import Workspace
-from harness.cli._making import INTERRUPTED, NOT_ALL_DONE, cluster, events, finish_mirror, signals
-from harness.cli._options import open_store, plural, print_json, say, write_out
+from harness.cli._execute import INTERRUPTED, NOT_ALL_DONE, cluster, events, finish_mirror, signals
+from harness.cli._options import Work, open_store
+from harness.cli._output import print_json, say, write_out
 from harness.cli._verdicts import dimensions, print_verdicts, trial_line
-from harness.cli._work import Work
 from harness.execution.job import OutOfTime
 
 if TYPE_CHECKING:

@@ -6,8 +6,9 @@ import math
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
-from harness.cli._options import console, duration, number, plural, print_json
-from harness.cli.listing import print_table
+from harness.base.text import duration, number, plural
+from harness.cli._output import print_json
+from harness.cli._render import console, print_table
 
 if TYPE_CHECKING:
     from harness.analysis.statistics import Interval

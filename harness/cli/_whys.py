@@ -7,10 +7,10 @@ from textwrap import fill
 from typing import TYPE_CHECKING, Any
 
 from harness.base.spec import plain_number, settings_text
+from harness.base.text import number, plural
 from harness.base.tracebacks import reason_and_place
 from harness.base.workspace import Workspace
-from harness.cli._options import console, number, plural
-from harness.cli.listing import print_table
+from harness.cli._render import console, print_table
 
 if TYPE_CHECKING:
     from harness.analysis.provenance import ContributingRun, Provenance

@@ -10,8 +10,10 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from harness.cli._options import console, json_option, plural, print_json, say
-from harness.cli.listing import print_table
+from harness.base.text import plural
+from harness.cli._options import json_option
+from harness.cli._output import print_json, say
+from harness.cli._render import console, print_table
 
 if TYPE_CHECKING:
     from harness.plan.grid import Setting

@@ -7,7 +7,10 @@ import time
 import click
 
 from harness.base.errors import UnknownName, UsageError
-from harness.cli._options import console, duration, json_option, print_json
+from harness.base.text import duration
+from harness.cli._options import json_option
+from harness.cli._output import print_json
+from harness.cli._render import console
 
 BROKEN = 3
 

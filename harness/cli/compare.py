@@ -13,7 +13,8 @@ import click
 from harness.base.errors import UsageError
 from harness.base.workspace import Workspace
 from harness.cli._grids import plain_text, show
-from harness.cli._options import json_option, print_json, say, write_out
+from harness.cli._options import json_option
+from harness.cli._output import print_json, say, write_out
 from harness.cli._selection import Selection, drawn, opened, selection, with_tuning
 
 if TYPE_CHECKING:

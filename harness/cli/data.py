@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
+from rich.progress import BarColumn, DownloadColumn, TimeRemainingColumn, TransferSpeedColumn
 
-from harness.cli._options import json_option, print_json, say
+from harness.cli._options import json_option
+from harness.cli._output import print_json, say
+from harness.cli._render import Progress
 
 if TYPE_CHECKING:
     from harness.datasets.files import Checked
@@ -58,8 +59,8 @@ def fetch(
     """
     from harness.datasets.download import fetch as bring
 
-    with _display() as shown:
-        for fetched in bring(name, folder, mirrors, force, shown.advance, shown.say):
+    with _Downloads() as downloads:
+        for fetched in bring(name, folder, mirrors, force, downloads.advance, downloads.say):
             if as_json:
                 print_json([{"data_set": name, "path": str(fetched.path), "fetched": fetched.new}])
             else:
@@ -153,75 +154,19 @@ def listing(folder: Path | None, as_json: bool) -> None:
         say(f"{known.name:<8} {known.title}: {state}")
 
 
-@contextmanager
-def _display() -> Iterator[_Lines]:
-    shown = _Bars() if sys.stderr.isatty() else _Lines()
-    try:
-        yield shown
-    finally:
-        shown.close()
-
-
-class _Lines:
-    """Plain lines: one for each address that answers."""
+class _Downloads(Progress):
+    """A bar a file, with the bytes, the speed and the time left; or a line for each address."""
 
     def __init__(self) -> None:
-        self._last = ("", "")
-
-    def say(self, text: str) -> None:
-        """One line."""
-        say(text, err=True)
-
-    def advance(self, name: str, url: str, got: int, total: int | None) -> None:
-        """Take note of bytes that have come."""
-        if self._last != (name, url):
-            self._last = (name, url)
-            self.begin(name, url, total)
-        self.move(got)
-
-    def begin(self, name: str, url: str, total: int | None) -> None:
-        """Say that a download starts."""
-        self.say(f"{name} from {url}" + (f", {total:,} bytes" if total else ""))
-
-    def move(self, got: int) -> None:
-        """Nothing is said between start and end."""
-
-    def close(self) -> None:
-        """Nothing is left to clear."""
-
-
-class _Bars(_Lines):
-    """A bar a file, with the bytes, the speed and the time left."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        from rich.progress import (
-            BarColumn,
-            DownloadColumn,
-            TimeRemainingColumn,
-            TransferSpeedColumn,
-        )
-
-        from harness.cli._terminal import bars
-
-        self._bars = bars(
+        super().__init__(
             BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn()
         )
-        self._task: Any = None
-        self._bars.start()
+        self._current = ("", "")
 
-    def say(self, text: str) -> None:
-        """A line above the bars."""
-        self._bars.console.print(text)
-
-    def begin(self, name: str, url: str, total: int | None) -> None:
-        """A new bar."""
-        self._task = self._bars.add_task(name, total=total)
-
-    def move(self, got: int) -> None:
-        """Move the bar."""
-        self._bars.update(self._task, completed=got)
-
-    def close(self) -> None:
-        """Leave the last state of the bars on the screen."""
-        self._bars.stop()
+    def advance(self, name: str, url: str, n_bytes: int, total: int | None) -> None:
+        """Show how many bytes of a file have come from an address."""
+        if self._current != (name, url):
+            self._current = (name, url)
+            size = f", {total:,} bytes" if total else ""
+            self.begin(name, total, line=f"{name} from {url}{size}")
+        self.update(n_bytes)

@@ -10,7 +10,8 @@ import click
 
 from harness.base.errors import UsageError
 from harness.base.workspace import Workspace
-from harness.cli._options import json_option, print_json, say
+from harness.cli._options import json_option
+from harness.cli._output import print_json, say
 
 
 @click.group()

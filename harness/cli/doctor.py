@@ -8,8 +8,10 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from harness.base.errors import BenchError
+from harness.base.text import plural
 from harness.base.workspace import Workspace
-from harness.cli._options import json_option, plural, print_json, say
+from harness.cli._options import json_option
+from harness.cli._output import print_json, say
 
 if TYPE_CHECKING:
     from harness.cli._doctor import Finding

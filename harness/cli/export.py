@@ -12,8 +12,11 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from harness.base.errors import UsageError
+from harness.base.text import plural
 from harness.base.workspace import Workspace
-from harness.cli._options import json_option, out_file, plural, print_json, say, watched
+from harness.cli._options import json_option
+from harness.cli._output import out_file, print_json, say
+from harness.cli._render import track
 from harness.cli._selection import Selection, choice_of, opened, run_of, selection
 
 if TYPE_CHECKING:
@@ -132,7 +135,7 @@ def _write_table(
     with store.snapshot() as snapshot:
         chosen = require_runs(snapshot, choice)
         table = TABLES[what](snapshot, chosen)
-        shown = dataclasses.replace(table, blocks=watched(table.blocks, table.n_blocks, "Writing"))
+        shown = dataclasses.replace(table, blocks=track(table.blocks, table.n_blocks, "Writing"))
         with out_file(output) as file:
             FORMATS[written](shown, file)
     if output is not None:
@@ -159,7 +162,7 @@ def _write_bundle(
         say(f"{plural(len(withdrawn), 'withdrawn run')} left out.", err=True)
     keys = sorted(key for key in found if key not in withdrawn)
     lines: list[dict[str, Any]] = []
-    for key, missing, fault in watched(
+    for key, missing, fault in track(
         write(bundle, Workspace.current(), _results(store, keys)), len(keys), "Writing"
     ):
         lines.append(

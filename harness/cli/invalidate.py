@@ -10,11 +10,13 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from harness.base.errors import UsageError
+from harness.base.text import plural
 from harness.base.workspace import Workspace
-from harness.cli._making import mirror_leftovers
-from harness.cli._options import json_option, open_store, plural, print_json, say
+from harness.cli._execute import mirror_leftovers
+from harness.cli._options import json_option, open_store
+from harness.cli._output import print_json, say
+from harness.cli._render import print_table
 from harness.cli._selection import pattern_options, run_of
-from harness.cli.listing import print_table
 
 if TYPE_CHECKING:
     from harness.store import CellRow, Replicate, ResultStore

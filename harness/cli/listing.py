@@ -3,22 +3,15 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from harness.base.text import duration, number, plural
 from harness.base.workspace import Workspace
-from harness.cli._options import (
-    console,
-    duration,
-    json_option,
-    number,
-    open_store,
-    plural,
-    print_json,
-    say,
-)
+from harness.cli._options import json_option, open_store
+from harness.cli._output import print_json, say
+from harness.cli._render import console, print_table
 
 if TYPE_CHECKING:
     from harness.plan.registry import Kind
@@ -55,21 +48,6 @@ def print_studies(as_json: bool) -> None:
         return
     print_table(("name", "summary"), rows.items())
     console(stderr=True).print(f"More of one: bench study show {next(iter(rows), 'NAME')}")
-
-
-def print_table(
-    columns: Sequence[str], rows: Iterable[tuple[str, ...]], left: int | None = None
-) -> None:
-    """A table on stdout; columns behind the first `left` are numbers."""
-    from rich import box
-    from rich.table import Table
-
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    for place, name in enumerate(columns):
-        table.add_column(name, justify="left" if left is None or place < left else "right")
-    for row in rows:
-        table.add_row(*row)
-    console().print(table)
 
 
 @listing.command()
@@ -135,7 +113,7 @@ def runs(
     """
     from harness.base.errors import UnknownName
     from harness.base.spec import Status
-    from harness.cli._described import described
+    from harness.cli._summary import run_as_dict
 
     if status is not None and status not in list(Status):
         raise UnknownName("status", status, list(Status))
@@ -150,13 +128,13 @@ def runs(
         total = sum(store.count().values())
     if as_json:
         print_json(
-            described(row, metrics.get(row.key, {})) | {"withdrawn": withdrawn.get(row.key)}
+            run_as_dict(row, metrics.get(row.key, {})) | {"withdrawn": withdrawn.get(row.key)}
             for row in found
         )
         return
     columns = ("key", "method", "settings", "task", "seed", "status", "step", "elbo", "time", "age")
     rows = (
-        _run_row(described(row, metrics.get(row.key, {})), row.created_at, row.key in withdrawn)
+        _run_row(run_as_dict(row, metrics.get(row.key, {})), row.created_at, row.key in withdrawn)
         for row in found
     )
     print_table(columns, rows)

@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from harness.base.errors import UnknownName, UsageError
+from harness.base.text import plural
 from harness.base.workspace import Workspace
-from harness.cli._options import open_store, plural, say
-from harness.cli._work import plugins_option
+from harness.cli._options import open_store, plugins_option
+from harness.cli._output import say
 
 if TYPE_CHECKING:
     import numpy as np

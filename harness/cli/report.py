@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING
 
 import click
 
+from harness.base.text import plural
 from harness.base.workspace import Workspace
-from harness.cli._options import plural, say, write_out
+from harness.cli._output import say, write_out
 from harness.cli._selection import Selection, drawn, opened, selection, with_tuning
 
 if TYPE_CHECKING:

@@ -7,8 +7,10 @@ from collections.abc import Sequence
 import click
 
 from harness.base.errors import UnknownName
+from harness.base.text import plural
 from harness.base.workspace import Workspace
-from harness.cli._options import open_store, plural, say
+from harness.cli._options import open_store
+from harness.cli._output import say
 from harness.cli._selection import run_of
 
 

@@ -7,17 +7,18 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from harness.base.text import plural
 from harness.base.workspace import Workspace
-from harness.cli._making import carry_out
-from harness.cli._options import json_option, matrix_options, plural, print_json
-from harness.cli._work import Work, work_options
+from harness.cli._execute import carry_out
+from harness.cli._options import Work, grid_options, json_option, work_options
+from harness.cli._output import print_json
 
 if TYPE_CHECKING:
     from harness.base.spec import NewRun, RunSpec
 
 
 @click.command()
-@matrix_options
+@grid_options
 @click.option(
     "--preset",
     metavar="STUDY",
@@ -85,7 +86,7 @@ def print_plan(runs: list[NewRun], as_json: bool) -> None:
     from rich.table import Table
 
     from harness.base.spec import settings_text
-    from harness.cli._options import console
+    from harness.cli._render import console
 
     table = Table(
         "key",

@@ -13,8 +13,11 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from harness.base.errors import UnknownName, UsageError
+from harness.base.text import duration, number
 from harness.base.workspace import Workspace
-from harness.cli._options import console, duration, json_option, number, open_store, print_json, say
+from harness.cli._options import json_option, open_store
+from harness.cli._output import print_json, say
+from harness.cli._render import console
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -216,11 +219,11 @@ def _pictures(workspace: Workspace, store: ResultStore, row: RunRow) -> Iterator
 
 def _run(workspace: Workspace, store: ResultStore, row: RunRow) -> dict[str, Any]:
     from harness.base.spec import plain_number
-    from harness.cli._described import described
+    from harness.cli._summary import run_as_dict
     from harness.store.run_files import plain
 
     plan = store.plan(row.key)
-    return described(row, store.metrics([row.key]).get(row.key, {})) | {
+    return run_as_dict(row, store.metrics([row.key]).get(row.key, {})) | {
         "spec": row.spec,
         "protocol": row.protocol,
         "source_hash": row.source_hash,

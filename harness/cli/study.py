@@ -10,13 +10,15 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from harness.base.errors import UsageError
+from harness.base.text import duration, plural
 from harness.base.workspace import Workspace
-from harness.cli._making import carry_out
-from harness.cli._options import console, duration, json_option, open_store, plural, print_json, say
+from harness.cli._execute import carry_out
+from harness.cli._options import Work, json_option, open_store, work_options
+from harness.cli._output import print_json, say
+from harness.cli._render import console, print_table
 from harness.cli._searches import found_study, go_on, show_best, show_search
 from harness.cli._selection import pattern_options, runs_of_study
-from harness.cli._work import Work, work_options
-from harness.cli.listing import print_studies, print_table
+from harness.cli.listing import print_studies
 
 if TYPE_CHECKING:
     from harness.base.spec import NewRun

@@ -10,9 +10,12 @@ from typing import TYPE_CHECKING
 import click
 
 from harness.base.errors import one_line
+from harness.base.text import plural
 from harness.base.workspace import Workspace
-from harness.cli._making import mirror_leftovers
-from harness.cli._options import json_option, plural, print_json, say, watched
+from harness.cli._execute import mirror_leftovers
+from harness.cli._options import json_option
+from harness.cli._output import print_json, say
+from harness.cli._render import track
 
 if TYPE_CHECKING:
     from harness.store import Adoption
@@ -53,11 +56,11 @@ def import_(ctx: click.Context, bundle: Path, as_json: bool) -> None:
     kept_out: list[Adoption] = []
     here: list[str] = []
     with opened(bundle) as source:
-        for _ in watched(source.check(), source.count, "Checking"):
+        for _ in track(source.check(), source.count, "Checking"):
             pass
         workspace.prepare()
         with ResultStore.open(workspace.database_url) as store:
-            for adoption in watched(read_in(workspace, store, source), source.count, "Importing"):
+            for adoption in track(read_in(workspace, store, source), source.count, "Importing"):
                 counts[adoption.what] += 1
                 if adoption.what in ("conflict", "held"):
                     kept_out.append(adoption)

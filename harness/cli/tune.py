@@ -8,8 +8,8 @@ from typing import get_args
 import click
 
 from harness.base.errors import UnknownName
-from harness.cli._options import json_option, say
-from harness.cli._work import Work, work_options
+from harness.cli._options import Work, json_option, work_options
+from harness.cli._output import say
 from harness.plan.tune_defaults import REPORT_SEEDS, SAMPLER, SEEDS, TRIALS, Pruner, Sampler
 
 SAMPLERS, PRUNERS = get_args(Sampler), get_args(Pruner)

@@ -7,7 +7,7 @@ import os
 import click
 
 from harness.base.workspace import Workspace
-from harness.cli._options import say
+from harness.cli._output import say
 
 
 @click.command()

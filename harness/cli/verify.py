@@ -9,9 +9,11 @@ from typing import TYPE_CHECKING
 
 import click
 
+from harness.base.text import number, plural
 from harness.base.workspace import Workspace
-from harness.cli._options import console, json_option, number, open_store, plural, print_json
-from harness.cli.listing import print_table
+from harness.cli._options import json_option, open_store
+from harness.cli._output import print_json
+from harness.cli._render import console, print_table
 
 if TYPE_CHECKING:
     from harness.analysis.published import Experiment, Publication, Table

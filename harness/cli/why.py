@@ -9,7 +9,8 @@ import click
 
 from harness.base.errors import UnknownName, UsageError
 from harness.base.workspace import Workspace
-from harness.cli._options import json_option, print_json
+from harness.cli._options import json_option
+from harness.cli._output import print_json
 from harness.cli._selection import Selection, drawn, opened, selection
 
 if TYPE_CHECKING:

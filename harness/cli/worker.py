@@ -7,10 +7,11 @@ from typing import Any
 import click
 
 from harness.base.errors import BenchError
+from harness.base.text import plural
 from harness.base.workspace import Workspace
-from harness.cli._making import INTERRUPTED, NOT_ALL_DONE, finish_mirror, signals
-from harness.cli._options import plural, say
-from harness.cli._work import Work, limit_options, plugins_option
+from harness.cli._execute import INTERRUPTED, NOT_ALL_DONE, finish_mirror, signals
+from harness.cli._options import Work, limit_options, plugins_option
+from harness.cli._output import say
 
 
 @click.command()
@@ -50,7 +51,7 @@ def worker(ctx: click.Context, drain: bool, **limits: Any) -> None:
 def _work(workspace: Workspace, store: Any, options: Any, stop: Any, stay: bool) -> int:
     """Run, show and mirror until there is nothing more to do; returns the exit status."""
     from harness.base.spec import Status
-    from harness.cli._progress import display
+    from harness.cli._progress import RunProgress
     from harness.execution.job import Began, Ended, Stop
     from harness.execution.local import SetAside, execute
     from harness.tracking import Mirror
@@ -61,9 +62,9 @@ def _work(workspace: Workspace, store: Any, options: Any, stop: Any, stay: bool)
     status, fault = 0, None
     with Mirror.start(workspace, []) as mirror:
         try:
-            with display() as show:
+            with RunProgress() as progress:
                 for event in execute(workspace, store, None, stop, options, stay):
-                    show(event)
+                    progress.show(event)
                     if isinstance(event, Began):
                         begun |= {spec.key for spec in event.specs}
                         mirror.add(spec.key for spec in event.specs)

@@ -89,7 +89,7 @@ def test_another_takes_over_when_the_holder_is_killed(tmp_path):
     wait_for_checkpoint(tmp_path, holder, 0)
     others = [start(tmp_path, arguments) for _ in range(2)]
     for other in others:
-        wait_for_words(other, "Waiting for 1 runs")
+        wait_for_words(other, "Waiting for 1 run")
     kill(holder)
     killed = time.time()
     results = [finished(other)[0] for other in others]

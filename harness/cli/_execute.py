@@ -10,9 +10,10 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from harness.base.stop_request import StopRequest
+from harness.base.text import plural
 from harness.base.workspace import Workspace, redact
-from harness.cli._options import plural, print_json, say
-from harness.cli._work import Work
+from harness.cli._options import Work
+from harness.cli._output import print_json, say
 
 if TYPE_CHECKING:
     from harness.base.spec import NewRun
@@ -101,16 +102,16 @@ def _print_results(
     be made anew.
     """
     from harness.base.spec import Status
-    from harness.cli._described import collect
+    from harness.cli._summary import runs_as_dicts
 
     keys = [run.spec.key for run in runs]
-    results = collect(store, keys, outcomes)
+    results = runs_as_dicts(store, keys, outcomes)
     if as_json:
         print_json(result for result in results if result["key"] in outcomes)
     else:
-        from harness.cli._closing import print_closing
+        from harness.cli._summary import print_summary
 
-        print_closing([result for result in results if result["key"] in outcomes], runs, given_up)
+        print_summary([result for result in results if result["key"] in outcomes], runs, given_up)
     if given_up:
         say(
             f"{plural(len(given_up), 'run')} could not be made anew: the earlier results stay as they were. Why: bench show KEY",
@@ -129,10 +130,10 @@ def _print_results(
 
 
 def _leave_queued(store: ResultStore, keys: list[str], n_open: int, as_json: bool) -> int:
-    from harness.cli._described import collect
+    from harness.cli._summary import runs_as_dicts
 
     if as_json:
-        print_json(collect(store, keys))
+        print_json(runs_as_dicts(store, keys))
     say(
         f"{plural(n_open, 'run')} to make. Start any number of workers, here or elsewhere: bench worker --drain",
         err=True,
@@ -153,7 +154,7 @@ def _work(
     if not keys:
         return False
     from harness.base.spec import TERMINAL
-    from harness.cli._progress import display
+    from harness.cli._progress import RunProgress
     from harness.execution.job import Began, Ended, Stop
     from harness.execution.local import SetAside
 
@@ -163,13 +164,13 @@ def _work(
         for key, run in store.standings(keys).items()
     }
     try:
-        with display() as show:
+        with RunProgress() as progress:
             for event in events(workspace, store, keys, work, work.options(), client, stop):
                 if isinstance(event, SetAside) and len(event.keys) == len(
                     keys
                 ):  # there is nothing else to make
                     raise event.error
-                show(event)
+                progress.show(event)
                 if isinstance(event, Began):
                     ours |= {spec.key: "resumed" if event.step else "ran" for spec in event.specs}
                 if isinstance(event, Ended):

@@ -1,0 +1,194 @@
+"""What became of runs: one dict a run, as `--json` prints it, and the tables that end a command."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence, Set
+from typing import Any
+
+from harness.base.metrics import IMPORTANCE_ESTIMATES, PARETO_K_LIMIT
+from harness.base.spec import NewRun, plain_number, settings_text
+from harness.base.text import duration, number, plural
+from harness.base.tracebacks import reason_and_place
+from harness.store import Metric, ResultStore, RunRow
+
+Run = dict[str, Any]
+
+FOOTNOTE = "a"
+TRAVEL_LIMIT = 0.9
+RISING_Z = 3.0
+MOST_FAILURES = 5  # runs that are listed one by one
+PRINTED_OUTCOMES = {"hit": "cached"}  # others are printed as they are
+
+
+def run_as_dict(row: RunRow, metrics: Mapping[str, Metric], outcome: str | None = None) -> Run:
+    """Return a stored run as one flat dict.
+
+    `wall_s` is seconds; a metric that is not finite is the text nan, inf or -inf.
+    """
+    values = sorted(metrics.items())
+    run = {
+        "key": row.key,
+        "cell": row.cell,
+        "method": row.method,
+        "task": row.task_label,
+        "settings": row.settings,
+        "seed": row.seed,
+        "status": row.status.value,
+        "outcome": outcome,
+        "reason": row.reason,
+        "traceback": row.traceback,
+        "step": row.step,
+        "metrics": {name: plain_number(metric.value) for name, metric in values},
+        "standard_errors": {
+            name: plain_number(metric.se) for name, metric in values if metric.se is not None
+        },
+        "wall_s": round(row.wall_s, 3),
+        "mlflow_run_id": row.mlflow_run_id,
+    }
+    if outcome is None:
+        del run["outcome"]
+    return run
+
+
+def runs_as_dicts(
+    store: ResultStore, keys: Sequence[str], outcomes: Mapping[str, str] | None = None
+) -> list[Run]:
+    """Return the stored runs of `keys`, in order."""
+    rows, metrics = store.rows(keys), store.metrics(keys)
+    return [
+        run_as_dict(rows[key], metrics.get(key, {}), (outcomes or {}).get(key))
+        for key in keys
+        if key in rows
+    ]
+
+
+def print_summary(
+    results: Sequence[Run], runs: Sequence[NewRun], not_replaced: Mapping[str, str]
+) -> None:
+    """Print a table for each task, a row a cell: means over seeds with standard errors; then notes.
+
+    Args:
+        results: the runs that have ended, as they are stored.
+        runs: what was asked for.
+        not_replaced: of runs whose rerun failed, which have their earlier results, why it did.
+    """
+    from harness.cli._render import console, print_table
+
+    by_key = {run.spec.key: run for run in runs}
+    out = console()
+    for task in dict.fromkeys(result["task"] for result in results):
+        members = [result for result in results if result["task"] == task]
+        out.print(f"{task}, protocol {by_key[members[0]['key']].protocol}", style="bold")
+        cells: dict[str, list[Run]] = {}
+        for result in members:
+            cells.setdefault(result["cell"], []).append(result)
+        rows = [_row(cell, by_key[cell[0]["key"]]) for cell in cells.values()]
+        columns = [name for name in rows[0] if any(row[name] for row in rows)]
+        n_left = len({"method", "settings"}.intersection(columns))
+        table = [[row[name] for name in columns] for row in rows]
+        print_table(columns, table, n_left, blocks=True, out=out)
+    headlines = {name for run in runs for name in run.description.headline}
+    for line in (
+        *_failures(results, by_key, not_replaced),
+        *_notes(results, headlines),
+    ):
+        out.print(line)
+
+
+def _row(cell: list[Run], run: NewRun) -> dict[str, str]:
+    description = run.description
+    statuses = Counter(member["status"] for member in cell)
+    outcomes = {member["outcome"] for member in cell}
+    status = ", ".join(f"{count}/{len(cell)} {name}" for name, count in statuses.items())
+    if len(statuses) == 1:
+        status = cell[0]["status"]
+        if len(outcomes) == 1:
+            outcome = outcomes.pop()
+            status += f" ({PRINTED_OUTCOMES.get(outcome, outcome)})"
+    return {
+        "method": description.method,
+        "settings": settings_text(description.settings or {}),
+        "seeds": str(len(cell)),
+        "status": status,
+        **{name: _mean(cell, name) for name in description.headline},
+        "time": duration(max(member["wall_s"] for member in cell)),
+    }
+
+
+def _mean(cell: list[Run], name: str) -> str:
+    """Return the mean over seeds with its standard error; of one seed, the estimate's own."""
+    values = [float(member["metrics"][name]) for member in cell if name in member["metrics"]]
+    if not values:
+        return "-"
+    mark = f" [{FOOTNOTE}]" if name in IMPORTANCE_ESTIMATES and any(map(_is_doubtful, cell)) else ""
+    if len(values) == 1:
+        return number(values[0], cell[0]["standard_errors"].get(name)) + mark
+    mean = math.fsum(values) / len(values)
+    variance = math.fsum((value - mean) ** 2 for value in values) / (len(values) - 1)
+    return number(mean, math.sqrt(variance / len(values))) + mark
+
+
+def _is_doubtful(run: Run) -> bool:
+    return float(run["metrics"].get("pareto_k", 0.0)) > PARETO_K_LIMIT
+
+
+def _failures(
+    results: Sequence[Run], by_key: Mapping[str, NewRun], not_replaced: Mapping[str, str]
+) -> Iterator[str]:
+    """Yield a line for each of the first runs that are not done, and one for the others."""
+    failures = [run for run in results if run["status"] != "done" or run["key"] in not_replaced]
+    for run in failures[:MOST_FAILURES]:
+        description = by_key[run["key"]].description
+        name = f"{description.method} {settings_text(description.settings or {})}".strip()
+        status, reason = run["status"], reason_and_place(run["reason"], run["traceback"])
+        if run["key"] in not_replaced:
+            status, reason = f"rerun failed, {status} as before", not_replaced[run["key"]]
+        yield f"{run['key']} {name} on {run['task']}, seed {run['seed']}, {status}: {reason}"
+    if rest := failures[MOST_FAILURES:]:
+        statuses = dict.fromkeys(run["status"] for run in rest if run["key"] not in not_replaced)
+        commands = " · ".join(f"bench list runs --status {status}" for status in statuses)
+        verb = "is" if len(rest) == 1 else "are"
+        ending = f": {commands}" if commands else ""
+        yield f"and {plural(len(rest), 'more run')} that {verb} not done{ending}"
+
+
+def _notes(results: Sequence[Run], headlines: Set[str]) -> Iterator[str]:
+    """Yield what a reader of the tables must know, and where to look next."""
+
+    def share(runs: Sequence[Run]) -> str:
+        return f"{len(runs)} of {len(results)} runs"
+
+    metrics = [(run, run["metrics"]) for run in results]
+    limited = [run for run, values in metrics if float(values.get("travel_used", 0)) > TRAVEL_LIMIT]
+    rising = [run for run, values in metrics if float(values.get("bound_trend_z", 0)) > RISING_Z]
+    doubtful = [run for run in results if _is_doubtful(run)]
+    if any("elbo_gap" in run["metrics"] for run in results):
+        yield (
+            "elbo_gap: nats below the exact log-evidence; evidence_gap: that below its maximum; "
+            "± one standard error."
+        )
+    if limited:
+        yield (
+            f"{share(limited)} used over {TRAVEL_LIMIT:.0%} of the distance that their learning "
+            "rate and steps allow: give them more steps."
+        )
+    if rising:
+        yield f"{share(rising)} were still improving at the end (bound_trend_z above {RISING_Z:.0f})."
+    if doubtful:
+        is_marked = any(
+            name in run["metrics"]
+            for run in doubtful
+            for name in headlines & set(IMPORTANCE_ESTIMATES)
+        )
+        mark = f"[{FOOTNOTE}] " if is_marked else ""
+        yield (
+            f"{mark}{share(doubtful)} have Pareto k above {PARETO_K_LIMIT}: "
+            f"do not trust their {' and '.join(IMPORTANCE_ESTIMATES)}."
+        )
+    if results:
+        yield (
+            f"Next: bench show {results[0]['key']} · bench list runs "
+            "· bench ui (curves and checkpoints in MLflow)"
+        )
