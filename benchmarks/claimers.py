@@ -28,7 +28,7 @@ from harness.base.spec import Status
 from harness.execution.local import AT_ONCE, Remaining, stacks
 from harness.plan.grid import expand
 from harness.store import Outcome, Owner, ResultStore
-from harness.store.connect import engine_for, writing
+from harness.store.database import engine_for, writing
 
 FORK = multiprocessing.get_context("fork")  # what they need is loaded once
 ENDED = Outcome(Status.DONE, None, 200, 1.0)

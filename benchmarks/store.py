@@ -35,7 +35,7 @@ from harness.execution.local import AT_ONCE, Remaining, stacks
 from harness.execution.workers import Watch
 from harness.plan.grid import expand
 from harness.store import Owner, ResultStore
-from harness.store.connect import engine_for
+from harness.store.database import engine_for
 from harness.store.schema import curves, metrics, plans, runs
 
 N_RUNS = 100_000

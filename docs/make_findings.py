@@ -72,7 +72,7 @@ def main() -> None:
             for picture in store.artifacts(key):
                 if Path(picture.name).stem in PICTURES:
                     target = DOCS / "findings" / f"mnist-{row.method}-{Path(picture.name).name}"
-                    target.write_bytes(picture.place(workspace).read_bytes())
+                    target.write_bytes(picture.path_in(workspace).read_bytes())
         draw({names[key]: curves[key] for key in rows})
     page = DOCS / "findings.md"
     replaced = re.sub(

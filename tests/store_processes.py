@@ -14,7 +14,7 @@ from sqlalchemy import Engine, event
 
 from harness.base.spec import Description, NewRun, RunSpec
 from harness.store import Owner, ResultStore
-from harness.store.fresh import part_beside
+from harness.store.create import part_beside
 
 
 def spec(seed: int = 0, **other: Any) -> RunSpec:

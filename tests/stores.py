@@ -19,8 +19,9 @@ from store_processes import new_run, spec
 
 from harness.base.spec import Plan, Status
 from harness.base.workspace import sqlite_url
-from harness.store import CheckpointFile, Outcome, Owner, ResultStore, connect
+from harness.store import CheckpointFile, Outcome, Owner, ResultStore
 from harness.store import upgrade as upgrade_database
+from harness.store.database import engine_for, writing
 
 DATA = Path(__file__).parent / "data"
 SPAWN = multiprocessing.get_context("spawn")
@@ -55,8 +56,8 @@ def store(url):
 
 def execute(url, statement):
     """Run one statement behind the store's back."""
-    engine = connect.engine_for(url)
-    with connect.writing(engine, url) as connection:
+    engine = engine_for(url)
+    with writing(engine, url) as connection:
         connection.execute(text(statement))
     engine.dispose()
 

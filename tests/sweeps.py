@@ -133,7 +133,7 @@ def children(pid: int, text: str) -> list[int]:
 def is_at_work(place: Place, keys: list[str]) -> bool:
     """Whether the first run is being made."""
     with place.store() as store:
-        return any(run.step > 0 for run in store.standings(keys).values())
+        return any(run.step > 0 for run in store.statuses(keys).values())
 
 
 @contextmanager

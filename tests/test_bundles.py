@@ -28,7 +28,7 @@ from stores import gone_owner
 import harness.execution.bundle
 from harness.base.errors import LeaseLost
 from harness.base.spec import Status
-from harness.store import CheckpointFile, Metric, Owner, ResultStore, Saved
+from harness.store import CheckpointFile, Metric, Owner, Progress, ResultStore
 
 pytestmark = pytest.mark.usefixtures("no_mirror")
 
@@ -171,7 +171,7 @@ def test_an_unfinished_run_takes_the_result_and_one_at_work_is_left_alone(goal, 
         [left] = store.claim([interrupted], Owner.current())
         old = CheckpointFile("last", 100, "sha", 3)
         filled_store.write_file(goal, goal.checkpoint_file(left.edition, 100), b"old")
-        store.save([left], [Saved(100, 1.0, {"bound": [(100, 1.0)], "gone": [(100, 1.0)]}, old)])
+        store.save([left], [Progress(100, 1.0, {"bound": [(100, 1.0)], "gone": [(100, 1.0)]}, old)])
         store.release([left], Status.INTERRUPTED, "for a test")
         store.release(store.claim([timeout], Owner.current()), Status.TIMEOUT, "for a test")
         [stale] = store.claim([abandoned], gone_owner())
@@ -186,7 +186,7 @@ def test_an_unfinished_run_takes_the_result_and_one_at_work_is_left_alone(goal, 
         assert store.rows([held])[held].status == Status.RUNNING
         store.heartbeat([alive])
         with pytest.raises(LeaseLost):
-            store.save([stale], [Saved(5, 1.0)])
+            store.save([stale], [Progress(5, 1.0)])
         assert [file.role for file in store.checkpoints(interrupted)] == ["final"]
         changes = [line.status for line in store.history(interrupted)]
         assert changes == ["queued", "running", "interrupted", "queued", "running", "done", "done"]
@@ -299,8 +299,8 @@ def test_a_run_without_its_checkpoint_goes_with_its_numbers(here, there, tmp_pat
     with ResultStore.open(here.database_url) as store:
         (checkpoint,), (picture,) = store.checkpoints(gone), store.artifacts(damaged)
         database = store.database
-    checkpoint.place(here).unlink()
-    picture.place(here).write_bytes(b"damaged")
+    checkpoint.path_in(here).unlink()
+    picture.path_in(here).write_bytes(b"damaged")
     result = cli(here, "export", "--bundle", tmp_path / "x.bench", "--json")
     missing = {line["key"]: line["missing"] for line in json_lines(result)}
     assert missing == {

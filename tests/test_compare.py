@@ -334,7 +334,7 @@ def test_a_row_of_which_everything_is_withdrawn_says_so(compare, records, tmp_pa
         if run.spec.method == "pnf" or (run.spec.method, run.spec.seed) == ("vb", 0)
     ]
     with ResultStore.open(workspace.database_url) as store:
-        store.errata.add(gone, "wrong Jacobian")
+        store.retractions.add(gone, "wrong Jacobian")
     assert of(records(home=tmp_path), "vb")["mean"] == 2.5
     page = compare("--format", "markdown", home=tmp_path)
     assert page.count("\\[a\\]") == page.count("\\[b\\]") == 2

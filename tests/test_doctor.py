@@ -22,7 +22,7 @@ from toy_data import CONTENT, IMAGES, TOY, ZIPPED, put
 from harness.base.spec import Plan, Status
 from harness.base.workspace import Workspace
 from harness.datasets.files import KNOWN, DataSet, verify
-from harness.store import ArtifactFile, CheckpointFile, ResultStore, Saved
+from harness.store import ArtifactFile, CheckpointFile, Progress, ResultStore
 
 pytestmark = pytest.mark.usefixtures("no_mirror")
 DATA = Path(__file__).with_name("data")
@@ -74,7 +74,7 @@ def interrupted(here, seed):
         store.save(
             [claim],
             [
-                Saved(
+                Progress(
                     100,
                     1.0,
                     checkpoint=CheckpointFile("last", 100, filled_store.sha256(b"on its way"), 9),

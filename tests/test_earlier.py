@@ -16,7 +16,7 @@ from toy_data import idx, put
 from harness.base.spec import Status
 from harness.base.workspace import Workspace
 from harness.datasets.files import KNOWN, DataFile, DataSet
-from harness.store import ArtifactFile, Metric, ResultStore, Saved
+from harness.store import ArtifactFile, Metric, Progress, ResultStore
 
 pytestmark = pytest.mark.usefixtures("no_mirror")
 PLUGINS = Path(__file__).with_name("plugins.py")
@@ -47,7 +47,7 @@ def everything(store, keys):  # noqa: F811
     }
     return {
         key: repr((row, store.metrics([key]), store.curves(key), store.checkpoints(key), store.artifacts(key), store.plan(key),
-              store.environment(key), [(mark.reason, mark.replaced_at) for mark in store.errata.of(key)]))
+              store.environment(key), [(mark.reason, mark.replaced_at) for mark in store.retractions.of(key)]))
         for key, row in rows.items()
     }  # fmt: skip
 
@@ -56,7 +56,7 @@ def make(store, keys, **other):  # noqa: F811
     """Claim runs and end them; returns the files that are no longer on record."""
     claims = store.claim(keys, ME)
     store.begin(claims, stack(*keys), {"cpu": "x"})
-    store.save(claims, [Saved(10, 1.0, {"bound": [(10, -1.0)]}, checkpoint(10)) for _ in claims])
+    store.save(claims, [Progress(10, 1.0, {"bound": [(10, -1.0)]}, checkpoint(10)) for _ in claims])
     left_behind = {
         "metrics": {"elbo": Metric(float("-inf"), 0.5)},
         "artifacts": [ArtifactFile("a.png", "sha-a", 3)],
@@ -68,14 +68,18 @@ def make(store, keys, **other):  # noqa: F811
 def made(store):  # noqa: F811
     """Two runs that are done, one of which is withdrawn, and all that is on record of them."""
     make(store, KEYS[:2])
-    store.errata.add(KEYS[:1], "wrong")
+    store.retractions.add(KEYS[:1], "wrong")
     return everything(store, KEYS[:2])
 
 
 def test_an_earlier_result_goes_when_its_successor_is_stored(store, made):  # noqa: F811
     assert store.reset(KEYS[:2]) == []
-    assert (store.metrics(KEYS), store.checkpoints(KEYS[0]), store.errata.reasons()) == ({}, [], {})
-    assert [mark.replaced_at for mark in store.errata.of(KEYS[0])] == [None]
+    assert (store.metrics(KEYS), store.checkpoints(KEYS[0]), store.retractions.reasons()) == (
+        {},
+        [],
+        {},
+    )
+    assert [mark.replaced_at for mark in store.retractions.of(KEYS[0])] == [None]
     assert store.earlier.of(KEYS[0])["status"] == "done"
     dropped = make(store, KEYS[:2], metrics={"elbo": Metric(7.5)})
     assert {(file.edition.key, file.edition.number) for file in dropped} == {
@@ -85,10 +89,10 @@ def test_an_earlier_result_goes_when_its_successor_is_stored(store, made):  # no
     assert store.metrics(KEYS[:1])[KEYS[0]]["elbo"].value == 7.5
     assert [file.edition.number for file in store.checkpoints(KEYS[0])] == [2]
     assert store.earlier.keys() == set()
-    (mark,) = store.errata.of(KEYS[0])
+    (mark,) = store.retractions.of(KEYS[0])
     assert mark.replaced_at is not None
     assert [one["kind"] for one in mark.result["metrics"]] == ["-inf"]
-    assert store.errata.of(KEYS[1]) == []
+    assert store.retractions.of(KEYS[1]) == []
 
 
 def test_it_is_put_back_where_the_attempt_fails(store, made):  # noqa: F811
@@ -103,7 +107,7 @@ def test_it_is_put_back_where_the_attempt_fails(store, made):  # noqa: F811
     )
     assert {file.edition.number for file in dropped} == {2}
     assert everything(store, KEYS[:2]) == made
-    assert store.errata.reasons() == {KEYS[0]: "wrong"}
+    assert store.retractions.reasons() == {KEYS[0]: "wrong"}
     assert [(line.status, line.reason) for line in store.history(KEYS[0])[-2:]] == [
         ("failed", "no (mine.py:3 in f)"),
         ("done", "the earlier result is back in its place"),
@@ -132,7 +136,7 @@ def test_it_is_put_back_where_the_runs_cannot_be_made(store, made):  # noqa: F81
 
 def test_only_what_was_given_up_before_a_step_is_taken_back(store):  # noqa: F811
     (claim,) = store.claim(KEYS[:1], ME)
-    store.save([claim], [Saved(10, 1.0, {}, checkpoint(10))])
+    store.save([claim], [Progress(10, 1.0, {}, checkpoint(10))])
     store.earlier.give_up([claim], "no")
     store.earlier.give_up(store.claim(KEYS[1:2], ME), "no")
     store.claim(KEYS[2:3], ME)
@@ -153,7 +157,7 @@ def test_it_is_put_back_where_its_processes_die_or_it_is_pruned(store, made):  #
 def test_the_first_of_several_waits_and_never_what_is_half_made(store, made):  # noqa: F811
     store.reset(KEYS[:2])
     (claim,) = store.claim(KEYS[:1], ME)
-    store.save([claim], [Saved(500, 1.0, {"bound": [(500, -2.0)]}, checkpoint(500))])
+    store.save([claim], [Progress(500, 1.0, {"bound": [(500, -2.0)]}, checkpoint(500))])
     store.release([claim], Status.INTERRUPTED, "ctrl-c")
     assert [(file.step, file.edition.number) for file in store.reset(KEYS[:2])] == [(500, 2)]
     assert [row["edition"] for row in map(store.earlier.of, KEYS[:2])] == [1, 1]

@@ -13,7 +13,7 @@ from conftest import json_lines
 
 from harness.base.spec import Plan, Status
 from harness.base.workspace import Workspace
-from harness.store import Metric, Outcome, Owner, ResultStore, Saved
+from harness.store import Metric, Outcome, Owner, Progress, ResultStore
 
 pytestmark = pytest.mark.usefixtures("no_mirror")
 SHORT = ("--protocol", "smoke", "--set", "steps=20", "--set", "eval_particles=50")
@@ -51,45 +51,45 @@ def keys_of(method, task="gaussian-2"):
 
 def test_a_mark_is_set_once_lifted_and_remembered(store):
     keys = keys_of("vb")
-    assert store.errata.add(keys[:2], "wrong density") == sorted(keys[:2])
-    assert store.errata.add(keys[:3], "another reason") == [keys[2]]
-    assert store.errata.reasons(keys) == {
+    assert store.retractions.add(keys[:2], "wrong density") == sorted(keys[:2])
+    assert store.retractions.add(keys[:3], "another reason") == [keys[2]]
+    assert store.retractions.reasons(keys) == {
         keys[0]: "wrong density",
         keys[1]: "wrong density",
         keys[2]: "another reason",
     }
-    assert store.errata.reasons() == store.errata.reasons(keys)
-    assert store.errata.lift(keys[1:]) == sorted(keys[1:3])
-    assert store.errata.lift(keys[1:]) == []
-    assert store.errata.reasons() == {keys[0]: "wrong density"}
-    (mark,) = store.errata.of(keys[1])
+    assert store.retractions.reasons() == store.retractions.reasons(keys)
+    assert store.retractions.lift(keys[1:]) == sorted(keys[1:3])
+    assert store.retractions.lift(keys[1:]) == []
+    assert store.retractions.reasons() == {keys[0]: "wrong density"}
+    (mark,) = store.retractions.of(keys[1])
     assert mark.lifted_at >= mark.at
     assert (mark.replaced_at, mark.result) == (None, None)
-    assert store.errata.add(keys[1:2], "after all") == keys[1:2]
-    assert [mark.reason for mark in store.errata.of(keys[1])] == ["wrong density", "after all"]
+    assert store.retractions.add(keys[1:2], "after all") == keys[1:2]
+    assert [mark.reason for mark in store.retractions.of(keys[1])] == ["wrong density", "after all"]
 
 
 def test_only_what_has_ended_can_be_marked_and_the_mirror_hears_of_it(store):
     (key,) = keys_of("vb")[:1]
     fresh = comparisons.gaussian_runs([9], ["gaussian-2"])[0]
     store.enqueue([fresh])
-    assert store.errata.add([fresh.spec.key, "0" * 16], "no result yet") == []
+    assert store.retractions.add([fresh.spec.key, "0" * 16], "no result yet") == []
     before = store.rows([key])[key].revision
-    store.errata.add([key], "wrong")
+    store.retractions.add([key], "wrong")
     assert store.rows([key])[key].revision == before + 1
-    store.errata.lift([key])
+    store.retractions.lift([key])
     assert store.rows([key])[key].revision == before + 2
 
 
 def test_what_is_made_anew_keeps_the_withdrawn_result(store):
     key, other = keys_of("vb")[:2]
     metrics, curves, row = store.metrics([key])[key], store.curves(key), store.rows([key])[key]
-    store.errata.add([key], "wrong")
+    store.retractions.add([key], "wrong")
     store.reset([key, other])
-    assert [mark.replaced_at for mark in store.errata.of(key)] == [None]
+    assert [mark.replaced_at for mark in store.retractions.of(key)] == [None]
     finish(key)
-    (mark,) = store.errata.of(key)
-    assert store.errata.reasons() == {}
+    (mark,) = store.retractions.of(key)
+    assert store.retractions.reasons() == {}
     assert mark.replaced_at is not None
     assert {one["name"]: one["value"] for one in mark.result["metrics"]} == {
         name: metric.value for name, metric in metrics.items()
@@ -100,17 +100,17 @@ def test_what_is_made_anew_keeps_the_withdrawn_result(store):
         row.step,
         row.wall_s,
     )
-    assert store.errata.of(other) == []  # a result that stands is replaced as ever
-    store.errata.add([other], "not ended now")
-    assert store.errata.reasons() == {}
+    assert store.retractions.of(other) == []  # a result that stands is replaced as ever
+    store.retractions.add([other], "not ended now")
+    assert store.retractions.reasons() == {}
 
 
 def test_a_run_that_is_removed_takes_its_marks_along(store):
     key = keys_of("vb")[0]
-    store.errata.add([key], "wrong")
+    store.retractions.add([key], "wrong")
     store.delete([key])
-    assert store.errata.reasons() == {}
-    assert store.errata.of(key) == []
+    assert store.retractions.reasons() == {}
+    assert store.retractions.of(key) == []
 
 
 def finish(key):
@@ -118,14 +118,14 @@ def finish(key):
     with ResultStore.open(Workspace.current().database_url) as store:
         (claim,) = store.claim([key], Owner.current())
         store.begin([claim], Plan(members=(key,), threads=1, torch="2.13.0"), {})
-        store.save([claim], [Saved(10, 1.0)])
+        store.save([claim], [Progress(10, 1.0)])
         store.finish(claim, Outcome(Status.DONE, None, 200, 3.0, metrics={"elbo_gap": Metric(7.5)}))
 
 
 def test_a_kill_between_withdrawal_and_the_new_result_loses_neither(store):
     key = keys_of("vb")[0]
     old = store.metrics([key])[key]["elbo_gap"].value
-    store.errata.add([key], "wrong")
+    store.retractions.add([key], "wrong")
     child = os.fork()
     if child == 0:  # put back, then killed before anything new is there
         with ResultStore.open(Workspace.current().database_url) as mine:
@@ -134,7 +134,7 @@ def test_a_kill_between_withdrawal_and_the_new_result_loses_neither(store):
     assert os.waitpid(child, 0)[1] == signal.SIGKILL
     finish(key)
     assert store.metrics([key])[key]["elbo_gap"].value == 7.5
-    (mark,) = store.errata.of(key)
+    (mark,) = store.retractions.of(key)
     assert next(one["value"] for one in mark.result["metrics"] if one["name"] == "elbo_gap") == old
 
 
@@ -165,7 +165,7 @@ def test_results_are_picked_by_method_task_version_and_key(store, bench):
     key = keys_of("iaf")[0]
     assert would(key[:10])[0] == {("iaf", "gaussian-2", 0)}
     assert would(key[:10], "-m", "vb")[1] == 2
-    assert store.errata.reasons() == {}
+    assert store.retractions.reasons() == {}
 
 
 @pytest.mark.parametrize(
@@ -186,7 +186,7 @@ def test_bad_input_is_one_line_and_marks_nothing(store, bench, options, said):
     done = bench("invalidate", *options)
     assert (done.exit_code, done.stdout, done.stderr.count("\n")) == (2, "", 1)
     assert said in done.stderr
-    assert store.errata.reasons() == {}
+    assert store.retractions.reasons() == {}
 
 
 def test_a_condition_that_is_none_says_what_one_is(store, bench):
@@ -260,7 +260,7 @@ def test_the_command_that_made_them_makes_them_anew(bench, workspace):
     }
     assert all(line["withdrawn"] is None for line in after.values())
     with ResultStore.open(Workspace.current().database_url) as store:
-        (mark,) = store.errata.of(chosen)
+        (mark,) = store.retractions.of(chosen)
     kept = {one["name"]: one["value"] for one in mark.result["metrics"]}
     assert kept == {name: float(value) for name, value in before[chosen]["metrics"].items()}
     (status,) = json_lines(bench("study", "status", "mine.yaml", "--json"))

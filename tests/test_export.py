@@ -236,7 +236,7 @@ def test_postgresql_gives_the_same_tables(postgres_database, tmp_path):
         workspace = filled_store.workspace_in(tmp_path / str(number), **environment)
         comparisons.store_runs(workspace, runs)
         with ResultStore.open(workspace.database_url) as store:
-            store.errata.add([runs[0].spec.key], "wrong")
+            store.retractions.add([runs[0].spec.key], "wrong")
         loaded.append(harness.results.load(database=workspace.database_url))
     here, there = loaded
     times = ["created_at", "started_at", "finished_at"]
@@ -322,7 +322,7 @@ def test_a_withdrawn_result_says_so_in_tables_and_is_in_no_bundle(tmp_path):
     workspace = filled_store.workspace_in(tmp_path)
     kept, gone = filled_store.fill(workspace, [0, 1])
     with ResultStore.open(workspace.database_url) as store:
-        store.errata.add([gone], "=faulty memory")
+        store.retractions.add([gone], "=faulty memory")
     for frame in (
         harness.results.load(home=tmp_path).runs,
         exported(workspace, tmp_path / "c.parquet", "--what", "curves"),

@@ -71,7 +71,7 @@ def workspace(tmp_path_factory):
     )
     with ResultStore.open(workspace.database_url) as store:
         for run in large[2::3]:
-            store.errata.add([run.spec.key], f"reason {run.spec.method}")
+            store.retractions.add([run.spec.key], f"reason {run.spec.method}")
     return workspace
 
 

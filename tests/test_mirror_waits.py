@@ -22,7 +22,7 @@ from runs import finished, mirrored, prepared, start
 from harness.base.errors import StoreError
 from harness.base.workspace import Workspace, redact, sqlite_url, without_password
 from harness.store import ResultStore
-from harness.store.connect import sqlite_file
+from harness.store.database import sqlite_file
 from harness.tracking import Mirror, MirrorError, look, mirror, repair, ui_command
 from harness.tracking.mirror import AT_WORK_S, MOST_WORK_S, PATIENCE_S, REFUSED_S, Patience
 from harness.tuning.trials import _storage

@@ -23,7 +23,7 @@ from harness.base.errors import StoreError
 from harness.base.spec import Status
 from harness.base.workspace import Edition, Workspace
 from harness.cli import _doctor as doctor
-from harness.store import CheckpointFile, Outcome, Owner, ResultStore, Saved
+from harness.store import CheckpointFile, Outcome, Owner, Progress, ResultStore
 from harness.store import run_files as files
 from harness.store.upgrade import upgrade
 
@@ -83,7 +83,7 @@ def left_behind(here, store, steps=(100,)):
     store.enqueue([run])
     (claim,) = store.claim([run.spec.key], gone_owner())
     for step in steps:
-        store.save([claim], [Saved(step, 1.0, checkpoint=written(here, claim, step))])
+        store.save([claim], [Progress(step, 1.0, checkpoint=written(here, claim, step))])
     return claim
 
 
@@ -173,13 +173,13 @@ def test_links_out_of_the_workspace_are_not_followed(here, tmp_path):
     (key,) = filled_store.fill(here, [0])
     with ResultStore.open(here.database_url) as store:
         (checkpoint,), (picture,) = store.checkpoints(key), store.artifacts(key)
-        places = checkpoint.place(here), picture.place(here)
+        places = checkpoint.path_in(here), picture.path_in(here)
         shutil.move(places[0].parent, outside)  # a folder, and a file
         places[0].parent.symlink_to(outside)
         shutil.move(places[1], outside / "samples.png")
         places[1].symlink_to(outside / "samples.png")
         before = snapshot(outside)
-        assert [files.content(here, file) for file in (checkpoint, picture)] == [None, None]
+        assert [files.read_verified(here, file) for file in (checkpoint, picture)] == [None, None]
         found = list(doctor.examine(here, store))
         assert [
             ("is reached by a link" in finding.text, finding.lost)
@@ -251,7 +251,7 @@ def test_what_is_on_no_record_is_moved_aside_and_never_over_another(here):
             b"first",
             b"second",
         )
-        assert store.checkpoints(claim.key)[0].place(here).read_bytes() == STATE
+        assert store.checkpoints(claim.key)[0].path_in(here).read_bytes() == STATE
 
 
 def test_in_folders_of_before_only_what_is_on_record_here_is_touched(tmp_path):
@@ -263,20 +263,22 @@ def test_in_folders_of_before_only_what_is_on_record_here_is_touched(tmp_path):
             connection.execute("UPDATE runs SET edition = 0")
         (checkpoint,), (picture,) = store.checkpoints(key), store.artifacts(key)
         assert (
-            checkpoint.place(workspace)
+            checkpoint.path_in(workspace)
             == workspace.checkpoints / key / "step-000020000.safetensors"
         )
-        filled_store.write_file(workspace, checkpoint.place(workspace), b"state of " + key.encode())
-        filled_store.write_file(workspace, picture.place(workspace), b"of another database")
-        stray = checkpoint.place(workspace).with_name("step-000000100.safetensors")
+        filled_store.write_file(
+            workspace, checkpoint.path_in(workspace), b"state of " + key.encode()
+        )
+        filled_store.write_file(workspace, picture.path_in(workspace), b"of another database")
+        stray = checkpoint.path_in(workspace).with_name("step-000000100.safetensors")
         stray.write_bytes(b"of another database")
         assert not any(
             "orphan" in finding.kind and key + "/" in finding.text
             for finding in doctor.orphan_files(workspace, store)
         )
         files.remove_files(workspace, store, store.delete([key]))
-        assert not checkpoint.place(workspace).exists()
-        assert [path.read_bytes() for path in (stray, picture.place(workspace))] == [
+        assert not checkpoint.path_in(workspace).exists()
+        assert [path.read_bytes() for path in (stray, picture.path_in(workspace))] == [
             b"of another database"
         ] * 2
 
@@ -296,7 +298,7 @@ def test_a_file_that_comes_on_record_while_doctor_looks_is_no_orphan(here, livin
         assert findings(here, store) == {}  # it is at work: its file is its own
 
         def listed(*arguments):
-            yield from list(files.all_listed(*arguments))
+            yield from list(files.files_of_database(*arguments))
             store.finish(claim, Outcome(Status.DONE, None, 100, 1.0, checkpoint=file))
 
         monkeypatch.setattr(doctor, "all_listed", listed)
@@ -352,7 +354,7 @@ def test_a_checkpoint_that_is_good_again_stays_on_record(damage, here):
         claim = left_behind(here, store)
         store.give_back(claim.key, Owner.current(), "for a test")
         (file,) = store.checkpoints(claim.key)
-        place = file.place(here)
+        place = file.path_in(here)
         place.unlink()
         if damage:
             place.write_bytes(damage)

@@ -132,7 +132,7 @@ def test_a_finished_run_has_its_pictures_on_record(made):
     )
     with opened(home) as store:
         for file in store.artifacts(hvae):
-            content = file.place(Workspace(home)).read_bytes()
+            content = file.path_in(Workspace(home)).read_bytes()
             assert (file.size, file.sha256) == (len(content), hashlib.sha256(content).hexdigest())
     sizes = {
         name: Image.open(io.BytesIO(content)).size for name, content in files(home, hvae).items()
@@ -322,9 +322,9 @@ def test_sample_uses_the_best_parameters_on_validation_data(workspace):
     with opened(workspace) as store:
         row, file = store.rows([line["key"]])[line["key"]], store.checkpoints(line["key"])[0]
     spec = RunSpec.from_plain(row.spec)
-    tensors, _ = checkpoint.read(file.place(Workspace(workspace)), file.sha256)
+    tensors, _ = checkpoint.read(file.path_in(Workspace(workspace)), file.sha256)
     method, task = registry.load(spec, None)
-    model = stored(spec, method, task, file.place(Workspace(workspace)), file.sha256)
+    model = stored(spec, method, task, file.path_in(Workspace(workspace)), file.sha256)
     last = {name: tensors[f"params.task.{name}"] for name in model.theta}
     assert any(not torch.equal(last[name], leaf[0]) for name, leaf in model.theta.items())
     whole = torch.cat([leaf.flatten() for leaf in model.theta.values()])
@@ -385,7 +385,7 @@ def test_the_weights_of_encoded_images_are_the_methods(made):
     home, (_, vb, _) = made
     with opened(home) as store:
         spec, file = RunSpec.from_plain(store.rows([vb])[vb].spec), store.checkpoints(vb)[0]
-    model = stored(spec, *registry.load(spec, None), file.place(Workspace(home)), file.sha256)
+    model = stored(spec, *registry.load(spec, None), file.path_in(Workspace(home)), file.sha256)
     images = Digits().grey("test")[:3].reshape(-1, 8, 8)
     got = model.encode(images, 5)
     problem = model.task.problem(model.theta, model.task.observe(torch.tensor(images)), spec.base)

@@ -17,7 +17,7 @@ from harness.execution import local, workers
 from harness.execution.local import Remaining, stacks
 from harness.execution.workers import Watch
 from harness.plan.grid import expand
-from harness.store import ResultStore, Saved
+from harness.store import Progress, ResultStore
 
 pytestmark = pytest.mark.usefixtures("no_mirror")
 
@@ -47,7 +47,7 @@ def store(url, monkeypatch):  # noqa: F811
 def asked(store, monkeypatch):
     """How many runs each question was about."""
     counts = []
-    for name in ("open_runs", "standings"):
+    for name in ("open_runs", "statuses"):
         ask = getattr(store, name)
         monkeypatch.setattr(
             store, name, lambda keys, ask=ask: counts.append(len(keys)) or ask(keys)
@@ -103,7 +103,7 @@ def test_each_end_is_told_once_and_few_runs_are_asked_about(store, asked):
     told = []
     for first in range(0, 60, SEEDS):
         claims = store.claim(KEYS[first : first + SEEDS], ME)
-        store.save(claims[:1], [Saved(50, 1.0)])
+        store.save(claims[:1], [Progress(50, 1.0)])
         asked.clear()
         told += watch.look(everywhere=False)
         assert watch.progress.running == SEEDS
@@ -152,7 +152,7 @@ def test_questions_about_the_queue_are_answered_from_indices(tmp_path):
         opened.enqueue(RUNS)
         event.listen(opened._engine, "before_cursor_execute", explain)
         by_key = {"INDEX sqlite_autoindex_runs_1 (key=?)"}
-        assert asked(opened.standings, KEYS) == asked(opened.open_runs, KEYS) == by_key
+        assert asked(opened.statuses, KEYS) == asked(opened.open_runs, KEYS) == by_key
         assert asked(opened.claim_first, list(stacks(opened.next_runs(10))), ME) == by_key
         assert (
             asked(opened.next_runs, 10)

@@ -40,15 +40,15 @@ from harness.base.workspace import redact, sqlite_url
 from harness.store import (
     ArtifactFile,
     Metric,
+    Progress,
     ResultStore,
-    Saved,
     backup,
-    connect,
+    create,
     current_revision,
-    fresh,
     info,
 )
 from harness.store import upgrade as upgrade_database
+from harness.store.database import engine_for
 from harness.store.schema import metadata
 from harness.store.upgrade import REVISIONS
 
@@ -67,18 +67,18 @@ def test_the_public_names_are_these():
         "OpenRun",
         "Outcome",
     }
-    rows |= {"Owner", "RunRow", "CODE", "is_newest"}
+    rows |= {"Owner", "RunRow", "CODE_DIGITS", "is_newest"}
     rows |= {
         "Adoption",
         "CellRow",
-        "Errata",
-        "Erratum",
+        "Retractions",
+        "Retraction",
         "Replicate",
         "Result",
-        "Saved",
+        "Progress",
         "Scores",
         "Snapshot",
-        "Standing",
+        "RunStatus",
     }
     assert set(harness.store.__all__) == rows | {
         "HEAD",
@@ -238,7 +238,7 @@ def test_the_last_two_checkpoints_are_kept_and_the_others_handed_back(store):
     dropped = [
         store.save(
             claims,
-            [Saved(step, 1.0, {"bound": [(step, -1.0)]}, checkpoint(step)), Saved(step, 2.0)],
+            [Progress(step, 1.0, {"bound": [(step, -1.0)]}, checkpoint(step)), Progress(step, 2.0)],
         )
         for step in (10, 20, 30)
     ]
@@ -246,7 +246,7 @@ def test_the_last_two_checkpoints_are_kept_and_the_others_handed_back(store):
     assert store.checkpoints(KEYS[0]) == [checkpoint(30), checkpoint(20)]
     assert (
         store.save(
-            claims[:1], [Saved(20, 1.0, {}, dataclasses.replace(checkpoint(20), sha256="new"))]
+            claims[:1], [Progress(20, 1.0, {}, dataclasses.replace(checkpoint(20), sha256="new"))]
         )
         == []
     )
@@ -264,7 +264,7 @@ def test_the_last_two_checkpoints_are_kept_and_the_others_handed_back(store):
 def test_a_reset_run_starts_from_nothing_and_keeps_its_history(store):
     (claim,) = store.claim(KEYS[:1], ME)
     store.begin([claim], stack(KEYS[0]), {"cpu": "x"})
-    store.save([claim], [Saved(10, 1.0, {"bound": [(10, -1.0)]}, checkpoint(10))])
+    store.save([claim], [Progress(10, 1.0, {"bound": [(10, -1.0)]}, checkpoint(10))])
     with pytest.raises(UsageError, match=f"pid {ME.pid}"):
         store.reset(KEYS[:1])
     store.finish(claim, outcome(metrics={"elbo": Metric(-1.0)}))
@@ -328,7 +328,7 @@ def test_the_mirror_follows_revisions_and_never_goes_back(store):
     assert store.unmirrored() == []
     (claim,) = store.claim(KEYS[:1], ME)
     (behind,) = store.unmirrored(KEYS)
-    store.save([claim], [Saved(1, 1.0)])
+    store.save([claim], [Progress(1, 1.0)])
     store.mirrored(claim.key, behind.revision)
     (behind,) = store.unmirrored()
     store.finish(claim, outcome())
@@ -385,9 +385,9 @@ def test_a_half_built_database_is_its_makers_in_every_namespace(file):
         in_namespace(processes.build_and_wait, str(file)) as first,
         in_namespace(processes.build_and_wait, str(file)) as second,
     ):
-        parts = {first.readline().strip(), second.readline().strip(), fresh.part_beside(file).name}
+        parts = {first.readline().strip(), second.readline().strip(), create.part_beside(file).name}
         assert len(parts) == 3
-        fresh.part_beside(file)
+        create.part_beside(file)
         assert len(parts & {path.name for path in file.parent.iterdir()}) == 2
 
 
@@ -410,14 +410,14 @@ def test_an_empty_file_and_a_file_system_without_links_are_built_in_place(file, 
     def refuse(*_):
         raise PermissionError(1, "Operation not permitted")
 
-    monkeypatch.setattr(fresh.os, "link", refuse)
+    monkeypatch.setattr(create.os, "link", refuse)
     with ResultStore.open(sqlite_url(file)) as store:
         assert store.count() == {}
 
 
 def test_sqlite_is_set_up_for_several_writers(file):
     ResultStore.open(sqlite_url(file)).close()
-    engine = connect.engine_for(sqlite_url(file))
+    engine = engine_for(sqlite_url(file))
     with engine.connect() as connection:
         asked = [
             connection.exec_driver_sql(f"PRAGMA {name}").scalar()
@@ -431,7 +431,7 @@ def test_the_migrated_schema_is_the_declared_one(store, url):
     from alembic.autogenerate import compare_metadata
     from alembic.migration import MigrationContext
 
-    engine = connect.engine_for(url)
+    engine = engine_for(url)
     with engine.connect() as connection:
         context = MigrationContext.configure(
             connection,
@@ -483,7 +483,7 @@ def test_each_saved_database_upgrades_and_reads(saved, file):
         )
         assert store.curves(done.key)["bound"] == [(0, -math.inf), (500, -2.5)]
         assert [file.role for file in store.checkpoints(done.key)] == ["final", "last"]
-        assert store.errata.reasons() == (
+        assert store.retractions.reasons() == (
             {} if saved.stem == "bench-0001" else {done.key: "the machine's memory was faulty"}
         )
         claims = store.claim([done.key, interrupted.key, queued.key], ME)
@@ -504,7 +504,7 @@ def test_other_revisions_are_refused_and_only_upgraded_on_request(store, url, mo
     for attempt in (ResultStore.open, upgrade_database):
         with pytest.raises(SchemaMismatch, match=r"9999.*newer release"):
             attempt(url)
-    engine = connect.engine_for(url)
+    engine = engine_for(url)
     assert current_revision(engine) == "9999"
     engine.dispose()
 
@@ -513,7 +513,7 @@ def test_another_programs_tables_are_left_alone(url):
     execute(url, "CREATE TABLE runs (id INTEGER)")
     with pytest.raises(StoreError, match="not a result database"):
         ResultStore.open(url)
-    engine = connect.engine_for(url)
+    engine = engine_for(url)
     assert inspect(engine).get_table_names() == ["runs"]
     engine.dispose()
 
@@ -543,7 +543,7 @@ def test_places_that_cannot_be_opened_are_refused_in_one_line(tmp_path):
 
 def test_a_locked_database_is_refused_in_one_line(file, monkeypatch):
     ResultStore.open(sqlite_url(file)).close()
-    monkeypatch.setattr(connect, "WAIT_MS", 10)
+    monkeypatch.setattr("harness.store.database.WAIT_MS", 10)
     other = sqlite3.connect(file, isolation_level=None)
     other.execute("BEGIN IMMEDIATE")
     with ResultStore.open(sqlite_url(file)) as store:

@@ -30,7 +30,7 @@ from harness.base.errors import LeaseLost, UsageError
 from harness.base.spec import Status
 from harness.base.workspace import sqlite_url
 from harness.execution.heartbeat import Heartbeat
-from harness.store import Metric, ResultStore, Saved
+from harness.store import Metric, Progress, ResultStore
 from harness.store.claims import lock
 
 
@@ -68,7 +68,7 @@ def test_a_lost_lease_writes_nothing(store):
     late = [
         lambda: store.heartbeat(old),
         lambda: store.begin(old, stack(KEYS[0]), {}),
-        lambda: store.save(old, [Saved(5, 1.0, {"bound": [(5, 1.0)]}, checkpoint(5))] * 2),
+        lambda: store.save(old, [Progress(5, 1.0, {"bound": [(5, 1.0)]}, checkpoint(5))] * 2),
         lambda: store.finish_all(old, [outcome(metrics={"elbo": Metric(1.0)})] * 2),
         lambda: store.release(old, Status.INTERRUPTED, None),
     ]
@@ -91,7 +91,7 @@ def test_a_run_that_was_given_back_takes_no_more_writes(store):
     row = store.rows(KEYS)[KEYS[0]]
     assert (row.status, row.reason, row.owner) == (Status.TIMEOUT, "an hour", None)
     with pytest.raises(LeaseLost, match="given back"):
-        store.save(claims, [Saved(5, 1.0)])
+        store.save(claims, [Progress(5, 1.0)])
     with pytest.raises(LeaseLost):
         store.finish(claims[0], outcome())
     (again,) = store.claim(KEYS[:1], ME)
@@ -104,7 +104,7 @@ def test_members_that_ended_stay_as_they_are(store):
     claims = store.claim(KEYS[:2], ME)
     store.finish(claims[0], outcome(Status.DIVERGED, "bound is NaN"))
     store.heartbeat(claims)
-    store.save(claims, [Saved(7, 1.0, {"bound": [(7, 0.0)]})] * 2)
+    store.save(claims, [Progress(7, 1.0, {"bound": [(7, 0.0)]})] * 2)
     store.release(claims, Status.INTERRUPTED, None)
     assert [(row.status, row.step) for row in store.rows(KEYS[:2]).values()] == [
         ("diverged", 1000),
@@ -183,9 +183,9 @@ def test_a_checkpoint_starts_the_count_of_deaths_anew(store):
     store.claim(KEYS[:1], gone)
     store.claim(KEYS[:1], gone)
     (third,) = store.claim(KEYS[:1], gone)
-    store.save([third], [Saved(5, 1.0)])
+    store.save([third], [Progress(5, 1.0)])
     assert store.rows(KEYS)[KEYS[0]].crashes == 2
-    store.save([third], [Saved(10, 1.0, {}, checkpoint(10))])
+    store.save([third], [Progress(10, 1.0, {}, checkpoint(10))])
     assert [len(store.claim(KEYS[:1], gone)) for _ in range(3)] == [1, 1, 0]
 
 

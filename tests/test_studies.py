@@ -24,7 +24,7 @@ from harness.base.workspace import Workspace
 from harness.execution.forecast import Forecast, forecast
 from harness.plan import registry, studies
 from harness.plan.grid import expand
-from harness.store import Outcome, Owner, ResultStore, Saved
+from harness.store import Outcome, Owner, Progress, ResultStore
 
 GOOD = """summary: A study.
 grids:
@@ -483,7 +483,7 @@ def test_status_tells_who_is_at_work_on_what(bench, study, database):
         ended(store, runs[5:6], step=90, wall_s=1.0, status=Status.FAILED, reason="crashed")
         store.enqueue(runs[6:7])
         mine = begun(store, runs[7:9])
-        store.save(mine, [Saved(50, 2.0)] * 2)
+        store.save(mine, [Progress(50, 2.0)] * 2)
         begun(store, runs[9:10], owner=replace(Owner.current(), process_start=1))
         store.release(begun(store, runs[10:11]), Status.TIMEOUT, "a limit")
         before = time.time()
@@ -544,7 +544,8 @@ def test_time_left_is_steps_times_seconds_a_step_for_each_stack(workspace):
             forecast_of(store, ["vb"], ["gaussian-2"], [0]).seconds_with(1) == 0
         )  # nothing is left
         store.save(
-            begun(store, expand(["vb"], ["gaussian-2"], [10, 11], "smoke")), [Saved(150, 6.0)] * 2
+            begun(store, expand(["vb"], ["gaussian-2"], [10, 11], "smoke")),
+            [Progress(150, 6.0)] * 2,
         )
         assert forecast_of(store, ["vb"], ["gaussian-2"], [10, 11, 12]).seconds == pytest.approx(
             50 * 0.04 + 200 * 0.04

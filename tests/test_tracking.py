@@ -473,7 +473,7 @@ def test_a_copied_workspace_keeps_its_files_to_itself(workspace, store, connect,
 
 def test_what_has_other_bytes_than_on_record_is_not_uploaded(workspace, store, connect):
     key = finished(workspace, store)
-    store.checkpoints(key)[0].place(workspace).write_bytes(b"-----BEGIN PRIVATE KEY-----")
+    store.checkpoints(key)[0].path_in(workspace).write_bytes(b"-----BEGIN PRIVATE KEY-----")
     client = connect()
     sync(client, store, workspace, key)
     assert set(content(client, key)[-1]) == {

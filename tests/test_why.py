@@ -226,7 +226,7 @@ def test_withdrawn_runs_are_named_with_their_reason(tmp_path):
         workspace, comparisons.gaussian_runs(range(3), ["gaussian-2"])[:3]
     )
     with ResultStore.open(workspace.database_url) as store:
-        store.errata.add(keys[:1], "faulty memory")
+        store.retractions.add(keys[:1], "faulty memory")
     (line,) = json_lines(bench(workspace, "why", keys[0], "--json"))
     assert (line["withdrawn"], line["n"], [run["key"] for run in line["runs"]]) == (
         {keys[0]: "faulty memory"},

@@ -527,8 +527,8 @@ def _read(snapshot: Snapshot, chosen: MatchingRuns, keys: Sequence[str]) -> list
     rows, scores, withdrawn, origins = (
         snapshot.rows(keys),
         snapshot.metrics(keys),
-        snapshot.withdrawn(keys),
-        snapshot.origins(keys),
+        snapshot.retractions.reasons(keys),
+        snapshot.provenance(keys),
     )
     described = snapshot.described(keys)
     return [

@@ -107,7 +107,7 @@ def _origin(
 ) -> Provenance:
     keys = [run.key for run in group.runs]
     with sample.store.snapshot() as snapshot:
-        rows, scores, plans = snapshot.rows(keys), snapshot.metrics(keys), snapshot.origins(keys)
+        rows, scores, plans = snapshot.rows(keys), snapshot.metrics(keys), snapshot.provenance(keys)
     made = []
     for run in group.runs:
         row, files = rows.get(run.key), sample.store.checkpoints(run.key)

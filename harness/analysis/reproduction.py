@@ -141,12 +141,12 @@ class StoredMeans:
     def __init__(self, store: ResultStore | None) -> None:
         self._store = store
         self._metrics = MetricCache(store)
-        self._withdrawn = {} if store is None else store.errata.reasons()
+        self._withdrawn = {} if store is None else store.retractions.reasons()
 
     def mean(self, runs: Sequence[NewRun], metric: str) -> ReplicateMean:
         """The mean of one metric over these replicates."""
         keys = tuple(run.spec.key for run in runs)
-        standings = {} if self._store is None else self._store.standings(keys)
+        standings = {} if self._store is None else self._store.statuses(keys)
         values, withdrawn = self._metrics.of(metric), self._withdrawn
         states = {
             key: _state(standings[key].status, values.get(key)) if key in standings else "missing"

@@ -14,7 +14,7 @@ from harness.base.errors import UsageError
 from harness.base.workspace import Workspace, redact
 from harness.plan.grid import parse_seeds
 from harness.store import ResultStore
-from harness.store.fresh import is_missing
+from harness.store.create import is_missing
 
 if TYPE_CHECKING:
     import pandas

@@ -12,7 +12,7 @@ from harness.analysis.metrics import MetricCache
 from harness.base.errors import UnknownName, UsageError
 from harness.base.spec import Description, Status, settings_text
 from harness.plan.grid import picked
-from harness.store import CODE, CellRow, Replicate, ResultStore
+from harness.store import CODE_DIGITS, CellRow, Replicate, ResultStore
 
 Aspects = tuple[tuple[str, Any], ...]
 
@@ -278,7 +278,7 @@ def select_runs(
         else _older(found, store.scores.newest_sources(), (*methods, *tasks))
     )
     by_cell: dict[str, list[Replicate]] = {cell.cell: [] for cell in found}
-    withdrawn, gone = store.errata.reasons(), {cell.cell: [] for cell in found}
+    withdrawn, gone = store.retractions.reasons(), {cell.cell: [] for cell in found}
     anew = store.earlier.keys()
     left_out: Counter[str] = Counter()
     for run in store.scores.replicates(list(by_cell)):
@@ -335,7 +335,7 @@ def _older(
                 "@" in pattern for pattern in patterns
             ):
                 reasons[cell.cell] = (
-                    f"older code of {name}, which {option} '{name}@{source[:CODE]}' picks"
+                    f"older code of {name}, which {option} '{name}@{source[:CODE_DIGITS]}' picks"
                 )
     return reasons
 

@@ -11,7 +11,7 @@ from typing import Any
 import click
 
 import harness
-from harness.base.errors import BenchError, StoreError, one_line
+from harness.base.errors import BenchError, one_line
 from harness.cli._output import say, with_clean_stdout
 
 COMMANDS = {
@@ -48,38 +48,6 @@ def _one_line() -> Iterator[None]:
     except click.ClickException as err:
         err.message = one_line(err.message, 1800)  # type: ignore[misc]
         raise
-
-
-@contextmanager
-def _edited_rows() -> Iterator[None]:
-    """A command that stumbles over a row which bench cannot have written names the row; any other
-    fault of the program passes.
-    """
-    try:
-        yield
-    except (BenchError, click.ClickException, click.Abort, click.exceptions.Exit):
-        raise
-    except Exception as err:
-        found = _first_edited()
-        if found is None:
-            raise
-        advice = "Put a backup of the database in its place; bench doctor lists every such row."
-        raise StoreError(
-            f"The result database holds what bench never writes: {found}. {advice}"
-        ) from err
-
-
-def _first_edited() -> str | None:
-    """The first row that shows it."""
-    from harness.base.workspace import Workspace
-    from harness.store.fresh import is_missing
-    from harness.store.sound import edited
-
-    try:
-        url = Workspace.current().database_url
-        return None if is_missing(url) else next(map(str, edited(url)), None)
-    except Exception:  # noqa: BLE001  it is another fault that is told
-        return None
 
 
 @cache
@@ -122,7 +90,7 @@ class LazyGroup(click.Group):
     def invoke(self, ctx: click.Context) -> Any:
         """Run a command; an error of ours is one line on stderr."""
         try:
-            with _one_line(), _edited_rows():
+            with _one_line():
                 return super().invoke(ctx)
         except BenchError as err:
             say(one_line(f"bench: {err}"), err=True)

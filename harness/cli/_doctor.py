@@ -15,8 +15,16 @@ from harness.base.workspace import Workspace
 from harness.datasets.download import fetch
 from harness.datasets.files import KNOWN, verify
 from harness.store import ArtifactFile, CheckpointFile, File, Owner, ResultStore
-from harness.store.run_files import DAMAGED, SET_ASIDE, Stray, all_listed, fault, set_aside, shown
-from harness.store.sound import edited
+from harness.store.integrity import find_edited_rows
+from harness.store.run_files import (
+    DAMAGED,
+    SET_ASIDE,
+    Stray,
+    fault,
+    files_of_database,
+    set_aside,
+    shown_path,
+)
 from harness.store.upgrade import upgrade
 
 ABANDONED = "abandoned"
@@ -71,7 +79,7 @@ def examine(workspace: Workspace, store: ResultStore) -> Iterator[Finding]:
 
 def edited_rows(workspace: Workspace) -> Iterator[Finding]:
     """Rows of the database that hold what bench never writes."""
-    for row in edited(workspace.database_url):
+    for row in find_edited_rows(workspace.database_url):
         yield Finding(
             "row",
             str(row),
@@ -101,7 +109,7 @@ def bad_files(workspace: Workspace, store: ResultStore) -> Iterator[Finding]:
             for place, file in enumerate(files):
                 wrong = fault(workspace, file)
                 if wrong is not None:
-                    text = f"{what} {shown(workspace, file)} of run {key} is {wrong}"
+                    text = f"{what} {shown_path(workspace, file)} of run {key} is {wrong}"
                     yield Finding(what, text, *_remedy(workspace, store, file, place == 0))
 
 
@@ -176,10 +184,10 @@ def _restorer(
         copy = _copy_in_mirror(workspace, run_id, file)
         if copy is not None and fault(workspace, file) is not None:
             try:
-                write_atomically(file.place(workspace), copy)
+                write_atomically(file.path_in(workspace), copy)
             except OSError as err:
                 raise WorkspaceError(
-                    f"Cannot write {shown(workspace, file)}: {err.strerror or err}."
+                    f"Cannot write {shown_path(workspace, file)}: {err.strerror or err}."
                 ) from err
 
     return lambda: store.files.restore(file, restore)
@@ -189,7 +197,7 @@ def _dropper(workspace: Workspace, store: ResultStore, file: CheckpointFile) -> 
     def is_bad() -> bool:
         wrong = fault(workspace, file)
         if wrong == DAMAGED:
-            set_aside(workspace, file.place(workspace))
+            set_aside(workspace, file.path_in(workspace))
         return wrong is not None
 
     return lambda: store.files.drop_checkpoint(file, is_bad)
@@ -201,7 +209,7 @@ def orphan_files(workspace: Workspace, store: ResultStore) -> Iterator[Finding]:
     They are listed before the rows are read: what a run that ends meanwhile leaves is on record
     then.
     """
-    present = list(all_listed(workspace, store.database))
+    present = list(files_of_database(workspace, store.database))
     for stray in sorted(store.files.strays(present), key=lambda stray: stray.path):
         what = "picture" if stray.path.is_relative_to(workspace.pictures) else "checkpoint"
         text = f"{stray.path.relative_to(workspace.home)} belongs to no {what} on record"

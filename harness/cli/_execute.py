@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from harness.execution.job import Options
     from harness.execution.local import Event
     from harness.execution.workers import Progressed
-    from harness.store import ResultStore, Standing
+    from harness.store import ResultStore, RunStatus
     from harness.tracking import Mirror
 
 INTERRUPTED = 130
@@ -64,8 +64,8 @@ def _carry_out(
     from harness.tracking import Mirror
 
     keys = [run.spec.key for run in runs]
-    before = {} if work.rerun else store.standings(keys)
-    withdrawn = store.errata.reasons(keys)
+    before = {} if work.rerun else store.statuses(keys)
+    withdrawn = store.retractions.reasons(keys)
     new = executors.prepare(store, workspace, runs, work.rerun, work.retry)
     if withdrawn:
         say(
@@ -73,7 +73,7 @@ def _carry_out(
             err=True,
         )
     _warn_of_other_source(runs, before)
-    ended = {key for key, run in store.standings(keys).items() if run.status in TERMINAL}
+    ended = {key for key, run in store.statuses(keys).items() if run.status in TERMINAL}
     if work.queue:
         return _leave_queued(store, keys, len(keys) - len(ended), as_json)
     outcomes = dict.fromkeys(ended, "hit")
@@ -161,7 +161,7 @@ def _work(
     held = store.holders(keys)
     ours = {
         key: "hit" if key in held else "resumed" if run.step else "ran"
-        for key, run in store.standings(keys).items()
+        for key, run in store.statuses(keys).items()
     }
     try:
         with RunProgress() as progress:
@@ -177,7 +177,7 @@ def _work(
                     outcomes[event.key] = ours[event.key]
     except Stop:
         return True
-    now = store.standings(keys)
+    now = store.statuses(keys)
     outcomes |= {
         key: "hit"
         for key in keys
@@ -240,7 +240,7 @@ def finish_mirror(workspace: Workspace, mirror: Mirror, stop: StopRequest) -> bo
     return not left
 
 
-def _warn_of_other_source(runs: list[NewRun], before: dict[str, Standing]) -> None:
+def _warn_of_other_source(runs: list[NewRun], before: dict[str, RunStatus]) -> None:
     from harness.base.spec import TERMINAL
 
     other = [

@@ -25,7 +25,7 @@ Command = TypeVar("Command", bound=Callable[..., Any])
 def open_store(workspace: Workspace) -> ResultStore | None:
     """Return the result database for reading; None where the workspace has none yet."""
     from harness.store import ResultStore
-    from harness.store.fresh import is_missing
+    from harness.store.create import is_missing
 
     url = workspace.database_url
     return None if is_missing(url) else ResultStore.open(url)

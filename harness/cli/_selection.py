@@ -148,7 +148,7 @@ def with_tuning(workspace: Workspace, sample: SelectedRuns) -> list[TuningResult
     Nothing is loaded where no study was ever begun; a study whose plugins have changed since is
     left out, and said so.
     """
-    from harness.store.connect import sqlite_file
+    from harness.store.database import sqlite_file
 
     file = sqlite_file(workspace.study_url)
     if file is not None and not file.exists():

@@ -53,7 +53,7 @@ def described(
 
 
 def _run(made: ContributingRun, workspace: Workspace) -> dict[str, Any]:
-    from harness.store.run_files import plain
+    from harness.store.run_files import file_facts
     from harness.tracking.server import run_page
 
     run, score, plan = made.run, made.score, made.plan
@@ -67,7 +67,7 @@ def _run(made: ContributingRun, workspace: Workspace) -> dict[str, Any]:
         "se": None if score is None or score.se is None else plain_number(score.se),
         "step": run.step,
         "seconds": round(run.wall_s, 3),
-        "checkpoint": None if made.checkpoint is None else plain(workspace, made.checkpoint),
+        "checkpoint": None if made.checkpoint is None else file_facts(workspace, made.checkpoint),
         "source_hash": run.source_hash,
         "environment": made.environment,
         "plan": plan | {"members": len(plan["members"])} if plan else None,

@@ -37,7 +37,7 @@ def doctor(ctx: click.Context, repair: bool, as_json: bool) -> None:
     """
     from harness.cli._doctor import examine, old_schema
     from harness.store import ResultStore
-    from harness.store.fresh import is_missing
+    from harness.store.create import is_missing
 
     workspace = Workspace.current()
     if is_missing(workspace.database_url):

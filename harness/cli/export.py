@@ -157,7 +157,7 @@ def _write_bundle(
     )
     with store.snapshot() as snapshot:
         found = find_runs(snapshot, finished).keys
-        withdrawn = snapshot.withdrawn(found)
+        withdrawn = snapshot.retractions.reasons(found)
     if withdrawn:
         say(f"{plural(len(withdrawn), 'withdrawn run')} left out.", err=True)
     keys = sorted(key for key in found if key not in withdrawn)

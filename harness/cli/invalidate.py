@@ -101,7 +101,7 @@ def invalidate(
         raise UsageError("There are no results here.")
     with store:
         found = list(_ended(store, keys, methods, tasks, version, task_version))
-        before = store.errata.reasons([run.key for _, run in found])
+        before = store.retractions.reasons([run.key for _, run in found])
         chosen = [(cell, run) for cell, run in found if (run.key in before) == lift]
         if not chosen:
             already = (
@@ -112,7 +112,7 @@ def invalidate(
             raise UsageError(f"No ended run fits{already}. What there is: bench list runs")
         if not dry_run:
             changed = [run.key for _, run in chosen]
-            _ = store.errata.lift(changed) if lift else store.errata.add(changed, said)
+            _ = store.retractions.lift(changed) if lift else store.retractions.add(changed, said)
         _tell(chosen, said, lift, dry_run, as_json)
         if not dry_run:
             mirror_leftovers(workspace, store, [run.key for _, run in chosen])

@@ -124,7 +124,7 @@ def runs(
     with store:
         found = store.recent(limit, method=method, task_label=task, status=status)
         metrics = store.metrics([row.key for row in found])
-        withdrawn = store.errata.reasons([row.key for row in found])
+        withdrawn = store.retractions.reasons([row.key for row in found])
         total = sum(store.count().values())
     if as_json:
         print_json(

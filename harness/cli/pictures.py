@@ -141,7 +141,7 @@ def _model(prefix: str, allow_plugins: bool) -> Model:
             f"Run {row.key} has no checkpoint: it is {row.status.value} at step {row.step:,}. Finish it with bench run."
         )
     try:
-        model = stored(spec, method, task, file.place(workspace), file.sha256)
+        model = stored(spec, method, task, file.path_in(workspace), file.sha256)
     except CheckpointError as err:
         raise UsageError(f"{err} See: bench doctor.") from err
     if file.step < row.steps and row.status.value != "done":

@@ -207,12 +207,12 @@ def _pictures(workspace: Workspace, store: ResultStore, row: RunRow) -> Iterator
     if any(curves.values()):
         yield "curves.png", learning_curves(curves, title(row))
     for file in store.artifacts(row.key):
-        content = files.content(workspace, file)
+        content = files.read_verified(workspace, file)
         if content is not None:
             yield file.name, content
         else:
             say(
-                f"{files.shown(workspace, file)} is {files.fault(workspace, file)}; bench run --rerun makes it again.",
+                f"{files.shown_path(workspace, file)} is {files.fault(workspace, file)}; bench run --rerun makes it again.",
                 err=True,
             )
 
@@ -220,7 +220,7 @@ def _pictures(workspace: Workspace, store: ResultStore, row: RunRow) -> Iterator
 def _run(workspace: Workspace, store: ResultStore, row: RunRow) -> dict[str, Any]:
     from harness.base.spec import plain_number
     from harness.cli._summary import run_as_dict
-    from harness.store.run_files import plain
+    from harness.store.run_files import file_facts
 
     plan = store.plan(row.key)
     return run_as_dict(row, store.metrics([row.key]).get(row.key, {})) | {
@@ -231,15 +231,15 @@ def _run(workspace: Workspace, store: ResultStore, row: RunRow) -> dict[str, Any
             {"at": line.at, "status": line.status.value, "reason": line.reason, "step": line.step}
             for line in store.history(row.key)
         ],
-        "checkpoints": [plain(workspace, file) for file in store.checkpoints(row.key)],
-        "pictures": [plain(workspace, file) for file in store.artifacts(row.key)],
+        "checkpoints": [file_facts(workspace, file) for file in store.checkpoints(row.key)],
+        "pictures": [file_facts(workspace, file) for file in store.artifacts(row.key)],
         "curves": {
             name: [[step, plain_number(value)] for step, value in curve]
             for name, curve in store.curves(row.key).items()
         },
         "plan": plan.model_dump(mode="json") if plan else None,
         "environment": store.environment(row.key),
-        "errata": [mark._asdict() for mark in store.errata.of(row.key)],
+        "errata": [mark._asdict() for mark in store.retractions.of(row.key)],
         "earlier_result": store.earlier.of(row.key),
     }
 

@@ -77,7 +77,7 @@ def _work(workspace: Workspace, store: Any, options: Any, stop: Any, stay: bool)
         except BenchError as err:
             fault = err
         standings, given_up = (
-            (store.standings({*ended, *begun}), store.earlier.given_up(ended))
+            (store.statuses({*ended, *begun}), store.earlier.given_up(ended))
             if fault is None
             else ({}, {})
         )

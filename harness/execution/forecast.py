@@ -9,7 +9,7 @@ from collections.abc import Hashable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from harness.base.spec import NewRun, Status
-from harness.store import Owner, ResultStore, Standing
+from harness.store import Owner, ResultStore, RunStatus
 from harness.store.claims import CRASHED
 from harness.store.store import LEASE_S
 
@@ -133,7 +133,7 @@ def forecast(
         retry: so is what diverged or failed.
     """
     named = [_Run(run, run.spec.key, run.spec.cell, run.description.method) for run in runs]
-    standings = store.standings([run.key for run in named]) if store else {}
+    standings = store.statuses([run.key for run in named]) if store else {}
     holders = (
         store.holders([key for key, run in standings.items() if run.status == Status.RUNNING])
         if store
@@ -145,7 +145,7 @@ def forecast(
         else {}
     )
     marked = dict.fromkeys((key for key, row in failed.items() if row.reason == CRASHED), GIVEN_UP)
-    marked |= dict.fromkeys(store.errata.reasons(standings) if store else (), WITHDRAWN)
+    marked |= dict.fromkeys(store.retractions.reasons(standings) if store else (), WITHDRAWN)
     stored = [
         _standing(run, standings.get(run.key), run.key in holders, marked.get(run.key))
         for run in named
@@ -171,7 +171,7 @@ def _to_make(retry: bool) -> tuple[str, ...]:
     return OPEN + AGAIN if retry else OPEN
 
 
-def _standing(run: _Run, standing: Standing | None, held: bool, mark: str | None) -> _Run:
+def _standing(run: _Run, standing: RunStatus | None, held: bool, mark: str | None) -> _Run:
     """A run as it is for whoever waits for it: one whose process died is interrupted."""
     if standing is None:
         return run

@@ -43,10 +43,10 @@ from harness.store import (
     Curve,
     Metric,
     Outcome,
+    Progress,
     ResultStore,
-    Saved,
 )
-from harness.store.run_files import Stray, listed_in, remove_files, set_aside
+from harness.store.run_files import Stray, files_of_edition, remove_files, set_aside
 from harness.training import checkpoint, devices, validation
 from harness.training import figures as gallery
 from harness.training import loop as training
@@ -237,7 +237,7 @@ def _saved_member(
     at_step = [file for file in files[spec.key] if file.step == step]
     if not at_step:
         raise CheckpointError(f"Run {spec.key} has no checkpoint at step {step}.")
-    return checkpoint.read(at_step[0].place(job.workspace), at_step[0].sha256, spec.key)[0]
+    return checkpoint.read(at_step[0].path_in(job.workspace), at_step[0].sha256, spec.key)[0]
 
 
 def save(job: Job, state: State, remark: str | None = None) -> float:
@@ -249,7 +249,7 @@ def save(job: Job, state: State, remark: str | None = None) -> float:
         (place, spec, claim) for place, spec, claim in job.members() if bool(state.alive[place])
     ]
     saved = [
-        Saved(
+        Progress(
             state.step,
             job.wall_s(claim),
             all_curves(state, place, spec),
@@ -291,7 +291,9 @@ def tidy(job: Job) -> None:
     leaves them. Half-written ones go.
     """
     present = [
-        stray for _, _, claim in job.members() for stray in listed_in(job.workspace, claim.edition)
+        stray
+        for _, _, claim in job.members()
+        for stray in files_of_edition(job.workspace, claim.edition)
     ]
 
     def put_aside(stray: Stray) -> None:

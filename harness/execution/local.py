@@ -70,8 +70,8 @@ def prepare(
     Raises:
         UsageError: a living process holds a run that is to be put back.
     """
-    rows = store.standings(run.spec.key for run in runs)
-    withdrawn = store.errata.reasons(rows)
+    rows = store.statuses(run.spec.key for run in runs)
+    withdrawn = store.retractions.reasons(rows)
     again = {
         key
         for key, row in rows.items()

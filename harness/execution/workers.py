@@ -26,7 +26,7 @@ from harness.base.subprocesses import end, spawn
 from harness.base.tracebacks import place_in, traceback_of
 from harness.base.workspace import Workspace, redact
 from harness.execution.job import Ended, Note, Options, Stop, with_retry
-from harness.store import ResultStore, Standing
+from harness.store import ResultStore, RunStatus
 
 LOOK_S = 1.0
 AT_ONCE = 200
@@ -139,7 +139,7 @@ class Watch:
         place = self._running = 0
         while place < len(self.left):
             part = self.left[place : place + AT_ONCE]
-            now = with_retry(partial(self._store.standings, part))
+            now = with_retry(partial(self._store.statuses, part))
             over = {key for key in part if key not in now or now[key].status not in OPEN}
             for key, run in now.items():
                 self._count(key, run, key in over)
@@ -150,7 +150,7 @@ class Watch:
                 break
         return ended
 
-    def _count(self, key: str, run: Standing, has_ended: bool) -> None:
+    def _count(self, key: str, run: RunStatus, has_ended: bool) -> None:
         taken = run.steps if has_ended else run.step
         self._steps += 0 if key in self._taken else run.steps
         self._steps_taken += taken - self._taken.get(key, 0)
@@ -281,7 +281,7 @@ def _work(
     from harness.store.reading import chunks
 
     with ResultStore.open(workspace.database_url) as store:
-        if not any(store.standings(part) for part in chunks(keys)):
+        if not any(store.statuses(part) for part in chunks(keys)):
             raise UsageError(
                 f"None of the runs asked for is in {redact(workspace.database_url)}. "
                 "Workers need the BENCH_HOME and BENCH_DATABASE_URL of the command that sends them work."

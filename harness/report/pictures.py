@@ -9,7 +9,7 @@ from harness.base.workspace import Workspace
 from harness.report.page import Picture, Section
 from harness.report.view import View, columns
 from harness.store import ArtifactFile, ResultStore
-from harness.store.run_files import content
+from harness.store.run_files import read_verified
 
 NAMES = {"samples.png": "samples", "reconstructions.png": "reconstructions"}
 MOST, MOST_BYTES = 40, 4_000_000
@@ -24,7 +24,7 @@ def section(view: View, workspace: Workspace) -> Section | None:
         return None
     pictures, damaged, left, size = [], 0, 0, 0
     for caption, file in pngs:
-        png = content(workspace, file)
+        png = read_verified(workspace, file)
         if png is None or not png.startswith(SIGNATURE):
             damaged += 1
         elif len(pictures) == MOST or size + len(png) > MOST_BYTES:

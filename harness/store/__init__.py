@@ -4,7 +4,7 @@ that imports sqlalchemy.
 
 from __future__ import annotations
 
-from harness.store.errata import Errata, Erratum
+from harness.store.retractions import Retraction, Retractions
 from harness.store.rows import (
     ArtifactFile,
     CheckpointFile,
@@ -16,18 +16,18 @@ from harness.store.rows import (
     OpenRun,
     Outcome,
     Owner,
+    Progress,
     RunRow,
-    Saved,
-    Standing,
+    RunStatus,
 )
-from harness.store.scores import CODE, CellRow, Replicate, Scores, is_newest
+from harness.store.scores import CODE_DIGITS, CellRow, Replicate, Scores, is_newest
 from harness.store.snapshot import Snapshot
 from harness.store.store import ResultStore
 from harness.store.transfer import Adoption, Result
 from harness.store.upgrade import HEAD, backup, current_revision, info, upgrade
 
 __all__ = [
-    "CODE",
+    "CODE_DIGITS",
     "HEAD",
     "Adoption",
     "ArtifactFile",
@@ -35,22 +35,22 @@ __all__ = [
     "CheckpointFile",
     "Claim",
     "Curve",
-    "Errata",
-    "Erratum",
     "File",
     "HistoryRow",
     "Metric",
     "OpenRun",
     "Outcome",
     "Owner",
+    "Progress",
     "Replicate",
     "Result",
     "ResultStore",
+    "Retraction",
+    "Retractions",
     "RunRow",
-    "Saved",
+    "RunStatus",
     "Scores",
     "Snapshot",
-    "Standing",
     "backup",
     "current_revision",
     "info",

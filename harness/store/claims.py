@@ -14,7 +14,7 @@ from sqlalchemy import Connection, Row, bindparam, insert, select, text, tuple_,
 from harness.base.errors import LeaseLost, UsageError
 from harness.base.spec import TERMINAL, Plan, Status
 from harness.base.workspace import Edition
-from harness.store.connect import now
+from harness.store.database import now
 from harness.store.reading import abandoned, chunks, database_id, is_held, owner_of, plans_by_digest
 from harness.store.rows import Claim, OpenRun, Owner, Taken
 from harness.store.schema import run_history, runs

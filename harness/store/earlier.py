@@ -16,11 +16,11 @@ from sqlalchemy import Connection, Row, delete, insert, select, update
 from harness.base.spec import TERMINAL, Status, canonical_json
 from harness.base.workspace import Edition
 from harness.store.claims import NO_OWNER, Rows, change, fenced, lock, record, refuse_held, release
-from harness.store.connect import now
-from harness.store.errata import STANDING
+from harness.store.database import now
 from harness.store.files import drop_files
 from harness.store.floats import stored_json
 from harness.store.reading import chunks, database_id, is_held
+from harness.store.retractions import STANDING
 from harness.store.rows import ArtifactFile, CheckpointFile, Claim, File
 from harness.store.schema import (
     artifacts,

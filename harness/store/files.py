@@ -12,7 +12,7 @@ from sqlalchemy import ColumnElement, Connection, Row, delete, insert, select
 
 from harness.base.workspace import Edition, checkpoint_name
 from harness.store.claims import keep_still, lock
-from harness.store.connect import now
+from harness.store.database import now
 from harness.store.floats import stored_json
 from harness.store.reading import chunks, database_id, is_held, owner_of
 from harness.store.rows import ArtifactFile, CheckpointFile, File, OnDisk, Owner

@@ -11,6 +11,7 @@ from typing import Any
 
 from pydantic_core import from_json
 
+from harness.base.errors import StoreError
 from harness.store.rows import Curve
 
 FINITE = "finite"
@@ -60,9 +61,14 @@ def stored_json(text: str) -> Any:
     """Plain values as the database keeps them.
 
     Raises:
-        ValueError: it is not JSON, in which no number is NaN.
+        StoreError: it is not JSON, in which no number is NaN.
     """
-    return from_json(text, allow_inf_nan=False)
+    try:
+        return from_json(text, allow_inf_nan=False)
+    except (ValueError, TypeError) as err:
+        raise StoreError(
+            f"The result database has {text!r:.60} where bench writes JSON. See: bench doctor."
+        ) from err
 
 
 def decode_curve(steps: str, values: str) -> Curve:

@@ -11,7 +11,7 @@ from typing import Any
 from sqlalchemy import Connection, Row, or_, select
 
 from harness.base.spec import OPEN, Status
-from harness.store.connect import freeze, now
+from harness.store.database import freeze, now
 from harness.store.reading import OWNER_COLUMNS, chunks, is_held, owner_of
 from harness.store.rows import OpenRun, Owner
 from harness.store.schema import runs

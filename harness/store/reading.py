@@ -26,9 +26,9 @@ from sqlalchemy import (
 
 from harness.base.errors import StoreError
 from harness.base.spec import Description, Plan, Status
-from harness.store.connect import now
+from harness.store.database import now
 from harness.store.floats import decode, decode_curve, stored_json
-from harness.store.rows import Curve, HistoryRow, Metric, Owner, RunRow, Standing
+from harness.store.rows import Curve, HistoryRow, Metric, Owner, RunRow, RunStatus
 from harness.store.schema import (
     BEHIND,
     curves,
@@ -104,16 +104,16 @@ def rows(connection: Connection, keys: Sequence[str]) -> dict[str, RunRow]:
     return {key: found[key] for key in dict.fromkeys(keys) if key in found}
 
 
-def standings(connection: Connection, keys: Iterable[str]) -> dict[str, Standing]:
+def statuses(connection: Connection, keys: Iterable[str]) -> dict[str, RunStatus]:
     """Where each of these runs stands; one that is not stored is left out."""
-    query = select(runs.c.key, *(runs.c[field.name] for field in fields(Standing)))
+    query = select(runs.c.key, *(runs.c[field.name] for field in fields(RunStatus)))
     found: Iterator[Any] = (
         row
         for part in chunks(keys)
         for row in connection.execute(query.where(runs.c.key.in_(part)))
     )
     return {
-        row.key: Standing(
+        row.key: RunStatus(
             Status(row.status), row.step, row.steps, row.wall_s, row.crashes, row.source_hash
         )
         for row in found

@@ -166,7 +166,7 @@ class OpenRun(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Standing:
+class RunStatus:
     """Where a run stands: `wall_s` is seconds of work so far."""
 
     status: Status
@@ -239,7 +239,7 @@ class CheckpointFile:
         """The file's name."""
         return checkpoint_name(self.step)
 
-    def place(self, workspace: Workspace) -> Path:
+    def path_in(self, workspace: Workspace) -> Path:
         """Where it lies. Raises a `StoreError` where its row leads nowhere."""
         return workspace.checkpoint_file(self.edition, self.step)
 
@@ -255,7 +255,7 @@ class ArtifactFile:
     size: int
     edition: Edition = field(default=NOWHERE, compare=False)
 
-    def place(self, workspace: Workspace) -> Path:
+    def path_in(self, workspace: Workspace) -> Path:
         """Where it lies. Raises a `StoreError` where its row leads nowhere."""
         return workspace.picture_file(self.edition, self.name)
 
@@ -278,7 +278,7 @@ class OnDisk(Protocol):
 
 
 @dataclass(frozen=True)
-class Saved:
+class Progress:
     """A run's progress: each curve is given whole, from its first point. `remark` is for its
     history.
     """

@@ -32,7 +32,7 @@ class Stray:
     path: Path
 
 
-def content(workspace: Workspace, file: File) -> bytes | None:
+def read_verified(workspace: Workspace, file: File) -> bytes | None:
     """The bytes of a file on record; None where they are missing or others."""
     found = _read(workspace, file)
     return found if isinstance(found, bytes) else None
@@ -48,7 +48,7 @@ def fault(workspace: Workspace, file: File) -> str | None:
 
 def _read(workspace: Workspace, file: File) -> bytes | str:
     try:
-        found = file.place(workspace).read_bytes()
+        found = file.path_in(workspace).read_bytes()
     except FileNotFoundError:
         return MISSING
     except StoreError as err:
@@ -58,18 +58,18 @@ def _read(workspace: Workspace, file: File) -> bytes | str:
     return found if hashlib.sha256(found).hexdigest() == file.sha256 else DAMAGED
 
 
-def shown(workspace: Workspace, file: File) -> str:
+def shown_path(workspace: Workspace, file: File) -> str:
     """Where a file lies in the workspace, for people."""
     try:
-        return str(file.place(workspace).relative_to(workspace.home))
+        return str(file.path_in(workspace).relative_to(workspace.home))
     except StoreError:
         return repr(file.name)
 
 
-def plain(workspace: Workspace, file: File) -> dict[str, Any]:
+def file_facts(workspace: Workspace, file: File) -> dict[str, Any]:
     """A file on record as plain values, with where it lies in the workspace."""
     return {name: value for name, value in vars(file).items() if name != "edition"} | {
-        "path": shown(workspace, file)
+        "path": shown_path(workspace, file)
     }
 
 
@@ -85,7 +85,7 @@ def remove_files(workspace: Workspace, store: ResultStore, files: Sequence[File]
         if file.edition.number == 0 and fault(workspace, file) is not None:
             return
         with suppress(StoreError, OSError):
-            path = file.place(workspace)
+            path = file.path_in(workspace)
             path.unlink(missing_ok=True)
             path.parent.rmdir()
 
@@ -94,7 +94,7 @@ def remove_files(workspace: Workspace, store: ResultStore, files: Sequence[File]
             store.files.discard(files, remove)
 
 
-def listed_in(workspace: Workspace, edition: Edition) -> Iterator[Stray]:
+def files_of_edition(workspace: Workspace, edition: Edition) -> Iterator[Stray]:
     """What lies in the folders of an edition. In those of before nothing says whose a file is: they
     are left alone.
     """
@@ -108,7 +108,7 @@ def listed_in(workspace: Workspace, edition: Edition) -> Iterator[Stray]:
             )
 
 
-def all_listed(workspace: Workspace, database: str) -> Iterator[Stray]:
+def files_of_database(workspace: Workspace, database: str) -> Iterator[Stray]:
     """What lies in the folders of a database. Other databases over the workspace have theirs, and
     those of before are nobody's.
     """

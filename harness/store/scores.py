@@ -15,7 +15,7 @@ from harness.store.reading import CHUNK, begins, chunks, parsed_description
 from harness.store.rows import Curve, RunRow
 from harness.store.schema import curves, descriptions, environments, metrics, runs
 
-CODE = 8
+CODE_DIGITS = 8
 """Digits that tell one code of a plugin from another."""
 
 
@@ -50,7 +50,7 @@ class CellRow(NamedTuple):
 
 
 def _names(name: str, label: str, source: str | None) -> tuple[str, ...]:
-    return (name, label) if source is None else (name, label, f"{name}@{source[:CODE]}")
+    return (name, label) if source is None else (name, label, f"{name}@{source[:CODE_DIGITS]}")
 
 
 class Replicate(NamedTuple):

@@ -10,10 +10,10 @@ from sqlalchemy import Connection, Engine, Table, func, select
 
 from harness.base.spec import Description
 from harness.store import reading
-from harness.store.connect import clear_errors, freeze
-from harness.store.errata import Errata
+from harness.store.database import clear_errors, freeze
 from harness.store.floats import decode_curve, stored_json
 from harness.store.reading import chunks
+from harness.store.retractions import Retractions
 from harness.store.rows import Curve, Metric, RunRow
 from harness.store.schema import curves, environments, metrics, plans, runs
 from harness.store.scores import CellRow, Scores, each_cell
@@ -52,9 +52,10 @@ class Snapshot(Scores):
                     found[name] = found.get(name, False) or errors > 0
         return dict(sorted(found.items()))
 
-    def withdrawn(self, keys: Collection[str]) -> dict[str, str]:
-        """Why results do not stand, by run; a run whose result stands is left out."""
-        return Errata(self._read, self._read).reasons(keys)
+    @property
+    def retractions(self) -> Retractions:
+        """Which results are retracted."""
+        return Retractions(self._read, self._read)
 
     def curves(self, keys: Collection[str]) -> list[tuple[str, str, Curve]]:
         """All curves of these runs as (key, name, points), sorted by name within a run."""
@@ -69,7 +70,7 @@ class Snapshot(Scores):
             (row["run"], row["name"], decode_curve(row["steps"], row["values"])) for row in rows
         ]
 
-    def origins(self, keys: Collection[str]) -> dict[str, tuple[dict[str, Any], dict[str, Any]]]:
+    def provenance(self, keys: Collection[str]) -> dict[str, tuple[dict[str, Any], dict[str, Any]]]:
         """By run, what its last attempt ran on and the plan that it follows; empty where there is
         none yet.
         """

@@ -14,10 +14,10 @@ from harness.base.spec import Description, NewRun, Plan, Status
 from harness.base.workspace import Edition
 from harness.store import claims as claiming
 from harness.store import (
-    connect,
+    create,
+    database,
     earlier,
     files,
-    fresh,
     queue,
     reading,
     snapshot,
@@ -25,7 +25,7 @@ from harness.store import (
     writing,
 )
 from harness.store.earlier import Earlier
-from harness.store.errata import Errata
+from harness.store.retractions import Retractions
 from harness.store.rows import (
     ArtifactFile,
     CheckpointFile,
@@ -37,9 +37,9 @@ from harness.store.rows import (
     OpenRun,
     Outcome,
     Owner,
+    Progress,
     RunRow,
-    Saved,
-    Standing,
+    RunStatus,
     Taken,
 )
 from harness.store.scores import Scores
@@ -53,7 +53,7 @@ class ResultStore:
     """Runs, who holds them, and their results, in a SQLite file or on a PostgreSQL server.
 
     Every method is one transaction. Threads may share a store; a child process opens its own.
-    `scores` is what comparisons read; `errata` marks results that do not stand, `earlier` has those
+    `scores` is what comparisons read; `retractions` marks results that do not stand, `earlier` has those
     that wait for their successor, `files` says which files are on record.
 
     A run belongs to the process whose claim raised its fence last. The lease says for how long
@@ -67,7 +67,7 @@ class ResultStore:
         self._engine = engine
         self._url = url
         self.scores = Scores(self._read)
-        self.errata = Errata(self._read, self._write)
+        self.retractions = Retractions(self._read, self._write)
         self.earlier = Earlier(self._read, self._write)
         self.files = files.Files(self._read, self._write)
 
@@ -79,7 +79,7 @@ class ResultStore:
             SchemaMismatch: its schema is older or newer than this program.
             UsageError: the address is of no kind that is supported.
         """
-        return cls(fresh.ready_engine(url), url)
+        return cls(create.ready_engine(url), url)
 
     def close(self) -> None:
         """Let go of the database."""
@@ -97,10 +97,10 @@ class ResultStore:
         self.close()
 
     def _read(self) -> AbstractContextManager[Connection]:
-        return connect.reading(self._engine, self._url)
+        return database.reading(self._engine, self._url)
 
     def _write(self) -> AbstractContextManager[Connection]:
-        return connect.writing(self._engine, self._url)
+        return database.writing(self._engine, self._url)
 
     # Reading
 
@@ -127,10 +127,10 @@ class ResultStore:
         with self._read() as connection:
             return queue.next_runs(connection, limit, without)
 
-    def standings(self, keys: Iterable[str]) -> dict[str, Standing]:
+    def statuses(self, keys: Iterable[str]) -> dict[str, RunStatus]:
         """Where each of these runs stands; one that is not stored is left out."""
         with self._read() as connection:
-            return reading.standings(connection, keys)
+            return reading.statuses(connection, keys)
 
     def find(self, prefix: str) -> list[RunRow]:
         """The runs whose keys begin with `prefix`, sorted by key."""
@@ -240,7 +240,7 @@ class ResultStore:
         """
         with self._write() as connection:
             taken = claiming.claim(connection, keys, owner, lease_s)
-            earlier.decide(connection, taken.given_up, connect.now(connection))
+            earlier.decide(connection, taken.given_up, database.now(connection))
             return taken.claims
 
     def claim_first(
@@ -253,7 +253,7 @@ class ResultStore:
             return Taken([], [])
         with self._write() as connection:
             taken = claiming.claim_first(connection, stacks, owner, lease_s)
-            earlier.decide(connection, taken.given_up, connect.now(connection))
+            earlier.decide(connection, taken.given_up, database.now(connection))
             return taken
 
     def heartbeat(self, claims: Sequence[Claim], lease_s: float = LEASE_S) -> None:
@@ -286,7 +286,7 @@ class ResultStore:
         with self._write() as connection:
             writing.begin(connection, claims, plan, environment)
 
-    def save(self, claims: Sequence[Claim], saved: Sequence[Saved]) -> list[CheckpointFile]:
+    def save(self, claims: Sequence[Claim], saved: Sequence[Progress]) -> list[CheckpointFile]:
         """Store the progress of a stack's members; those that have ended stay as they are.
 
         Returns:

@@ -15,7 +15,7 @@ from harness.base.spec import TERMINAL, NewRun, Plan, RunSpec, Status, canonical
 from harness.base.workspace import Edition
 from harness.store import earlier, reading
 from harness.store.claims import change, lock, record
-from harness.store.connect import freeze, now
+from harness.store.database import freeze, now
 from harness.store.files import artifacts_of, checkpoints_of, editions_of
 from harness.store.floats import encode_curve
 from harness.store.rows import File, HistoryRow, Metric, Outcome, Owner, RunRow

@@ -26,7 +26,7 @@ from sqlalchemy import (
 from harness.base.errors import SchemaBehind, SchemaMismatch, StoreError, UsageError
 from harness.base.files import sync_folder
 from harness.base.workspace import redact
-from harness.store.connect import clear_errors, engine_for, reading, sqlite_file, writing
+from harness.store.database import clear_errors, engine_for, reading, sqlite_file, writing
 from harness.store.floats import stored_json
 from harness.store.schema import descriptions, metadata, runs
 from harness.store.writing import insert_new

@@ -21,11 +21,11 @@ from harness.store.claims import (
     record,
     refuse_held,
 )
-from harness.store.connect import now
+from harness.store.database import now
 from harness.store.files import write_artifacts, write_checkpoint
 from harness.store.floats import encode, encode_curve
 from harness.store.reading import chunks, is_held
-from harness.store.rows import CheckpointFile, Claim, Curve, File, Metric, Outcome, Saved
+from harness.store.rows import CheckpointFile, Claim, Curve, File, Metric, Outcome, Progress
 from harness.store.schema import curves, descriptions, environments, metrics, plans, runs, sources
 
 
@@ -122,7 +122,7 @@ def begin(
 
 
 def save(
-    connection: Connection, claims: Sequence[Claim], saved: Sequence[Saved]
+    connection: Connection, claims: Sequence[Claim], saved: Sequence[Progress]
 ) -> list[CheckpointFile]:
     """Store the progress of every member that still runs; return the checkpoints that are no longer
     kept.

@@ -11,7 +11,7 @@ from urllib.parse import unquote, urlsplit
 from harness.base.spec import TERMINAL
 from harness.base.workspace import Workspace
 from harness.store import CheckpointFile, ResultStore, RunRow
-from harness.store.run_files import content
+from harness.store.run_files import read_verified
 from harness.tracking.runs import params_of, sync
 from harness.tracking.server import DATABASE, MirrorError, connect, is_missing, is_ours, one_line
 
@@ -145,7 +145,7 @@ def _has_lost_files(
         return True
     has_checkpoint = (folder / "checkpoint" / f"{row.key}.safetensors").exists()
     return not has_checkpoint and any(
-        content(workspace, file) is not None for file in files.get(row.key, [])[:1]
+        read_verified(workspace, file) is not None for file in files.get(row.key, [])[:1]
     )
 
 

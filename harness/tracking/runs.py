@@ -20,7 +20,7 @@ from harness.base.errors import BenchError, shortened
 from harness.base.spec import Status, digest
 from harness.base.workspace import Workspace
 from harness.store import Curve, File, Metric, ResultStore, RunRow
-from harness.store.run_files import content
+from harness.store.run_files import read_verified
 from harness.tracking.server import DATABASE, connect, is_ours, is_remote, upload
 
 if TYPE_CHECKING:
@@ -241,7 +241,7 @@ def _tags(store: ResultStore, row: RunRow, metrics: dict[str, Metric]) -> dict[s
         "bench.seed": str(row.seed),
         "bench.status": row.status.value,
         "bench.reason": row.reason,
-        "bench.withdrawn": store.errata.reasons([row.key]).get(row.key),
+        "bench.withdrawn": store.retractions.reasons([row.key]).get(row.key),
         "bench.protocol": row.protocol,
         "bench.version": str(environment.get("bench", harness.__version__)),
         "bench.not_finite": ", ".join(odd),  # MLflow shows an infinity as 1.8e308
@@ -363,7 +363,7 @@ def _upload(
         }
         kept |= {f"pictures/{file.name}": file for file in store.artifacts(row.key)}
         for target, file in kept.items():
-            found = content(workspace, file)
+            found = read_verified(workspace, file)
             if found is not None:  # the database may be shared, the file on another machine
                 (folder / target).parent.mkdir(exist_ok=True)
                 (folder / target).write_bytes(found)

@@ -16,7 +16,7 @@ from harness.base.errors import BenchError, UsageError
 from harness.base.errors import one_line as on_one_line
 from harness.base.workspace import Workspace, leads_straight, redact, sqlite_url, without_password
 from harness.store import ResultStore
-from harness.store.fresh import NO_HARD_LINKS, part_beside
+from harness.store.create import NO_HARD_LINKS, part_beside
 from harness.store.upgrade import holds_results
 
 if TYPE_CHECKING:

@@ -20,7 +20,7 @@ from harness.base.spec import NewRun, Status, digest
 from harness.base.workspace import Workspace
 from harness.plan.grid import Setting
 from harness.store import Metric, ResultStore
-from harness.store.fresh import is_missing
+from harness.store.create import is_missing
 from harness.tuning.search import Search, SearchRecord, Spec, run_keys
 from harness.tuning.trials import (
     NOT_MEASURED,
@@ -190,7 +190,7 @@ def measured(
     }
     every_key = [key for members in keys.values() for key in members]
     metrics = {} if store is None else store.metrics(every_key)
-    retracted = {} if store is None else store.errata.reasons(every_key)
+    retracted = {} if store is None else store.retractions.reasons(every_key)
     results = []
     for trial in trials:
         members = keys.get(trial.number, [])

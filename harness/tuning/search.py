@@ -17,7 +17,7 @@ from harness.base.spec import NewRun, digest
 from harness.plan.grid import Setting, cell_runs, parse_seeds, parse_selector
 from harness.plan.studies import Study
 from harness.plan.tune_options import Tune
-from harness.store import CODE
+from harness.store import CODE_DIGITS
 from harness.tuning.space import Column, Dimension, space
 
 Spec = dict[str, Any]
@@ -224,7 +224,7 @@ class Search:
 
 def _code(source: str | None) -> str:
     """Which code it is, of a plugin that is not installed."""
-    return f", code {source[:CODE]}" if source else ""
+    return f", code {source[:CODE_DIGITS]}" if source else ""
 
 
 def searches(tune: Tune, study: str, sets: dict[str, Any] | None = None) -> list[Search]:

@@ -36,8 +36,8 @@ from optuna.trial import FrozenTrial, TrialState, create_trial
 from harness.base.errors import StoreError, UsageError, one_line
 from harness.base.spec import canonical_json
 from harness.base.workspace import redact, without_password
-from harness.store.connect import sqlite_file
-from harness.store.exclusive import built_aside, exclusive
+from harness.store.database import sqlite_file
+from harness.store.locks import built_aside, named_lock
 from harness.tuning.search import REDUCTION, Search, SearchRecord, Spec
 from harness.tuning.space import Dimension
 
@@ -91,13 +91,13 @@ def open_log(url: str, search: Search) -> Iterator[TrialLog]:
     Raises:
         UsageError: another process tunes this search.
     """
-    with exclusive(url, search.name) as acquired:
+    with named_lock(url, search.name) as acquired:
         if not acquired:
             raise UsageError(
                 f"Another process is tuning '{search.name}'. Wait for it, or stop it: "
                 "its trials are saved."
             )
-        with exclusive(url, "creation", wait=True), built_aside(url, _create), _storage(url):
+        with named_lock(url, "creation", wait=True), built_aside(url, _create), _storage(url):
             pass  # the process that comes first creates the tables
         with _storage(url) as storage:
             study = quietly(

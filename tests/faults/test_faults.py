@@ -98,7 +98,7 @@ def damage(home: Path, kind: str, other: Path) -> CheckpointFile:
     with opened(home) as store:
         (row,) = store.recent()
         file = store.checkpoints(row.key)[0]
-    path = file.place(Workspace(home))
+    path = file.path_in(Workspace(home))
     content = bytearray(path.read_bytes())
     if kind == "flipped":
         content[-3] ^= 8
@@ -268,7 +268,7 @@ def test_doctor_finds_and_mends(whole, tmp_path):
     kill(process)
     with opened(home) as store:
         (done,) = store.recent(status="done")
-        path = store.checkpoints(done.key)[0].place(Workspace(home))
+        path = store.checkpoints(done.key)[0].path_in(Workspace(home))
     path.write_bytes(b"junk")
     path.with_name("stray").write_text("?")
 

@@ -64,7 +64,7 @@ def files(home):
     """The files on record, those of results that wait among them; and the files that are there."""
     with opened(home) as store:
         on_record = {
-            file.place(Workspace(home))
+            file.path_in(Workspace(home))
             for found in store.files.checkpoints().values()
             for file in found
         }

@@ -18,7 +18,7 @@ from runs import ROOT, prepared, start
 from sqlalchemy import MetaData, select
 
 from harness.base.workspace import Workspace, redact
-from harness.store import connect
+from harness.store.database import engine_for, reading
 from harness.tracking.server import ui_command
 
 SECRET = "Tr0ub4dor&3/x"
@@ -52,8 +52,8 @@ def watched(process) -> tuple[str, set[str]]:
 
 def dumped(url: str) -> str:
     """Every value of a database."""
-    engine, tables = connect.engine_for(url), MetaData()
-    with connect.reading(engine, url) as connection:
+    engine, tables = engine_for(url), MetaData()
+    with reading(engine, url) as connection:
         tables.reflect(connection)
         text = "\n".join(
             str(row) for table in tables.sorted_tables for row in connection.execute(select(table))

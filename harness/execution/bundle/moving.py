@@ -22,8 +22,8 @@ from harness.base.workspace import Edition, Workspace
 from harness.execution.bundle.lines import encode_line
 from harness.execution.bundle.reading import FILES, FORMAT, HEAD, LINES, Bundle
 from harness.store import Adoption, File, Result, ResultStore
-from harness.store.fresh import part_beside
-from harness.store.run_files import fault, remove_files, shown
+from harness.store.create import part_beside
+from harness.store.run_files import fault, remove_files, shown_path
 from harness.training import checkpoint
 
 BLOCK = 2**20
@@ -112,9 +112,9 @@ def _without_missing(
     missing = {}
     for file in _files_of(result):
         if fault(workspace, file) is None:
-            files[file.sha256] = file.place(workspace)
+            files[file.sha256] = file.path_in(workspace)
         else:
-            missing[file] = shown(workspace, file)
+            missing[file] = shown_path(workspace, file)
     saved = result.outcome.checkpoint
     kept = replace(
         result.outcome,
@@ -174,6 +174,6 @@ def read_in(workspace: Workspace, store: ResultStore, bundle: Bundle) -> Iterato
 
 def _settle(workspace: Workspace, bundle: Bundle, result: Result, edition: Edition) -> None:
     for file in _files_of(result):
-        path = replace(file, edition=edition).place(workspace)
+        path = replace(file, edition=edition).path_in(workspace)
         remove_partial_files(path)
         checkpoint.write(path, bundle.content(file.sha256))

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 from sqlalchemy import Connection, Select, insert, select, update
 
 from harness.base.spec import TERMINAL
-from harness.store.connect import now
+from harness.store.database import now
 from harness.store.floats import stored_json
 from harness.store.reading import chunks
 from harness.store.schema import earlier_results, errata, runs
@@ -17,7 +17,7 @@ from harness.store.schema import earlier_results, errata, runs
 STANDING = errata.c.lifted_at.is_(None) & errata.c.replaced_at.is_(None)
 
 
-class Erratum(NamedTuple):
+class Retraction(NamedTuple):
     """A mark on a run's result: since when, why, and when it was lifted, or the run made anew; then
     `result` is what there was before.
     """
@@ -30,7 +30,7 @@ class Erratum(NamedTuple):
     result: dict[str, Any] | None
 
 
-class Errata:
+class Retractions:
     """Marks results and reads the marks, each method in one transaction."""
 
     def __init__(
@@ -58,14 +58,14 @@ class Errata:
             )
             return {run: reason for part in parts for run, reason in connection.execute(part)}
 
-    def of(self, key: str) -> list[Erratum]:
+    def of(self, key: str) -> list[Retraction]:
         """Every mark that a run ever had, the first one first."""
-        columns = [errata.c[name] for name in Erratum._fields]
+        columns = [errata.c[name] for name in Retraction._fields]
         query: Select[Any] = select(*columns).where(errata.c.run == key).order_by(errata.c.id)
         with self._read() as connection:
             found = connection.execute(query).all()
         return [
-            Erratum._make((*told, stored_json(result) if result else None))
+            Retraction._make((*told, stored_json(result) if result else None))
             for *told, result in found
         ]
 

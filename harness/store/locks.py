@@ -12,12 +12,12 @@ from sqlalchemy import text
 
 from harness.base.errors import StoreError
 from harness.base.workspace import sqlite_url
-from harness.store.connect import clear_errors, engine_for, sqlite_file
-from harness.store.fresh import part_beside, publish
+from harness.store.create import part_beside, publish
+from harness.store.database import clear_errors, engine_for, sqlite_file
 
 
 @contextmanager
-def exclusive(url: str, name: str, wait: bool = False) -> Iterator[bool]:
+def named_lock(url: str, name: str, wait: bool = False) -> Iterator[bool]:
     """Whether this process alone holds a name; until the block ends. The lock goes with the
     process, however it ends.
 

@@ -9,9 +9,10 @@ from typing import Any, NamedTuple
 
 from sqlalchemy import Column, Connection, Double, Row, Table, Text, select
 
+from harness.base.errors import StoreError
 from harness.base.spec import Status, digest
 from harness.base.workspace import DATABASE, FILE_NAME
-from harness.store.connect import engine_for, reading
+from harness.store.database import engine_for, reading
 from harness.store.earlier import COLUMNS, TABLES
 from harness.store.floats import FINITE, decode_curve, stored_json
 from harness.store.schema import metadata
@@ -24,7 +25,7 @@ Content = Callable[[Any, Row[Any]], bool]
 KINDS = (FINITE, "nan", "+inf", "-inf")
 
 
-class Edited(NamedTuple):
+class EditedRow(NamedTuple):
     """A row that bench cannot have written: its table and name, and the column that shows it."""
 
     table: str
@@ -36,7 +37,7 @@ class Edited(NamedTuple):
         return f"row '{self.row}' of table {self.table} has {self.value} as {self.column}"
 
 
-def edited(url: str) -> Iterator[Edited]:
+def find_edited_rows(url: str) -> Iterator[EditedRow]:
     """The rows of a database that hold what bench never writes, each with its first such column.
 
     A number that was replaced by another number is not found, unless it is part of what a run is.
@@ -56,7 +57,7 @@ def edited(url: str) -> Iterator[Edited]:
         engine.dispose()
 
 
-def _of(connection: Connection, table: Table) -> Iterator[Edited]:
+def _of(connection: Connection, table: Table) -> Iterator[EditedRow]:
     checks = [
         (column, _type_of(column), CONTENT.get((table.name, column.name)))
         for column in table.columns
@@ -72,7 +73,7 @@ def _of(connection: Connection, table: Table) -> Iterator[Edited]:
         )
         if wrong is not None:
             name = " ".join(f"{row._mapping[column.name]}" for column in table.primary_key)
-            yield Edited(table.name, name, wrong, f"{row._mapping[wrong]!r:.60}")
+            yield EditedRow(table.name, name, wrong, f"{row._mapping[wrong]!r:.60}")
 
 
 def _is_right(
@@ -86,7 +87,7 @@ def _is_right(
         return bool(column.nullable)
     try:
         return has_type(value) and (content is None or content(value, row))
-    except (ValueError, TypeError, LookupError, AttributeError, RecursionError):
+    except (ValueError, TypeError, LookupError, AttributeError, RecursionError, StoreError):
         return False
 
 

@@ -14,7 +14,7 @@ from sqlalchemy import Engine
 
 from harness.base.files import sync_folder
 from harness.base.workspace import sqlite_url
-from harness.store.connect import clear_errors, engine_for, reading, sqlite_file
+from harness.store.database import clear_errors, engine_for, reading, sqlite_file
 from harness.store.rows import Owner
 from harness.store.upgrade import check_revision, migrate, revision_of
 
