@@ -48,9 +48,10 @@ card.
   `BENCH_REPLAY=off` in the environment turns it off, `BENCH_REPLAY=always` records before the first step. Compiling the step instead
   (`torch.compile`) would be faster still, but takes longer than most of these runs, and changes the last bits: it is not used.
 - **Larger ones** (a stack of ten at d = 400: 40,000 numbers an operation): each operation goes over its numbers in memory once, and the
-  passes take the time. Recording saves less here, and a stack gains less on a loop over its members. Where every dimension is a spring,
-  as in `gaussian`, the leapfrog is a matrix in each dimension (`methods/_leapfrog.py`): its two columns go through the steps, forward and
-  back, and the particles through it once, so that leapfrog steps cost the same with ten particles and with ten thousand. Memory that a
+  passes take the time. Recording saves less here, and a stack gains less on a loop over its members. Where the score is linear in each
+  dimension, as in `gaussian`, the leapfrog is a matrix there (`harness/numerics/integrators.py`): its two columns go through the steps,
+  forward and back, and the particles through it once, so that leapfrog steps cost the same with ten particles and with ten thousand. Memory
+  that a
   step frees is kept for the next (`harness/training/devices.py`): handed back, it would come anew in every step, page by page and
   filled with
   zeros, which takes as long as the step itself.

@@ -21,18 +21,18 @@ from torch import Tensor
 from harness.base.errors import DataError
 from harness.base.spec import added_later, worth_tuning
 from harness.datasets.files import DataStream, Found, find_data, open_data
-from harness.densities import DiagNormal, LinearScore, log_std_normal
+from harness.densities import DiagNormal, log_std_normal
 from harness.nets import Params
+from harness.numerics.integrators import LinearScore, Score, Trajectory
 from harness.numerics.noise import Noise
 
 __all__ = [
     "Batch", "Data", "DataError", "DataStream", "DiagNormal", "Field", "Found", "LinearScore", "Method", "Noise", "Oracle", "Params",
-    "Particles", "Problem", "Score", "Task", "abstractmethod", "added_later", "autograd_score", "find_data", "log_std_normal",
+    "Particles", "Problem", "Score", "Task", "Trajectory", "abstractmethod", "added_later", "autograd_score", "find_data", "log_std_normal",
     "model_validator", "open_data", "tunable",
 ]  # fmt: skip
 
 Batch = dict[str, Any]
-Score = Callable[[Tensor], Tensor]
 Number = TypeVar("Number", int, float)
 When = dict[str, tuple[Any, ...]] | None
 
@@ -81,9 +81,9 @@ class Problem:
 
     Args:
         log_joint: z [S, N, D] -> log p(x, z) [S, N], nats.
-        score: z [S, N, D] -> its gradient in z [S, N, D], differentiable;
+        score: z [S, N, D] -> the gradient of log_joint in z, [S, N, D], differentiable;
             `autograd_score(log_joint)` unless the task knows better; a `LinearScore` where it is
-            one, which saves much of hvae's work.
+            one, under which a `Trajectory` has a closed form.
         base: q0(z | x).
         context: [N, C], what an amortised flow may condition on.
     """
@@ -101,7 +101,7 @@ class Particles:
     Args:
         z: [S, N, D].
         log_w: [S, N], nats.
-        path: [K + 1, S, N, D], the way from z_0 to z_K, when traced; a method that has no such way
+        path: [K + 1, S, N, D], the trajectory from z_0 to z_K, when traced; a method that has none
             leaves it out.
     """
 

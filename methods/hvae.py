@@ -1,6 +1,4 @@
-"""Hamiltonian variational autoencoder: leapfrog steps under the target, with momentum that is
-cooled on the way.
-"""
+"""Hamiltonian variational autoencoder: leapfrog steps under the target with a tempered momentum."""
 
 from __future__ import annotations
 
@@ -12,17 +10,16 @@ from torch import Tensor
 
 from harness.api import (
     Field,
-    LinearScore,
     Method,
     Noise,
     Params,
     Particles,
     Problem,
+    Trajectory,
     log_std_normal,
     model_validator,
     tunable,
 )
-from methods._leapfrog import joined, leapfrog, swung
 
 TEMPERED, FREE = {"tempering": ("fixed", "fixed-variance")}, {"tempering": ("free",)}
 
@@ -84,7 +81,7 @@ class Hamiltonian(Method, frozen=True):
         return params
 
     def temperatures(self, params: Params) -> Tensor:
-        r"""$T_0 \dots T_K$, square roots of the temperatures, with $T_K = 1$: [K + 1, R, 1].
+        r"""Return $T_k = 1 / \sqrt{\beta_k}$, square roots of the temperatures, [K + 1, R, 1]; $T_K = 1$.
 
         fixed: $T_k = 1 + (T_0 - 1)(1 - k^2/K^2)$; fixed-variance: the same for $T_k^2$; free:
         $T_{k-1} = T_k / \alpha_k$.
@@ -103,45 +100,42 @@ class Hamiltonian(Method, frozen=True):
         T = 1 + (torch.exp(power * params["log_T0"]) - 1) * (1 - k**2 / K**2)
         return T.sqrt() if power == 2 else T
 
+    def step_sizes(self, params: Params) -> list[Tensor]:
+        r"""Return $\epsilon_1 \dots \epsilon_K$, [R, D] each: one tensor where steps do not vary."""
+        epsilon = self.max_step * torch.sigmoid(params["step"])  # [R, D], or [R, K, D]
+        return list(epsilon.unbind(1)) if self.vary_steps else [epsilon] * self.n_leapfrog
+
     def evolve(
         self, params: Params, problem: Problem, noise: Noise, n_particles: int, trace: bool = False
     ) -> tuple[list[Tensor], Tensor, Tensor]:
-        r"""Leapfrog from $z_0 \sim q_0$, $v_0 = T_0 g$, cooling $v_k \leftarrow (T_k / T_{k-1})\,
-        v_k$ after each step.
+        r"""Run Algorithm 1 of the paper, with $s = -\nabla U = \nabla_z \log p(x, z)$ and $T_k =
+        1 / \sqrt{\beta_k}$.
 
-        One step is $v \mathrel{+}= \tfrac\epsilon2 s(z)$, $z \mathrel{+}= \epsilon v$, $v
-        \mathrel{+}= \tfrac\epsilon2 s(z)$ with $s = \nabla_z \log p(x, z)$: its Jacobian is 1, and
-        the powers of $T_0$ from the start and from the cooling cancel.
+        A leapfrog step has Jacobian 1; the powers of $T_0$ from the first momentum and from the
+        tempering cancel.
 
-        Computed with $u = v / T$, which cooling leaves alone: step k drifts by $\epsilon_k T_{k-1}
-        u$ and kicks u by $a_k = \epsilon_k / (2 T_{k-1})$ times the score, before and after. The
-        score after a step is the one before the next, so the two kicks are one, of $a_k + a_{k+1}$,
-        and K steps take K + 1 scores. As $T_K = 1$, $u_K = v_K$.
-
-        Returns: $[z_0 \dots z_K]$ when traced, else at least its end, each [S, N, D]; $v_K$ [S, N,
-        D]; $-\log q_0(z_0) - \log N(g)$ [S, N].
+        Returns: $[z_0 \dots z_K]$ when traced, else at least $z_K$, each [S, N, D]; $\rho_K$ [S, N,
+            D]; $-\log q_0(z_0) - \log N(\gamma_0)$ [S, N].
         """
-        z = problem.base.sample(noise, n_particles)
-        g = noise.normal(*z.shape, like=z)
-        log_start = -problem.base.log_prob(z) - log_std_normal(g)
-        T = self.temperatures(params)[:-1]  # [K, R, 1]
-        steps = self.max_step * torch.sigmoid(params["step"])  # [R, D] or [R, K, D]
-        epsilon = steps.transpose(0, 1) if self.vary_steps else steps  # [K, R, D] or [R, D]
-        springs = problem.score if isinstance(problem.score, LinearScore) and not trace else None
-        half, force = 0.5 / T, epsilon if springs is None else -springs.stiffness * epsilon
-        kicks = joined(half * force) if self.vary_steps else joined(half) * force  # [K + 1, R, D]
-        drifts = T * epsilon  # [K, R, D]
-        if springs is not None:
-            z, v = swung(z, g, drifts, kicks, springs.centre)
-            return [z], v, log_start
-        path, v = leapfrog(z, g, drifts.unbind(), kicks.unbind(), problem.score)
-        return path, v, log_start
+        z_0 = problem.base.sample(noise, n_particles)
+        gamma_0 = noise.normal(*z_0.shape, like=z_0)
+        log_start = -problem.base.log_prob(z_0) - log_std_normal(gamma_0)
+        T = [*self.temperatures(params)[:-1], 1.0]  # T_0 ... T_K
+        trajectory = Trajectory(problem.score, z_0, gamma_0)
+        trajectory.temper(T[0])  # rho_0 = gamma_0 / sqrt(beta_0)
+        for k, epsilon in enumerate(self.step_sizes(params), 1):
+            trajectory.kick(epsilon, 1 / 2)  # rho~ = rho_{k-1} - epsilon/2 grad U(z_{k-1})
+            trajectory.drift(epsilon)  # z_k = z_{k-1} + epsilon rho~
+            trajectory.kick(epsilon, 1 / 2)  # rho' = rho~ - epsilon/2 grad U(z_k)
+            trajectory.temper(T[k])  # rho_k = sqrt(beta_{k-1} / beta_k) rho'
+        path, rho_K = trajectory.run(trace)
+        return path, rho_K, log_start
 
 
 class HVAE(Hamiltonian, frozen=True):
     r"""Hamiltonian VAE with K = `n_leapfrog` steps.
 
-    $$\log w = \log p(x, z_K) + \log N(v_K) - \log q_0(z_0) - \log N(g)$$
+    $$\log w = \log p(x, z_K) + \log N(\rho_K) - \log q_0(z_0) - \log N(\gamma_0)$$
 
     Step sizes are `max_step` times a logistic function of a parameter, per dimension; gradients
     flow through the leapfrog.
@@ -163,6 +157,6 @@ class HVAE(Hamiltonian, frozen=True):
         self, params: Params, problem: Problem, noise: Noise, n_particles: int, trace: bool = False
     ) -> Particles:
         """Evolve draws of the base. Shapes: z [S, N, D], log_w [S, N]."""
-        path, v, log_start = self.evolve(params, problem, noise, n_particles, trace)
-        log_w = problem.log_joint(path[-1]) + log_std_normal(v) + log_start
+        path, rho, log_start = self.evolve(params, problem, noise, n_particles, trace)
+        log_w = problem.log_joint(path[-1]) + log_std_normal(rho) + log_start
         return Particles(path[-1], log_w, torch.stack(path) if trace else None)

@@ -12,10 +12,10 @@ from methods.iaf import Autoregressive
 
 
 class HVAEIAF(Hamiltonian, Autoregressive, frozen=True):
-    r"""HVAE, then an IAF on $(z_K, v_K)$ jointly.
+    r"""HVAE, then an IAF on $(z_K, \rho_K)$ jointly.
 
-    $$(z, v) = f(z_K, v_K), \qquad
-      \log w = \log p(x, z) + \log N(v) + \log|\det f| - \log q_0(z_0) - \log N(g)$$
+    $$(z, \rho) = f(z_K, \rho_K), \qquad
+      \log w = \log p(x, z) + \log N(\rho) + \log|\det f| - \log q_0(z_0) - \log N(\gamma_0)$$
 
     Source: the combination of arXiv:1805.11328 and arXiv:1606.04934, tried in a 2020
     re-implementation of the former. Departs: that re-implementation's potential had the likelihood
@@ -34,11 +34,14 @@ class HVAEIAF(Hamiltonian, Autoregressive, frozen=True):
         self, params: Params, problem: Problem, noise: Noise, n_particles: int, trace: bool = False
     ) -> Particles:
         """Evolve draws of the base, then transform. Shapes: z [S, N, D], log_w [S, N]."""
-        path, v, log_w = self.evolve(params, problem, noise, n_particles, trace)
-        steps = self.flow(params, torch.cat([path[-1], v], -1), problem.context)
-        z, v = self._split(steps[-1][0])
+        path, rho, log_w = self.evolve(params, problem, noise, n_particles, trace)
+        steps = self.flow(params, torch.cat([path[-1], rho], -1), problem.context)
+        z, rho = self._split(steps[-1][0])
         log_w = (
-            log_w + sum(log_det for _, log_det in steps) + problem.log_joint(z) + log_std_normal(v)
+            log_w
+            + sum(log_det for _, log_det in steps)
+            + problem.log_joint(z)
+            + log_std_normal(rho)
         )
         return Particles(z, log_w, torch.stack([*path, z]) if trace else None)
 
@@ -46,5 +49,5 @@ class HVAEIAF(Hamiltonian, Autoregressive, frozen=True):
         """Position and momentum, in their own order: an even number of layers leaves the joint
         vector reversed.
         """
-        z, v = (joint if self.n_layers % 2 else joint.flip(-1)).chunk(2, -1)
-        return z, v
+        z, rho = (joint if self.n_layers % 2 else joint.flip(-1)).chunk(2, -1)
+        return z, rho

@@ -71,38 +71,39 @@ class Scored(torch.autograd.Function):
         g = [(x - slopes[-1]).flatten(0, 1)]
         for layer, slope in zip(layers[:0:-1], slopes[-2::-1], strict=True):
             g.insert(0, layer.transposed(g[0]).mul_(slope))
-        ctx.layers, ctx.kept = layers, (h, slopes, g)
+        ctx.layers, ctx.activations = layers, (h, slopes, g)
         return logits, layers[0].transposed(g[0]).unflatten(0, z.shape[:2])
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:  # pyright: ignore[reportIncompatibleMethodOverride]
         """From the gradients in logits and score to those in z and in the leaves."""
-        by_logits, by_score = grads
-        if ctx.kept is None:
+        grad_logits, grad_score = grads
+        if ctx.activations is None:
             raise RuntimeError(
                 "the gradient of a decoder's score cannot be taken twice: ask for the score anew"
             )
-        layers, (h, slopes, g), ctx.kept = ctx.layers, ctx.kept, None  # what follows writes into it
-        tau, weights = by_score.flatten(0, 1), []
+        layers, (h, slopes, g) = ctx.layers, ctx.activations
+        ctx.activations = None  # what follows writes into it
+        tau, weights = grad_score.flatten(0, 1), []
         for layer, slope, bend in zip(layers[:-1], slopes, g, strict=False):
-            weights.append(layer.by_weight(tau, bend))
+            weights.append(layer.grad_weight(tau, bend))
             u = layer.linear(tau)
             bend.mul_(u)
             tau = u.mul_(slope)
             bend.addcmul_(bend, slope, value=-1)  # (1 - sigma) g u, in the place of g
-        weights.append(layers[-1].by_weight(tau, g[-1]))
-        u = layers[-1].linear(tau).view_as(by_logits)
-        by_a = (by_logits - slopes[-1] * (1 - slopes[-1]) * u).flatten(0, 1)
-        by_leaf: list[Tensor] = []
-        for place in reversed(range(len(layers))):
-            by_leaf[:0] = (
-                weights[place].add_(layers[place].by_weight(h[place], by_a)),
-                layers[place].by_bias(by_a),
+        weights.append(layers[-1].grad_weight(tau, g[-1]))
+        u = layers[-1].linear(tau).view_as(grad_logits)
+        grad_a = (grad_logits - slopes[-1] * (1 - slopes[-1]) * u).flatten(0, 1)
+        grad_leaves: list[Tensor] = []
+        for i in reversed(range(len(layers))):
+            grad_leaves[:0] = (
+                weights[i].add_(layers[i].grad_weight(h[i], grad_a)),
+                layers[i].grad_bias(grad_a),
             )
-            by_h = layers[place].transposed(by_a)
-            by_a = g[place - 1].addcmul_(by_h, slopes[place - 1]) if place else by_h
-        return None, None, by_a.view_as(by_score), *by_leaf
+            grad_h = layers[i].transposed(grad_a)
+            grad_a = g[i - 1].addcmul_(grad_h, slopes[i - 1]) if i else grad_h
+        return None, None, grad_a.view_as(grad_score), *grad_leaves
 
 
 class Likelihood:

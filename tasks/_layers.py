@@ -39,11 +39,11 @@ class Affine(Protocol):
         r"""$W^\top g$: [M, out] -> [M, in]."""
         ...
 
-    def by_weight(self, h: Tensor, g: Tensor) -> Tensor:
+    def grad_weight(self, h: Tensor, g: Tensor) -> Tensor:
         r"""The gradient of $\sum_m g_m \cdot W h_m$ in the weights."""
         ...
 
-    def by_bias(self, g: Tensor) -> Tensor:
+    def grad_bias(self, g: Tensor) -> Tensor:
         r"""The gradient of $\sum_m g_m \cdot b$ in b."""
         ...
 
@@ -64,10 +64,10 @@ class Dense:
     def transposed(self, g: Tensor) -> Tensor:
         return g @ self.weight
 
-    def by_weight(self, h: Tensor, g: Tensor) -> Tensor:
+    def grad_weight(self, h: Tensor, g: Tensor) -> Tensor:
         return g.T @ h
 
-    def by_bias(self, g: Tensor) -> Tensor:
+    def grad_bias(self, g: Tensor) -> Tensor:
         return g.sum(0)
 
 
@@ -118,7 +118,7 @@ class Widening:
             conv2d(maps(g, self.made), self.weight, None, self.stride, self.weight.shape[-1] // 2)
         )
 
-    def by_weight(self, h: Tensor, g: Tensor) -> Tensor:
+    def grad_weight(self, h: Tensor, g: Tensor) -> Tensor:
         """As the convolution's: it gets g, and h is the gradient in what it makes."""
         stride, padding, dilation, extra = (
             (n, n) for n in (self.stride, self.weight.shape[-1] // 2, 1, 0)
@@ -137,7 +137,7 @@ class Widening:
         )
         return torch.ops.aten.convolution_backward(*given, [False, True, False])[1]
 
-    def by_bias(self, g: Tensor) -> Tensor:
+    def grad_bias(self, g: Tensor) -> Tensor:
         return g.view(-1, len(self.bias)).sum(0)
 
 
@@ -159,7 +159,7 @@ class Widened(torch.autograd.Function):
     def backward(ctx: Any, *grads: Tensor) -> tuple[None, Tensor, Tensor, Tensor]:
         """The gradients in h, in the weights and in the biases."""
         (h,), layer = ctx.saved_tensors, ctx.layer
-        return None, layer.transposed(*grads), layer.by_weight(h, *grads), layer.by_bias(*grads)
+        return None, layer.transposed(*grads), layer.grad_weight(h, *grads), layer.grad_bias(*grads)
 
 
 def phases(weight: Tensor) -> Tensor:

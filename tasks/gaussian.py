@@ -201,17 +201,17 @@ class Gaussian(Task, frozen=True):
         """
         n, log_sigma = batch["n"], params["log_sigma"]
         m = batch["mean"] - params["delta"]
-        precision = n * torch.exp(-2 * log_sigma)
-        stiffness = 1 + precision
-        share = precision / stiffness
+        lam = n * torch.exp(-2 * log_sigma)
+        precision = 1 + lam
+        share = lam / precision
         constant = -(
             0.5 * (n + 1) * LOG_2PI
             + n * log_sigma
-            + 0.5 * (precision * batch["variance"] + share * m.square())
+            + 0.5 * (lam * batch["variance"] + share * m.square())
         ).sum(-1)
         if training and self.objective == "released-flow":
-            constant = constant - 0.5 * (precision * (batch["variance"] + m.square())).sum(-1)
-        score = LinearScore(share * m, stiffness)  # lambda (m - z) - z
+            constant = constant - 0.5 * (lam * (batch["variance"] + m.square())).sum(-1)
+        score = LinearScore(share * m, precision)  # lambda (m - z) - z
 
         def log_joint(z: Tensor) -> Tensor:
             return constant + score.log_density(z)

@@ -232,13 +232,13 @@ class GaussianAR1(Task, frozen=True):
         constant = -0.5 * ((n + 1) * self.dim * LOG_2PI + n * (log_det + batch["scatter"]))[:, 0]
         diagonal, beside = precision(self.dim, self.rho)
         within, across = n * diagonal.to(n), -beside * n
-        pull, stiffness = within * m - across * neighbours(m), -(1 + within)
+        at_zero, slope = within * m - across * neighbours(m), -(1 + within)
 
         def log_joint(z: Tensor) -> Tensor:
             return constant - 0.5 * (z.square() + n * whiten(m - z, self.rho).square()).sum(-1)
 
         def score(z: Tensor) -> Tensor:  # n Sigma^-1 (m - z) - z
-            return torch.addcmul(torch.addcmul(pull, stiffness, z), across, neighbours(z))
+            return torch.addcmul(torch.addcmul(at_zero, slope, z), across, neighbours(z))
 
         return Problem(log_joint, score, base_density(params, base))
 

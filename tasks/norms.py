@@ -241,13 +241,13 @@ class Norms(Task, frozen=True):
         x = batch["x"]  # [N, 1]
         context = (x - batch["centre"]) / batch["scale"]
         off = (x - a * b)[:, 0]
-        pull, stiffness = a[0] * off, 1 + a[0].square()
+        pull, precision = a[0] * off, 1 + a[0].square()
 
         def log_joint(z: Tensor) -> Tensor:
             return log_std_normal(z) - 0.5 * ((off - a[0] * length(z)).square() + LOG_2PI)
 
         def score(z: Tensor) -> Tensor:
-            return z * (pull / length(z) - stiffness).unsqueeze(-1)
+            return z * (pull / length(z) - precision).unsqueeze(-1)
 
         return Problem(log_joint, score, self.base(params, context, base), context)
 

@@ -8,11 +8,11 @@ import pytest
 import torch
 from defects import AsPrinted
 
-from harness.api import DiagNormal, LinearScore, Problem, autograd_score
+from harness.api import DiagNormal, LinearScore, Problem, Trajectory, autograd_score
 from harness.densities import half_squares
 from harness.nets import autoregressive_masks
+from harness.numerics.integrators import harmonic_leapfrog
 from harness.numerics.noise import Noise
-from methods._leapfrog import swung
 from methods.hvae import HVAE
 from methods.hvae_iaf import HVAEIAF
 from methods.iaf import IAF
@@ -99,18 +99,16 @@ def test_the_leapfrog_is_the_papers(tempering, vary_steps):
 
 @pytest.mark.parametrize("vary_steps", [False, True])
 @pytest.mark.parametrize("tempering", ["none", "fixed", "fixed-variance", "free"])
-def test_springs_swing_as_they_do_step_by_step(tempering, vary_steps):
-    """Where every dimension is a spring the steps are taken at once: the same ends, momenta and
-    gradients up to rounding.
-    """
+def test_a_linear_score_is_integrated_as_it_is_step_by_step(tempering, vary_steps):
+    """The closed form gives the same ends, momenta and gradients up to rounding."""
     method = HVAE(n_leapfrog=5, tempering=tempering, vary_steps=vary_steps)
     params, noise = jittered(method, D, Noise(["0/jitter"]), 0.3), Noise(["0/springs"])
-    centre, stiffness = noise.normal(1, D, like=LIKE), noise.uniform(1, D, like=LIKE) + 0.5
-    leaves = [leaf.requires_grad_() for leaf in (centre, stiffness, *params.values())]
+    centre, precision = noise.normal(1, D, like=LIKE), noise.uniform(1, D, like=LIKE) + 0.5
+    leaves = [leaf.requires_grad_() for leaf in (centre, precision, *params.values())]
     base = DiagNormal(torch.zeros_like(centre), torch.zeros_like(centre))
     z, g = draws()
     ends = []
-    for score in (LinearScore(centre, stiffness), lambda z: stiffness * (centre - z)):
+    for score in (LinearScore(centre, precision), lambda z: precision * (centre - z)):
         path, v, log_start = method.evolve(
             params, Problem(lambda z: z.sum(-1), score, base), Given(z, g), len(z)
         )
@@ -126,7 +124,7 @@ def test_springs_swing_as_they_do_step_by_step(tempering, vary_steps):
     torch.testing.assert_close(*ends, rtol=1e-12, atol=1e-12)
     traced = method.evolve(
         params,
-        Problem(lambda z: z.sum(-1), LinearScore(centre, stiffness), base),
+        Problem(lambda z: z.sum(-1), LinearScore(centre, precision), base),
         Given(z, g),
         len(z),
         trace=True,
@@ -135,21 +133,53 @@ def test_springs_swing_as_they_do_step_by_step(tempering, vary_steps):
     torch.testing.assert_close((traced[0][-1], traced[1]), (path[-1], v), rtol=0, atol=0)
 
 
+@pytest.mark.parametrize("vary", [False, True])
+def test_any_chain_of_operations_is_what_it_would_be_one_by_one(vary):
+    """Other chains than the leapfrog, with temperatures within a step, for problems that share
+    their step sizes, under a linear score and under one that does not say so.
+    """
+    noise = Noise(["0/chain"])
+    z, v = noise.normal(2, 4, 3, 2, like=LIKE)
+    centre, precision = noise.normal(2, 3, 2, like=LIKE)
+    epsilon, T = noise.uniform(2, 4, 1, 2, like=LIKE), noise.uniform(4, 1, 1, like=LIKE) + 0.5
+    linear = LinearScore(centre, precision.square())
+    chains = [
+        Trajectory(score, z, v) for score in (linear, lambda z: precision.square() * (centre - z))
+    ]
+    now = torch.tensor(1.0, dtype=torch.float64)
+    for k in range(4):
+        a, b = epsilon[:, k if vary else 0]
+        for chain in chains:
+            chain.drift(a, 0.3)
+            chain.kick(b)
+            chain.temper(T[k])
+            chain.kick(b, 0.5)
+            chain.drift(a, 0.7)
+        z = z + 0.3 * a * v
+        v = (v + b * linear(z)) * T[k] / now
+        v, now = v + 0.5 * b * linear(z), T[k]
+        z = z + 0.7 * a * v
+    for chain in chains:
+        (*_, end), momentum = chain.run()
+        torch.testing.assert_close((end, momentum), (z, v), rtol=1e-11, atol=1e-11)
+    assert len(chains[0].run(trace=True)[0]) == 9
+
+
 def test_gradients_written_out_are_those_of_finite_differences():
     """And where they say so, their gradients too."""
     noise, shapes = Noise(["0/written"]), ((2, 2, 3), (2, 2, 3), (4, 2, 3), (5, 2, 3), (2, 3))
     z, u, drifts, kicks, centre = (
         noise.normal(*shape, like=LIKE).requires_grad_() for shape in shapes
     )
-    assert torch.autograd.gradcheck(swung, (z, u, drifts, kicks, centre))
-    stiffness = (noise.uniform(2, 3, like=LIKE) + 0.5).requires_grad_()
+    assert torch.autograd.gradcheck(harmonic_leapfrog, (z, u, drifts, kicks, centre))
+    precision = (noise.uniform(2, 3, like=LIKE) + 0.5).requires_grad_()
     for function, given in (
         (half_squares, (z,)),
-        (lambda z, c, k: LinearScore(c, k).log_density(z), (z, centre, stiffness)),
+        (lambda z, c, k: LinearScore(c, k).log_density(z), (z, centre, precision)),
     ):
         assert torch.autograd.gradcheck(function, given)
         assert torch.autograd.gradgradcheck(function, given)
-    density = LinearScore(centre, stiffness)
+    density = LinearScore(centre, precision)
     torch.testing.assert_close(
         density(z), autograd_score(density.log_density)(z), rtol=1e-12, atol=1e-12
     )
@@ -326,7 +356,7 @@ def test_masks_let_each_output_see_what_comes_before_and_nothing_else(dim):
 
 
 @pytest.mark.parametrize("n_layers", [1, 2, 3])
-def test_the_way_through_reversed_layers_keeps_the_order_of_the_dimensions(n_layers):
+def test_the_trajectory_through_reversed_layers_keeps_the_order_of_the_dimensions(n_layers):
     """Layers start near the identity, so every point of the way is near the last one, dimension for
     dimension.
     """
