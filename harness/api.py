@@ -19,6 +19,7 @@ from pydantic import BaseModel, Field, model_validator
 from torch import Tensor
 
 from harness.base.errors import DataError
+from harness.base.metrics import Metric
 from harness.base.spec import added_later, worth_tuning
 from harness.datasets.files import DataStream, Found, find_data, open_data
 from harness.densities import DiagNormal, log_std_normal
@@ -27,8 +28,9 @@ from harness.numerics.integrators import LinearScore, Score, Trajectory
 from harness.numerics.noise import Noise
 
 __all__ = [
-    "Batch", "Data", "DataError", "DataStream", "DiagNormal", "Field", "Found", "LinearScore", "Method", "Noise", "Oracle", "Params",
-    "Particles", "Problem", "Score", "Task", "Trajectory", "abstractmethod", "added_later", "autograd_score", "find_data", "log_std_normal",
+    "Batch", "ClosedForm", "Data", "DataError", "DataStream", "DiagNormal", "Field", "Found",
+    "LinearScore", "Method", "Metric", "Noise", "Oracle", "Params", "Particles", "Problem", "Score",
+    "Task", "Trajectory", "abstractmethod", "added_later", "autograd_score", "find_data", "log_std_normal",
     "model_validator", "open_data", "tunable",
 ]  # fmt: skip
 
@@ -158,11 +160,26 @@ class Oracle(Protocol):
         ...
 
 
+@dataclass(frozen=True)
+class ClosedForm:
+    """What calculation says of a metric at some optimum, as a mean over data sets.
+
+    Args:
+        value: the mean.
+        description: where it comes from.
+        deviation: the standard deviation over data sets; None where that is not of use.
+    """
+
+    value: float
+    description: str
+    deviation: float | None = None
+
+
 class Task(BaseModel, frozen=True, extra="forbid", allow_inf_nan=False):
     """A model with data. Its pydantic fields are its identity.
 
     Its protocols are dicts in the addresses of `--set`; `recommended` gives settings that the
-    literature uses, by method.
+    literature uses, by method. `metric_info` says what the metrics mean that `metrics` computes.
     """
 
     name: ClassVar[str]
@@ -175,6 +192,7 @@ class Task(BaseModel, frozen=True, extra="forbid", allow_inf_nan=False):
     recommended: ClassVar[dict[str, dict[str, Any]]] = {}
     stacks: ClassVar[bool]
     score_to_tune: ClassVar[str] = "elbo"
+    metric_info: ClassVar[dict[str, Metric]] = {}
     headline: ClassVar[tuple[str, ...]] = (
         "elbo",
         "elbo_gap",
@@ -230,7 +248,15 @@ class Task(BaseModel, frozen=True, extra="forbid", allow_inf_nan=False):
         """The inference problems of a batch at `params`."""
 
     def metrics(self, params: Params, data: Data) -> dict[str, Tensor]:
-        """The task's own scores of fitted parameters, each [R]."""
+        """Compute the task's own metrics of fitted parameters, each [R].
+
+        A name that begins with `mle_` is the metric without that prefix of the exact
+        maximum-likelihood fit to the same data.
+        """
+        return {}
+
+    def closed_forms(self) -> dict[str, ClosedForm]:
+        """Return what calculation says of metrics, by the names that published values refer to."""
         return {}
 
     def oracle(self) -> Oracle | None:

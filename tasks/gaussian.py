@@ -8,8 +8,32 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Tensor
 
-from harness.api import Batch, Data, DiagNormal, Field, LinearScore, Noise, Params, Problem, Task
+from harness.api import (
+    Batch,
+    ClosedForm,
+    Data,
+    DiagNormal,
+    Field,
+    LinearScore,
+    Metric,
+    Noise,
+    Params,
+    Problem,
+    Task,
+)
 from harness.densities import LOG_2PI
+from tasks._gaussian_closed_forms import closed_forms
+
+METRICS = {
+    "theta_sq_error": Metric(
+        "squared units", "lower", "squared distance of all model parameters from the truth"
+    ),
+    "delta_sq_error": Metric("squared units", "lower", "squared distance of delta from the truth"),
+    "sigma_sq_error": Metric("squared units", "lower", "squared distance of sigma from the truth"),
+    "excess_theta_sq_error": Metric(
+        "squared units", None, "squared error less that of the exact maximum-likelihood fit"
+    ),
+}
 
 
 def moments(x: Tensor) -> tuple[Tensor, Tensor]:
@@ -101,6 +125,7 @@ class Gaussian(Task, frozen=True):
         "delta_sq_error",
         "excess_theta_sq_error",
     )
+    metric_info: ClassVar[dict[str, Metric]] = METRICS
     default_protocol: ClassVar[str] = "standard"
     protocols: ClassVar[dict[str, dict[str, Any]]] = {
         "standard": {"steps": 30_000, "lr": 1e-2, "lr_schedule": "cosine"},
@@ -245,3 +270,7 @@ class Gaussian(Task, frozen=True):
     def oracle(self) -> GaussianOracle:
         """Exact evidence, posterior and maximum-likelihood fit."""
         return GaussianOracle()
+
+    def closed_forms(self) -> dict[str, ClosedForm]:
+        """Return the squared errors of sigma and of delta at optima that are known."""
+        return closed_forms(self.truth()[1].tolist(), self.n_data)

@@ -11,9 +11,9 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from harness.api import Batch, Data, Field, Noise, Params, Problem, Task
+from harness.api import Batch, Data, Field, Metric, Noise, Params, Problem, Task
 from harness.densities import LOG_2PI
-from tasks.gaussian import Gaussian, base_density, mini_batch
+from tasks.gaussian import METRICS, Gaussian, base_density, mini_batch
 
 
 def whiten(v: Tensor, rho: float) -> Tensor:
@@ -159,6 +159,12 @@ class GaussianAR1(Task, frozen=True):
         "delta_sq_error",
         "excess_theta_sq_error",
     )
+    metric_info: ClassVar[dict[str, Metric]] = {
+        name: METRICS[name]
+        for name in ("theta_sq_error", "delta_sq_error", "excess_theta_sq_error")
+    } | {
+        "mean_field_gap": Metric("nats", None, "the best gap that a mean-field posterior can have")
+    }
     default_protocol: ClassVar[str] = "standard"
     protocols: ClassVar[dict[str, dict[str, Any]]] = {
         name: Gaussian.protocols[name] for name in ("standard", "paper", "smoke")

@@ -13,10 +13,21 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from harness.api import Batch, Data, DiagNormal, Field, Noise, Params, Problem, Task, log_std_normal
+from harness.api import (
+    Batch,
+    Data,
+    DiagNormal,
+    Field,
+    Metric,
+    Noise,
+    Params,
+    Problem,
+    Task,
+    log_std_normal,
+)
 from harness.densities import LOG_2PI
 from harness.nets import init_linear, linear
-from tasks.gaussian import mini_batch
+from tasks.gaussian import METRICS, mini_batch
 
 TRUTH = {"log_a": math.log(2 * math.pi), "log_b": math.log(2.0)}
 START = 2.0  # of log a and log b
@@ -159,6 +170,9 @@ class Norms(Task, frozen=True):
         "theta_sq_error",
         "mle_theta_sq_error",
     )
+    metric_info: ClassVar[dict[str, Metric]] = {
+        name: METRICS[name] for name in ("theta_sq_error", "excess_theta_sq_error")
+    }
     default_base: ClassVar[str] = "learned"
     default_protocol: ClassVar[str] = "standard"
     protocols: ClassVar[dict[str, dict[str, Any]]] = {

@@ -26,10 +26,11 @@ from pyarrow import parquet
 import harness
 from harness.analysis import export as tables
 from harness.analysis.export import ENDING, IDENTITY, MEASURED, ORIGIN, TRACED
-from harness.analysis.metrics import KNOWN
 from harness.base.errors import UsageError
+from harness.base.metrics import HARNESS_METRICS
 from harness.base.spec import Protocol, Status
 from harness.cli import main
+from harness.plan import registry
 from harness.store import Metric, ResultStore
 
 PAGE = Path(__file__).parent.parent / "docs" / "results.md"
@@ -420,8 +421,10 @@ def test_the_page_explains_every_column(workspace):
     page = PAGE.read_text().splitlines()
     for column in (*IDENTITY, *ENDING, *ORIGIN, *MEASURED, *TRACED):
         assert f"| `{column.name}` | {column.kind} | {column.unit} | {column.about} |" in page
-    for metric in KNOWN.values():
-        assert f"| `{metric.name}` | {metric.unit} | {metric.says} |" in page
+    tasks = [registry.find("task", name).cls for name in registry.listings("task")]
+    declared = [HARNESS_METRICS, *(task.metric_info for task in tasks)]
+    for name, metric in (item for metrics in declared for item in metrics.items()):
+        assert f"| `{name}` | {metric.unit} | {metric.description} |" in page
     fixed = {column.name for column in (*IDENTITY, *ENDING, *ORIGIN)}
     assert not fixed & set(Protocol.model_fields)
     others = [

@@ -12,7 +12,6 @@ from filled_store import ENVIRONMENT
 
 from harness.analysis import published
 from harness.analysis.reproduction import (
-    FORMS,
     ReplicateMean,
     ReproductionRuns,
     Verdict,
@@ -36,7 +35,7 @@ def study_runs(name="report-gaussian"):
 
 
 def cell(method, task, **fields):
-    return ReproductionRuns(study_runs()).like(method, task, fields)
+    return ReproductionRuns(study_runs()).replicates(method, task, fields)
 
 
 def store_runs(runs, values, metric="sigma_sq_error", statuses=None, other=None):
@@ -75,9 +74,8 @@ def mean_of(*values):
     )
 
 
-def sigma_of(d):
-    task = registry.find("task", "gaussian").cls(dim=d)
-    return task.truth()[1].tolist(), task.n_data
+def forms_of(d):
+    return registry.find("task", "gaussian").cls(dim=d).closed_forms()
 
 
 # The files
@@ -103,7 +101,7 @@ def test_every_row_of_a_source_names_one_whole_cell_of_its_study():
                     for fields in (
                         [row.task, row.task | row.corrected_by] if value is not None else []
                     ):
-                        runs = ours.like(row.method, task, fields)
+                        runs = ours.replicates(row.method, task, fields)
                         assert (
                             len({run.spec.seed for run in runs})
                             == len(runs)
@@ -130,7 +128,7 @@ def test_the_two_tempered_rows_and_the_two_objectives_are_four_cells():
 @pytest.mark.parametrize(
     ("method", "fields", "said"),
     [
-        ("hvae[n_leapfrog=2]", {}, "none of the study's cells"),
+        ("hvae[n_leapfrog=2]", {}, "matches none of the study's cells"),
         ("iaf[n_layers=1,2]", {}, "stands for several settings"),
         ("hvea", {}, "Did you mean 'hvae'?"),
         ("iaf[n_layers=1]", {"objective": "released"}, "is not allowed"),
@@ -193,16 +191,18 @@ def test_an_unknown_source_is_refused_with_the_nearest():
     ],
 )
 def test_closed_forms_give_the_figures_that_were_derived_apart(name, digits, expected):
-    assert [round(FORMS[name].value(*sigma_of(d)), digits) for d in DIMS] == expected
+    assert [round(forms_of(d)[name].value, digits) for d in DIMS] == expected
 
 
 def test_the_floors_are_the_mean_errors_of_exact_fits_to_drawn_data():
     import torch
 
+    from tasks._gaussian_closed_forms import closed_forms
     from tasks.gaussian import GaussianOracle
 
     d, n, n_sets = 5, 50, 4000
-    sigma = torch.tensor(sigma_of(d)[0], dtype=torch.float64)
+    sigma = registry.find("task", "gaussian").cls(dim=d).truth()[1]
+    forms = closed_forms(sigma.tolist(), n)
     generator = torch.Generator().manual_seed(7)
     z = torch.randn(n_sets, 1, d, generator=generator, dtype=torch.float64)
     x = z + sigma * torch.randn(n_sets, n, d, generator=generator, dtype=torch.float64)
@@ -224,11 +224,11 @@ def test_the_floors_are_the_mean_errors_of_exact_fits_to_drawn_data():
         "fit-of-sigma": (fit["log_sigma"].exp() - sigma).square().sum(1),
     }
     for name, drawn in errors.items():
-        expected, se = FORMS[name].value(sigma.tolist(), n), drawn.std().item() / math.sqrt(n_sets)
+        expected, se = forms[name].value, drawn.std().item() / math.sqrt(n_sets)
         assert (
             abs(drawn.mean().item() - expected) < 4 * se + expected / n
         )  # the forms leave out relative terms of order 1 / n
-    deviation = FORMS["drawn-latent"].deviation(sigma.tolist(), n)
+    deviation = forms["drawn-latent"].deviation
     assert errors["drawn-latent"].std().item() == pytest.approx(deviation, rel=0.1)
 
 
@@ -242,6 +242,8 @@ def test_the_floors_are_the_mean_errors_of_exact_fits_to_drawn_data():
 )
 def test_sigma_of_a_closed_form_is_where_the_objective_of_the_task_is_largest(name, spread, half):
     import torch
+
+    from tasks._gaussian_closed_forms import closed_forms
 
     task = registry.find("task", "gaussian").cls(
         dim=25, objective="released-flow" if half else "exact"
@@ -265,7 +267,7 @@ def test_sigma_of_a_closed_form_is_where_the_objective_of_the_task_is_largest(na
     )
     (slope,) = torch.autograd.grad(value, log_sigma)
     assert slope.abs().max().item() < 1e-9 * n  # terms of size n cancel
-    assert FORMS[name].value(sigma.tolist(), n) == pytest.approx(
+    assert closed_forms(sigma.tolist(), n)[name].value == pytest.approx(
         (hat - sigma).square().sum().item(), rel=1e-12
     )
 
@@ -380,8 +382,8 @@ def test_a_flow_stands_beside_its_runs_with_the_right_objective(workspace):
         15.0,
         12.0,
     )
-    assert value.closed_form.value == FORMS["no-contraction-missing-half"].value(*sigma_of(25))
-    assert value.corrected_closed_form.value == FORMS["no-contraction"].value(*sigma_of(25))
+    assert value.closed_form.value == forms_of(25)["no-contraction-missing-half"].value
+    assert value.corrected_closed_form.value == forms_of(25)["no-contraction"].value
 
 
 def test_a_value_that_cannot_be_compared_shows_our_runs_and_fails_nothing(workspace):
@@ -470,7 +472,7 @@ def test_json_has_one_object_a_value(bench, workspace):
     )
     assert value["closed_form"] == {
         "name": "missing-half",
-        "value": FORMS["missing-half"].value(*sigma_of(25)),
+        "value": forms_of(25)["missing-half"].value,
     }
     exact = [run.spec.key for run in cell("iaf[n_layers=1]", "gaussian-25")]
     assert value["corrected"] == {

@@ -8,11 +8,12 @@ from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from functools import cache
 from itertools import chain, repeat
 from types import NoneType, UnionType
 from typing import TYPE_CHECKING, Any, BinaryIO, get_args, get_origin
 
-from harness.analysis.metrics import meaning
+from harness.analysis.metrics import metric_info, one_cell_a_task
 from harness.analysis.records import SCHEMA_VERSION, Kind, csv_lines
 from harness.analysis.records import arrow_schema as typed
 from harness.analysis.selection import TUNED_FROM, RunFilter, at, flat, gradients, ordered, wanted
@@ -26,7 +27,7 @@ from harness.base.spec import (
     plain_number,
     settings_text,
 )
-from harness.store import Metric, RunRow, Snapshot, is_newest
+from harness.store import CellRow, Metric, RunRow, Snapshot, is_newest
 
 if TYPE_CHECKING:
     import pyarrow
@@ -345,12 +346,14 @@ def _setting(address: str, kind: Kind) -> Column:
     )
 
 
-def metric_columns(measured: Mapping[str, bool]) -> list[Column]:
+def metric_columns(measured: Mapping[str, bool], tasks: Sequence[CellRow]) -> list[Column]:
     """A column for each metric, and one for its standard error where any run has it."""
     found = []
     for name, has_error in measured.items():
-        known = meaning(name)
-        found.append(Column(f"metrics.{name}", "number", known.unit, known.says, _value(name)))
+        known = metric_info(name, tasks)
+        found.append(
+            Column(f"metrics.{name}", "number", known.unit, known.description, _value(name))
+        )
         if has_error:
             found.append(
                 Column(
@@ -374,12 +377,13 @@ CELLS = 500
 
 @dataclass(frozen=True)
 class MatchingRuns:
-    """The keys of the runs, by task, method, cell and seed; the shapes of their specs; how many
-    there are of each status; and the newest code of each plugin that is not installed.
+    """The keys of the runs, by task, method, cell and seed; the shapes of their specs; a cell of
+    each task; how many there are of each status; and the newest code of each plugin that is not installed.
     """
 
     keys: list[str]
     shapes: set[Shape]
+    tasks: list[CellRow]
     statuses: Counter[str]
     newest: Mapping[tuple[str, str], str]
 
@@ -393,13 +397,15 @@ def find_runs(snapshot: Snapshot, choice: RunFilter) -> MatchingRuns:
     """The runs that are wanted, whatever became of them."""
     shapes: dict[Shape, Shape] = {}
     cells: dict[str, Shape] = {}
+    tasks: list[CellRow] = []
     for cell in snapshot.each_cell():
         if wanted(cell, choice.methods, choice.tasks, choice.protocol):
+            tasks = one_cell_a_task([*tasks, cell])
             shape = shape_of(cell.spec)
             cells[cell.cell] = shapes.setdefault(
                 shape, shape
             )  # most cells have the shape of another
-    chosen = MatchingRuns([], set(), Counter(), snapshot.newest_sources())
+    chosen = MatchingRuns([], set(), tasks, Counter(), snapshot.newest_sources())
     names = list(cells)
     for start in range(0, len(names), CELLS):
         _add(chosen, snapshot, cells, names[start : start + CELLS], choice)
@@ -459,7 +465,7 @@ class Table:
 
 def runs(snapshot: Snapshot, chosen: MatchingRuns) -> Table:
     """One row a run: how it ended, its metrics, what it cost and ran on, and all of its settings."""
-    measured = metric_columns(snapshot.measured(chosen.keys))
+    measured = metric_columns(snapshot.measured(chosen.keys), chosen.tasks)
     columns = [*IDENTITY, *ENDING, *measured, *ORIGIN, *settings_columns(chosen.shapes)]
     return _table(
         columns,
@@ -472,9 +478,13 @@ def runs(snapshot: Snapshot, chosen: MatchingRuns) -> Table:
 def metrics(snapshot: Snapshot, chosen: MatchingRuns) -> Table:
     """One row a run and metric."""
 
+    @cache
+    def unit(name: str) -> str | None:
+        return metric_info(name, chosen.tasks).unit or None
+
     def values(found: Sequence[Run]) -> Values:
         rows = [
-            (name, metric.value, metric.se, meaning(name).unit or None)
+            (name, metric.value, metric.se, unit(name))
             for run in found
             for name, metric in run.metrics.items()
         ]

@@ -6,10 +6,9 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from harness.analysis.metrics import Meaning
 from harness.analysis.selection import Group, SelectedRuns
 from harness.analysis.statistics import BCA_FROM, WILCOXON_FROM
-from harness.base.metrics import IMPORTANCE_ESTIMATES, PARETO_K_LIMIT
+from harness.base.metrics import IMPORTANCE_ESTIMATES, PARETO_K_LIMIT, Metric
 
 if TYPE_CHECKING:
     from harness.analysis.tables import Line, Options
@@ -45,15 +44,20 @@ class Footnotes:
         )
 
     def about(
-        self, metric: Meaning, lines: Sequence[Line], options: Options, left_out: dict[str, int]
+        self,
+        metric: str,
+        info: Metric,
+        lines: Sequence[Line],
+        options: Options,
+        left_out: dict[str, int],
     ) -> None:
         """Say of the whole table what its metric is, what is bold, where there are few runs, and
         what was left out.
         """
         entries = [entry for line in lines for entry in line.entries if entry is not None]
-        if metric.says:
-            end = f", {metric.better} is better" if metric.better else ""
-            self._plain.append(f"{metric.name}: {metric.says}{end}.")
+        if info.description:
+            end = f", {info.better} is better" if info.better else ""
+            self._plain.append(f"{metric}: {info.description}{end}.")
         fewest = min((entry.interval.n for entry in entries if entry.interval.n), default=0)
         if any(entry.best for entry in entries):
             self._plain.append(

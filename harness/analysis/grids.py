@@ -236,7 +236,7 @@ def _why_not(table: Table) -> str:
         return f"{table.options.baseline} was not run there"
     return (
         "every row has failed runs"
-        if table.metric.better
+        if table.info.better
         else "this metric does not rank, so a baseline must be named"
     )
 

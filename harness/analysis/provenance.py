@@ -111,7 +111,7 @@ def _origin(
     made = []
     for run in group.runs:
         row, files = rows.get(run.key), sample.store.checkpoints(run.key)
-        score = scores.get(run.key, {}).get(table.metric.name)
+        score = scores.get(run.key, {}).get(table.metric)
         plan = plans.get(run.key, ({}, {}))[1]
         made.append(
             ContributingRun(

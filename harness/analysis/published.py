@@ -9,19 +9,19 @@ of our runs it is.
       - name: gaussian
         about: One line.
         protocol: [how it was run, in sentences]
-        study: report-gaussian          # the shipped study with our runs of it
-        n_datasets: 3                   # how many data sets a value is the mean of
+        study: my-study          # the shipped study with our runs of it
+        n_datasets: 3            # how many data sets a value is the mean of
         tasks: [gaussian-25, gaussian-50]
-        rows:                           # `method` and `task` pick the runs of a row, read as the
-            command line reads a selector
-          iaf-K1: {method: "iaf[n_layers=1]", task: {objective: released-flow}, corrected_by:
-          {objective: exact}}
+        rows:                    # `method` and `task` pick the runs of a row, as a selector does
+          iaf-K1:
+            method: "iaf[n_layers=1]"
+            task: {objective: released-flow}
+            corrected_by: {objective: exact}
         tables:
-          - metric: sigma_sq_error      # as our runs call it
+          - metric: sq_error     # as our runs call it
             about: One line.
-            values: {iaf-K1: [1.1415, null]}             # one a task; null where none was published
-            explained_by: {iaf-K1: missing-half}         # a name of
-                `harness.analysis.closed_forms.FORMS`
+            values: {iaf-K1: [1.1415, null]}        # one a task; null where none was published
+            explained_by: {iaf-K1: missing-half}    # a closed form of the tasks
             remarks: {iaf-K1: {gaussian-25: {because: why this one cannot be compared}}}
 
 A reason (`because`) of an experiment or a value says why it cannot be compared. `not_expected` says
@@ -37,10 +37,10 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, ValidationError, model_validator
 
-from harness.analysis.closed_forms import FORMS
-from harness.base import yaml_source as plainyaml
+from harness.base import yaml_source
 from harness.base.errors import UnknownName, UsageError
 from harness.base.yaml_source import Document, Place
+from harness.plan.registry import build, find
 
 Text = Annotated[str, Field(min_length=1)]
 Number = Annotated[float, Field(allow_inf_nan=False)]
@@ -87,20 +87,9 @@ class Table(_Part):
     remarks: dict[str, dict[str, Remark]] = {}
 
     @model_validator(mode="after")
-    def _known(self) -> Table:
-        for part in (self.explained_by, self.corrected_explained_by, self.remarks):
-            _all_among("row with values", part, self.values)
-        forms = {form: f for form, f in FORMS.items() if f.deviation is not None}
-        _all_among(
-            "closed form",
-            [*self.explained_by.values(), *self.corrected_explained_by.values()],
-            FORMS,
-        )
-        _all_among(
-            "closed form with a deviation",
-            [self.data_dependent] if self.data_dependent else [],
-            forms,
-        )
+    def _names_known_rows(self) -> Table:
+        for names in (self.explained_by, self.corrected_explained_by, self.remarks):
+            _require_known("row with values", names, self.values)
         return self
 
 
@@ -121,14 +110,14 @@ class Experiment(_Part):
     @model_validator(mode="after")
     def _whole(self) -> Experiment:
         for table in self.tables:
-            _all_among("row", table.values, self.rows)
+            _require_known("row", table.values, self.rows)
             for row, values in table.values.items():
                 if len(values) != len(self.tasks):
                     raise ValueError(
                         f"{table.metric} of {row} has {len(values)} values for {len(self.tasks)} tasks. Write null where none is known."
                     )
             for remarks in table.remarks.values():
-                _all_among("task", remarks, self.tasks)
+                _require_known("task", remarks, self.tasks)
         if self.because is None and (
             self.study is None or self.n_datasets is None or not self.tables
         ):
@@ -166,73 +155,94 @@ PARTS: dict[str, tuple[str, type[BaseModel]]] = {
 }
 
 
-def _all_among(kind: str, names: Any, known: Any) -> None:
+def _require_known(kind: str, names: Any, known: Any) -> None:
     for name in names:
         if name not in known:
             raise ValueError(str(UnknownName(kind, name, known)))
 
 
 def publications() -> dict[str, Path]:
-    """The file of every source that comes along, by name."""
-    return {path.stem: path for path in sorted(_files())}
-
-
-def _files() -> Iterator[Path]:
+    """Return the file of every source that comes along, by name."""
     package = importlib.util.find_spec("studies")
-    for folder in (package.submodule_search_locations if package else None) or []:
-        yield from (Path(folder) / "published").glob("*.yaml")
+    folders = (package.submodule_search_locations if package else None) or []
+    files = (path for folder in folders for path in (Path(folder) / "published").glob("*.yaml"))
+    return {path.stem: path for path in sorted(files)}
 
 
 def load(name: str) -> Publication:
-    """A source by its name.
+    """Read a source by its name.
 
     Raises:
         UsageError: there is none, or its file is wrong; with file, line and field.
     """
-    known = publications()
-    if name not in known:
-        raise UnknownName("source of published values", name, known, "bench verify")
-    return read(known[name])
+    files = publications()
+    if name not in files:
+        raise UnknownName("source of published values", name, files, "bench verify")
+    return read(files[name])
 
 
 def read(path: Path) -> Publication:
-    """The source of a file.
+    """Read the source in a file.
 
     Raises:
         UsageError: the file is wrong; with file, line and field.
     """
     shown = str(path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path)
-    document = plainyaml.read(path, shown)
+    document = yaml_source.read(path, shown)
     if not isinstance(document.values, dict):
         raise UsageError(
             document.at((), "published values are a mapping with title, authors and experiments.")
         )
     try:
-        source = Publication.model_validate(document.values)
+        publication = Publication.model_validate(document.values)
     except ValidationError as err:
-        raise UsageError(_first_line(document, err)) from err
-    source._path = path
-    return source
+        raise UsageError(_first_fault(document, err)) from err
+    for number, experiment in enumerate(publication.experiments):
+        for place, fault in _unknown_closed_forms(experiment):
+            raise UsageError(document.at(("experiments", number, *place), str(fault)))
+    publication._path = path
+    return publication
 
 
-def _first_line(document: Document, err: ValidationError) -> str:
+def _unknown_closed_forms(experiment: Experiment) -> Iterator[tuple[Place, UnknownName]]:
+    """The names that no closed form of the experiment's tasks has, each with its place."""
+    for number, table in enumerate(experiment.tables):
+        names: dict[Place, str] = {
+            ("tables", number, field, row): name
+            for field in ("explained_by", "corrected_explained_by")
+            for row, name in getattr(table, field).items()
+        }
+        place: Place = ("tables", number, "data_dependent")
+        if not experiment.tasks or not (names or table.data_dependent):
+            continue
+        plugin = find("task", experiment.tasks[0])
+        forms = build(plugin.cls, f"task '{plugin.name}'", plugin.fields).closed_forms()
+        for at, name in names.items():
+            if name not in forms:
+                yield at, UnknownName("closed form", name, forms)
+        spread = [name for name, form in forms.items() if form.deviation is not None]
+        if table.data_dependent is not None and table.data_dependent not in spread:
+            yield place, UnknownName("closed form with a deviation", table.data_dependent, spread)
+
+
+def _first_fault(document: Document, err: ValidationError) -> str:
     """What pydantic found first, with its place."""
     # a field that is missing may be the one that is misspelt below
-    first = min(
+    error = min(
         err.errors(),
         key=lambda error: (error["type"] == "missing", document.lines.get(error["loc"], 0)),
     )
-    place: Place = first["loc"]
-    if first["type"] == "extra_forbidden":
-        around = [step for step in place[:-1] if step in PARTS]
-        owner, model = PARTS[str(around[-1])] if around else ("a source", Publication)
+    place: Place = error["loc"]
+    if error["type"] == "extra_forbidden":
+        lists = [str(step) for step in place[:-1] if step in PARTS]
+        owner, model = PARTS[lists[-1]] if lists else ("a source", Publication)
         return document.at(
             place, str(UnknownName(f"field of {owner}", str(place[-1]), model.model_fields))
         )
-    said = {
+    plain = {
         "missing": "it is missing.",
         "too_short": "it is empty.",
         "string_too_short": "it is empty.",
     }
-    usual = first["msg"].removeprefix("Value error, ").rstrip(".") + "."
-    return document.at(place, said.get(first["type"], usual))
+    usual = error["msg"].removeprefix("Value error, ").rstrip(".") + "."
+    return document.at(place, plain.get(error["type"], usual))

@@ -139,7 +139,7 @@ def across(tables: Sequence[Table]) -> Ranking | None:
     The tables are of one metric, or each of its tasks' own: two metrics of one task are not two
     tasks.
     """
-    ranked = [table for table in tables if table.metric.better]
+    ranked = [table for table in tables if table.info.better]
     columns: list[tuple[bool, dict[RowName, Entry]]] = []
     for table in ranked:
         for place in range(len(table.columns)):
@@ -148,7 +148,7 @@ def across(tables: Sequence[Table]) -> Ranking | None:
                 for line in table.lines
                 if (entry := line.entries[place]) is not None
             }
-            columns.append((table.metric.better == "lower", entries))
+            columns.append((table.info.better == "lower", entries))
     rows = [
         row
         for row in dict.fromkeys(line.row for table in ranked for line in table.lines)

@@ -81,9 +81,9 @@ def _common(
 ) -> dict[str, Any]:
     return {
         "schema_version": SCHEMA_VERSION,
-        "metric": table.metric.name,
-        "unit": table.metric.unit,
-        "better": table.metric.better,
+        "metric": table.metric,
+        "unit": table.info.unit,
+        "better": table.info.better,
         "task": column,
         "apart": settings_text(table.apart),
         "method": method,

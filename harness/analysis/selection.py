@@ -8,8 +8,9 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
-from harness.analysis.metrics import MetricCache
+from harness.analysis.metrics import MetricCache, metric_info, one_cell_a_task
 from harness.base.errors import UnknownName, UsageError
+from harness.base.metrics import Metric
 from harness.base.spec import Description, Status, settings_text
 from harness.plan.grid import picked
 from harness.store import CODE_DIGITS, CellRow, Replicate, ResultStore
@@ -241,11 +242,19 @@ class SelectedRuns:
         """A metric of the group's finished runs, by seed."""
         place = group.cell.cell, name
         if place not in self._values:
-            stored = self.metrics.of(name)
+            stored = self.metrics.values(name)
             self._values[place] = {
                 run.seed: stored[run.key] for run in group.done if run.key in stored
             }
         return self._values[place]
+
+    def metric_info(self, name: str) -> Metric:
+        """Return what a metric means to the tasks of these runs."""
+        return metric_info(name, self._tasks)
+
+    @cached_property
+    def _tasks(self) -> list[CellRow]:
+        return one_cell_a_task(group.cell for group in self.groups)
 
 
 def select_runs(

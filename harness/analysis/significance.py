@@ -6,10 +6,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from harness.analysis.metrics import Better
 from harness.analysis.selection import RowName, row_texts
 from harness.analysis.statistics import Interval, holm, mean, t_interval, t_test, wilcoxon_test
 from harness.base.errors import UsageError
+from harness.base.metrics import Better
 
 Test = Literal["t", "wilcoxon"]
 TESTS = {"t": t_test, "wilcoxon": wilcoxon_test}

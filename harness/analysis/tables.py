@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from harness.analysis import footnotes, significance
-from harness.analysis.metrics import Meaning, meaning
+from harness.analysis.metrics import declared_metric
 from harness.analysis.selection import (
     ColumnName,
     Cost,
@@ -24,7 +24,7 @@ from harness.analysis.selection import (
 from harness.analysis.significance import Difference, Test
 from harness.analysis.statistics import Interval, bca_interval, t_interval
 from harness.base.errors import UnknownName
-from harness.base.metrics import MLE_PREFIX
+from harness.base.metrics import MLE_PREFIX, Metric, metric_by_name
 
 IntervalKind = Literal["t", "bca"]
 INTERVALS = {"t": t_interval, "bca": bca_interval}
@@ -85,7 +85,8 @@ class Table:
     metric, `floor` the exact MLE's row.
     """
 
-    metric: Meaning
+    metric: str
+    info: Metric
     columns: tuple[str, ...]
     apart: dict[str, Any]
     protocol: str | None
@@ -97,12 +98,12 @@ class Table:
     @property
     def title(self) -> str:
         """`elbo_gap (nats), protocol smoke; task.objective=exact`."""
-        unit = f" ({self.metric.unit})" if self.metric.unit else ""
+        unit = f" ({self.info.unit})" if self.info.unit else ""
         said = [f"protocol {self.protocol}"] if self.protocol else []
         said += [
             f"{name}={'none' if value is None else value}" for name, value in self.apart.items()
         ]
-        return f"{self.metric.name}{unit}" + (f", {', '.join(said)}" if said else "")
+        return f"{self.metric}{unit}" + (f", {', '.join(said)}" if said else "")
 
     def explained(self, marks: Sequence[str]) -> list[str]:
         """What the notes say of an entry's marks."""
@@ -120,8 +121,10 @@ def compare(sample: SelectedRuns, options: Options) -> list[Table]:
     tables = [
         table
         for name, groups in _by_metric(sample, options).items()
+        for info, alike in _by_meaning(name, groups)
         for table in (
-            _table(sample, name, apart, members, options) for apart, members in _comparable(groups)
+            _table(sample, name, info, apart, members, options)
+            for apart, members in _comparable(alike)
         )
     ]
     rows = {line.row for table in tables for line in table.lines}
@@ -148,11 +151,25 @@ def _by_metric(sample: SelectedRuns, options: Options) -> dict[str, list[Group]]
 
 def _with_metric(sample: SelectedRuns, name: str) -> list[Group]:
     """The groups on tasks that have the metric: there one that failed altogether has its place."""
-    stored = sample.metrics.of(name)
+    stored = sample.metrics.values(name)
     having = {
         group.column for group in sample.groups if any(run.key in stored for run in group.runs)
     }
     return [group for group in sample.groups if group.column in having]
+
+
+def _by_meaning(name: str, groups: Sequence[Group]) -> list[tuple[Metric, list[Group]]]:
+    """Part the groups whose tasks declare another unit or another better end of the metric.
+
+    Tasks that do not declare it go with the first one that does.
+    """
+    declared = [declared_metric(group.cell, name) for group in groups]
+    default = next(filter(None, declared), None) or metric_by_name(name)
+    parts: dict[tuple[str, str | None], tuple[Metric, list[Group]]] = {}
+    for group, own in zip(groups, declared, strict=True):
+        info = own or default
+        parts.setdefault((info.unit, info.better), (info, []))[1].append(group)
+    return list(parts.values())
 
 
 def _comparable(groups: Sequence[Group]) -> list[tuple[dict[str, Any], list[Group]]]:
@@ -187,7 +204,12 @@ def _varying(columns: Sequence[ColumnName]) -> set[str]:
 
 
 def _table(
-    sample: SelectedRuns, metric: str, apart: dict[str, Any], groups: list[Group], options: Options
+    sample: SelectedRuns,
+    metric: str,
+    info: Metric,
+    apart: dict[str, Any],
+    groups: list[Group],
+    options: Options,
 ) -> Table:
     columns = list(
         dict.fromkeys(
@@ -200,7 +222,8 @@ def _table(
     placed = {(group.row, group.column): group for group in groups}
     notes = footnotes.Footnotes()
     entries = {
-        column: _column(sample, metric, column, rows, placed, options, notes) for column in columns
+        column: _column(sample, metric, info, column, rows, placed, options, notes)
+        for column in columns
     }
     lines = tuple(
         Line(
@@ -220,11 +243,11 @@ def _table(
         in_column.setdefault(group.column, []).append(group)
     floor = tuple(_floor(sample, metric, in_column[column], options) for column in columns)
     kept = floor if any(interval is not None for interval in floor) else None
-    said = meaning(metric)
-    notes.about(said, lines, options, sample.left_out)
+    notes.about(metric, info, lines, options, sample.left_out)
     protocol = protocols[0] if len(protocols) == 1 else None
     return Table(
-        said,
+        metric,
+        info,
         tuple(column.task for column in columns),
         apart,
         protocol,
@@ -244,6 +267,7 @@ def _natural(label: str) -> tuple[Any, ...]:
 def _column(
     sample: SelectedRuns,
     metric: str,
+    info: Metric,
     column: ColumnName,
     rows: Sequence[RowName],
     placed: dict[tuple[RowName, ColumnName], Group],
@@ -258,8 +282,7 @@ def _column(
         for row, one in values.items()
     }
     failures = {row: _failures(groups[row], len(values[row]), len(finite[row])) for row in groups}
-    better = meaning(metric).better
-    compared = significance.compare(finite, failures, better, options.baseline, options.test)
+    compared = significance.compare(finite, failures, info.better, options.baseline, options.test)
     return {
         row: Entry(
             group.cell.cell,

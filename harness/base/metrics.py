@@ -1,7 +1,11 @@
-"""What is known of metrics whatever computes them."""
+"""What metrics mean: a unit, which end is better, a description; those of the harness itself."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+Better = Literal["lower", "higher"]
 PARETO_K_LIMIT = 0.7
 """Above this shape of the weights' tail, estimates by importance sampling are not to be trusted.
 
@@ -13,3 +17,53 @@ MLE_PREFIX = "mle_"
 """What the name of a metric begins with where it is that of the exact maximum-likelihood fit to the
 same data.
 """
+
+
+@dataclass(frozen=True)
+class Metric:
+    """The meaning of a metric; `better` is None where it explains and does not rank."""
+
+    unit: str = ""
+    better: Better | None = None
+    description: str = ""
+
+    def __post_init__(self) -> None:
+        """Raises: ValueError: `better` is another word."""
+        if self.better not in (None, *get_args(Better)):
+            raise ValueError(f"better={self.better!r} is not 'lower', 'higher' or None")
+
+
+HARNESS_METRICS = {
+    "elbo": Metric("nats", "higher", "evidence lower bound"),
+    "log_evidence": Metric("nats", "higher", "importance-sampling estimate of the log-evidence"),
+    "validation_elbo": Metric("nats an example", "higher", "bound on validation data"),
+    "nll": Metric("nats an example", "lower", "negative log-likelihood, by importance sampling"),
+    "elbo_gap": Metric(
+        "nats", "lower", "exact log-evidence at the learned parameters less the bound"
+    ),
+    "evidence_gap": Metric(
+        "nats", "lower", "log-evidence at the maximum less that at the learned parameters"
+    ),
+    "ess": Metric("particles", "higher", "effective sample size of the importance weights"),
+    "pareto_k": Metric(
+        "",
+        "lower",
+        "shape of the tail of the importance weights; "
+        f"above {PARETO_K_LIMIT} estimates are not to be trusted",
+    ),
+    "bound_trend_z": Metric(
+        "", None, "slope of the bound over its standard error at the end of training"
+    ),
+    "travel_used": Metric("", None, "share of the way that parameters could travel"),
+}
+"""The metrics that the harness computes for every task, or for every task with an oracle."""
+
+
+def metric_by_name(name: str) -> Metric:
+    """Return what a metric means that no task declares: one of the harness, or what its ending says.
+
+    >>> metric_by_name("elbo").better, metric_by_name("my_gap").better, metric_by_name("hue").better
+    ('higher', 'lower', None)
+    """
+    is_loss = name.endswith(("_error", "_gap", "_loss", "_nll")) and not name.startswith(MLE_PREFIX)
+    return HARNESS_METRICS.get(name) or Metric(better="lower" if is_loss else None)

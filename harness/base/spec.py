@@ -16,6 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from pydantic_core import to_jsonable_python
 
 from harness.base.errors import InvalidSetting
+from harness.base.metrics import Metric
 
 Plain = None | bool | int | float | str | list["Plain"] | dict[str, "Plain"]
 
@@ -348,11 +349,15 @@ class Description(BaseModel):
     scores: int | None = Field(
         default=None, description="how often one draw asks for the score; none: not known"
     )
+    metric_info: dict[str, Metric] = Field(
+        default={}, description="what the task's metrics mean; earlier releases did not store it"
+    )
 
     @cached_property
     def text(self) -> str:
         """As it is stored."""
-        return canonical_json(self.model_dump(mode="json"))
+        undeclared = set() if self.metric_info else {"metric_info"}
+        return canonical_json(self.model_dump(mode="json", exclude=undeclared))
 
     @cached_property
     def digest(self) -> str:

@@ -109,7 +109,7 @@ def _print(origin: Provenance, workspace: Workspace) -> None:
             markup=False,
         )
     print_table(
-        ("key", "seed", "status", origin.table.metric.name, "checkpoint", "on"),
+        ("key", "seed", "status", origin.table.metric, "checkpoint", "on"),
         _rows(origin),
         left=1,
     )
@@ -127,9 +127,9 @@ def _facts(origin: Provenance) -> Iterator[tuple[str, str]]:
     from harness.analysis.provenance import environment_summary
     from harness.plan.grid import ranges
 
-    entry, cell, metric = origin.entry, origin.group.cell, origin.table.metric
-    unit = f" {metric.unit}" if metric.unit else ""
-    yield metric.name, estimate(entry.interval, False) + unit if entry.interval.n else "none"
+    entry, cell, table = origin.entry, origin.group.cell, origin.table
+    unit = f" {table.info.unit}" if table.info.unit else ""
+    yield table.metric, estimate(entry.interval, False) + unit if entry.interval.n else "none"
     if entry.interval.n:
         yield (
             "mean of",

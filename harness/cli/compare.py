@@ -191,9 +191,9 @@ def _grids(tables: Sequence[Table], style: Style, ranks: bool) -> list[Grid]:
 def _ranking(tables: Sequence[Table]) -> Ranking:
     from harness.analysis.ranks import across
 
-    if not any(table.metric.better for table in tables):
+    if not any(table.info.better for table in tables):
         raise UsageError(
-            f"'{tables[0].metric.name}' has no better end: it explains, and does not rank. Give another --metric."
+            f"'{tables[0].metric}' has no better end: it explains, and does not rank. Give another --metric."
         )
     ranking = across(tables)
     if ranking is None:

@@ -81,7 +81,7 @@ def _tables(sample: SelectedRuns, ranking: Ranking | None) -> list[tuple[str, st
         sample, Options(metrics=tuple(name for name in names if name in sample.metrics.names))
     )
     by_metric = {
-        table.metric.name: [one for one in found if one.metric == table.metric] for table in found
+        table.metric: [one for one in found if one.metric == table.metric] for table in found
     }
     tables = [
         (

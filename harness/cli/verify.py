@@ -185,7 +185,7 @@ def _notes(experiment: Experiment, values: Sequence[Judgement]) -> Iterator[str]
     forms: dict[str, list[str]] = {}
     for value in values:
         for form in filter(None, (value.closed_form, value.corrected_closed_form)):
-            forms.setdefault(form.text, []).append(value.row)
+            forms.setdefault(form.description, []).append(value.row)
     for text, named in forms.items():
         whose = (
             "" if set(named) == rows and len(rows) > 1 else f" of {', '.join(dict.fromkeys(named))}"

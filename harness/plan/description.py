@@ -14,6 +14,7 @@ from pydantic import ValidationError
 
 from harness.api import DiagNormal, Method, Noise, Problem, Task
 from harness.base.errors import BenchError
+from harness.base.metrics import Metric
 from harness.base.spec import Description, Protocol, RunSpec, canonical_json
 from harness.plan import registry
 
@@ -35,6 +36,7 @@ def describe(
         ),
         scored_by=task.scored_by,
         headline=task.headline,
+        metric_info=task.metric_info,
         task_variant=task.variant,
         stacks=task.stacks,
         scores=_scores(
@@ -56,6 +58,19 @@ def describe_stored(
         spec = RunSpec.from_plain(values)
         return describe(*registry.load(spec, _no_text), spec, settings, protocol)
     return Description(method=method.rpartition("/")[2])
+
+
+@cache
+def installed_metrics(task: str) -> dict[str, Metric]:
+    """Return what the metrics of an installed task mean; nothing where the task is not installed.
+
+    Args:
+        task: a stored name; one that is a path is not loaded.
+    """
+    with suppress(BenchError):
+        if ":" not in task and not task.endswith(".py"):
+            return registry.find("task", task).cls.metric_info
+    return {}
 
 
 def _no_text(digest: str) -> Any:

@@ -18,8 +18,6 @@ from harness.report.view import (
     basis,
     interval_of,
     telling,
-    titled,
-    unit,
 )
 
 METRICS = ("theta_sq_error", "sigma_sq_error", "delta_sq_error", "elbo_gap")
@@ -93,9 +91,9 @@ def _figure(view: View, task: str, groups: list[Group]) -> Figure:
             ]
             plots.append(
                 Plot(
-                    titled(metric),
+                    view.titled(metric),
                     [*traces, *(one for one in exact if one["x"])],
-                    _layout(groups, metric, scale),
+                    _layout(view, groups, metric, scale),
                 )
             )
             notes += undrawn((mark for line in marks for mark in line), scale, metric)
@@ -130,7 +128,7 @@ def _mark(view: View, group: Group, metric: str) -> Mark | None:
     )
 
 
-def _layout(groups: Iterable[Group], metric: str, scale: Scale) -> dict[str, Any]:
+def _layout(view: View, groups: Iterable[Group], metric: str, scale: Scale) -> dict[str, Any]:
     sizes = sorted({size for group in groups if (size := dimension(group)) is not None})
     across = {
         "type": "log",
@@ -138,7 +136,7 @@ def _layout(groups: Iterable[Group], metric: str, scale: Scale) -> dict[str, Any
         "tickvals": sizes,
         "ticktext": [str(size) for size in sizes],
     }
-    return {"xaxis": across, "yaxis": scale.axis(unit(metric))}
+    return {"xaxis": across, "yaxis": scale.axis(view.unit(metric))}
 
 
 Floors = dict[int, dict[str, Interval]]

@@ -7,12 +7,11 @@ import textwrap
 from collections.abc import Collection, Sequence
 from typing import Any
 
-from harness.analysis.metrics import meaning
 from harness.analysis.selection import Group
 from harness.report.axes import Mark, Scale, fitting, trace, undrawn
 from harness.report.dimension import families
 from harness.report.page import Figure, Plot
-from harness.report.view import PERCENT, View, anchor, basis, columns, label, titled, unique, unit
+from harness.report.view import PERCENT, View, anchor, basis, columns, label, unique
 
 ABOUT = f"Means over replicates with {PERCENT} t intervals."
 ROW_HEIGHT, LINE_HEIGHT, AXIS_HEIGHT = 40, 14, 60
@@ -52,9 +51,9 @@ def _figure(view: View, id: str, name: str, groups: Sequence[Group]) -> Figure:
             names = {-place: view.name(group) for place, group in enumerate(groups)}
             plots.append(
                 Plot(
-                    titled(metric),
+                    view.titled(metric),
                     traces,
-                    rows_layout(names, scale, _axis(metric)),
+                    rows_layout(names, scale, _axis(view, metric)),
                     rows_height(names.values()),
                 )
             )
@@ -62,9 +61,9 @@ def _figure(view: View, id: str, name: str, groups: Sequence[Group]) -> Figure:
     return Figure(id, name, basis(groups), plots, notes=notes)
 
 
-def _axis(metric: str) -> str:
-    better = meaning(metric).better
-    return f"{unit(metric)} ({better} is better)" if better else unit(metric)
+def _axis(view: View, metric: str) -> str:
+    better = view.sample.metric_info(metric).better
+    return f"{view.unit(metric)} ({better} is better)" if better else view.unit(metric)
 
 
 def rows_height(names: Collection[str]) -> int:

@@ -16,9 +16,7 @@ from harness.report.view import (
     anchor,
     basis,
     columns,
-    titled,
     unique,
-    unit,
 )
 
 DEPTHS = {"n_leapfrog": "leapfrog steps", "n_layers": "layers"}
@@ -93,7 +91,11 @@ def _figure(view: View, id: str, name: str, lines: dict[Line, list[Group]]) -> F
                 "title": {"text": _axis(lines)},
             }
             plots.append(
-                Plot(titled(metric), traces, {"xaxis": across, "yaxis": scale.axis(unit(metric))})
+                Plot(
+                    view.titled(metric),
+                    traces,
+                    {"xaxis": across, "yaxis": scale.axis(view.unit(metric))},
+                )
             )
             notes += undrawn(flat, scale, metric)
     return Figure(id, name, basis(everyone), plots, keys, notes=notes)

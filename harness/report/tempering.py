@@ -11,7 +11,7 @@ from harness.base.spec import canonical_json
 from harness.report.axes import Mark, Scale, fitting, trace, undrawn
 from harness.report.dots import rows_height, rows_layout
 from harness.report.page import Figure, Key, Look, Plot
-from harness.report.view import PERCENT, View, basis, columns, interval_of, spoken, titled, unit
+from harness.report.view import PERCENT, View, basis, columns, interval_of, spoken
 
 METRICS = ("sigma_sq_error", "elbo_gap", "nll")
 UNTEMPERED = "none"
@@ -99,9 +99,9 @@ def _plot(view: View, known: Sequence[Pair], metric: str) -> tuple[Plot | None, 
         trace([both[side] for both in marks], look, side, scale, "x", line=False)
         for side, look in enumerate(looks)
     ]
-    layout = rows_layout(names, scale, unit(metric))
+    layout = rows_layout(names, scale, view.unit(metric))
     flat = [replace(mark, lines=mark.lines[:2]) for both in marks for mark in both]
-    return Plot(titled(metric), traces, layout, rows_height(names.values())), undrawn(
+    return Plot(view.titled(metric), traces, layout, rows_height(names.values())), undrawn(
         flat, scale, metric
     )
 

@@ -8,7 +8,6 @@ from dataclasses import dataclass, field
 from html import escape
 from typing import Any
 
-from harness.analysis.metrics import meaning
 from harness.analysis.selection import Aspects, ColumnName, Group, RowName, SelectedRuns, row_texts
 from harness.analysis.statistics import CONFIDENCE, Interval, t_interval
 from harness.base.spec import settings_text
@@ -62,6 +61,15 @@ class View:
             values = list(self.sample.values(group, metric).values())
             self._intervals[place] = interval_of(values) if values else None
         return self._intervals[place]
+
+    def titled(self, metric: str) -> str:
+        """A metric with its description."""
+        description = self.sample.metric_info(metric).description
+        return f"{metric}: {description}" if description else metric
+
+    def unit(self, metric: str) -> str:
+        """The unit of a metric, for an axis."""
+        return self.sample.metric_info(metric).unit or metric
 
     def name(self, group: Group) -> str:
         """The name of the group's row."""
@@ -168,17 +176,6 @@ def basis(groups: Collection[Group], most: int | None = None) -> str:
     if not lost:
         return f"{text}; no run ended otherwise."
     return f"{text}; {sum(lost.values())} ended without a result: {', '.join(f'{lost[name]} {name}' for name in sorted(lost))}."
-
-
-def titled(metric: str) -> str:
-    """A metric with what it says."""
-    known = meaning(metric)
-    return f"{metric}: {known.says}" if known.says else metric
-
-
-def unit(metric: str) -> str:
-    """The unit of a metric, for an axis."""
-    return meaning(metric).unit or metric
 
 
 def aspects_text(aspects: Aspects, names: Collection[str]) -> str:

@@ -12,25 +12,39 @@ of order $1/n$ are left out.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+
+from harness.api import ClosedForm
 
 
-@dataclass(frozen=True)
-class ClosedForm:
-    """A squared error summed over dimensions, from the true sigma and the points of a data set;
-    `text` says where it comes from.
+def closed_forms(sigma: Sequence[float], n_data: int) -> dict[str, ClosedForm]:
+    """Return every closed form, by name, for a true sigma and the points of a data set."""
+    return {
+        "missing-half": ClosedForm(
+            missing_half(sigma), "sigma_hat = sqrt(2) sigma, as the objective lacks a factor 1/2"
+        ),
+        "no-contraction-missing-half": ClosedForm(
+            no_contraction_missing_half(sigma),
+            "sigma_hat^2 = 2 sigma^2 + 1, as the objective lacks a factor 1/2 and the flow "
+            "cannot contract the prior",
+        ),
+        "no-contraction": ClosedForm(
+            no_contraction(sigma),
+            "sigma_hat^2 = sigma^2 + 1, as the draws stay as wide as the prior",
+        ),
+        "fit-of-sigma": ClosedForm(
+            fit_of_sigma(sigma, n_data), "the exact maximum-likelihood fit: sigma^2 / (2 n)"
+        ),
+        "drawn-latent": ClosedForm(
+            drawn_latent(sigma, n_data),
+            "the exact maximum-likelihood fit, which is off by the drawn latent: "
+            "about 1 a dimension",
+            drawn_latent_deviation(sigma, n_data),
+        ),
+    }
 
-    `deviation` is its standard deviation over data sets, given the same; None where it is not of
-    use.
-    """
 
-    text: str
-    value: Callable[[Sequence[float], int], float]
-    deviation: Callable[[Sequence[float], int], float] | None = None
-
-
-def missing_half(sigma: Sequence[float], n_data: int) -> float:
+def missing_half(sigma: Sequence[float]) -> float:
     r"""$\sum_j (\sqrt2 - 1)^2 \sigma_j^2$: the released objective, for a method that follows the
     posterior.
 
@@ -41,7 +55,7 @@ def missing_half(sigma: Sequence[float], n_data: int) -> float:
     return math.fsum((math.sqrt(2) * s - s) ** 2 for s in sigma)
 
 
-def no_contraction_missing_half(sigma: Sequence[float], n_data: int) -> float:
+def no_contraction_missing_half(sigma: Sequence[float]) -> float:
     r"""$\sum_j \big(\sqrt{2 \sigma_j^2 + 1} - \sigma_j\big)^2$: the released objective, for a flow
     that cannot contract.
 
@@ -51,7 +65,7 @@ def no_contraction_missing_half(sigma: Sequence[float], n_data: int) -> float:
     return math.fsum((math.sqrt(2 * s * s + 1) - s) ** 2 for s in sigma)
 
 
-def no_contraction(sigma: Sequence[float], n_data: int) -> float:
+def no_contraction(sigma: Sequence[float]) -> float:
     r"""$\sum_j \big(\sqrt{\sigma_j^2 + 1} - \sigma_j\big)^2$: the density itself, for draws that
     stay $N(0, 1)$.
 
@@ -85,24 +99,3 @@ def drawn_latent_deviation(sigma: Sequence[float], n_data: int) -> float:
     variance $v$ has the variance $2 v^2$.
     """
     return math.sqrt(math.fsum(2 * (1 + s * s / n_data) ** 2 for s in sigma))
-
-
-FORMS = {
-    "missing-half": ClosedForm(
-        "sigma_hat = sqrt(2) sigma, as the objective lacks a factor 1/2", missing_half
-    ),
-    "no-contraction-missing-half": ClosedForm(
-        "sigma_hat^2 = 2 sigma^2 + 1, as the objective lacks a factor 1/2 and the flow cannot contract the prior",
-        no_contraction_missing_half,
-    ),
-    "no-contraction": ClosedForm(
-        "sigma_hat^2 = sigma^2 + 1, as the draws stay as wide as the prior", no_contraction
-    ),
-    "fit-of-sigma": ClosedForm("the exact maximum-likelihood fit: sigma^2 / (2 n)", fit_of_sigma),
-    "drawn-latent": ClosedForm(
-        "the exact maximum-likelihood fit, which is off by the drawn latent: about 1 a dimension",
-        drawn_latent,
-        drawn_latent_deviation,
-    ),
-}
-"""The closed forms by the names that files of published values use."""
