@@ -353,7 +353,7 @@ def test_a_mirror_that_fails_does_not_fail_the_import(there, bundle, monkeypatch
     def refuse(*unused):
         raise OSError("no processes left")
 
-    monkeypatch.setattr("harness.tracking.mirror.spawn", refuse)
+    monkeypatch.setattr("harness.tracking.mirror.Subprocess", refuse)
     result = cli(there, "import", bundle)
     assert (result.exit_code, result.stdout) == (0, "3 runs: 3 added.\n")
     assert "does not show 3 runs yet (OSError: no processes left)" in result.stderr

@@ -71,3 +71,9 @@ def test_a_scheduler_with_tls_is_reached_with_its_certificate_and_not_without(tl
         pytest.raises(UsageError, match="No Dask scheduler answers at tcp://"),
     ):
         connect(address.replace("tls://", "tcp://"))
+
+
+def test_where_dask_is_missing_a_line_says_what_to_install(monkeypatch):
+    monkeypatch.setitem(sys.modules, "distributed", None)
+    with pytest.raises(UsageError, match=r"pip install 'bench-vi\[dask\]'"):
+        connect("tcp://127.0.0.1:8786")

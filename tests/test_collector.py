@@ -9,7 +9,7 @@ import subprocess
 import sys
 
 from harness.base.gc import SELDOM
-from harness.base.subprocesses import spawn
+from harness.base.subprocesses import Subprocess
 
 READ = "print(json.dumps([gc.get_threshold()[0], gc.get_freeze_count()]))"
 
@@ -43,11 +43,13 @@ def test_a_process_that_is_somebody_elses_is_left_as_it_is():
 
 def test_a_helper_begins_with_it(tmp_path, monkeypatch):
     (tmp_path / "probe.py").write_text(
-        "import gc\n\ndef main():\n    print(gc.get_threshold()[0])\n"
+        "import gc\n\ndef main(parent):\n    parent.send(threshold=gc.get_threshold()[0])\n"
     )
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
-    said, _ = spawn("probe").communicate()
-    assert int(said) == SELDOM
+    helper = Subprocess("probe")
+    assert helper.wait(60) == 0
+    assert list(helper.received()) == [{"threshold": SELDOM}]
+    helper.close()
 
 
 def test_the_command_begins_with_it():

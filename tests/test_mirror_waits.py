@@ -115,7 +115,9 @@ def test_what_is_stored_makes_up_for_a_failure(clock):
 
 def test_the_same_points_stored_again_are_no_progress(tmp_path):
     said = []
-    work = mirror.Work(Workspace(tmp_path), SimpleNamespace(write=said.append))
+    work = mirror.Work(
+        Workspace(tmp_path), SimpleNamespace(send=lambda **message: said.append(message))
+    )
     for revision, missing in [(3, 2000), (3, 1000), (3, 2000), (3, 1000), (3, 0), (3, 0), (4, 0)]:
         work.tell_stored("key", revision, missing)
     assert len(said) == 4
@@ -145,7 +147,7 @@ def throttled(pid, share):
 def test_on_a_busy_machine_loading_mlflow_is_waited_for(tmp_path):
     workspace = Workspace(prepared(tmp_path))
     keys = filled_store.fill(workspace, range(2))
-    with Mirror.start(workspace, keys) as running, throttled(running._child.pid, 0.3):
+    with Mirror.start(workspace, keys) as running, throttled(running._process.pid, 0.3):
         assert running.finish() == [], running.error
     assert list(mirrored(tmp_path).values()) == [["FINISHED"]] * 2
 

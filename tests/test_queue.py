@@ -110,7 +110,7 @@ def test_each_end_is_told_once_and_few_runs_are_asked_about(store, asked):
         store.finish_all(claims, [outcome()] * SEEDS)
         told += watch.look(everywhere=False)
         assert sum(asked) <= 6 * AT_ONCE
-    assert (told, watch.left, watch.progress.share) == (KEYS, [], 1.0)
+    assert (told, watch.open_keys, watch.progress.share) == (KEYS, [], 1.0)
 
 
 def test_an_end_far_behind_is_told_when_all_hands_have_left(store):

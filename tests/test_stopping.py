@@ -10,7 +10,7 @@ from harness.base.stop_request import StopRequest
 
 BOMBARDED = """
 import signal
-from harness.stopping import StopRequest
+from harness.base.stop_request import StopRequest
 stop = StopRequest()
 signal.signal(signal.SIGALRM, lambda *_: stop.set())
 signal.setitimer(signal.ITIMER_REAL, 1e-4, 1e-4)

@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 
 import pytest
@@ -19,17 +20,20 @@ from stores import (
     SPAWN,
     checkpoint,
     execute,
+    file,  # noqa: F401  fixture
     gone_owner,
     in_namespace,
     in_processes,
     outcome,
     stack,
+    store,  # noqa: F401  fixture
+    url,  # noqa: F401  fixture
 )
 
 from harness.base.errors import LeaseLost, UsageError
 from harness.base.spec import Status
 from harness.base.workspace import sqlite_url
-from harness.execution.heartbeat import Heartbeat
+from harness.execution.leases import Leases
 from harness.store import Metric, Progress, ResultStore
 from harness.store.claims import lock
 
@@ -132,9 +136,9 @@ def test_a_living_holder_is_respected_until_its_lease_expires(store):
 def test_a_helper_keeps_leases_alive_and_tells_of_a_lost_one(store, url):
     claims = store.claim(KEYS[:2], ELSEWHERE, lease_s=5.0)
     before = {key: expires for key, (_, _, expires) in store.holders(KEYS).items()}
-    with Heartbeat(url) as heartbeat:
-        heartbeat.hold(claims[:1])
-        heartbeat.hold(claims)  # what changes is beaten at once
+    with Leases(url, beat_s=0.2) as leases:
+        leases.hold(claims[:1])
+        leases.hold(claims)
         patience = time.monotonic() + 60
         while time.monotonic() < patience and any(
             store.holders(KEYS)[key][2] < before[key] + 30 for key in before
@@ -143,11 +147,50 @@ def test_a_helper_keeps_leases_alive_and_tells_of_a_lost_one(store, url):
         assert {
             key: expires > before[key] + 30 for key, (_, _, expires) in store.holders(KEYS).items()
         } == dict.fromkeys(before, True)
-        assert not heartbeat.lost.is_set()
+        assert not leases.are_lost()
         store.heartbeat(claims, lease_s=-1.0)
         store.claim(KEYS[:1], ME)
-        heartbeat.hold(claims)
-        assert heartbeat.lost.wait(60)
+        patience = time.monotonic() + 60
+        while not leases.are_lost():
+            assert time.monotonic() < patience
+            time.sleep(0.05)
+        leases.hold(claims[1:])
+        time.sleep(1.0)
+        assert not leases.are_lost()
+
+
+def test_leases_outlive_a_call_that_holds_the_interpreter(store, url):
+    """A thread of this process gets no turn until it returns, and would lose the lease."""
+    lease_s = 2.0
+    claims = store.claim(KEYS[:1], ELSEWHERE, lease_s=lease_s)
+    turns: list[float] = []
+    over = threading.Event()
+
+    def take_turns():
+        while not over.wait(0.01):
+            turns.append(time.monotonic())
+
+    with Leases(url, beat_s=0.2) as leases:
+        leases.hold(claims)
+        patience = time.monotonic() + 60
+        while store.holders(KEYS)[KEYS[0]][2] < time.time() + 30:  # the process is at work
+            assert time.monotonic() < patience
+            time.sleep(0.01)
+        store.heartbeat(claims, lease_s)
+        thread = threading.Thread(target=take_turns)
+        thread.start()
+        time.sleep(0.1)
+        began, n = time.monotonic(), 10_000_000
+        while time.monotonic() < began + 1.5 * lease_s:
+            began, n = time.monotonic(), 2 * n
+            sum(range(n))
+        ended = time.monotonic()
+        over.set()
+        thread.join()
+        assert store.holders(KEYS)[KEYS[0]][0] == ELSEWHERE
+        assert not leases.are_lost()
+    # Every 0.01 s, were it let; at the ends of the call it may be.
+    assert sum(began < moment < ended for moment in turns) < 5
 
 
 def test_a_run_of_a_killed_process_is_free_at_once(store, url):

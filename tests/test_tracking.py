@@ -620,7 +620,7 @@ def test_an_mlflow_that_is_away_costs_nothing_but_the_wait(tmp_path, request, pl
 def test_a_mirror_that_dies_leaves_its_runs_behind(workspace):
     keys = filled_store.fill(workspace, range(2))
     with Mirror.start(workspace, keys) as running:
-        running._child.kill()
+        os.kill(running._process.pid, signal.SIGKILL)
         assert running.finish(120.0) == keys
 
 
@@ -646,7 +646,7 @@ def test_an_mlflow_that_cannot_be_imported_is_named(workspace, monkeypatch):
 def start_mirror_and_die(workspace, keys, answers):
     """Start a mirror and be killed."""
     running = Mirror.start(workspace, keys)
-    answers.put(running._child.pid)
+    answers.put(running._process.pid)
     answers.close()
     answers.join_thread()
     os.kill(os.getpid(), signal.SIGKILL)

@@ -1,4 +1,4 @@
-"""Runs on a Dask cluster. The only file that imports dask."""
+"""Runs on a Dask cluster. The only file that imports dask, which is an extra: `bench-vi[dask]`."""
 
 from __future__ import annotations
 
@@ -13,59 +13,58 @@ from harness.base.stop_request import StopRequest
 from harness.base.workspace import Workspace
 from harness.execution.job import Note, Options
 from harness.execution.local import stacks
-from harness.execution.workers import Event, Lost, follow
+from harness.execution.workers import Event, Worker, WorkerFailed, WorkerLost, follow
 from harness.store import ResultStore
 
 CONNECT_S = 4.0
 
 
 def connect(address: str) -> Any:
-    """A client of the scheduler at `address`.
+    """Return a client of the scheduler at `address`.
 
     Raises:
-        UsageError: no scheduler answers there.
+        UsageError: no scheduler answers there, or dask is not installed.
     """
-    from distributed import Client
+    try:
+        from distributed import Client
+        from distributed.core import rpc
+        from distributed.security import Security
+    except ImportError as err:
+        raise UsageError("--scheduler needs Dask: pip install 'bench-vi[dask]'.") from err
+
+    async def ask() -> None:
+        arguments = Security().get_connection_args("client")
+        async with rpc(address, connection_args=arguments) as scheduler:
+            await scheduler.identity()
 
     try:
-        asyncio.run(asyncio.wait_for(_ask(address), CONNECT_S))
+        asyncio.run(asyncio.wait_for(ask(), CONNECT_S))
     except Exception as err:
         raise UsageError(
-            f"No Dask scheduler answers at {address} ({type(err).__name__}: {err}). Start one (dask scheduler) and give its address: "
-            "tcp://HOST:8786, or tls://HOST:8786 with the certificates that docs/cluster.md names."
+            f"No Dask scheduler answers at {address} ({type(err).__name__}: {err}). Start one "
+            "(dask scheduler) and give its address: tcp://HOST:8786, or tls://HOST:8786 with the "
+            "certificates that docs/cluster.md names."
         ) from err
     return Client(address, timeout=CONNECT_S, set_as_default=False)
 
 
-async def _ask(address: str) -> None:
-    from distributed.core import rpc
-    from distributed.security import Security
-
-    async with rpc(address, connection_args=Security().get_connection_args("client")) as scheduler:
-        await scheduler.identity()
-
-
 def run_keys(keys: list[str], options: dict[str, Any]) -> dict[str, Any]:
-    """On the cluster: run these runs in a process of its own, with the workspace that this
+    """Make these runs on the cluster, in a process of their own, with the workspace that this
     machine's environment names.
 
     A task that the scheduler gives out twice finds its runs claimed or done.
 
     Returns: the `error` that ended the process with its `status`; or empty.
     """
-    from harness.execution.workers import Worker, WorkerFailed
-
     worker = Worker(Workspace.current(), keys, Options(**options))
     try:
         status = worker.wait()
-        list(worker.said())
-        return (
-            {"error": f"its process ended with status {status}", "status": None} if status else {}
-        )
+        list(worker.notes())
     except WorkerFailed as err:
         return {"error": str(err), "status": err.exit_status}
     finally:
         worker.close()
+    return {"error": f"its process ended with status {status}", "status": None} if status else {}
 
 
 class Cluster:
@@ -74,11 +73,9 @@ class Cluster:
     def __init__(
         self, client: Any, store: ResultStore, keys: Sequence[str], options: Options
     ) -> None:
-        self._executor = client.get_executor(pure=False)
-        self._store = store
-        self._options = dataclasses.asdict(
-            dataclasses.replace(options, threads=1, total_limit_s=None)
-        )
+        self._executor, self._store = client.get_executor(pure=False), store
+        sent = dataclasses.replace(options, threads=1, total_limit_s=None)
+        self._options = dataclasses.asdict(sent)
         self._deadline = options.deadline(time.monotonic())
         self._futures: dict[Any, list[str]] = {}
         self._send(keys)
@@ -90,28 +87,24 @@ class Cluster:
             self._futures[self._executor.submit(run_keys, group, self._options)] = group
 
     def __len__(self) -> int:
-        """How many stacks are on their way."""
+        """Return how many stacks are on their way."""
         return len(self._futures)
 
-    def look(self) -> Iterator[Note | Lost]:
-        """Send again what was lost; yields what went wrong.
+    def supervise(self) -> Iterator[Note | WorkerLost]:
+        """Send again what was lost; yield what went wrong.
 
         Raises:
             BenchError: an error of a run.
         """
         done = [future for future in self._futures if future.done()]
         groups = [self._futures.pop(future) for future in done]
-        lost = [
-            fault
-            for future, group in zip(done, groups, strict=True)
-            if (fault := _fault(future, group))
-        ]
+        faults = [_fault(*pair) for pair in zip(done, groups, strict=True)]
         if done and time.monotonic() < self._deadline:
             self._send([key for group in groups for key in group])
-        yield from lost
+        yield from filter(None, faults)
 
-    def are_idle(self) -> bool:
-        """Whether nothing is on its way, or the time is over."""
+    def is_idle(self) -> bool:
+        """Say whether nothing is on its way, or the time is over."""
         return not self._futures or time.monotonic() >= self._deadline
 
     def stop(self) -> None:
@@ -120,26 +113,28 @@ class Cluster:
             future.cancel()
 
 
-def _fault(future: Any, group: list[str]) -> Lost | None:
-    """What became of a task that is over, where it was lost with its worker.
+def _fault(future: Any, group: list[str]) -> WorkerLost | None:
+    """Return what became of a task that is over, where it was lost with its worker.
 
     Raises:
         BenchError: an error of a run ended it.
     """
-    died = future.exception()
-    fault = {"error": f"{type(died).__name__}: {died}", "status": None} if died else future.result()
+    error = future.exception()
+    fault = future.result() if error is None else {"error": f"{type(error).__name__}: {error}"}
     if not fault:
         return None
-    if fault["status"] is not None:
-        kind = UsageError if fault["status"] == UsageError.exit_status else BenchError
+    if (status := fault.get("status")) is not None:
+        kind = UsageError if status == UsageError.exit_status else BenchError
         raise kind(f"The cluster cannot run {group[0]}: {fault['error']}")
-    return Lost(f"A worker of the cluster was lost ({fault['error']}); its runs go on elsewhere.")
+    return WorkerLost(
+        f"A worker of the cluster was lost ({fault['error']}); its runs go on elsewhere."
+    )
 
 
 def run_on_cluster(
     store: ResultStore, client: Any, keys: Sequence[str], stop: StopRequest, options: Options
 ) -> Iterator[Event]:
-    """Run these runs on the cluster of `client`: only their keys travel, and its workers claim them
+    """Make these runs on the cluster of `client`: only their keys travel, and its workers claim them
     in the database.
 
     Raises:

@@ -17,8 +17,8 @@ PACKAGES = ("torch", "numpy", "pydantic", "sqlalchemy", "safetensors", "mlflow",
 
 @cache
 def describe() -> dict[str, Any]:
-    """Versions, CPU, and the git commit of the source with a flag for uncommitted changes (None
-    outside a checkout).
+    """Return versions, CPU, and the git commit of the source with a flag for uncommitted changes
+    (None outside a checkout).
     """
     commit = _git("rev-parse", "HEAD")
     return {
@@ -44,26 +44,21 @@ def _cpu() -> str:
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
     except OSError:
-        return platform.processor()
-    return next(
-        (line.partition(":")[2].strip() for line in lines if line.startswith("model name")),
-        platform.processor(),
-    )
+        lines = []
+    models = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return models[0] if models else platform.processor()
 
 
 def _git(*arguments: str) -> str | None:
-    """What git says of the folder that holds the source; None where it is no checkout of its own."""
+    """Return what git says of the folder that holds the source; None where that is not a checkout
+    of its own.
+    """
     folder = Path(__file__).resolve().parents[2]
     if not (folder / ".git").exists():
         return None
+    command = ["git", "-C", str(folder), *arguments]
     try:
-        done = subprocess.run(
-            ["git", "-C", str(folder), *arguments],
-            capture_output=True,
-            text=True,
-            timeout=5,
-            check=True,
-        )
+        output = subprocess.run(command, capture_output=True, text=True, timeout=5, check=True)
     except (OSError, subprocess.SubprocessError):
         return None
-    return done.stdout.strip()
+    return output.stdout.strip()

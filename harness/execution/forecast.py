@@ -9,22 +9,15 @@ from collections.abc import Hashable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from harness.base.spec import NewRun, Status
-from harness.store import Owner, ResultStore, RunStatus
+from harness.store import ResultStore
 from harness.store.claims import CRASHED
 from harness.store.store import LEASE_S
 
 MISSING = "missing"  # from the database
 GIVEN_UP = "crashed"  # failed because its processes died: a repeated command tries again
-WITHDRAWN = "withdrawn"  # it has ended, and its result does not stand
-OPEN = (
-    MISSING,
-    GIVEN_UP,
-    WITHDRAWN,
-    Status.QUEUED,
-    Status.INTERRUPTED,
-    Status.TIMEOUT,
-    Status.RUNNING,
-)
+WITHDRAWN = "withdrawn"  # it has ended, and its result is withdrawn
+UNFINISHED = (Status.QUEUED, Status.INTERRUPTED, Status.TIMEOUT, Status.RUNNING)
+OPEN = (MISSING, GIVEN_UP, WITHDRAWN, *UNFINISHED)
 AGAIN = (Status.FAILED, Status.DIVERGED)  # made anew where the command asks for it
 # Settings that leave the time of a step as it is.
 FREE = {"steps", "lr", "lr_schedule", "rmsprop_decay", "optimiser", "clip_norm", "eval_particles"}
@@ -33,7 +26,7 @@ FREE = {"steps", "lr", "lr_schedule", "rmsprop_decay", "optimiser", "clip_norm",
 @dataclass(frozen=True)
 class Part:
     """The runs of one method on one task, counted by status; `missing` are not in the database,
-    `crashed` failed with their processes, results that are `withdrawn` do not stand.
+    `crashed` failed with their processes, `withdrawn` have a result that is withdrawn.
     """
 
     task: str
@@ -42,7 +35,7 @@ class Part:
 
     @property
     def total(self) -> int:
-        """All of them."""
+        """The number of runs."""
         return sum(self.counts.values())
 
 
@@ -88,31 +81,27 @@ class Forecast:
 
     @property
     def processes(self) -> int:
-        """The processes at work."""
+        """The number of processes at work."""
         return len({(run.host, run.pid) for run in self.at_work})
 
     def seconds_with(self, workers: int) -> float | None:
-        """Seconds until all is made by so many processes; None where nothing is known. No stack is
-        cut in two.
+        """Return the seconds until all is made by so many processes; None where nothing is known.
+        No stack is cut in two.
         """
-        return (
-            None
-            if self.unknown == self.remaining > 0
-            else max(self.seconds / workers, self.longest)
-        )
+        if self.unknown == self.remaining > 0:
+            return None
+        return max(self.seconds / workers, self.longest)
 
 
 @dataclass(frozen=True)
 class _Run:
-    """A run with its names, which are hashes and take a while; what it is, where it stands, and how
-    many steps it has made.
-    """
+    """A run with its names, which are hashes and take a while, its status and its step."""
 
     new: NewRun
     key: str
     cell: str
     label: str
-    state: str = MISSING
+    status: str = MISSING
     step: int = 0
 
 
@@ -124,7 +113,7 @@ def forecast(
     rerun: bool = False,
     retry: bool = False,
 ) -> Forecast:
-    """Where these runs stand in a database; None is one that does not exist yet.
+    """Return where these runs stand in a database; None is one that does not exist yet.
 
     Args:
         runs, store: what was asked for, and where it is kept.
@@ -133,103 +122,75 @@ def forecast(
         retry: so is what diverged or failed.
     """
     named = [_Run(run, run.spec.key, run.spec.cell, run.description.method) for run in runs]
-    standings = store.statuses([run.key for run in named]) if store else {}
-    holders = (
-        store.holders([key for key, run in standings.items() if run.status == Status.RUNNING])
-        if store
-        else {}
-    )
-    failed = (
-        store.rows([key for key, run in standings.items() if run.status == Status.FAILED])
-        if store
-        else {}
-    )
-    marked = dict.fromkeys((key for key, row in failed.items() if row.reason == CRASHED), GIVEN_UP)
-    marked |= dict.fromkeys(store.retractions.reasons(standings) if store else (), WITHDRAWN)
-    stored = [
-        _standing(run, standings.get(run.key), run.key in holders, marked.get(run.key))
-        for run in named
+    stored, at_work = (named, []) if store is None else _standings(named, store)
+    counts: dict[str, dict[str, Counter[str]]] = {}
+    for run in stored:
+        by_method = counts.setdefault(run.new.task_label, {})
+        by_method.setdefault(run.label, Counter())[run.status] += 1
+    parts = [
+        Part(task, method, dict(counter))
+        for task, by_method in counts.items()
+        for method, counter in by_method.items()
     ]
-    anew = (*AGAIN, WITHDRAWN)
-    left = [
-        replace(run, step=0) if rerun or run.state in anew else run
+    wanted = OPEN + AGAIN if retry else OPEN
+    to_make = [
+        replace(run, step=0) if rerun or run.status in (*AGAIN, WITHDRAWN) else run
         for run in stored
-        if rerun or run.state in _to_make(retry)
+        if rerun or run.status in wanted
     ]
-    times, unknown = _times(left, Speeds(store, [run.new for run in left]), stack)
-    return Forecast(
-        _parts(stored),
-        list(_at_work(stored, holders)),
-        len(left),
-        math.fsum(times),
-        max(times, default=0.0),
-        unknown,
-    )
-
-
-def _to_make(retry: bool) -> tuple[str, ...]:
-    return OPEN + AGAIN if retry else OPEN
-
-
-def _standing(run: _Run, standing: RunStatus | None, held: bool, mark: str | None) -> _Run:
-    """A run as it is for whoever waits for it: one whose process died is interrupted."""
-    if standing is None:
-        return run
-    died = standing.status == Status.RUNNING and not held
-    return replace(
-        run, state=mark or str(Status.INTERRUPTED if died else standing.status), step=standing.step
-    )
-
-
-def _at_work(
-    runs: Sequence[_Run], holders: dict[str, tuple[Owner, float, float]]
-) -> Iterator[AtWork]:
-    for run in runs:
-        if run.key in holders:
-            owner, since, expires = holders[run.key]
-            names = (run.key, run.cell, run.label, run.new.task_label, run.new.spec.seed)
-            yield AtWork(
-                *names,
-                owner.host,
-                owner.pid,
-                since,
-                expires - LEASE_S,
-                run.step,
-                run.new.spec.steps,
-            )
-
-
-def _parts(runs: Sequence[_Run]) -> list[Part]:
-    counts: dict[tuple[str, str], Counter[str]] = {}
-    for run in runs:
-        counts.setdefault((run.new.task_label, run.label), Counter())[run.state] += 1
-    tasks = list(dict.fromkeys(task for task, _ in counts))
-    ordered = sorted(counts, key=lambda name: tasks.index(name[0]))
-    return [Part(*name, dict(counts[name])) for name in ordered]
-
-
-def _times(left: Sequence[_Run], speeds: Speeds, stack: int) -> tuple[list[float], int]:
-    """Seconds that each stack still takes, and the number of runs of which nothing is known."""
+    speeds = Speeds(store, [run.new for run in to_make])
     times, unknown = [], 0
-    for members in _stacks(left, stack):
-        pace = speeds.seconds_a_step(members[0].new, members[0].cell)
+    for members in _stacks(to_make, stack):
+        run = members[0]
+        pace = speeds.seconds_a_step(run.new, run.cell)
         if pace is None:
             unknown += len(members)
         else:
-            times.append((members[0].new.spec.steps - members[0].step) * pace)
-    return times, unknown
+            times.append((run.new.spec.steps - run.step) * pace)
+    longest = max(times, default=0.0)
+    return Forecast(parts, at_work, len(to_make), math.fsum(times), longest, unknown)
 
 
-def _stacks(left: Sequence[_Run], stack: int) -> Iterator[list[_Run]]:
-    """Runs that will be one program: replicates of a cell at the same step, at most `stack` of
-    them, where the task stacks.
+def _standings(runs: Sequence[_Run], store: ResultStore) -> tuple[list[_Run], list[AtWork]]:
+    """Return the runs as the database has them, and those that a living process holds. One whose
+    process died is interrupted.
+    """
+    standings = store.statuses([run.key for run in runs])
+    keys_by_status = {
+        status: [key for key, standing in standings.items() if standing.status == status]
+        for status in (Status.RUNNING, Status.FAILED)
+    }
+    holders = store.holders(keys_by_status[Status.RUNNING])
+    failed = store.rows(keys_by_status[Status.FAILED])
+    marks = {key: GIVEN_UP for key, row in failed.items() if row.reason == CRASHED}
+    marks |= dict.fromkeys(store.retractions.reasons(standings), WITHDRAWN)
+    stored, at_work = [], []
+    for run in runs:
+        if standing := standings.get(run.key):
+            died = standing.status == Status.RUNNING and run.key not in holders
+            status = Status.INTERRUPTED if died else standing.status
+            run = replace(run, status=marks.get(run.key, str(status)), step=standing.step)
+        stored.append(run)
+        if run.key in holders:
+            owner, since, expires = holders[run.key]
+            names = (run.key, run.cell, run.label, run.new.task_label, run.new.spec.seed)
+            times = (since, expires - LEASE_S)
+            at_work.append(
+                AtWork(*names, owner.host, owner.pid, *times, run.step, run.new.spec.steps)
+            )
+    return stored, at_work
+
+
+def _stacks(runs: Sequence[_Run], stack: int) -> Iterator[list[_Run]]:
+    """Yield runs that will be one program: replicates of a cell at the same step, at most `stack`
+    of them, where the task stacks.
     """
     units: dict[tuple[str, int], list[_Run]] = {}
-    for run in left:
+    for run in runs:
         units.setdefault((run.cell, run.step), []).append(run)
     for members in units.values():
         size = stack if members[0].new.description.stacks else 1
-        yield from (members[first : first + size] for first in range(0, len(members), size))
+        yield from (members[start : start + size] for start in range(0, len(members), size))
 
 
 class Speeds:
@@ -241,15 +202,13 @@ class Speeds:
         self._sums: dict[Hashable, tuple[float, int]] = {}
         methods = {run.spec.method for run in runs}
         for pace in store.paces(methods) if store and methods else []:
-            kinds = _kinds(
-                pace.cell, pace.method, pace.task, pace.task_label, json.loads(pace.settings)
-            )
-            for kind in kinds:
+            settings = json.loads(pace.settings)
+            for kind in _kinds(pace.cell, pace.method, pace.task, pace.task_label, settings):
                 wall_s, steps = self._sums.get(kind, (0.0, 0))
                 self._sums[kind] = (wall_s + pace.wall_s, steps + pace.steps)
 
     def seconds_a_step(self, run: NewRun, cell: str) -> float | None:
-        """Of a stack that this run is in; None where nothing is known of its method."""
+        """Return those of a stack that this run is in; None where nothing is known of its method."""
         for kind in _kinds(cell, run.spec.method, run.spec.task, run.task_label, run.settings):
             if kind in self._sums:
                 wall_s, steps = self._sums[kind]
@@ -260,10 +219,8 @@ class Speeds:
 def _kinds(
     cell: str, method: str, task: str, task_label: str, settings: dict[str, object]
 ) -> tuple[Hashable, ...]:
-    """What a run is of, the narrowest first: its cell, its method and settings on its task, the
-    task's name, the method.
+    """Return what a run is one of, the narrowest first: its cell, its method and settings on its
+    task, the task's name, the method.
     """
-    weighty = tuple(
-        sorted((name, str(value)) for name, value in settings.items() if name not in FREE)
-    )
-    return cell, (method, task_label, weighty), (method, task), (method,)
+    slow = sorted((name, str(value)) for name, value in settings.items() if name not in FREE)
+    return cell, (method, task_label, tuple(slow)), (method, task), (method,)

@@ -12,7 +12,6 @@ import pytest
 from conftest import json_lines
 from hostile import FULL, parsed
 from plugins import EXTREMES
-from runs import finished, prepared, start
 from stores import url  # noqa: F401  fixture
 
 from harness.base.spec import Status
@@ -143,34 +142,12 @@ def test_every_number_that_a_float_can_be_is_stored_and_shown(
     record_property("faults", len(numbers))
 
 
-def test_a_step_that_does_not_end_is_broken_off_and_the_sweep_goes_on(bench, monkeypatch):
-    monkeypatch.setattr("harness.training.timeout.GRACE_S", 0.5)
-    command = ("run", "-m", f"{PLUGINS}:Hangs", "-m", "vb", *SMOKE, "--time-limit", "2s")
-    for _ in range(2):  # the same command tries again
-        runs = {line["method"].rpartition(":")[2]: line for line in json_lines(bench(*command))}
-        assert runs["vb"]["status"] == "done"
-        assert runs["hangs"]["status"] == "timeout"
-        assert "its step had not ended" in runs["hangs"]["reason"]
-
-
-@pytest.mark.skipif(not FULL, reason="as above, in a worker, with BENCH_TESTS=full")
-def test_a_step_that_does_not_end_is_broken_off_in_a_worker(tmp_path):
-    command = [
-        "-m",
-        f"{PLUGINS}:Hangs",
-        "-m",
-        "vb",
-        "-t",
-        "gaussian-2",
-        "--protocol",
-        "smoke",
-        "--workers",
-        "2",
-        "--time-limit",
-        "5s",
-    ]
-    runs = {
-        run["method"].rpartition(":")[2]: run
-        for run in finished(start(prepared(tmp_path / "home"), command))
-    }
-    assert (runs["vb"]["status"], runs["hangs"]["status"]) == ("done", "timeout")
+def test_a_worker_whose_step_does_not_end_is_ended_and_the_others_go_on(bench, monkeypatch):
+    """Its run is tried again by another worker, and given up when it has ended the third one."""
+    monkeypatch.setattr("harness.execution.workers.STUCK_S", 0.5)
+    methods = ("-m", f"{PLUGINS}:Hangs", "-m", "vb")
+    result = bench("run", *methods, *SMOKE, "--time-limit", "6s", "--workers", "1")
+    runs = {line["method"].rpartition(":")[2]: line for line in json_lines(result)}
+    assert runs["vb"]["status"] == "done"
+    assert (runs["hangs"]["status"], runs["hangs"]["reason"]) == ("failed", "crashed")
+    assert result.stderr.count("ended with status 1; another one takes its place") == 3

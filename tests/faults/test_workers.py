@@ -171,15 +171,20 @@ def test_what_goes_wrong_in_a_worker_is_said_by_the_command(tmp_path):
 
 def test_the_last_words_of_a_worker_are_heard_however_late_they_are_read(tmp_path, monkeypatch):
     read = Worker._listen
-    monkeypatch.setattr(
-        Worker, "_listen", lambda self: (self._child.wait(), time.sleep(0.5), read(self))
-    )
+
+    def late(self):
+        while not hasattr(self, "_process") or self.poll() is None:
+            time.sleep(0.01)
+        time.sleep(0.5)
+        read(self)
+
+    monkeypatch.setattr(Worker, "_listen", late)
     workspace = Workspace(prepared(tmp_path / "home"), {"BENCH_HOME": str(tmp_path / "home")})
     worker = Worker(workspace, ["0" * 16], Options())
     try:
         assert worker.wait() == 0
         with pytest.raises(WorkerFailed, match="None of the runs asked for"):
-            list(worker.said())
+            list(worker.notes())
     finally:
         worker.close()
 
@@ -287,3 +292,36 @@ def test_a_server_that_goes_away_in_mid_sweep_is_waited_for(tmp_path, record_pro
                 [line.status.value for line in store.history(run.spec.key)] for run in runs
             ]
         assert histories == [["queued", "running", "done"]] * 2
+
+
+def test_a_signal_while_the_server_is_away_ends_the_command_soon(tmp_path, record_property):
+    """Not after the minute and a half for which results wait; what is saved goes on."""
+    runs = sweep(1, 3_000)
+    places = [Place.sqlite(tmp_path / "whole")]
+    with server() as running:
+        with psycopg.connect(f"{running.url}/postgres", autocommit=True) as connection:
+            connection.execute("CREATE DATABASE bench")
+        places.append(Place(prepared(tmp_path / "home"), f"{running.url}/bench"))
+        arguments = ["--drain", "--save-every", "0.5"]
+        for place in places:
+            with place.store() as store:
+                store.enqueue(runs)
+        whole, broken = (
+            start(place.home, arguments, command="worker", **place.environment) for place in places
+        )
+        wait_until(lambda: list((places[1].home / "checkpoints").glob("*/*")), broken)
+        running.stop()
+        whole.communicate(timeout=300)
+        time.sleep(OUTAGE_S)  # training has ended there too: its results wait
+        broken.send_signal(signal.SIGINT)
+        began = time.monotonic()
+        _, errors = broken.communicate(timeout=300)
+        assert time.monotonic() - began < 60
+        assert broken.returncode in (1, 130), errors
+        assert "Traceback" not in errors
+        running.start()
+        again = start(places[1].home, arguments, command="worker", **places[1].environment)
+        _, errors = again.communicate(timeout=300)
+        assert again.returncode == 0, errors
+        record_property("faults", 1)
+        compared(record_property, states(places[1]), states(places[0]))
