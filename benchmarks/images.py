@@ -26,7 +26,7 @@ import torch
 from timing import Found, claim, ratio, spread, stepper, table, text
 
 from harness.api import Problem, autograd_score
-from tasks.mnist import MNIST
+from harness.tasks.mnist import MNIST
 
 THREADS = (1, 2)
 WRITTEN, AUTOMATIC = "hvae K=15, written-out score", "hvae K=15, autograd of autograd"

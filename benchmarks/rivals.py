@@ -23,8 +23,8 @@ from timing import Found, claim, ratio, spread, stepper, table, text
 from torch import Tensor
 
 from harness.api import Noise
-from tasks._decoder import decoded
-from tasks._nets import ConvNets
+from harness.tasks._decoder import decoded
+from harness.tasks._nets import ConvNets
 
 try:
     from pythae.models import HVAE, IWAE, HVAEConfig, IWAEConfig

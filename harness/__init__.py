@@ -7,6 +7,7 @@ In a notebook: `harness.fit("hvae", "gaussian-25", protocol="smoke")` trains, an
 from __future__ import annotations
 
 import importlib
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -15,6 +16,11 @@ if TYPE_CHECKING:
 
 __all__ = ["Fit", "__version__", "fit", "results"]
 __version__ = "0.1.0"
+
+# Installed, methods, tasks and studies lie in this package; in a checkout they stand beside it.
+_FOLDER = Path(__file__).parent
+if not (_FOLDER / "methods").is_dir():
+    __path__.append(str(_FOLDER.parent))
 
 
 def __getattr__(name: str) -> Any:

@@ -7,8 +7,9 @@ from typing import Any, ClassVar
 import torch
 
 from harness.api import Noise, Params, Particles, Problem, log_std_normal
-from methods.hvae import Hamiltonian
-from methods.iaf import Autoregressive
+
+from .hvae import Hamiltonian
+from .iaf import Autoregressive
 
 
 class HVAEIAF(Hamiltonian, Autoregressive, frozen=True):

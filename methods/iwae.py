@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import ClassVar
 
 from harness.api import Method, Noise, Params, Particles, Problem
-from methods.vb import weighted_draws
+
+from .vb import weighted_draws
 
 
 class IWAE(Method, frozen=True):

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from tasks._layers import Affine
+from ._layers import Affine
 
 AT_ONCE = 1024
 """Images that go through the layers together: what one layer gives stays in a processor's cache

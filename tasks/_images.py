@@ -26,11 +26,12 @@ from harness.api import (
     abstractmethod,
 )
 from harness.nets import init_linear
-from tasks._decoder import Likelihood, decoded
-from tasks._idx import Split
-from tasks._idx import read as read_idx
-from tasks._nets import Nets, dense
-from tasks.gaussian import mini_batch
+
+from ._decoder import Likelihood, decoded
+from ._idx import Split
+from ._idx import read as read_idx
+from ._nets import Nets, dense
+from .gaussian import mini_batch
 
 PART = 10  # images that are scored at a time: it bounds memory and touches no number
 RECOMMENDED: dict[str, dict[str, Any]] = {

@@ -6,9 +6,9 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from tasks._idx import Split, load_images
-from tasks._images import BinaryImages
-from tasks._nets import ConvNets
+from ._idx import Split, load_images
+from ._images import BinaryImages
+from ._nets import ConvNets
 
 FEW = {
     "batch_size": 256,

@@ -13,8 +13,9 @@ from torch.nn.functional import conv2d
 
 from harness.api import Noise, Params
 from harness.nets import init_linear
-from tasks._decoder import softplus
-from tasks._layers import Affine, Dense, Widening, in_blocks, phases
+
+from ._decoder import softplus
+from ._layers import Affine, Dense, Widening, in_blocks, phases
 
 
 def dense(params: Params, name: str, x: Tensor) -> Tensor:

@@ -9,9 +9,10 @@ import numpy as np
 from sklearn.datasets import load_digits
 
 from harness.api import Field
-from tasks._idx import Split
-from tasks._images import BinaryImages
-from tasks._nets import DenseNets
+
+from ._idx import Split
+from ._images import BinaryImages
+from ._nets import DenseNets
 
 N_SEEN = 1_497  # of 1,797: the rest is for tests
 BRIGHTEST = 16

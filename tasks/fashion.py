@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-from tasks._images28 import Images28
+from ._images28 import Images28
 
 
 class Fashion(Images28, frozen=True):

@@ -22,7 +22,7 @@ from harness.api import (
     Task,
 )
 from harness.densities import LOG_2PI
-from tasks._gaussian_closed_forms import closed_forms
+from ._gaussian_closed_forms import closed_forms
 
 METRICS = {
     "theta_sq_error": Metric(

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from harness.api import Batch, Data, Field, Metric, Noise, Params, Problem, Task
 from harness.densities import LOG_2PI
-from tasks.gaussian import METRICS, Gaussian, base_density, mini_batch
+from .gaussian import METRICS, Gaussian, base_density, mini_batch
 
 
 def whiten(v: Tensor, rho: float) -> Tensor:

@@ -27,7 +27,7 @@ from harness.api import (
 )
 from harness.densities import LOG_2PI
 from harness.nets import init_linear, linear
-from tasks.gaussian import METRICS, mini_batch
+from .gaussian import METRICS, mini_batch
 
 TRUTH = {"log_a": math.log(2 * math.pi), "log_b": math.log(2.0)}
 START = 2.0  # of log a and log b

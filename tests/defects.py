@@ -9,12 +9,12 @@ from typing import ClassVar
 import torch
 
 from harness.api import Data, Noise, Params, Particles, Problem
-from methods.hvae import HVAE
-from methods.iaf import IAF
-from methods.vb import VB
-from tasks.gaussian import Gaussian
-from tasks.gaussian_ar1 import GaussianAR1
-from tasks.norms import Norms
+from harness.methods.hvae import HVAE
+from harness.methods.iaf import IAF
+from harness.methods.vb import VB
+from harness.tasks.gaussian import Gaussian
+from harness.tasks.gaussian_ar1 import GaussianAR1
+from harness.tasks.norms import Norms
 
 
 class AsPrinted(HVAE, frozen=True):

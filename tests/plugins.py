@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from harness.api import Data, Method, Noise, Params, Particles, Problem, Task
-from tasks.gaussian import Gaussian
+from harness.tasks.gaussian import Gaussian
 
 
 class _Shift(Method, frozen=True):

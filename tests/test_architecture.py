@@ -69,7 +69,7 @@ def test_plugins_import_the_interface_alone(path):
             [alias.name for alias in node.names]
             if isinstance(node, ast.Import)
             else [node.module or ""]
-            if isinstance(node, ast.ImportFrom)
+            if isinstance(node, ast.ImportFrom) and not node.level
             else []
         )
         assert {name.partition(".")[0] for name in names} <= PLUGIN_IMPORTS

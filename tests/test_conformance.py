@@ -15,7 +15,7 @@ from harness.api import Method, Task
 from harness.base.errors import BenchError
 from harness.conformance import METHOD_CHECKS, TASK_CHECKS, check_method, check_task
 from harness.numerics.noise import Noise
-from tasks.gaussian import Gaussian
+from harness.tasks.gaussian import Gaussian
 
 ROOT = Path(__file__).parents[1]
 SEEDS = range(10 if os.environ.get("BENCH_TESTS") == "full" else 4)
@@ -25,7 +25,7 @@ def plugins(folder: str, kind: type) -> list[type]:
     """The classes in a folder's public files that are registered by having a name of their own."""
     found = []
     for file in sorted((ROOT / folder).glob("[!_]*.py")):
-        module = importlib.import_module(f"{folder}.{file.stem}")
+        module = importlib.import_module(f"harness.{folder}.{file.stem}")
         members = (
             value
             for value in vars(module).values()

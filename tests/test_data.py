@@ -24,7 +24,7 @@ from toy_data import BOMB, CONTENT, IMAGES, LABELS, PIXELS, ROOT, TOY, ZIPPED, _
 from harness.base.errors import DataError, UnknownName
 from harness.datasets.download import fetch
 from harness.datasets.files import KNOWN, fault_of, find_data, verify
-from tasks._idx import LARGEST, load_images, read
+from harness.tasks._idx import LARGEST, load_images, read
 
 # IDX
 

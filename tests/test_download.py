@@ -26,7 +26,7 @@ from harness.datasets import download
 from harness.datasets import files as data
 from harness.datasets.download import FetchFailed, fetch
 from harness.datasets.files import verify
-from tasks._idx import load_images
+from harness.tasks._idx import load_images
 
 
 class Mirror(BaseHTTPRequestHandler):

@@ -9,11 +9,11 @@ import scipy.stats
 import torch
 
 from harness.base.spec import Protocol
+from harness.methods.vb import VB
 from harness.numerics.noise import Noise
+from harness.tasks.gaussian import Gaussian, mini_batch
 from harness.training import loop as training
 from harness.training.evaluation import evaluate
-from methods.vb import VB
-from tasks.gaussian import Gaussian, mini_batch
 
 
 def loaded(task, seed=0):

@@ -11,12 +11,12 @@ import scipy.stats
 import torch
 
 from harness.base.spec import Protocol
+from harness.methods.vb import VB
 from harness.numerics.noise import Noise
+from harness.tasks.gaussian import Gaussian
+from harness.tasks.gaussian_ar1 import GaussianAR1, covariance, neighbours, precision, whiten
 from harness.training import loop as training
 from harness.training.evaluation import evaluate
-from methods.vb import VB
-from tasks.gaussian import Gaussian
-from tasks.gaussian_ar1 import GaussianAR1, covariance, neighbours, precision, whiten
 
 LIKE = torch.zeros((), dtype=torch.float64)
 RHOS = [0.9, 0.0, -0.7, 0.999]

@@ -14,14 +14,14 @@ from harness.base.errors import UsageError
 from harness.plan import registry
 from harness.plan.grid import resolve
 from harness.plan.registry import Found, find
+from harness.tasks._decoder import Likelihood, decoded, softplus
+from harness.tasks._images import binarised
+from harness.tasks._layers import flat, maps, phases
+from harness.tasks._nets import ConvNets, DenseNets, widening
+from harness.tasks.digits import Digits
 from harness.training import checkpoint, validation
 from harness.training import loop as training
 from harness.training.evaluation import evaluate
-from tasks._decoder import Likelihood, decoded, softplus
-from tasks._images import binarised
-from tasks._layers import flat, maps, phases
-from tasks._nets import ConvNets, DenseNets, widening
-from tasks.digits import Digits
 
 METHODS = ["vb", "iwae", "pnf", "iaf", "hvae", "hvae-untempered", "hvae-iaf"]
 

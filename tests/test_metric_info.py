@@ -22,7 +22,7 @@ from harness.store import ResultStore
 TASK = """
 from typing import ClassVar
 from harness.api import Metric
-from tasks.gaussian import Gaussian
+from harness.tasks.gaussian import Gaussian
 
 class {cls}(Gaussian, frozen=True):
     name: ClassVar[str] = "{name}"

@@ -18,10 +18,10 @@ from harness.numerics import bounds
 from harness.numerics.noise import Noise
 from harness.plan import registry
 from harness.plan.grid import expand
+from harness.tasks.norms import Norms, NormsOracle, length
 from harness.training import loop as training
 from harness.training.evaluation import Score, evaluate, mean_scores
 from harness.training.loop import draw
-from tasks.norms import Norms, NormsOracle, length
 
 METHODS = ["vb", "iwae", "pnf", "iaf", "hvae", "hvae-iaf"]
 LIKE = torch.zeros((), dtype=torch.float64)

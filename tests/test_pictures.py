@@ -27,11 +27,11 @@ from harness.base.workspace import Workspace
 from harness.cli import main
 from harness.numerics.noise import Noise
 from harness.plan import registry
+from harness.tasks.digits import Digits
 from harness.training import checkpoint
 from harness.training import figures as gallery
 from harness.training import png as pictures
 from harness.training.model import stored
-from tasks.digits import Digits
 
 DIGITS = (
     "-t",

@@ -27,7 +27,9 @@ seen = []
 def watch(event, arguments):
     name = getattr(arguments[0], "co_filename", "") if event == "exec" else arguments[0] if event == "import" else ""
     top = name.partition(".")[0]
-    if event == "import" and (top in ("methods", "tasks", "plots", "broken", "gone", "evil", "nowhere") or top.startswith("bench_plugin")):
+    code = ("methods", "tasks", "plots", "broken", "gone", "evil", "nowhere")
+    plugin = ("bench_plugin", "harness.methods.", "harness.tasks.")
+    if event == "import" and (top in code or name.startswith(plugin)):
         seen.append(f"import {name}")
     known = (sys.prefix, sys.base_prefix, "-packages", "/harness/")
     if event == "exec" and name.startswith("/") and not any(place in name for place in known):

@@ -197,8 +197,8 @@ def test_closed_forms_give_the_figures_that_were_derived_apart(name, digits, exp
 def test_the_floors_are_the_mean_errors_of_exact_fits_to_drawn_data():
     import torch
 
-    from tasks._gaussian_closed_forms import closed_forms
-    from tasks.gaussian import GaussianOracle
+    from harness.tasks._gaussian_closed_forms import closed_forms
+    from harness.tasks.gaussian import GaussianOracle
 
     d, n, n_sets = 5, 50, 4000
     sigma = registry.find("task", "gaussian").cls(dim=d).truth()[1]
@@ -243,7 +243,7 @@ def test_the_floors_are_the_mean_errors_of_exact_fits_to_drawn_data():
 def test_sigma_of_a_closed_form_is_where_the_objective_of_the_task_is_largest(name, spread, half):
     import torch
 
-    from tasks._gaussian_closed_forms import closed_forms
+    from harness.tasks._gaussian_closed_forms import closed_forms
 
     task = registry.find("task", "gaussian").cls(
         dim=25, objective="released-flow" if half else "exact"

@@ -163,7 +163,7 @@ def _require_known(kind: str, names: Any, known: Any) -> None:
 
 def publications() -> dict[str, Path]:
     """Return the file of every source that comes along, by name."""
-    package = importlib.util.find_spec("studies")
+    package = importlib.util.find_spec("harness.studies")
     folders = (package.submodule_search_locations if package else None) or []
     files = (path for folder in folders for path in (Path(folder) / "published").glob("*.yaml"))
     return {path.stem: path for path in sorted(files)}

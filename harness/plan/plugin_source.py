@@ -25,6 +25,20 @@ PREFIX = "bench_plugin_"
 OURS = ("harness", "methods", "tasks", "studies")
 
 
+def shipped(name: str) -> str:
+    """The full name of a module that ships with bench: `methods.vb` is `harness.methods.vb`; any
+    other name as it is.
+    """
+    if name.partition(".")[0] not in OURS[1:]:
+        return name
+    return f"harness.{name}" if importlib.util.find_spec(f"harness.{name}") else name
+
+
+def is_shipped(name: str) -> bool:
+    """Whether a module ships with bench."""
+    return shipped(name).partition(".")[0] == "harness"
+
+
 @dataclass(frozen=True)
 class Source:
     """The text of a plugin that is not installed: its file, and the files of its folder that it
@@ -125,7 +139,7 @@ def _imports(tree: ast.Module, name: str) -> Iterator[str]:
 def _files_of(module: str, folder: Path) -> Iterator[Path]:
     """The folder's files that importing this module runs: itself, and the packages it is in."""
     parts = module.split(".")
-    if parts[0] in OURS:
+    if is_shipped(module):
         return
     for count in range(1, len(parts) + 1):
         place = folder.joinpath(*parts[:count])
@@ -201,6 +215,8 @@ class _Inwards(ast.NodeTransformer):
     def visit_ImportFrom(self, node: ast.ImportFrom) -> ast.ImportFrom:
         if node.level == 0 and self._is_near(node.module):
             node.module = f"{self._package}.{node.module}"
+        elif node.level == 0 and node.module:
+            node.module = shipped(node.module)
         return node
 
     def visit_Import(self, node: ast.Import) -> list[ast.Import]:
@@ -249,6 +265,7 @@ def imported(name: str) -> ModuleType:
         UsageError: there is none.
         PluginError: it, or what it imports, cannot be imported.
     """
+    name = shipped(name)
     try:
         return importlib.import_module(name)
     except ModuleNotFoundError as err:
@@ -270,7 +287,7 @@ def is_installed(name: str) -> bool:
     from importlib.metadata import packages_distributions
 
     top = name.partition(".")[0]
-    return top in OURS or top in packages_distributions()
+    return is_shipped(name) or top in packages_distributions()
 
 
 def source_hash(cls: type) -> str:

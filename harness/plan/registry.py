@@ -8,9 +8,9 @@ import ast
 import importlib.util
 import re
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
@@ -39,13 +39,14 @@ class Listing:
 
     @property
     def summary(self) -> str:
-        """The first line of the file's docstring, or where the plugin comes from, or why that
+        """The first paragraph of the file's docstring, or where the plugin comes from, or why that
         cannot be read.
         """
         if isinstance(self.origin, EntryPoint):
             return f"from {self.origin.value}"
         try:
-            return (ast.get_docstring(ast.parse(self.origin.read_bytes())) or "").partition("\n")[0]
+            docstring = ast.get_docstring(ast.parse(self.origin.read_bytes())) or ""
+            return " ".join(docstring.partition("\n\n")[0].split())
         except (OSError, SyntaxError, ValueError) as err:
             return f"{self.origin} cannot be read as Python: {err}"
 
@@ -67,11 +68,16 @@ named: dict[str, Source] = {}
 
 
 def listings(kind: Kind) -> dict[str, Listing]:
-    """Every plugin by name. File names are read; nothing is imported."""
-    installed = [Listing(point.name, point) for point in _entry_points(kind)]
-    return {
-        item.name: item for item in sorted([*installed, *_files(kind)], key=lambda item: item.name)
-    }
+    """Every plugin by name: those that are installed, and the files of a folder `methods` or `tasks`
+    in the current one, under names that are still free. Nothing is imported.
+    """
+    return dict(sorted((_local(kind) | installed(kind)).items()))
+
+
+def installed(kind: Kind) -> dict[str, Listing]:
+    """The plugins that ship with bench, and those of installed packages."""
+    points = {point.name: Listing(point.name, point) for point in _entry_points(kind)}
+    return points | _files(_shipped_folder(kind))
 
 
 @cache
@@ -82,11 +88,25 @@ def _entry_points(kind: Kind) -> tuple[EntryPoint, ...]:
     return tuple(entry_points(group=f"bench.{kind}s"))
 
 
-def _files(kind: Kind) -> Iterator[Listing]:
-    package = importlib.util.find_spec(f"{kind}s")
-    for folder in (package.submodule_search_locations if package else None) or []:
-        for path in Path(folder).glob("[!_]*.py"):
-            yield Listing(path.stem.replace("_", "-"), path)
+@cache
+def _shipped_folder(kind: Kind) -> Path:
+    package = importlib.util.find_spec(f"harness.{kind}s")
+    assert package is not None
+    assert package.submodule_search_locations is not None
+    return Path(next(iter(package.submodule_search_locations)))
+
+
+def _local(kind: Kind) -> dict[str, Listing]:
+    folder = Path(f"{kind}s")
+    with suppress(OSError):
+        if folder.is_dir() and not folder.samefile(_shipped_folder(kind)):
+            return _files(folder)
+    return {}
+
+
+def _files(folder: Path) -> dict[str, Listing]:
+    paths = {path.stem.replace("_", "-"): path for path in folder.glob("[!_]*.py")}
+    return {name: Listing(name, path) for name, path in paths.items()}
 
 
 def find(kind: Kind, text: str) -> Found:
@@ -101,13 +121,14 @@ def find(kind: Kind, text: str) -> Found:
         return _from_path(kind, text)
     known = listings(kind)
     if text in known:
-        return Found(_from_listing(kind, known[text]), text)
+        return _from_listing(kind, known[text])
     stem = text
     while "-" in stem:
         stem = stem.rpartition("-")[0]
         if stem in known:
-            cls = _from_listing(kind, known[stem])
-            return Found(cls, stem, _variant_fields(kind, cls, stem, text[len(stem) + 1 :]))
+            plugin = _from_listing(kind, known[stem])
+            fields = _variant_fields(kind, plugin.cls, stem, text[len(stem) + 1 :])
+            return replace(plugin, fields=fields)
     raise UnknownName(kind, text, known, f"bench list {kind}s")
 
 
@@ -122,12 +143,13 @@ def _variant_fields(kind: Kind, cls: Any, name: str, variant: str) -> dict[str, 
     return dict(cls.variants[variant])
 
 
-def _from_listing(kind: Kind, item: Listing) -> Any:
-    module = (
-        item.origin.module if isinstance(item.origin, EntryPoint) else f"{kind}s.{item.origin.stem}"
-    )
-    attribute = item.origin.attr if isinstance(item.origin, EntryPoint) else ""
-    return _class_in(kind, imported(module), attribute, item.name)
+def _from_listing(kind: Kind, item: Listing) -> Found:
+    origin = item.origin
+    if isinstance(origin, EntryPoint):
+        return Found(_class_in(kind, imported(origin.module), origin.attr, item.name), item.name)
+    if origin.parent != _shipped_folder(kind):
+        return _from_path(kind, str(origin))
+    return Found(_class_in(kind, imported(f"{kind}s.{origin.stem}"), "", item.name), item.name)
 
 
 def _from_path(kind: Kind, text: str) -> Found:
@@ -208,7 +230,7 @@ def check_identity(kind: Kind, found: Found) -> None:
         raise UsageError(
             f"{said} {name!r}. A `name` is up to 60 letters, digits and - _ . +, such as 'my-{kind}'."
         )
-    if name in listings(kind):
+    if name in installed(kind):
         raise UsageError(
             f"{said} '{name}', as an installed {kind} does. Give the class another `name`."
         )

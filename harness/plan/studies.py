@@ -233,7 +233,7 @@ def _summary(name: str) -> str:
 
 
 def _shipped() -> dict[str, Path]:
-    package = importlib.util.find_spec("studies")
+    package = importlib.util.find_spec("harness.studies")
     folders = (package.submodule_search_locations if package else None) or []
     return {
         path.stem: path
