@@ -22,6 +22,7 @@ from harness.api import (
     Task,
 )
 from harness.densities import LOG_2PI
+
 from ._gaussian_closed_forms import closed_forms
 
 METRICS = {

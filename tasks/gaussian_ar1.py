@@ -13,6 +13,7 @@ from torch import Tensor
 
 from harness.api import Batch, Data, Field, Metric, Noise, Params, Problem, Task
 from harness.densities import LOG_2PI
+
 from .gaussian import METRICS, Gaussian, base_density, mini_batch
 
 

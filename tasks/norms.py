@@ -27,6 +27,7 @@ from harness.api import (
 )
 from harness.densities import LOG_2PI
 from harness.nets import init_linear, linear
+
 from .gaussian import METRICS, mini_batch
 
 TRUTH = {"log_a": math.log(2 * math.pi), "log_b": math.log(2.0)}

@@ -31,6 +31,7 @@ summary: A study of one's own.
 grids:
   - methods: [vb, mine]
     tasks: [gaussian-2]
+    seeds: "0"
     protocol: smoke
 """
 

@@ -10,13 +10,13 @@ from defects import AsPrinted
 
 from harness.api import DiagNormal, LinearScore, Problem, Trajectory, autograd_score
 from harness.densities import half_squares
-from harness.nets import autoregressive_masks
-from harness.numerics.integrators import harmonic_leapfrog
-from harness.numerics.noise import Noise
 from harness.methods.hvae import HVAE
 from harness.methods.hvae_iaf import HVAEIAF
 from harness.methods.iaf import IAF
 from harness.methods.pnf import PlanarFlow, planar
+from harness.nets import autoregressive_masks
+from harness.numerics.integrators import harmonic_leapfrog
+from harness.numerics.noise import Noise
 
 LIKE = torch.zeros((), dtype=torch.float64)
 D = 3
