@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-import dataclasses
 import hashlib
 import math
+import shutil
+import sqlite3
+import zipfile
 from pathlib import Path
 
 import filled_store
@@ -13,12 +15,11 @@ import torch
 from click.testing import CliRunner
 from safetensors.torch import save
 
-import harness.execution.bundle
 from harness.base.spec import Status, canonical_json
 from harness.cli import main
-from harness.execution.bundle import read_in, write
-from harness.execution.bundle.lines import encode_line
+from harness.execution.bundle import import_bundle, open_bundle, write_bundle
 from harness.store import ArtifactFile, CheckpointFile, Metric, ResultStore
+from harness.store.transfer import STAYING
 
 FAULTY = str(Path(__file__).with_name("faulty"))
 SMOKE = ("run", "-m", "vb", "-t", "gaussian-2", "--protocol", "smoke", "--seeds", "0-1", "--json")
@@ -69,26 +70,70 @@ def fill(workspace, seeds=(0, 1, 2), **other):
 def export(workspace, target, keys):
     """Write a bundle of these runs."""
     with ResultStore.open(workspace.database_url) as store:
-        return list(write(target, workspace, store.results(sorted(keys))))
+        return list(write_bundle(target, workspace, store.results(sorted(keys))))
 
 
 def take(workspace, source):
-    """Take a bundle in; returns what became of each run, by key."""
-    with harness.execution.bundle.opened(source) as bundle:
+    """Import a bundle; returns what became of each run, by key."""
+    with open_bundle(source) as bundle:
         keys = list(bundle.check())
-        assert len(keys) == bundle.count
+        assert len(keys) == len(bundle)
         with ResultStore.open(workspace.database_url) as store:
-            return {adoption.key: adoption for adoption in read_in(workspace, store, bundle)}
+            return {adoption.key: adoption for adoption in import_bundle(workspace, store, bundle)}
 
 
 def told(workspace, keys, history=False):
     """All that is on record of these runs, as text: NaN equals NaN there, and -0.0 is not 0.0."""
     with ResultStore.open(workspace.database_url) as store:
-        found = store.results(sorted(keys))
-    return [
-        encode_line(result if history else dataclasses.replace(result, history=[]))
-        for result in found
-    ]
+        return [text_of(result, history) for result in store.results(sorted(keys))]
+
+
+def text_of(result, history=False):
+    """All that is on record of a run as text; what belongs to its database alone is left out."""
+    staying = {*STAYING, "id", "created_at"}
+    rows = {
+        table.name: [
+            [value for name, value in row._mapping.items() if name not in staying] for row in rows
+        ]
+        for table, rows in result.rows.items()
+        if history or table.name != "run_history"
+    }
+    return repr((result.run.created_at, rows))
+
+
+def checked(path):
+    """The runs of a bundle, as text, once all of it is checked."""
+    with open_bundle(path) as bundle:
+        list(bundle.check())
+        return [text_of(result, history=True) for result in bundle.results()]
+
+
+def unpack(path, folder):
+    """A bundle's database as a file, and its other entries."""
+    folder.mkdir(exist_ok=True)
+    with zipfile.ZipFile(path) as archive:
+        entries = {name: archive.read(name) for name in archive.namelist()}
+    (folder / "bench.db").write_bytes(entries.pop("bench.db"))
+    return folder / "bench.db", entries
+
+
+def pack(path, database, entries):
+    """Write a bundle of a database and other entries."""
+    with zipfile.ZipFile(path, "w") as archive:
+        for name, value in {"bench.db": database.read_bytes(), **entries}.items():
+            archive.writestr(name, value)
+
+
+def edit(path, *statements):
+    """Change the database of a bundle by hand."""
+    database, entries = unpack(path, path.with_name("unpacked"))
+    connection = sqlite3.connect(database)
+    for statement in statements:
+        connection.execute(*((statement,) if isinstance(statement, str) else statement))
+    connection.commit()
+    connection.close()
+    pack(path, database, entries)
+    shutil.rmtree(database.parent)
 
 
 def files(workspace):

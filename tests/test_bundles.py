@@ -2,39 +2,57 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
+import shutil
+import sqlite3
 import zipfile
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from pathlib import Path
 
 import filled_store
 import pytest
-from bundles import (
+from bundles import (  # noqa: F401
     CURVE,
     ODD,
     SMOKE,
+    bundle,
     cli,
+    edit,
     export,
     files,
     fill,
+    goal,
+    here,
+    pack,
+    source,
     take,
     tensors,
+    there,
     told,
+    unpack,
 )
 from conftest import json_lines
-from stores import gone_owner
+from filled_store import sha256
+from stores import DATA, gone_owner
 
 import harness.execution.bundle
 from harness.base.errors import LeaseLost
-from harness.base.spec import Status
-from harness.store import CheckpointFile, Metric, Owner, Progress, ResultStore
+from harness.base.spec import Description, Plan, Status
+from harness.store import CheckpointFile, Metric, Outcome, Owner, Progress, ResultStore, upgrade
 
 pytestmark = pytest.mark.usefixtures("no_mirror")
 
 
 def test_the_public_names_are_these():
-    assert sorted(harness.execution.bundle.__all__) == ["Bundle", "opened", "read_in", "write"]
+    assert sorted(harness.execution.bundle.__all__) == [
+        "Bundle",
+        "import_bundle",
+        "open_bundle",
+        "write_bundle",
+    ]
 
 
 # Whole and to the bit
@@ -62,10 +80,8 @@ def test_everything_on_record_arrives_to_the_bit(first, second, tmp_path, reques
     assert {key: adoption.what for key, adoption in taken.items()} == dict.fromkeys(
         sorted(keys), "added"
     )
-    here, there = (
-        [line.replace(b":-0.0", b":0.0") for line in told(space, keys)] for space in spaces
-    )  # SQLite has no -0.0
-    assert there == here
+    here, there = ([text.replace("-0.0", "0.0") for text in told(space, keys)] for space in spaces)
+    assert there == here  # SQLite has no -0.0
     assert {adoption.what for adoption in take(spaces[1], tmp_path / "x.bench").values()} == {
         "same"
     }
@@ -87,24 +103,87 @@ def test_everything_on_record_arrives_to_the_bit(first, second, tmp_path, reques
         assert b.rows(keys)[keys[0]].created_at == a.rows(keys)[keys[0]].created_at
 
 
-def test_the_same_runs_give_the_same_bytes(here, tmp_path):
+def test_a_bundle_is_a_result_database_with_its_files_beside_it(here, tmp_path):
     keys = fill(here, range(5))
-    for name, chosen in (("a", keys), ("b", keys[::-1])):
-        export(here, tmp_path / name, chosen)
-    assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
-    with zipfile.ZipFile(tmp_path / "a") as archive:
-        entries = archive.infolist()
-        assert json.loads(archive.read("bundle.json")) == {
-            "format": 1,
-            "bench": harness.__version__,
-            "count": 5,
-        }
-    assert {(entry.compress_type, entry.date_time) for entry in entries} == {
-        (zipfile.ZIP_STORED, (1980, 1, 1, 0, 0, 0))
+    export(here, tmp_path / "x.bench", keys[:3])
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["here", "x.bench"]
+    database, entries = unpack(tmp_path / "x.bench", tmp_path / "unpacked")
+    assert set(entries) == {f"files/{sha256(content)}" for content in entries.values()}
+    assert len(entries) == 6
+    alone = filled_store.workspace_in(tmp_path / "alone")
+    database.replace(alone.home / "bench.db")
+    assert told(alone, keys, history=True) == told(here, keys[:3], history=True)
+
+
+def test_texts_of_plugins_and_tracebacks_go_along(here, there, tmp_path):
+    text = "class Mine: ..."
+    name = sha256(text.encode())
+    spec = filled_store.spec(0).model_copy(update={"method": "mine", "method_source": name})
+    run = dataclasses.replace(filled_store.new_run(0), spec=spec, sources={name: text})
+    with ResultStore.open(here.database_url) as store:
+        store.enqueue([run])
+        claims = store.claim([spec.key], Owner.current())
+        store.begin(claims, Plan(members=(spec.key,), threads=1, torch="2"), {})
+        store.finish(claims[0], Outcome(Status.FAILED, "it broke", 5, 1.0, traceback="line 3"))
+    export(here, tmp_path / "x.bench", [spec.key])
+    assert take(there, tmp_path / "x.bench")[spec.key].what == "added"
+    with ResultStore.open(there.database_url) as store:
+        assert store.source(name) == text
+        assert store.rows([spec.key])[spec.key].traceback == "line 3"
+        assert store.described([spec.key])[spec.key] == run.description
+
+
+@pytest.mark.parametrize("revision", ["0001", "0002"])
+def test_a_bundle_of_an_older_schema_is_upgraded_as_it_is_read(revision, there, tmp_path):
+    old = filled_store.workspace_in(tmp_path / "old")
+    shutil.copyfile(DATA / f"bench-{revision}.db", old.home / "bench.db")
+    with closing(sqlite3.connect(old.home / "bench.db")) as connection, connection:
+        connection.execute("PRAGMA foreign_keys = ON")
+        connection.execute("DELETE FROM checkpoints")
+        connection.execute("DELETE FROM artifacts")
+        connection.execute("DELETE FROM runs WHERE status NOT IN ('done', 'diverged', 'failed')")
+    pack(tmp_path / "x.bench", old.home / "bench.db", {})
+    taken = take(there, tmp_path / "x.bench")
+    assert {adoption.what for adoption in taken.values()} == {"added"}
+    upgrade(old.database_url)
+    assert told(there, list(taken)) == told(old, list(taken))
+
+
+def test_a_bundle_of_the_first_format_arrives_to_the_bit(goal):
+    path = DATA / "format-1.bundle"
+    with zipfile.ZipFile(path) as archive:
+        lines = [json.loads(line) for line in archive.read("runs.jsonl").splitlines()]
+        contents = {name: archive.read(name) for name in archive.namelist()}
+    taken = take(goal, path)
+    assert {key: adoption.what for key, adoption in taken.items()} == {
+        line["key"]: "added" for line in lines
     }
-    names = [entry.filename for entry in entries]
-    assert names == ["bundle.json", "runs.jsonl", *sorted(names[2:])]
-    assert [path.name for path in sorted(tmp_path.iterdir())] == ["a", "b", "here"]
+    assert {adoption.what for adoption in take(goal, path).values()} == {"same"}
+    with ResultStore.open(goal.database_url) as store:
+        for line in lines:
+            row = store.rows([line["key"]])[line["key"]]
+            for name in ("spec", "settings", "task_label", "status", "wall_s", "finished_at"):
+                assert getattr(row, name) == line[name]
+            metrics = {
+                name: Metric(float(value["value"]), value["se"])
+                for name, value in line["metrics"].items()
+            }
+            assert store.metrics([row.key])[row.key] == metrics
+            assert store.curves(row.key) == {
+                name: list(zip(curve["steps"], curve["values"], strict=True))
+                for name, curve in line["curves"].items()
+            }
+            assert store.plan(row.key).model_dump(mode="json") == line["plan"]
+            assert store.environment(row.key) == line["environment"]
+            description = Description.model_validate(line["description"])
+            assert store.described([row.key])[row.key] == description
+            *history, imported = map(vars, store.history(row.key))
+            assert history == line["history"]
+            assert imported["reason"].startswith("imported; made by ")
+            for file in [*store.checkpoints(row.key), *store.artifacts(row.key)]:
+                content = contents[f"files/{file.sha256}"]
+                assert file.path_in(goal).read_bytes() == content
+    assert len(files(goal)) == len(contents) - 2
 
 
 def test_no_path_of_the_workspace_is_in_a_bundle(source, bundle):
@@ -248,11 +327,9 @@ def test_runs_are_chosen_by_key_method_and_task(here, tmp_path):
         "variant": sorted(keys),
         "all": sorted(keys),
     }
-    words = cli(here, "export", "--bundle", tmp_path / "words")
-    assert (
-        words.stdout
-        == f"Wrote 3 runs to {tmp_path / 'words'} ({(tmp_path / 'all').stat().st_size:,} bytes).\n"
-    )
+    words = cli(here, "export", "--bundle", tmp_path / "words").stdout
+    size = (tmp_path / "words").stat().st_size
+    assert words == f"Wrote 3 runs to {tmp_path / 'words'} ({size:,} bytes).\n"
 
 
 @pytest.mark.parametrize(
@@ -265,7 +342,7 @@ def test_runs_are_chosen_by_key_method_and_task(here, tmp_path):
         (("--bundle", "NEW", "ffffffffffffffff"), "No run named 'ffffffffffffffff'"),
         (("--bundle", "NEW", ""), "No run of that key alone"),
         (("--bundle", "NEW", "QUEUED"), "is queued. Only finished runs"),
-        (("--bundle", "nowhere/NEW"), "Cannot write"),
+        (("--bundle", "OLD/NEW"), "Cannot write"),
     ],
 )
 def test_an_export_that_cannot_be_made_is_one_line_and_no_file(

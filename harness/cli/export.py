@@ -5,7 +5,7 @@ workspace.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,10 +21,9 @@ from harness.cli._selection import Selection, choice_of, opened, run_of, selecti
 
 if TYPE_CHECKING:
     from harness.analysis.selection import RunFilter
-    from harness.store import Result, ResultStore, RunRow
+    from harness.store import ResultStore, RunRow
 
 SUFFIXES = {".csv": "csv", ".jsonl": "jsonl", ".ndjson": "jsonl", ".parquet": "parquet"}
-PAGE = 100
 
 
 @click.command()
@@ -82,9 +81,10 @@ def export(
     settings, or with --what a row a run and metric, or a row a run, metric and step.
     docs/results.md explains the columns. Without FILE it is printed.
 
-    A bundle holds the specs, metrics, curves, history, plans, environments, last checkpoints and
-    pictures of finished runs. The same runs give the same file, to the byte. A run is named by its
-    key or the first digits of it; without names all are written.
+    A bundle holds the specs, metrics, curves, history, plans, environments, texts of plugins,
+    tracebacks, last checkpoints and pictures of finished runs. It is a zip archive with a result
+    database in it, bench.db. A run is named by its key or the first digits of it; without names all
+    are written.
 
     \b
     Examples:
@@ -147,7 +147,7 @@ def _write_bundle(
 ) -> None:
     from harness.analysis.export import find_runs
     from harness.base.spec import TERMINAL
-    from harness.execution.bundle import write
+    from harness.execution.bundle import write_bundle
 
     for row in rows:
         if row.status not in TERMINAL:
@@ -161,9 +161,10 @@ def _write_bundle(
     if withdrawn:
         say(f"{plural(len(withdrawn), 'withdrawn run')} left out.", err=True)
     keys = sorted(key for key in found if key not in withdrawn)
+    results = (result for key in keys for result in store.results([key]))
     lines: list[dict[str, Any]] = []
     for key, missing, fault in track(
-        write(bundle, Workspace.current(), _results(store, keys)), len(keys), "Writing"
+        write_bundle(bundle, Workspace.current(), results), len(keys), "Writing"
     ):
         lines.append(
             {"key": key, "outcome": "left out" if fault else "exported", "missing": missing}
@@ -181,8 +182,3 @@ def _write_bundle(
             f"{plural(incomplete, 'run')} went without files that are missing or damaged here. See: bench doctor.",
             err=True,
         )
-
-
-def _results(store: ResultStore, keys: Sequence[str]) -> Iterator[Result]:
-    for start in range(0, len(keys), PAGE):
-        yield from store.results(keys[start : start + PAGE])

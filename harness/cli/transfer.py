@@ -41,26 +41,28 @@ def import_(ctx: click.Context, bundle: Path, as_json: bool) -> None:
     The bundle is checked whole before anything is written. Runs that are missing here are added,
     and unfinished ones that nobody is working on take the bundle's result. A finished run is never
     overwritten: with the same numbers it is left as it is, with others it is a conflict, and is
-    reported. Repeating the command goes on after a crash. Exit status: 0 all are in, 2 not a
+    reported. Nothing in a bundle is run. Repeating the command goes on after a crash. Exit status: 0 all are in, 2 not a
     bundle, 3 some are in conflict, or held by a process at work.
 
     \b
     Example:
       bench import results.bench
     """
-    from harness.execution.bundle import opened, read_in
+    from harness.execution.bundle import import_bundle, open_bundle
     from harness.store import ResultStore
 
     workspace = Workspace.current()
     counts: Counter[str] = Counter()
     kept_out: list[Adoption] = []
     here: list[str] = []
-    with opened(bundle) as source:
-        for _ in track(source.check(), source.count, "Checking"):
+    with open_bundle(bundle) as source:
+        for _ in track(source.check(), len(source), "Checking"):
             pass
         workspace.prepare()
         with ResultStore.open(workspace.database_url) as store:
-            for adoption in track(read_in(workspace, store, source), source.count, "Importing"):
+            for adoption in track(
+                import_bundle(workspace, store, source), len(source), "Importing"
+            ):
                 counts[adoption.what] += 1
                 if adoption.what in ("conflict", "held"):
                     kept_out.append(adoption)

@@ -98,6 +98,7 @@ def _sqlite_engine(url: URL, foreign_keys: bool) -> Engine:
         connection.execute(
             f"PRAGMA busy_timeout = {WAIT_MS:d}"
         )  # before WAL, which may have to wait too
+        connection.execute("PRAGMA trusted_schema = OFF")
         connection.execute("PRAGMA journal_mode = WAL")
         connection.execute("PRAGMA synchronous = FULL")
         connection.execute(f"PRAGMA foreign_keys = {'ON' if foreign_keys else 'OFF'}")

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import hashlib
+import math
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, NamedTuple
 
-from sqlalchemy import Column, Connection, Double, Row, Table, Text, select
+from sqlalchemy import BigInteger, Column, Double, Row, Table, Text, select
 
 from harness.base.errors import StoreError
 from harness.base.spec import Status, digest
@@ -19,6 +20,7 @@ from harness.store.schema import metadata
 
 LATEST = 32_503_680_000
 """The year 3000, in seconds since 1970."""
+LONGEST_NAME = 250
 HALF_A_CHARACTER = re.compile("[\ud800-\udfff]")
 """What bytes that are not UTF-8 are read as."""
 Content = Callable[[Any, Row[Any]], bool]
@@ -52,17 +54,19 @@ def find_edited_rows(url: str) -> Iterator[EditedRow]:
                 driver: Any = connection.connection.driver_connection
                 driver.text_factory = lambda text: text.decode(errors="surrogateescape")
             for table in metadata.sorted_tables:
-                yield from _of(connection, table)
+                query = select(table).execution_options(yield_per=500)
+                yield from edited_rows_of(table, connection.execute(query))
     finally:
         engine.dispose()
 
 
-def _of(connection: Connection, table: Table) -> Iterator[EditedRow]:
+def edited_rows_of(table: Table, rows: Iterable[Row[Any]]) -> Iterator[EditedRow]:
+    """Find the rows of a table that hold what bench never writes."""
     checks = [
         (column, _type_of(column), CONTENT.get((table.name, column.name)))
         for column in table.columns
     ]
-    for row in connection.execute(select(table).execution_options(yield_per=500)):
+    for row in rows:
         wrong = next(
             (
                 check[0].name
@@ -97,16 +101,27 @@ def _type_of(column: Column[Any]) -> Callable[[Any], bool]:
     """
     if isinstance(column.type, Text):
         return lambda value: (
-            isinstance(value, str) and (value.isascii() or not HALF_A_CHARACTER.search(value))
+            isinstance(value, str)
+            and "\0" not in value  # which PostgreSQL does not hold
+            and (value.isascii() or not HALF_A_CHARACTER.search(value))
         )
     if isinstance(column.type, Double):
         is_time = column.name in ("at", "lease_expires") or column.name.endswith("_at")
-        return lambda value: isinstance(value, float | int) and (not is_time or 0 <= value < LATEST)
-    return lambda value: isinstance(value, int) and value >= -1  # of what was never mirrored
+        return lambda value: (
+            isinstance(value, float | int)
+            and math.isfinite(value)
+            and (not is_time or 0 <= value < LATEST)
+        )
+    limit = 2**63 if isinstance(column.type, BigInteger) else 2**31
+    return lambda value: isinstance(value, int) and -1 <= value < limit  # -1: was never mirrored
 
 
 def _is_mapping(value: str, _row: Row[Any]) -> bool:
     return isinstance(stored_json(value), dict)
+
+
+def _is_mapping_of_its_name(value: str, row: Row[Any]) -> bool:
+    return _is_mapping(value, row) and digest(stored_json(value)) == row.digest
 
 
 def _is_its_spec(value: str, row: Row[Any]) -> bool:
@@ -151,6 +166,10 @@ def _is_database(value: str, _row: Row[Any]) -> bool:
     return bool(re.fullmatch(DATABASE, value))
 
 
+def _is_name(value: str, _row: Row[Any]) -> bool:
+    return 0 < len(value) <= LONGEST_NAME and value.isprintable()
+
+
 def _is_file_name(value: str, _row: Row[Any]) -> bool:
     return bool(re.fullmatch(FILE_NAME, value))
 
@@ -160,11 +179,13 @@ CONTENT: dict[tuple[str, str], Content] = {
     ("runs", "settings"): _is_mapping,
     ("runs", "status"): _is_status,
     ("run_history", "status"): _is_status,
+    ("metrics", "name"): _is_name,
     ("metrics", "kind"): _is_metric,
     ("metrics", "se_kind"): _is_error,
+    ("curves", "name"): _is_name,
     ("curves", "values"): _is_curve,
-    ("plans", "plan"): _is_mapping,
-    ("environments", "environment"): _is_mapping,
+    ("plans", "plan"): _is_mapping_of_its_name,
+    ("environments", "environment"): _is_mapping_of_its_name,
     ("errata", "result"): _is_mapping,
     ("earlier_results", "result"): _is_earlier_result,
     ("database", "id"): _is_database,

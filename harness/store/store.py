@@ -343,18 +343,19 @@ class ResultStore:
     # Between databases
 
     def results(self, keys: Sequence[str]) -> list[Result]:
-        """These runs with all that is on record of them, in the keys' order; unfinished ones are
-        left out.
-        """
+        """These runs with all that is on record of them; unfinished ones are left out."""
         with self._read() as connection:
             return transfer.results(connection, keys)
 
-    def adopt(self, result: Result, settle: Callable[[Edition], None]) -> Adoption:
-        """Take a result in where its run is missing or unfinished; `settle` puts its files in
-        place. See `transfer.adopt`.
-        """
+    def adopt(
+        self,
+        result: Result,
+        write_files: Callable[[Edition], None],
+        remark: str | None = transfer.IMPORTED,
+    ) -> Adoption:
+        """Take a result in where its run is missing or unfinished; see `transfer.adopt`."""
         with self._write() as connection:
-            return transfer.adopt(connection, result, settle)
+            return transfer.adopt(connection, result, write_files, remark)
 
     # The mirror
 

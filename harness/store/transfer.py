@@ -1,54 +1,129 @@
-"""Finished runs that move between databases: read whole, and taken in. Each function works in the
-caller's transaction.
+"""Finished runs that move between databases, as rows of their tables: read, checked, and taken in.
+Each function that takes a connection works in the caller's transaction.
 """
 
 from __future__ import annotations
 
+import sqlite3
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from contextlib import closing
+from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
-from sqlalchemy import Connection, Row, insert, update
+from sqlalchemy import Connection, Row, Table, insert, select, update
 
 from harness.base.errors import StoreError
-from harness.base.spec import TERMINAL, NewRun, Plan, RunSpec, Status, canonical_json, digest
-from harness.base.workspace import Edition
-from harness.store import earlier, reading
-from harness.store.claims import change, lock, record
-from harness.store.database import freeze, now
-from harness.store.files import artifacts_of, checkpoints_of, editions_of
-from harness.store.floats import encode_curve
-from harness.store.rows import File, HistoryRow, Metric, Outcome, Owner, RunRow
-from harness.store.schema import environments, plans, run_history, runs
-from harness.store.writing import describe, finish_one, insert_new, new_row
-
-ADDED, SAME, CONFLICT, REPLACED, HELD = (
-    "added",
-    "same",
-    "conflict",
-    "replaced an unfinished run",
-    "held",
+from harness.base.spec import (
+    TERMINAL,
+    Description,
+    Plan,
+    RunSpec,
+    Status,
 )
+from harness.base.workspace import Edition, sqlite_url
+from harness.store import earlier, reading
+from harness.store.claims import NO_OWNER, change, lock, record
+from harness.store.database import freeze, now
+from harness.store.files import (
+    artifacts_of,
+    checkpoints_of,
+    editions_of,
+    write_artifacts,
+    write_checkpoint,
+)
+from harness.store.floats import decode, stored_json
+from harness.store.integrity import edited_rows_of
+from harness.store.rows import ArtifactFile, CheckpointFile, File, Owner
+from harness.store.schema import (
+    artifacts,
+    checkpoints,
+    curves,
+    descriptions,
+    environments,
+    metadata,
+    metrics,
+    plans,
+    run_history,
+    runs,
+    sources,
+)
+from harness.store.upgrade import HEAD, REVISIONS, VERSION_TABLE, upgrade
+from harness.store.writing import insert_new
+
+ADDED, SAME, CONFLICT = "added", "same", "conflict"
+REPLACED, HELD = "replaced an unfinished run", "held"
 IMPORTED = "imported"
+TABLES = (metrics, curves, run_history, checkpoints, artifacts)
+TEXTS = {
+    "plan": plans,
+    "environment": environments,
+    "description": descriptions,
+    "method_source": sources,
+    "task_source": sources,
+}
+"""Where a run's texts are, by the column with their names."""
+STAYING = {
+    *(*NO_OWNER, "fence", "crashes", "edition"),
+    *("mlflow_run_id", "revision", "mirrored_revision"),
+}
+"""Columns of a run that mean something in its own database alone."""
 
 
 @dataclass(frozen=True)
 class Result:
-    """A finished run with all that is on record of it. Times are seconds since 1970, UTC."""
+    """A finished run with all that is on record of it; `files` are its last checkpoint and its
+    pictures.
+    """
 
-    run: NewRun
-    outcome: Outcome
-    created_at: float
-    started_at: float | None
-    finished_at: float | None
-    plan: Plan | None
-    environment: dict[str, Any]
-    history: list[HistoryRow]
+    run: Row[Any]
+    rows: dict[Table, list[Row[Any]]]
+    files: list[File]
 
     @property
     def key(self) -> str:
         """The run's name."""
-        return self.run.spec.key
+        return self.run.key
+
+    @property
+    def spec(self) -> RunSpec:
+        """What the run is."""
+        return RunSpec.from_plain(stored_json(self.run.spec))
+
+    def without(self, files: Sequence[File]) -> Result:
+        """Leave out files."""
+        return replace(self, files=[file for file in self.files if file not in files])
+
+    def check(self) -> None:
+        """Make sure that bench can have written all of it.
+
+        Raises:
+            ValueError: a value is not of its column, or contradicts another one.
+        """
+        for table, rows in self.rows.items():
+            for edited in edited_rows_of(table, rows):
+                raise ValueError(str(edited))
+        for row in self.rows[descriptions]:
+            Description.model_validate_json(row.description)
+        members = [Plan.model_validate_json(row.plan).members for row in self.rows[plans]]
+        pictures = [file.name.lower() for file in self.files if isinstance(file, ArtifactFile)]
+        steps = [self.run.step, *(row.step for row in self.rows[checkpoints])]
+        faults = {
+            "its key is not that of its spec": (self.spec.key, self.spec.cell)
+            != (self.key, self.run.cell),
+            "it is not finished": self.run.status not in TERMINAL,
+            "it has more steps than its spec": max(steps) > self.spec.steps,
+            "its plan is another run's": any(self.key not in keys for keys in members),
+            "its plan, environment or description is missing": any(
+                self.run._mapping[column] is not None and not self.rows[table]
+                for column, table in TEXTS.items()
+                if table is not sources
+            ),
+            "two pictures have one name": len(set(pictures)) < len(pictures),
+        }
+        for fault, is_so in faults.items():
+            if is_so:
+                raise ValueError(f"run {self.key} contradicts itself: {fault}")
 
 
 @dataclass(frozen=True)
@@ -66,170 +141,157 @@ class Adoption:
 
 
 def results(connection: Connection, keys: Sequence[str]) -> list[Result]:
-    """These runs as one moment shows them; those that are not finished are left out."""
+    """Read these runs as one moment shows them; those that are not finished are left out."""
     freeze(connection)
-    found = reading.rows(connection, keys)
-    return [_result(connection, row) for row in found.values() if row.status in TERMINAL]
+    query = select(runs).where(runs.c.key.in_(keys), runs.c.status.in_(sorted(TERMINAL)))
+    return [_result(connection, row) for row in connection.execute(query.order_by(runs.c.key))]
 
 
-def _result(connection: Connection, row: RunRow) -> Result:
-    outcome = Outcome(
-        row.status,
-        row.reason,
-        row.step,
-        row.wall_s,
-        metrics=reading.metrics_of(connection, [row.key]).get(row.key, {}),
-        curves=reading.curves_of(connection, row.key),
-        checkpoint=next(iter(checkpoints_of(connection, row.key)), None),
-        artifacts=artifacts_of(connection, row.key),
-    )
-    return Result(
-        NewRun(
-            RunSpec.from_plain(row.spec),
-            row.task_label,
-            row.settings,
-            row.source_hash,
-            row.protocol,
-            reading.described(connection, [row.key])[row.key],
-        ),
-        outcome,
-        row.created_at,
-        row.started_at,
-        row.finished_at,
-        reading.plan(connection, row.key),
-        reading.environment(connection, row.key),
-        reading.history(connection, row.key),
-    )
+def _result(connection: Connection, run: Row[Any]) -> Result:
+    rows = {
+        table: list(
+            connection.execute(
+                select(table).where(table.c.run == run.key).order_by(*table.primary_key)
+            )
+        )
+        for table in TABLES
+    }
+    for column, table in TEXTS.items():
+        query = select(table).where(table.c.digest == run._mapping[column])
+        rows.setdefault(table, []).extend(connection.execute(query))
+    files = [*checkpoints_of(connection, run.key)[:1], *artifacts_of(connection, run.key)]
+    return Result(run, {runs: [run], **rows}, files)
 
 
-def adopt(connection: Connection, result: Result, settle: Callable[[Edition], None]) -> Adoption:
+def adopt(
+    connection: Connection,
+    result: Result,
+    write_files: Callable[[Edition], None],
+    remark: str | None = IMPORTED,
+) -> Adoption:
     """Take a result in where its run is missing, or is unfinished and nobody holds it; a finished
     run stays as it is.
 
     Args:
         connection: a transaction that may write.
         result: a finished run.
-        settle: puts the result's files in place, in the folders of this edition. It is called only
-            if the result is taken in, while nobody else can write the run, and before the
-            transaction ends: what it leaves when it is killed is on no record.
+        write_files: puts the result's files into the folders of this edition. It is called only if
+            the result is taken in, while nobody else can write the run, and before the transaction
+            ends: what it leaves when it is killed is on no record.
+        remark: what the run's history is to say of it; without one it stays as it is.
     """
-    at = now(connection)
-    describe(connection, [result.run])
-    added = insert_new(connection, runs).values(**new_row(result.run, at)).returning(runs.c.key)
+    at, key, status = now(connection), result.key, result.run.status
+    values = {name: value for name, value in result.run._mapping.items() if name not in STAYING}
+    for table in dict.fromkeys(TEXTS.values()):
+        for text in sorted(map(tuple, result.rows[table])):  # two writers lock them in this order
+            connection.execute(insert_new(connection, table).values(text))
+    queued = values | {"status": Status.QUEUED.value, "edition": 1}
+    added = insert_new(connection, runs).values(queued).returning(runs.c.key)
     is_new = connection.execute(added).scalar() is not None
-    row = lock(connection, [result.key]).get(result.key)
+    row = lock(connection, [key]).get(key)
     if row is None:
-        raise StoreError(f"Run {result.key} was removed while it was taken in. Repeat the command.")
+        raise StoreError(f"Run {key} was removed while it was imported. Repeat the command.")
     if row.status in TERMINAL:
-        here = _result(connection, reading.rows(connection, [result.key])[result.key])
-        different = list(differences(here, result))
-        return Adoption(result.key, CONFLICT if different else SAME, different)
+        different = list(differences(_result(connection, row), result))
+        return Adoption(key, CONFLICT if different else SAME, different)
     if reading.is_held(row, at):
-        return Adoption(result.key, HELD, [f"{reading.owner_of(row)} is at work on it"])
-    waiting = earlier.of(connection, [result.key]).get(result.key)
-    if waiting and not earlier.supersedes(result.outcome.status, waiting["status"]):
-        return Adoption(
-            result.key,
-            CONFLICT,
-            [
-                f"status {waiting['status']} here, and being made anew, {result.outcome.status} there"
-            ],
-        )
-    settle(editions_of(connection, [row.key])[row.key])
-    return Adoption(
-        result.key, ADDED if is_new else REPLACED, dropped=_take(connection, row, result, at)
+        return Adoption(key, HELD, [f"{reading.owner_of(row)} is at work on it"])
+    waiting = earlier.of(connection, [key]).get(key)
+    if waiting and not earlier.supersedes(status, waiting["status"]):
+        why = f"status {waiting['status']} here, and being made anew, {status} there"
+        return Adoption(key, CONFLICT, [why])
+    write_files(editions_of(connection, [key])[key])
+    dropped = earlier.clear(connection, [key])
+    for table in (metrics, curves, run_history):
+        rows = [
+            {name: value for name, value in row._mapping.items() if name != "id"}
+            for row in result.rows[table]
+        ]
+        if rows:
+            connection.execute(insert(table), rows)
+    if remark is not None:
+        owners = [line.owner for line in result.rows[run_history] if line.status == Status.RUNNING]
+        by = f"; made by {owners[-1]}" if owners and owners[-1] else ""
+        me = {"step": result.run.step, "fence": row.fence + 1, "owner": str(Owner.current())}
+        record(connection, [change(row, at, Status(status), remark + by, **me)])
+    raised = {name: runs.c[name] + 1 for name in ("fence", "revision")}
+    chosen = update(runs).where(runs.c.key == key)
+    connection.execute(chosen.values(**values, **raised, **NO_OWNER, crashes=0))
+    write_artifacts(
+        connection, key, [file for file in result.files if isinstance(file, ArtifactFile)]
     )
-
-
-def _take(connection: Connection, row: Row[Any], result: Result, at: float) -> list[File]:
-    """Put a result in the place of whatever the run had; return the files that are no longer on
-    record.
-    """
-    dropped = earlier.clear(connection, [row.key])
-    lines = [{"run": row.key, **vars(line), "status": line.status.value} for line in result.history]
-    if lines:
-        connection.execute(insert(run_history), lines)
-    outcome = result.outcome
-    ours = {"step": outcome.step, "fence": row.fence + 1, "owner": str(Owner.current())}
-    record(connection, [change(row, at, outcome.status, _made_by(result), **ours)])
-    finish_one(connection, row.key, outcome, at)
-    connection.execute(
-        update(runs)
-        .where(runs.c.key == row.key)
-        .values(**_about(connection, result), fence=row.fence + 1)
-    )
-    kept = {file.name for file in (outcome.checkpoint, *outcome.artifacts) if file is not None}
-    return [file for file in dropped if file.name not in kept] + earlier.decide(
-        connection, [row.key], at
-    )
-
-
-def _made_by(result: Result) -> str:
-    makers = [line.owner for line in result.history if line.status == Status.RUNNING and line.owner]
-    return f"{IMPORTED}; made by {makers[-1]}" if makers else IMPORTED
-
-
-def _about(connection: Connection, result: Result) -> dict[str, Any]:
-    """The columns that tell where a result comes from, with the plan and the environment that they
-    point to.
-    """
-    plan_name = None
-    if result.plan is not None:
-        values = result.plan.model_dump(mode="json")
-        plan_name = digest(values)
-        connection.execute(
-            insert_new(connection, plans).values(digest=plan_name, plan=canonical_json(values))
-        )
-    named = {
-        "digest": digest(result.environment),
-        "environment": canonical_json(result.environment),
-    }
-    connection.execute(insert_new(connection, environments).values(**named))
-    return {
-        "method_label": result.run.description.method,
-        "task_label": result.run.task_label,
-        "stacks": int(result.run.description.stacks),
-        "description": result.run.description.digest,
-        "settings": canonical_json(result.run.settings),
-        "source_hash": result.run.source_hash,
-        "protocol": result.run.protocol,
-        "created_at": result.created_at,
-        "started_at": result.started_at,
-        "finished_at": result.finished_at,
-        "plan": plan_name,
-        "environment": named["digest"],
-        "crashes": 0,
-    }
+    for file in result.files:
+        if isinstance(file, CheckpointFile):
+            write_checkpoint(connection, key, file, at)
+    names = {file.name for file in result.files}
+    dropped = [file for file in dropped if file.name not in names]
+    dropped += earlier.decide(connection, [key], at)
+    return Adoption(key, ADDED if is_new else REPLACED, dropped=dropped)
 
 
 def differences(here: Result, there: Result) -> Iterator[str]:
-    """The numbers in which two results of a run differ, to the bit; NaN equals NaN. A checkpoint
-    counts where both have one.
+    """Name the numbers in which two results of a run differ, to the bit; NaN equals NaN. A
+    checkpoint counts where both have one.
     """
-    mine, theirs = here.outcome, there.outcome
-    if mine.status != theirs.status:
-        yield f"status {mine.status} here, {theirs.status} there"
-    if mine.step != theirs.step:
-        yield f"step {mine.step:,} here, {theirs.step:,} there"
-    for name in sorted(mine.metrics.keys() | theirs.metrics.keys()):
-        ours, other = (_number(outcome.metrics.get(name)) for outcome in (mine, theirs))
-        if ours != other:
-            yield f"{name} {ours} here, {other} there"
-    for name in sorted(mine.curves.keys() | theirs.curves.keys()):
-        ours, other = (
-            encode_curve(outcome.curves[name]) if name in outcome.curves else None
-            for outcome in (mine, theirs)
-        )
-        if ours != other:
+    both = (here, there)
+    for name in ("status", "step"):
+        mine, theirs = (result.run._mapping[name] for result in both)
+        if mine != theirs:
+            yield f"{name} {mine} here, {theirs} there"
+    mine, theirs = ({row.name: _number(row) for row in result.rows[metrics]} for result in both)
+    for name in sorted(mine.keys() | theirs.keys()):
+        if mine.get(name) != theirs.get(name):
+            yield f"{name} {mine.get(name, 'missing')} here, {theirs.get(name, 'missing')} there"
+    mine, theirs = ({row.name: tuple(row) for row in result.rows[curves]} for result in both)
+    for name in sorted(mine.keys() | theirs.keys()):
+        if mine.get(name) != theirs.get(name):
             yield f"the curve {name}"
-    if mine.checkpoint and theirs.checkpoint and mine.checkpoint.sha256 != theirs.checkpoint.sha256:
+    mine, theirs = ([row.sha256 for row in result.rows[checkpoints][-1:]] for result in both)
+    if mine and theirs and mine != theirs:
         yield "the checkpoint"
 
 
-def _number(metric: Metric | None) -> str:
+def _number(row: Row[Any]) -> str:
     """A metric as text from which the number could be read back to the bit. SQLite has no -0.0, so
     it is 0.0 here.
     """
-    if metric is None:
-        return "missing"
-    return repr(metric.value + 0.0) + ("" if metric.se is None else f" ± {metric.se + 0.0!r}")
+    value, se = decode(row.value, row.kind), decode(row.se, row.se_kind)
+    return repr((value or 0.0) + 0.0) + ("" if se is None else f" ± {se + 0.0!r}")
+
+
+def require_result_tables(file: Path) -> list[str]:
+    """Make sure that a SQLite file from elsewhere has the tables of results and nothing else, bring
+    it to this program's schema, and return its runs' keys.
+
+    Raises:
+        ValueError: it has anything else, or is damaged, or of a later release.
+        sqlite3.Error: it is not a database.
+    """
+    with closing(sqlite3.connect(f"{file.as_uri()}?mode=ro&immutable=1", uri=True)) as database:
+        database.execute("PRAGMA trusted_schema = OFF")
+        ours = "sql LIKE 'CREATE TABLE %' OR sql LIKE 'CREATE INDEX %'"
+        foreign = database.execute(f"SELECT name FROM sqlite_master WHERE NOT ({ours})").fetchone()
+        if foreign is not None:
+            raise ValueError(f"its database has {foreign[0]!r:.60}, which no result database has")
+        fault = database.execute("PRAGMA quick_check(1)").fetchone()[0]
+        if fault != "ok":
+            raise ValueError(f"its database is damaged: {fault}")
+        revision = database.execute(f"SELECT version_num FROM {VERSION_TABLE}").fetchone()[0]
+    if revision not in REVISIONS:
+        raise ValueError(
+            f"it has schema {revision!r:.20}, and this release knows up to {HEAD}: install the "
+            "release that made it"
+        )
+    if revision != HEAD:
+        upgrade(sqlite_url(file))
+    with closing(sqlite3.connect(file)) as database:
+        columns = database.execute(
+            "SELECT tables.name, columns.name, columns.hidden FROM sqlite_master AS tables, "
+            "pragma_table_xinfo(tables.name) AS columns WHERE tables.type = 'table'"
+        )
+        ours = {
+            (table.name, column.name, 0) for table in metadata.sorted_tables for column in table.c
+        }
+        if set(columns) != ours | {(VERSION_TABLE, "version_num", 0)}:
+            raise ValueError("its tables and columns are not those of a result database")
+        return [key for (key,) in database.execute("SELECT key FROM runs ORDER BY key")]

@@ -92,16 +92,29 @@ def read(
         raise CheckpointError(
             f"The checkpoint {path} is damaged: its sha256 is not the one on record."
         )
+    return decode(content, str(path), key)
+
+
+def decode(
+    content: bytes, name: str, key: str | None = None
+) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Read a checkpoint's tensors and metadata from its bytes; raises as `read`.
+
+    Args:
+        content: the bytes.
+        name: what messages call the checkpoint.
+        key: the run that it must belong to.
+    """
     try:
         length = int.from_bytes(content[:8], "little")
         meta = json.loads(json.loads(content[8 : 8 + length])["__metadata__"][META])
-        tensors = {
-            name: tensor.clone() for name, tensor in load(content).items()
-        }  # they come unaligned
+        tensors = {  # they come unaligned
+            leaf: tensor.clone() for leaf, tensor in load(content).items()
+        }
     except (SafetensorError, ValueError, KeyError, TypeError, RecursionError) as err:
-        raise CheckpointError(f"The checkpoint {path} is damaged: {err}.") from err
+        raise CheckpointError(f"The checkpoint {name} is damaged: {err}.") from err
     if key is not None and meta["key"] != key:
-        raise CheckpointError(f"The checkpoint {path} belongs to run {meta['key']}, not to {key}.")
+        raise CheckpointError(f"The checkpoint {name} belongs to run {meta['key']}, not to {key}.")
     return tensors, meta
 
 
