@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 import timing
 import torch
-from timing import Found, claim, ratio, spread, stepper, table, text
+from timing import NamedPlugin, claim, ratio, spread, stepper, table, text
 
 from harness.api import Problem, autograd_score
 from harness.tasks.mnist import MNIST
@@ -63,7 +63,7 @@ class AutomaticScore(RandomImages, frozen=True):
 def measure(rounds: int) -> dict[str, Any]:
     """Tables and claims."""
     tasks = {
-        name: Found(task, "mnist")
+        name: NamedPlugin(task, "mnist")
         for name, task in ((WRITTEN, RandomImages), (AUTOMATIC, AutomaticScore))
     }
     going = {

@@ -24,7 +24,7 @@ import timing
 import torch
 from gaussian import PUBLISHED, STACK, published
 from images import SIZES, AutomaticScore, RandomImages
-from timing import Found, spread, stepper, table, text
+from timing import NamedPlugin, spread, stepper, table, text
 
 STEPS = 6
 LOADED = "no step: torch and this project loaded"
@@ -38,13 +38,13 @@ CONTENDERS: dict[str, Callable[[], Callable[[], object]]] = {
     "hvae, gaussian-400, alone": lambda: stepper("hvae", "gaussian-400", PUBLISHED),
     "hvae, gaussian-400, stack of ten": lambda: stepper("hvae", "gaussian-400", PUBLISHED, STACK),
     "hvae, gaussian-400, published way": lambda: published(400, torch.float64),
-    "vb, images": lambda: stepper("vb", Found(RandomImages, "mnist"), SIZES),
+    "vb, images": lambda: stepper("vb", NamedPlugin(RandomImages, "mnist"), SIZES),
     "iwae k=40, images": lambda: stepper(
-        "iwae", Found(RandomImages, "mnist"), SIZES | {"particles": 40}
+        "iwae", NamedPlugin(RandomImages, "mnist"), SIZES | {"particles": 40}
     ),
-    "hvae K=15, images": lambda: stepper("hvae", Found(RandomImages, "mnist"), HVAE),
+    "hvae K=15, images": lambda: stepper("hvae", NamedPlugin(RandomImages, "mnist"), HVAE),
     "hvae K=15, images, autograd of autograd": lambda: stepper(
-        "hvae", Found(AutomaticScore, "mnist"), HVAE
+        "hvae", NamedPlugin(AutomaticScore, "mnist"), HVAE
     ),
 }
 

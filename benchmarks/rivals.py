@@ -19,7 +19,7 @@ from typing import Any
 import timing
 import torch
 from images import RandomImages
-from timing import Found, claim, ratio, spread, stepper, table, text
+from timing import NamedPlugin, claim, ratio, spread, stepper, table, text
 from torch import Tensor
 
 from harness.api import Noise
@@ -147,7 +147,7 @@ def rival(name: str, nets: PlainNets | FastNets) -> Callable[[], None]:
 
 def contenders() -> dict[str, Callable[[], None]]:
     """Ours, and Pythae's where it is installed."""
-    task = Found(RandomImages, "mnist")
+    task = NamedPlugin(RandomImages, "mnist")
     found = {
         "hvae K=15": stepper("hvae", task, SIZES | {"method.n_leapfrog": K, "batch_size": BATCH}),
         "iwae k=40": stepper("iwae", task, SIZES | {"particles": PARTICLES, "batch_size": BATCH}),

@@ -25,7 +25,7 @@ import numpy as np
 import timing
 import torch
 from images import SIZES, RandomImages
-from timing import Found, spread, stepper, table, text
+from timing import NamedPlugin, spread, stepper, table, text
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
@@ -129,7 +129,7 @@ def peaks(rounds: int) -> dict[str, dict[str, dict[str, float]]]:
 def distances(rounds: int) -> list[list[str]]:
     """What hot steps compute and move, how fast, and as shares of the peaks."""
     best = {name: clocks["processor"]["median"] for name, clocks in peaks(rounds).items()}
-    images = Found(RandomImages, "mnist")
+    images = NamedPlugin(RandomImages, "mnist")
     calls = {
         GAUSSIAN: sized(dimensions=400),
         "hvae K=15, images": stepper("hvae", images, SIZES | {"method.n_leapfrog": 15}),

@@ -24,7 +24,7 @@ import torch  # noqa: E402
 
 from harness.execution import environment  # noqa: E402
 from harness.plan.grid import resolve  # noqa: E402
-from harness.plan.registry import Found, find  # noqa: E402
+from harness.plan.registry import NamedPlugin, find  # noqa: E402
 from harness.training import devices  # noqa: E402
 from harness.training import loop as training  # noqa: E402
 
@@ -107,7 +107,7 @@ def claim(sentence: str, value: float, limit: float, at_most: bool) -> dict[str,
 
 def stepper(
     method: str,
-    task: str | Found,
+    task: str | NamedPlugin,
     settings: dict[str, Any],
     seeds: int = 1,
     protocol: str | None = None,

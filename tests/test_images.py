@@ -13,7 +13,7 @@ from harness.api import Noise, autograd_score
 from harness.base.errors import UsageError
 from harness.plan import registry
 from harness.plan.grid import resolve
-from harness.plan.registry import Found, find
+from harness.plan.registry import NamedPlugin, find
 from harness.tasks._decoder import Likelihood, decoded, softplus
 from harness.tasks._images import binarised
 from harness.tasks._layers import flat, maps, phases
@@ -221,7 +221,10 @@ def test_the_evidence_of_a_linear_decoder_is_found_by_every_method(name):
     method = registry.find("method", name)
     values = {f"method.{field}": value for field, value in method.fields.items()}
     resolved = resolve(
-        method, Found(LinearGaussian, "linear-gaussian"), "short", values | {"base": "learned"}
+        method,
+        NamedPlugin(LinearGaussian, "linear-gaussian"),
+        "short",
+        values | {"base": "learned"},
     )
     state = training.start(resolved.method, task, resolved.protocol, [0])
     for _ in training.train(resolved.method, task, resolved.protocol, state):

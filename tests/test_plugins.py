@@ -178,7 +178,7 @@ def test_a_class_of_this_session_trains_here_and_is_not_queued(workspace, monkey
     assert harness.fit(cls(), "gaussian-2", protocol="smoke").score()["elbo"] < 0
     (task,) = parse_selector("task", "gaussian-2")
     with pytest.raises(UsageError, match="only this process can run it"):
-        cell_runs(Setting(registry.Found(cls, "mine"), {}), task, [0], None, {})
+        cell_runs(Setting(registry.NamedPlugin(cls, "mine"), {}), task, [0], None, {})
 
 
 # Who makes it, and where

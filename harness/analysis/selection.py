@@ -12,7 +12,7 @@ from harness.analysis.metrics import MetricCache, metric_info, one_cell_a_task
 from harness.base.errors import UnknownName, UsageError
 from harness.base.metrics import Metric
 from harness.base.spec import Description, Status, settings_text
-from harness.plan.grid import picked
+from harness.plan.grid import matches_any
 from harness.store import CODE_DIGITS, CellRow, Replicate, ResultStore
 
 Aspects = tuple[tuple[str, Any], ...]
@@ -321,8 +321,8 @@ def wanted(
 ) -> bool:
     """Whether a cell is of these methods, on these tasks and under this protocol."""
     return (
-        picked(methods, cell.method_names, cell.spec["method_fields"])
-        and picked(tasks, cell.task_names, cell.spec["task_fields"])
+        matches_any(methods, cell.method_names, cell.spec["method_fields"])
+        and matches_any(tasks, cell.task_names, cell.spec["task_fields"])
         and (protocol is None or cell.protocol == protocol)
     )
 

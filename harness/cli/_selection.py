@@ -223,12 +223,12 @@ def runs_of_study(
     Raises:
         UsageError: none fits.
     """
-    from harness.plan.grid import picked
+    from harness.plan.grid import matches_any
 
     def fits(run: NewRun) -> bool:
         spec = run.spec
         labels = spec.method, run.description.method
-        return picked(methods, labels, spec.method_fields) and picked(
+        return matches_any(methods, labels, spec.method_fields) and matches_any(
             tasks, (spec.task, run.task_label), spec.task_fields
         )
 

@@ -129,7 +129,7 @@ def _usual_threads(task: Setting) -> int:
     """As many as a run takes that has the machine for itself."""
     from harness.execution.job import cores
 
-    return 1 if task.found.cls.stacks else cores()
+    return 1 if task.plugin.cls.stacks else cores()
 
 
 @contextmanager

@@ -148,12 +148,12 @@ def _ended(
 ) -> Iterator[tuple[CellRow, Replicate]]:
     """The runs that have ended and that everything given fits, by cell and seed."""
     from harness.base.spec import TERMINAL
-    from harness.plan.grid import picked
+    from harness.plan.grid import matches_any
 
     def fits(cell: CellRow) -> bool:
         return (
-            picked(methods, cell.method_names, cell.spec["method_fields"])
-            and picked(tasks, cell.task_names, cell.spec["task_fields"])
+            matches_any(methods, cell.method_names, cell.spec["method_fields"])
+            and matches_any(tasks, cell.task_names, cell.spec["task_fields"])
             and (version is None or version(cell.spec["method_version"]))
             and (task_version is None or task_version(cell.spec["task_version"]))
         )

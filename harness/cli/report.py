@@ -119,7 +119,7 @@ def _tuning(
     store: ResultStore, verdicts: Sequence[TuningResult], chosen: Selection
 ) -> list[Section]:
     """A section for each search that has trials and is picked."""
-    from harness.plan.grid import picked
+    from harness.plan.grid import matches_any
 
     found = []
     for verdict in verdicts:
@@ -127,8 +127,8 @@ def _tuning(
         methods = search.method, search.plugins[0].name
         if (
             verdict.trials
-            and picked(chosen.methods, methods, {})
-            and picked(chosen.tasks, (search.task,), {})
+            and matches_any(chosen.methods, methods, {})
+            and matches_any(chosen.tasks, (search.task,), {})
         ):
             from harness.report.tuning import section
 

@@ -22,7 +22,7 @@ from harness.cli._render import console
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from harness.plan.registry import Found, Kind
+    from harness.plan.registry import Kind, NamedPlugin
     from harness.store import ResultStore, RunRow
 
 KEY = re.compile(r"[0-9a-f]{4,16}")
@@ -62,7 +62,7 @@ def show(name: str, folder: Path | None, as_json: bool) -> None:
     print_json([described]) if as_json else _print_plugin(described)
 
 
-def _plugin(name: str) -> tuple[Kind, Found]:
+def _plugin(name: str) -> tuple[Kind, NamedPlugin]:
     from harness.plan import registry
 
     try:
@@ -76,7 +76,7 @@ def _plugin(name: str) -> tuple[Kind, Found]:
         raise UnknownName("method, task or run", name, known, "bench list runs") from None
 
 
-def _described(kind: Kind, found: Found) -> dict[str, Any]:
+def _described(kind: Kind, found: NamedPlugin) -> dict[str, Any]:
     cls = found.cls
     shown: dict[str, Any] = {
         "kind": kind,

@@ -14,7 +14,7 @@ from harness.base.errors import UsageError
 from harness.base.spec import Protocol
 from harness.numerics.noise import Noise
 from harness.plan.grid import Resolved, Setting, parse_selector, resolve, selected
-from harness.plan.registry import Found
+from harness.plan.registry import NamedPlugin
 from harness.training import evaluation, validation
 from harness.training import loop as training
 from harness.training.loop import Progress, State
@@ -122,7 +122,7 @@ def fit(
 
 def _one(kind: Any, given: str | Method | Task) -> Setting:
     if not isinstance(given, str):
-        return Setting(Found(type(given), given.name), given.model_dump())
+        return Setting(NamedPlugin(type(given), given.name), given.model_dump())
     settings = parse_selector(kind, given)
     if len(settings) > 1:
         raise UsageError(
@@ -135,8 +135,8 @@ def _resolved(
     method: Setting, task: Setting, protocol: str | None, settings: dict[str, Any]
 ) -> Resolved:
     return resolve(
-        method.found,
-        task.found,
-        protocol or task.found.cls.default_protocol,
+        method.plugin,
+        task.plugin,
+        protocol or task.plugin.cls.default_protocol,
         {**selected(method, task), **settings},
     )

@@ -31,7 +31,7 @@ def describe(
     label = registry.method_label(type(method), spec.method, spec.method_fields)
     return Description(
         method=label,
-        settings=_unsaid(
+        settings=_non_default(
             settings, _variant(type(method), spec.method, label), type(task), protocol
         ),
         scored_by=task.scored_by,
@@ -39,7 +39,7 @@ def describe(
         metric_info=task.metric_info,
         task_variant=task.variant,
         stacks=task.stacks,
-        scores=_scores(
+        scores=_scores_per_draw(
             type(method),
             canonical_json(spec.method_fields),
             min(task.latent_dim, LARGEST),
@@ -84,40 +84,42 @@ def _variant(method: type[Method], name: str, label: str) -> dict[str, Any]:
     }
 
 
-def _unsaid(
+def _non_default(
     settings: dict[str, Any], variant: dict[str, Any], task: type[Task], protocol: str
 ) -> dict[str, Any]:
     """The settings that neither the method's variant nor the protocol says by its name."""
-    said = _said_by(task, protocol) | variant
+    implied = _values_of_protocol(task, protocol) | variant
     return {
-        name: value for name, value in settings.items() if name not in said or said[name] != value
+        name: value
+        for name, value in settings.items()
+        if name not in implied or implied[name] != value
     }
 
 
-def _said_by(task: type[Task], protocol: str) -> dict[str, Any]:
+def _values_of_protocol(task: type[Task], protocol: str) -> dict[str, Any]:
     """A protocol's own values, and the usual ones of fields that the default protocol sets instead."""
     if protocol not in task.protocols:
         return {}
     fields = Protocol.model_fields
     default = task.protocols[task.default_protocol]
-    usual = {
+    field_defaults = {
         name: fields[name].default
         for name in default
         if name in fields and not fields[name].is_required()
     }
-    return usual | task.protocols[protocol]
+    return field_defaults | task.protocols[protocol]
 
 
 @cache
-def _scores(method: type[Method], fields: str, dim: int, n_context: int) -> int | None:
+def _scores_per_draw(method: type[Method], fields: str, dim: int, n_context: int) -> int | None:
     """How often one draw asks for the score, counted by drawing; None where the method does not
     draw here.
     """
-    asked = 0
+    calls = 0
 
     def score(z: torch.Tensor) -> torch.Tensor:
-        nonlocal asked
-        asked += 1
+        nonlocal calls
+        calls += 1
         return -z
 
     noise = Noise(["cost"])
@@ -135,4 +137,4 @@ def _scores(method: type[Method], fields: str, dim: int, n_context: int) -> int 
             built.particles(params, problem, noise, 2)
     except (Exception, SystemExit):  # noqa: BLE001 - a plugin may raise anything; its runs will say it
         return None
-    return asked
+    return calls

@@ -17,11 +17,11 @@ from harness.base.spec import NewRun, Protocol, RunSpec, stored_fields
 from harness.plan import registry
 from harness.plan.description import describe
 from harness.plan.plugin_source import source_hash
-from harness.plan.registry import Found
+from harness.plan.registry import NamedPlugin
 
 SELECTOR = re.compile(r"^(?P<name>[^\[\]]+)(?P<settings>(\[[^\[\]]*\])*)$")
 LARGEST_RANGE = 100_000
-LARGEST_MATRIX = 1_000_000
+LARGEST_GRID = 1_000_000
 LARGEST_SEED = 2**63 - 1
 
 
@@ -29,7 +29,7 @@ LARGEST_SEED = 2**63 - 1
 class Setting:
     """One way to fill in a selector: a plugin with values for some of its fields."""
 
-    found: Found
+    plugin: NamedPlugin
     values: dict[str, Any]
 
 
@@ -46,16 +46,16 @@ def parse_selector(kind: registry.Kind, text: str) -> list[Setting]:
             f"Cannot read '{text}'. Write a name, or name[field=value,value][field=value]."
         )
     try:
-        found = registry.find(kind, match["name"].strip())
+        plugin = registry.find(kind, match["name"].strip())
     except (OSError, RuntimeError, ValueError) as err:  # a file name that no file can have
         raise InvalidSelector(f"Cannot read '{text}': {str(err).rstrip('.')}.") from err
     choices: dict[str, list[str]] = {}
-    for part in re.findall(r"\[([^\[\]]*)\]", match["settings"]):
-        name, equals, values = part.partition("=")
+    for bracket in re.findall(r"\[([^\[\]]*)\]", match["settings"]):
+        name, equals, values = bracket.partition("=")
         alternatives = [value.strip() for value in values.split(",")]
         if not equals or not name.strip() or not all(alternatives):
             raise InvalidSelector(
-                f"Cannot read '[{part}]' in '{text}'. Write [field=value] or [field=value,value]."
+                f"Cannot read '[{bracket}]' in '{text}'. Write [field=value] or [field=value,value]."
             )
         if name.strip() in choices:
             raise InvalidSelector(
@@ -64,44 +64,44 @@ def parse_selector(kind: registry.Kind, text: str) -> list[Setting]:
         choices[name.strip()] = alternatives
     refuse_too_many(math.prod(map(len, choices.values())))
     return [
-        Setting(found, {**found.fields, **dict(zip(choices, values, strict=True))})
+        Setting(plugin, {**plugin.fields, **dict(zip(choices, values, strict=True))})
         for values in itertools.product(*choices.values())
     ]
 
 
-def picked(patterns: Sequence[str], names: Collection[str], fields: Mapping[str, Any]) -> bool:
+def matches_any(patterns: Sequence[str], names: Collection[str], fields: Mapping[str, Any]) -> bool:
     """Whether a pattern stands for a plugin of these names (its own, its variant's) with these
     settings; none stands for all.
 
-    >>> picked(["hvae*"], ["hvae", "hvae-untempered"], {}), picked(["hvae"], ["hvae-iaf"], {}), picked([], ["vb"], {})
+    >>> matches_any(["hvae*"], ["hvae", "hvae-untempered"], {}), matches_any(["hvae"], ["hvae-iaf"], {}), matches_any([], ["vb"], {})
     (True, False, True)
-    >>> picked(["hvae[n_leapfrog=1,10]"], ["hvae"], {"n_leapfrog": 10}), picked(["*[n_leapfrog=1]"], ["hvae"], {"n_leapfrog": 10})
+    >>> matches_any(["hvae[n_leapfrog=1,10]"], ["hvae"], {"n_leapfrog": 10}), matches_any(["*[n_leapfrog=1]"], ["hvae"], {"n_leapfrog": 10})
     (True, False)
     """
     return not patterns or any(_fits(pattern, names, fields) for pattern in patterns)
 
 
 def _fits(pattern: str, names: Collection[str], fields: Mapping[str, Any]) -> bool:
-    wanted = re.findall(r"\[(\w+)=([^\[\]]*)\]", pattern)
+    required = re.findall(r"\[(\w+)=([^\[\]]*)\]", pattern)
     bare = re.sub(r"\[\w+=[^\[\]]*\]", "", pattern)
     texts = {
         name: "none" if value is None else str(value).lower() for name, value in fields.items()
     }
     return any(name == bare or fnmatchcase(name, bare) for name in names) and all(
         texts.get(name) in [value.strip().lower() for value in values.split(",")]
-        for name, values in wanted
+        for name, values in required
     )
 
 
 def refuse_too_many(count: int) -> None:
-    """Stop before a matrix that nobody can have meant.
+    """Stop before a grid that nobody can have meant.
 
     Raises:
-        InvalidSelector: it has more than `LARGEST_MATRIX` runs.
+        InvalidSelector: it has more than `LARGEST_GRID` runs.
     """
-    if count > LARGEST_MATRIX:
+    if count > LARGEST_GRID:
         raise InvalidSelector(
-            f"These are {count:,} runs; at most {LARGEST_MATRIX:,} are made together. Split them over several commands."
+            f"These are {count:,} runs; at most {LARGEST_GRID:,} are made together. Split them over several commands."
         )
 
 
@@ -121,20 +121,20 @@ def parse_seeds(text: str) -> list[int]:
             raise InvalidSelector(
                 f"Cannot read seeds '{text}' at '{part}'. Write whole numbers and ranges: 0-9,12."
             )
-        first, last = int(match[1]), int(match[2] or match[1])
-        if max(first, last) > LARGEST_SEED:
+        start, end = int(match[1]), int(match[2] or match[1])
+        if max(start, end) > LARGEST_SEED:
             raise InvalidSelector(
                 f"Seeds '{part.strip()}' are too large: at most {LARGEST_SEED} is allowed."
             )
-        if last < first:
+        if end < start:
             raise InvalidSelector(
-                f"Seeds '{part.strip()}' run backwards. Write the smaller number first: {last}-{first}."
+                f"Seeds '{part.strip()}' run backwards. Write the smaller number first: {end}-{start}."
             )
-        if last - first >= LARGEST_RANGE:
+        if end - start >= LARGEST_RANGE:
             raise InvalidSelector(
                 f"Seeds '{part.strip()}' are more than {LARGEST_RANGE:,}. Split them over several commands."
             )
-        seeds |= dict.fromkeys(range(first, last + 1))
+        seeds |= dict.fromkeys(range(start, end + 1))
     return list(seeds)
 
 
@@ -144,12 +144,12 @@ def ranges(seeds: Collection[int]) -> str:
     >>> ranges([2, 0, 1, 7])
     '0-2,7'
     """
-    known = set(seeds)
-    starts = sorted(seed for seed in known if seed - 1 not in known)
-    ends = sorted(seed for seed in known if seed + 1 not in known)
+    distinct = set(seeds)
+    starts = sorted(seed for seed in distinct if seed - 1 not in distinct)
+    ends = sorted(seed for seed in distinct if seed + 1 not in distinct)
     return ",".join(
-        str(first) if first == last else f"{first}-{last}"
-        for first, last in zip(starts, ends, strict=True)
+        str(start) if start == end else f"{start}-{end}"
+        for start, end in zip(starts, ends, strict=True)
     )
 
 
@@ -178,7 +178,7 @@ def expand(
     sets: dict[str, Any] | None = None,
     preset: Callable[[Setting, Setting], tuple[str, dict[str, Any]]] | None = None,
 ) -> list[NewRun]:
-    """The runs of a matrix, each once, replicates of a cell side by side; `preset` gives a protocol
+    """The runs of a grid, each once, replicates of a cell side by side; `preset` gives a protocol
     and settings to each cell.
 
     Raises:
@@ -189,8 +189,8 @@ def expand(
     refuse_too_many(len(rows) * len(columns) * len(seeds))
     runs = {}
     for method, task in itertools.product(rows, columns):
-        usual, below = preset(method, task) if preset else (None, {})
-        for run in cell_runs(method, task, seeds, protocol or usual, sets or {}, below):
+        preset_protocol, below = preset(method, task) if preset else (None, {})
+        for run in cell_runs(method, task, seeds, protocol or preset_protocol, sets or {}, below):
             runs.setdefault(run.spec.key, run)
     return list(runs.values())
 
@@ -206,33 +206,33 @@ def cell_runs(
     """One method with one task: a run for each seed. The selectors' values win over `below`, and
     `sets` over them.
     """
-    registry.check_identity("method", method.found)
-    registry.check_identity("task", task.found)
-    name = protocol or task.found.cls.default_protocol
+    registry.check_identity("method", method.plugin)
+    registry.check_identity("task", task.plugin)
+    name = protocol or task.plugin.cls.default_protocol
     resolved = resolve(
-        method.found, task.found, name, {**(below or {}), **selected(method, task), **sets}
+        method.plugin, task.plugin, name, {**(below or {}), **selected(method, task), **sets}
     )
-    first = resolved.spec(seeds[0])
-    usual = _usual(method.found, task.found, resolved.method, resolved.task)
+    template = resolved.spec(seeds[0])
+    defaults = _default_addresses(method.plugin, task.plugin, resolved.method, resolved.task)
     settings = {
         address: value
         for address, value in resolved.addresses().items()
-        if usual.get(address) != value
+        if defaults.get(address) != value
     }
     shared = NewRun(
-        spec=first,
-        task_label=registry.task_label(task.found.name, resolved.task),
+        spec=template,
+        task_label=registry.task_label(task.plugin.name, resolved.task),
         settings=settings,
-        source_hash=f"{_source(method.found)}-{_source(task.found)}",
+        source_hash=f"{_source(method.plugin)}-{_source(task.plugin)}",
         protocol=name,
-        description=describe(resolved.method, resolved.task, first, settings, name),
+        description=describe(resolved.method, resolved.task, template, settings, name),
         sources={
-            found.source.digest: found.source.text
-            for found in (method.found, task.found)
-            if found.source
+            plugin.source.digest: plugin.source.text
+            for plugin in (method.plugin, task.plugin)
+            if plugin.source
         },
     )
-    return [replace(shared, spec=spec) for spec in first.replicates(seeds)]
+    return [replace(shared, spec=spec) for spec in template.replicates(seeds)]
 
 
 def selected(method: Setting, task: Setting) -> dict[str, Any]:
@@ -242,8 +242,8 @@ def selected(method: Setting, task: Setting) -> dict[str, Any]:
     }
 
 
-def _source(found: Found) -> str:
-    return found.source.digest[:16] if found.source else _installed_source(found.cls)
+def _source(plugin: NamedPlugin) -> str:
+    return plugin.source.digest[:16] if plugin.source else _installed_source(plugin.cls)
 
 
 @cache
@@ -255,23 +255,23 @@ def _installed_source(cls: type) -> str:
 class Resolved:
     """A method, a task and a protocol with every field filled in."""
 
-    method_found: Found
+    method_plugin: NamedPlugin
     method: Method
-    task_found: Found
+    task_plugin: NamedPlugin
     task: Task
     protocol: Protocol
 
     def spec(self, seed: int) -> RunSpec:
         """The run of one seed."""
         return RunSpec(
-            method=self.method_found.name,
+            method=self.method_plugin.name,
             method_version=self.method.version,
             method_fields=registry.settled(self.method),
-            method_source=self.method_found.source and self.method_found.source.digest,
-            task=self.task_found.name,
+            method_source=self.method_plugin.source and self.method_plugin.source.digest,
+            task=self.task_plugin.name,
             task_version=self.task.version,
             task_fields=registry.settled(self.task),
-            task_source=self.task_found.source and self.task_found.source.digest,
+            task_source=self.task_plugin.source and self.task_plugin.source.digest,
             seed=seed,
             **self.protocol.model_dump(),
         )
@@ -283,7 +283,9 @@ class Resolved:
         return method | task | self.protocol.model_dump()
 
 
-def resolve(method: Found, task: Found, protocol: str, values: dict[str, Any]) -> Resolved:
+def resolve(
+    method: NamedPlugin, task: NamedPlugin, protocol: str, values: dict[str, Any]
+) -> Resolved:
     """Fill in every field; later wins: class defaults, the task's recommendation, the protocol,
     what the names say, `values` by address.
 
@@ -302,17 +304,17 @@ def resolve(method: Found, task: Found, protocol: str, values: dict[str, Any]) -
             f"bench show {task.name}",
         )
     defaults = {"bound": method.cls.bound, "base": method.cls.base or task.cls.default_base}
-    said = {f"method.{k}": v for k, v in method.fields.items()} | {
+    named = {f"method.{k}": v for k, v in method.fields.items()} | {
         f"task.{k}": v for k, v in task.fields.items()
     }
     layers = (
         defaults
         | task.cls.recommended.get(method.name, {})
         | task.cls.protocols[protocol]
-        | said
+        | named
         | values
     )
-    _known(layers, method, task)
+    _require_addresses(layers, method, task)
     method_fields = {
         k.removeprefix("method."): v for k, v in layers.items() if k.startswith("method.")
     }
@@ -327,7 +329,7 @@ def resolve(method: Found, task: Found, protocol: str, values: dict[str, Any]) -
     )
 
 
-def _known(layers: dict[str, Any], method: Found, task: Found) -> None:
+def _require_addresses(layers: dict[str, Any], method: NamedPlugin, task: NamedPlugin) -> None:
     addresses = [
         *Protocol.model_fields,
         *(f"method.{n}" for n in method.cls.model_fields),
@@ -353,7 +355,9 @@ def _known(layers: dict[str, Any], method: Found, task: Found) -> None:
             )
 
 
-def _usual(method: Found, task: Found, built: Method, built_task: Task) -> dict[str, Any]:
+def _default_addresses(
+    method: NamedPlugin, task: NamedPlugin, built: Method, built_task: Task
+) -> dict[str, Any]:
     """The addresses of the same pair where nothing was asked for: what need not be said of a run."""
     variant = (
         {f"task.{task.cls.variant}": getattr(built_task, task.cls.variant)}

@@ -52,7 +52,7 @@ class Listing:
 
 
 @dataclass(frozen=True)
-class Found:
+class NamedPlugin:
     """A plugin's class, the name that loads it again, the fields that the rest of what was typed
     fills, and its text where it is not installed.
     """
@@ -109,7 +109,7 @@ def _files(folder: Path) -> dict[str, Listing]:
     return {name: Listing(name, path) for name, path in paths.items()}
 
 
-def find(kind: Kind, text: str) -> Found:
+def find(kind: Kind, text: str) -> NamedPlugin:
     """The plugin that `text` names: `hvae`, `hvae-untempered`, `gaussian-400`, `./mine.py:Mine`,
     `package.module:Class`.
 
@@ -143,20 +143,24 @@ def _variant_fields(kind: Kind, cls: Any, name: str, variant: str) -> dict[str, 
     return dict(cls.variants[variant])
 
 
-def _from_listing(kind: Kind, item: Listing) -> Found:
+def _from_listing(kind: Kind, item: Listing) -> NamedPlugin:
     origin = item.origin
     if isinstance(origin, EntryPoint):
-        return Found(_class_in(kind, imported(origin.module), origin.attr, item.name), item.name)
+        return NamedPlugin(
+            _class_in(kind, imported(origin.module), origin.attr, item.name), item.name
+        )
     if origin.parent != _shipped_folder(kind):
         return _from_path(kind, str(origin))
-    return Found(_class_in(kind, imported(f"{kind}s.{origin.stem}"), "", item.name), item.name)
+    return NamedPlugin(
+        _class_in(kind, imported(f"{kind}s.{origin.stem}"), "", item.name), item.name
+    )
 
 
-def _from_path(kind: Kind, text: str) -> Found:
+def _from_path(kind: Kind, text: str) -> NamedPlugin:
     place, _, attribute = text.rpartition(":") if ":" in text else (text, "", "")
     if not place.endswith(".py"):
         if is_installed(place):
-            return Found(_class_in(kind, imported(place), attribute, text), text)
+            return NamedPlugin(_class_in(kind, imported(place), attribute, text), text)
         path = Path(imported(place).__file__ or "")
         source = read(path, path.parents[len(place.split(".")) - (path.name != "__init__.py")])
     else:
@@ -168,10 +172,10 @@ def _from_path(kind: Kind, text: str) -> Found:
         source = read(path)
     cls = _class_in(kind, executed(source), attribute, text)
     named[source.digest] = source
-    return Found(cls, cls.name, source=source)
+    return NamedPlugin(cls, cls.name, source=source)
 
 
-def _kin(kind: Kind, module: ModuleType) -> list[Any]:
+def _subclasses_in(kind: Kind, module: ModuleType) -> list[Any]:
     """The subclasses of `Method` or `Task` that a module defines, abstract ones too."""
     from harness import api
 
@@ -185,63 +189,65 @@ def _kin(kind: Kind, module: ModuleType) -> list[Any]:
 
 
 def _classes_in(kind: Kind, module: ModuleType) -> list[Any]:
-    return [cls for cls in _kin(kind, module) if hasattr(cls, "name")]
+    return [cls for cls in _subclasses_in(kind, module) if hasattr(cls, "name")]
 
 
 def _class_in(kind: Kind, module: ModuleType, attribute: str, name: str) -> Any:
     classes = _classes_in(kind, module)
-    chosen = (
-        [cls for cls in _kin(kind, module) if cls.__name__ == attribute] if attribute else classes
+    candidates = (
+        [cls for cls in _subclasses_in(kind, module) if cls.__name__ == attribute]
+        if attribute
+        else classes
     )
     names = [cls.__name__ for cls in classes]
-    if attribute and not chosen:
+    if attribute and not candidates:
         raise UnknownName(f"{kind} class in {name.rpartition(':')[0]}", attribute, names)
-    if len(chosen) != 1:
+    if len(candidates) != 1:
         base = kind.capitalize()
         raise UsageError(
             f"'{name}' must name one subclass of {base} with a `name`: FILE.py:CLASS. It has: {', '.join(names) or 'none'}."
         )
-    if lacking := [
-        *([] if chosen[0] in classes else ["name"]),
-        *sorted(chosen[0].__abstractmethods__),
+    if missing := [
+        *([] if candidates[0] in classes else ["name"]),
+        *sorted(candidates[0].__abstractmethods__),
     ]:
         raise UsageError(
-            f"'{name}' lacks what every {kind} has: {', '.join(lacking)}. See docs/add-a-{kind}.md."
+            f"'{name}' lacks what every {kind} has: {', '.join(missing)}. See docs/add-a-{kind}.md."
         )
-    return chosen[0]
+    return candidates[0]
 
 
-def check_identity(kind: Kind, found: Found) -> None:
+def check_identity(kind: Kind, plugin: NamedPlugin) -> None:
     """Refuse a class that is not installed and whose `name`, under which its runs are stored, is no
     name or another class's.
 
     Raises:
         UsageError: it is.
     """
-    if found.cls.__module__ == "__main__":
-        near = found.cls.__name__
+    if plugin.cls.__module__ == "__main__":
+        class_name = plugin.cls.__name__
         raise UsageError(
-            f"{near} was defined in this session, and only this process can run it. To store its runs: a file, ./mine.py:{near}."
+            f"{class_name} was defined in this session, and only this process can run it. To store its runs: a file, ./mine.py:{class_name}."
         )
-    if found.source is None:
+    if plugin.source is None:
         return
-    name, said = found.cls.name, f"{found.cls.__name__} in {found.source.main} calls itself"
+    name, claim = plugin.cls.name, f"{plugin.cls.__name__} in {plugin.source.main} calls itself"
     if not re.fullmatch(r"[A-Za-z0-9][\w.+-]{0,59}", str(name), re.ASCII):
         raise UsageError(
-            f"{said} {name!r}. A `name` is up to 60 letters, digits and - _ . +, such as 'my-{kind}'."
+            f"{claim} {name!r}. A `name` is up to 60 letters, digits and - _ . +, such as 'my-{kind}'."
         )
     if name in installed(kind):
         raise UsageError(
-            f"{said} '{name}', as an installed {kind} does. Give the class another `name`."
+            f"{claim} '{name}', as an installed {kind} does. Give the class another `name`."
         )
     twins = [
         cls.__name__
-        for cls in _classes_in(kind, sys.modules[found.cls.__module__])
-        if cls.name == name and cls is not found.cls
+        for cls in _classes_in(kind, sys.modules[plugin.cls.__module__])
+        if cls.name == name and cls is not plugin.cls
     ]
     if twins:
         raise UsageError(
-            f"{said} '{name}', as {twins[0]} beside it does. Give one of them another `name`."
+            f"{claim} '{name}', as {twins[0]} beside it does. Give one of them another `name`."
         )
 
 

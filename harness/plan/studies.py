@@ -198,9 +198,9 @@ def _culprit(grid: Grid, method: Setting, task: Setting, message: str) -> tuple[
     """The part of a grid that gives this error by itself, if one does."""
     from harness.plan.grid import cell_runs
 
-    bare_method, bare_task = (replace(each, values=each.found.fields) for each in (method, task))
+    bare_method, bare_task = (replace(each, values=each.plugin.fields) for each in (method, task))
     any_method, any_task = (
-        replace(each, found=replace(each.found, fields={}), values={}) for each in (method, task)
+        replace(each, found=replace(each.plugin, fields={}), values={}) for each in (method, task)
     )
     attempts: list[tuple[tuple[str, ...], Setting, Setting, str | None, dict[str, Any]]] = [
         (("methods",), method, any_task, None, {}),

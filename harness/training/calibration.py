@@ -203,7 +203,7 @@ def entrant(typed: str) -> Entrant:
     return Entrant(
         typed,
         settings[0],
-        "n_leapfrog" if "n_leapfrog" in settings[0].found.cls.model_fields else "particles",
+        "n_leapfrog" if "n_leapfrog" in settings[0].plugin.cls.model_fields else "particles",
     )
 
 
@@ -228,7 +228,7 @@ class Stopwatch:
         steps: int | None,
     ) -> None:
         self._entrants, self._task, self._sets, self._steps = entrants, task, sets, steps
-        self._protocol = protocol or task.found.cls.default_protocol
+        self._protocol = protocol or task.plugin.cls.default_protocol
         self._data: Data | None = None
         self._running: dict[Point, tuple[Iterator[Progress], int]] = {}
         self._resolved = [self._resolve(entrant, {}) for entrant in entrants]
@@ -253,7 +253,7 @@ class Stopwatch:
 
     def _resolve(self, entrant: Entrant, more: dict[str, Any]) -> Resolved:
         given = {**selected(entrant.setting, self._task), **self._sets, **more}
-        return resolve(entrant.setting.found, self._task.found, self._protocol, given)
+        return resolve(entrant.setting.plugin, self._task.plugin, self._protocol, given)
 
     def _start(self, point: Point) -> tuple[Iterator[Progress], int]:
         """Training of a point behind its first steps, which nobody counts, and the steps of a

@@ -292,7 +292,7 @@ class Preset:
         Raises:
             UsageError: the study did not tune this pair, or has no best trial yet.
         """
-        plugins = [(setting.found.name, setting.found.fields) for setting in (method, task)]
+        plugins = [(setting.plugin.name, setting.plugin.fields) for setting in (method, task)]
         candidates = [
             search
             for search in self._searches
@@ -308,7 +308,7 @@ class Preset:
             names = [search.name.removeprefix(f"{self._study}/") for search in self._searches]
             reason = "tuned several settings of" if candidates else "did not tune"
             raise UsageError(
-                f"'{self._study}' {reason} {method.found.name} on {task.found.name}. "
+                f"'{self._study}' {reason} {method.plugin.name} on {task.plugin.name}. "
                 f"It tuned {', '.join(names)}."
             )
         return matches[0].protocol, {**matches[0].settings, **self._best_params(matches[0])}

@@ -118,7 +118,7 @@ class Search:
     def name(self) -> str:
         """The name of its Optuna study."""
         values = ",".join(f"{name}={value}" for name, value in self.column.method.values.items())
-        method = self.column.method.found.name + (f"[{values}]" if values else "")
+        method = self.column.method.plugin.name + (f"[{values}]" if values else "")
         return f"{self.study}/{method}/{self.task}"
 
     @property
@@ -178,7 +178,7 @@ class Search:
         """Return what is stored of it for those who only read."""
         column, values = self.column, self.column.values()
         plugins = [
-            Plugin(name=setting.found.name, fields=setting.found.fields, values=setting.values)
+            Plugin(name=setting.plugin.name, fields=setting.plugin.fields, values=setting.values)
             for setting in (column.method, column.task)
         ]
         return SearchRecord(
@@ -256,11 +256,11 @@ def searches_of(
 
 
 def _search(tune: Tune, study: str, method: Setting, task: Setting, sets: dict[str, Any]) -> Search:
-    cls = task.found.cls
+    cls = task.plugin.cls
     metric, allowed = tune.metric or cls.score_to_tune, MAY_TUNE_ON[cls.stacks]
     if metric not in allowed:
         raise UsageError(
-            f"'{metric}' cannot be tuned on {task.found.name}: metrics that see neither the truth "
+            f"'{metric}' cannot be tuned on {task.plugin.name}: metrics that see neither the truth "
             f"nor test data are {' or '.join(allowed)}."
         )
     seeds, report_seeds = parse_seeds(tune.seeds), parse_seeds(tune.report_seeds)
@@ -282,5 +282,5 @@ def short_name(tune: Tune, sets: dict[str, Any]) -> str:
     members = searches(tune, "", sets)
     label = f"{len(members)}-searches"
     if len(members) == 1:
-        label = f"{members[0].column.method.found.name}-{members[0].task}"
+        label = f"{members[0].column.method.plugin.name}-{members[0].task}"
     return f"{label}-{digest([search.definition() for search in members])[:6]}"

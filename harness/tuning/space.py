@@ -71,7 +71,7 @@ class Column:
     def values(self, extra: dict[str, Any] | None = None) -> dict[str, Any]:
         """Return every field by its address, with `extra` on top."""
         settings = {**self.settings, **(extra or {})}
-        return resolve(self.method.found, self.task.found, self.protocol, settings).addresses()
+        return resolve(self.method.plugin, self.task.plugin, self.protocol, settings).addresses()
 
 
 def space(column: Column, texts: Sequence[str]) -> list[Dimension]:
@@ -88,7 +88,7 @@ def space(column: Column, texts: Sequence[str]) -> list[Dimension]:
     dimensions = [_parse(column, declared, text) for text in texts or real]
     if not dimensions:
         raise UsageError(
-            f"There is nothing to tune: {column.method.found.name} declares no range. "
+            f"There is nothing to tune: {column.method.plugin.name} declares no range. "
             "Name fields: --space lr=1e-4:1e-1:log"
         )
     address, count = Counter(item.address for item in dimensions).most_common(1)[0]
@@ -101,7 +101,7 @@ def _declared_ranges(column: Column) -> dict[str, Dimension]:
     """The declared ranges of the fields that have an effect here, by address."""
     values = column.values()
     ranges: dict[str, Dimension] = {}
-    for prefix, model in (("method.", column.method.found.cls), ("", Protocol)):
+    for prefix, model in (("method.", column.method.plugin.cls), ("", Protocol)):
         for name, field in model.model_fields.items():
             extra: Any = field.json_schema_extra
             ends = extra.get("tunable") if isinstance(extra, dict) else None
@@ -116,7 +116,7 @@ def _declared_ranges(column: Column) -> dict[str, Dimension]:
 
 def _typed_ends(column: Column, address: str, low: float, high: float) -> tuple[float, float]:
     """The ends of a range: whole where the field's type allows no numbers between whole ones."""
-    model: type[BaseModel] = column.method.found.cls if "." in address else Protocol
+    model: type[BaseModel] = column.method.plugin.cls if "." in address else Protocol
     annotation = model.model_fields[address.removeprefix("method.")].annotation
     try:
         TypeAdapter(annotation or Any).validate_python(0.5)
