@@ -113,12 +113,12 @@ def test_every_figure_is_drawn_and_nothing_leaves_the_page(browser, page, size, 
 @needs_browser
 def test_hovering_names_a_point_and_a_key_hides_its_lines(browser, page):
     tab, _, complaints = opened(browser, page)
-    article = tab.locator("#dimension article.figure").first
+    article = tab.locator("#sizes article.figure").first
     article.scroll_into_view_if_needed()
     point = article.locator(".plot .scatterlayer .point").first
     box = point.bounding_box()
     tab.mouse.move(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2)
-    tab.wait_for_selector("#dimension .hoverlayer .hovertext", timeout=10_000)
+    tab.wait_for_selector("#sizes .hoverlayer .hovertext", timeout=10_000)
     visible = "p => p.data.filter(t => t.visible !== 'legendonly').length"
     plot = article.locator(".plot").first
     before = plot.evaluate(visible)

@@ -1,29 +1,46 @@
-"""The report on a sample: which figures there are, and in which order."""
+"""The report: which sections there are, in which order, and what is not a comparison of methods:
+failures, images, and the runs behind every number.
+"""
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
+from typing import Any
 
+import plotly.graph_objects as go
+
+from harness.analysis.provenance import environment_summary
 from harness.analysis.ranks import Ranking
-from harness.analysis.selection import SelectedRuns
-from harness.base.spec import Status
+from harness.analysis.selection import Group, SelectedRuns
+from harness.base.spec import Status, settings_text
+from harness.base.text import plural
 from harness.base.workspace import Workspace
-from harness.report import (
-    curves,
-    dimension,
-    dots,
-    failures,
-    pictures,
-    provenance,
-    ranks,
-    sweep,
-    tempering,
-)
-from harness.report.page import Section, render
-from harness.report.view import View
+from harness.plan.grid import ranges
+from harness.report import comparisons
+from harness.report.charts import LINEAR, row_plot
+from harness.report.curves import learning_curves
+from harness.report.page import Figure, Folded, Image, Key, Look, Section, Table, render
+from harness.report.view import View, columns, label
+from harness.store import Replicate
+from harness.store.run_files import read_verified
 
 Fragments = Sequence[tuple[str, str]]
+Named = list[tuple[str, Group]]
+"""Groups with the names of their columns."""
+
+STATUS_LOOKS = {
+    "done": ("var(--green)", ""),
+    "diverged": ("var(--vermilion)", "/"),
+    "timeout": ("var(--orange)", "x"),
+    "failed": ("var(--purple)", "\\"),
+}
+MOST_REASONS, MOST_KEYS = 200, 20
+"""How many reasons are listed, and how many keys of a cell."""
+IMAGES = {"samples.png": "samples", "reconstructions.png": "reconstructions"}
+MOST_IMAGES, MOST_BYTES = 40, 4_000_000
+"""How many images a page holds, and their bytes together."""
+PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 
 
 def report(
@@ -35,77 +52,202 @@ def report(
     published: Fragments = (),
     ranking: Ranking | None = None,
 ) -> str:
-    """The page.
+    """Return the page as HTML.
 
     Args:
         title: of the page.
         sample: the runs that it is about.
-        workspace: where pictures lie.
-        tuning: what became of tuning studies.
-        tables: titles with HTML that is trusted: comparisons.
+        workspace: where the runs' images are.
+        tuning: the results of tuning studies.
+        tables: titles with trusted HTML: comparisons.
         published: the same: stored results against published ones.
         ranking: of the methods across tasks.
     """
     view = View.of(sample)
-    found = [
-        Section(
-            "dimension",
-            "Error against dimension",
-            [dimension.ABOUT],
-            figures=dimension.figures(view),
-        ),
-        Section("scores", "Scores by method", [dots.ABOUT], figures=dots.figures(view)),
-        Section("curves", "Learning curves", [curves.ABOUT], figures=curves.figures(view)),
-        Section("depth", "Depth", [sweep.ABOUT], figures=sweep.figures(view)),
-        Section("temperings", "Tempering", [tempering.ABOUT], figures=tempering.figures(view)),
-        Section("ranks", "Methods across tasks", [ranks.ABOUT], figures=ranks.figures(ranking)),
+    named = [(name, group) for name, groups in columns(sample.groups).items() for group in groups]
+    sections = [
+        comparisons.sizes(view),
+        comparisons.scores(view),
+        learning_curves(view),
+        comparisons.sweeps(view),
+        comparisons.choices(view),
+        comparisons.ranks(ranking),
         Section("tables", "Tables", fragments=tables),
         Section("published", "Against published values", fragments=published),
-        failures.section(view),
+        _failures(view, named),
         *tuning,
-        pictures.section(view, workspace),
-        provenance.section(view),
+        _images(view, named, workspace),
+        _provenance(view, named),
     ]
-    return render(
-        title, about(view), [section for section in found if section and _holds_something(section)]
-    )
+    return render(title, _about(sample), [section for section in sections if not section.is_empty])
 
 
-def _holds_something(section: Section) -> bool:
-    return bool(section.figures or section.tables or section.pictures or section.fragments)
-
-
-def about(view: View) -> list[str]:
+def _about(sample: SelectedRuns) -> list[str]:
     """What the page is about, and what was left out of it."""
-    groups = view.sample.groups
-    counts = Counter(run.status for group in groups for run in group.runs)
-    methods, tasks, protocols = (
-        sorted(names)
-        for names in zip(
-            *((g.row.method, g.column.task, g.cell.protocol) for g in groups), strict=True
-        )
-    )
-    lines = [
-        f"{_many(counts[Status.DONE], 'finished run')} in {_many(len(groups), 'cell')}: "
-        f"{_list('method', methods)}; {_list('task', tasks)}; {_list('protocol', protocols)}."
-    ]
-    ended = {status.value: count for status, count in counts.items() if status is not Status.DONE}
-    if ended:
-        parts = ", ".join(f"{ended[name]:,} {name}" for name in sorted(ended))
+    groups = sample.groups
+    counts = Counter(run.status.value for group in groups for run in group.runs)
+    finished = counts.pop(Status.DONE.value, 0)
+    names = {
+        "method": dict.fromkeys(sorted(group.row.method for group in groups)),
+        "task": dict.fromkeys(sorted(group.column.task for group in groups)),
+        "protocol": dict.fromkeys(sorted(group.cell.protocol for group in groups)),
+    }
+    lists = [f"{plural(len(items), noun)} ({', '.join(items)})" for noun, items in names.items()]
+    cells = plural(len(groups), "cell")
+    lines = [f"{plural(finished, 'finished run')} in {cells}: {'; '.join(lists)}."]
+    if counts:
+        statuses = ", ".join(f"{counts[name]:,} {name}" for name in sorted(counts))
         lines.append(
-            f"{_many(sum(ended.values()), 'run')} ended without a result: {parts}. They are in no mean; see Failures."
+            f"{plural(counts.total(), 'run')} ended without a result: {statuses}. "
+            "They are in no mean; see Failures."
         )
-    lines += [
-        f"Left out: {_many(count, 'run')}, {reason}."
-        for reason, count in sorted(view.sample.left_out.items())
+    return lines + [
+        f"Left out: {plural(count, 'run')}, {reason}."
+        for reason, count in sorted(sample.left_out.items())
     ]
-    return lines
 
 
-def _many(count: int, noun: str) -> str:
-    return f"{count:,} {noun}" + ("" if count == 1 else "s")
+# Failures
 
 
-def _list(noun: str, names: Sequence[str]) -> str:
-    distinct = list(dict.fromkeys(names))
-    return f"{_many(len(distinct), noun)} ({', '.join(distinct)})"
+def _failures(view: View, named: Named) -> Section:
+    """How runs ended in the cells where not all of them are done."""
+    failed = [(task, group) for task, group in named if group.failures]
+    if not failed:
+        return Section("failures", "Failures")
+    counts = [Counter(run.status.value for run in group.runs) for _, group in failed]
+    statuses = sorted(
+        {status for count in counts for status in count},
+        key=lambda status: (*(name != status for name in STATUS_LOOKS), status),
+    )
+    keys, bars = [], []
+    for index, status in enumerate(statuses):
+        color, pattern = STATUS_LOOKS.get(status, ("var(--grey)", "."))
+        keys.append(Key(status, Look(color, "", "square")))
+        bars.append(
+            go.Bar(
+                x=[count[status] for count in counts],
+                y=[-row for row in range(len(counts))],
+                orientation="h",
+                marker={"color": color, "pattern": {"shape": pattern, "solidity": 0.3}},
+                hoverinfo="text",
+                hovertext=[f"{count[status]} {label(status)}" for count in counts],
+                textposition="none",
+                legendgroup=str(index),
+                showlegend=False,
+            )
+        )
+    names = {-row: f"{task}: {view.name(group)}" for row, (task, group) in enumerate(failed)}
+    plot = row_plot("", bars, names, LINEAR.axis("runs"), barmode="stack", bargap=0.7)
+    about = (
+        f"Cells with a run that did not finish: {len(failed)} of {len(named)}. "
+        "Means are over the runs that did."
+    )
+    figure = Figure("failures-by-cell", "How the runs ended", about, [plot], keys)
+    return Section("failures", "Failures", figures=[figure], tables=[_reasons(view, failed)])
+
+
+def _reasons(view: View, failed: Named) -> Table:
+    rows = []
+    for task, group in failed:
+        reasons: dict[tuple[str, str], list[Replicate]] = {}
+        for run in group.runs:
+            if run.status is not Status.DONE:
+                reason = (run.status.value, run.reason or "no reason is on record")
+                reasons.setdefault(reason, []).append(run)
+        for (status, reason), runs in sorted(reasons.items()):
+            keys, seeds = [run.key for run in runs], ranges([run.seed for run in runs])
+            folded = Folded(plural(len(runs), "key"), keys)
+            rows.append((view.name(group), task, status, reason, seeds, folded, str(len(runs))))
+    limit = f"; the first {MOST_REASONS} of {len(rows)}" if len(rows) > MOST_REASONS else ""
+    caption = f"Why runs ended without a result{limit}"
+    names = ("row", "task", "ended", "reason", "seeds", "keys", "runs")
+    return Table(names, rows[:MOST_REASONS], caption, 6)
+
+
+# Images
+
+
+def _images(view: View, named: Named, workspace: Workspace) -> Section:
+    """Samples and reconstructions of the first finished seed of each row."""
+    images, damaged, omitted, size = [], 0, 0, 0
+    files = [
+        (f"{task}, {view.name(group)}: {IMAGES[file.name]}, seed {run.seed}", file)
+        for task, group in named
+        if not group.cell.description.stacks  # tasks whose replicates stack have no images
+        for run in group.done[:1]
+        for file in sorted(view.sample.store.artifacts(run.key), key=lambda f: f.name)[::-1]
+        if file.name in IMAGES
+    ]
+    for caption, file in files:
+        png = read_verified(workspace, file)
+        if png is None or not png.startswith(PNG_SIGNATURE):
+            damaged += 1
+        elif len(images) == MOST_IMAGES or size + len(png) > MOST_BYTES:
+            omitted += 1
+        else:
+            images.append(Image(caption, png))
+            size += len(png)
+    about = [
+        "Samples are drawn from the prior and decoded; reconstructions are beside their originals. "
+        "Each row's first finished seed."
+    ]
+    if omitted:
+        about.append(f"Left out for the page's size: {omitted} of {plural(len(files), 'image')}.")
+    if damaged:
+        about.append(
+            f"Missing or damaged: {damaged} of {plural(len(files), 'image')}. See: bench doctor."
+        )
+    return Section("images", "Images", about if files else (), images=images)
+
+
+# Provenance
+
+
+def _provenance(view: View, named: Named) -> Section:
+    """The runs by cell, then the environments."""
+    digests = {run.environment for _, group in named for run in group.runs if run.environment}
+    environments = {digest: f"E{index}" for index, digest in enumerate(sorted(digests), 1)}
+    stored: dict[str, dict[str, Any]] = view.sample.store.scores.environments()
+    about = (
+        "Every number of this page is computed from the runs below and nothing else. bench show KEY "
+        "prints one run with its full specification, history, metrics and files; the same database "
+        "gives the same page, byte for byte."
+    )
+    names = ("row", "task", "protocol", "cell", "seeds", "keys", "versions", "settings", "ran on")
+    cells = Table(
+        (*names, "ended", "done"),
+        [_cell_row(view, task, group, environments) for task, group in named],
+        "Cells",
+        10,
+    )
+    rows = [
+        (name, *environment_summary(stored.get(digest, {})).values())
+        for digest, name in environments.items()
+    ]
+    table = Table(("name", *environment_summary({})), rows, "Environments")
+    return Section("provenance", "How each number was obtained", [about], tables=[cells, table])
+
+
+def _cell_row(
+    view: View, task: str, group: Group, environments: dict[str, str]
+) -> tuple[str | Folded, ...]:
+    cell, keys = group.cell, [run.key for run in group.runs]
+    limit = f", the first {MOST_KEYS}" if len(keys) > MOST_KEYS else ""
+    counts = Counter(run.status.value for run in group.runs)
+    versions = f"method {cell.spec['method_version']}, task {cell.spec['task_version']}"
+    sources = len({run.source_hash for run in group.runs})
+    used = {environments[run.environment] for run in group.runs if run.environment in environments}
+    return (
+        view.name(group),
+        task,
+        cell.protocol,
+        cell.cell,
+        ranges([run.seed for run in group.runs]),
+        Folded(f"{plural(len(keys), 'key')}{limit}", keys[:MOST_KEYS]),
+        f"{versions}, {sources} sources" if sources > 1 else versions,
+        settings_text(dict(sorted(cell.settings.items()))) or "defaults",
+        ", ".join(sorted(used, key=lambda name: int(name[1:]))) or "not on record",
+        ", ".join(f"{counts[status]:,} {status}" for status in sorted(counts)),
+        f"{counts[Status.DONE.value]:,}",
+    )

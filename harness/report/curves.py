@@ -4,125 +4,99 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any
+
+import plotly.graph_objects as go
 
 from harness.analysis.selection import Group, gradients
-from harness.report.page import Figure, Key, Plot
-from harness.report.view import View, anchor, basis, columns, label, unique
-from harness.store import Curve, Replicate
+from harness.report.page import Figure, Key, Plot, Section
+from harness.report.view import View, anchors, basis, columns, label
+from harness.store import Curve
 
 SEEDS, POINTS = 3, 60
 """How many replicates a line is the mean of, at most, and how many points it has."""
 CHOICES = ("step", "gradient evaluations", "seconds")
-SETTLED = 0.1
+WARM_UP = 0.1
 """The share of training after which the vertical axis shows all of nine lines in ten."""
 ABOUT = (
-    f"The training bound, each line the mean over the first replicates, {SEEDS} at most, with {POINTS} points at most. "
-    "Gradient evaluations are those of the log-joint. Seconds are a run's seconds of work, spread evenly over its steps; "
-    "replicates that train together each have the seconds of all. The vertical axis "
-    "shows where nine of ten lines are after the first tenth; a double click shows everything."
+    f"The training bound, each line the mean over the first replicates, {SEEDS} at most, with "
+    f"{POINTS} points at most. Gradient evaluations are those of the log-joint. Seconds are a run's "
+    "seconds of work, spread evenly over its steps; replicates that train together each have the "
+    "seconds of all. The vertical axis shows where nine of ten lines are after the first tenth; a "
+    "double click shows everything."
 )
 Points = list[tuple[int, float]]
 
 
-def figures(view: View) -> list[Figure]:
-    """A figure for each column; only the curves that are drawn are read."""
-    chosen = {group.cell.cell: _first(group) for group in view.sample.groups}
-    stored = view.sample.store.scores.curve(
-        "bound", [run.key for runs in chosen.values() for run in runs]
-    )
-    found = columns(view.sample.groups)
-    ids = unique(anchor("curves", name) for name in found)
-    drawn = [
-        _figure(view, id, name, groups, chosen, stored)
-        for id, (name, groups) in zip(ids, found.items(), strict=True)
+def learning_curves(view: View) -> Section:
+    """Draw a figure for each column; only the curves that are drawn are read."""
+    keys = [run.key for group in view.sample.groups for run in group.done[:SEEDS]]
+    stored = view.sample.store.scores.curve("bound", keys)
+    by_task = columns(view.sample.groups)
+    figures = [
+        _figure(view, id, task, groups, stored)
+        for id, (task, groups) in zip(anchors("curves", by_task), by_task.items(), strict=True)
     ]
-    return [figure for figure in drawn if figure.plots]
-
-
-def _first(group: Group) -> list[Replicate]:
-    return list(group.done[:SEEDS])
+    return Section("curves", "Learning curves", [ABOUT], [f for f in figures if f.plots])
 
 
 def _figure(
-    view: View,
-    id: str,
-    name: str,
-    groups: Sequence[Group],
-    chosen: dict[str, list[Replicate]],
-    stored: dict[str, Curve],
+    view: View, id: str, task: str, groups: Sequence[Group], stored: dict[str, Curve]
 ) -> Figure:
-    keys, traces, lines = [], [], []
+    chart, keys, lines = go.Figure(), [], []
     for group in groups:
-        runs = [run for run in chosen[group.cell.cell] if run.key in stored]
-        if points := thinned(mean([stored[run.key] for run in runs])):
-            keys.append(Key(view.name(group), view.look(group)))
-            traces.append(_trace(view, group, runs, points, len(keys) - 1))
+        runs = [run for run in group.done[:SEEDS] if run.key in stored]
+        points = thinned(mean_curve([stored[run.key] for run in runs]))
+        if points:
+            look, steps = view.look(group), group.cell.spec["steps"]
+            count = gradients(group.cell.spec, group.cell.description)
+            seconds = sum(run.wall_s for run in runs) / len(runs)
+            chart.add_scatter(
+                x=[step for step, _ in points],
+                y=[value for _, value in points],
+                mode="lines",
+                name=label(view.name(group)),
+                meta=[1, None if count is None else count / steps, seconds / steps],
+                line={"color": look.color, "dash": look.dash, "width": 1.8},
+                hovertemplate="%{fullData.name}<br>%{x:,.6~g}: %{y:,.7~g} nats<extra></extra>",
+                legendgroup=str(len(keys)),
+                showlegend=False,
+            )
+            keys.append(Key(view.name(group), look))
             lines.append(points)
-    layout = {"yaxis": {"title": {"text": "bound, nats"}, "range": middle(lines)}}
-    return Figure(
-        id,
-        name,
-        basis(groups, SEEDS),
-        [Plot("", traces, layout, 440)] if traces else [],
-        keys,
-        CHOICES,
-    )
+    chart.update_yaxes(title_text="bound, nats", range=plateau(lines))
+    plots = [Plot("", chart, 440)] if lines else []
+    return Figure(id, task, basis(groups, SEEDS), plots, keys, CHOICES)
 
 
-def _trace(
-    view: View, group: Group, runs: Sequence[Replicate], points: Points, key: int
-) -> dict[str, Any]:
-    steps, asked = group.cell.spec["steps"], gradients(group.cell.spec, group.cell.description)
-    seconds = sum(run.wall_s for run in runs) / len(runs)
-    look = view.look(group)
-    return {
-        "type": "scatter",
-        "mode": "lines",
-        "name": label(view.name(group)),
-        "x": [step for step, _ in points],
-        "y": [value for _, value in points],
-        "meta": [1, None if asked is None else asked / steps, seconds / steps],
-        "line": {"color": look.color, "dash": look.dash, "width": 1.8},
-        "hovertemplate": "%{fullData.name}<br>%{x:,.6~g}: %{y:,.7~g} nats<extra></extra>",
-        "legendgroup": str(key),
-        "showlegend": False,
-    }
+def mean_curve(curves: Sequence[Curve]) -> Points:
+    """Return the mean at the steps at which every curve has a finite value."""
+    finite = [{step: value for step, value in curve if math.isfinite(value)} for curve in curves]
+    steps = set(finite[0]).intersection(*finite[1:]) if finite else set()
+    return [
+        (step, math.fsum(values[step] for values in finite) / len(finite)) for step in sorted(steps)
+    ]
 
 
-def mean(curves: Sequence[Curve]) -> Points:
-    """The mean at the steps at which every curve has a finite value."""
-    known = [{step: value for step, value in curve if math.isfinite(value)} for curve in curves]
-    if not known:
-        return []
-    shared = sorted(set(known[0]).intersection(*known[1:]))
-    return [(step, math.fsum(one[step] for one in known) / len(known)) for step in shared]
-
-
-def thinned(points: Points, most: int = POINTS) -> Points:
-    """As many points as a line shows, evenly, the first and the last among them."""
-    if len(points) <= most:
+def thinned(points: Points) -> Points:
+    """Return as many points as a line shows, evenly, the first and the last among them."""
+    if len(points) <= POINTS:
         return points
-    return [points[round(place * (len(points) - 1) / (most - 1))] for place in range(most)]
+    return [points[round(index * (len(points) - 1) / (POINTS - 1))] for index in range(POINTS)]
 
 
-def middle(lines: Sequence[Points]) -> list[float] | None:
-    """From what nine of ten lines are above when training has settled, to the highest point: the
-    start would squeeze all else.
+def plateau(lines: Sequence[Points]) -> list[float] | None:
+    """Return the range from what nine of ten lines are above after the warm-up to the highest
+    point: the start would squeeze all else.
 
     A line is above a value when nine of ten of its points are.
     """
-    settled = sorted(
-        _low([value for _, value in points[int(SETTLED * len(points)) :]])
+    lows = sorted(
+        sorted(value for _, value in tail)[len(tail) // 10]
         for points in lines
-        if points
+        if (tail := points[int(WARM_UP * len(points)) :])
     )
-    if not settled:
+    if not lows:
         return None
-    low, high = settled[len(settled) // 10], max(value for points in lines for _, value in points)
+    low, high = lows[len(lows) // 10], max(value for points in lines for _, value in points)
     margin = 0.05 * (high - low) or 1.0
     return [low - margin, high + margin]
-
-
-def _low(values: Sequence[float]) -> float:
-    return sorted(values)[len(values) // 10]

@@ -4,7 +4,7 @@
   const root = document.documentElement;
   const coarse = matchMedia("(pointer: coarse)").matches;
   const color = (name) => getComputedStyle(root).getPropertyValue("--" + name).trim();
-  const painted = (name, value) => (name === "color" && typeof value === "string" && value[0] === "@" ? color(value.slice(1)) : value);
+  const painted = (name, value) => (name === "color" && typeof value === "string" && value.startsWith("var(--") ? color(value.slice(6, -1)) : value);
   const charts = [];
 
   function template() {
@@ -59,8 +59,8 @@
     };
     const {color: name, dash, symbol} = button.dataset;
     const picture = made("svg", {width: 32, height: 12, "aria-hidden": "true"});
-    if (dash) picture.append(made("path", {d: "M0 6H32", "stroke-width": 2, "stroke-dasharray": DASHES[dash] || "none", style: `stroke:var(--${name.slice(1)})`}));
-    if (MARKS[symbol]) picture.append(made("path", {d: MARKS[symbol], style: `fill:var(--${name.slice(1)})`}));
+    if (dash) picture.append(made("path", {d: "M0 6H32", "stroke-width": 2, "stroke-dasharray": DASHES[dash] || "none", style: `stroke:${name}`}));
+    if (MARKS[symbol]) picture.append(made("path", {d: MARKS[symbol], style: `fill:${name}`}));
     button.prepend(picture);
   }
 

@@ -1,5 +1,4 @@
-"""The page: one HTML file with everything in it, the same bytes for the same content. The only file
-that imports plotly.
+"""The page: one HTML file with everything in it, the same bytes for the same content.
 
 A content-security policy lets the page run its own scripts, by their hashes, and lets it ask no
 host for anything.
@@ -14,10 +13,12 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cache
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-if TYPE_CHECKING:
-    from jinja2 import Environment
+import plotly.graph_objects as go
+from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
+from markupsafe import Markup
+from plotly import offline
 
 DIGITS = 9
 """Significant digits of what is drawn: a tenth of a nat shows in a bound of a hundred million."""
@@ -25,16 +26,28 @@ DIGITS = 9
 
 @dataclass(frozen=True)
 class Plot:
-    """A chart: traces and layout as plotly.js knows them, in plain values.
+    """A chart under a title of its own.
 
-    A colour `@blue` is the page's own, light or dark; a trace's `legendgroup` is the place of its
-    key in the figure's list.
+    A colour `var(--blue)` is the page's own, light or dark; a trace's `legendgroup` is the index of
+    its key in the figure's list.
     """
 
     title: str
-    data: Sequence[dict[str, Any]]
-    layout: dict[str, Any] = field(default_factory=dict)
+    chart: go.Figure
     height: int = 340
+
+    @property
+    def traces(self) -> list[Any]:
+        """What is drawn."""
+        return list(self.chart.select_traces())
+
+    @property
+    def content(self) -> dict[str, Any]:
+        """The chart for plotly.js: the page has a template of its own."""
+        values = self.chart.to_plotly_json()
+        values["layout"].pop("template", None)
+        values["layout"]["height"] = self.height
+        return values
 
 
 @dataclass(frozen=True)
@@ -75,16 +88,16 @@ class Figure:
 
     @property
     def legend(self) -> list[tuple[int, Key]]:
-        """The keys that something is drawn under, with their places: where all runs of a row
+        """The keys that something is drawn under, with their indices: where all runs of a row
         failed, there is nothing to hide.
         """
-        drawn = {trace.get("legendgroup") for plot in self.plots for trace in plot.data}
-        return [(place, key) for place, key in enumerate(self.keys) if str(place) in drawn]
+        drawn_keys = {trace.legendgroup for plot in self.plots for trace in plot.traces}
+        return [(index, key) for index, key in enumerate(self.keys) if str(index) in drawn_keys]
 
 
 @dataclass(frozen=True)
 class Folded:
-    """A table's cell that shows its list when it is asked for."""
+    """A table's cell that shows its list on demand."""
 
     summary: str
     items: Sequence[str]
@@ -101,78 +114,75 @@ class Table:
 
 
 @dataclass(frozen=True)
-class Picture:
-    """A PNG with what it shows."""
+class Image:
+    """A PNG with its caption."""
 
     caption: str
     png: bytes
 
     @property
     def address(self) -> str:
-        """The picture itself, as an address."""
+        """The image itself, as an address."""
         return "data:image/png;base64," + base64.b64encode(self.png).decode()
 
 
 @dataclass(frozen=True)
 class Section:
-    """A part of the page under a heading of its own. `fragments` are titles with HTML that is
-    trusted as it is.
-    """
+    """A part of the page under a heading of its own. `fragments` are titles with trusted HTML."""
 
     id: str
     title: str
     about: Sequence[str] = ()
     figures: Sequence[Figure] = ()
     tables: Sequence[Table] = ()
-    pictures: Sequence[Picture] = ()
-    fragments: Sequence[tuple[str, str]] = ()
+    images: Sequence[Image] = ()
+    fragments: Sequence[tuple[str, str]] = field(default=())
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether there is nothing but a heading."""
+        return not (self.figures or self.tables or self.images or self.fragments)
 
 
 def render(title: str, about: Sequence[str], sections: Sequence[Section]) -> str:
-    """The page."""
-    drawn = any(section.figures for section in sections)
-    scripts = [_plotly(), _environment().get_template("page.js").render()] if drawn else []
-    template = _environment().get_template("page.html.j2")
-    return template.render(
-        title=title,
-        about=about,
-        sections=sections,
-        scripts=scripts,
-        hashes=[_sha256(script) for script in scripts],
+    """Return the page as HTML."""
+    scripts = []
+    if any(section.figures for section in sections):
+        scripts = [_plotly(), _environment().get_template("page.js").render()]
+    hashes = [base64.b64encode(hashlib.sha256(text.encode()).digest()) for text in scripts]
+    return (
+        _environment()
+        .get_template("page.html.j2")
+        .render(
+            title=title,
+            about=about,
+            sections=sections,
+            scripts=scripts,
+            hashes=[value.decode() for value in hashes],
+        )
     )
 
 
-@cache
-def _plotly() -> str:
-    from plotly import offline
-
-    return offline.get_plotlyjs()
-
-
-def _sha256(script: str) -> str:
-    return base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+_plotly = cache(offline.get_plotlyjs)
 
 
 @cache
 def _environment() -> Environment:
-    from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
-    from markupsafe import Markup
-
-    made = Environment(
+    environment = Environment(
         loader=PackageLoader("harness.report", "."),
         autoescape=select_autoescape(["html", "j2"]),
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    made.filters["json"] = lambda value: Markup(as_json(value))  # nothing in it can end the script
-    made.tests["folded"] = lambda value: isinstance(value, Folded)
-    return made
+    environment.filters["json"] = lambda value: Markup(as_json(value))  # cannot end the script
+    environment.tests["folded"] = lambda value: isinstance(value, Folded)
+    return environment
 
 
 def as_json(value: Any) -> str:
-    r"""JSON that can stand inside a script: numbers that are not finite are null, and no `<` is
-    left.
+    r"""Write JSON that can stand inside a script: numbers that are not finite are null, and there is
+    no `<`.
 
     >>> as_json({"a": [float("nan"), 1.0], "b": "</script>"})
     '{"a":[null,1.0],"b":"\\u003c/script\\u003e"}'
@@ -183,9 +193,9 @@ def as_json(value: Any) -> str:
 
 def _plain(value: Any) -> Any:
     if isinstance(value, dict):
-        return {name: _plain(part) for name, part in value.items()}
+        return {name: _plain(item) for name, item in value.items()}
     if isinstance(value, list | tuple):
-        return [_plain(part) for part in value]
+        return [_plain(item) for item in value]
     if isinstance(value, float):
         return float(f"{value:.{DIGITS}g}") if math.isfinite(value) else None
     return value

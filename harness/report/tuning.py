@@ -8,123 +8,208 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-import optuna
+import plotly.graph_objects as go
+from optuna import Study, visualization
+from optuna.distributions import CategoricalDistribution
+from optuna.importance import FanovaImportanceEvaluator
+from optuna.trial import TrialState, create_trial
 
+from harness.base.text import number
 from harness.plan.grid import ranges
-from harness.report import trials
+from harness.report.curves import plateau
 from harness.report.page import Figure, Plot, Section, Table, render
-from harness.report.view import PERCENT, anchor, number, spoken
+from harness.report.view import PERCENT, anchor, interval_text, label
 from harness.store import ResultStore
 from harness.tuning.result import TuningResult
 from harness.tuning.search import run_keys
-from harness.tuning.trials import quietly
+from harness.tuning.trials import distribution, quietly, study_in_memory
 
-
-def page(verdict: TuningResult, store: ResultStore) -> str:
-    """All of a search as one HTML page that needs no other host."""
-    return render(verdict.search.name, [], [section(verdict, store)])
-
-
-def section(verdict: TuningResult, store: ResultStore) -> Section:
-    """What became of a search, and all its figures."""
-    search, metric = verdict.search, verdict.search.metric
-    scored = [
-        (trial.number, trial.params, trial.score)
-        for trial in verdict.trials
-        if trial.score is not None
-    ]
-    logarithmic = frozenset(one.address for one in search.space if one.log)
-    drawn: dict[str, Sequence[Plot]] = {}
-    if scored:
-        drawn[f"History: {metric} by trial"] = [
-            trials.history([(number, score) for number, _, score in scored], metric)
-        ]
-        drawn["Each setting against the score"] = trials.slices(scored, logarithmic, metric)
-        drawn["All settings together"] = [trials.parallel(scored, logarithmic, metric)]
-    if len(scored) > 1 and len(search.space) > 1:
-        drawn["What mattered"] = [trials.importances(_importances(verdict))]
-    drawn["Learning curves of the trials"] = [_curves(verdict, store)]
-    id = anchor("tuning", search.name)
-    figures = [
-        Figure(f"{id}-{place}", name, ABOUT.get(name, ""), plots)
-        for place, (name, plots) in enumerate(drawn.items(), 1)
-    ]
-    title = f"Tuning {search.method} on {search.task}"
-    return Section(id, title, _about(verdict), figures, [_numbers(verdict)] if verdict.best else [])
-
-
+BEST, USUAL = "var(--vermilion)", "var(--blue)"
 ABOUT = {
-    "Each setting against the score": "A point a trial, the same scores against the values of each setting.",
-    "All settings together": "A line a trial, each axis from the lowest value tried to the highest. The stronger, the better; the best "
-    "in another colour.",
-    "Learning curves of the trials": "The first replicate of each trial; the best in another colour.",
-    "What mattered": "The share of the score's variance that each setting explains, by a forest fitted to the trials (fANOVA).",
+    "Each setting against the score": "A point a trial: the score against the setting's value.",
+    "All settings together": (
+        "A line a trial, each axis from the lowest value tried to the highest; the best trial in "
+        "another colour."
+    ),
+    "What mattered": (
+        "The share of the score's variance that each setting explains, by a forest fitted to the "
+        "trials (fANOVA)."
+    ),
+    "Learning curves of the trials": (
+        "The bound of the first replicate of each trial; the best trial in another colour."
+    ),
 }
 
 
-def _about(verdict: TuningResult) -> list[str]:
-    search = verdict.search
-    ended = ", ".join(f"{count} {name}" for name, count in sorted(verdict.counts.items()))
-    best = "" if verdict.best is None else f"; the best is trial {verdict.best.number}"
-    return [
-        f"{len(verdict.trials)} trials ({ended}){best}. Scores are {search.metric} in nats, means over seeds {ranges(search.seeds)}."
+def page(result: TuningResult, store: ResultStore) -> str:
+    """Return all of a search as one HTML page that needs no other host."""
+    return render(result.search.name, [], [section(result, store)])
+
+
+def section(result: TuningResult, store: ResultStore) -> Section:
+    """Return what a search found, and all its figures."""
+    search, metric = result.search, result.search.metric
+    study, names = _study(result, store), [label(item.address) for item in search.space]
+    n_scores = sum(trial.score is not None for trial in result.trials)
+    plots: dict[str, Sequence[Plot]] = {}
+    if n_scores:
+        plots[f"History: {metric} by trial"] = [_history(study, metric)]
+        plots["Each setting against the score"] = [_slice(study, metric, name) for name in names]
+        plots["All settings together"] = [_parallel(study, result)]
+    if n_scores > 1 and len(names) > 1:
+        plots["What mattered"] = [_importances(study, len(names))]
+    plots["Learning curves of the trials"] = [_learning_curves(study, result)]
+    id = anchor("tuning", search.name)
+    figures = [
+        Figure(f"{id}-{index}", title, ABOUT.get(title, ""), charts)
+        for index, (title, charts) in enumerate(plots.items(), 1)
     ]
+    counts = ", ".join(f"{count} {name}" for name, count in sorted(result.counts.items()))
+    best = "" if result.best is None else f"; the best is trial {result.best.number}"
+    about = (
+        f"{len(result.trials)} trials ({counts}){best}. "
+        f"Scores are {metric} in nats, means over seeds {ranges(search.seeds)}."
+    )
+    tables = [_table(result)] if result.best else []
+    return Section(id, f"Tuning {search.method} on {search.task}", [about], figures, tables)
 
 
-def _numbers(verdict: TuningResult) -> Table:
-    """The winner against the default, and what finding it cost."""
-    best, gain, cost = verdict.best, verdict.gain, verdict.cost
-    rows = [(f"best setting: {name}", f"{_short(best.params[name])} (default {_short(verdict.default[name])})")
-            for name in verdict.default if best and name in best.params]  # fmt: skip
-    if best is not None and best.score is not None:
-        rows.append(("best trial, on the seeds it was tuned on", number(best.score)))
-    if verdict.tuned.n:
-        seeds = f"on report seeds {ranges(verdict.search.report_seeds)}"
-        rows += [
-            (f"tuned, {seeds}", spoken(verdict.tuned)),
-            (f"default, {seeds}", spoken(verdict.untuned)),
-        ]
-        rows += [("paired gain: tuned less default, by seed", spoken(gain))] if gain.n else []
-        rows.append(
-            (
-                "optimism gap: the best trial less the same setting on report seeds",
-                number(verdict.gap),
-            )
+def _study(result: TuningResult, store: ResultStore) -> Study:
+    """The trials as an Optuna study in memory: with the scores of the result database, the learning
+    curve of their first replicate, and names that are shown as written.
+    """
+    space = {
+        label(dimension.address): CategoricalDistribution([_text(c) for c in dimension.choices])
+        if dimension.choices
+        else distribution(dimension)
+        for dimension in result.search.space
+    }
+    trials = [create_trial(state=TrialState.FAIL)] * (1 + result.trials[-1].number)
+    for trial in result.trials:
+        curves = store.curves(run_keys(trial.spec, result.search.seeds)[0]) if trial.spec else {}
+        curve = curves.get("validation_bound") or curves.get("bound") or []
+        complete = trial.score is not None
+        trials[trial.number] = create_trial(
+            state=TrialState.COMPLETE if complete else TrialState.PRUNED,
+            value=trial.score,
+            params={label(name): _text(value) for name, value in trial.params.items()},
+            distributions=space,
+            intermediate_values={step: value for step, value in curve if math.isfinite(value)},
         )
+    return study_in_memory(result.search.name, trials)
+
+
+def _text(choice: Any) -> Any:
+    return label(choice) if isinstance(choice, str) else choice
+
+
+def _history(study: Study, metric: str) -> Plot:
+    chart = visualization.plot_optimization_history(study, target_name=metric)
+    chart.update_traces(marker={"color": USUAL, "size": 8, "opacity": 0.75})
+    chart.update_traces(selector={"mode": "lines"}, line={"color": BEST, "shape": "hv"})
+    chart.update_layout(showlegend=False)
+    return _plot("", _usual_scores(chart, study), 320)
+
+
+def _slice(study: Study, metric: str, name: str) -> Plot:
+    chart = visualization.plot_slice(study, [name], target_name=metric)
+    trace: Any = next(chart.select_traces())
+    chart.update_traces(
+        marker={"color": USUAL, "size": 8, "opacity": 0.75, "showscale": False},
+        text=[f"trial {number}" for number in trace.marker.color],
+        hovertemplate="%{text}: %{y:,.7~g}<extra></extra>",
+    )
+    values = [trial.params[name] for trial in study.trials if trial.value is not None]
+    if chart.layout.xaxis.type == "log" and max(values) > 30 * min(values):
+        chart.update_xaxes(dtick=1)
+    return _plot(name, _usual_scores(chart, study), 280)
+
+
+def _usual_scores(chart: go.Figure, study: Study) -> go.Figure:
+    """Show nine of ten scores: one bad trial squeezes the others otherwise."""
+    values = sorted(trial.value for trial in study.trials if trial.value is not None)
+    low, high = values[len(values) // 10], values[-1]
+    margin = 0.08 * (high - low) or 1.0
+    return chart.update_yaxes(range=[low - margin, high + margin])
+
+
+def _parallel(study: Study, result: TuningResult) -> Plot:
+    chart = visualization.plot_parallel_coordinate(study, target_name=result.search.metric)
+    scored = [trial for trial in result.trials if trial.score is not None]
+    order = sorted(range(len(scored)), key=lambda index: scored[index].score or 0.0)
+    for rank, index in enumerate(order):
+        is_best = scored[index] == result.best
+        chart.data[index].update(
+            name=f"trial {scored[index].number}",
+            line={"color": BEST if is_best else USUAL, "width": 2.5 if is_best else 1.2},
+            opacity=1.0 if is_best else 0.15 + 0.6 * rank / len(order),
+            hovertemplate="%{fullData.name}<br>%{customdata[0]}: %{customdata[1]}<extra></extra>",
+        )
+    chart.data = [*(chart.data[index] for index in order)]
+    return _plot("", chart.update_layout(plot_bgcolor=None), 380)
+
+
+def _importances(study: Study, n_names: int) -> Plot:
+    evaluator = FanovaImportanceEvaluator(seed=0)
+    chart = quietly(visualization.plot_param_importances, study, evaluator)
+    chart.update_traces(marker_color=USUAL, hoverinfo="skip", hovertemplate=None)
+    chart.update_layout(margin_r=40, showlegend=False)
+    chart.update_xaxes(title_text="share of the score's variance", rangemode="tozero")
+    chart.update_yaxes(title_text="", type="category")
+    return _plot("", chart, 90 + 34 * n_names)
+
+
+def _learning_curves(study: Study, result: TuningResult) -> Plot:
+    chart = visualization.plot_intermediate_values(study)
+    best = None if result.best is None else f"Trial{result.best.number}"
+    chart.update_traces(
+        mode="lines",
+        line={"color": "var(--grey)", "width": 0.8},
+        opacity=0.55,
+        hovertemplate="%{fullData.name}<br>step %{x:,}: %{y:,.7~g} nats<extra></extra>",
+    )
+    chart.update_traces(selector={"name": best}, line={"color": BEST, "width": 2.5}, opacity=1)
+    traces: list[Any] = sorted(chart.select_traces(), key=lambda trace: trace.name == best)
+    chart.data = traces
+    lines = [list(zip(trace.x, trace.y, strict=True)) for trace in traces]
+    chart.update_yaxes(title_text="bound, nats", range=plateau(lines))
+    return _plot("", chart, 380)
+
+
+def _plot(title: str, chart: go.Figure, height: int) -> Plot:
+    """A chart of Optuna's without its title, which stands above it on the page."""
+    return Plot(title, chart.update_layout(title=None), height)
+
+
+def _table(result: TuningResult) -> Table:
+    """The best setting against the default one, and what finding it cost."""
+    best, cost = result.best, result.cost
+    rows = []
+    if best is not None and best.score is not None:
+        rows = [
+            (f"{name}, best setting", f"{_short(best.params[name])} (default {_short(default)})")
+            for name, default in result.default.items()
+            if name in best.params
+        ]
+        rows.append(("best trial, on the seeds it was tuned on", number(best.score)))
+    if result.tuned.n:
+        seeds = f"on report seeds {ranges(result.search.report_seeds)}"
+        rows += [
+            (f"tuned, {seeds}", interval_text(result.tuned)),
+            (f"default, {seeds}", interval_text(result.untuned)),
+        ]
+        if result.gain.n:
+            rows.append(("tuned less default, paired by seed", interval_text(result.gain)))
+        gap = "optimism gap: the best trial less the same setting on report seeds"
+        rows.append((gap, number(result.gap)))
     rows += [
         (f"runs of the {name} setting without a score", str(count))
-        for name, count in sorted(verdict.failures.items())
+        for name, count in sorted(result.failures.items())
     ]
-    rows.append(
-        ("cost", f"{cost.runs:,} runs, {cost.steps:,} steps, {cost.seconds:,.0f} seconds of work")
-    )
-    return Table(("what", "value"), rows, f"TuningResult; nats, with {PERCENT} t intervals", 1)
+    work = f"{cost.runs:,} runs, {cost.steps:,} steps, {cost.seconds:,.0f} seconds of work"
+    caption = f"Result of tuning; nats, with {PERCENT} t intervals"
+    return Table(("what", "value"), [*rows, ("cost", work)], caption, 1)
 
 
 def _short(value: Any) -> str:
     return f"{value:.4g}" if isinstance(value, float) else str(value)
-
-
-def _importances(result: TuningResult) -> dict[str, float]:
-    return quietly(
-        optuna.importance.get_param_importances,
-        result.study(),
-        evaluator=optuna.importance.FanovaImportanceEvaluator(seed=0),
-    )
-
-
-def _curves(verdict: TuningResult, store: ResultStore) -> Plot:
-    """The first replicate of each trial, the best in colour."""
-    lines = []
-    for trial in verdict.trials:
-        curves = store.curves(run_keys(trial.spec, verdict.search.seeds)[0]) if trial.spec else {}
-        points = curves.get("validation_bound") or curves.get("bound") or []
-        marked = verdict.best is not None and trial.number == verdict.best.number
-        lines.append(
-            (
-                f"trial {trial.number}",
-                [(step, value) for step, value in points if math.isfinite(value)],
-                marked,
-            )
-        )
-    return trials.learning_curves(sorted(lines, key=lambda line: line[2]), "bound")

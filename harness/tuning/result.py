@@ -10,9 +10,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-import optuna
-from optuna.trial import TrialState, create_trial
-
 from harness.analysis.selection import TuningCost, gradients
 from harness.analysis.statistics import Interval, paired, t_interval
 from harness.base.errors import UsageError
@@ -25,10 +22,8 @@ from harness.tuning.search import Search, SearchRecord, Spec, run_keys
 from harness.tuning.trials import (
     NOT_MEASURED,
     Trial,
-    distribution,
     read_log,
     stored_searches,
-    study_in_memory,
 )
 
 
@@ -65,19 +60,6 @@ class TuningResult:
     def counts(self) -> dict[str, int]:
         """Trials by how they ended; `going` are those that have not."""
         return dict(Counter(trial.outcome or "going" for trial in self.trials))
-
-    def study(self) -> optuna.Study:
-        """Return its complete trials, with the scores of the result database, as an Optuna study in
-        memory; trials keep their numbers.
-        """
-        space = {dimension.address: distribution(dimension) for dimension in self.search.space}
-        trials = [create_trial(state=TrialState.FAIL)] * (1 + max(t.number for t in self.trials))
-        for trial in self.trials:
-            if trial.score is not None:
-                trials[trial.number] = create_trial(
-                    params=trial.params, distributions=space, value=trial.score
-                )
-        return study_in_memory(self.search.name, trials)
 
     def plain(self) -> dict[str, Any]:
         """Return it as JSON; what is not known yet is null."""

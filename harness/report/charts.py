@@ -1,0 +1,218 @@
+"""Marks with intervals, on axes of which some are logarithmic, and charts made of them."""
+
+from __future__ import annotations
+
+import math
+import textwrap
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import plotly.graph_objects as go
+
+from harness.analysis.statistics import Interval
+from harness.report.page import Look, Plot
+from harness.report.view import interval_text, label
+
+OUTLIER = 1e6
+"""A mean that is so many times larger than four of five means is left outside a logarithmic axis,
+until the reader asks for all.
+"""
+MOST_TICKS, FEW_POWERS = 7, 1.5
+"""How many powers of ten have a number beside them, at most; an axis of fewer than this has numbers
+between them too.
+"""
+BELOW = "triangle-down-open"
+"""The marker of a mean that a logarithmic axis cannot show."""
+ROW_HEIGHT, LINE_HEIGHT, AXIS_HEIGHT = 40, 14, 60
+"""In pixels: of a row with its name above its dot, of each further line of a name, and of the
+horizontal axis.
+"""
+NAME_WIDTH = 46
+"""How many letters of a name stand on a line: what fits on a phone."""
+
+
+@dataclass(frozen=True)
+class Mark:
+    """A mean at a position, with the lines that are shown when one points at it."""
+
+    at: float
+    interval: Interval
+    lines: tuple[str, ...]
+
+    @property
+    def is_finite(self) -> bool:
+        """Whether the mean can be drawn."""
+        return math.isfinite(self.interval.mean)
+
+
+@dataclass(frozen=True)
+class Scale:
+    """An axis of values: `edge` is the smallest value that a logarithmic one shows, None where it
+    is linear; `top` is where it ends at first, if not at the largest value, `high`.
+    """
+
+    edge: float | None
+    top: float | None = None
+    high: float = 1.0
+
+    def clip(self, value: float) -> float:
+        """Return a value, or the edge of the axis where it is below."""
+        return value if self.edge is None or value > self.edge else self.edge
+
+    def shows(self, value: float) -> bool:
+        """Tell whether a finite value can be drawn where it belongs."""
+        return self.edge is None or value > 0
+
+    def axis(self, title: str) -> dict[str, Any]:
+        """Return the axis for plotly."""
+        axis: dict[str, Any] = {"title": {"text": label(title)}}
+        if self.edge is None:
+            return axis
+        if self.top is not None:
+            axis["range"] = [math.log10(self.edge / 2), math.log10(self.top)]
+        powers = math.log10((self.top or self.high) / self.edge)
+        if powers > FEW_POWERS:
+            axis["dtick"] = math.ceil(powers / MOST_TICKS)
+        return axis | {"type": "log", "exponentformat": "power"}
+
+
+LINEAR = Scale(None)
+
+
+def logarithmic(intervals: Sequence[Interval]) -> Scale:
+    """Return a logarithmic axis for these means, or a linear one where none is positive.
+
+    Its edge is half of the smallest positive mean or end of an interval: an interval that reaches
+    zero or below is cut there. It ends early where a few means would stretch it.
+    """
+    ends = [value for interval in intervals for value in (interval.mean, interval.low)]
+    positive = [value for value in ends if math.isfinite(value) and value > 0]
+    means = sorted(item.mean for item in intervals if item.mean > 0 and math.isfinite(item.mean))
+    if not means:
+        return LINEAR
+    limit = means[max(0, 4 * len(means) // 5 - 1)] * OUTLIER
+    top = 3 * max(mean for mean in means if mean <= limit) if means[-1] > limit else None
+    return Scale(min(positive) / 2, top, max(positive))
+
+
+def fitting(intervals: Sequence[Interval]) -> Scale:
+    """Return a logarithmic axis where all means are positive and span more than two powers of ten,
+    else a linear one.
+    """
+    means = [interval.mean for interval in intervals if math.isfinite(interval.mean)]
+    wide = bool(means) and min(means) > 0 and max(means) > 100 * min(means)
+    return logarithmic(intervals) if wide else LINEAR
+
+
+def trace(
+    marks: Sequence[Mark],
+    look: Look,
+    key: int | None,
+    scale: Scale,
+    values: Literal["x", "y"] = "y",
+    line: bool = True,
+) -> go.Scatter:
+    """Draw means with intervals; what is not finite is left out.
+
+    `key` is the index of the look's key, and `values` the axis of the means.
+    """
+    drawn = sorted((mark for mark in marks if mark.is_finite), key=lambda mark: mark.at)
+    centres = [scale.clip(mark.interval.mean) for mark in drawn]
+    symbols = [look.symbol if scale.shows(mark.interval.mean) else BELOW for mark in drawn]
+    arms = {
+        "symmetric": False,
+        "array": [_arm(scale, m.interval.high, c) for m, c in zip(drawn, centres, strict=True)],
+        "arrayminus": [_arm(scale, m.interval.low, c) for m, c in zip(drawn, centres, strict=True)],
+        "color": look.color,
+        "thickness": 1.2,
+        "width": 3,
+    }
+    positions = [mark.at for mark in drawn]
+    x, y = (positions, centres) if values == "y" else (centres, positions)
+    return go.Scatter(
+        x=x,
+        y=y,
+        mode="lines+markers" if line else "markers",
+        error_x=arms if values == "x" else None,
+        error_y=arms if values == "y" else None,
+        line={"color": look.color, "dash": look.dash, "width": 1.6},
+        marker={"color": look.color, "symbol": symbols, "size": 8},
+        hoverinfo="text",
+        hovertext=[label(*mark.lines, interval_text(mark.interval)) for mark in drawn],
+        legendgroup="" if key is None else str(key),
+        showlegend=False,
+    )
+
+
+def _arm(scale: Scale, end: float, centre: float) -> float:
+    """The length of an interval's arm; of one run there is none."""
+    return abs(scale.clip(end) - centre) if math.isfinite(end) else 0.0
+
+
+def notes(marks: Iterable[Mark], scale: Scale, metric: str) -> list[str]:
+    """Tell what a reader must know of means that are not drawn, or not where they belong."""
+    missing, low, high = [], [], []
+    for mark in marks:
+        mean, name = mark.interval.mean, ", ".join(mark.lines)
+        if not mark.is_finite:
+            missing.append(name)
+        elif not scale.shows(mean):
+            low.append(name)
+        elif scale.top and scale.top < mean:
+            high.append(f"{name}, {interval_text(mark.interval)}")
+    texts = {
+        "is beyond the axis, which a double click on the chart extends, of": high,
+        "is not finite, and not drawn, of": missing,
+        "is not positive, and stands at the lower edge as an open triangle, of": low,
+    }
+    return [f"{metric} {text}: {'; '.join(names)}." for text, names in texts.items() if names]
+
+
+def row_plot(
+    title: str,
+    traces: Iterable[go.Scatter | go.Bar],
+    names: Mapping[int, str],
+    axis: Any,
+    **layout: Any,
+) -> Plot:
+    """Draw rows with their names above them, so that long names leave the width to the data.
+
+    `names` are those of the rows by their position: 0, -1, -2, ...
+    """
+    wrapped = {
+        at: textwrap.wrap(name, NAME_WIDTH, break_on_hyphens=False) or [name]
+        for at, name in names.items()
+    }
+    chart = go.Figure(list(traces))
+    chart.update_layout(xaxis=axis, margin_l=14, **layout)
+    chart.update_yaxes(
+        range=[min(names) - 0.4, 0.9], tickvals=list(names), showticklabels=False, ticks=""
+    )
+    for at, lines in wrapped.items():
+        chart.add_annotation(
+            text=label(*lines),
+            font_size=11,
+            align="left",
+            showarrow=False,
+            xref="paper",
+            x=0,
+            xanchor="left",
+            y=at,
+            yanchor="bottom",
+            yshift=5,
+        )
+    lines = max(map(len, wrapped.values()))
+    return Plot(title, chart, AXIS_HEIGHT + (ROW_HEIGHT + LINE_HEIGHT * (lines - 1)) * len(names))
+
+
+def integer_plot(title: str, traces: Sequence[Any], name: str, axis: Any) -> Plot:
+    """Draw lines over whole numbers, each of which has a tick."""
+    values = sorted({value for line in traces for value in line.x})
+    across = {
+        "type": "log",
+        "title": label(name),
+        "tickvals": values,
+        "ticktext": list(map(str, values)),
+    }
+    return Plot(title, go.Figure(traces, {"xaxis": across, "yaxis": axis}))
