@@ -64,8 +64,8 @@ card.
 - **A whole run**: between two steps it looks at the clock and at whether it was asked to stop, which takes about a microsecond; a
   checkpoint of a small problem takes ten milliseconds, and the bound is said ten times a second. What more it costs falls into its first
   seconds, when the process that mirrors it loads MLflow on another core, and the two share what memory can carry. Libraries bring
-  hundreds of thousands of objects that stay; Python's collector goes over them seldom while they load and not at all afterwards
-  (`harness/base/gc.py`), which spares a command a second. On a machine whose speed wavers, as a virtual one's does, the bare loops
+  hundreds of thousands of objects that stay; `bench` therefore looks for garbage in cycles seldom, and not at all when it ends,
+  which spares a command a second. On a machine whose speed wavers, as a virtual one's does, the bare loops
   themselves differ from round to round by more than what is measured here: the two therefore take turns.
 - **A sweep on workers**: the command loads torch and then each worker does, some three seconds in which no step is taken, with one worker
   as with two; the process that mirrors runs works where with one worker a core lies idle: some three seconds for MLflow, and a quarter

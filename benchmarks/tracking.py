@@ -46,14 +46,13 @@ bench()
 """
 FEW_PARTICLES = ("--set", "eval_particles=2")  # scoring takes no time
 BARE = """
-from harness import collector
-collector.collect_seldom()
+import gc
+gc.set_threshold(100_000)  # as bench does
 import time, torch
-from harness import devices, training
-from harness.matrix import resolve
-from harness.registry import find
+from harness.plan.grid import resolve
+from harness.plan.registry import find
+from harness.training import devices, loop as training
 devices.use("cpu")
-collector.collect_as_usual()
 torch.set_num_threads(1)
 found = resolve(find("method", "{method}"), find("task", "{task}"), "smoke", {{"steps": {steps}}})
 state = training.start(found.method, found.task, found.protocol, [0])

@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import Any
 
 import harness
-from harness.base.gc import collect_seldom
 
 PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
@@ -134,7 +133,6 @@ def main() -> None:
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
         if os.getppid() != int(parent_pid):
             sys.exit(0)
-    collect_seldom()
     importlib.import_module(module).main(Parent())
     os._exit(0)  # the thread that reads standard input would hold up an ordinary exit
 

@@ -11,7 +11,7 @@ from typing import Any
 import click
 
 import harness
-from harness.base.errors import BenchError, one_line
+from harness.base.errors import BenchError, UnknownName, one_line
 from harness.cli._output import say, with_clean_stdout
 
 COMMANDS = {
@@ -40,9 +40,18 @@ COMMANDS = {
 }
 
 
+@cache
+def _import_command(module_and_name: str) -> click.Command:
+    module, _, name = module_and_name.partition(":")
+    command = getattr(importlib.import_module(f"harness.cli.{module}"), name)
+    for leaf in command.commands.values() if isinstance(command, click.Group) else [command]:
+        leaf.callback = leaf.callback and with_clean_stdout(leaf.callback)
+    return command
+
+
 @contextmanager
-def _one_line() -> Iterator[None]:
-    """Whatever was typed, what click says of it is one printable line of bounded length."""
+def _short_usage_errors() -> Iterator[None]:
+    """Whatever was typed, make click's message one printable line of bounded length."""
     try:
         yield
     except click.ClickException as err:
@@ -50,47 +59,34 @@ def _one_line() -> Iterator[None]:
         raise
 
 
-@cache
-def _imported(place: str) -> click.Command:
-    module, _, attribute = place.partition(":")
-    command = getattr(importlib.import_module(f"harness.cli.{module}"), attribute)
-    for each in command.commands.values() if isinstance(command, click.Group) else [command]:
-        each.callback = each.callback and with_clean_stdout(each.callback)
-    return command
-
-
 class LazyGroup(click.Group):
-    """Commands by name and place, imported when used. Here, and nowhere else, a `BenchError`
-    becomes an exit status.
-    """
+    """Commands that are imported when used. Here alone a `BenchError` becomes an exit status."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
-        """The commands in the order of a session."""
+        """Return the commands in the order of a session."""
         return list(COMMANDS)
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        """The command, imported."""
-        return _imported(COMMANDS[cmd_name]) if cmd_name in COMMANDS else None
+        """Import a command."""
+        return _import_command(COMMANDS[cmd_name]) if cmd_name in COMMANDS else None
 
     def resolve_command(
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
         """As click's, with a suggestion where the name is unknown."""
-        from harness.base.errors import UnknownName
-
         if args and not args[0].startswith("-") and args[0] not in COMMANDS:
             raise UnknownName("command", args[0], COMMANDS, "bench --help")
         return super().resolve_command(ctx, args)
 
     def make_context(self, *args: Any, **extra: Any) -> click.Context:
-        """As click's, with what it says of bad usage on a line of ours."""
-        with _one_line():
+        """As click's, with shorter messages."""
+        with _short_usage_errors():
             return super().make_context(*args, **extra)
 
     def invoke(self, ctx: click.Context) -> Any:
-        """Run a command; an error of ours is one line on stderr."""
+        """Run a command; a `BenchError` is one line on stderr."""
         try:
-            with _one_line():
+            with _short_usage_errors():
                 return super().invoke(ctx)
         except BenchError as err:
             say(one_line(f"bench: {err}"), err=True)

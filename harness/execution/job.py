@@ -30,7 +30,6 @@ from harness.base.errors import (
     one_line,
 )
 from harness.base.files import write_atomically
-from harness.base.gc import collect_as_usual
 from harness.base.spec import Plan, RunSpec, Status
 from harness.base.stop_request import StopRequest
 from harness.base.tracebacks import traceback_of
@@ -270,7 +269,6 @@ def run_job(job: Job) -> Iterator[Event]:
         raise
     try:
         devices.use(job.plan.device)
-        collect_as_usual()
         job.retry(job.store.begin, list(job.claims.values()), job.plan, environment.describe())
         torch.set_num_threads(job.plan.threads)
         state, warnings = _resume(job, method, task)

@@ -21,7 +21,6 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
 from harness.base.errors import BenchError
-from harness.base.gc import collect_as_usual
 from harness.base.stop_request import StopRequest
 from harness.base.subprocesses import Message, Parent, Subprocess
 from harness.base.workspace import Workspace
@@ -257,7 +256,6 @@ class Work:
                 for key in behind:
                     if self.client is None:
                         self.client = connect(self.workspace, store)
-                        collect_as_usual()
                     if time.monotonic() >= self.not_before.get(key, 0.0):
                         self.mirror(self.client, store, key)
             except Exception as err:  # noqa: BLE001 - a locked database or an absent MLflow may be back later
