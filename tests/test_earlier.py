@@ -241,11 +241,11 @@ def test_what_cannot_be_made_anew_stays(bench, monkeypatch, wrong, how):
     again = bench(*command, "--rerun", *how)
     assert again.exit_code == 3
     assert stored(keys) == before
-    assert "12 runs could not be made anew: the earlier results stay as they were" in again.stderr
+    assert "12 reruns failed: the earlier results stay as they were" in again.stderr
     if wrong == "raises":
         assert (
             again.stdout.count(
-                "not made anew, done as before: ArithmeticError: the sky fell (plugins.py:"
+                "rerun failed, done as before: ArithmeticError: the sky fell (plugins.py:"
             )
             == 5
         )

@@ -250,10 +250,10 @@ def test_the_command_that_made_them_makes_them_anew(bench, workspace):
     (workspace / "mine.yaml").write_text(f"summary: X.\ngrids:\n  - {grid}\n")
     (status,) = json_lines(bench("study", "status", "mine.yaml", "--json"))
     assert (status["counts"], status["left"]) == ({"done": 2, "withdrawn": 1}, 1)
-    assert "1 to make (1 withdrawn)" in bench("study", "status", "mine.yaml").stdout
+    assert "1 to run (1 retracted)" in bench("study", "status", "mine.yaml").stdout
     again = bench(*RUN)
     assert again.exit_code == 0
-    assert "1 withdrawn run made anew" in again.stderr
+    assert "1 retracted run executed again" in again.stderr
     after = {line["key"]: line for line in json_lines(bench("list", "runs", "--json"))}
     assert {key: line["metrics"] for key, line in after.items()} == {
         key: line["metrics"] for key, line in before.items()

@@ -422,7 +422,7 @@ def test_status_in_an_empty_workspace_writes_nothing(bench, workspace):
     )
     assert (shown["seconds_left"], shown["at_work"]) == (None, [])
     assert (
-        "84 runs: 84 to make, time unknown until some have ended"
+        "84 runs: 84 to run, time unknown until some have ended"
         in bench("study", "status", "smoke").stdout
     )
     assert (
@@ -512,14 +512,14 @@ def test_status_tells_who_is_at_work_on_what(bench, study, database):
         assert (run["host"], run["pid"], run["step"], run["steps"]) == (me.host, me.pid, 50, 200)
         assert before - 20 < run["since"] <= run["heartbeat"] + 1e-3 <= before + 20
     text = bench("study", "status", name).stdout
-    assert "14 runs: 3 done, 1 diverged, 1 failed, 1 crashed, 9 to make (2 at work), about" in text
-    assert "for all but 2 runs, of which nothing is known" in text
+    assert "14 runs: 3 done, 1 diverged, 1 failed, 1 crashed, 9 to run (2 at work), about" in text
+    assert "for all but 2 runs whose time is unknown" in text
     (row,) = [line for line in text.splitlines() if me.host in line and str(me.pid) in line]
     assert "50 of 200" in row
     assert "7-8" in row
     retried = bench("study", "run", name, "--dry-run", "--retry").stdout
-    assert "11 to make" in retried
-    assert "14 to make" in bench("study", "run", name, "--dry-run", "--rerun").stdout
+    assert "11 to run" in retried
+    assert "14 to run" in bench("study", "run", name, "--dry-run", "--rerun").stdout
 
 
 def forecast_of(store, methods, tasks, seeds, stack=10, **sets) -> Forecast:
@@ -625,13 +625,13 @@ def test_a_study_is_made_and_then_there_are_hits(bench, study):
     assert [(run["status"], run["outcome"], run["step"]) for run in json_lines(first)] == [
         ("done", "ran", 20)
     ] * 2
-    assert first.stderr.startswith("2 runs: 2 to make, time unknown until some have ended\n")
+    assert first.stderr.startswith("2 runs: 2 to run, time unknown until some have ended\n")
     again = bench("study", "run", name, "--set", "steps=20")
-    assert again.stderr.startswith("2 runs: 2 done, nothing to make\n")
+    assert again.stderr.startswith("2 runs: 2 done, nothing to run\n")
     assert "done (cached)" in again.stdout
     assert "0/2" in bench("study", "status", name).stdout
     longer = bench("study", "run", name, "--dry-run", "--workers", "2").stdout
-    assert "2 runs: 2 to make, about" in longer
+    assert "2 runs: 2 to run, about" in longer
     assert "with 2 workers" in longer
     assert "of one worker's time" in bench("study", "run", name, "--queue", "--dry-run").stdout
 

@@ -1,12 +1,11 @@
-"""From runs to a closing table and an exit status: what every command that makes runs does with
-them.
-"""
+"""From runs to their results and an exit status: what every command that executes runs does."""
 
 from __future__ import annotations
 
 import signal
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from harness.base.stop_request import StopRequest
@@ -20,259 +19,230 @@ if TYPE_CHECKING:
     from harness.execution.job import Options
     from harness.execution.local import Event
     from harness.execution.workers import Progressed
-    from harness.store import ResultStore, RunStatus
+    from harness.store import ResultStore
     from harness.tracking import Mirror
 
 INTERRUPTED = 130
 NOT_ALL_DONE = 3
-KEPT = "kept"
-"""The outcome of a run that could not be made anew: its earlier result is in its place."""
 
 
-def carry_out(runs: list[NewRun], work: Work, as_json: bool) -> int:
-    """Make what is not there yet, print all results, and return the exit status."""
+@dataclass(frozen=True)
+class Session:
+    """A workspace whose runs are executed: in this process, by workers, or on a Dask cluster."""
+
+    workspace: Workspace
+    store: ResultStore
+    work: Work
+    client: Any
+    stop: StopRequest
+
+    def execute(self, keys: Sequence[str], options: Options) -> Iterator[Event | Progressed]:
+        """Execute these runs; yields what happens."""
+        if self.client is not None:
+            from harness.execution.dask import run_on_cluster
+
+            return run_on_cluster(self.store, self.client, keys, self.stop, options)
+        if self.work.workers is not None:
+            from harness.execution.workers import run_on_workers
+
+            n_workers = self.work.workers
+            return run_on_workers(self.workspace, self.store, keys, n_workers, self.stop, options)
+        from harness.execution.local import execute
+
+        return execute(self.workspace, self.store, keys, self.stop, options)
+
+
+@contextmanager
+def open_session(work: Work) -> Iterator[Session]:
+    """Open the workspace for work; a Dask cluster is connected before anything is written."""
     from harness.store import ResultStore
 
     workspace = Workspace.current()
-    with signals() as stop:
-        client = cluster(work)
+    with stop_on_signals() as stop:
+        client = None
+        if work.scheduler is not None:
+            from harness.execution.dask import connect
+
+            client = connect(work.scheduler)
         workspace.prepare()
         with ResultStore.open(workspace.database_url) as store:
-            return _carry_out(workspace, store, runs, work, client, as_json, stop)
+            yield Session(workspace, store, work, client, stop)
 
 
-def cluster(work: Work) -> Any:
-    """The Dask cluster asked for, found before anything is written."""
-    if work.scheduler is None:
-        return None
-    from harness.execution.dask import connect
+@contextmanager
+def stop_on_signals() -> Iterator[StopRequest]:
+    """Yield a request that the first SIGINT or SIGTERM makes; the second one ends the process."""
+    stop = StopRequest()
+    previous = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
 
-    return connect(work.scheduler)
+    def restore() -> None:
+        for number, handler in previous.items():
+            signal.signal(number, handler)
+
+    def request(number: int, frame: Any) -> None:
+        stop.set()
+        restore()
+
+    for number in previous:
+        signal.signal(number, request)
+    try:
+        yield stop
+    finally:
+        restore()
 
 
-def _carry_out(
-    workspace: Workspace,
-    store: ResultStore,
-    runs: list[NewRun],
-    work: Work,
-    client: Any,
-    as_json: bool,
-    stop: StopRequest,
-) -> int:
+def execute_runs(runs: list[NewRun], work: Work, as_json: bool) -> int:
+    """Execute what has no result yet, print all results, and return the exit status."""
+    with open_session(work) as session:
+        return _execute_runs(session, runs, as_json)
+
+
+def _execute_runs(session: Session, runs: list[NewRun], as_json: bool) -> int:
     from harness.base.spec import TERMINAL
-    from harness.execution import local as executors
+    from harness.cli._summary import runs_as_dicts
+    from harness.execution import local
     from harness.tracking import Mirror
 
+    workspace, store, work = session.workspace, session.store, session.work
     keys = [run.spec.key for run in runs]
-    before = {} if work.rerun else store.statuses(keys)
-    withdrawn = store.retractions.reasons(keys)
-    new = executors.prepare(store, workspace, runs, work.rerun, work.retry)
-    if withdrawn:
+    previous = {} if work.rerun else store.statuses(keys)
+    retracted = store.retractions.reasons(keys)
+    new = local.prepare(store, workspace, runs, work.rerun, work.retry)
+    if retracted:
         say(
-            f"{plural(len(withdrawn), 'withdrawn run')} made anew; what was withdrawn is kept all the while: bench show KEY",
+            f"{plural(len(retracted), 'retracted run')} executed again; until then the retracted "
+            "results stay: bench show KEY",
             err=True,
         )
-    _warn_of_other_source(runs, before)
+    outdated = [
+        run
+        for run in runs
+        if (row := previous.get(run.spec.key))
+        and row.status in TERMINAL
+        and row.source_hash != run.source_hash
+    ]
+    if outdated:
+        methods = ", ".join(sorted({run.spec.method for run in outdated}))
+        say(
+            f"{plural(len(outdated), 'result')} ({methods}) came from other source code of the "
+            "method or task. To run them again: --rerun",
+            err=True,
+        )
     ended = {key for key, run in store.statuses(keys).items() if run.status in TERMINAL}
     if work.queue:
-        return _leave_queued(store, keys, len(keys) - len(ended), as_json)
+        if as_json:
+            print_json(runs_as_dicts(store, keys))
+        say(
+            f"{plural(len(keys) - len(ended), 'run')} to execute. "
+            "Start any number of workers, here or elsewhere: bench worker --drain",
+            err=True,
+        )
+        return 0
     outcomes = dict.fromkeys(ended, "hit")
     unfinished = [key for key in keys if key not in ended]
     with Mirror.start(workspace, unfinished) as mirror:
-        with executors.taken_back(store, workspace, new):
-            stopped = _work(workspace, store, unfinished, outcomes, work, client, stop)
-        given_up = store.earlier.given_up(unfinished)
-        outcomes |= dict.fromkeys(given_up, KEPT)
-        status = _print_results(store, runs, outcomes, given_up, stopped, work.rerun, as_json)
-        mirror.add(_leftovers(workspace, store, list(ended)))
-        finish_mirror(workspace, mirror, stop)
+        with local.taken_back(store, workspace, new):
+            is_complete = not unfinished or _execute(session, unfinished, outcomes)
+        status = _print_results(session, runs, unfinished, outcomes, as_json)
+        if not is_complete:
+            status = INTERRUPTED
+            command = "the same command without --rerun" if work.rerun else "the same command"
+            say(f"Interrupted. Everything is saved; {command} continues.", err=True)
+        mirror.add(_not_mirrored(workspace, store, list(ended)))
+        finish_mirror(workspace, mirror, session.stop)
     return status
 
 
-def _print_results(
-    store: ResultStore,
-    runs: list[NewRun],
-    outcomes: dict[str, str],
-    given_up: dict[str, str],
-    stopped: bool,
-    rerun: bool,
-    as_json: bool,
-) -> int:
-    """Print what became of the runs and return the exit status; `given_up` says why some could not
-    be made anew.
-    """
-    from harness.base.spec import Status
-    from harness.cli._summary import runs_as_dicts
-
-    keys = [run.spec.key for run in runs]
-    results = runs_as_dicts(store, keys, outcomes)
-    if as_json:
-        print_json(result for result in results if result["key"] in outcomes)
-    else:
-        from harness.cli._summary import print_summary
-
-        print_summary([result for result in results if result["key"] in outcomes], runs, given_up)
-    if given_up:
-        say(
-            f"{plural(len(given_up), 'run')} could not be made anew: the earlier results stay as they were. Why: bench show KEY",
-            err=True,
-        )
-    if stopped:
-        say(
-            f"Interrupted. Everything is saved; the same command{' without --rerun' if rerun else ''} goes on.",
-            err=True,
-        )
-        return INTERRUPTED
-    n_done = sum(
-        result["status"] == Status.DONE and result["key"] not in given_up for result in results
-    )
-    return 0 if n_done == len(keys) else NOT_ALL_DONE
-
-
-def _leave_queued(store: ResultStore, keys: list[str], n_open: int, as_json: bool) -> int:
-    from harness.cli._summary import runs_as_dicts
-
-    if as_json:
-        print_json(runs_as_dicts(store, keys))
-    say(
-        f"{plural(n_open, 'run')} to make. Start any number of workers, here or elsewhere: bench worker --drain",
-        err=True,
-    )
-    return 0
-
-
-def _work(
-    workspace: Workspace,
-    store: ResultStore,
-    keys: list[str],
-    outcomes: dict[str, str],
-    work: Work,
-    client: Any,
-    stop: StopRequest,
-) -> bool:
-    """Run what has not ended, filling in `outcomes`; says whether it was interrupted."""
-    if not keys:
-        return False
+def _execute(session: Session, keys: list[str], outcomes: dict[str, str]) -> bool:
+    """Execute runs, filling in `outcomes`; False where it was interrupted."""
     from harness.base.spec import TERMINAL
     from harness.cli._progress import RunProgress
     from harness.execution.job import Began, Ended, Stop
     from harness.execution.local import SetAside
 
+    store = session.store
     held = store.holders(keys)
-    ours = {
+    expected = {
         key: "hit" if key in held else "resumed" if run.step else "ran"
         for key, run in store.statuses(keys).items()
     }
     try:
         with RunProgress() as progress:
-            for event in events(workspace, store, keys, work, work.options(), client, stop):
-                if isinstance(event, SetAside) and len(event.keys) == len(
-                    keys
-                ):  # there is nothing else to make
-                    raise event.error
+            for event in session.execute(keys, session.work.options()):
+                if isinstance(event, SetAside) and len(event.keys) == len(keys):
+                    raise event.error  # there is nothing else to execute
                 progress.show(event)
                 if isinstance(event, Began):
-                    ours |= {spec.key: "resumed" if event.step else "ran" for spec in event.specs}
+                    outcome = "resumed" if event.step else "ran"
+                    expected |= {spec.key: outcome for spec in event.specs}
                 if isinstance(event, Ended):
-                    outcomes[event.key] = ours[event.key]
+                    outcomes[event.key] = expected[event.key]
     except Stop:
-        return True
-    now = store.statuses(keys)
-    outcomes |= {
-        key: "hit"
-        for key in keys
-        if key not in outcomes and key in now and now[key].status in TERMINAL
-    }
-    return False
+        return False
+    for key, run in store.statuses(keys).items():
+        if run.status in TERMINAL:
+            outcomes.setdefault(key, "hit")
+    return True
 
 
-def events(
-    workspace: Workspace,
-    store: ResultStore,
-    keys: Sequence[str],
-    work: Work,
-    options: Options,
-    client: Any,
-    stop: StopRequest,
-) -> Iterator[Event | Progressed]:
-    """What happens while the runs are made: here, by workers, or on a cluster."""
-    if client is not None:
-        from harness.execution.dask import run_on_cluster
+def _print_results(
+    session: Session,
+    runs: list[NewRun],
+    unfinished: list[str],
+    outcomes: dict[str, str],
+    as_json: bool,
+) -> int:
+    """Print what became of the runs, and return the exit status."""
+    from harness.base.spec import Status
+    from harness.cli._summary import print_summary, runs_as_dicts
 
-        return run_on_cluster(store, client, keys, stop, options)
-    if work.workers is not None:
-        from harness.execution.workers import run_on_workers
+    not_replaced = session.store.earlier.given_up(unfinished)
+    outcomes |= dict.fromkeys(not_replaced, "kept")
+    results = runs_as_dicts(session.store, [run.spec.key for run in runs], outcomes)
+    printed = [result for result in results if result["key"] in outcomes]
+    print_json(printed) if as_json else print_summary(printed, runs, not_replaced)
+    if not_replaced:
+        say(
+            f"{plural(len(not_replaced), 'rerun')} failed: the earlier results stay as they were. "
+            "Why: bench show KEY",
+            err=True,
+        )
+    n_done = sum(
+        result["status"] == Status.DONE and result["key"] not in not_replaced for result in results
+    )
+    return 0 if n_done == len(runs) else NOT_ALL_DONE
 
-        return run_on_workers(workspace, store, keys, work.workers, stop, options)
-    from harness.execution.local import execute
 
-    return execute(workspace, store, keys, stop, options)
-
-
-def _leftovers(workspace: Workspace, store: ResultStore, keys: list[str]) -> list[str]:
-    """Which of these ended runs MLflow does not show."""
+def _not_mirrored(workspace: Workspace, store: ResultStore, keys: list[str]) -> list[str]:
+    """Return which of these ended runs MLflow does not show."""
     from harness.tracking.server import is_missing
 
-    if is_missing(workspace):  # deleted meanwhile: everything is to be mirrored anew
+    if is_missing(workspace):  # deleted meanwhile: everything has to be mirrored again
         return keys
     return store.behind(keys) if keys else []
 
 
-def mirror_leftovers(workspace: Workspace, store: ResultStore, keys: list[str]) -> None:
+def mirror_runs(workspace: Workspace, store: ResultStore, keys: list[str]) -> None:
     """Have MLflow show these ended runs as they are now."""
     from harness.tracking import Mirror
 
-    with signals() as stop, Mirror.start(workspace, _leftovers(workspace, store, keys)) as mirror:
+    missing = _not_mirrored(workspace, store, keys)
+    with stop_on_signals() as stop, Mirror.start(workspace, missing) as mirror:
         finish_mirror(workspace, mirror, stop)
 
 
 def finish_mirror(workspace: Workspace, mirror: Mirror, stop: StopRequest) -> bool:
-    """Wait until MLflow shows the runs, as long as that gets on; whether it shows all, and a line
-    where it does not.
+    """Wait for MLflow as long as it makes progress; print a line where it does not show all runs.
+
+    Returns:
+        Whether it shows them.
     """
-    left = mirror.finish(stop=stop)
-    if left:
+    missing = mirror.finish(stop=stop)
+    if missing:
         say(
-            f"MLflow at {redact(workspace.tracking_uri)} does not show {plural(len(left), 'run')} yet ({mirror.error}). "
-            "Nothing is lost: the same command, or bench doctor --repair, mirrors what is missing.",
+            f"MLflow at {redact(workspace.tracking_uri)} does not show "
+            f"{plural(len(missing), 'run')} yet ({mirror.error}). Nothing is lost: "
+            "the same command, or bench doctor --repair, mirrors what is missing.",
             err=True,
         )
-    return not left
-
-
-def _warn_of_other_source(runs: list[NewRun], before: dict[str, RunStatus]) -> None:
-    from harness.base.spec import TERMINAL
-
-    other = [
-        run
-        for run in runs
-        if (row := before.get(run.spec.key))
-        and row.status in TERMINAL
-        and row.source_hash != run.source_hash
-    ]
-    if other:
-        names = ", ".join(sorted({run.spec.method for run in other}))
-        say(
-            f"{len(other)} of these runs ({names}) were made with other source code of the method or task. To make them anew: --rerun",
-            err=True,
-        )
-
-
-@contextmanager
-def signals() -> Iterator[StopRequest]:
-    """An event that the first SIGINT or SIGTERM sets; the second one ends the process as usual."""
-    stop = StopRequest()
-    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-
-    def ask(number: int, frame: Any) -> None:
-        stop.set()
-        for each, handler in before.items():
-            signal.signal(each, handler)
-
-    for number in before:
-        signal.signal(number, ask)
-    try:
-        yield stop
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+    return not missing

@@ -1,4 +1,4 @@
-"""Tuning studies from the command line: making their trials, and printing what became of them."""
+"""Tuning studies: executing their trials, and printing what they found."""
 
 from __future__ import annotations
 
@@ -9,155 +9,152 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from harness.base.stop_request import StopRequest
-from harness.base.text import plural
+from harness.analysis.statistics import Interval
+from harness.base.errors import UsageError
+from harness.base.spec import NewRun, Status
+from harness.base.text import duration, number, plural
 from harness.base.workspace import Workspace
-from harness.cli._execute import INTERRUPTED, NOT_ALL_DONE, cluster, events, finish_mirror, signals
+from harness.cli._execute import INTERRUPTED, NOT_ALL_DONE, Session, finish_mirror, open_session
 from harness.cli._options import Work, open_store
 from harness.cli._output import print_json, say, write_out
-from harness.cli._verdicts import dimensions, print_verdicts, trial_line
-from harness.execution.job import OutOfTime
+from harness.cli._render import console, print_table
+from harness.execution import local
+from harness.execution.job import Note, OutOfTime, Stop
+from harness.execution.local import Waiting
+from harness.plan.grid import ranges
+from harness.tracking import Mirror
+from harness.tuning.coordinator import has_reached, tune
+from harness.tuning.result import TuningResult, best_of, measured, read_results, report_runs
+from harness.tuning.search import Search, SearchRecord, run_keys
+from harness.tuning.trials import Trial, open_log
 
 if TYPE_CHECKING:
-    from harness.base.spec import NewRun
-    from harness.store import ResultStore
-    from harness.tracking import Mirror
+    from rich.console import Console
+
     from harness.tuning.coordinator import Execute
-    from harness.tuning.result import TuningResult
-    from harness.tuning.search import Search, SearchRecord
+
+MOST_LEFT_OUT = 5  # trials that are named
 
 
 def tune_all(searches: Sequence[Search], work: Work, as_json: bool) -> int:
-    """Bring searches to their end, score their winners on report seeds, print what came out, and
-    return the exit status.
+    """Complete searches, score their winners on report seeds, print the results, and return the
+    exit status.
     """
-    from harness.base.errors import UsageError
-    from harness.base.spec import Status
-    from harness.execution.job import Stop
-    from harness.store import ResultStore
-    from harness.tracking import Mirror
-    from harness.tuning.result import read_results
-
     if work.queue or work.rerun or work.retry or work.time_limit:
-        refused = "--queue, --rerun, --retry and --time-limit"
         raise UsageError(
-            f"Tuning takes no {refused}: what a trial is follows from those before it. For all together: --total-time-limit."
+            "Tuning takes no --queue, --rerun, --retry and --time-limit: what a trial is follows "
+            "from those before it. For all together: --total-time-limit."
         )
-    workspace = Workspace.current()
-    stopped, late = False, False
-    client = cluster(work)
-    workspace.prepare()
-    with ResultStore.open(workspace.database_url) as store:
-        with signals() as stop, Mirror.start(workspace, []) as mirror:
-            make = _maker(workspace, store, work, client, stop, mirror)
+    was_stopped = was_late = False
+    with open_session(work) as session:
+        with Mirror.start(session.workspace, []) as mirror:
+            execute = _executor(session, mirror)
             try:
                 for search in searches:
-                    _tune(workspace, store, search, make, work)
+                    _tune(session, search, execute)
             except Stop:
-                stopped = True
+                was_stopped = True
             except OutOfTime:
-                late = True
-            verdicts = read_results(
-                workspace.study_url, store, [search.record() for search in searches]
-            )
-            print_json(verdict.plain() for verdict in verdicts) if as_json else print_verdicts(
-                verdicts
-            )
-            shown = finish_mirror(workspace, mirror, stop)
-        if shown and not stopped:
-            _show_in_mlflow(workspace, store, verdicts)
-    if stopped:
-        say("Interrupted. Everything is saved; the same command goes on.", err=True)
+                was_late = True
+            records = [search.record() for search in searches]
+            results = read_results(session.workspace.study_url, session.store, records)
+            print_results(results, as_json)
+            is_mirrored = finish_mirror(session.workspace, mirror, session.stop)
+        if is_mirrored and not was_stopped:
+            _show_in_mlflow(session, results)
+    if was_stopped:
+        say("Interrupted. Everything is saved; the same command continues.", err=True)
         return INTERRUPTED
-    if late:
-        say("The time is over. The same command, with more time, goes on.", err=True)
-    good = all(
-        verdict.best and not verdict.failures and not verdict.counts.get(Status.FAILED)
-        for verdict in verdicts
+    if was_late:
+        say("The time is over. The same command, with more time, continues.", err=True)
+    has_failures = any(
+        not result.best or result.failures or result.counts.get(Status.FAILED) for result in results
     )
-    return 0 if good and not late else NOT_ALL_DONE
+    return NOT_ALL_DONE if was_late or has_failures else 0
 
 
-def _tune(
-    workspace: Workspace, store: ResultStore, search: Search, make: Execute, work: Work
-) -> None:
-    """One search to its end, and its winner on the report seeds."""
-
-    from harness.tuning.coordinator import tune
-    from harness.tuning.result import best_of, measured, report_runs
-    from harness.tuning.trials import open_log
-
-    with open_log(workspace.study_url, search) as log:
-        record = search.record()
-        say(f"{search.method} on {search.task}: {dimensions(search)}", err=True)
-        for trial in tune(search, log, store, make, work.workers or 1):
+def _tune(session: Session, search: Search, execute: Execute) -> None:
+    store, record = session.store, search.record()
+    with open_log(session.workspace.study_url, search) as log:
+        say(f"{search.method} on {search.task}: {_space(search)}", err=True)
+        for trial in tune(search, log, store, execute, session.work.workers or 1):
             best = best_of(measured(record, store, log.trials()))
-            say(trial_line(trial, best, search.n_trials), err=True)
-        if runs := report_runs(search, best_of(measured(record, store, log.trials()))):
+            outcome = trial.outcome if trial.score is None else number(trial.score)
+            leader = ""
+            if best is not None and best.score is not None:
+                leader = f" (best {number(best.score)}, trial {best.number})"
+            settings = " ".join(f"{name}={_short(value)}" for name, value in trial.params.items())
             say(
-                f"the winner and the default on {plural(len(search.report_seeds), 'report seed')}",
+                f"  trial {trial.number} of {search.n_trials}: {outcome}{leader}  {settings}",
                 err=True,
             )
-            make(runs, None)
+        if runs := report_runs(search, best_of(measured(record, store, log.trials()))):
+            n_seeds = len(search.report_seeds)
+            say(f"the winner and the default on {plural(n_seeds, 'report seed')}", err=True)
+            execute(runs, None)
 
 
-def _maker(
-    workspace: Workspace,
-    store: ResultStore,
-    work: Work,
-    client: Any,
-    stop: StopRequest,
-    mirror: Mirror,
-) -> Execute:
-    """A function that brings runs to their end or to a step, while MLflow follows."""
-    from harness.execution import local as executors
-    from harness.execution.job import Note
-    from harness.execution.local import Waiting
-    from harness.tuning.coordinator import has_reached
-
-    made: list[str] = []
+def _executor(session: Session, mirror: Mirror) -> Execute:
+    """Return a function that executes runs to their end or to a step, while MLflow follows."""
+    store, work = session.store, session.work
+    mirrored: set[str] = set()
     deadline = work.options().deadline(time.monotonic())
 
-    def make(runs: list[NewRun], until: int | None) -> None:
+    def execute(runs: list[NewRun], until: int | None) -> None:
         rows = store.rows([run.spec.key for run in runs])
-        left = [run for run in runs if not has_reached(rows.get(run.spec.key), until)]
-        keys = [run.spec.key for run in left]
-        _follow_up(mirror, made, [run.spec.key for run in runs])
-        if not left:
+        new_keys = [run.spec.key for run in runs if run.spec.key not in mirrored]
+        mirrored.update(new_keys)
+        mirror.add(new_keys)
+        unfinished = [run for run in runs if not has_reached(rows.get(run.spec.key), until)]
+        if not unfinished:
             return
-        new = executors.prepare(store, workspace, left, rerun=False, retry=False)
-        left_s = max(0.0, deadline - time.monotonic()) if math.isfinite(deadline) else None
-        options = dataclasses.replace(work.options(), until=until, total_limit_s=left_s)
-        with executors.taken_back(store, workspace, new):
-            for event in events(workspace, store, keys, work, options, client, stop):
+        keys = [run.spec.key for run in unfinished]
+        new = local.prepare(store, session.workspace, unfinished, rerun=False, retry=False)
+        time_left = max(0.0, deadline - time.monotonic()) if math.isfinite(deadline) else None
+        options = dataclasses.replace(work.options(), until=until, total_limit_s=time_left)
+        with local.taken_back(store, session.workspace, new):
+            for event in session.execute(keys, options):
                 if isinstance(event, Note):
                     say(event.text, err=True)
                 elif isinstance(event, Waiting) and event.owners:
-                    stop.wait(1.0)
+                    session.stop.wait(1.0)
         if not all(has_reached(row, until) for row in store.rows(keys).values()):
             raise OutOfTime
 
-    return make
+    return execute
 
 
-def _follow_up(mirror: Mirror, made: list[str], keys: list[str]) -> None:
-    """Have the mirror follow these runs too."""
-    new = [key for key in keys if key not in made]
-    made += new
-    mirror.add(new)
+def _show_in_mlflow(session: Session, results: Sequence[TuningResult]) -> None:
+    """Add a parent run for each search, with its figures, over the runs of its trials."""
+    from harness.report.tuning import page
+    from harness.tracking.runs import show_search
+    from harness.tracking.server import one_line
+
+    workspace, store = session.workspace, session.store
+    for result in results:
+        if not result.trials:
+            continue
+        search = result.search
+        keys = {
+            key: trial.number
+            for trial in result.trials
+            if trial.spec
+            for key in run_keys(trial.spec, search.seeds)
+        }
+        figures = page(result, store)
+        try:
+            show_search(workspace, store, search.name, search.task, keys, result.plain(), figures)
+        except Exception as err:  # noqa: BLE001 - whatever MLflow raises, the trials are safe
+            reason = one_line(err, workspace.tracking_uri)
+            say(
+                f"MLflow does not show {search.name} yet ({reason}). "
+                "Nothing is lost: repeat the command.",
+                err=True,
+            )
 
 
-def searches_here(study: str) -> list[SearchRecord]:
-    """The searches of a study that this workspace has trials of."""
-    from harness.tuning.trials import stored_searches
-
-    return stored_searches(Workspace.current().study_url, study)
-
-
-def look(searches: Sequence[SearchRecord]) -> list[TuningResult]:
-    """What is known of these searches in this workspace."""
-    from harness.tuning.result import read_results
-
+def read_here(searches: Sequence[SearchRecord]) -> list[TuningResult]:
+    """Return what this workspace knows of searches."""
     workspace = Workspace.current()
     store = open_store(workspace)
     if store is None:
@@ -166,59 +163,141 @@ def look(searches: Sequence[SearchRecord]) -> list[TuningResult]:
         return read_results(workspace.study_url, store, searches)
 
 
-def write_figures(verdicts: Sequence[TuningResult], target: Path) -> None:
-    """The figures of each search as an HTML page; of several, a page each.
+def write_figures(results: Sequence[TuningResult], target: Path) -> None:
+    """Write the figures of each search as an HTML page; of several, a page each.
 
     Raises:
         UsageError: there is nothing to draw yet, or the file cannot be written.
     """
-    from harness.base.errors import UsageError
     from harness.report.tuning import page
 
-    workspace = Workspace.current()
-    store = open_store(workspace)
-    begun = [verdict for verdict in verdicts if verdict.trials]
+    store = open_store(Workspace.current())
+    begun = [result for result in results if result.trials]
     if store is None or not begun:
         raise UsageError("There are no trials to draw yet.")
     with store:
-        for verdict in begun:
-            mark = (
-                f"-{verdict.search.plugins[0].name}-{verdict.search.task}" if len(begun) > 1 else ""
-            )
-            path = target.with_stem(target.stem + mark)
-            write_out(page(verdict, store).encode(), path)
+        for result in begun:
+            search = result.search
+            suffix = f"-{search.plugins[0].name}-{search.task}" if len(begun) > 1 else ""
+            write_out(page(result, store).encode(), target.with_stem(target.stem + suffix))
 
 
-def _show_in_mlflow(
-    workspace: Workspace, store: ResultStore, verdicts: Sequence[TuningResult]
-) -> None:
-    """A parent run for each search, with its figures, over the runs of its trials."""
-    from harness.report.tuning import page
-    from harness.tracking.runs import show_search
-    from harness.tracking.server import one_line
-    from harness.tuning.search import run_keys
+def print_results(results: Sequence[TuningResult], as_json: bool) -> None:
+    """Print a block a search: how its trials ended, the winner, and what finding it cost."""
+    if as_json:
+        print_json(result.plain() for result in results)
+        return
+    out = console()
+    for result in results:
+        _print_result(out, result)
+    study = results[0].search.study
+    if any(result.trials for result in results):
+        out.print(f"Next: bench study show {study} --figures figures.html · bench ui")
+    else:
+        out.print(f"Next: bench study run {study}")
 
-    for verdict in [verdict for verdict in verdicts if verdict.trials]:
-        search = verdict.search
-        keys = {
-            key: trial.number
-            for trial in verdict.trials
-            if trial.spec
-            for key in run_keys(trial.spec, search.seeds)
-        }
-        try:
-            show_search(
-                workspace,
-                store,
-                search.name,
-                search.task,
-                keys,
-                verdict.plain(),
-                page(verdict, store),
+
+def _print_result(out: Console, result: TuningResult) -> None:
+    search, best = result.search, result.best
+    counts = ", ".join(f"{count} {name}" for name, count in result.counts.items()) or "none yet"
+    out.print(f"{search.method} on {search.task}", style="bold")
+    out.print(
+        f"{plural(len(result.trials), 'trial')}: {counts}; "
+        f"{search.metric}, seeds {ranges(search.seeds)}"
+    )
+    for trial, reason in list(result.left_out.items())[:MOST_LEFT_OUT]:
+        out.print(f"trial {trial} is left out: {reason}")
+    if (n_more := len(result.left_out) - MOST_LEFT_OUT) > 0:
+        out.print(f"{plural(n_more, 'more trial')} left out: --json lists all")
+    if best is None:
+        out.print("No trial has ended with a score." if result.trials else "Not begun.")
+        return
+    rows = [
+        (name, _short(value), _short(best.params[name]))
+        for name, value in result.default.items()
+        if name in best.params
+    ]
+    print_table(("setting", "default", "best"), rows, left=1)
+    if best.score is None:
+        return
+    out.print(
+        f"best trial {best.number}: {search.metric} {number(best.score)} "
+        "on the seeds it was tuned on"
+    )
+    if result.tuned.n:
+        out.print(
+            f"on report seeds {ranges(search.report_seeds)}: "
+            f"tuned {_mean(result.tuned)}, default {_mean(result.untuned)}"
+        )
+        gain = result.gain
+        if gain.n > 1:
+            verb = "excludes" if gain.low > 0 or gain.high < 0 else "includes"
+            out.print(
+                f"tuned less default, paired over {gain.n} seeds: {_signed(gain.mean)} "
+                f"[{_signed(gain.low)}, {_signed(gain.high)}] (95 %), which {verb} zero"
             )
-        except Exception as err:  # noqa: BLE001 - whatever MLflow raises, the trials are safe
-            reason = one_line(err, workspace.tracking_uri)
-            say(
-                f"MLflow does not show {search.name} yet ({reason}). Nothing is lost: repeat the command.",
-                err=True,
-            )
+        out.print(
+            f"optimism gap: {_signed(result.gap)} nats, the best trial less the same setting "
+            "on report seeds"
+        )
+    for name, count in result.failures.items():
+        n_seeds = len(search.report_seeds)
+        out.print(f"{count} of the {n_seeds} {name} runs on report seeds ended without a score")
+    cost = result.cost
+    out.print(
+        f"cost of tuning: {plural(cost.runs, 'run')}, {plural(cost.steps, 'step')}, "
+        f"{duration(cost.seconds)} of work\n"
+    )
+
+
+def print_trials(results: Sequence[TuningResult], as_json: bool) -> None:
+    """Print every trial with its settings."""
+    if as_json:
+        print_json(
+            {"method": result.search.method, "task": result.search.task, **vars(trial)}
+            for result in results
+            for trial in result.trials
+        )
+        return
+    out = console()
+    for result in results:
+        search = result.search
+        out.print(f"{search.method} on {search.task}: {_space(search)}", style="bold")
+        if not result.trials:
+            out.print("Not begun.\n")
+            continue
+        names = list(result.default)
+        rows = [
+            (*_outcome(trial), *(_short(trial.params.get(name, "-")) for name in names))
+            for trial in result.trials
+        ]
+        print_table(("trial", "outcome", search.metric, *names), rows, left=2)
+
+
+def _outcome(trial: Trial) -> tuple[str, str, str]:
+    score = "-" if trial.score is None else number(trial.score)
+    return str(trial.number), trial.outcome or "going", score
+
+
+def _space(search: Search | SearchRecord) -> str:
+    """`lr in 0.0001 to 0.1 (log); particles in 1, 10`."""
+    parts = []
+    for dimension in search.space:
+        log = " (log)" if dimension.log else ""
+        values = ", ".join(map(str, dimension.choices))
+        parts.append(
+            f"{dimension.address} in {values or f'{dimension.low:g} to {dimension.high:g}{log}'}"
+        )
+    return "; ".join(parts)
+
+
+def _short(value: Any) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def _mean(interval: Interval) -> str:
+    return number(interval.mean, None if math.isnan(interval.se) else interval.se)
+
+
+def _signed(value: float) -> str:
+    return f"{value:+.4g}"

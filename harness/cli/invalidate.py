@@ -12,7 +12,7 @@ import click
 from harness.base.errors import UsageError
 from harness.base.text import plural
 from harness.base.workspace import Workspace
-from harness.cli._execute import mirror_leftovers
+from harness.cli._execute import mirror_runs
 from harness.cli._options import json_option, open_store
 from harness.cli._output import print_json, say
 from harness.cli._render import print_table
@@ -115,7 +115,7 @@ def invalidate(
             _ = store.retractions.lift(changed) if lift else store.retractions.add(changed, said)
         _tell(chosen, said, lift, dry_run, as_json)
         if not dry_run:
-            mirror_leftovers(workspace, store, [run.key for _, run in chosen])
+            mirror_runs(workspace, store, [run.key for _, run in chosen])
 
 
 def _checked(reason: str | None, lift: bool) -> str:

@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
 from harness.base.text import plural
 from harness.base.workspace import Workspace
-from harness.cli._execute import carry_out
+from harness.cli._execute import execute_runs
 from harness.cli._options import Work, grid_options, json_option, work_options
 from harness.cli._output import print_json
 
 if TYPE_CHECKING:
-    from harness.base.spec import NewRun, RunSpec
+    from harness.base.spec import NewRun
 
 
 @click.command()
@@ -44,9 +44,9 @@ def run(
 ) -> None:
     """Train and score methods on tasks.
 
-    Each method, task, setting and seed is one run. A finished run is a hit and costs nothing; an
-    interrupted one goes on from its last checkpoint. Results go to stdout, progress to stderr. Exit
-    status: 0 all done, 2 bad usage, 3 some runs did not end done, 130 interrupted.
+    Each method, task, setting and seed is one run. A finished run is cached and costs nothing; an
+    interrupted one continues from its last checkpoint. Results go to stdout, progress to stderr.
+    Exit status: 0 all done, 2 bad usage, 3 some runs did not end done, 130 interrupted.
 
     \b
     Example:
@@ -54,59 +54,50 @@ def run(
     """
     from harness.plan.grid import expand, parse_seeds, parse_sets
 
-    numbers = parse_seeds(seeds)
-    runs = expand(methods, tasks, numbers, protocol, parse_sets(sets), _preset(preset, numbers))
+    parsed_seeds, settings = parse_seeds(seeds), None
+    if preset is not None:
+        from harness.tuning.result import Preset
+
+        settings = Preset(Workspace.current(), preset, parsed_seeds).settings
+    runs = expand(methods, tasks, parsed_seeds, protocol, parse_sets(sets), settings)
     if dry_run:
-        print_plan(runs, as_json)
+        _print_plan(runs, as_json)
         return
-    ctx.exit(carry_out(runs, work, as_json))
+    ctx.exit(execute_runs(runs, work, as_json))
 
 
-def _preset(study: str | None, seeds: Sequence[int]) -> Any:
-    """What a tuning study has found, for `expand`."""
-    if study is None:
-        return None
-    from harness.tuning.result import Preset
-
-    return Preset(Workspace.current(), study, seeds).settings
-
-
-def print_plan(runs: list[NewRun], as_json: bool) -> None:
-    """The resolved runs with their keys, and the protocol of the first."""
-    plans = [
-        {
-            "key": run.spec.key, "cell": run.spec.cell, "method": run.spec.method, "task": run.task_label,
-            "settings": run.settings, "seed": run.spec.seed, "spec": run.spec.plain(),
-        }
-        for run in runs
-    ]  # fmt: skip
+def _print_plan(runs: list[NewRun], as_json: bool) -> None:
+    """Print the resolved runs with their keys, and the protocol of the first."""
     if as_json:
-        print_json(plans)
-        return
-    from rich.table import Table
-
-    from harness.base.spec import settings_text
-    from harness.cli._render import console
-
-    table = Table(
-        "key",
-        "method",
-        "task",
-        "seed",
-        "settings",
-        title=f"{plural(len(runs), 'run')} would be made",
-        title_justify="left",
-    )
-    for plan in plans:
-        table.add_row(
-            plan["key"],
-            plan["method"],
-            plan["task"],
-            str(plan["seed"]),
-            settings_text(plan["settings"]),
+        print_json(
+            {
+                "key": run.spec.key,
+                "cell": run.spec.cell,
+                "method": run.spec.method,
+                "task": run.task_label,
+                "settings": run.settings,
+                "seed": run.spec.seed,
+                "spec": run.spec.plain(),
+            }
+            for run in runs
         )
-    console().print(table)
-    first: RunSpec = runs[0].spec
-    console().print(
-        f"Protocol of the first: {', '.join(f'{name}={value}' for name, value in first.protocol().model_dump().items())}"
-    )
+        return
+    from harness.base.spec import settings_text
+    from harness.cli._render import console, print_table
+
+    rows = [
+        (
+            run.spec.key,
+            run.spec.method,
+            run.task_label,
+            str(run.spec.seed),
+            settings_text(run.settings),
+        )
+        for run in runs
+    ]
+    out = console()
+    out.print(f"{plural(len(runs), 'run')} ", style="bold")
+    print_table(("key", "method", "task", "seed", "settings"), rows)
+    protocol = runs[0].spec.protocol().model_dump()
+    fields = ", ".join(f"{name}={value}" for name, value in protocol.items())
+    out.print(f"Protocol of the first: {fields}")

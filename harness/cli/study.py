@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import textwrap
 import time
-from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Any
+from collections import Counter
+from collections.abc import Sequence
+from itertools import product
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
-from harness.base.errors import UsageError
+from harness.base.errors import UnknownName, UsageError
 from harness.base.text import duration, plural
 from harness.base.workspace import Workspace
-from harness.cli._execute import carry_out
+from harness.cli._execute import execute_runs
 from harness.cli._options import Work, json_option, open_store, work_options
 from harness.cli._output import print_json, say
 from harness.cli._render import console, print_table
-from harness.cli._searches import found_study, go_on, show_best, show_search
 from harness.cli._selection import pattern_options, runs_of_study
 from harness.cli.listing import print_studies
 
@@ -24,25 +26,17 @@ if TYPE_CHECKING:
     from harness.base.spec import NewRun
     from harness.execution.forecast import AtWork, Forecast
     from harness.plan.studies import Grid, Study
-    from harness.store import ResultStore
+    from harness.tuning.search import SearchRecord
 
-COUNTED = (
-    "running",
-    "missing",
-    "withdrawn",
-    "queued",
-    "interrupted",
-    "timeout",
-    "crashed",
-    "diverged",
-    "failed",
-    "pruned",
-)
+ENDED = ("done", "diverged", "failed", "crashed", "pruned")
+COUNTED = ("running", "missing", "withdrawn", "queued", "interrupted", "timeout", *ENDED[1:])
+LINE_WIDTH = 160
+PRINTED = {"running": "at work", "withdrawn": "retracted"}  # other counts are printed as they are
 
 
 @click.group()
 def study() -> None:
-    """Sweeps that are kept in files: methods, tasks, seeds and settings, to be made by anybody.
+    """Sweeps that are kept in files: methods, tasks, seeds and settings, for anybody to run.
 
     A study is named, or it is a YAML file of yours.
 
@@ -81,65 +75,86 @@ def show(name: str, figures: str | None, as_json: bool) -> None:
     Example:
       bench study show report-gaussian
     """
-    found = found_study(name)
-    if isinstance(found, list):
-        show_search(found, figures, as_json)
+    study = _load(name)
+    if isinstance(study, list):
+        from harness.cli._tuning import print_trials, read_here, write_figures
+
+        results = read_here(study)
+        print_trials(results, as_json)
+        if figures is not None:
+            write_figures(results, Path(figures))
         return
     if figures is not None:
-        raise UsageError(f"'{found.name}' is no tuning study: it has no figures.")
-    described = _described(found, found.runs())
-    print_json([described]) if as_json else _print_study(found, described, name)
-
-
-def _described(found: Study, runs: Sequence[NewRun]) -> dict[str, Any]:
-    from collections import Counter
-
+        raise UsageError(f"'{study.name}' is not a tuning study: it has no figures.")
+    runs = study.runs()
     counts = Counter((run.task_label, run.description.method) for run in runs)
-    return {
-        "name": found.name,
-        "path": str(found.path),
-        "summary": found.summary,
-        "grids": [grid.model_dump(by_alias=True) for grid in found.grids],
-        "protocols": list(dict.fromkeys(run.protocol for run in runs)),
-        "runs": len(runs),
-        "cells": len({run.spec.cell for run in runs}),
-        "parts": [
-            {"task": task, "method": method, "runs": count}
-            for (task, method), count in counts.items()
-        ],
-    }
-
-
-def _print_study(found: Study, described: dict[str, Any], typed: str) -> None:
+    protocols = list(dict.fromkeys(run.protocol for run in runs))
+    n_cells = len({run.spec.cell for run in runs})
+    if as_json:
+        description = {
+            "name": study.name,
+            "path": str(study.path),
+            "summary": study.summary,
+            "grids": [grid.model_dump(by_alias=True) for grid in study.grids],
+            "protocols": protocols,
+            "runs": len(runs),
+            "cells": n_cells,
+            "parts": [
+                {"task": task, "method": method, "runs": count}
+                for (task, method), count in counts.items()
+            ],
+        }
+        print_json([description])
+        return
     out = console()
-    out.print(f"{found.name}: {found.summary}", markup=False, style="bold")
-    out.print(f"{found.path}\n", markup=False)
-    for number, grid in enumerate(found.grids, 1):
-        mark = f"{number}. "
-        out.print(
-            mark + f"\n{' ' * len(mark)}".join(_grid_lines(grid, out.width - len(mark))) + "\n",
-            markup=False,
-        )
-    parts = {(part["task"], part["method"]): part["runs"] for part in described["parts"]}
-    methods, tasks = (list(dict.fromkeys(pair[place] for pair in parts)) for place in (1, 0))
+    out.print(f"{study.name}: {study.summary}", style="bold")
+    out.print(f"{study.path}\n")
+    for index, grid in enumerate(study.grids, 1):
+        prefix = f"{index}. "
+        lines = _grid_lines(grid, min(out.width, LINE_WIDTH) - len(prefix))
+        out.print(prefix + f"\n{' ' * len(prefix)}".join(lines) + "\n")
+    tasks = dict.fromkeys(task for task, _ in counts)
+    methods = dict.fromkeys(method for _, method in counts)
     rows = [
         (
             task,
-            *(f"{parts[task, method]:,}" if (task, method) in parts else "-" for method in methods),
+            *(f"{counts[pair]:,}" if counts[pair] else "-" for pair in product([task], methods)),
         )
         for task in tasks
     ]
     print_table(("runs", *methods), rows, left=1)
-    protocols = ", ".join(described["protocols"])
     out.print(
-        f"{plural(described['runs'], 'run')} of {plural(described['cells'], 'cell')}, protocol {protocols}.",
-        markup=False,
+        f"{plural(len(runs), 'run')} of {plural(n_cells, 'cell')}, protocol {', '.join(protocols)}."
     )
-    out.print(f"Next: bench study run {typed} --dry-run", markup=False)
+    out.print(f"Next: bench study run {name} --dry-run")
+
+
+def _load(name: str) -> Study | list[SearchRecord]:
+    """Return a study of grids, or the searches of a tuning study: as they were last run in this
+    workspace, else as the file has them.
+    """
+    from harness.plan.studies import load
+
+    def stored(study: str) -> list[SearchRecord]:
+        from harness.tuning.trials import stored_searches
+
+        return stored_searches(Workspace.current().study_url, study)
+
+    try:
+        study = load(name)
+    except UnknownName:
+        if searches := stored(name):
+            return searches
+        raise
+    if study.tune is None:
+        return study
+    from harness.tuning.search import searches_of
+
+    return stored(study.name) or [search.record() for search in searches_of(study)]
 
 
 def _grid_lines(grid: Grid, width: int) -> list[str]:
-    """A grid in a few lines: methods, tasks, and the rest."""
+    """Return a grid in a few lines: methods, tasks, and the rest."""
     settings = [
         f"{name}={'none' if value is None else value}" for name, value in grid.settings.items()
     ]
@@ -170,12 +185,14 @@ def status(name: str, methods: Sequence[str], tasks: Sequence[str], as_json: boo
     Example:
       bench study status smoke
     """
-    found = found_study(name)
-    if isinstance(found, list):
-        show_best(found, as_json)
+    study = _load(name)
+    if isinstance(study, list):
+        from harness.cli._tuning import print_results, read_here
+
+        print_results(read_here(study), as_json)
         return
-    forecast = _look(runs_of_study(found, methods, tasks), Work())
-    _show(found, forecast, max(1, forecast.processes), as_json)
+    forecast = _forecast(runs_of_study(study, methods, tasks), Work())
+    _print_forecast(study, forecast, max(1, forecast.processes), as_json)
 
 
 @study.command()
@@ -189,12 +206,15 @@ def best(name: str, as_json: bool) -> None:
     Example:
       bench study best tune-hvae-digits
     """
-    found = found_study(name)
-    if not isinstance(found, list):
+    study = _load(name)
+    if not isinstance(study, list):
         raise UsageError(
-            f"'{found.name}' is no tuning study: it has grids. How far it is: bench study status {name}"
+            f"'{study.name}' is not a tuning study: it has grids. "
+            f"Its progress: bench study status {name}"
         )
-    show_best(found, as_json)
+    from harness.cli._tuning import print_results, read_here
+
+    print_results(read_here(study), as_json)
 
 
 @study.command()
@@ -232,11 +252,11 @@ def run(
     dry_run: bool,
     as_json: bool,
 ) -> None:
-    """Make what is missing of a study, and print all its results.
+    """Run what is missing of a study, and print all its results.
 
     A tuning study tries settings, and scores the best one on report seeds. Other studies do what
-    `bench run` does, for all grids together: finished runs are hits, interrupted ones go on. Exit
-    status: 0 all done, 2 bad usage, 3 some runs did not end done, 130 interrupted.
+    `bench run` does, for all grids together: finished runs are cached, interrupted ones continue.
+    Exit status: 0 all done, 2 bad usage, 3 some runs did not end done, 130 interrupted.
 
     \b
     Examples:
@@ -246,116 +266,112 @@ def run(
     from harness.plan.grid import parse_sets
     from harness.plan.studies import load
 
-    found = load(name)
-    if found.tune is not None:
-        _refuse_patterns(found, methods, tasks)
-        ctx.exit(go_on(found, parse_sets(sets), trials, work, dry_run, as_json))
-    if trials is not None:
-        raise UsageError(f"'{found.name}' is no tuning study: it has no trials.")
-    runs = runs_of_study(found, methods, tasks, parse_sets(sets))
-    forecast = _look(runs, work)
-    workers = None if work.scheduler or work.queue else work.workers or 1
-    if dry_run:
-        _show(found, forecast, workers, as_json)
+    study = load(name)
+    if study.tune is not None:
+        from harness.cli._tuning import print_results, read_here, tune_all
+        from harness.tuning.search import searches_of
+
+        if methods or tasks:
+            raise UsageError(
+                f"'{study.name}' is a tuning study: -m and -t select runs of other studies. "
+                "One search by itself: bench tune"
+            )
+        searches = searches_of(study, parse_sets(sets), trials)
+        if not dry_run:
+            ctx.exit(tune_all(searches, work, as_json))
+        print_results(read_here([search.record() for search in searches]), as_json)
         return
-    say(_in_short(forecast, workers), err=True)
-    ctx.exit(carry_out(runs, work, as_json))
+    if trials is not None:
+        raise UsageError(f"'{study.name}' is not a tuning study: it has no trials.")
+    runs = runs_of_study(study, methods, tasks, parse_sets(sets))
+    forecast = _forecast(runs, work)
+    n_workers = None if work.scheduler or work.queue else work.workers or 1
+    if dry_run:
+        _print_forecast(study, forecast, n_workers, as_json)
+        return
+    say(_in_short(forecast, n_workers), err=True)
+    ctx.exit(execute_runs(runs, work, as_json))
 
 
-def _refuse_patterns(found: Study, methods: Sequence[str], tasks: Sequence[str]) -> None:
-    if methods or tasks:
-        raise UsageError(
-            f"'{found.name}' is a tuning study: -m and -t pick runs of other studies. One search by itself: bench tune"
-        )
-
-
-def _look(runs: Sequence[NewRun], work: Work) -> Forecast:
-    """Where these runs stand in this workspace."""
+def _forecast(runs: Sequence[NewRun], work: Work) -> Forecast:
+    """Return where these runs stand in this workspace."""
     from harness.execution.forecast import forecast
     from harness.execution.local import STACK
+    from harness.store import info
 
-    store = _store(Workspace.current())
+    workspace = Workspace.current()
+    url = workspace.database_url
+    is_new = not url.startswith("sqlite") and info(url)["revision"] is None
+    store = None if is_new else open_store(workspace)
     if store is None:
         return forecast(runs, None, STACK)
     with store:
         return forecast(runs, store, STACK, rerun=work.rerun, retry=work.retry)
 
 
-def _store(workspace: Workspace) -> ResultStore | None:
-    """The result database; None where there is none yet, be it on a server."""
-    from harness.store import info
+def _in_short(forecast: Forecast, n_workers: int | None) -> str:
+    """`180 runs: 20 done, 160 to run, about 3.1 h with 2 workers`.
 
-    if (
-        not workspace.database_url.startswith("sqlite")
-        and info(workspace.database_url)["revision"] is None
-    ):
-        return None
-    return open_store(workspace)
-
-
-def _in_short(forecast: Forecast, workers: int | None) -> str:
-    """`180 runs: 20 done, 160 to make, about 3.1 h with 2 workers`."""
+    How many workers a cluster has is not known here: `n_workers` is None.
+    """
     counts = forecast.counts
-    ended = [
-        f"{counts[status]:,} {status}"
-        for status in ("done", "diverged", "failed", "crashed", "pruned")
-        if counts[status]
-    ]
-    noted = [
-        f"{counts[state]:,} {said}"
-        for state, said in (("running", "at work"), ("withdrawn", "withdrawn"))
-        if counts[state]
-    ]
-    working = f" ({', '.join(noted)})" if noted else ""
-    to_make = (
-        f"{forecast.remaining:,} to make{working}" if forecast.remaining else "nothing to make"
-    )
-    return f"{plural(forecast.counts.total(), 'run')}: {', '.join([*ended, to_make, *_time_left(forecast, workers)])}"
+    parts = [f"{counts[status]:,} {status}" for status in ENDED if counts[status]]
+    if not forecast.remaining:
+        return f"{plural(counts.total(), 'run')}: {', '.join([*parts, 'nothing to run'])}"
+    notes = [f"{counts[state]:,} {text}" for state, text in PRINTED.items() if counts[state]]
+    parts.append(f"{forecast.remaining:,} to run" + (f" ({', '.join(notes)})" if notes else ""))
+    seconds = forecast.seconds_with(n_workers or 1)
+    if seconds is None:
+        parts.append("time unknown until some have ended")
+    else:
+        who = f"with {plural(n_workers, 'worker')}" if n_workers else "of one worker's time"
+        parts.append(f"about {duration(seconds)} {who}")
+        if forecast.unknown:
+            parts[-1] += f" for all but {plural(forecast.unknown, 'run')} whose time is unknown"
+    return f"{plural(counts.total(), 'run')}: {', '.join(parts)}"
 
 
-def _time_left(forecast: Forecast, workers: int | None) -> Iterator[str]:
-    """How long it will take; how many workers a cluster has is not known here."""
-    seconds = forecast.seconds_with(workers or 1)
-    if forecast.remaining and seconds is None:
-        yield "time unknown until some have ended"
-    elif forecast.remaining and seconds is not None:
-        with_whom = f"with {plural(workers, 'worker')}" if workers else "of one worker's time"
-        some = (
-            f" for all but {plural(forecast.unknown, 'run')}, of which nothing is known"
-            if forecast.unknown
-            else ""
-        )
-        yield f"about {duration(seconds)} {with_whom}{some}"
-
-
-def _show(found: Study, forecast: Forecast, workers: int | None, as_json: bool) -> None:
+def _print_forecast(study: Study, forecast: Forecast, n_workers: int | None, as_json: bool) -> None:
+    """Print a forecast; in JSON times are seconds since 1970, and `seconds_left` is with so many
+    workers, or one.
+    """
     if as_json:
-        print_json([_forecast_json(found, forecast, workers)])
+        values = {
+            "name": study.name,
+            "path": str(study.path),
+            "runs": forecast.counts.total(),
+            "counts": dict(forecast.counts),
+            "left": forecast.remaining,
+            "workers": n_workers,
+            "seconds_left": forecast.seconds_with(n_workers or 1),
+            "runs_without_estimate": forecast.unknown,
+            "parts": [vars(part) for part in forecast.parts],
+            "at_work": [vars(run) for run in forecast.at_work],
+        }
+        print_json([values])
         return
     out = console()
-    out.print(f"{found.name}: {found.summary}", markup=False, style="bold")
-    shown = [status for status in COUNTED if forecast.counts[status]]
+    out.print(f"{study.name}: {study.summary}", style="bold")
+    counted = [status for status in COUNTED if forecast.counts[status]]
     rows = [
         (
             part.task,
             part.method,
             f"{part.counts.get('done', 0):,}/{part.total:,}",
-            *(f"{part.counts.get(s, 0) or '-'}" for s in shown),
+            *(f"{part.counts.get(status, 0) or '-'}" for status in counted),
         )
         for part in forecast.parts
     ]
-    print_table(("task", "method", "done", *shown), rows, left=2)
+    headings = [PRINTED.get(status, status) for status in counted]
+    print_table(("task", "method", "done", *headings), rows, left=2)
     if forecast.at_work:
-        print_table(
-            ("at work", "method", "seeds", "host", "pid", "for", "last heard of", "step"),
-            _working(forecast.at_work),
-            left=4,
-        )
-    out.print(_in_short(forecast, workers), markup=False)
+        columns = ("at work", "method", "seeds", "host", "pid", "for", "last heard of", "step")
+        print_table(columns, _at_work_rows(forecast.at_work), left=4)
+    out.print(_in_short(forecast, n_workers))
 
 
-def _working(at_work: Sequence[AtWork]) -> list[tuple[str, ...]]:
-    """A row for each stack that a process holds."""
+def _at_work_rows(at_work: Sequence[AtWork]) -> list[tuple[str, ...]]:
+    """Return a row for each stack that a process holds."""
     from harness.plan.grid import ranges
 
     stacks: dict[tuple[str, int, str], list[AtWork]] = {}
@@ -364,27 +380,14 @@ def _working(at_work: Sequence[AtWork]) -> list[tuple[str, ...]]:
     now = time.time()
     return [
         (
-            first.task, first.method, ranges([run.seed for run in members]), first.host, str(first.pid),
-            duration(max(0.0, now - first.since)), f"{duration(max(0.0, now - first.heartbeat))} ago",
-            f"{min(run.step for run in members):,} of {first.steps:,}",
+            stack[0].task,
+            stack[0].method,
+            ranges([run.seed for run in stack]),
+            stack[0].host,
+            str(stack[0].pid),
+            duration(max(0.0, now - stack[0].since)),
+            f"{duration(max(0.0, now - stack[0].heartbeat))} ago",
+            f"{min(run.step for run in stack):,} of {stack[0].steps:,}",
         )
-        for first, *others in stacks.values() for members in [[first, *others]]
-    ]  # fmt: skip
-
-
-def _forecast_json(found: Study, forecast: Forecast, workers: int | None) -> dict[str, Any]:
-    """The forecast as plain values; times are seconds since 1970, `seconds_left` is with so many
-    workers, or one.
-    """
-    return {
-        "name": found.name,
-        "path": str(found.path),
-        "runs": forecast.counts.total(),
-        "counts": dict(forecast.counts),
-        "left": forecast.remaining,
-        "workers": workers,
-        "seconds_left": forecast.seconds_with(workers or 1),
-        "runs_without_estimate": forecast.unknown,
-        "parts": [vars(part) for part in forecast.parts],
-        "at_work": [vars(run) for run in forecast.at_work],
-    }
+        for stack in stacks.values()
+    ]

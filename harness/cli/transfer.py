@@ -12,7 +12,7 @@ import click
 from harness.base.errors import one_line
 from harness.base.text import plural
 from harness.base.workspace import Workspace
-from harness.cli._execute import mirror_leftovers
+from harness.cli._execute import mirror_runs
 from harness.cli._options import json_option
 from harness.cli._output import print_json, say
 from harness.cli._render import track
@@ -74,7 +74,7 @@ def import_(ctx: click.Context, bundle: Path, as_json: bool) -> None:
                     )
             if not as_json:
                 _print(counts, kept_out)
-            mirror_leftovers(workspace, store, here)
+            mirror_runs(workspace, store, here)
     ctx.exit(NOT_ALL_IN if kept_out else 0)
 
 

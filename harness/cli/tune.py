@@ -8,12 +8,11 @@ from typing import get_args
 import click
 
 from harness.base.errors import UnknownName
-from harness.cli._options import Work, json_option, work_options
+from harness.cli._options import Work, json_option, protocol_option, work_options
 from harness.cli._output import say
 from harness.plan.tune_defaults import REPORT_SEEDS, SAMPLER, SEEDS, TRIALS, Pruner, Sampler
 
 SAMPLERS, PRUNERS = get_args(Sampler), get_args(Pruner)
-SPACE_HELP = "A field to tune: lr, lr=1e-4:1e-1:log or particles=1,10,100. Repeat for more. Without it: all declared ranges of real numbers."
 
 
 @click.command()
@@ -27,12 +26,14 @@ SPACE_HELP = "A field to tune: lr, lr=1e-4:1e-1:log or particles=1,10,100. Repea
     metavar="N",
     help="How many settings are tried.",
 )
-@click.option("--space", "space", multiple=True, metavar="FIELD[=RANGE]", help=SPACE_HELP)
 @click.option(
-    "--protocol",
-    metavar="NAME",
-    help="How runs train; each task has its own. See: bench show TASK.",
+    "--space",
+    multiple=True,
+    metavar="FIELD[=RANGE]",
+    help="A field to tune: lr, lr=1e-4:1e-1:log or particles=1,10,100. Repeat for more. "
+    "Without it: all declared ranges of real numbers.",
 )
+@protocol_option
 @click.option(
     "--set",
     "sets",
@@ -86,7 +87,7 @@ def tune(
 
     Trials are ordinary runs. They are judged by a score that sees neither the truth nor test data,
     on seeds of their own; then the best setting and the default one are run on the report seeds.
-    The same command goes on where it was interrupted, or adds trials. Exit status: 0 all done, 2
+    The same command continues where it was interrupted, or adds trials. Exit status: 0 all done, 2
     bad usage, 3 no winner, or a run that failed, 130 interrupted.
 
     \b
@@ -98,14 +99,23 @@ def tune(
     from harness.plan.tune_options import Tune
     from harness.tuning.search import searches, short_name
 
-    for kind, chosen, known in (("sampler", sampler, SAMPLERS), ("pruner", pruner, PRUNERS)):
-        if chosen not in known:
-            raise UnknownName(kind, chosen, known)
-    fields = {
-        "methods": [method], "tasks": [task], "protocol": protocol, "space": list(space), "trials": trials,
-        "seeds": seeds, "report_seeds": report_seeds, "sampler": sampler, "pruner": pruner,
-    }  # fmt: skip
-    asked, settings = Tune.model_validate(fields), parse_sets(sets)
-    name = short_name(asked, settings)
-    say(f"study {name}", err=True)
-    ctx.exit(tune_all(searches(asked, name, settings), work, as_json))
+    for kind, name, available in (("sampler", sampler, SAMPLERS), ("pruner", pruner, PRUNERS)):
+        if name not in available:
+            raise UnknownName(kind, name, available)
+    options = Tune.model_validate(
+        {
+            "methods": [method],
+            "tasks": [task],
+            "protocol": protocol,
+            "space": list(space),
+            "trials": trials,
+            "seeds": seeds,
+            "report_seeds": report_seeds,
+            "sampler": sampler,
+            "pruner": pruner,
+        }
+    )
+    settings = parse_sets(sets)
+    study = short_name(options, settings)
+    say(f"study {study}", err=True)
+    ctx.exit(tune_all(searches(options, study, settings), work, as_json))

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from harness.base.errors import BenchError
 from harness.base.text import plural
-from harness.base.workspace import Workspace
-from harness.cli._execute import INTERRUPTED, NOT_ALL_DONE, finish_mirror, signals
+from harness.cli._execute import INTERRUPTED, NOT_ALL_DONE, Session, finish_mirror, open_session
 from harness.cli._options import Work, limit_options, plugins_option
 from harness.cli._output import say
+
+if TYPE_CHECKING:
+    from harness.execution.job import Options
 
 
 @click.command()
@@ -24,46 +26,43 @@ from harness.cli._output import say
 def worker(ctx: click.Context, drain: bool, **limits: Any) -> None:
     """Run what other commands have queued, one stack after the other.
 
-    Any number of workers on any number of machines may share a database; each run is made once.
-    Queued and interrupted runs are taken, and those whose process died; what cannot be made here is
-    set aside with its reason, and stays queued. Methods and tasks that are not installed are made
-    only with --allow-plugins. Time limits and SIGTERM save what is at work. Exit status: 0 all that
-    it ran is done, 3 some is not or was set aside, 130 interrupted.
+    Any number of workers on any number of machines may share a database; each run is executed once.
+    Queued and interrupted runs are taken, and those whose process died; what cannot run here is set
+    aside with its reason, and stays queued. Methods and tasks that are not installed run only with
+    --allow-plugins. Time limits and SIGTERM save what is at work. Exit status: 0 all that it ran is
+    done, 3 some is not or was set aside, 130 interrupted.
 
     \b
     Example:
       bench worker --drain
     """
     from harness.execution.workers import limit_memory
-    from harness.store import ResultStore
 
     work = Work(**limits)
     work.check_device()
-    workspace = Workspace.current()
-    with signals() as stop:
-        workspace.prepare()
-        options = work.options()
-        limit_memory(options.memory_limit)
-        with ResultStore.open(workspace.database_url) as store:
-            ctx.exit(_work(workspace, store, options, stop, stay=not drain))
+    options = work.options()
+    limit_memory(options.memory_limit)
+    with open_session(work) as session:
+        ctx.exit(_execute_open(session, options, stay=not drain))
 
 
-def _work(workspace: Workspace, store: Any, options: Any, stop: Any, stay: bool) -> int:
-    """Run, show and mirror until there is nothing more to do; returns the exit status."""
+def _execute_open(session: Session, options: Options, stay: bool) -> int:
+    """Execute, show and mirror until there is nothing more to do; return the exit status."""
     from harness.base.spec import Status
     from harness.cli._progress import RunProgress
     from harness.execution.job import Began, Ended, Stop
     from harness.execution.local import SetAside, execute
     from harness.tracking import Mirror
 
-    ended: list[str] = []
-    aside: list[str] = []
+    workspace, store = session.workspace, session.store
     begun: set[str] = set()
-    status, fault = 0, None
+    ended: list[str] = []
+    set_aside: list[str] = []
+    was_stopped = False
     with Mirror.start(workspace, []) as mirror:
         try:
             with RunProgress() as progress:
-                for event in execute(workspace, store, None, stop, options, stay):
+                for event in execute(workspace, store, None, session.stop, options, stay):
                     progress.show(event)
                     if isinstance(event, Began):
                         begun |= {spec.key for spec in event.specs}
@@ -71,29 +70,24 @@ def _work(workspace: Workspace, store: Any, options: Any, stop: Any, stay: bool)
                     if isinstance(event, Ended):
                         ended.append(event.key)
                     if isinstance(event, SetAside):
-                        aside += event.keys
+                        set_aside += event.keys
         except Stop:
-            status = INTERRUPTED
-        except BenchError as err:
-            fault = err
-        standings, given_up = (
-            (store.statuses({*ended, *begun}), store.earlier.given_up(ended))
-            if fault is None
-            else ({}, {})
-        )
-        done = sum(
-            key in standings and standings[key].status == Status.DONE and key not in given_up
-            for key in ended
-        )
-        failed = [
-            key
-            for key in begun - set(ended)
-            if key in standings and standings[key].status == Status.FAILED
-        ]  # in other hands
-        if fault is None:
-            set_aside = f" {plural(len(aside), 'run')} set aside." if aside else ""
-            say(f"Ended {plural(len(ended), 'run')}, {done} of them done.{set_aside}", err=True)
-        finish_mirror(workspace, mirror, stop)
-    if fault is not None:
-        raise fault
-    return status or (0 if done == len(ended) and not aside and not failed else NOT_ALL_DONE)
+            was_stopped = True
+        except BenchError:
+            finish_mirror(workspace, mirror, session.stop)
+            raise
+        rows = store.statuses({*ended, *begun})
+        done = {key for key, row in rows.items() if row.status == Status.DONE}
+        failed = {key for key, row in rows.items() if row.status == Status.FAILED}
+        done -= store.earlier.given_up(ended).keys()
+        n_done = sum(key in done for key in ended)
+        text = f"Ended {plural(len(ended), 'run')}, {n_done} of them done."
+        if set_aside:
+            text += f" {plural(len(set_aside), 'run')} set aside."
+        say(text, err=True)
+        finish_mirror(workspace, mirror, session.stop)
+    if was_stopped:
+        return INTERRUPTED
+    # a run that began here may have failed in other hands
+    is_complete = n_done == len(ended) and not set_aside and not failed & (begun - set(ended))
+    return 0 if is_complete else NOT_ALL_DONE

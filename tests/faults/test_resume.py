@@ -63,7 +63,7 @@ def test_a_signal_saves_and_leaves_at_once(number, tmp_path):
     process.send_signal(number)
     _, errors = process.communicate(timeout=60)
     assert process.returncode == 130
-    assert "the same command goes on" in errors
+    assert "the same command continues" in errors
     with opened(tmp_path) as store:
         (row,) = store.recent()
         assert (row.status, row.owner) == ("interrupted", None)
