@@ -4,20 +4,18 @@ from __future__ import annotations
 
 import re
 import shlex
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from harness.base.errors import UsageError
 from harness.base.text import plural
-from harness.cli._options import json_option
+from harness.cli._options import json_option, protocol_option
 from harness.cli._output import print_json, say
-from harness.cli._render import console, print_table
 
 if TYPE_CHECKING:
-    from harness.plan.grid import Setting
-    from harness.training.calibration import Answer, Entrant, Point, Spread, Stopwatch
+    from harness.training.calibration import Answer, Entrant, Point, Spread
 
 NOISY = 0.1  # spread of a ratio
 
@@ -33,11 +31,7 @@ NOISY = 0.1  # spread of a ratio
     help="Two or more; the first is the reference.",
 )
 @click.option("-t", "--task", required=True, metavar="TASK", help="A task: digits.")
-@click.option(
-    "--protocol",
-    metavar="NAME",
-    help="How runs train; each task has its own. See: bench show TASK.",
-)
+@protocol_option
 @click.option(
     "--set",
     "sets",
@@ -79,173 +73,112 @@ def calibrate(
     Example:
       bench calibrate -m hvae -m iwae -t digits
     """
-    from harness.base.errors import UsageError
-    from harness.plan.grid import parse_sets
+    import torch
+
+    from harness.execution.job import cores
+    from harness.plan.grid import parse_selector, parse_sets
     from harness.training.calibration import Stopwatch, entrant, search
 
     if len(methods) < 2:
         raise UsageError(
-            "Give two methods or more; the first is the reference: bench calibrate -m hvae -m iwae -t mnist"
+            "Give two methods or more; the first is the reference: "
+            "bench calibrate -m hvae -m iwae -t mnist"
         )
-    entrants, column, settings = (
-        [entrant(text) for text in methods],
-        _one_task(task),
-        parse_sets(sets),
-    )
-    watch = Stopwatch(entrants, column, protocol, settings, steps)
-    threads = threads or _usual_threads(column)
-    with _threads(threads):
-        step, answers = search(_telling(watch, entrants), watch.values)
-    lines = [
-        {
-            **_described(one, answer),
-            "command": _command(one, answer.value, task, protocol, settings),
-        }
-        for one, answer in zip(entrants[1:], answers, strict=True)
-    ]
-    first = {
-        "method": methods[0],
-        "field": entrants[0].field,
-        "value": watch.values[0],
-        **_seconds(step),
-    }
-    if as_json:
-        print_json({**line, "task": task, "threads": threads, "reference": first} for line in lines)
-    else:
-        _print(first, lines, task, threads)
-
-
-def _one_task(text: str) -> Setting:
-    from harness.base.errors import UsageError
-    from harness.plan.grid import parse_selector
-
-    settings = parse_selector("task", text)
-    if len(settings) > 1:
-        raise UsageError(f"'{text}' stands for {len(settings)} settings; calibrate takes one task.")
-    return settings[0]
-
-
-def _usual_threads(task: Setting) -> int:
-    """As many as a run takes that has the machine for itself."""
-    from harness.execution.job import cores
-
-    return 1 if task.plugin.cls.stacks else cores()
-
-
-@contextmanager
-def _threads(count: int) -> Iterator[None]:
-    import torch
-
-    before = torch.get_num_threads()
-    torch.set_num_threads(count)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
-
-
-def _telling(watch: Stopwatch, entrants: Sequence[Entrant]) -> Any:
-    """The stopwatch, saying on stderr what it times."""
+    entrants, settings = [entrant(text) for text in methods], parse_sets(sets)
+    tasks = parse_selector("task", task)
+    if len(tasks) > 1:
+        raise UsageError(f"'{task}' stands for {len(tasks)} settings; calibrate takes one task.")
+    watch = Stopwatch(entrants, tasks[0], protocol, settings, steps)
+    threads = threads or (1 if tasks[0].plugin.cls.stacks else cores())
 
     def measure(points: Sequence[Point], rounds: int) -> Mapping[Point, Sequence[float]]:
-        what = ", ".join(
+        names = ", ".join(
             f"{entrants[point.method].typed} with {entrants[point.method].field}={point.value}"
             for point in points
         )
-        say(f"Timing {what}: {plural(rounds, 'round')}", err=True)
+        say(f"Timing {names}: {plural(rounds, 'round')}", err=True)
         return watch(points, rounds)
 
-    return measure
+    previous_threads = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        step, answers = search(measure, watch.values)
+    finally:
+        torch.set_num_threads(previous_threads)
+    reference = _line(entrants[0], watch.values[0], step)
+    lines = [
+        {
+            **_line(method, answer.value, answer.step),
+            "ratio": answer.ratio.median,
+            "ratio_spread": answer.ratio.spread,
+            "equal": answer.equal,
+            "ratios": {str(value): ratio for value, ratio in sorted(answer.ratios.items())},
+            "command": _command(method, answer, task, protocol, settings),
+        }
+        for method, answer in zip(entrants[1:], answers, strict=True)
+    ]
+    if as_json:
+        extra = {"task": task, "threads": threads, "reference": reference}
+        print_json({**line, **extra} for line in lines)
+    else:
+        _print(reference, lines, f"On {task}, {plural(threads, 'thread')}.")
 
 
-def _seconds(step: Spread) -> dict[str, float]:
-    return {"step_s": step.median, "step_s_spread": step.spread}
-
-
-def _described(one: Entrant, answer: Answer) -> dict[str, Any]:
+def _line(method: Entrant, value: int, step: Spread) -> dict[str, Any]:
     return {
-        "method": one.typed,
-        "field": one.field,
-        "value": answer.value,
-        **_seconds(answer.step),
-        "ratio": answer.ratio.median,
-        "ratio_spread": answer.ratio.spread,
-        "equal": answer.equal,
-        "ratios": {str(value): ratio for value, ratio in sorted(answer.ratios.items())},
+        "method": method.typed,
+        "field": method.field,
+        "value": value,
+        "step_s": step.median,
+        "step_s_spread": step.spread,
     }
 
 
 def _command(
-    one: Entrant, value: int, task: str, protocol: str | None, settings: Mapping[str, str]
+    method: Entrant, answer: Answer, task: str, protocol: str | None, settings: Mapping[str, str]
 ) -> str:
-    """The `bench run` that uses the value found."""
-    method = re.sub(r"\[\s*n_leapfrog\s*=[^\]]*\]", "", one.typed)
-    method, more = (
-        (method, {one.field: value})
-        if one.field == "particles"
-        else (f"{method}[{one.field}={value}]", {})
-    )
-    kept = {name: text for name, text in settings.items() if name != one.address}
-    words = [
-        "bench",
-        "run",
-        "-m",
-        method,
-        "-t",
-        task,
-        *(["--protocol", protocol] if protocol else []),
-    ]
-    return shlex.join(
-        [
-            *words,
-            *(
-                word
-                for name, text in {**kept, **more}.items()
-                for word in ("--set", f"{name}={text}")
-            ),
-        ]
-    )
+    """Return the `bench run` that uses the value."""
+    name = re.sub(r"\[\s*n_leapfrog\s*=[^\]]*\]", "", method.typed)
+    sets = {field: value for field, value in settings.items() if field != method.address}
+    if method.field == "particles":
+        sets["particles"] = str(answer.value)
+    else:
+        name += f"[{method.field}={answer.value}]"
+    words = ["bench", "run", "-m", name, "-t", task]
+    if protocol:
+        words += ["--protocol", protocol]
+    for field, value in sets.items():
+        words += ["--set", f"{field}={value}"]
+    return shlex.join(words)
 
 
-def _print(first: dict[str, Any], lines: Sequence[dict[str, Any]], task: str, threads: int) -> None:
+def _print(reference: dict[str, Any], lines: Sequence[dict[str, Any]], conditions: str) -> None:
+    from harness.cli._render import console, print_table
+
+    def name(line: dict[str, Any]) -> str:
+        return f"{line['method']} with {line['field']}={line['value']}"
+
     rows = [
         (
             line["method"],
             f"{line['field']}={line['value']}",
-            _milliseconds(line),
-            _ratio(line) if "ratio" in line else "reference",
+            f"{1e3 * line['step_s']:.3g} ± {1e3 * line['step_s_spread']:.2g}",
+            f"{line['ratio']:.2f} ± {line['ratio_spread']:.2f}" if "ratio" in line else "reference",
         )
-        for line in (first, *lines)
+        for line in (reference, *lines)
     ]
     print_table(("method", "setting", "ms a step", "ratio"), rows, left=2)
     out = console()
-    for line in lines:
-        out.print(_in_words(line, first), markup=False)
-        out.print(f"  {line['command']}", markup=False)
-    noisy = any(line["ratio_spread"] > NOISY for line in lines)
-    busy = (
-        " The times vary much: is the machine busy? Take more steps a round with --steps."
-        if noisy
-        else ""
-    )
-    out.print(f"On {task}, {plural(threads, 'thread')}.{busy}", markup=False)
-
-
-def _in_words(line: dict[str, Any], first: dict[str, Any]) -> str:
-    """`iwae with particles=37 takes as long a step as hvae with n_leapfrog=10 (ratio 1.01 ± 0.02)`."""
-    one, other = (
-        f"{entry['method']} with {entry['field']}={entry['value']}" for entry in (line, first)
-    )
-    if line["equal"]:
-        return f"{one} takes as long a step as {other} (ratio {_ratio(line)})"
-    if line["value"] == 1 and line["ratio"] > 1:
-        return f"even {one} takes a longer step than {other} (ratio {_ratio(line)})"
-    return f"{one} comes nearest to a step of {other} (ratio {_ratio(line)})"
-
-
-def _ratio(line: dict[str, Any]) -> str:
-    return f"{line['ratio']:.2f} ± {line['ratio_spread']:.2f}"
-
-
-def _milliseconds(line: dict[str, Any]) -> str:
-    return f"{1e3 * line['step_s']:.3g} ± {1e3 * line['step_s_spread']:.2g}"
+    for line, row in zip(lines, rows[1:], strict=True):
+        if line["equal"]:
+            sentence = f"{name(line)} takes as long a step as {name(reference)}"
+        elif line["value"] == 1 and line["ratio"] > 1:
+            sentence = f"even {name(line)} takes a longer step than {name(reference)}"
+        else:
+            sentence = f"{name(line)} comes nearest to a step of {name(reference)}"
+        out.print(f"{sentence} (ratio {row[-1]})\n  {line['command']}")
+    if any(line["ratio_spread"] > NOISY for line in lines):
+        conditions += (
+            " The times vary much: is the machine busy? Take more steps a round with --steps."
+        )
+    out.print(conditions)

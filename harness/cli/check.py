@@ -7,7 +7,7 @@ import time
 import click
 
 from harness.base.errors import UnknownName, UsageError
-from harness.base.text import duration
+from harness.base.text import duration, plural
 from harness.cli._options import json_option
 from harness.cli._output import print_json
 from harness.cli._render import console
@@ -27,7 +27,7 @@ BROKEN = 3
 @json_option
 @click.pass_context
 def check(ctx: click.Context, name: str, seed: int, as_json: bool) -> None:
-    """Run the contract suite over a method or a task.
+    """Run the contract suite on a method or a task.
 
     Exit status 3 when a contract does not hold.
 
@@ -40,29 +40,29 @@ def check(ctx: click.Context, name: str, seed: int, as_json: bool) -> None:
 
     try:
         cls, suite = registry.find("method", name).cls, conformance.check_method
-    except UsageError as unusable:
+    except UsageError as method_error:
         try:
             cls, suite = registry.find("task", name).cls, conformance.check_task
         except UsageError as err:
-            if not isinstance(unusable, UnknownName) and isinstance(err, UnknownName):
-                raise unusable from None  # it is a method, or meant to be one
+            if isinstance(err, UnknownName) and not isinstance(method_error, UnknownName):
+                raise method_error from None  # it is a method, or meant to be one
             if ":" in name:
                 raise
             known = [*registry.listings("method"), *registry.listings("task")]
             raise UnknownName("method or task", name, known, "bench list methods") from None
-    out, began, broken = console(), time.monotonic(), 0
+    out, start, n_broken = console(), time.monotonic(), 0
     for result in suite(cls, seed=seed):
-        broken += not result.holds
+        n_broken += not result.holds
         if as_json:
             print_json([{"check": result.name, "holds": result.holds, "detail": result.detail}])
-        else:
-            out.print(
-                "holds  " if result.holds else "BROKEN ",
-                style="green" if result.holds else "bold red",
-                end="",
-            )
-            out.print(f"{result.name}: {result.detail}", markup=False)
+            continue
+        out.print(
+            "holds  " if result.holds else "BROKEN ",
+            style="green" if result.holds else "bold red",
+            end="",
+        )
+        out.print(f"{result.name}: {result.detail}")
     if not as_json:
-        verdict = f"{broken} contracts are broken" if broken else "every contract holds"
-        out.print(f"{name}: {verdict} ({duration(time.monotonic() - began)})", markup=False)
-    ctx.exit(BROKEN if broken else 0)
+        verdict = f"{plural(n_broken, 'contract')} broken" if n_broken else "every contract holds"
+        out.print(f"{name}: {verdict} ({duration(time.monotonic() - start)})")
+    ctx.exit(BROKEN if n_broken else 0)

@@ -43,9 +43,10 @@ def rm(keys: Sequence[str], yes: bool) -> None:
             click.confirm(f"Remove {names}?", abort=True, err=True)
         remove_files(workspace, store, store.delete([row.key for row in rows]))
         mirrored = {row.mlflow_run_id: row.key for row in rows if row.mlflow_run_id}
-        left = tracking.delete_copies(workspace, store, mirrored) if mirrored else None
+        error = tracking.delete_copies(workspace, store, mirrored) if mirrored else None
     say(f"Removed {plural(len(rows), 'run')}.")
-    if left:
+    if error:
         say(
-            f"MLflow still shows them ({left}); bench doctor --repair removes them there.", err=True
+            f"MLflow still shows them ({error}); bench doctor --repair removes them there.",
+            err=True,
         )

@@ -1,4 +1,4 @@
-"""`bench ui`: MLflow's pages over this workspace."""
+"""`bench ui`: MLflow's UI over this workspace."""
 
 from __future__ import annotations
 
@@ -31,11 +31,12 @@ def ui(port: int) -> None:
     workspace.prepare()
     argv, environment = ui_command(workspace, "127.0.0.1", port)
     say(
-        f"MLflow's pages come up at http://127.0.0.1:{port} in some seconds. Ctrl-C ends them.",
+        f"MLflow's UI starts at http://127.0.0.1:{port} within a few seconds. Ctrl-C ends it.",
         err=True,
     )
     say(
-        "If an experiment opens without runs, choose 'Model training' at the top left; MLflow remembers it.",
+        "If an experiment opens without runs, choose 'Model training' at the top left; "
+        "MLflow remembers it.",
         err=True,
     )
     os.execvpe(argv[0], argv, environment)

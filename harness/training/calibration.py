@@ -1,10 +1,10 @@
 """Fair compute: the value of a method's setting at which its training step takes as long as that of
 a reference.
 
-Two methods are compared by the ratio of their times within a round, in which each of them trains
-for a while: what slows the machine down slows both. Which value makes the ratio 1 is read from a
-line through the three measured ratios nearest to 1; the value found is measured in turn, until the
-line leads to a value that was measured already; that one is measured once more, for longer.
+Methods are compared by the ratio of their times within a round, in which each of them trains for a
+while: what slows the machine down slows all. Which value makes the ratio 1 is read from a line
+through the three measured ratios nearest to 1; that value is measured in turn, until the line leads
+to one that was measured already, which is measured once more, for longer.
 """
 
 from __future__ import annotations
@@ -18,22 +18,22 @@ from typing import Any
 from harness.api import Data
 from harness.base.errors import UsageError
 from harness.plan.grid import Resolved, Setting, parse_selector, resolve, selected
-from harness.training import loop as training
+from harness.training import loop
 from harness.training.loop import Progress
 
 ROUNDS = 9
 PASSES = 10
-WARM_UP = 3  # steps that nobody counts
+WARM_UP = 3  # steps that are not timed
 BLOCK_S = 0.15  # how long a method trains in a round
 LARGEST = 100_000
 TOLERANCE = 0.05  # a ratio this near to 1 is as good as 1
-CLOSE = 0.02  # and one this near is not looked beyond
+CLOSE = 0.02  # and from one this near the search goes no further
 UNENDING = 10**9  # steps: training does not end while it is timed
 
 
 @dataclass(frozen=True)
 class Point:
-    """What is timed: one of the methods, by its place in the list, with a value of its setting."""
+    """What is timed: a method, by its index, with a value of its setting."""
 
     method: int
     value: int
@@ -52,7 +52,7 @@ class Spread:
 
     @classmethod
     def of(cls, values: Sequence[float]) -> Spread:
-        """Of these values.
+        """Compute them.
 
         >>> Spread.of([1.0, 4.0, 2.0, 3.0, 10.0])
         Spread(median=3.0, spread=1.0)
@@ -63,8 +63,7 @@ class Spread:
 
 @dataclass(frozen=True)
 class Answer:
-    """The value found for a method, the seconds of a step at it, and the ratio of that to a step of
-    the reference, from the last pass.
+    """The value for a method, the seconds of a step at it, and its ratio to the reference's step.
 
     `ratios` are the medians of all passes, by value.
     """
@@ -80,8 +79,54 @@ class Answer:
         return abs(self.ratio.median - 1) <= max(TOLERANCE, self.ratio.spread)
 
 
+def search(measure: Measure, values: Sequence[int]) -> tuple[Spread, list[Answer]]:
+    """Find the value of each method that makes its step as long as the reference's.
+
+    Args:
+        measure: takes the times.
+        values: where each method begins; the first is the reference, which stays at its value.
+
+    Returns:
+        The seconds of the reference's step, and an answer for each other method.
+    """
+    reference, methods = Point(0, values[0]), range(1, len(values))
+    measured: list[dict[int, list[float]]] = [{} for _ in values]
+    points = [Point(method, value) for method in methods for value in first_values(values[method])]
+    is_final = False
+    for passes_left in reversed(range(PASSES)):
+        times = measure([reference, *points], 2 * ROUNDS if is_final else ROUNDS)
+        ratios = {
+            point: [a / b for a, b in zip(times[point], times[reference], strict=True)]
+            for point in points
+        }
+        for point in points:
+            measured[point.method].setdefault(point.value, []).extend(ratios[point])
+        medians = [
+            {value: statistics.median(numbers) for value, numbers in sorted(by_value.items())}
+            for by_value in measured
+        ]
+        proposed = [Point(method, next_value(medians[method])) for method in methods]
+        if is_final:
+            answers = [
+                Answer(
+                    point.value,
+                    Spread.of(times[point]),
+                    Spread.of(ratios[point]),
+                    medians[point.method],
+                )
+                for point in points
+            ]
+            if not passes_left or proposed == points or all(answer.equal for answer in answers):
+                return Spread.of(times[reference]), answers
+        is_final = passes_left == 1 or all(
+            point.value in measured[point.method] for point in proposed
+        )
+        points = proposed
+    raise AssertionError("the last pass is final")
+
+
 def first_values(value: int) -> list[int]:
-    """Three values to begin with, around one.
+    """Return three values to begin with, around one.
 
     >>> first_values(40), first_values(1)
     ([20, 40, 60], [1, 2, 3])
@@ -91,7 +136,7 @@ def first_values(value: int) -> list[int]:
 
 
 def next_value(ratios: Mapping[int, float]) -> int:
-    """The value at which a line through the three ratios nearest to 1 is 1.
+    """Return the value at which a line through the three ratios nearest to 1 is 1.
 
     It lies between the values that are known to be too small and too large, and is at most four
     times the largest measured.
@@ -102,76 +147,21 @@ def next_value(ratios: Mapping[int, float]) -> int:
     nearest = sorted(ratios, key=lambda value: abs(ratios[value] - 1))
     if len(ratios) > 3 and abs(ratios[nearest[0]] - 1) <= CLOSE:
         return nearest[0]
-    below, above = (
-        [value for value in ratios if ratios[value] < 1],
-        [value for value in ratios if ratios[value] >= 1],
-    )
+    below = [value for value in ratios if ratios[value] < 1]
+    above = [value for value in ratios if ratios[value] >= 1]
     ends = max(below, default=1), min(above, default=min(4 * max(ratios), LARGEST))
-    value = _where_one(ratios, nearest[:3])
+    value = _root(ratios, nearest[:3])
     if value is not None and min(ends) <= value <= max(ends):
         return round(value)
     if below and above:  # the line bends or jumps between them, or noise hides its slope
-        return round(_where_one(ratios, ends) or nearest[0])
+        return round(_root(ratios, ends) or nearest[0])
     return ends[0] if above else ends[1]
 
 
-def _where_one(ratios: Mapping[int, float], values: Sequence[int]) -> float | None:
-    """Where the line through some of the ratios is 1; None where it does not rise."""
+def _root(ratios: Mapping[int, float], values: Sequence[int]) -> float | None:
+    """Return where the line through some of the ratios is 1; None where it does not rise."""
     slope, intercept = statistics.linear_regression(values, [ratios[value] for value in values])
     return (1 - intercept) / slope if slope > 0 else None
-
-
-def search(measure: Measure, values: Sequence[int]) -> tuple[Spread, list[Answer]]:
-    """The seconds of the reference's step, and for each other method the value that makes its own
-    step equally long.
-
-    Args:
-        measure: takes the times.
-        values: where each method begins; the first is the reference, which stays at its value.
-    """
-    reference = Point(0, values[0])
-    known = [dict[int, list[float]]() for _ in values]
-    points = [
-        Point(place, value)
-        for place, first in enumerate(values)
-        if place
-        for value in first_values(first)
-    ]
-    settled = False
-    for left in reversed(range(PASSES)):
-        times = measure([reference, *points], 2 * ROUNDS if settled else ROUNDS)
-        for point in points:
-            known[point.method].setdefault(point.value, []).extend(
-                round_by_round(times[point], times[reference])
-            )
-        medians = [
-            {value: statistics.median(ratios) for value, ratios in sorted(found.items())}
-            for found in known
-        ]
-        proposed = [Point(place, next_value(medians[place])) for place in range(1, len(values))]
-        if settled:
-            answers = [
-                _answer(point, times[point], times[reference], medians[point.method])
-                for point in points
-            ]
-            if not left or proposed == points or all(answer.equal for answer in answers):
-                return Spread.of(times[reference]), answers
-        settled = left == 1 or all(point.value in known[point.method] for point in proposed)
-        points = proposed
-    raise AssertionError("the last pass is settled")
-
-
-def _answer(
-    point: Point, times: Sequence[float], reference: Sequence[float], ratios: dict[int, float]
-) -> Answer:
-    return Answer(
-        point.value, Spread.of(times), Spread.of(round_by_round(times, reference)), ratios
-    )
-
-
-def round_by_round(times: Sequence[float], reference: Sequence[float]) -> list[float]:
-    """The ratios of two times."""
-    return [one / other for one, other in zip(times, reference, strict=True)]
 
 
 @dataclass(frozen=True)
@@ -189,8 +179,7 @@ class Entrant:
 
 
 def entrant(typed: str) -> Entrant:
-    """The method of a selector; its setting is `n_leapfrog` where it has that field, else
-    `particles`.
+    """Parse a method; its setting is `n_leapfrog` where it has that field, else `particles`.
 
     Raises:
         UsageError: the selector stands for several settings, or there is no such method.
@@ -198,18 +187,15 @@ def entrant(typed: str) -> Entrant:
     settings = parse_selector("method", typed)
     if len(settings) > 1:
         raise UsageError(
-            f"'{typed}' stands for {len(settings)} settings; calibrate takes one setting of each method."
+            f"'{typed}' stands for {len(settings)} settings; "
+            "calibrate takes one setting of each method."
         )
-    return Entrant(
-        typed,
-        settings[0],
-        "n_leapfrog" if "n_leapfrog" in settings[0].plugin.cls.model_fields else "particles",
-    )
+    fields = settings[0].plugin.cls.model_fields
+    return Entrant(typed, settings[0], "n_leapfrog" if "n_leapfrog" in fields else "particles")
 
 
 class Stopwatch:
-    """Times training steps in memory, a few at a time; one replicate, seed 0, the data loaded once
-    for all methods.
+    """Times training steps in memory: one replicate, seed 0, the data loaded once for all methods.
 
     Args:
         entrants: the methods.
@@ -231,60 +217,53 @@ class Stopwatch:
         self._protocol = protocol or task.plugin.cls.default_protocol
         self._data: Data | None = None
         self._running: dict[Point, tuple[Iterator[Progress], int]] = {}
-        self._resolved = [self._resolve(entrant, {}) for entrant in entrants]
-
-    @property
-    def values(self) -> list[int]:
+        self.values = [
+            self._resolve(entrant, {}).addresses()[entrant.address] for entrant in entrants
+        ]
         """Where each method's setting stands."""
-        pairs = zip(self._entrants, self._resolved, strict=True)
-        return [resolved.addresses()[entrant.address] for entrant, resolved in pairs]
 
     def __call__(self, points: Sequence[Point], rounds: int) -> dict[Point, list[float]]:
-        """Seconds a step of every point, in each of so many rounds."""
+        """Return seconds a step of every point, in each of so many rounds."""
+        times: dict[Point, list[float]] = {point: [] for point in points}
         for point in points:
             if point not in self._running:
                 self._running[point] = self._start(point)
-        times: dict[Point, list[float]] = {point: [] for point in points}
         for _ in range(rounds):
             for point in points:
-                running, steps = self._running[point]
-                times[point].append(self._timed(point, running, steps))
+                times[point].append(self._time(point, *self._running[point]))
         return times
 
-    def _resolve(self, entrant: Entrant, more: dict[str, Any]) -> Resolved:
-        given = {**selected(entrant.setting, self._task), **self._sets, **more}
-        return resolve(entrant.setting.plugin, self._task.plugin, self._protocol, given)
+    def _resolve(self, entrant: Entrant, fields: dict[str, Any]) -> Resolved:
+        typed = {**selected(entrant.setting, self._task), **self._sets, **fields}
+        return resolve(entrant.setting.plugin, self._task.plugin, self._protocol, typed)
 
     def _start(self, point: Point) -> tuple[Iterator[Progress], int]:
-        """Training of a point behind its first steps, which nobody counts, and the steps of a
-        block.
-        """
+        """Return training after its first steps, and the steps of a block."""
         entrant = self._entrants[point.method]
         resolved = self._resolve(entrant, {entrant.address: point.value})
-        protocol = resolved.protocol.model_copy(
-            update={"steps": UNENDING, "validate_every": None, "patience": None}
-        )
-        state = training.start(resolved.method, resolved.task, protocol, [0])
+        method, task = resolved.method, resolved.task
+        endless = {"steps": UNENDING, "validate_every": None, "patience": None}
+        protocol = resolved.protocol.model_copy(update=endless)
+        state = loop.start(method, task, protocol, [0])
         self._data = self._data or state.data
-        running = training.train(
-            resolved.method, resolved.task, protocol, replace(state, data=self._data)
-        )
-        took = [self._timed(point, running, 1) for _ in range(WARM_UP)]
-        return running, self._steps or max(1, round(BLOCK_S / took[-1]))
+        running = loop.train(method, task, protocol, replace(state, data=self._data))
+        step_s = [self._time(point, running, 1) for _ in range(WARM_UP)][-1]
+        return running, self._steps or max(1, round(BLOCK_S / step_s))
 
-    def _timed(self, point: Point, running: Iterator[Progress], steps: int) -> float:
-        """Seconds a step: the median of so many.
+    def _time(self, point: Point, running: Iterator[Progress], steps: int) -> float:
+        """Return seconds a step: the median of so many.
 
         Raises:
             UsageError: the method diverged.
         """
-        taken = []
+        times = []
         for _ in range(steps):
-            began = time.perf_counter()
+            start = time.perf_counter()
             if next(running, None) is None:
                 entrant = self._entrants[point.method]
                 raise UsageError(
-                    f"{entrant.typed} with {entrant.field}={point.value} diverged while it was timed. Try --set lr=1e-5."
+                    f"{entrant.typed} with {entrant.field}={point.value} diverged while it was "
+                    "timed. Try --set lr=1e-5."
                 )
-            taken.append(time.perf_counter() - began)
-        return statistics.median(taken)
+            times.append(time.perf_counter() - start)
+        return statistics.median(times)
