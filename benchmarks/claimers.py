@@ -28,7 +28,7 @@ from harness.base.spec import Status
 from harness.execution.local import AT_ONCE, Remaining, stacks
 from harness.plan.grid import expand
 from harness.store import Outcome, Owner, ResultStore
-from harness.store.database import engine_for, writing
+from harness.store.database import Database
 
 FORK = multiprocessing.get_context("fork")  # what they need is loaded once
 ENDED = Outcome(Status.DONE, None, 200, 1.0)
@@ -39,8 +39,7 @@ def fill(url: str, n: int) -> None:
     (pattern,) = expand(["vb"], ["gaussian-2"], [0], "smoke", {})
     with ResultStore.open(url) as store:
         store.enqueue([pattern])
-    engine = engine_for(url)
-    with writing(engine, url) as connection:
+    with Database(url) as database, database.write() as connection:
         names = [
             row[0]
             for row in connection.execute(

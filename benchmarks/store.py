@@ -35,7 +35,7 @@ from harness.execution.local import AT_ONCE, Remaining, stacks
 from harness.execution.workers import Watch
 from harness.plan.grid import expand
 from harness.store import Owner, ResultStore
-from harness.store.database import engine_for
+from harness.store.database import Database
 from harness.store.schema import curves, metrics, plans, runs
 
 N_RUNS = 100_000
@@ -74,7 +74,7 @@ def fill(
     """
     with ResultStore.open(url):
         pass
-    engine = engine_for(url)
+    engine = Database(url).engine
     count = 0
     while block := list(itertools.islice(made, BLOCK)):
         count += len(block)

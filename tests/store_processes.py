@@ -14,7 +14,7 @@ from sqlalchemy import Engine, event
 
 from harness.base.spec import Description, NewRun, RunSpec
 from harness.store import Owner, ResultStore
-from harness.store.create import part_beside
+from harness.store.create import create_file
 
 
 def spec(seed: int = 0, **other: Any) -> RunSpec:
@@ -91,10 +91,13 @@ def claim_and_wait(url: str, keys: list[str]) -> None:
 
 def build_and_wait(file: str) -> None:
     """Begin to build a file, print the name of its part, and be at it until killed."""
-    part = part_beside(Path(file))
-    part.touch()
-    print(part.name, flush=True)
-    signal.pause()
+
+    def build(part: Path) -> None:
+        part.touch()
+        print(part.name, flush=True)
+        signal.pause()
+
+    create_file(Path(file), build)
 
 
 def open_alone(url: str, seed: int) -> None:

@@ -21,7 +21,7 @@ from harness.base.spec import Plan, Status
 from harness.base.workspace import sqlite_url
 from harness.store import CheckpointFile, Outcome, Owner, ResultStore
 from harness.store import upgrade as upgrade_database
-from harness.store.database import engine_for, writing
+from harness.store.database import Database
 
 DATA = Path(__file__).parent / "data"
 SPAWN = multiprocessing.get_context("spawn")
@@ -56,10 +56,8 @@ def store(url):
 
 def execute(url, statement):
     """Run one statement behind the store's back."""
-    engine = engine_for(url)
-    with writing(engine, url) as connection:
+    with Database(url) as database, database.write() as connection:
         connection.execute(text(statement))
-    engine.dispose()
 
 
 def gone_owner():

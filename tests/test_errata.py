@@ -10,6 +10,7 @@ import signal
 import comparisons
 import pytest
 from conftest import json_lines
+from stores import execute
 
 from harness.base.spec import Plan, Status
 from harness.base.workspace import Workspace
@@ -81,9 +82,8 @@ def test_only_what_has_ended_can_be_marked_and_the_mirror_hears_of_it(store):
     assert store.rows([key])[key].revision == before + 2
 
 
-def test_what_is_made_anew_keeps_the_withdrawn_result(store):
+def test_what_is_made_anew_keeps_its_mark_alone(store):
     key, other = keys_of("vb")[:2]
-    metrics, curves, row = store.metrics([key])[key], store.curves(key), store.rows([key])[key]
     store.retractions.add([key], "wrong")
     store.reset([key, other])
     assert [mark.replaced_at for mark in store.retractions.of(key)] == [None]
@@ -91,18 +91,22 @@ def test_what_is_made_anew_keeps_the_withdrawn_result(store):
     (mark,) = store.retractions.of(key)
     assert store.retractions.reasons() == {}
     assert mark.replaced_at is not None
-    assert {one["name"]: one["value"] for one in mark.result["metrics"]} == {
-        name: metric.value for name, metric in metrics.items()
-    }
-    assert mark.result["curves"][0]["values"] == str([value for _, value in curves["bound"]])
-    assert (mark.result["status"], mark.result["step"], mark.result["wall_s"]) == (
-        "done",
-        row.step,
-        row.wall_s,
-    )
-    assert store.retractions.of(other) == []  # a result that stands is replaced as ever
+    assert mark.result is None
+    assert store.retractions.of(other) == []  # a result without a mark leaves none
     store.retractions.add([other], "not ended now")
     assert store.retractions.reasons() == {}
+
+
+def test_an_archive_of_an_earlier_release_is_shown(store, bench):
+    key = keys_of("vb")[0]
+    store.retractions.add([key], "wrong")
+    execute(
+        Workspace.current().database_url,
+        'UPDATE errata SET replaced_at = 1e9, result = \'{"status"\\: "done"}\'',
+    )
+    assert store.retractions.of(key)[0].result == {"status": "done"}
+    (shown,) = json_lines(bench("show", key, "--json"))
+    assert [mark["result"] for mark in shown["errata"]] == [{"status": "done"}]
 
 
 def test_a_run_that_is_removed_takes_its_marks_along(store):
@@ -122,7 +126,7 @@ def finish(key):
         store.finish(claim, Outcome(Status.DONE, None, 200, 3.0, metrics={"elbo_gap": Metric(7.5)}))
 
 
-def test_a_kill_between_withdrawal_and_the_new_result_loses_neither(store):
+def test_a_kill_between_retraction_and_the_new_result_loses_nothing(store):
     key = keys_of("vb")[0]
     old = store.metrics([key])[key]["elbo_gap"].value
     store.retractions.add([key], "wrong")
@@ -132,10 +136,11 @@ def test_a_kill_between_withdrawal_and_the_new_result_loses_neither(store):
             mine.reset([key])
             os.kill(os.getpid(), signal.SIGKILL)
     assert os.waitpid(child, 0)[1] == signal.SIGKILL
+    waiting = {metric["name"]: metric["value"] for metric in store.earlier.of(key)["metrics"]}
+    assert waiting["elbo_gap"] == old
     finish(key)
     assert store.metrics([key])[key]["elbo_gap"].value == 7.5
-    (mark,) = store.retractions.of(key)
-    assert next(one["value"] for one in mark.result["metrics"] if one["name"] == "elbo_gap") == old
+    assert store.retractions.of(key)[0].replaced_at is not None
 
 
 # The command line
@@ -261,8 +266,7 @@ def test_the_command_that_made_them_makes_them_anew(bench, workspace):
     assert all(line["withdrawn"] is None for line in after.values())
     with ResultStore.open(Workspace.current().database_url) as store:
         (mark,) = store.retractions.of(chosen)
-    kept = {one["name"]: one["value"] for one in mark.result["metrics"]}
-    assert kept == {name: float(value) for name, value in before[chosen]["metrics"].items()}
+    assert (mark.reason, mark.replaced_at is None, mark.result) == ("wrong", False, None)
     (status,) = json_lines(bench("study", "status", "mine.yaml", "--json"))
     assert status["counts"] == {"done": 3}
 

@@ -301,7 +301,7 @@ def test_a_file_that_comes_on_record_while_doctor_looks_is_no_orphan(here, livin
             yield from list(files.files_of_database(*arguments))
             store.finish(claim, Outcome(Status.DONE, None, 100, 1.0, checkpoint=file))
 
-        monkeypatch.setattr(doctor, "all_listed", listed)
+        monkeypatch.setattr(doctor, "files_of_database", listed)
         assert findings(here, store) == {}
         assert files.fault(here, store.checkpoints(claim.key)[0]) is None
 

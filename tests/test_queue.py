@@ -150,7 +150,7 @@ def test_questions_about_the_queue_are_answered_from_indices(tmp_path):
 
     with ResultStore.open(sqlite_url(tmp_path / "bench.db")) as opened:
         opened.enqueue(RUNS)
-        event.listen(opened._engine, "before_cursor_execute", explain)
+        event.listen(opened._database.engine, "before_cursor_execute", explain)
         by_key = {"INDEX sqlite_autoindex_runs_1 (key=?)"}
         assert asked(opened.statuses, KEYS) == asked(opened.open_runs, KEYS) == by_key
         assert asked(opened.claim_first, list(stacks(opened.next_runs(10))), ME) == by_key

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import math
+import select
 import shutil
 import socket
 import sqlite3
@@ -44,11 +45,10 @@ from harness.store import (
     ResultStore,
     backup,
     create,
-    current_revision,
     info,
 )
 from harness.store import upgrade as upgrade_database
-from harness.store.database import engine_for
+from harness.store.database import Database
 from harness.store.schema import metadata
 from harness.store.upgrade import REVISIONS
 
@@ -67,7 +67,7 @@ def test_the_public_names_are_these():
         "OpenRun",
         "Outcome",
     }
-    rows |= {"Owner", "RunRow", "CODE_DIGITS", "is_newest"}
+    rows |= {"Owner", "RunRow", "CODE_DIGITS", "CRASHED", "LEASE_S", "is_newest"}
     rows |= {
         "Adoption",
         "CellRow",
@@ -84,7 +84,6 @@ def test_the_public_names_are_these():
         "HEAD",
         "ResultStore",
         "backup",
-        "current_revision",
         "info",
         "upgrade",
     }
@@ -380,15 +379,16 @@ def test_a_process_killed_while_it_publishes_the_file_does_no_harm(file, call, a
     assert [path.name for path in file.parent.iterdir()] == ["bench.db"]
 
 
-def test_a_half_built_database_is_its_makers_in_every_namespace(file):
-    with (
-        in_namespace(processes.build_and_wait, str(file)) as first,
-        in_namespace(processes.build_and_wait, str(file)) as second,
-    ):
-        parts = {first.readline().strip(), second.readline().strip(), create.part_beside(file).name}
-        assert len(parts) == 3
-        create.part_beside(file)
-        assert len(parts & {path.name for path in file.parent.iterdir()}) == 2
+def test_a_database_is_built_by_one_process_at_a_time_in_every_namespace(file):
+    with contextlib.ExitStack() as stack:
+        builder = in_namespace(processes.build_and_wait, str(file))
+        part = builder.__enter__().readline().strip()
+        waiting = stack.enter_context(in_namespace(processes.open_alone, sqlite_url(file), 0))
+        assert not select.select([waiting], [], [], 2)[0]
+        assert [path.name for path in file.parent.glob(".bench.db~*")] == [part]
+        builder.__exit__(None, None, None)  # killed
+        assert waiting.readline() == "opened\n"
+    assert [path.name for path in file.parent.iterdir()] == ["bench.db"]
 
 
 def test_first_starts_in_namespaces_open_one_database(file):
@@ -417,7 +417,7 @@ def test_an_empty_file_and_a_file_system_without_links_are_built_in_place(file, 
 
 def test_sqlite_is_set_up_for_several_writers(file):
     ResultStore.open(sqlite_url(file)).close()
-    engine = engine_for(sqlite_url(file))
+    engine = Database(sqlite_url(file)).engine
     with engine.connect() as connection:
         asked = [
             connection.exec_driver_sql(f"PRAGMA {name}").scalar()
@@ -431,7 +431,7 @@ def test_the_migrated_schema_is_the_declared_one(store, url):
     from alembic.autogenerate import compare_metadata
     from alembic.migration import MigrationContext
 
-    engine = engine_for(url)
+    engine = Database(url).engine
     with engine.connect() as connection:
         context = MigrationContext.configure(
             connection,
@@ -504,16 +504,14 @@ def test_other_revisions_are_refused_and_only_upgraded_on_request(store, url, mo
     for attempt in (ResultStore.open, upgrade_database):
         with pytest.raises(SchemaMismatch, match=r"9999.*newer release"):
             attempt(url)
-    engine = engine_for(url)
-    assert current_revision(engine) == "9999"
-    engine.dispose()
+    assert info(url)["revision"] == "9999"
 
 
 def test_another_programs_tables_are_left_alone(url):
     execute(url, "CREATE TABLE runs (id INTEGER)")
     with pytest.raises(StoreError, match="not a result database"):
         ResultStore.open(url)
-    engine = engine_for(url)
+    engine = Database(url).engine
     assert inspect(engine).get_table_names() == ["runs"]
     engine.dispose()
 
@@ -637,11 +635,11 @@ def test_a_snapshot_is_of_one_moment_while_others_write(store, url):
             other.finish(claim, outcome(metrics={"elbo": Metric(1.0)}))
             other.enqueue([new_run(99)])
         assert snapshot.rows(KEYS)[KEYS[0]].status is Status.QUEUED
-        assert snapshot.measured(KEYS) == snapshot.metrics(KEYS) == {}
+        assert snapshot.has_errors(KEYS) == snapshot.metrics(KEYS) == {}
         assert len(snapshot.replicates([cell.cell for cell in before])) == 20
     with store.snapshot() as snapshot:
         assert snapshot.rows(KEYS)[KEYS[0]].status is Status.DONE
-        assert snapshot.measured(KEYS) == {"elbo": False}
+        assert snapshot.has_errors(KEYS) == {"elbo": False}
         assert len(snapshot.replicates([cell.cell for cell in before])) == 21
 
 

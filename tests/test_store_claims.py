@@ -35,7 +35,7 @@ from harness.base.spec import Status
 from harness.base.workspace import sqlite_url
 from harness.execution.leases import Leases
 from harness.store import Metric, Progress, ResultStore
-from harness.store.claims import lock
+from harness.store.fences import lock
 
 
 def test_claims_keep_the_order_of_the_keys(store):

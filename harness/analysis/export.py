@@ -465,7 +465,7 @@ class Table:
 
 def runs(snapshot: Snapshot, chosen: MatchingRuns) -> Table:
     """One row a run: how it ended, its metrics, what it cost and ran on, and all of its settings."""
-    measured = metric_columns(snapshot.measured(chosen.keys), chosen.tasks)
+    measured = metric_columns(snapshot.has_errors(chosen.keys), chosen.tasks)
     columns = [*IDENTITY, *ENDING, *measured, *ORIGIN, *settings_columns(chosen.shapes)]
     return _table(
         columns,
@@ -501,7 +501,7 @@ def curves(snapshot: Snapshot, chosen: MatchingRuns) -> Table:
 
     def values(found: Sequence[Run]) -> Values:
         points: dict[str, list[tuple[str, int, float]]] = {run.row.key: [] for run in found}
-        for key, name, curve in snapshot.curves(list(points)):
+        for key, name, curve in snapshot.all_curves(list(points)):
             points[key] += [(name, step, value) for step, value in curve]
         rows = list(chain.from_iterable(points.values()))
         return [

@@ -9,9 +9,7 @@ from collections.abc import Hashable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from harness.base.spec import NewRun, Status
-from harness.store import ResultStore
-from harness.store.claims import CRASHED
-from harness.store.store import LEASE_S
+from harness.store import CRASHED, LEASE_S, ResultStore
 
 MISSING = "missing"  # from the database
 GIVEN_UP = "crashed"  # failed because its processes died: a repeated command tries again

@@ -311,7 +311,7 @@ def _work(
     workspace: Workspace, keys: Sequence[str], options: Options, stop: StopRequest
 ) -> Iterator[Note]:
     from harness.execution.local import execute
-    from harness.store.reading import chunks
+    from harness.store.database import chunks
 
     with ResultStore.open(workspace.database_url) as store:
         if not any(store.statuses(chunk) for chunk in chunks(keys)):

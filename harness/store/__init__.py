@@ -4,6 +4,8 @@ that imports sqlalchemy.
 
 from __future__ import annotations
 
+from harness.store.fences import CRASHED, LEASE_S
+from harness.store.owner import Owner
 from harness.store.retractions import Retraction, Retractions
 from harness.store.rows import (
     ArtifactFile,
@@ -15,20 +17,20 @@ from harness.store.rows import (
     Metric,
     OpenRun,
     Outcome,
-    Owner,
     Progress,
     RunRow,
     RunStatus,
 )
-from harness.store.scores import CODE_DIGITS, CellRow, Replicate, Scores, is_newest
-from harness.store.snapshot import Snapshot
+from harness.store.scores import CODE_DIGITS, CellRow, Replicate, Scores, Snapshot, is_newest
 from harness.store.store import ResultStore
 from harness.store.transfer import Adoption, Result
-from harness.store.upgrade import HEAD, backup, current_revision, info, upgrade
+from harness.store.upgrade import HEAD, backup, info, upgrade
 
 __all__ = [
     "CODE_DIGITS",
+    "CRASHED",
     "HEAD",
+    "LEASE_S",
     "Adoption",
     "ArtifactFile",
     "CellRow",
@@ -52,7 +54,6 @@ __all__ = [
     "Scores",
     "Snapshot",
     "backup",
-    "current_revision",
     "info",
     "is_newest",
     "upgrade",

@@ -1,59 +1,56 @@
-"""Which files belong to runs, as the database says. Functions work in the caller's transaction,
-methods of `Files` each in one.
-"""
+"""Which files belong to runs, as the database says; `run_files` reads and moves them on disk."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from contextlib import AbstractContextManager
-from typing import Any, TypeVar
+from typing import TypeVar
 
-from sqlalchemy import ColumnElement, Connection, Row, delete, insert, select
+from sqlalchemy import ColumnElement, Connection, delete, insert, select
 
 from harness.base.workspace import Edition, checkpoint_name
-from harness.store.claims import keep_still, lock
-from harness.store.database import now
+from harness.store.database import Operations, chunks, now, select_in
+from harness.store.fences import is_held, lock, lock_table, owner_of
 from harness.store.floats import stored_json
-from harness.store.reading import chunks, database_id, is_held, owner_of
-from harness.store.rows import ArtifactFile, CheckpointFile, File, OnDisk, Owner
-from harness.store.schema import artifacts, checkpoints, earlier_results, runs
+from harness.store.owner import Owner
+from harness.store.rows import ArtifactFile, CheckpointFile, File, FileOnDisk
+from harness.store.schema import artifacts, checkpoints, database, earlier_results, runs
 
-# A damaged checkpoint falls back to the one before; other roles need their newest only.
-KEPT = {"last": 2}
-OnDiskFile = TypeVar("OnDiskFile", bound=OnDisk)
+# A damaged checkpoint falls back to the one before; of other roles the newest is enough.
+CHECKPOINTS_OF_ROLE = {"last": 2}
+AnyFile = TypeVar("AnyFile", bound=FileOnDisk)
 
 
-class Files:
+class Files(Operations):
     """Which files belong to runs; what is changed on disk is asked for and done within one writing
     transaction.
     """
 
-    def __init__(
-        self,
-        read: Callable[[], AbstractContextManager[Connection]],
-        write: Callable[[], AbstractContextManager[Connection]],
-    ) -> None:
-        self._read, self._write = read, write
-
     def checkpoints(self) -> dict[str, list[CheckpointFile]]:
-        """The checkpoints by run, the one saved last first; a run without any is left out."""
+        """Read the checkpoints by run, the one saved last first; a run without any is left out."""
         with self._read() as connection:
-            return all_checkpoints(connection)
+            return read_checkpoints(connection)
 
     def artifacts(self) -> dict[str, list[ArtifactFile]]:
-        """The pictures and tables by run, sorted by name; a run without any is left out."""
+        """Read the pictures and tables by run, sorted by name; a run without any is left out."""
         with self._read() as connection:
-            return all_artifacts(connection)
+            return read_artifacts(connection)
 
-    def strays(self, files: Sequence[OnDiskFile]) -> list[OnDiskFile]:
-        """Those of these files that no row knows and whose run no other process holds."""
+    def strays(self, files: Sequence[AnyFile]) -> list[AnyFile]:
+        """Pick those of these files that no row knows and whose run no other process holds."""
         with self._read() as connection:
-            return strays(connection, files)
+            return _strays(connection, files)
 
-    def discard(self, files: Sequence[OnDiskFile], act: Callable[[OnDiskFile], object]) -> None:
-        """Call `act` on those of these files that are strays, while nobody can put them on record."""
+    def discard(self, files: Sequence[AnyFile], act: Callable[[AnyFile], object]) -> None:
+        """Call `act` on those of these files that are strays, while none can come on record."""
+        keys = {file.edition.key for file in files}
         with self._write() as connection:
-            for file in _discardable(connection, files):
+            missing = keys - editions_of(connection, keys).keys()
+            if missing:
+                lock_table(connection)  # or such a run might come
+            locked = lock(connection, keys)
+            # A run that was removed since then might come again, too.
+            settled = [file for file in files if file.edition.key in locked.keys() | missing]
+            for file in _strays(connection, settled):
                 act(file)
 
     def restore(self, file: File, act: Callable[[], object]) -> None:
@@ -63,8 +60,8 @@ class Files:
                 act()
 
     def drop_checkpoint(self, file: CheckpointFile, is_bad: Callable[[], bool]) -> None:
-        """Take a checkpoint off the record if it is there and its file is missing or damaged, asked
-        while nobody can change that.
+        """Take a checkpoint off the record if it is there and `is_bad`, asked while nobody can
+        change that, says that its file is missing or damaged.
         """
         with self._write() as connection:
             if _is_on_record(connection, file) and is_bad():
@@ -74,177 +71,134 @@ class Files:
                 )
 
 
+def database_id(connection: Connection) -> str:
+    """Read which database this is."""
+    return str(connection.execute(select(database.c.id)).scalar_one())
+
+
 def editions_of(connection: Connection, keys: Iterable[str]) -> dict[str, Edition]:
-    """The editions that these runs have now."""
+    """Read the editions that these runs have now."""
+    rows = select_in(connection, select(runs.c.key, runs.c.edition), runs.c.key, keys)
     name = database_id(connection)
-    return {
-        row.key: Edition(name, row.key, row.edition)
-        for part in chunks(keys)
-        for row in connection.execute(
-            select(runs.c.key, runs.c.edition).where(runs.c.key.in_(part))
+    return {key: Edition(name, key, number) for key, number in rows}
+
+
+def read_checkpoints(
+    connection: Connection, *conditions: ColumnElement[bool]
+) -> dict[str, list[CheckpointFile]]:
+    """Read the checkpoints by run, the one saved last first."""
+    table, name = checkpoints.c, database_id(connection)
+    columns = (table.role, table.step, table.sha256, table.size)
+    query = select(table.run, runs.c.edition, *columns).join(runs).where(*conditions)
+    files: dict[str, list[CheckpointFile]] = {}
+    for run, number, *values in connection.execute(query.order_by(table.id.desc())):
+        files.setdefault(run, []).append(
+            CheckpointFile(*values, edition=Edition(name, run, number))
         )
-    }
+    return files
 
 
-def checkpoint_file(row: Row[Any], edition: Edition) -> CheckpointFile:
-    """A row of `checkpoints` as plain values."""
-    return CheckpointFile(row.role, row.step, row.sha256, row.size, edition)
+def read_artifacts(
+    connection: Connection, *conditions: ColumnElement[bool]
+) -> dict[str, list[ArtifactFile]]:
+    """Read the pictures and tables by run, sorted by name."""
+    table, name = artifacts.c, database_id(connection)
+    columns = (table.name, table.sha256, table.size)
+    query = select(table.run, runs.c.edition, *columns).join(runs).where(*conditions)
+    files: dict[str, list[ArtifactFile]] = {}
+    for run, number, *values in connection.execute(query.order_by(table.run, table.name)):
+        files.setdefault(run, []).append(ArtifactFile(*values, edition=Edition(name, run, number)))
+    return files
 
 
 def checkpoints_of(connection: Connection, key: str) -> list[CheckpointFile]:
-    """The checkpoints of a run, the one saved last first."""
-    return all_checkpoints(connection, checkpoints.c.run == key).get(key, [])
-
-
-def all_checkpoints(
-    connection: Connection, *which: ColumnElement[bool]
-) -> dict[str, list[CheckpointFile]]:
-    """The checkpoints by run, the one saved last first."""
-    found: dict[str, list[CheckpointFile]] = {}
-    name = database_id(connection)
-    for row in connection.execute(
-        select(checkpoints, runs.c.edition)
-        .join(runs)
-        .where(*which)
-        .order_by(checkpoints.c.id.desc())
-    ):
-        found.setdefault(row.run, []).append(
-            checkpoint_file(row, Edition(name, row.run, row.edition))
-        )
-    return found
+    """Read the checkpoints of a run, the one saved last first."""
+    return read_checkpoints(connection, checkpoints.c.run == key).get(key, [])
 
 
 def artifacts_of(connection: Connection, key: str) -> list[ArtifactFile]:
-    """The pictures and tables of a run, sorted by name."""
-    return all_artifacts(connection, artifacts.c.run == key).get(key, [])
+    """Read the pictures and tables of a run, sorted by name."""
+    return read_artifacts(connection, artifacts.c.run == key).get(key, [])
 
 
-def all_artifacts(
-    connection: Connection, *which: ColumnElement[bool]
-) -> dict[str, list[ArtifactFile]]:
-    """The pictures and tables by run, sorted by name."""
-    found: dict[str, list[ArtifactFile]] = {}
-    name = database_id(connection)
-    for row in connection.execute(
-        select(artifacts, runs.c.edition)
-        .join(runs)
-        .where(*which)
-        .order_by(artifacts.c.run, artifacts.c.name)
-    ):
-        found.setdefault(row.run, []).append(
-            ArtifactFile(row.name, row.sha256, row.size, Edition(name, row.run, row.edition))
-        )
-    return found
-
-
-def strays(connection: Connection, files: Sequence[OnDiskFile]) -> list[OnDiskFile]:
-    """Those of these files that no row knows and whose run no other process holds."""
+def _strays(connection: Connection, files: Sequence[AnyFile]) -> list[AnyFile]:
     at, me = now(connection), Owner.current()
-    theirs: dict[
-        str, int | None
-    ] = {}  # the edition of each run; None of a run that another process holds
-    on_record: set[tuple[str, str]] = set()
-    waiting: dict[
-        str, int
-    ] = {}  # the edition of a result that is kept until its successor is stored
-    for part in chunks(file.edition.key for file in files):
-        for row in connection.execute(select(runs).where(runs.c.key.in_(part))):
-            theirs[row.key] = None if is_held(row, at) and owner_of(row) != me else row.edition
-        for run, step in connection.execute(
-            select(checkpoints.c.run, checkpoints.c.step).where(checkpoints.c.run.in_(part))
-        ):
-            on_record.add((run, checkpoint_name(step)))
-        for run, name in connection.execute(
-            select(artifacts.c.run, artifacts.c.name).where(artifacts.c.run.in_(part))
-        ):
-            on_record.add((run, name))
-        kept = select(earlier_results.c.run, earlier_results.c.result).where(
-            earlier_results.c.run.in_(part)
-        )
-        waiting |= {run: stored_json(result)["edition"] for run, result in connection.execute(kept)}
+    keys = [file.edition.key for file in files]
+    editions: dict[str, int | None] = {  # None of a run that another process holds
+        row.key: None if is_held(row, at) and owner_of(row) != me else row.edition
+        for row in select_in(connection, select(runs), runs.c.key, keys)
+    }
+    names = select(artifacts.c.run, artifacts.c.name)
+    on_record = {(run, name) for run, name in select_in(connection, names, artifacts.c.run, keys)}
+    steps = select(checkpoints.c.run, checkpoints.c.step)
+    for run, step in select_in(connection, steps, checkpoints.c.run, keys):
+        on_record.add((run, checkpoint_name(step)))
+    earlier = select(earlier_results.c.run, earlier_results.c.result)
+    waiting_editions = {
+        run: stored_json(result)["edition"]
+        for run, result in select_in(connection, earlier, earlier_results.c.run, keys)
+    }
 
-    def is_stray(file: OnDiskFile) -> bool:
+    def is_stray(file: FileOnDisk) -> bool:
         key, number = file.edition.key, file.edition.number
-        edition = theirs.get(key, 0)
-        if edition is None or number == waiting.get(key):
+        edition = editions.get(key, 0)
+        if edition is None or number == waiting_editions.get(key):
             return False
         return number != edition or (key, file.name) not in on_record
 
     return [file for file in files if is_stray(file)]
 
 
-def _discardable(connection: Connection, files: Sequence[OnDiskFile]) -> list[OnDiskFile]:
-    """Those of these files that no row knows and whose run no other process holds: so it stays
-    until the transaction ends.
-    """
-    keys = {file.edition.key for file in files}
-    still = connection.dialect.name == "sqlite"
-    if not still and len(editions_of(connection, keys)) < len(keys):
-        keep_still(connection)  # else a run that is not there might come
-        still = True
-    locked = lock(connection, keys)
-    return strays(connection, [file for file in files if still or file.edition.key in locked])
-
-
 def _is_on_record(connection: Connection, file: File) -> bool:
-    """Whether the run has this very file now; if so, it has until the transaction ends."""
+    """Tell whether the run has this very file now; if so, it has until the transaction ends."""
     key = file.edition.key
-    if file.edition.number not in (row.edition for row in lock(connection, [key]).values()):
+    row = lock(connection, [key]).get(key)
+    if row is None or row.edition != file.edition.number:
         return False
-    return file in (
-        checkpoints_of(connection, key)
-        if isinstance(file, CheckpointFile)
-        else artifacts_of(connection, key)
-    )
+    read_files = checkpoints_of if isinstance(file, CheckpointFile) else artifacts_of
+    return file in read_files(connection, key)
 
 
 def drop_files(connection: Connection, keys: Iterable[str]) -> list[File]:
     """Take all files of these runs off the record, and return them."""
     dropped: list[File] = []
-    editions = editions_of(connection, keys)
-    for part in chunks(editions):
-        gone = connection.execute(
-            delete(checkpoints).where(checkpoints.c.run.in_(part)).returning(*checkpoints.c)
-        )
-        dropped += [checkpoint_file(row, editions[row.run]) for row in gone]
-        gone = connection.execute(
-            delete(artifacts).where(artifacts.c.run.in_(part)).returning(*artifacts.c)
-        )
-        dropped += [ArtifactFile(row.name, row.sha256, row.size, editions[row.run]) for row in gone]
+    for part in chunks(keys):
+        for table, read_files in ((checkpoints, read_checkpoints), (artifacts, read_artifacts)):
+            for files in read_files(connection, table.c.run.in_(part)).values():
+                dropped += files
+            connection.execute(delete(table).where(table.c.run.in_(part)))
     return dropped
 
 
 def write_artifacts(connection: Connection, key: str, files: Sequence[ArtifactFile]) -> None:
     """Put these pictures and tables in the place of those that a run had."""
     connection.execute(delete(artifacts).where(artifacts.c.run == key))
-    rows = [
-        {"run": key, "name": file.name, "sha256": file.sha256, "size": file.size} for file in files
-    ]
-    if rows:
-        connection.execute(insert(artifacts), rows)
+    if files:
+        connection.execute(
+            insert(artifacts),
+            [
+                {"run": key, "name": file.name, "sha256": file.sha256, "size": file.size}
+                for file in files
+            ],
+        )
 
 
 def write_checkpoint(
     connection: Connection, key: str, file: CheckpointFile | None, at: float
 ) -> list[CheckpointFile]:
-    """Add a checkpoint and drop those of its role that are older than the last ones kept, or of the
-    same step.
+    """Add a checkpoint and drop those of its role that are too old, or of the same step; return
+    those whose files may be deleted.
     """
     if file is None:
         return []
-    found = select(checkpoints).where(checkpoints.c.run == key, checkpoints.c.role == file.role)
-    before = connection.execute(found.order_by(checkpoints.c.id.desc())).all()
-    others = [row for row in before if row.step != file.step]
-    kept = {row.id for row in others[: KEPT.get(file.role, 1) - 1]}
-    gone = [row for row in before if row.id not in kept]
-    connection.execute(delete(checkpoints).where(checkpoints.c.id.in_([row.id for row in gone])))
-    values = {
-        "run": key,
-        "role": file.role,
-        "step": file.step,
-        "sha256": file.sha256,
-        "size": file.size,
-    }
-    connection.execute(insert(checkpoints).values(**values, created_at=at))
-    edition = editions_of(connection, [key])[key]
-    return [checkpoint_file(row, edition) for row in gone if row.step != file.step]
+    same_role = (checkpoints.c.run == key, checkpoints.c.role == file.role)
+    query = select(checkpoints.c.id, checkpoints.c.step).where(*same_role)
+    ids = {row.id: row.step for row in connection.execute(query.order_by(checkpoints.c.id.desc()))}
+    older = [number for number, step in ids.items() if step != file.step]
+    staying = older[: CHECKPOINTS_OF_ROLE.get(file.role, 1) - 1]
+    gone = (checkpoints.c.id.in_(ids.keys() - set(staying)),)
+    dropped = read_checkpoints(connection, *gone).get(key, [])
+    connection.execute(delete(checkpoints).where(*gone))
+    values = {"role": file.role, "step": file.step, "sha256": file.sha256, "size": file.size}
+    connection.execute(insert(checkpoints).values(**values, run=key, created_at=at))
+    return [checkpoint for checkpoint in dropped if checkpoint.step != file.step]

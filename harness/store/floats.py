@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterable
 from typing import Any
 
 from pydantic_core import from_json
@@ -18,7 +17,7 @@ FINITE = "finite"
 
 
 def kind_of(value: float) -> str:
-    """`finite`, `nan`, `+inf` or `-inf`."""
+    """Name the kind of a number: `finite`, `nan`, `+inf` or `-inf`."""
     if math.isnan(value):
         return "nan"
     if math.isinf(value):
@@ -27,38 +26,42 @@ def kind_of(value: float) -> str:
 
 
 def encode(value: float | None) -> tuple[float | None, str | None]:
-    """A number as (what the column can hold, its kind); no number has no kind.
+    """Split a number into what the column can hold and its kind; no number has no kind.
 
     >>> encode(float("-inf"))
     (None, '-inf')
     """
     if value is None:
         return None, None
-    value = float(value)
     kind = kind_of(value)
-    return (value if kind == FINITE else None), kind
+    return (float(value) if kind == FINITE else None), kind
 
 
 def decode(value: float | None, kind: str | None) -> float | None:
-    """The number that `encode` took apart."""
+    """Put together the number that `encode` took apart."""
     if kind is None or kind == FINITE:
         return None if value is None else float(value)
     return float(kind)
 
 
 def encode_curve(curve: Curve) -> tuple[str, str]:
-    """A curve's steps and values as two JSON arrays; what is not finite is a string.
+    """Write a curve's steps and values as two JSON arrays; what is not finite is a string.
 
     >>> encode_curve([(0, 0.1), (1, float("nan"))])
     ('[0, 1]', '[0.1, "nan"]')
     """
-    return json.dumps([int(step) for step, _ in curve]), json.dumps(
-        [_token(float(value)) for _, value in curve]
-    )
+    values = [float(value) for _, value in curve]
+    tokens = [value if math.isfinite(value) else kind_of(value) for value in values]
+    return json.dumps([int(step) for step, _ in curve]), json.dumps(tokens)
+
+
+def decode_curve(steps: str, values: str) -> Curve:
+    """Read the curve that `encode_curve` wrote."""
+    return list(zip(stored_json(steps), map(float, stored_json(values)), strict=True))
 
 
 def stored_json(text: str) -> Any:
-    """Plain values as the database keeps them.
+    """Read plain values as the database holds them.
 
     Raises:
         StoreError: it is not JSON, in which no number is NaN.
@@ -69,16 +72,3 @@ def stored_json(text: str) -> Any:
         raise StoreError(
             f"The result database has {text!r:.60} where bench writes JSON. See: bench doctor."
         ) from err
-
-
-def decode_curve(steps: str, values: str) -> Curve:
-    """The curve that `encode_curve` took apart."""
-    return list(zip(stored_json(steps), _floats(stored_json(values)), strict=True))
-
-
-def _token(value: float) -> float | str:
-    return value if math.isfinite(value) else kind_of(value)
-
-
-def _floats(tokens: Iterable[float | str]) -> list[float]:
-    return [float(token) for token in tokens]

@@ -13,7 +13,7 @@ from sqlalchemy import BigInteger, Column, Double, Row, Table, Text, select
 from harness.base.errors import StoreError
 from harness.base.spec import Status, digest
 from harness.base.workspace import DATABASE, FILE_NAME
-from harness.store.database import engine_for, reading
+from harness.store.database import Database
 from harness.store.earlier import COLUMNS, TABLES
 from harness.store.floats import FINITE, decode_curve, stored_json
 from harness.store.schema import metadata
@@ -47,17 +47,13 @@ def find_edited_rows(url: str) -> Iterator[EditedRow]:
     Raises:
         StoreError: the database cannot be read.
     """
-    engine = engine_for(url)
-    try:
-        with reading(engine, url) as connection:
-            if connection.dialect.name == "sqlite":
-                driver: Any = connection.connection.driver_connection
-                driver.text_factory = lambda text: text.decode(errors="surrogateescape")
-            for table in metadata.sorted_tables:
-                query = select(table).execution_options(yield_per=500)
-                yield from edited_rows_of(table, connection.execute(query))
-    finally:
-        engine.dispose()
+    with Database(url) as database, database.read() as connection:
+        if connection.dialect.name == "sqlite":
+            driver: Any = connection.connection.driver_connection
+            driver.text_factory = lambda text: text.decode(errors="surrogateescape")
+        for table in metadata.sorted_tables:
+            query = select(table).execution_options(yield_per=500)
+            yield from edited_rows_of(table, connection.execute(query))
 
 
 def edited_rows_of(table: Table, rows: Iterable[Row[Any]]) -> Iterator[EditedRow]:

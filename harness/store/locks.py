@@ -3,88 +3,49 @@
 from __future__ import annotations
 
 import hashlib
-import os
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from pathlib import Path
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 
 from sqlalchemy import text
 
 from harness.base.errors import StoreError
-from harness.base.workspace import sqlite_url
-from harness.store.create import part_beside, publish
-from harness.store.database import clear_errors, engine_for, sqlite_file
+from harness.base.locks import file_lock
+from harness.store.database import Database, clear_errors, sqlite_file
 
 
 @contextmanager
 def named_lock(url: str, name: str, wait: bool = False) -> Iterator[bool]:
-    """Whether this process alone holds a name; until the block ends. The lock goes with the
-    process, however it ends.
+    """Hold a name until the block ends, and yield whether this process holds it. The lock goes
+    with the process, however it ends.
 
     Args:
-        url: the database beside which, or on whose server, the name is taken.
+        url: the database beside which, or on whose server, the name is held.
         name: what is to be held.
-        wait: until it is free, rather than say no.
+        wait: wait until the name is free, rather than yield False.
+
+    Raises:
+        StoreError: no lock can be had there.
     """
-    file = sqlite_file(url)
-    with (
-        _file_lock(file, name, wait) if file is not None else _server_lock(url, name, wait) as ours
-    ):
-        yield ours
-
-
-@contextmanager
-def _file_lock(file: Path, name: str, wait: bool) -> Iterator[bool]:
-    import fcntl
-
-    mark = hashlib.sha256(name.encode()).hexdigest()[:12]
-    try:
-        descriptor = os.open(
-            file.with_name(f".{file.name}.{mark}.lock"), os.O_RDWR | os.O_CREAT, 0o666
-        )
-    except OSError as err:
-        raise StoreError(f"Cannot write beside {file}: {err.strerror}.") from err
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
-        yield True
-    except BlockingIOError:
-        yield False
-    finally:
-        os.close(descriptor)
+    with ExitStack() as stack:
+        file = sqlite_file(url)
+        if file is None:
+            is_ours = stack.enter_context(_server_lock(url, name, wait))
+        else:
+            mark = hashlib.sha256(name.encode()).hexdigest()[:12]
+            try:
+                lock = file_lock(file.with_name(f".{file.name}.{mark}.lock"), wait=wait)
+                is_ours = stack.enter_context(lock)
+            except OSError as err:
+                raise StoreError(f"Cannot write beside {file}: {err.strerror}.") from err
+        yield is_ours
 
 
 @contextmanager
 def _server_lock(url: str, name: str, wait: bool) -> Iterator[bool]:
-    number = int.from_bytes(
-        hashlib.sha256(f"bench {name}".encode()).digest()[:8], "big", signed=True
-    )
-    engine = engine_for(url)
-    try:
-        with clear_errors(url), engine.connect() as connection:
-            taken = connection.execute(
-                text(f"SELECT pg_{'' if wait else 'try_'}advisory_lock(:number)"),
-                {"number": number},
-            ).scalar()
-            connection.commit()
-            yield taken is not False
-    finally:
-        engine.dispose()
-
-
-@contextmanager
-def built_aside(url: str, build: Callable[[str], None]) -> Iterator[None]:
-    """Have a missing SQLite file built under another name and put in place whole, so that no death
-    leaves half of one.
-    """
-    file = sqlite_file(url)
-    if file is not None and not file.exists():
-        part = part_beside(file)
-        try:
-            build(sqlite_url(part))
-            publish(part, file)
-        except OSError as err:
-            raise StoreError(f"Cannot write {file}: {err.strerror}.") from err
-        finally:
-            for left in file.parent.glob(f"{part.name}*"):
-                left.unlink(missing_ok=True)
-    yield
+    number = int.from_bytes(hashlib.sha256(f"bench {name}".encode()).digest()[:8], signed=True)
+    function = "pg_advisory_lock" if wait else "pg_try_advisory_lock"
+    with Database(url) as database, clear_errors(url), database.engine.connect() as connection:
+        query = text(f"SELECT {function}(:number)")
+        is_ours = connection.execute(query, {"number": number}).scalar()
+        connection.commit()
+        yield is_ours is not False

@@ -13,9 +13,10 @@ from sqlalchemy import Connection, insert
 from harness.base.spec import Description, NewRun, RunSpec, canonical_json, digest
 from harness.base.workspace import sqlite_url
 from harness.plan.description import describe_stored
-from harness.store.create import ready_engine
-from harness.store.database import writing
+from harness.store.create import open_database
+from harness.store.database import insert_new
 from harness.store.floats import FINITE
+from harness.store.queue import describe, new_row
 from harness.store.schema import (
     artifacts,
     checkpoints,
@@ -26,19 +27,13 @@ from harness.store.schema import (
     run_history,
     runs,
 )
-from harness.store.writing import describe, insert_new, new_row
 
 
 def convert(lines: Iterable[bytes], file: Path) -> None:
     """Write the runs of such lines into a new database."""
-    url = sqlite_url(file)
-    engine = ready_engine(url)
-    try:
-        with writing(engine, url) as connection:
-            for line in lines:
-                _insert_old(connection, from_json(line, allow_inf_nan=False))
-    finally:
-        engine.dispose()
+    with open_database(sqlite_url(file)) as database, database.write() as connection:
+        for line in lines:
+            _insert_old(connection, from_json(line, allow_inf_nan=False))
 
 
 def _insert_old(connection: Connection, old: dict[str, Any]) -> None:

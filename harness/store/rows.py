@@ -2,116 +2,15 @@
 
 from __future__ import annotations
 
-import os
-import socket
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
 from harness.base.spec import Plan, Status
 from harness.base.workspace import NOWHERE, Edition, Workspace, checkpoint_name
+from harness.store.owner import Owner
 
 Curve = list[tuple[int, float]]
-
-
-def _boot_id() -> str:
-    """The name of the machine's present boot; empty where the system has none."""
-    try:
-        return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
-    except OSError:
-        return ""
-
-
-def _pid_namespace() -> str | None:
-    """The name of the space in which this process's number means something; None where the system
-    has none.
-    """
-    try:
-        return str(Path("/proc/self/ns/pid").stat().st_ino)
-    except OSError:
-        return None
-
-
-def _process(pid: int) -> tuple[str, int] | None:
-    """The state letter and the start time (clock ticks since boot) of a process, or None where
-    /proc does not show it.
-    """
-    try:
-        if Path("/proc/self").readlink().name != str(os.getpid()):
-            return None  # it is another namespace's, where the number is another process's
-        text = Path(f"/proc/{pid}/stat").read_text(errors="replace")
-    except OSError:
-        return None
-    fields = text.rpartition(")")[
-        2
-    ].split()  # the name in parentheses may hold spaces; field 3 comes after it
-    return fields[0], int(fields[19])
-
-
-def _exists(pid: int) -> bool:
-    """Whether a process of this number exists, by the portable test."""
-    if os.name != "posix":
-        return True  # signal 0 is not a question there: only the lease's end tells
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except OSError:
-        return True
-    return True
-
-
-@dataclass(frozen=True)
-class Owner:
-    """A process that holds runs: its host, the host's boot, its number, its start time, and the
-    namespace of its number.
-    """
-
-    host: str
-    boot_id: str
-    pid: int
-    process_start: int
-    pid_namespace: str | None = None  # as releases left it that did not ask
-
-    @classmethod
-    def current(cls) -> Owner:
-        """This process."""
-        shown = _process(os.getpid())
-        return cls(
-            socket.gethostname(),
-            _boot_id(),
-            os.getpid(),
-            shown[1] if shown else 0,
-            _pid_namespace(),
-        )
-
-    def lives(self) -> bool | None:
-        """Whether the process lives; None where that cannot be seen from here, and only its lease
-        tells.
-
-        A process's number means something in one PID namespace of one boot of one machine.
-        Containers have their machine's boot and often its name, and machines may have the same
-        name: nothing less than all three shows that a number is looked up where it was given.
-        """
-        if (self.host, self.boot_id, self.pid_namespace) != (
-            socket.gethostname(),
-            _boot_id(),
-            _pid_namespace(),
-        ):
-            return None
-        if self.boot_id and self.pid_namespace is None:
-            return None  # Linux, and the number may be of any container
-        shown = _process(self.pid)
-        if shown is None:
-            return None if _exists(self.pid) else False
-        if shown[0] in "ZX" or self.process_start not in (0, shown[1]):
-            return False
-        return (
-            True if self.process_start else None
-        )  # without its start it may be another process of the same number
-
-    def __str__(self) -> str:
-        return f"{self.host} pid {self.pid}"
 
 
 @dataclass(frozen=True)
@@ -152,9 +51,21 @@ class RunRow:
     traceback: str | None
 
 
+@dataclass(frozen=True)
+class RunStatus:
+    """How far a run is: `wall_s` is seconds of work so far."""
+
+    status: Status
+    step: int
+    steps: int
+    wall_s: float
+    crashes: int
+    source_hash: str
+
+
 class OpenRun(NamedTuple):
     """A run that is still to be made, as far as choosing the next stack needs it; `plan` is the
-    stored plan's name, `holder` is at it.
+    stored plan's hash, `holder` the living process that is at it.
     """
 
     key: str
@@ -163,18 +74,6 @@ class OpenRun(NamedTuple):
     plan: str | None
     fence: int
     holder: Owner | None
-
-
-@dataclass(frozen=True)
-class RunStatus:
-    """Where a run stands: `wall_s` is seconds of work so far."""
-
-    status: Status
-    step: int
-    steps: int
-    wall_s: float
-    crashes: int
-    source_hash: str
 
 
 @dataclass(frozen=True)
@@ -187,6 +86,20 @@ class HistoryRow:
     step: int
     fence: int
     owner: str | None
+
+
+class Pace(NamedTuple):
+    """What the runs of a cell took so far, all together: seconds of work, and the steps they made
+    in them. The members of a stack have the same seconds and steps: those of the stack.
+    """
+
+    cell: str
+    method: str
+    task: str
+    task_label: str
+    settings: str
+    wall_s: float
+    steps: int
 
 
 @dataclass(frozen=True)
@@ -205,9 +118,9 @@ class Claim:
     edition: Edition
 
 
-class Taken(NamedTuple):
-    """What became of runs that were to be claimed: the claims, and the runs that were given up
-    because their processes died too often.
+class ClaimResult(NamedTuple):
+    """The claims on runs that were free, and the runs that were given up because their processes
+    died too often.
     """
 
     claims: list[Claim]
@@ -216,7 +129,7 @@ class Taken(NamedTuple):
 
 @dataclass(frozen=True)
 class Metric:
-    """A number of a result, which may be NaN or infinite, and its standard error where there is
+    """A number of a result, which may be NaN or infinite, and its standard error where it has
     one.
     """
 
@@ -226,7 +139,7 @@ class Metric:
 
 @dataclass(frozen=True)
 class CheckpointFile:
-    """A checkpoint on disk; `size` in bytes. In which folder it lies follows from its edition."""
+    """A checkpoint on disk; `size` in bytes. Its folder follows from its edition."""
 
     role: str
     step: int
@@ -240,15 +153,13 @@ class CheckpointFile:
         return checkpoint_name(self.step)
 
     def path_in(self, workspace: Workspace) -> Path:
-        """Where it lies. Raises a `StoreError` where its row leads nowhere."""
+        """Return where it lies. Raises a `StoreError` where its row leads nowhere."""
         return workspace.checkpoint_file(self.edition, self.step)
 
 
 @dataclass(frozen=True)
 class ArtifactFile:
-    """A picture or table on disk; `size` in bytes. In which folder it lies follows from its
-    edition.
-    """
+    """A picture or table on disk; `size` in bytes. Its folder follows from its edition."""
 
     name: str
     sha256: str
@@ -256,25 +167,21 @@ class ArtifactFile:
     edition: Edition = field(default=NOWHERE, compare=False)
 
     def path_in(self, workspace: Workspace) -> Path:
-        """Where it lies. Raises a `StoreError` where its row leads nowhere."""
+        """Return where it lies. Raises a `StoreError` where its row leads nowhere."""
         return workspace.picture_file(self.edition, self.name)
 
 
 File = CheckpointFile | ArtifactFile
 
 
-class OnDisk(Protocol):
-    """A file in the folders of an edition."""
+class FileOnDisk(Protocol):
+    """A file in the folders of an edition, which may be on record or not."""
 
     @property
-    def edition(self) -> Edition:
-        """Whose it is."""
-        ...
+    def edition(self) -> Edition: ...
 
     @property
-    def name(self) -> str:
-        """Its name there."""
-        ...
+    def name(self) -> str: ...
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,8 @@ from typing import Any
 
 from harness.base.errors import StoreError, WorkspaceError
 from harness.base.workspace import KEY, Edition, Workspace
-from harness.store import File, ResultStore
+from harness.store.rows import File
+from harness.store.store import ResultStore
 
 MISSING, DAMAGED = "missing", "damaged"
 SET_ASIDE = "set-aside"
@@ -33,33 +34,33 @@ class Stray:
 
 
 def read_verified(workspace: Workspace, file: File) -> bytes | None:
-    """The bytes of a file on record; None where they are missing or others."""
-    found = _read(workspace, file)
-    return found if isinstance(found, bytes) else None
+    """Read a file on record; None where its bytes are missing or others."""
+    content = _read(workspace, file)
+    return content if isinstance(content, bytes) else None
 
 
 def fault(workspace: Workspace, file: File) -> str | None:
-    """What is wrong with a file on record: "missing", "damaged" and so on; None where it is as it
-    should be.
+    """Say what is wrong with a file on record: "missing", "damaged" and so on; None where it is as
+    it should be.
     """
-    found = _read(workspace, file)
-    return found if isinstance(found, str) else None
+    content = _read(workspace, file)
+    return content if isinstance(content, str) else None
 
 
 def _read(workspace: Workspace, file: File) -> bytes | str:
     try:
-        found = file.path_in(workspace).read_bytes()
+        content = file.path_in(workspace).read_bytes()
     except FileNotFoundError:
         return MISSING
     except StoreError as err:
         return f"out of reach ({err})"
     except OSError as err:
         return f"unreadable ({err.strerror})"
-    return found if hashlib.sha256(found).hexdigest() == file.sha256 else DAMAGED
+    return content if hashlib.sha256(content).hexdigest() == file.sha256 else DAMAGED
 
 
 def shown_path(workspace: Workspace, file: File) -> str:
-    """Where a file lies in the workspace, for people."""
+    """Say where a file lies in the workspace, for people."""
     try:
         return str(file.path_in(workspace).relative_to(workspace.home))
     except StoreError:
@@ -67,7 +68,7 @@ def shown_path(workspace: Workspace, file: File) -> str:
 
 
 def file_facts(workspace: Workspace, file: File) -> dict[str, Any]:
-    """A file on record as plain values, with where it lies in the workspace."""
+    """Describe a file on record by plain values, with where it lies in the workspace."""
     return {name: value for name, value in vars(file).items() if name != "edition"} | {
         "path": shown_path(workspace, file)
     }
@@ -81,7 +82,7 @@ def remove_files(workspace: Workspace, store: ResultStore, files: Sequence[File]
     """
 
     def remove(file: File) -> None:
-        # In the folders of before, another database may have a file of this name.
+        # In folders of before databases had an id, another one may have a file of this name.
         if file.edition.number == 0 and fault(workspace, file) is not None:
             return
         with suppress(StoreError, OSError):
@@ -95,22 +96,18 @@ def remove_files(workspace: Workspace, store: ResultStore, files: Sequence[File]
 
 
 def files_of_edition(workspace: Workspace, edition: Edition) -> Iterator[Stray]:
-    """What lies in the folders of an edition. In those of before nothing says whose a file is: they
-    are left alone.
+    """List the folders of an edition. In those of before databases had an id nothing says whose a
+    file is: they are left alone.
     """
     if edition.number == 0:
         return
     for folder in workspace.folders(edition):
-        with suppress(FileNotFoundError, NotADirectoryError):
-            yield from (
-                Stray(edition, entry.name, Path(entry.path))
-                for entry in sorted(os.scandir(folder), key=lambda entry: entry.name)
-            )
+        yield from _listed(edition, folder)
 
 
 def files_of_database(workspace: Workspace, database: str) -> Iterator[Stray]:
-    """What lies in the folders of a database. Other databases over the workspace have theirs, and
-    those of before are nobody's.
+    """List the folders of a database. Other databases over the workspace have theirs, and those of
+    before databases had an id are nobody's.
     """
     for top in (workspace.checkpoints, workspace.pictures):
         with suppress(FileNotFoundError, NotADirectoryError):
@@ -119,10 +116,13 @@ def files_of_database(workspace: Workspace, database: str) -> Iterator[Stray]:
                 if re.fullmatch(f"{KEY}[.][1-9][0-9]{{0,8}}", folder.name) and folder.is_dir(
                     follow_symlinks=False
                 ):
-                    edition = Edition(database, key, int(number))
-                    yield from (
-                        Stray(edition, entry.name, Path(entry.path)) for entry in os.scandir(folder)
-                    )
+                    yield from _listed(Edition(database, key, int(number)), Path(folder.path))
+
+
+def _listed(edition: Edition, folder: Path) -> Iterator[Stray]:
+    with suppress(FileNotFoundError, NotADirectoryError):
+        for path in sorted(folder.iterdir()):
+            yield Stray(edition, path.name, path)
 
 
 def set_aside(workspace: Workspace, path: Path) -> Path:
@@ -132,11 +132,11 @@ def set_aside(workspace: Workspace, path: Path) -> Path:
     Raises:
         WorkspaceError: it cannot be moved.
     """
-    wanted = workspace.home / SET_ASIDE / path.relative_to(workspace.home)
-    target, number = wanted, 1
+    plain_target = workspace.home / SET_ASIDE / path.relative_to(workspace.home)
+    target, number = plain_target, 1
     while os.path.lexists(target):
         number += 1
-        target = wanted.with_name(f"{wanted.name}.{number}")
+        target = plain_target.with_name(f"{plain_target.name}.{number}")
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         shutil.move(path, target)

@@ -1,27 +1,27 @@
-"""What comparisons ask of the result database: few columns of many runs."""
+"""What comparisons and exports ask of the result database: few columns of many runs."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Mapping
-from contextlib import AbstractContextManager
+from collections.abc import Collection, Iterator, Mapping
 from typing import Any, NamedTuple
 
 from sqlalchemy import Connection, Select, func, or_, select
 
-from harness.base.errors import StoreError
 from harness.base.spec import Description, Status
-from harness.store.floats import FINITE, decode, decode_curve, stored_json
-from harness.store.reading import CHUNK, begins, chunks, parsed_description
+from harness.store.database import CHUNK, Database, Operations, chunks, select_in
+from harness.store.floats import FINITE, decode_curve, stored_json
+from harness.store.retractions import Retractions
 from harness.store.rows import Curve, RunRow
-from harness.store.schema import curves, descriptions, environments, metrics, runs
+from harness.store.runs import Runs, begins, metric_value, parse_description
+from harness.store.schema import curves, descriptions, environments, metrics, plans, runs
 
 CODE_DIGITS = 8
 """Digits that tell one code of a plugin from another."""
 
 
 class CellRow(NamedTuple):
-    """What the replicates of a cell have in common; `spec` is that of the run `key`, whose name is
-    the first in order.
+    """What the replicates of a cell have in common; `spec` is that of the run `key`, the least of
+    their keys.
     """
 
     cell: str
@@ -54,8 +54,8 @@ def _names(name: str, label: str, source: str | None) -> tuple[str, ...]:
 
 
 class Replicate(NamedTuple):
-    """One run of a cell: how it ended, seconds of work, the names of its plugins' source and of its
-    environment, and why it failed.
+    """One run of a cell: how it ended, seconds of work, the hashes of its plugins' source and of
+    its environment, and why it failed.
     """
 
     key: str
@@ -70,43 +70,43 @@ class Replicate(NamedTuple):
     traceback: str | None
 
 
-def is_newest(plugged: CellRow | RunRow, newest: Mapping[tuple[str, str], str]) -> bool:
-    """Whether no newer code is stored of the method and the task, as `Scores.newest_sources` tells."""
-    return plugged.method_source in (
-        None,
-        newest.get(("method", plugged.method)),
-    ) and plugged.task_source in (
-        None,
-        newest.get(("task", plugged.task)),
+def is_newest(run: CellRow | RunRow, newest: Mapping[tuple[str, str], str]) -> bool:
+    """Tell whether no newer code is stored of the method and the task; `newest` is what
+    `Scores.newest_sources` returns.
+    """
+    return all(
+        source in (None, newest.get(plugin))
+        for plugin, source in (
+            (("method", run.method), run.method_source),
+            (("task", run.task), run.task_source),
+        )
     )
 
 
-class Scores:
+class Scores(Operations):
     """Reads what comparisons need, each method in one transaction."""
 
-    def __init__(self, read: Callable[[], AbstractContextManager[Connection]]) -> None:
-        self._read = read
-
     def cells(self) -> list[CellRow]:
-        """Every cell that has runs, sorted by task, method and cell."""
+        """Read every cell that has runs, sorted by task, method and cell."""
         with self._read() as connection:
-            return list(each_cell(connection))
+            return list(_each_cell(connection))
 
     def cells_named(self, prefix: str) -> list[str]:
-        """The cells whose names begin with `prefix`, or the key of one of whose runs does, sorted."""
-        fitting = or_(begins(runs.c.cell, prefix), begins(runs.c.key, prefix))
+        """Find the cells whose names begin with `prefix`, or the key of one of whose runs does,
+        sorted.
+        """
+        matches = or_(begins(runs.c.cell, prefix), begins(runs.c.key, prefix))
         with self._read() as connection:
             return sorted(
-                connection.execute(select(runs.c.cell).where(fitting).distinct()).scalars()
+                connection.execute(select(runs.c.cell).where(matches).distinct()).scalars()
             )
 
     def replicates(self, cells: Collection[str]) -> list[Replicate]:
-        """The runs of these cells, sorted by cell and seed."""
+        """Read the runs of these cells, sorted by cell and seed."""
         statuses = {status.value: status for status in Status}
         query: Select[Any] = select(*(runs.c[name] for name in Replicate._fields))
-        found: list[Replicate] = []
+        replicates: list[Replicate] = []
         texts: dict[str | None, str | None] = {}  # what many runs share is held once
-
         with self._read() as connection:
             for part in chunks(cells):
                 rows: Any = connection.execute(
@@ -116,98 +116,117 @@ class Scores:
                     cell, reason, *names = (
                         texts.setdefault(text, text) for text in (cell, reason, *names)
                     )
-                    found.append(
-                        Replicate._make(
-                            (key, cell, seed, statuses[status], reason, step, wall_s, *names)
-                        )
-                    )
-        found.sort(key=lambda run: (run.cell, run.seed, run.key))
-        return found
+                    values = (key, cell, seed, statuses[status], reason, step, wall_s, *names)
+                    replicates.append(Replicate._make(values))
+        replicates.sort(key=lambda run: (run.cell, run.seed, run.key))
+        return replicates
 
     def metric(self, name: str) -> dict[str, float]:
-        """One metric of every run that has it, by key."""
+        """Read one metric of every run that has it, by key."""
         query = select(metrics.c.run, metrics.c.value, metrics.c.kind).where(metrics.c.name == name)
         with self._read() as connection:
             rows = connection.execute(query.execution_options(yield_per=CHUNK))
             return {
                 key: value
                 if kind == FINITE and value is not None
-                else self._other(name, key, value, kind)
+                else metric_value(key, name, value, kind)
                 for key, value, kind in rows
             }
 
-    @staticmethod
-    def _other(name: str, key: str, value: float | None, kind: str) -> float:
-        """A value that is not finite.
-
-        Raises:
-            StoreError: there is none.
-        """
-        if (known := decode(value, kind)) is None:
-            raise StoreError(
-                f"The metric '{name}' of run {key} has no value. Put a backup in the database's place."
-            )
-        return known
-
     def metric_names(self) -> list[str]:
-        """The names of all stored metrics, sorted."""
+        """Read the names of all stored metrics, sorted."""
         with self._read() as connection:
             return sorted(connection.execute(select(metrics.c.name).distinct()).scalars())
 
     def curve(self, name: str, keys: Collection[str]) -> dict[str, Curve]:
-        """One curve of these runs, by key; a run without it is left out."""
-        query = select(curves.c.run, curves.c.steps, curves.c["values"]).where(
-            curves.c.name == name
-        )
+        """Read one curve of these runs, by key; a run without it is left out."""
+        columns = (curves.c.run, curves.c.steps, curves.c["values"])
+        query = select(*columns).where(curves.c.name == name)
         with self._read() as connection:
-            rows = [
-                row
-                for part in chunks(keys)
-                for row in connection.execute(query.where(curves.c.run.in_(part))).all()
-            ]
+            rows = select_in(connection, query, curves.c.run, keys)
         return {key: decode_curve(steps, values) for key, steps, values in rows}
 
     def newest_sources(self) -> dict[tuple[str, str], str]:
-        """Of each method and task that is not installed, by kind and name, the sha256 of the code
-        that was queued last.
+        """Find, of each method and task that is not installed, by kind and name, the sha256 of the
+        code that was queued last.
         """
         newest: dict[tuple[str, str], tuple[float, str]] = {}
         with self._read() as connection:
             for kind in ("method", "task"):
                 name, source = runs.c[kind], runs.c[f"{kind}_source"]
-                query = (
-                    select(name, func.max(runs.c.created_at), source)
-                    .where(source.is_not(None))
-                    .group_by(name, source)
-                )
-                for plugin, at, digest in connection.execute(query):
+                query = select(name, func.max(runs.c.created_at), source)
+                grouped = query.where(source.is_not(None)).group_by(name, source)
+                for plugin, at, digest in connection.execute(grouped):
                     newest[kind, plugin] = max(newest.get((kind, plugin), (0.0, "")), (at, digest))
         return {plugin: digest for plugin, (_, digest) in newest.items()}
 
     def environments(self) -> dict[str, dict[str, Any]]:
-        """Every environment on record by its name."""
+        """Read every environment on record by its hash."""
         with self._read() as connection:
-            return {
-                row.digest: stored_json(row.environment)
-                for row in connection.execute(select(environments))
-            }
+            rows = connection.execute(select(environments.c.digest, environments.c.environment))
+            return {digest: stored_json(text) for digest, text in rows}
 
 
-def each_cell(connection: Connection) -> Iterator[CellRow]:
-    """Every cell that has runs, sorted by task, method and cell; few are held at a time."""
-    first = select(func.min(runs.c.key)).group_by(runs.c.cell)
+class Snapshot(Runs, Scores):
+    """What an export reads: all of it is of one moment, while others go on writing."""
+
+    def __init__(self, moment: Database) -> None:
+        super().__init__(moment)
+        self.retractions = Retractions(moment)
+
+    def each_cell(self) -> Iterator[CellRow]:
+        """Yield every cell that has runs, sorted by task, method and cell; few are held at a
+        time.
+        """
+        with self._read() as connection:
+            yield from _each_cell(connection)
+
+    def has_errors(self, keys: Collection[str]) -> dict[str, bool]:
+        """Read the names of these runs' metrics, sorted, and whether any has a standard error."""
+        query = select(metrics.c.name, func.count(metrics.c.se_kind)).group_by(metrics.c.name)
+        has_errors: dict[str, bool] = {}
+        with self._read() as connection:
+            for name, count in select_in(connection, query, metrics.c.run, keys):
+                has_errors[name] = has_errors.get(name, False) or count > 0
+        return dict(sorted(has_errors.items()))
+
+    def all_curves(self, keys: Collection[str]) -> list[tuple[str, str, Curve]]:
+        """Read all curves of these runs as (key, name, points), sorted by name within a run."""
+        columns = (curves.c.run, curves.c.name, curves.c.steps, curves.c["values"])
+        query = select(*columns).order_by(curves.c.run, curves.c.name)
+        with self._read() as connection:
+            rows = select_in(connection, query, curves.c.run, keys)
+        return [(key, name, decode_curve(steps, values)) for key, name, steps, values in rows]
+
+    def provenance(self, keys: Collection[str]) -> dict[str, tuple[dict[str, Any], dict[str, Any]]]:
+        """Read, by run, what its last attempt ran on and the plan that it follows; empty where
+        there is none yet.
+        """
+        query = select(runs.c.key, runs.c.environment, runs.c.plan)
+        texts: dict[str | None, dict[str, Any]] = {}
+        with self._read() as connection:
+            rows = select_in(connection, query, runs.c.key, keys)
+            for table, column in ((environments, "environment"), (plans, "plan")):
+                digests = {getattr(row, column) for row in rows} - {None}
+                for row in select_in(connection, select(table), table.c.digest, digests):
+                    texts[row[0]] = stored_json(row[1])
+        return {
+            key: (texts.get(environment, {}), texts.get(plan, {}))
+            for key, environment, plan in rows
+        }
+
+
+def _each_cell(connection: Connection) -> Iterator[CellRow]:
+    least_keys = select(func.min(runs.c.key)).group_by(runs.c.cell)
     columns = [
         descriptions.c.description if name == "description" else runs.c[name]
         for name in CellRow._fields
     ]
-    query = (
-        select(*columns)
-        .join(descriptions, isouter=True)
-        .where(runs.c.key.in_(first))
-        .order_by(runs.c.task_label, runs.c.method, runs.c.cell)
-    )
-    for row in connection.execute(query.execution_options(yield_per=CHUNK)):
-        told = parsed_description(row.description, row.method)
+    query = select(*columns).join(descriptions, isouter=True).where(runs.c.key.in_(least_keys))
+    ordered = query.order_by(runs.c.task_label, runs.c.method, runs.c.cell)
+    for row in connection.execute(ordered.execution_options(yield_per=CHUNK)):
         yield CellRow(*row)._replace(
-            settings=stored_json(row.settings), spec=stored_json(row.spec), description=told
+            settings=stored_json(row.settings),
+            spec=stored_json(row.spec),
+            description=parse_description(row.description, row.method),
         )

@@ -22,9 +22,9 @@ from harness.base.spec import (
     Status,
 )
 from harness.base.workspace import Edition, sqlite_url
-from harness.store import earlier, reading
-from harness.store.claims import NO_OWNER, change, lock, record
-from harness.store.database import freeze, now
+from harness.store import earlier
+from harness.store.database import freeze, insert_new, now
+from harness.store.fences import NO_OWNER, change, is_held, lock, owner_of, record
 from harness.store.files import (
     artifacts_of,
     checkpoints_of,
@@ -34,7 +34,8 @@ from harness.store.files import (
 )
 from harness.store.floats import decode, stored_json
 from harness.store.integrity import edited_rows_of
-from harness.store.rows import ArtifactFile, CheckpointFile, File, Owner
+from harness.store.owner import Owner
+from harness.store.rows import ArtifactFile, CheckpointFile, File
 from harness.store.schema import (
     artifacts,
     checkpoints,
@@ -49,7 +50,6 @@ from harness.store.schema import (
     sources,
 )
 from harness.store.upgrade import HEAD, REVISIONS, VERSION_TABLE, upgrade
-from harness.store.writing import insert_new
 
 ADDED, SAME, CONFLICT = "added", "same", "conflict"
 REPLACED, HELD = "replaced an unfinished run", "held"
@@ -194,9 +194,9 @@ def adopt(
     if row.status in TERMINAL:
         different = list(differences(_result(connection, row), result))
         return Adoption(key, CONFLICT if different else SAME, different)
-    if reading.is_held(row, at):
-        return Adoption(key, HELD, [f"{reading.owner_of(row)} is at work on it"])
-    waiting = earlier.of(connection, [key]).get(key)
+    if is_held(row, at):
+        return Adoption(key, HELD, [f"{owner_of(row)} is at work on it"])
+    waiting = earlier.waiting_results(connection, [key]).get(key)
     if waiting and not earlier.supersedes(status, waiting["status"]):
         why = f"status {waiting['status']} here, and being made anew, {status} there"
         return Adoption(key, CONFLICT, [why])

@@ -11,25 +11,14 @@ from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
-from sqlalchemy import (
-    Connection,
-    Engine,
-    create_engine,
-    func,
-    inspect,
-    make_url,
-    select,
-    text,
-    update,
-)
+from sqlalchemy import Connection, create_engine, func, inspect, make_url, select, text, update
 
 from harness.base.errors import SchemaBehind, SchemaMismatch, StoreError, UsageError
 from harness.base.files import sync_folder
 from harness.base.workspace import redact
-from harness.store.database import clear_errors, engine_for, reading, sqlite_file, writing
+from harness.store.database import Database, insert_new, sqlite_file
 from harness.store.floats import stored_json
 from harness.store.schema import descriptions, metadata, runs
-from harness.store.writing import insert_new
 
 VERSION_TABLE = "bench_alembic_version"
 REVISIONS = ("0001", "0002", "0003")  # oldest first; migrations/versions has a file for each
@@ -39,32 +28,25 @@ SCHEMA_LOCK = 0x62656E6368
 
 
 def revision_of(connection: Connection) -> str | None:
-    """The schema's revision; None where there is no schema."""
+    """Read the schema's revision; None where there is no schema."""
     if not inspect(connection).has_table(VERSION_TABLE):
         return None
     return connection.execute(text(f"SELECT version_num FROM {VERSION_TABLE}")).scalar()
 
 
 def holds_results(url: str, patience_s: int) -> bool:
-    """Whether any database, not only one of ours, has the tables of results; a server has so many
-    seconds to answer.
+    """Tell whether any database, not only one of ours, has the tables of results; a server has so
+    many seconds to answer.
     """
     address = make_url(url)
-    waits = (
-        address.get_backend_name() in ("postgresql", "mysql")
-        and "connect_timeout" not in address.query
-    )
-    engine = create_engine(address, connect_args={"connect_timeout": patience_s} if waits else {})
+    is_server = address.get_backend_name() in ("postgresql", "mysql")
+    may_wait = is_server and "connect_timeout" not in address.query
+    arguments = {"connect_timeout": patience_s} if may_wait else {}
+    engine = create_engine(address, connect_args=arguments)
     try:
         return inspect(engine).has_table(VERSION_TABLE)
     finally:
         engine.dispose()
-
-
-def current_revision(engine: Engine) -> str | None:
-    """The revision of a database's schema; None where there is no schema."""
-    with reading(engine, str(engine.url.render_as_string(hide_password=False))) as connection:
-        return revision_of(connection)
 
 
 def check_revision(revision: str | None, url: str) -> None:
@@ -76,21 +58,16 @@ def check_revision(revision: str | None, url: str) -> None:
     """
     if revision == HEAD:
         return
+    start = f"The result database {redact(url)} has schema {revision}, "
     if revision in REVISIONS:
-        raise SchemaBehind(
-            f"The result database {redact(url)} has schema {revision}, this program needs {HEAD}: run: bench db upgrade"
-        )
-    raise _newer(revision, url)
-
-
-def _newer(revision: str | None, url: str) -> SchemaMismatch:
-    return SchemaMismatch(
-        f"The result database {redact(url)} has schema {revision}, which this program does not know (it knows up to {HEAD}): "
-        "a newer release made it. Install that release, or name another database with BENCH_DATABASE_URL."
+        raise SchemaBehind(f"{start}this program needs {HEAD}: run: bench db upgrade")
+    raise SchemaMismatch(
+        f"{start}which this program does not know (it knows up to {HEAD}): a newer release made it."
+        " Install that release, or name another database with BENCH_DATABASE_URL."
     )
 
 
-def migrate(engine: Engine, url: str) -> str | None:
+def migrate(database: Database) -> str | None:
     """Bring the schema to `HEAD` in one transaction, one process at a time, and return the revision
     before.
 
@@ -98,43 +75,39 @@ def migrate(engine: Engine, url: str) -> str | None:
         SchemaMismatch: the schema is newer than this program.
         StoreError: the database has tables of the same names that are another program's.
     """
-    with writing(engine, url) as connection:
+    with database.write() as connection:
         if connection.dialect.name == "postgresql":
             connection.execute(select(func.pg_advisory_xact_lock(SCHEMA_LOCK)))
         before = revision_of(connection)
         if before is None:
-            _refuse_foreign_tables(connection, url)
+            _refuse_foreign_tables(connection, database.url)
         elif before not in REVISIONS:
-            raise _newer(before, url)
+            check_revision(before, database.url)
         if before != HEAD:
             _run_migrations(connection)
-        if before not in (None, HEAD):
-            _describe_runs(connection)
+            if before is not None:
+                _describe_runs(connection)
     return before
 
 
 def _describe_runs(connection: Connection) -> None:
-    """Take down what the plugins of runs say that an earlier release stored without it."""
+    """Store what the plugins of runs say that an earlier release stored without it."""
     from harness.plan.description import describe_stored
 
-    first = select(func.min(runs.c.key)).where(runs.c.description.is_(None)).group_by(runs.c.cell)
-    for row in connection.execute(select(runs).where(runs.c.key.in_(first))).all():
-        told = describe_stored(
-            row.method, stored_json(row.spec), stored_json(row.settings), row.protocol
-        )
-        connection.execute(
-            insert_new(connection, descriptions).values(digest=told.digest, description=told.text)
-        )
-        named = {
-            "description": told.digest,
-            "method_label": told.method,
-            "stacks": int(told.stacks),
+    undescribed = runs.c.description.is_(None)
+    least_keys = select(func.min(runs.c.key)).where(undescribed).group_by(runs.c.cell)
+    for row in connection.execute(select(runs).where(runs.c.key.in_(least_keys))).all():
+        spec, settings = stored_json(row.spec), stored_json(row.settings)
+        described = describe_stored(row.method, spec, settings, row.protocol)
+        statement = insert_new(connection, descriptions)
+        connection.execute(statement.values((described.digest, described.text)))
+        values = {
+            "description": described.digest,
+            "method_label": described.method,
+            "stacks": int(described.stacks),
         }
-        connection.execute(
-            update(runs)
-            .where(runs.c.cell == row.cell, runs.c.description.is_(None))
-            .values(**named)
-        )
+        cell = update(runs).where(runs.c.cell == row.cell, undescribed)
+        connection.execute(cell.values(**values))
 
 
 def _refuse_foreign_tables(connection: Connection, url: str) -> None:
@@ -143,8 +116,8 @@ def _refuse_foreign_tables(connection: Connection, url: str) -> None:
     if clashes:
         maker = "MLflow" if {"experiments", "latest_metrics"} <= tables else "another program"
         raise StoreError(
-            f"{redact(url)} is not a result database: {maker} made its tables ({', '.join(clashes)}). "
-            "Name a database of its own with BENCH_DATABASE_URL."
+            f"{redact(url)} is not a result database: {maker} made its tables "
+            f"({', '.join(clashes)}). Name a database of its own with BENCH_DATABASE_URL."
         )
 
 
@@ -152,10 +125,8 @@ def _run_migrations(connection: Connection) -> None:
     from alembic import command
     from alembic.config import Config
 
-    config = Config()
-    config.set_main_option(
-        "script_location", str(Path(__file__).parent / "migrations").replace("%", "%%")
-    )
+    config, folder = Config(), Path(__file__).parent / "migrations"
+    config.set_main_option("script_location", str(folder).replace("%", "%%"))
     config.set_main_option("path_separator", "os")
     config.attributes["connection"] = connection
     command.upgrade(config, HEAD)
@@ -169,11 +140,8 @@ def upgrade(url: str) -> str | None:
         StoreError: there is no such file, or it cannot be used.
     """
     _require_file(url)
-    engine = engine_for(url, foreign_keys=False)
-    try:
-        return migrate(engine, url)
-    finally:
-        engine.dispose()
+    with Database(url, foreign_keys=False) as database:
+        return migrate(database)
 
 
 def _require_file(url: str) -> None:
@@ -197,7 +165,11 @@ def backup(url: str, path: Path | str) -> None:
         raise UsageError(f"{target} is the database itself. Name another file for its backup.")
     part = target.with_name(f".{target.name}.{uuid4().hex}.part")
     try:
-        _copy(source, part)
+        with closing(sqlite3.connect(source)) as reader, closing(sqlite3.connect(part)) as writer:
+            reader.backup(writer)
+            writer.execute("PRAGMA journal_mode = DELETE")  # one file, with nothing beside it
+        with part.open("rb+") as copy:
+            os.fsync(copy.fileno())
         part.replace(target)
         sync_folder(target.parent)
     except (sqlite3.Error, OSError) as err:
@@ -205,48 +177,25 @@ def backup(url: str, path: Path | str) -> None:
         raise StoreError(f"Cannot copy {source} to {target}: {err}.") from err
 
 
-def _copy(source: Path, target: Path) -> None:
-    """Copy a database page by page and make the copy durable."""
-    with closing(sqlite3.connect(source)) as reader, closing(sqlite3.connect(target)) as writer:
-        reader.backup(writer)
-        writer.execute("PRAGMA journal_mode = DELETE")  # one file, with nothing beside it
-    with target.open("rb+") as file:
-        os.fsync(file.fileno())
-
-
 def info(url: str) -> dict[str, Any]:
-    """The database's address without its password, its revision, its runs by status, and its size
-    in bytes.
+    """Describe a database: its address without its password, its revision, its runs by status, and
+    its size in bytes.
     """
     _require_file(url)
-    engine = engine_for(url)
-    try:
-        with reading(engine, url) as connection:
-            revision = revision_of(connection)
-            counts = (
-                connection.execute(
-                    select(runs.c.status, func.count()).group_by(runs.c.status)
-                ).all()
-                if revision
-                else []
-            )
-            size = _size(connection, url)
-    finally:
-        engine.dispose()
+    counts = select(runs.c.status, func.count()).group_by(runs.c.status)
+    file = sqlite_file(url)
+    with Database(url) as database, database.read() as connection:
+        revision = revision_of(connection)
+        rows = connection.execute(counts).all() if revision else []
+        if file is None:
+            query = text("SELECT pg_database_size(current_database())")
+            size = int(connection.execute(query).scalar_one())
+        else:
+            size = file.stat().st_size
     return {
         "url": redact(url),
         "revision": revision,
         "head": HEAD,
-        "runs": dict(sorted((row[0], row[1]) for row in counts)),
+        "runs": dict(sorted((status, count) for status, count in rows)),
         "size_bytes": size,
     }
-
-
-def _size(connection: Connection, url: str) -> int:
-    file = sqlite_file(url)
-    if file is None:
-        return int(
-            connection.execute(text("SELECT pg_database_size(current_database())")).scalar_one()
-        )
-    with clear_errors(url):
-        return file.stat().st_size

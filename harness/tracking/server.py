@@ -16,7 +16,7 @@ from harness.base.errors import BenchError, UsageError
 from harness.base.errors import one_line as on_one_line
 from harness.base.workspace import Workspace, leads_straight, redact, sqlite_url, without_password
 from harness.store import ResultStore
-from harness.store.create import NO_HARD_LINKS, part_beside
+from harness.store.create import create_file
 from harness.store.upgrade import holds_results
 
 if TYPE_CHECKING:
@@ -159,32 +159,14 @@ def local_copy(workspace: Workspace, run_id: str | None, name: str) -> bytes | N
 
 
 def create_store(workspace: Workspace) -> bool:
-    """Build MLflow's SQLite file beside its place and link it there whole; says whether this call
-    made it.
-
-    Whoever links first wins and the others use the winner's; a process killed at any moment leaves
-    either the whole store or none, and at worst a hidden file that a later call removes. Stores on
-    a server are left alone.
+    """Create MLflow's SQLite file where it is missing, whole or not at all, and tell whether this
+    call did it. Stores on a server are left alone.
     """
     if not is_missing(workspace):
         return False
     file = Path(_local_file(workspace) or "").absolute()
     file.parent.mkdir(parents=True, exist_ok=True)
-    part = part_beside(file)
-    try:
-        _build_store(part, workspace)
-        os.link(part, file)
-    except FileExistsError:
-        return False
-    except OSError as err:
-        if err.errno not in NO_HARD_LINKS:
-            raise
-        return False  # mlflow builds the missing file in place
-    finally:
-        for left in file.parent.glob(f"{part.name}*"):
-            left.unlink(missing_ok=True)
-    _flush(file.parent)
-    return True
+    return create_file(file, lambda part: _build_store(part, workspace))
 
 
 def _build_store(part: Path, workspace: Workspace) -> None:
@@ -195,16 +177,6 @@ def _build_store(part: Path, workspace: Workspace) -> None:
     with closing(sqlite3.connect(part)) as connection:
         connection.execute("PRAGMA journal_mode = WAL")
         connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
-    _flush(part)
-
-
-def _flush(path: Path) -> None:
-    """Wait until a file or a folder is on the disk."""
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
 
 
 def run_page(workspace: Workspace, run_id: str) -> str | None:

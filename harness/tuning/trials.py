@@ -36,8 +36,9 @@ from optuna.trial import FrozenTrial, TrialState, create_trial
 from harness.base.errors import StoreError, UsageError, one_line
 from harness.base.spec import canonical_json
 from harness.base.workspace import redact, without_password
+from harness.store.create import build_if_missing
 from harness.store.database import sqlite_file
-from harness.store.locks import built_aside, named_lock
+from harness.store.locks import named_lock
 from harness.tuning.search import REDUCTION, Search, SearchRecord, Spec
 from harness.tuning.space import Dimension
 
@@ -97,8 +98,10 @@ def open_log(url: str, search: Search) -> Iterator[TrialLog]:
                 f"Another process is tuning '{search.name}'. Wait for it, or stop it: "
                 "its trials are saved."
             )
-        with named_lock(url, "creation", wait=True), built_aside(url, _create), _storage(url):
-            pass  # the process that comes first creates the tables
+        with named_lock(url, "creation", wait=True):
+            build_if_missing(url, _create)
+            with _storage(url):
+                pass  # the process that comes first creates the tables
         with _storage(url) as storage:
             study = quietly(
                 optuna.create_study,

@@ -18,7 +18,7 @@ from runs import ROOT, prepared, start
 from sqlalchemy import MetaData, select
 
 from harness.base.workspace import Workspace, redact
-from harness.store.database import engine_for, reading
+from harness.store.database import Database
 from harness.tracking.server import ui_command
 
 SECRET = "Tr0ub4dor&3/x"
@@ -52,14 +52,12 @@ def watched(process) -> tuple[str, set[str]]:
 
 def dumped(url: str) -> str:
     """Every value of a database."""
-    engine, tables = engine_for(url), MetaData()
-    with reading(engine, url) as connection:
+    tables = MetaData()
+    with Database(url) as database, database.read() as connection:
         tables.reflect(connection)
-        text = "\n".join(
+        return "\n".join(
             str(row) for table in tables.sorted_tables for row in connection.execute(select(table))
         )
-    engine.dispose()
-    return text
 
 
 def test_a_password_is_in_no_output_no_file_no_database_and_no_command_line(
