@@ -82,8 +82,8 @@ def invalidate(
     """Withdraw results that do not stand. Nothing is deleted.
 
     Runs that have ended are picked by key, or the first digits of it, by method, task and version; all that is given must fit.
-    A withdrawn result is in no mean, and tables say why. bench run and bench study run make such runs anew, and keep
-    what was withdrawn beside the new result.
+    A withdrawn result is in no mean, and tables say why. bench run and bench study run make such runs anew; the
+    mark stays on record then, the earlier result does not.
 
     \b
     Examples:

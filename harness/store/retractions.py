@@ -17,7 +17,7 @@ from harness.store.schema import earlier_results, errata, runs
 class Retraction(NamedTuple):
     """A mark on a run's result: since when, why, and when it was lifted, or the run made anew.
 
-    Releases before 0.4 archived what there was before in `result`; it is None of later ones.
+    Earlier releases archived what there was before in `result`; since then it is None.
     """
 
     run: str
