@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -84,23 +85,22 @@ class Trajectory:
 
     def __init__(self, score: Score, z: Tensor, v: Tensor) -> None:
         self._score, self._z, self._v = score, z, v
-        self._temperatures: list[Tensor | float] = [1.0]
+        self._temperature: Tensor | float = 1.0
+        self._temperatures: list[Tensor | float] = []  # those at which there are operations
         self._kicks: list[_Operation] = []
         self._drifts: list[_Operation] = []
 
     def kick(self, epsilon: Tensor, fraction: float = 1.0) -> None:
         """Add a fraction of epsilon [R, D] times the score to the momentum."""
-        temperature, slot = len(self._temperatures) - 1, len(self._drifts)
-        self._kicks.append(_Operation(epsilon, fraction, temperature, slot))
+        self._kicks.append(self._operation(epsilon, fraction))
 
     def drift(self, epsilon: Tensor, fraction: float = 1.0) -> None:
         """Add a fraction of epsilon [R, D] times the momentum to the position."""
-        temperature, slot = len(self._temperatures) - 1, len(self._drifts)
-        self._drifts.append(_Operation(epsilon, fraction, temperature, slot))
+        self._drifts.append(self._operation(epsilon, fraction))
 
     def temper(self, T: Tensor | float) -> None:
-        """Bring the momentum to the square root T [R, 1] of another temperature."""
-        self._temperatures.append(T)
+        """Bring the momentum to another temperature, of square root T [R, 1]."""
+        self._temperature = T
 
     def run(self, trace: bool = False) -> tuple[list[Tensor], Tensor]:
         """Run all operations.
@@ -108,30 +108,63 @@ class Trajectory:
         Returns: the position at the end, or, when traced, at the start and after each drift, each
             [S, N, D]; the momentum at the end, [S, N, D].
         """
-        like = next(
-            (T for T in self._temperatures if isinstance(T, Tensor)), self._z.new_ones(1, 1)
-        )
-        T = torch.stack(
-            [T if isinstance(T, Tensor) else torch.full_like(like, T) for T in self._temperatures]
-        )
-        score, n_drifts = self._score, len(self._drifts)
-        drifts = _coefficients(self._drifts, T, n_drifts)  # [K, R, D]
-        if isinstance(score, LinearScore) and n_drifts and not trace:  # s(z) = -kappa (z - c)
-            kicks = _coefficients(self._kicks, 1 / T, n_drifts + 1, -score.precision)
+        score = self._score
+        if isinstance(score, LinearScore) and self._drifts and not trace:  # s(z) = -kappa (z - c)
+            drifts, kicks = self._coefficients(-score.precision)
             z, u = harmonic_leapfrog(self._z, self._v, drifts, kicks, score.centre)
             path = [z]
         else:
-            kicks = _coefficients(self._kicks, 1 / T, n_drifts + 1)  # [K + 1, R, D]
+            drifts, kicks = self._coefficients()
             path, u = [self._z], self._v + kicks[0] * score(self._z)
             for drift, kick in zip(drifts.unbind(), kicks[1:].unbind(), strict=True):
                 path.append(path[-1] + drift * u)
                 u = u + kick * score(path[-1])
-        last_T = self._temperatures[-1]
-        return path, u if last_T == 1.0 else last_T * u
+        T = self._temperature
+        return path, T * u if isinstance(T, Tensor) or T != 1.0 else u
+
+    def _operation(self, epsilon: Tensor, fraction: float) -> _Operation:
+        if not self._temperatures or self._temperatures[-1] is not self._temperature:
+            self._temperatures.append(self._temperature)
+        return _Operation(epsilon, fraction, len(self._temperatures) - 1, len(self._drifts))
+
+    def _coefficients(self, precision: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Those of u: drifts [K, R, D] and, times the precision, joined kicks [K + 1, R, D]."""
+        T, n_drifts = self._stacked_temperatures(), len(self._drifts)
+        if not self._is_leapfrog(len(T)):
+            kicks = _sums(self._kicks, 1 / T, n_drifts + 1, precision)
+            return _sums(self._drifts, T, n_drifts), kicks
+        epsilon = self._drifts[0].epsilon
+        half = 0.5 / T
+        kicks = torch.cat([half[:1], half[:-1] + half[1:], half[-1:]])
+        return T * epsilon, kicks * (epsilon if precision is None else precision * epsilon)
+
+    def _is_leapfrog(self, n_temperatures: int) -> bool:
+        """Whether all are leapfrog steps of one size, each at a temperature of its own."""
+        steps = range(n_temperatures)
+        if len(self._drifts) != n_temperatures or len(self._kicks) != 2 * n_temperatures:
+            return False
+        epsilon = self._drifts[0].epsilon
+        return all(
+            kick.epsilon is epsilon and kick[1:] == (0.5, k, k + after)
+            for k in steps
+            for after, kick in enumerate(self._kicks[2 * k : 2 * k + 2])
+        ) and all(
+            drift.epsilon is epsilon and drift[1:] == (1.0, k, k)
+            for k, drift in enumerate(self._drifts)
+        )
+
+    def _stacked_temperatures(self) -> Tensor:
+        """Those at which there are operations, [temperatures, R, 1]."""
+        tensors = [T for T in self._temperatures if isinstance(T, Tensor)]
+        like = tensors[0] if tensors else self._z.new_ones(1, 1)
+        if len(tensors) < len(self._temperatures):
+            tensors = [
+                torch.full_like(like, T) if isinstance(T, float) else T for T in self._temperatures
+            ]
+        return torch.stack(tensors)
 
 
-@dataclass(frozen=True)
-class _Operation:
+class _Operation(NamedTuple):
     """A kick or a drift: how far, the number of the temperature at which, after how many drifts."""
 
     epsilon: Tensor
@@ -140,7 +173,7 @@ class _Operation:
     slot: int
 
 
-def _coefficients(
+def _sums(
     operations: list[_Operation], scales: Tensor, n_slots: int, precision: Tensor | None = None
 ) -> Tensor:
     """Add fraction * scale * precision * epsilon of the operations up in each slot: [n_slots, R, D].
@@ -149,19 +182,26 @@ def _coefficients(
     """
     if not operations:
         return scales.new_zeros(n_slots, 1, 1)
-    index = {"dtype": torch.long, "device": scales.device}
-    numbers = torch.tensor([operation.temperature for operation in operations], **index)
-    slots = torch.tensor([operation.slot for operation in operations], **index)
-    fractions = scales.new_tensor([operation.fraction for operation in operations])
-    terms = scales.index_select(0, numbers) * fractions[:, None, None]
-    epsilons = [operation.epsilon for operation in operations]
+    epsilons, fractions, temperatures, slots = zip(*operations, strict=True)
+    numbers = range(len(operations))
     shared = all(epsilon is epsilons[0] for epsilon in epsilons)
     epsilon = epsilons[0] if shared else torch.stack(epsilons)
     if precision is not None:
         epsilon = precision * epsilon
-    terms = terms if shared else terms * epsilon
-    sums = terms.new_zeros(n_slots, *terms.shape[1:]).index_add(0, slots, terms)
-    return sums * epsilon if shared else sums
+    if shared:
+        return _sparse_product(fractions, slots, temperatures, n_slots, scales) * epsilon
+    terms = _sparse_product(fractions, numbers, temperatures, len(numbers), scales) * epsilon
+    return _sparse_product([1.0] * len(numbers), slots, numbers, n_slots, terms)
+
+
+def _sparse_product(
+    values: Sequence[float], rows: Sequence[int], columns: Sequence[int], n_rows: int, x: Tensor
+) -> Tensor:
+    """Multiply x [columns, ...] by the matrix with these values, those of one place added up."""
+    matrix = np.zeros((n_rows, len(x)))
+    for value, row, column in zip(values, rows, columns, strict=True):
+        matrix[row, column] += value
+    return torch.tensordot(torch.from_numpy(matrix).to(x), x, 1)
 
 
 def harmonic_leapfrog(
@@ -205,23 +245,22 @@ class _HarmonicLeapfrog(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         offset, u, drifts, kicks, *columns = ctx.saved_tensors
-        K = len(drifts)
+        K, drifts, kicks = len(drifts), drifts.unbind(), kicks.unbind()
         zs, us = columns[: K + 1], columns[K + 1 :]
         (zz, zu), (uz, uu), (grad_z, grad_u) = zs[-1], us[-1], grads
         bar_z, bar_u = (torch.stack([(grad * offset).sum(0), (grad * u).sum(0)]) for grad in grads)
-        bars_z, bars_u = [], [bar_u]
-        for d, a in zip(reversed(drifts.unbind()), reversed(kicks[1:].unbind()), strict=True):
-            bar_z = torch.addcmul(bar_z, a, bar_u)
-            bar_u = torch.addcmul(bar_u, d, bar_z)
-            bars_z.append(bar_z)
-            bars_u.append(bar_u)
-        grad_drifts = (torch.stack(bars_z[::-1]) * torch.stack(us[:-1])).sum(1)
-        grad_kicks = (torch.stack(bars_u[::-1]) * torch.stack(zs)).sum(1)
+        grad_drifts, grad_kicks = [], []
+        for k in range(K, 0, -1):
+            grad_kicks.append((bar_u * zs[k]).sum(0))
+            bar_z = torch.addcmul(bar_z, kicks[k], bar_u)
+            grad_drifts.append((bar_z * us[k - 1]).sum(0))
+            bar_u = torch.addcmul(bar_u, drifts[k - 1], bar_z)
+        grad_kicks.append(bar_u[0])
         sum_z, sum_u = grad_z.sum(0), grad_u.sum(0)
         return (
             zz * grad_z + uz * grad_u if ctx.needs_input_grad[0] else None,
             zu * grad_z + uu * grad_u if ctx.needs_input_grad[1] else None,
-            grad_drifts,
-            grad_kicks,
+            torch.stack(grad_drifts[::-1]),
+            torch.stack(grad_kicks[::-1]),
             sum_z - zz * sum_z - uz * sum_u,
         )
