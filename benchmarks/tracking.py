@@ -29,9 +29,10 @@ CALIBRATION = 20_000
 METHOD, TASK = "hvae", "gaussian-25"
 WATCHED = """
 import sys, time
-from harness import runner, validation
+from harness.execution import job
+from harness.training import loop
 from harness.cli.__main__ import bench
-train, store, marks = validation.train, runner._store, []
+train, store, marks = loop.train, job._store, []
 def watched_train(*given):
     steps = train(*given)
     first = next(steps)
@@ -41,7 +42,7 @@ def watched_train(*given):
 def watched_store(*given):
     store(*given)
     print("from", marks[0], "to", time.perf_counter())
-validation.train, runner._store = watched_train, watched_store
+loop.train, job._store = watched_train, watched_store
 bench()
 """
 FEW_PARTICLES = ("--set", "eval_particles=2")  # scoring takes no time

@@ -19,7 +19,7 @@ from harness.tasks._images import binarised
 from harness.tasks._layers import flat, maps, phases
 from harness.tasks._nets import ConvNets, DenseNets, widening
 from harness.tasks.digits import Digits
-from harness.training import checkpoint, validation
+from harness.training import checkpoint
 from harness.training import loop as training
 from harness.training.evaluation import evaluate
 
@@ -259,14 +259,14 @@ def test_training_stops_when_the_validation_bound_falls_and_the_best_parameters_
     resolved = stopping()
     state = training.start(resolved.method, resolved.task, resolved.protocol, [0])
     kept = {}
-    for progress in validation.train(resolved.method, resolved.task, resolved.protocol, state):
+    for progress in training.train(resolved.method, resolved.task, resolved.protocol, state):
         kept[progress.step] = state.flat.clone()
-    looks = validation.curve(resolved.protocol, state)["validation_bound"]
+    looks = training.curves(resolved.protocol, state, 0)["validation_bound"]
     best = max(looks, key=lambda point: point[1])
     assert state.step < 300
     assert looks[-1][0] == state.step == best[0] + 30
-    assert torch.equal(validation.best_parameters(state), kept[best[0]])
-    assert list(validation.train(resolved.method, resolved.task, resolved.protocol, state)) == []
+    assert torch.equal(state.best_parameters(), kept[best[0]])
+    assert list(training.train(resolved.method, resolved.task, resolved.protocol, state)) == []
     scores = evaluate(resolved.method, resolved.task, resolved.protocol, state)
     assert float(scores["nll"].value) == -float(scores["log_evidence"].value)
     assert float(scores["validation_elbo"].value) == pytest.approx(best[1], rel=1e-6)
@@ -277,13 +277,13 @@ def test_early_stopping_goes_on_from_a_checkpoint_to_the_same_bits():
     whole, part, again = (
         training.start(resolved.method, resolved.task, resolved.protocol, [0]) for _ in range(3)
     )
-    for _ in validation.train(resolved.method, resolved.task, resolved.protocol, whole):
+    for _ in training.train(resolved.method, resolved.task, resolved.protocol, whole):
         pass
-    for progress in validation.train(resolved.method, resolved.task, resolved.protocol, part):
+    for progress in training.train(resolved.method, resolved.task, resolved.protocol, part):
         if progress.step == 25:
             break
-    checkpoint.restore(again, [checkpoint.member_tensors(part, 0)], 25)
-    for _ in validation.train(resolved.method, resolved.task, resolved.protocol, again):
+    checkpoint.restore(again, [checkpoint.replicate_tensors(part, 0)], 25)
+    for _ in training.train(resolved.method, resolved.task, resolved.protocol, again):
         pass
     assert again.step == whole.step
     assert checkpoint.encode(again, 0, resolved.spec(0)) == checkpoint.encode(
@@ -300,4 +300,4 @@ def test_validation_is_refused_where_there_is_nothing_to_look_at():
     )
     state = training.start(resolved.method, resolved.task, resolved.protocol, [0])
     with pytest.raises(UsageError, match="no validation data"):
-        next(validation.train(resolved.method, resolved.task, resolved.protocol, state))
+        next(training.train(resolved.method, resolved.task, resolved.protocol, state))

@@ -28,9 +28,7 @@ from harness.cli import main
 from harness.numerics.noise import Noise
 from harness.plan import registry
 from harness.tasks.digits import Digits
-from harness.training import checkpoint
-from harness.training import figures as gallery
-from harness.training import png as pictures
+from harness.training import checkpoint, figures
 from harness.training.model import stored
 
 DIGITS = (
@@ -331,7 +329,7 @@ def test_sample_uses_the_best_parameters_on_validation_data(workspace):
     assert torch.equal(whole, tensors["best"][: len(whole)])
     assert list(model.theta) == list(task.init("learned", Noise(["0/init/task"])))
     again = torch.from_numpy(model.sample(64, f"{spec.seed}/pictures/samples")["pixels"])
-    assert gallery.square(again) == files(workspace, line["key"])["samples.png"]
+    assert figures.square(again) == files(workspace, line["key"])["samples.png"]
 
 
 def idx(array):
@@ -472,7 +470,7 @@ def test_an_output_that_cannot_be_written_leaves_nothing(copied, monkeypatch):
 
 def test_a_grid_shows_each_number_as_a_square_of_its_grey():
     cells = np.array([0.0, 0.2, 1.0, np.nan]).reshape(1, 1, 2, 2)
-    sheet = np.asarray(Image.open(io.BytesIO(pictures.grid(cells))))
+    sheet = np.asarray(Image.open(io.BytesIO(figures.image_grid(torch.from_numpy(cells)))))
     assert sheet.shape == (76, 76)
     assert [sheet[10 + 14, 10 + 14], sheet[24, 52], sheet[52, 24], sheet[52, 52], sheet[5, 5]] == [
         0,
@@ -485,7 +483,7 @@ def test_a_grid_shows_each_number_as_a_square_of_its_grey():
 
 def test_a_particle_is_shown_as_often_as_it_weighs():
     log_w = torch.tensor([0.25, 0.75], dtype=torch.float64).log()[:, None].expand(2, 4000)
-    share = float(gallery.by_weight(log_w, Noise(["choice"])).double().mean())
+    share = float(figures.by_weight(log_w, Noise(["choice"])).double().mean())
     assert abs(share - 0.75) < 4 * (0.75 * 0.25 / 4000) ** 0.5
 
 
@@ -494,6 +492,6 @@ def test_a_picture_has_whatever_names_there_are_above_it(name):
     """With warnings as errors, as here: a mirror that somebody runs so does not stop at a letter
     that the font lacks.
     """
-    assert pictures.learning_curves(
+    assert figures.learning_curves(
         {"bound": [(1, 2.0), (2, 3.0)], name: [(1, 2.0)]}, name
     ).startswith(b"\x89PNG")

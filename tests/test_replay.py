@@ -167,7 +167,7 @@ def test_whoever_keeps_a_state_between_comparisons_keeps_no_wrong_one(monkeypatc
     states = {}
 
     def look(progress: Any, state: Any) -> None:
-        if state.step % 10 == 0 and progress.holds():
+        if state.step % 10 == 0 and progress.confirmed():
             states.setdefault(state.step, state.flat.clone())
             assert torch.equal(states[state.step], state.flat)
 

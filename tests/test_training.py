@@ -62,7 +62,9 @@ def test_a_diverging_replicate_is_frozen_and_the_others_go_on():
     assert torch.equal(state.flat[1], at_fifty.flat[1])
     healthy = trained(Shift(), task, spec.protocol(), [0, 1, 2])
     assert torch.equal(state.flat[[0, 2]], healthy.flat[[0, 2]])
-    assert [step for step, _ in training.curves(state, 1, 120)["bound"]] == list(range(1, 51))
+    assert [step for step, _ in training.curves(spec.protocol(), state, 1)["bound"]] == list(
+        range(1, 51)
+    )
 
 
 def test_nothing_of_a_frozen_replicate_changes():
@@ -105,7 +107,7 @@ def test_a_restored_state_goes_on_to_the_bit(optimiser, stop, tmp_path):
     for _ in training.train(method, task, spec.protocol(), again):
         pass
     assert files(again, spec) == files(whole, spec)
-    assert training.curves(again, 1, 300) == training.curves(whole, 1, 300)
+    assert training.curves(spec.protocol(), again, 1) == training.curves(spec.protocol(), whole, 1)
 
 
 def test_a_damaged_checkpoint_is_refused(tmp_path):

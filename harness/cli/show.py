@@ -201,7 +201,7 @@ def _pictures(workspace: Workspace, store: ResultStore, row: RunRow) -> Iterator
     """A run's pictures by name; one that is missing or damaged is named on stderr."""
     from harness.store import run_files as files
     from harness.tracking.runs import title
-    from harness.training.png import learning_curves
+    from harness.training.figures import learning_curves
 
     curves = store.curves(row.key)
     if any(curves.values()):

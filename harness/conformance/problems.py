@@ -4,6 +4,7 @@ noise that keeps a record.
 
 from __future__ import annotations
 
+import math
 import random
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -41,13 +42,26 @@ Verdict = tuple[bool, str]
 
 
 def run_checks(checks: Mapping[str, Callable[..., Verdict]], *arguments: Any) -> Iterator[Check]:
-    """Each check in turn. What a plugin raises is its failure, told in one line."""
+    """Run each check in turn. What a plugin raises is a failure, described in one line."""
     for name, check in checks.items():
         try:
             holds, detail = check(*arguments)
         except Exception as error:  # noqa: BLE001  a plugin may raise anything
             holds, detail = False, " ".join(f"{type(error).__name__}: {error}".split())
         yield Check(name, holds, detail)
+
+
+@dataclass
+class Worst:
+    """The largest of some values, and the setting where it was seen; NaN is larger than all."""
+
+    value: float = 0.0
+    setting: str = ""
+
+    def add(self, value: float, setting: str) -> None:
+        """Take a value into account."""
+        if not (math.isnan(self.value) or value <= self.value):
+            self.value, self.setting = value, setting
 
 
 @dataclass(frozen=True)
@@ -64,7 +78,7 @@ class Target:
     context: Tensor | None = None
 
     def problem(self) -> Problem:
-        """What a method may know of it."""
+        """Return what a method may know of it."""
 
         def log_joint(z: Tensor) -> Tensor:
             return self.log_evidence + self.posterior.log_prob(z)
@@ -75,31 +89,20 @@ class Target:
         return Problem(log_joint, score, self.base, self.context)
 
     def to(self, dtype: torch.dtype) -> Target:
-        """The same problems in another precision."""
-        base, posterior = (
-            DiagNormal(each.mean.to(dtype), each.log_scale.to(dtype))
-            for each in (self.base, self.posterior)
-        )
-        return Target(
-            base,
-            posterior,
-            self.log_evidence.to(dtype),
-            None if self.context is None else self.context.to(dtype),
-        )
+        """Return the same problems in another precision."""
+        return self._map(lambda tensor: tensor.to(dtype))
 
-    def one(self, index: int) -> Target:
-        """Problem `index` alone."""
-        chosen = slice(index, index + 1)
+    def alone(self, index: int) -> Target:
+        """Return problem `index` alone."""
+        return self._map(lambda tensor: tensor[index : index + 1])
+
+    def _map(self, change: Callable[[Tensor], Tensor]) -> Target:
         base, posterior = (
-            DiagNormal(each.mean[chosen], each.log_scale[chosen])
-            for each in (self.base, self.posterior)
+            DiagNormal(change(density.mean), change(density.log_scale))
+            for density in (self.base, self.posterior)
         )
-        return Target(
-            base,
-            posterior,
-            self.log_evidence[chosen],
-            None if self.context is None else self.context[chosen],
-        )
+        context = None if self.context is None else change(self.context)
+        return Target(base, posterior, change(self.log_evidence), context)
 
 
 def bases(n: int, dim: int) -> DiagNormal:
@@ -134,23 +137,31 @@ def conjugate(n: int, dim: int, stream: str, n_context: int = 0) -> Target:
     return Target(bases(n, dim), posterior, evidence, context)
 
 
-def method_leaves(
-    method: Method, dim: int, streams: Sequence[str], n_context: int = 0, jitter: float = 0.0
+def stacked_leaves(
+    init: Callable[[str], Params], streams: Sequence[str], jitter: float = 0.0
 ) -> Params:
-    """First parameters [R, *event], a replicate a stream, every leaf moved by normal noise of scale
-    `jitter`.
+    """Draw first leaves in double precision, [R, *event], a replicate a stream, every leaf moved by
+    normal noise of scale `jitter`.
     """
     replicates = []
     for stream in streams:
         moves = Noise([f"{stream}/jitter"])
-        leaves = method.init(dim, Noise([f"{stream}/init"]), n_context)
         replicates.append(
             {
                 name: leaf.double() + jitter * moves.normal(*leaf.shape, like=LIKE)
-                for name, leaf in leaves.items()
+                for name, leaf in init(stream).items()
             }
         )
     return {name: torch.stack([leaves[name] for leaves in replicates]) for name in replicates[0]}
+
+
+def method_leaves(
+    method: Method, dim: int, streams: Sequence[str], n_context: int = 0, jitter: float = 0.0
+) -> Params:
+    """Draw a method's first parameters as `stacked_leaves` does."""
+    return stacked_leaves(
+        lambda stream: method.init(dim, Noise([f"{stream}/init"]), n_context), streams, jitter
+    )
 
 
 def allowed(cls: type[Plugin], values: dict[str, Any]) -> Plugin | None:
@@ -188,8 +199,8 @@ def main_settings(cls: type[Method]) -> Iterator[dict[str, Any]]:
             yield dict(values)
 
 
-def called(values: dict[str, Any]) -> str:
-    """A setting in words."""
+def described(values: dict[str, Any]) -> str:
+    """Describe a setting in words."""
     return ", ".join(f"{name}={value}" for name, value in values.items()) or "defaults"
 
 
@@ -221,7 +232,7 @@ def global_state() -> tuple[Any, ...]:
     numpy_state = np.random.get_state(legacy=True)
     return (
         torch.get_rng_state().numpy().tobytes(),
-        repr([np.asarray(part).tobytes() for part in numpy_state]),
+        repr([np.asarray(value).tobytes() for value in numpy_state]),
         random.getstate(),
     )
 
@@ -229,16 +240,16 @@ def global_state() -> tuple[Any, ...]:
 @contextmanager
 def reseeded(seed: int) -> Iterator[None]:
     """The global generators newly seeded; put back afterwards."""
-    before = torch.get_rng_state(), np.random.get_state(), random.getstate()
+    states = torch.get_rng_state(), np.random.get_state(), random.getstate()
     torch.manual_seed(seed)
     np.random.seed(seed)
     random.seed(seed)
     try:
         yield
     finally:
-        torch.set_rng_state(before[0])
-        np.random.set_state(before[1])
-        random.setstate(before[2])
+        torch.set_rng_state(states[0])
+        np.random.set_state(states[1])
+        random.setstate(states[2])
 
 
 def leaf_fault(leaves: Params) -> str | None:

@@ -15,7 +15,7 @@ from harness.base.spec import Protocol
 from harness.numerics.noise import Noise
 from harness.plan.grid import Resolved, Setting, parse_selector, resolve, selected
 from harness.plan.registry import NamedPlugin
-from harness.training import evaluation, validation
+from harness.training import evaluation
 from harness.training import loop as training
 from harness.training.loop import Progress, State
 
@@ -45,7 +45,7 @@ class Fit:
         """The bound on the way: (steps done, mean bound over the steps since the point before,
         nats).
         """
-        return training.curves(self.state, 0, self.protocol.steps)["bound"]
+        return training.curves(self.protocol, self.state, 0)["bound"]
 
     def sample(self, n_particles: int, seed: int = 0, trace: bool = False) -> Particles:
         """Weighted draws of the latent given the training data: z [S, N, D], log_w [S, N].
@@ -64,7 +64,7 @@ class Fit:
             )
         )
         with torch.no_grad():
-            theta, phi = self.state.layout.owned(validation.best_parameters(self.state))
+            theta, phi = self.state.layout.owned(self.state.best_parameters())
             return self.method.particles(
                 phi, self.task.problem(theta, batch, self.protocol.base), noise, n_particles, trace
             )
@@ -112,11 +112,11 @@ def fit(
     """
     resolved = _resolved(_one("method", method), _one("task", task), protocol, settings or {})
     state = training.start(resolved.method, resolved.task, resolved.protocol, [seed])
-    for progress in validation.train(resolved.method, resolved.task, resolved.protocol, state):
+    for progress in training.train(resolved.method, resolved.task, resolved.protocol, state):
         if watch is not None:
             watch(progress)
-        if progress.remark:
-            warnings.warn(f"{resolved.method.name}: {progress.remark}", stacklevel=2)
+        if progress.warning:
+            warnings.warn(f"{resolved.method.name}: {progress.warning}", stacklevel=2)
     return Fit(resolved.method, resolved.task, resolved.protocol, state)
 
 

@@ -48,7 +48,7 @@ from harness.store import (
     ResultStore,
 )
 from harness.store.run_files import Stray, files_of_edition, remove_files, set_aside
-from harness.training import checkpoint, devices, figures, validation
+from harness.training import checkpoint, devices, figures
 from harness.training import loop as training
 from harness.training.evaluation import Score, scoring
 from harness.training.loop import State
@@ -354,15 +354,15 @@ def _train(job: Job, method: Method, task: Task, state: State) -> Iterator[Event
     protocol = job.specs[0].protocol()
     next_save, next_report = time.monotonic() + job.options.pause(0.0), 0.0
     stored: set[str] = set()
-    for progress in validation.train(method, task, protocol, state):
+    for progress in training.train(method, task, protocol, state):
         now = time.monotonic()
         leaving = job.must_leave(state.step)
         saving = now >= next_save and state.step < protocol.steps
-        if progress.remark:
-            job.retry(_save, job, state, progress.remark)
+        if progress.warning:
+            job.retry(_save, job, state, progress.warning)
             keys = ", ".join(job.claims)
-            yield Note(f"{method.name} on {task.name} ({keys}): {progress.remark}.")
-        if (leaving or saving) and not progress.holds():
+            yield Note(f"{method.name} on {task.name} ({keys}): {progress.warning}.")
+        if (leaving or saving) and not progress.confirmed():
             continue
         if (leaving or saving) and not job.is_lost():
             for index, spec, claim in job.members():  # those that were frozen since the last look
@@ -425,7 +425,7 @@ def _outcome(
 ) -> Outcome:
     """Return how a member ended, its last checkpoint written: done, or frozen on the way."""
     metrics: dict[str, Metric] = {}
-    status, reason, step = Status.DONE, None, state.reached(index)
+    status, reason, step = Status.DONE, None, state.steps_taken(index)
     if bool(state.alive[index]):
         for name, score in (scores or {}).items():
             error = None if score.error is None else float(score.error[index])
@@ -488,7 +488,7 @@ def _resume(job: Job, method: Method, task: Task) -> tuple[State, list[str]]:
         key: {file.step: file for file in reversed(job.retry(job.store.checkpoints, key))}
         for key in job.claims
     }
-    starts = [checkpoint.member_tensors(state, index) for index in range(len(job.specs))]
+    starts = [checkpoint.replicate_tensors(state, index) for index in range(len(job.specs))]
     for step in sorted({step for steps in files.values() for step in steps}, reverse=True):
         try:
             members = list(starts)
@@ -537,14 +537,14 @@ def _try_to_save(job: Job, state: State) -> Iterator[Event]:
 
 
 def _curves(state: State, index: int, spec: RunSpec) -> dict[str, Curve]:
-    return training.curves(state, index, spec.steps) | validation.curve(spec, state)
+    return training.curves(spec.protocol(), state, index)
 
 
 def _write_checkpoint(
     job: Job, state: State, index: int, spec: RunSpec, role: str
 ) -> CheckpointFile:
     content = checkpoint.encode(state, index, spec)
-    step, edition = state.reached(index), job.claims[spec.key].edition
+    step, edition = state.steps_taken(index), job.claims[spec.key].edition
     sha256 = checkpoint.write(job.workspace.checkpoint_file(edition, step), content)
     return CheckpointFile(role, step, sha256, len(content), edition)
 

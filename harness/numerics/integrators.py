@@ -145,9 +145,9 @@ class Trajectory:
             return False
         epsilon = self._drifts[0].epsilon
         return all(
-            kick.epsilon is epsilon and kick[1:] == (0.5, k, k + after)
+            kick.epsilon is epsilon and kick[1:] == (0.5, k, k + n_before)
             for k in steps
-            for after, kick in enumerate(self._kicks[2 * k : 2 * k + 2])
+            for n_before, kick in enumerate(self._kicks[2 * k : 2 * k + 2])
         ) and all(
             drift.epsilon is epsilon and drift[1:] == (1.0, k, k)
             for k, drift in enumerate(self._drifts)
@@ -159,7 +159,7 @@ class Trajectory:
         like = tensors[0] if tensors else self._z.new_ones(1, 1)
         if len(tensors) < len(self._temperatures):
             tensors = [
-                torch.full_like(like, T) if isinstance(T, float) else T for T in self._temperatures
+                T if isinstance(T, Tensor) else torch.full_like(like, T) for T in self._temperatures
             ]
         return torch.stack(tensors)
 
@@ -231,8 +231,8 @@ class _HarmonicLeapfrog(torch.autograd.Function):
     def forward(
         ctx: Any, z: Tensor, u: Tensor, drifts: Tensor, kicks: Tensor, centre: Tensor
     ) -> tuple[Tensor, Tensor]:
-        one, zero = torch.ones_like(drifts[0]), torch.zeros_like(drifts[0])
-        zs, us = [torch.stack([one, zero])], [torch.stack([kicks[0], one])]
+        ones, zeros = torch.ones_like(drifts[0]), torch.zeros_like(drifts[0])
+        zs, us = [torch.stack([ones, zeros])], [torch.stack([kicks[0], ones])]
         for d, a in zip(drifts.unbind(), kicks[1:].unbind(), strict=True):
             zs.append(torch.addcmul(zs[-1], d, us[-1]))
             us.append(torch.addcmul(us[-1], a, zs[-1]))

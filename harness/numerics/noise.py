@@ -17,7 +17,7 @@ no setting.
 
 def _generator(*name: object) -> np.random.Generator:
     """A Philox generator whose 128-bit key is the hash of a name, so that streams never overlap."""
-    text = "/".join(str(part) for part in name)
+    text = "/".join(map(str, name))
     return np.random.Generator(
         np.random.Philox(key=int.from_bytes(hashlib.sha256(text.encode()).digest()[:16], "little"))
     )
@@ -80,18 +80,20 @@ class Noise:
 
     def _draw(self, kind: str, shape: tuple[int, ...], like: Tensor) -> Tensor:
         block, index = divmod(self._step, self.steps_per_block)
-        place = (kind, self._calls)
+        call = (kind, self._calls)
         self._calls += 1
-        known = self._blocks.get(place)
-        if known is None or known.shape != shape:
-            known = self._blocks[place] = _Block(
+        drawn_block = self._blocks.get(call)
+        if drawn_block is None or drawn_block.shape != shape:
+            drawn_block = self._blocks[call] = _Block(
                 shape, self._drawn_alone(shape), self.steps_per_block
             )
-        if known.number != block:
-            known.fill(
-                [_generator(stream, block, kind, place[1]) for stream in self.streams], block, kind
+        if drawn_block.number != block:
+            drawn_block.fill(
+                [_generator(stream, block, kind, call[1]) for stream in self.streams], block, kind
             )
-        return torch.empty(shape, dtype=like.dtype, device=like.device).copy_(known.step(index))
+        return torch.empty(shape, dtype=like.dtype, device=like.device).copy_(
+            drawn_block.step(index)
+        )
 
     def _drawn_alone(self, shape: tuple[int, ...]) -> tuple[int, ...]:
         """The shape with an axis of streams before it, and without the one within."""

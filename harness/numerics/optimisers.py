@@ -27,10 +27,10 @@ def adam(
     r"""$\theta \mathrel{+}= \eta\, \hat m / (\sqrt{\hat v} + \epsilon)$ (Kingma & Ba 2015,
     arXiv:1412.6980).
     """
-    first = moments["first"].lerp_(gradient, 1 - BETA_1)
+    mean = moments["first"].lerp_(gradient, 1 - BETA_1)
     second = moments["second"].mul_(BETA_2).addcmul_(gradient, gradient, value=1 - BETA_2)
     scale = second.sqrt().div_(math.sqrt(1 - BETA_2 ** (step + 1))).add_(EPSILON)
-    flat.addcmul_(rate / (1 - BETA_1 ** (step + 1)), first / scale)
+    flat.addcmul_(rate / (1 - BETA_1 ** (step + 1)), mean / scale)
 
 
 def adamax(
@@ -39,10 +39,10 @@ def adamax(
     r"""$\theta \mathrel{+}= \eta\, \hat m / u$ with $u \leftarrow \max(\beta_2 u, |g| + \epsilon)$
     (arXiv:1412.6980, Section 7.1).
     """
-    first = moments["first"].lerp_(gradient, 1 - BETA_1)
+    mean = moments["first"].lerp_(gradient, 1 - BETA_1)
     largest = moments["second"]
     largest.copy_((BETA_2 * largest).maximum(gradient.abs() + EPSILON))
-    flat.addcmul_(rate / (1 - BETA_1 ** (step + 1)), first / largest)
+    flat.addcmul_(rate / (1 - BETA_1 ** (step + 1)), mean / largest)
 
 
 def rmsprop(

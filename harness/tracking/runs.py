@@ -342,7 +342,7 @@ def _upload(
     """Put the run's files beside its numbers: spec, environment and plan, learning curves, the last
     checkpoint, its pictures.
     """
-    from harness.training.png import learning_curves
+    from harness.training.figures import learning_curves
 
     plan = store.plan(row.key)
     about = {

@@ -1,4 +1,4 @@
-"""State to file and back: safetensors, atomic, checksummed, and the same bytes for the same state."""
+"""State to file and back: safetensors with a checksum, and the same bytes for the same state."""
 
 from __future__ import annotations
 
@@ -21,43 +21,33 @@ META = "bench"
 FORMAT = 1
 
 
-def member_tensors(state: State, member: int) -> dict[str, Tensor]:
-    """One replicate of a stack as named tensors: `params.*`, `optimiser.*` and what the loop
-    remembers.
+def replicate_tensors(state: State, replicate: int) -> dict[str, Tensor]:
+    """Name the tensors of one replicate of a stack: `params.*`, `optimiser.*`, and by their own
+    names the rest of what the loop remembers.
     """
-    leaves = {
-        f"params.{name}": leaf[member] for name, leaf in state.layout.views(state.flat).items()
-    }
-    moments = {f"optimiser.{name}": moment[member] for name, moment in state.moments.items()}
-    own = {name: getattr(state, name)[member] for name in _own_names(state)}
-    return {name: tensor.contiguous().clone() for name, tensor in (leaves | moments | own).items()}
+    leaves = state.layout.views(state.flat)
+    stacked = {f"params.{name}": leaf for name, leaf in leaves.items()}
+    stacked |= {f"optimiser.{name}": moment for name, moment in state.moments.items()}
+    stacked |= {name: getattr(state, name) for name in _loop_tensors(state)}
+    return {name: tensor[replicate].contiguous().clone() for name, tensor in stacked.items()}
 
 
-def _own_names(state: State) -> list[str]:
-    """What the loop remembers beside parameters and moments: what was seen of validation data only
-    where they are looked at.
+def _loop_tensors(state: State) -> list[str]:
+    names = ["curve", "window", "diverged_at"]
+    return [*names, "validation", "best"] if state.validation.shape[1] else names
+
+
+def encode(state: State, replicate: int, spec: RunSpec) -> bytes:
+    """Encode one replicate as a file's bytes. Equal states of a run give equal bytes: nothing
+    depends on time, host, attempt or path.
     """
-    return [
-        "curve",
-        "window",
-        "diverged_at",
-        *(["validation", "best"] if state.validation.shape[1] else []),
-    ]
-
-
-def encode(state: State, member: int, spec: RunSpec) -> bytes:
-    """The file's bytes. Equal states of a run give equal bytes: nothing depends on time, host,
-    attempt or path.
-    """
-    meta = canonical_json(
-        {"format": FORMAT, "key": spec.key, "spec": spec.plain(), "step": state.reached(member)}
-    )
-    return save(member_tensors(state, member), metadata={META: meta})
+    step = state.steps_taken(replicate)
+    meta = {"format": FORMAT, "key": spec.key, "spec": spec.plain(), "step": step}
+    return save(replicate_tensors(state, replicate), metadata={META: canonical_json(meta)})
 
 
 def write(path: Path, content: bytes) -> str:
-    """Put `content` at `path` so that it is there whole or not at all, also after a crash; returns
-    its sha256.
+    """Write a checkpoint whole or not at all, also after a crash; return its sha256.
 
     Raises:
         CheckpointError: the file cannot be written.
@@ -74,7 +64,7 @@ def write(path: Path, content: bytes) -> str:
 def read(
     path: Path, sha256: str | None = None, key: str | None = None
 ) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """The tensors and the metadata (`format`, `key`, `spec`, `step`) of a checkpoint.
+    """Read the tensors and the metadata (`format`, `key`, `spec`, `step`) of a checkpoint.
 
     Args:
         path: the file.
@@ -118,8 +108,8 @@ def decode(
     return tensors, meta
 
 
-def restore(state: State, members: list[dict[str, Tensor]], step: int) -> None:
-    """Put saved replicates into a fresh `state`, in the order of the stack.
+def restore(state: State, replicates: list[dict[str, Tensor]], step: int) -> None:
+    """Put saved replicates, in the order of the stack, into a state before its first step.
 
     Raises:
         CheckpointError: names or shapes are not those of this run.
@@ -127,15 +117,15 @@ def restore(state: State, members: list[dict[str, Tensor]], step: int) -> None:
     try:
         flat = [
             torch.cat([saved[f"params.{name}"].flatten() for name in state.layout.shapes])
-            for saved in members
+            for saved in replicates
         ]
         state.flat = torch.stack(flat).to(state.flat)
         state.moments = {
-            name: torch.stack([saved[f"optimiser.{name}"] for saved in members])
+            name: torch.stack([saved[f"optimiser.{name}"] for saved in replicates])
             for name in state.moments
         }
-        for name in _own_names(state):
-            setattr(state, name, torch.stack([saved[name] for saved in members]))
+        for name in _loop_tensors(state):
+            setattr(state, name, torch.stack([saved[name] for saved in replicates]))
     except (KeyError, RuntimeError) as err:
         raise CheckpointError(
             f"The checkpoint does not have the tensors of this run: {err}."
@@ -144,7 +134,7 @@ def restore(state: State, members: list[dict[str, Tensor]], step: int) -> None:
 
 
 def parameters(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The parameters of one replicate as a stack of one, `task.*` and `method.*`, [1, *event]."""
+    """Return one replicate's parameters as a stack of one, `task.*` and `method.*`, [1, *event]."""
     return {
         name.removeprefix("params."): leaf[None]
         for name, leaf in tensors.items()
@@ -153,5 +143,5 @@ def parameters(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 def layout_of(leaves: dict[str, Tensor]) -> Layout:
-    """The layout of such parameters."""
+    """Return the layout of such parameters."""
     return Layout({name: leaf.shape[1:] for name, leaf in leaves.items()})

@@ -1,4 +1,4 @@
-"""Where a stack is computed: the processor, or a CUDA card."""
+"""The devices on which a stack is computed: the processor, or a CUDA card."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ import torch
 from harness.base.errors import UsageError
 
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # malloc.h of the GNU C library
-KEPT = 2**31 - 1
-LARGEST_KEPT = 2**30
+TRIM_ABOVE = 2**31 - 1
+MAP_ABOVE = 2**30
 
 
 def available() -> list[str]:
-    """The devices of this machine."""
-    return ["cpu", *(f"cuda:{place}" for place in range(torch.cuda.device_count()))]
+    """List the devices of this machine."""
+    return ["cpu", *(f"cuda:{number}" for number in range(torch.cuda.device_count()))]
 
 
 def use(name: str) -> None:
@@ -40,11 +40,10 @@ def use(name: str) -> None:
 
 
 def keep_memory() -> None:
-    """Have freed memory kept by the process: a step of thousands of particles frees megabytes at a
-    time, and if the system took them back, it would hand out every page of them anew, filled with
-    zeros, in the next step.
+    """Let the process keep the memory that it frees: a step of thousands of particles frees
+    megabytes, and the system would fill every page of them with zeros again for the next step.
     """
-    with suppress(OSError, AttributeError, TypeError):  # another C library has its own ways
+    with suppress(OSError, AttributeError, TypeError):  # other C libraries have no mallopt
         library = ctypes.CDLL(None)
-        library.mallopt(M_MMAP_THRESHOLD, LARGEST_KEPT)
-        library.mallopt(M_TRIM_THRESHOLD, KEPT)
+        library.mallopt(M_MMAP_THRESHOLD, MAP_ABOVE)
+        library.mallopt(M_TRIM_THRESHOLD, TRIM_ABOVE)

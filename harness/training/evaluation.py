@@ -1,4 +1,4 @@
-"""The scores of a trained stack: bounds with fresh noise, gaps to the exact answers, the task's own
+"""The metrics of a trained stack: bounds with fresh noise, gaps to the exact answers, the task's own
 metrics, convergence.
 """
 
@@ -17,15 +17,14 @@ from harness.base.spec import Protocol
 from harness.numerics import bounds
 from harness.numerics.noise import Noise
 from harness.numerics.optimisers import total_travel
-from harness.training.loop import State, draw, load_data, streams
-from harness.training.validation import best_parameters, validation_bounds
+from harness.training.loop import State, draw, load_data, streams, validation_bounds
 
 PARTICLE_BLOCK = 250
 """Particles drawn by one generator, and computed at a time: how memory is bounded without touching
 a number.
 """
 LONGEST_NAME = 200
-"""Of a metric: bundles and MLflow take no longer ones."""
+"""Letters of a metric's name: bundles and MLflow take no longer ones."""
 
 
 @dataclass(frozen=True)
@@ -44,28 +43,20 @@ def log_weights(
     stream_names: list[str],
     n_particles: int,
 ) -> Generator[None, None, Tensor]:
-    """Fresh log-weights, [S, N], a block of particles at a time: a particle's noise depends on its
-    problem and its block alone.
+    """Draw fresh log-weights, [S, N], a block of particles at a time: a particle's noise depends on
+    its problem and its block alone.
     """
-    noise, drawn = Noise(stream_names), []
-    for block, first in enumerate(range(0, n_particles, PARTICLE_BLOCK)):
+    noise, blocks = Noise(stream_names), []
+    for block, start in enumerate(range(0, n_particles, PARTICLE_BLOCK)):
+        size = min(PARTICLE_BLOCK, n_particles - start)
         with torch.no_grad():
-            drawn.append(
-                draw(
-                    method,
-                    task,
-                    problem,
-                    phi,
-                    noise.at(block),
-                    min(PARTICLE_BLOCK, n_particles - first),
-                ).log_w
-            )
+            blocks.append(draw(method, task, problem, phi, noise.at(block), size).log_w)
         yield
-    return torch.cat(drawn)
+    return torch.cat(blocks)
 
 
 def evaluate(method: Method, task: Task, protocol: Protocol, state: State) -> dict[str, Score]:
-    """Every score of the stack at its present parameters, as `scoring` returns them."""
+    """Evaluate every metric of the stack at its present parameters, as `scoring` returns them."""
     steps = scoring(method, task, protocol, state)
     while True:
         try:
@@ -77,7 +68,7 @@ def evaluate(method: Method, task: Task, protocol: Protocol, state: State) -> di
 def scoring(
     method: Method, task: Task, protocol: Protocol, state: State
 ) -> Generator[None, None, dict[str, Score]]:
-    """Score the stack, yielding between blocks of particles so that whoever iterates can stop.
+    """Evaluate the stack, yielding between blocks of particles so that whoever iterates can stop.
 
     Where a task has exact answers all is computed in double precision, whatever the precision of
     training was. Each score is [R]: where replicates stack, the mean over the scored batches; where
@@ -93,7 +84,7 @@ def scoring(
     oracle = task.oracle()
     dtype = torch.float64 if oracle else getattr(torch, protocol.dtype)
     data = load_data(task, state.seeds, dtype)
-    theta, phi = state.layout.owned(best_parameters(state).to(dtype))
+    theta, phi = state.layout.owned(state.best_parameters().to(dtype))
     best = oracle.mle(data) if oracle else None
     order = Noise(streams(state.seeds, "batch"), shuffled=False)
     rows, n_scored = [], 0
@@ -119,24 +110,24 @@ def scoring(
 
 
 def task_metrics(task: Task, theta: Params, data: Data) -> dict[str, Tensor]:
-    """The task's own scores, each [R].
+    """Compute the task's own metrics, each [R].
 
     Raises:
-        PluginError: a name is longer, or of other letters, than every place takes where results go.
+        PluginError: a name is too long, or not printable.
     """
-    found = task.metrics(theta, data)
-    for name in found:
+    metrics = task.metrics(theta, data)
+    for name in metrics:
         if not (0 < len(name) <= LONGEST_NAME and name.isprintable()):
-            shown = repr(name if len(name) <= 40 else f"{name[:40]}...")
+            abridged = repr(name if len(name) <= 40 else f"{name[:40]}...")
             raise PluginError(
-                f"Task '{task.name}' calls a metric {shown}: a name has 1 to {LONGEST_NAME} printable letters, not {len(name)}."
+                f"Task '{task.name}' calls a metric {abridged}: a name has 1 to {LONGEST_NAME} printable letters, not {len(name)}."
             )
-    return found
+    return metrics
 
 
 def _eval_streams(task: Task, state: State, index: int, problems: range) -> list[str]:
-    """A stream for each problem of batch `index`: of its replicate, or of its number among all that
-    are scored.
+    """Name a stream for each problem of batch `index`: by its replicate, or by its number among all
+    that are scored.
     """
     if task.stacks:
         return streams(state.seeds, f"eval/{index}")
@@ -144,7 +135,7 @@ def _eval_streams(task: Task, state: State, index: int, problems: range) -> list
 
 
 def bound_scores(log_w: Tensor) -> dict[str, Score]:
-    """The scores that need nothing but log-weights, for each problem: [S, N] -> [N] each."""
+    """Compute the metrics that need log-weights alone, for each problem: [S, N] -> [N] each."""
     evidence, evidence_error = bounds.log_evidence(log_w)
     return {
         "elbo": Score(bounds.elbo(log_w), bounds.elbo_error(log_w)),
@@ -157,8 +148,8 @@ def bound_scores(log_w: Tensor) -> dict[str, Score]:
 def _gaps(
     oracle: Oracle, theta: Params, best: Params | None, batch: Batch, log_w: Tensor
 ) -> Iterator[tuple[str, Score]]:
-    """How far the bound is below the evidence, and the evidence below that of the best parameters;
-    nats.
+    """Compute how far the bound is below the evidence, and the evidence below that of the best
+    parameters; nats.
 
     The best parameters are those of the training data: on held-out data the learned ones can have
     more.
@@ -170,7 +161,7 @@ def _gaps(
 
 
 def mean_scores(rows: list[dict[str, Score]], stacks: bool) -> dict[str, Score]:
-    r"""Each score's mean, [R], over batches of [R] where replicates stack, else over the problems
+    r"""Average each metric, [R], over batches of [R] where replicates stack, else over the problems
     of all batches, with R = 1.
 
     The errors of B independent estimates combine to $\frac1B \sqrt{\sum_b \mathrm{se}_b^2}$. Of
@@ -182,19 +173,16 @@ def mean_scores(rows: list[dict[str, Score]], stacks: bool) -> dict[str, Score]:
 
 
 def _mean_score(name: str, scores: list[Score], stacks: bool) -> Score:
-    values = _together([score.value for score in scores], stacks)
-    errors = [score.error for score in scores if score.error is not None]
-    error = _together(errors, stacks).square().sum(0).sqrt() / len(values) if errors else None
+    def stacked(batches: list[Tensor]) -> Tensor:  # [batches, R], or [problems, 1]
+        return torch.stack(batches) if stacks else torch.cat(batches)[:, None]
+
+    values = stacked([score.value for score in scores])
     if name == "pareto_k":
-        return Score(
-            values.amax(0) if stacks else values.sort(0).values[math.ceil(0.9 * len(values)) - 1]
-        )
+        in_order = values.sort(0).values
+        return Score(values.amax(0) if stacks else in_order[math.ceil(0.9 * len(values)) - 1])
+    errors = [score.error for score in scores if score.error is not None]
+    error = stacked(errors).square().sum(0).sqrt() / len(values) if errors else None
     return Score(values.mean(0), error)
-
-
-def _together(parts: list[Tensor], stacks: bool) -> Tensor:
-    """Batches of [R] as [batches, R], or batches of problems as [problems, 1]."""
-    return torch.stack(parts) if stacks else torch.cat(parts)[:, None]
 
 
 def convergence(task: Task, protocol: Protocol, state: State) -> dict[str, Score]:

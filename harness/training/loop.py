@@ -1,5 +1,5 @@
-"""The one training loop: a generator over a stack of replicates, with everything it remembers in a
-`State`.
+"""The one training loop, with validation in it: a generator over a stack of replicates, which keeps
+everything that it remembers in a `State`.
 """
 
 from __future__ import annotations
@@ -13,12 +13,12 @@ import torch
 from torch import Tensor
 
 from harness.api import Batch, Data, Method, Params, Particles, Problem, Task
-from harness.base.errors import PluginError
+from harness.base.errors import PluginError, UsageError
 from harness.base.spec import Protocol
-from harness.numerics.bounds import BOUNDS
+from harness.numerics.bounds import BOUNDS, elbo
 from harness.numerics.noise import TRAIN_BLOCK, Noise
 from harness.numerics.optimisers import UPDATES, learning_rate
-from harness.training.recorded_steps import Replayed
+from harness.training.recorded_steps import RecordedSteps
 
 CURVES = ("bound", "grad_norm")
 CURVE_POINTS = 200
@@ -27,20 +27,20 @@ NEVER = -1
 
 @dataclass(frozen=True)
 class Layout:
-    """Where each leaf lies in a flat row of parameters. Leaves are called `task.*` and `method.*`."""
+    """The order of the leaves, `task.*` and `method.*`, in a flat row of parameters."""
 
     shapes: dict[str, torch.Size]
 
     def views(self, flat: Tensor) -> Params:
-        """The leaves [R, *event] of `flat` [R, P]."""
-        parts = flat.split([shape.numel() for shape in self.shapes.values()], dim=-1)
+        """View `flat` [R, P] as leaves [R, *event]."""
+        columns = flat.split([shape.numel() for shape in self.shapes.values()], dim=-1)
         return {
-            name: part.unflatten(-1, shape)
-            for (name, shape), part in zip(self.shapes.items(), parts, strict=True)
+            name: leaf.unflatten(-1, shape)
+            for (name, shape), leaf in zip(self.shapes.items(), columns, strict=True)
         }
 
     def owned(self, flat: Tensor) -> tuple[Params, Params]:
-        """The leaves of the task and those of the method, without the prefix."""
+        """View `flat` as the leaves of the task and those of the method, without the prefix."""
         views = self.views(flat).items()
         theta = {name[5:]: leaf for name, leaf in views if name.startswith("task.")}
         return theta, {name[7:]: leaf for name, leaf in views if name.startswith("method.")}
@@ -48,14 +48,14 @@ class Layout:
 
 @dataclass
 class State:
-    """All that training remembers of a stack of R replicates. `layout`, `data` and `start` follow
-    from the seeds; the rest is saved.
+    """What training remembers of a stack of R replicates. `layout`, `data` and `start` follow from
+    the seeds; the rest is saved.
 
     Shapes: `flat`, `start` and `moments` [R, P]; `curve` [R, curves, points], NaN where not
-    reached; `window` [R, curves], sums since the last point; `diverged_at` [R], the step at which a
-    replicate was frozen, or -1. From then on nothing of that replicate changes. Where validation
-    data are looked at: the bound at each look, `validation` [R, looks], NaN where not reached, and
-    the parameters at the best one, `best` [R, P], NaN before the first; empty elsewhere.
+        reached; `window` [R, curves], sums since the last point; `diverged_at` [R], the step at
+        which a replicate was frozen, or -1: from then on nothing of it changes. With a validation
+        every so many steps: the bounds, `validation` [R, validations], NaN where not reached, and
+        the parameters at the best one, `best` [R, P], NaN before the first; empty otherwise.
     """
 
     seeds: tuple[int, ...]
@@ -73,39 +73,42 @@ class State:
 
     @property
     def alive(self) -> Tensor:
-        """Which replicates still train, [R]."""
+        """Tell which replicates still train, [R]."""
         return self.diverged_at == NEVER
 
     def to(self, device: str) -> None:
         """Move every tensor to a device."""
-        for name, kept in list(vars(self).items()):
-            if isinstance(kept, Tensor):
-                setattr(self, name, kept.to(device))
+        for name, value in list(vars(self).items()):
+            if isinstance(value, Tensor):
+                setattr(self, name, value.to(device))
         self.moments = {name: moment.to(device) for name, moment in self.moments.items()}
         splits = {name: split for name, split in vars(self.data).items() if split is not None}
         self.data = Data(
             **{
-                name: {leaf: kept.to(device) for leaf, kept in split.items()}
+                name: {leaf_name: leaf.to(device) for leaf_name, leaf in split.items()}
                 for name, split in splits.items()
             }
         )
 
-    def keep(self) -> Callable[[], None]:
-        """Keep what steps change; returns what puts it back."""
-        step, changed = (
-            self.step,
-            {
-                name: getattr(self, name).clone()
-                for name in ("flat", "curve", "window", "diverged_at")
-            },
-        )
+    def snapshot(self) -> Callable[[], None]:
+        """Copy what steps change; returns a function that puts it back."""
+        changing = ("flat", "curve", "window", "diverged_at")
+        copies = {name: getattr(self, name).clone() for name in changing}
         moments = {name: moment.clone() for name, moment in self.moments.items()}
-        return lambda: vars(self).update(changed, step=step, moments=moments)
+        step = self.step
+        return lambda: vars(self).update(copies, step=step, moments=moments)
 
-    def reached(self, replicate: int) -> int:
-        """Steps that a replicate has taken: all so far, or those before it was frozen."""
+    def steps_taken(self, replicate: int) -> int:
+        """Count the steps of a replicate: all so far, or those before it was frozen."""
         diverged = int(self.diverged_at[replicate])
         return self.step if diverged == NEVER else diverged
+
+    def best_parameters(self) -> Tensor:
+        """Return the parameters to be scored, [R, P]: the best on the validation data where any were
+        kept, else the last.
+        """
+        has_best = self.best.shape[1] and not bool(self.best.isnan().any())
+        return self.best if has_best else self.flat
 
 
 @dataclass(frozen=True)
@@ -113,56 +116,56 @@ class Progress:
     """One finished step: how many steps are done, and the bound of each replicate [R] at the
     parameters before the update, nats.
 
-    Whoever keeps or scores the state of a step that is not the last asks `holds()` first: where
-    steps that were played back turn out wrong, it is false, the state is an earlier one again, and
-    the next steps are taken anew. `remark`: what there is to say of that.
+    Call `confirmed()` before the state of a step that is not the last is saved or scored. It is
+    false where replayed steps turn out wrong: the state is then an earlier one again, and the next
+    steps are taken anew. `warning` says why, once.
     """
 
     step: int
     bound: Tensor
-    holds: Callable[[], bool]
-    remark: str | None = None
+    confirmed: Callable[[], bool]
+    warning: str | None = None
 
 
 def streams(seeds: Sequence[int], name: str) -> list[str]:
-    """The random streams called `name`, one a seed."""
+    """Name a random stream of each seed."""
     return [f"{seed}/{name}" for seed in seeds]
 
 
 def load_data(task: Task, seeds: Sequence[int], dtype: torch.dtype) -> Data:
-    """The data of each seed in a stack (or of the one seed, where the task does not stack), with
+    """Load the data of each seed of a stack, or of the one seed where the task does not stack, with
     real numbers as `dtype`.
-    """
-    loaded = [task.load(Noise([stream])) for stream in streams(seeds, "data")]
 
-    def together(split: str) -> dict[str, Tensor] | None:
-        replicates = [getattr(data, split) for data in loaded]
-        if replicates[0] is None:
-            return None
+    Raises:
+        PluginError: there are no training data.
+    """
+    replicates = [task.load(Noise([stream])) for stream in streams(seeds, "data")]
+
+    def stacked(split: str) -> dict[str, Tensor] | None:
         cast = [
             {
                 name: leaf.to(dtype) if leaf.is_floating_point() else leaf
-                for name, leaf in split.items()
+                for name, leaf in (getattr(data, split) or {}).items()
             }
-            for split in replicates
+            for data in replicates
         ]
-        return (
-            {name: torch.stack([split[name] for split in cast]) for name in cast[0]}
-            if task.stacks
-            else cast[0]
-        )
+        if getattr(replicates[0], split) is None:
+            return None
+        if not task.stacks:
+            return cast[0]
+        return {name: torch.stack([leaves[name] for leaves in cast]) for name in cast[0]}
 
-    train = together("train")
+    train = stacked("train")
     if train is None:
         raise PluginError(f"Task '{task.name}' returned no training data from load().")
-    return Data(train, together("validation"), together("test"))
+    return Data(train, stacked("validation"), stacked("test"))
 
 
 def initial_leaves(method: Method, task: Task, base: str, seed: int) -> Params:
-    """One replicate's first parameters, [*event], called `task.*` and `method.*`.
+    """Draw one replicate's first parameters, [*event], called `task.*` and `method.*`.
 
     Raises:
-        PluginError: one of them has no axis.
+        PluginError: a leaf has no axis.
     """
     theta = task.init(base, Noise([f"{seed}/init/task"]))
     phi = method.init(task.latent_dim, Noise([f"{seed}/init/method"]), task.n_context)
@@ -177,45 +180,40 @@ def initial_leaves(method: Method, task: Task, base: str, seed: int) -> Params:
 
 
 def curve_stride(steps: int) -> int:
-    """Steps that are averaged into one point of a curve."""
+    """Count the steps that are averaged into one point of a curve."""
     return math.ceil(steps / CURVE_POINTS)
 
 
 def start(method: Method, task: Task, protocol: Protocol, seeds: Sequence[int]) -> State:
-    """The state before the first step."""
+    """Return the state before the first step."""
     dtype = getattr(torch, protocol.dtype)
     replicates = [initial_leaves(method, task, protocol.base, seed) for seed in seeds]
-    layout = Layout({name: leaf.shape for name, leaf in replicates[0].items()})
     flat = torch.stack(
         [torch.cat([leaf.flatten() for leaf in leaves.values()]).to(dtype) for leaves in replicates]
     )
-    points = math.ceil(protocol.steps / curve_stride(protocol.steps))
+    R, n_points = len(seeds), math.ceil(protocol.steps / curve_stride(protocol.steps))
+    n_validations = protocol.steps // protocol.validate_every if protocol.validate_every else 0
+    n_best = flat.shape[1] if protocol.validate_every else 0
     return State(
         seeds=tuple(seeds),
-        layout=layout,
+        layout=Layout({name: leaf.shape for name, leaf in replicates[0].items()}),
         data=load_data(task, seeds, dtype),
         start=flat.clone(),
         step=0,
         flat=flat,
         moments={name: torch.zeros_like(flat) for name in UPDATES[protocol.optimiser][1]},
-        curve=torch.full((len(seeds), len(CURVES), points), math.nan, dtype=torch.float64),
-        window=torch.zeros(len(seeds), len(CURVES), dtype=torch.float64),
-        diverged_at=torch.full((len(seeds),), NEVER),
-        validation=torch.full(
-            (
-                len(seeds),
-                protocol.steps // protocol.validate_every if protocol.validate_every else 0,
-            ),
-            math.nan,
-        ).double(),
-        best=torch.full_like(flat, math.nan)[:, : flat.shape[1] if protocol.validate_every else 0],
+        curve=torch.full((R, len(CURVES), n_points), math.nan, dtype=torch.float64),
+        window=torch.zeros(R, len(CURVES), dtype=torch.float64),
+        diverged_at=torch.full((R,), NEVER),
+        validation=torch.full((R, n_validations), math.nan, dtype=torch.float64),
+        best=torch.full_like(flat, math.nan)[:, :n_best],
     )
 
 
 def draw(
     method: Method, task: Task, problem: Problem, phi: Params, noise: Noise, n_particles: int
 ) -> Particles:
-    """The method's particles, with their shapes checked against the contract.
+    """Draw the method's particles and check their shapes against the contract.
 
     Raises:
         PluginError: z is not [S, N, D], or log_w is not [S, N].
@@ -235,23 +233,6 @@ def draw(
     return particles
 
 
-def replicate_bound(
-    method: Method,
-    task: Task,
-    protocol: Protocol,
-    layout: Layout,
-    flat: Tensor,
-    batch: Batch,
-    noise: Noise,
-) -> Tensor:
-    """The bound of each replicate at parameters `flat`, nats: [R]."""
-    theta, phi = layout.owned(flat)
-    problem = task.problem(theta, batch, protocol.base, training=True)
-    log_w = draw(method, task, problem, phi, noise, protocol.particles).log_w
-    bound = BOUNDS[protocol.bound](log_w)  # [S, N] -> [N]
-    return bound if task.stacks else bound.mean(0, keepdim=True)  # [N] = [R], or [1]
-
-
 def bound_and_gradient(
     method: Method,
     task: Task,
@@ -261,11 +242,15 @@ def bound_and_gradient(
     batch: Batch,
     noise: Noise,
 ) -> tuple[Tensor, Tensor]:
-    """The bound of each replicate [R], nats, and its gradient by that replicate's parameters [R,
-    P].
+    """Return the bound of each replicate [R], nats, and its gradient by that replicate's parameters
+    [R, P].
     """
     flat = flat.detach().requires_grad_()
-    bound = replicate_bound(method, task, protocol, layout, flat, batch, noise)
+    theta, phi = layout.owned(flat)
+    problem = task.problem(theta, batch, protocol.base, training=True)
+    log_w = draw(method, task, problem, phi, noise, protocol.particles).log_w
+    bound = BOUNDS[protocol.bound](log_w)  # [S, N] -> [N]
+    bound = bound if task.stacks else bound.mean(0, keepdim=True)  # [N] = [R], or [1]
     (gradient,) = torch.autograd.grad(bound.sum(), flat)
     return bound.detach(), gradient
 
@@ -274,90 +259,140 @@ def train(method: Method, task: Task, protocol: Protocol, state: State) -> Itera
     """Climb the bound until `protocol.steps`, changing `state` in place and yielding after every
     step.
 
-    Logging, checkpoints, pruning and time limits belong to whoever iterates: stop iterating to stop
-    training. A replicate whose bound or gradient is not finite is frozen where it stood, and the
-    others go on; training ends early only when all are frozen.
+    Every `validate_every` steps the bound is taken on the validation data; after `patience` of
+    these without a better one training ends. A replicate whose bound or gradient is not finite is
+    frozen where it stood; training ends early when all are. Logging, checkpoints and time limits
+    belong to whoever iterates: stop iterating to stop training.
+
+    Raises:
+        UsageError: the task has no validation data, and is to be validated.
     """
+    if protocol.validate_every is not None and state.data.validation is None:
+        raise UsageError(
+            f"Task '{task.name}' has no validation data. Leave validate_every out: --set validate_every=none."
+        )
     update, _ = UPDATES[protocol.optimiser]
     noise = Noise(streams(state.seeds, "train"), TRAIN_BLOCK)
     order = Noise(streams(state.seeds, "batch"), shuffled=protocol.shuffle)
-    stride = curve_stride(protocol.steps)
-    climb = Replayed(
-        partial(bound_and_gradient, method, task, protocol, state.layout), task.stacks, state.keep
-    )
+    objective = partial(bound_and_gradient, method, task, protocol, state.layout)
+    recorded = RecordedSteps(objective, task.stacks, state.snapshot)
 
-    def batch_of(number: int) -> Batch:
-        return task.batch(state.data, number, protocol.batch_size, order.at(number))
+    def batch_of(step: int) -> Batch:
+        return task.batch(state.data, step, protocol.batch_size, order.at(step))
 
-    def holds() -> bool:
-        return climb.holds(state.flat, partial(batch_of, state.step - 1), noise, state.step - 1)
+    def confirmed() -> bool:
+        step = state.step - 1
+        return recorded.confirmed(state.flat, partial(batch_of, step), noise, step)
 
-    while state.step < protocol.steps and bool(state.alive.any()):
-        batch = batch_of(state.step)
-        taken = climb(state.flat, batch, noise, state.step, last=state.step == protocol.steps - 1)
-        if taken is None:
+    while state.step < protocol.steps and state.alive.any() and has_patience(protocol, state):
+        step, batch = state.step, batch_of(state.step)
+        result = recorded(state.flat, batch, noise, step, is_last=step == protocol.steps - 1)
+        if result is None:  # replayed steps were wrong: the state is an earlier one again
             continue
-        bound, gradient = taken
+        bound, gradient = result  # [R], [R, P]
         norm = gradient.norm(dim=1)
-        healthy = (bound + norm).isfinite()
-        if not healthy.all():
-            if bool((state.alive & ~healthy).any()) and not climb.holds(
-                state.flat, partial(batch_of, state.step), noise, state.step
+        finite = (bound + norm).isfinite()
+        if not finite.all():
+            diverging = state.alive & ~finite
+            if diverging.any() and not recorded.confirmed(
+                state.flat, partial(batch_of, step), noise, step
             ):
                 continue
-            state.diverged_at.masked_fill_(state.alive & ~healthy, state.step)
+            state.diverged_at.masked_fill_(diverging, step)
         if protocol.clip_norm is not None:
             gradient = gradient * (protocol.clip_norm / (norm + 1e-6)).clamp(max=1.0)[:, None]
-        rate = torch.full_like(norm, learning_rate(protocol, state.step), dtype=torch.float64).to(
-            norm.dtype
-        )[:, None]  # [R, 1]
-        frozen = ~state.alive
-        disturbed = bool(frozen.any())
-        kept = (
-            [(tensor, tensor[frozen]) for tensor in (state.flat, *state.moments.values())]
-            if disturbed
-            else []
-        )
-        update(state.flat, gradient, state.moments, state.step, rate, protocol)
-        for tensor, before in kept:
-            tensor[frozen] = before
+        rate = torch.full_like(norm, learning_rate(protocol, step), dtype=torch.float64)
+        frozen = ~state.alive if not state.alive.all() else None
+        tensors = (state.flat, *state.moments.values())
+        frozen_rows = [] if frozen is None else [tensor[frozen] for tensor in tensors]
+        update(state.flat, gradient, state.moments, step, rate.to(norm.dtype)[:, None], protocol)
+        for tensor, rows in zip(tensors, frozen_rows, strict=False):
+            tensor[frozen] = rows
         state.step += 1
-        _record(
-            state,
-            torch.stack([bound, norm], dim=1),
-            frozen if disturbed else None,
-            stride,
-            protocol.steps,
-        )
-        remark, climb.remark = climb.remark, None
-        yield Progress(state.step, bound, holds, remark)
+        _add_to_curves(state, torch.stack([bound, norm], dim=1), frozen, protocol.steps)
+        warning, recorded.warning = recorded.warning, None
+        progress = Progress(state.step, bound, confirmed, warning)
+        if protocol.validate_every and state.step % protocol.validate_every == 0 and confirmed():
+            validate(method, task, protocol, state)
+        yield progress
 
 
-def _record(state: State, values: Tensor, frozen: Tensor | None, stride: int, steps: int) -> None:
+def validate(method: Method, task: Task, protocol: Protocol, state: State) -> None:
+    """Add the bound on the validation data to the state, and the parameters where it is the best so
+    far.
+    """
+    assert protocol.validate_every is not None
+    number = state.step // protocol.validate_every - 1
+    bound, _ = validation_bounds(method, task, protocol, state, *state.layout.owned(state.flat))
+    earlier = state.validation[0, :number]
+    state.validation[0, number] = bound
+    if bound.isfinite() and not bool((earlier >= bound).any()):
+        state.best = state.flat.clone()
+
+
+def has_patience(protocol: Protocol, state: State) -> bool:
+    """Tell whether one of the last `patience` validations, if there were any, was the best."""
+    if protocol.patience is None:
+        return True
+    bounds = state.validation[0][~state.validation[0].isnan()]
+    return not len(bounds) or len(bounds) - 1 - int(bounds.argmax()) < protocol.patience
+
+
+def validation_bounds(
+    method: Method, task: Task, protocol: Protocol, state: State, theta: Params, phi: Params
+) -> tuple[Tensor, Tensor]:
+    """Return the protocol's bound and the ELBO on the validation data, nats a problem; the noise is
+    the same every time.
+    """
+    bounds, elbos, n_problems = [], [], 0
+    with torch.no_grad():
+        for batch in task.validation_batches(state.data):
+            problem = task.problem(theta, batch, protocol.base)
+            numbers = range(n_problems, n_problems + len(problem.base.mean))
+            noise = Noise([f"{state.seeds[0]}/validation/{number}" for number in numbers])
+            log_w = draw(method, task, problem, phi, noise, protocol.particles).log_w
+            bounds.append(BOUNDS[protocol.bound](log_w))
+            elbos.append(elbo(log_w))
+            n_problems += len(numbers)
+    return torch.cat(bounds).double().mean(), torch.cat(elbos).double().mean()
+
+
+def _add_to_curves(state: State, values: Tensor, frozen: Tensor | None, steps: int) -> None:
     """Add a step's values [R, curves] to the window; at its end, make a point of the curve. A
     frozen replicate's stay empty.
     """
     state.window += values
     if frozen is not None:
         state.window[frozen] = 0.0
+    stride = curve_stride(steps)
     if state.step % stride and state.step != steps:
         return
     point = (state.step - 1) // stride
     means = state.window / (state.step - point * stride)
-    state.curve[:, :, point] = (
-        means if frozen is None else torch.where(frozen[:, None], math.nan, means)
-    )
+    if frozen is not None:
+        means = torch.where(frozen[:, None], math.nan, means)
+    state.curve[:, :, point] = means
     state.window.zero_()
 
 
-def curves(state: State, replicate: int, steps: int) -> dict[str, list[tuple[int, float]]]:
-    """The points that a replicate reached, as (steps done, mean over the window that ends there)."""
-    stride = curve_stride(steps)
-    reached = state.reached(replicate)
+def curves(protocol: Protocol, state: State, replicate: int) -> dict[str, list[tuple[int, float]]]:
+    """Return the points that a replicate reached, as (steps done, nats): means over the window that
+    ends there, and the bounds on the validation data.
+    """
+    stride, steps = curve_stride(protocol.steps), protocol.steps
     ends = [min((point + 1) * stride, steps) for point in range(state.curve.shape[-1])]
-    n_points = sum(end <= reached for end in ends)
+    n_points = sum(end <= state.steps_taken(replicate) for end in ends)
     values = state.curve[replicate, :, :n_points].tolist()
-    return {
+    training = {
         name: list(zip(ends[:n_points], row, strict=True))
         for name, row in zip(CURVES, values, strict=True)
     }
+    if protocol.validate_every is None:
+        return training
+    bounds = enumerate(state.validation[0].tolist(), 1)
+    validation = [
+        (number * protocol.validate_every, bound)
+        for number, bound in bounds
+        if not math.isnan(bound)
+    ]
+    return training | {"validation_bound": validation}

@@ -1,6 +1,4 @@
-"""A trained model as something to use: draw from it, and find the latents of images, whichever
-method it was trained with.
-"""
+"""A trained model to draw from, and to encode images with, whichever method it was trained with."""
 
 from __future__ import annotations
 
@@ -18,7 +16,6 @@ from harness.numerics.noise import Noise
 from harness.training import checkpoint
 from harness.training import loop as training
 from harness.training.loop import State
-from harness.training.validation import best_parameters
 
 IMAGES = 10  # encoded at a time
 BLOCK = 50  # particles drawn by one generator
@@ -44,22 +41,22 @@ class Model:
         return next(iter(self.theta.values()))
 
     def decode(self, z: Tensor) -> Tensor:
-        """Pictures of latents, a few at a time: z [n, D] -> [n, height, width].
+        """Decode latents to images, a few at a time: z [n, D] -> [n, height, width].
 
         Raises:
             UsageError: the task has no pictures.
         """
         with torch.no_grad():
-            decoded = [self.task.decode(self.theta, part) for part in z.split(DECODED)]
-        pictures = [part for part in decoded if part is not None]
-        if not pictures:
+            decoded = [self.task.decode(self.theta, latents) for latents in z.split(DECODED)]
+        images = [image for image in decoded if image is not None]
+        if not images:
             raise UsageError(
                 f"Task '{self.spec.task}' has no decoder: its latents stand for no pictures."
             )
-        return torch.cat(pictures)
+        return torch.cat(images)
 
     def picture_size(self) -> tuple[int, int]:
-        """Height and width of the task's pictures.
+        """Return the height and width of the task's images.
 
         Raises:
             UsageError: the task has no pictures.
@@ -71,77 +68,75 @@ class Model:
         self,
         batch: Batch,
         stream: str,
-        first: int,
+        first_problem: int,
         n_particles: int,
         block: int = 0,
         trace: bool = False,
     ) -> Particles:
-        """The method's particles for a batch whose problems are the `first` one and those after it;
-        each has noise of its own.
+        """Draw the method's particles for a batch whose problems have the numbers from
+        `first_problem` on; each has noise of its own.
         """
         problem = self.task.problem(self.theta, batch, self.spec.base)
-        noise = Noise(
-            [f"{stream}/{place}" for place in range(first, first + len(problem.base.mean))]
-        ).at(block)
+        numbers = range(first_problem, first_problem + len(problem.base.mean))
+        noise = Noise([f"{stream}/{number}" for number in numbers]).at(block)
         with torch.no_grad():
             return self.method.particles(self.phi, problem, noise, n_particles, trace)
 
     def sample(self, n: int, stream: str) -> Arrays:
-        """Draws from the prior, `z` [n, D], and their mean pixels, `pixels` [n, height, width]. The
-        first ones are the same for any n.
+        """Draw from the prior: `z` [n, D], and their mean pixels, `pixels` [n, height, width]. The
+        first draws are the same for any n.
         """
         z = Noise([stream]).normal(n, self.task.latent_dim, like=self.like)
         return {"z": z.numpy(), "pixels": self.decode(z).numpy()}
 
     def encode(self, images: np.ndarray, n_particles: int) -> Arrays:
-        r"""What the method knows of the latents of grey images, uint8 [n, height, width].
+        """Infer the latents of grey images, uint8 [n, height, width].
 
         Returns: `mean`, `scale` [n, D] of the base; `z` [S, n, D] and `log_w` [S, n] of the
-        particles, nats; `elbo` [n], the mean of
-            their weights, nats. An image's particles do not depend on the images beside it.
+            particles, nats; `elbo` [n], the mean of their weights, nats. An image's particles do
+            not depend on the images beside it.
         """
         batch = self.task.observe(torch.tensor(images))
-        parts = [
-            self._encoded(
-                {name: leaf[first : first + IMAGES] for name, leaf in batch.items()},
-                first,
+        encoded = [
+            self._encode(
+                {name: leaf[start : start + IMAGES] for name, leaf in batch.items()},
+                start,
                 n_particles,
             )
-            for first in range(0, len(images), IMAGES)
+            for start in range(0, len(images), IMAGES)
         ]
         axis = {"z": 1, "log_w": 1}
         return {
-            name: np.concatenate([part[name] for part in parts], axis.get(name, 0))
-            for name in parts[0]
+            name: np.concatenate([arrays[name] for arrays in encoded], axis.get(name, 0))
+            for name in encoded[0]
         }
 
-    def _encoded(self, batch: Batch, first: int, n_particles: int) -> Arrays:
+    def _encode(self, batch: Batch, first_problem: int, n_particles: int) -> Arrays:
         with torch.no_grad():
             base = self.task.problem(self.theta, batch, self.spec.base).base
         sizes = [min(BLOCK, n_particles - done) for done in range(0, n_particles, BLOCK)]
-        stream = f"{self.spec.seed}/encode"
-        drawn = [
-            self.particles(batch, stream, first, size, block) for block, size in enumerate(sizes)
+        blocks = [
+            self.particles(batch, f"{self.spec.seed}/encode", first_problem, size, number)
+            for number, size in enumerate(sizes)
         ]
-        log_w = torch.cat([part.log_w for part in drawn])
-        z = torch.cat([part.z for part in drawn])
-        found = {
+        log_w = torch.cat([particles.log_w for particles in blocks])
+        tensors = {
             "mean": base.mean,
             "scale": base.log_scale.exp(),
-            "z": z,
+            "z": torch.cat([particles.z for particles in blocks]),
             "log_w": log_w,
             "elbo": log_w.mean(0),
         }
-        return {name: leaf.numpy() for name, leaf in found.items()}
+        return {name: tensor.numpy() for name, tensor in tensors.items()}
 
 
 def trained(method: Method, task: Task, spec: RunSpec, state: State) -> Model:
-    """The model of a run alone at the end of training."""
-    return Model(spec, method, task, *state.layout.owned(best_parameters(state)))
+    """Return the model of a run alone at the end of training."""
+    return Model(spec, method, task, *state.layout.owned(state.best_parameters()))
 
 
 def stored(spec: RunSpec, method: Method, task: Task, path: Path, sha256: str) -> Model:
-    """The model in a run's checkpoint: its best parameters on validation data where it kept any,
+    """Read the model in a run's checkpoint: its best parameters on validation data where it kept any,
     else its last.
 
     Raises:

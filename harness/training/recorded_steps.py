@@ -1,14 +1,13 @@
-"""A step's operations, recorded once and played back: on small problems torch takes longer to be
-told what to do than to do it.
+"""Training steps recorded once and replayed: on small problems Python takes longer than torch.
 
-A recording is the list of operations that a step ran, forward and back, in their order, without the
-code that asked for them. It is run by torch's own interpreter, and gives the same bits. Fusing or
-compiling would be faster still, and would not.
+A recording is the list of torch operations of one step, forward and backward. torch's interpreter
+replays it without running the Python code of task and method, and gives the same bits; fusing or
+compiling would not.
 
-What a step computed outside torch is a constant of its recording. So a recording is compared with
-the step itself: at once, with other parameters and other noise than its own, then after 1, 2, 4,
-... steps. Where the two differ, the state goes back to the comparison before, and from there on
-steps are taken one by one.
+What a step computed outside torch is a constant in its recording. A recording is therefore compared
+with the step itself: at once, with other parameters and noise than it was made with, then after 1,
+2, 4, ... steps. Where they differ, the state is put back to that of the last comparison, and from
+there on steps are taken one by one.
 """
 
 from __future__ import annotations
@@ -30,62 +29,62 @@ Step = Callable[[Tensor, Batch, Noise], tuple[Tensor, Tensor]]
 """Parameters [R, P], a batch and a step's noise to the bound [R] and its gradient [R, P]."""
 
 PATIENCE = 2_000
-"""Steps before a recording is made: it takes two seconds, about as long as they do."""
+"""Steps before a recording is made: making it takes two seconds, about as long as they do."""
 CHECK_EVERY = 1_000
-"""The most steps from one that is taken both ways, and must give the same bits, to the next."""
+"""The most steps between two comparisons."""
 NEARBY = 0.1
-"""How far the parameters of a comparison lie from those of the recording: a standard deviation."""
+"""Standard deviation of the noise on the parameters at which a recording is compared."""
 
 
-class _Listening(Noise):
-    """Noise that keeps what it gave."""
+class _NoiseRecorder(Noise):
+    """Noise that keeps what it drew."""
 
     def __init__(self, noise: Noise) -> None:
         vars(self).update(vars(noise))
         self.calls: list[tuple[str, tuple[int, ...], torch.dtype]] = []
-        self.drawn: list[Tensor] = []
+        self.draws: list[Tensor] = []
 
     def _draw(self, kind: str, shape: tuple[int, ...], like: Tensor) -> Tensor:
         self.calls.append((kind, shape, like.dtype))
-        self.drawn.append(super()._draw(kind, shape, like))
-        return self.drawn[-1]
+        self.draws.append(super()._draw(kind, shape, like))
+        return self.draws[-1]
 
 
-class _Given:
-    """Noise that was drawn before; it has no step, so that nothing which looks at one is recorded."""
+class _DrawnNoise:
+    """Noise that was drawn before. It has no step, so that what depends on one is not recorded."""
 
-    def __init__(self, streams: tuple[str, ...], drawn: tuple[Tensor, ...]) -> None:
-        self.streams, self._drawn = streams, iter(drawn)
+    def __init__(self, streams: tuple[str, ...], draws: tuple[Tensor, ...]) -> None:
+        self.streams, self._draws = streams, iter(draws)
 
     def normal(self, *shape: int, like: Tensor) -> Tensor:
-        return next(self._drawn)
+        return next(self._draws)
 
     uniform = normal
 
 
 @dataclass(frozen=True)
 class Recording:
-    """A step as torch's interpreter runs it, on batches of these shapes, with these draws."""
+    """A step as torch's interpreter runs it, on batches of these shapes and with these draws."""
 
     program: Callable[..., tuple[Tensor, Tensor]]
     shapes: dict[str, torch.Size]
     calls: list[tuple[str, tuple[int, ...], torch.dtype]]
 
     def fits(self, batch: Batch) -> bool:
-        """Whether the batch is of the same shapes."""
+        """Tell whether the batch has these shapes."""
         return {name: leaf.shape for name, leaf in batch.items()} == self.shapes
 
     def __call__(self, flat: Tensor, batch: Batch, noise: Noise) -> tuple[Tensor, Tensor]:
-        drawn = [
+        draws = [
             getattr(noise, kind)(*shape, like=flat.new_empty((), dtype=dtype))
             for kind, shape, dtype in self.calls
         ]
         with torch.no_grad():
-            return self.program(flat, *batch.values(), *drawn)
+            return self.program(flat, *batch.values(), *draws)
 
-    def as_written(self) -> Recording:
-        """The same, run as it stands: what torch makes of a program may split an operation in two,
-        with other last bits.
+    def unoptimised(self) -> Recording:
+        """Return the recording without torch's optimisations, which may split an operation in two
+        and change the last bits.
         """
 
         def run(*inputs: Tensor) -> tuple[Tensor, Tensor]:
@@ -95,8 +94,8 @@ class Recording:
         return replace(self, program=run)
 
 
-class _Sealed(TorchFunctionMode):
-    """Within it numbers do not leave torch: what comes of them elsewhere is not recorded."""
+class _TorchOnly(TorchFunctionMode):
+    """A context in which no values leave torch: what is computed elsewhere is not recorded."""
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if func in (Tensor.numpy, Tensor.__dlpack__):
@@ -105,91 +104,93 @@ class _Sealed(TorchFunctionMode):
 
 
 def record(step: Step, flat: Tensor, batch: Batch, noise: Noise) -> Recording | None:
-    """The recording of a step; None where it looks at values, or at more of the noise than its
-    numbers.
-    """
+    """Record a step; None where it uses values outside torch, or more of the noise than its draws."""
     from torch.fx.experimental.proxy_tensor import make_fx
 
-    heard, names = _Listening(noise), list(batch)
-    step(flat, batch, heard)
+    recorder, names = _NoiseRecorder(noise), list(batch)
+    step(flat, batch, recorder)
 
-    def written(flat: Tensor, *rest: Tensor) -> tuple[Tensor, Tensor]:
-        given: Any = _Given(noise.streams, rest[len(names) :])
-        with _Sealed():
-            return step(flat, dict(zip(names, rest, strict=False)), given)
+    def step_of_tensors(flat: Tensor, *leaves_and_draws: Tensor) -> tuple[Tensor, Tensor]:
+        replayed_noise: Any = _DrawnNoise(noise.streams, leaves_and_draws[len(names) :])
+        with _TorchOnly():
+            return step(flat, dict(zip(names, leaves_and_draws, strict=False)), replayed_noise)
 
-    inputs = (flat, *batch.values(), *heard.drawn)
+    inputs = (flat, *batch.values(), *recorder.draws)
     try:
-        graph = make_fx(written)(*inputs)
+        graph = make_fx(step_of_tensors)(*inputs)
         with warnings.catch_warnings(), torch.no_grad():
             warnings.simplefilter(
                 "ignore", DeprecationWarning
             )  # torch has no other interpreter that keeps every bit
             program: Any = torch.jit.trace(graph, inputs, check_trace=False)
-    except Exception:  # noqa: BLE001  whatever hinders a recording hinders no step
+    except Exception:  # noqa: BLE001  a step that cannot be recorded is taken all the same
         return None
-    return Recording(program, {name: leaf.shape for name, leaf in batch.items()}, heard.calls)
+    return Recording(program, {name: leaf.shape for name, leaf in batch.items()}, recorder.calls)
 
 
-def same(one: tuple[Tensor, Tensor], other: tuple[Tensor, Tensor]) -> bool:
-    """Whether all numbers are equal; NaN equals NaN."""
+def identical(results: tuple[Tensor, Tensor], others: tuple[Tensor, Tensor]) -> bool:
+    """Tell whether all numbers are equal; NaN equals NaN."""
     return all(
-        bool(((a == b) | (a.isnan() & b.isnan())).all()) for a, b in zip(one, other, strict=True)
+        bool(((a == b) | (a.isnan() & b.isnan())).all())
+        for a, b in zip(results, others, strict=True)
     )
 
 
-class Replayed:
-    """Takes steps one by one, and from `PATIENCE` on, where it can, from a recording.
+class RecordedSteps:
+    """Takes steps one by one, and from `PATIENCE` on, where that is possible, from a recording.
 
-    Where the numbers take the time, and not the operations, it is not `worth` it.
-    `BENCH_REPLAY=off` never records, and `BENCH_REPLAY=always` does before the first step.
+    `BENCH_REPLAY=off` in the environment never records, `BENCH_REPLAY=always` records before the
+    first step.
 
     Args:
         step: the step itself.
-        worth: whether playing back is faster.
-        keep: keeps the state as it is; what it returns puts the state back.
+        is_faster: whether replaying is faster: on large problems it is not.
+        snapshot: copies the state; what it returns puts the state back.
     """
 
-    def __init__(self, step: Step, worth: bool, keep: Callable[[], Callable[[], None]]) -> None:
-        self._step, self._keep = step, keep
-        self.remark: str | None = (
-            None  # why steps are not played back, where they give other numbers
-        )
+    def __init__(
+        self, step: Step, is_faster: bool, snapshot: Callable[[], Callable[[], None]]
+    ) -> None:
+        self.warning: str | None = None  # why steps are not replayed, where results differed
+        self._step, self._snapshot = step, snapshot
         self._recording: Recording | None = None
-        self._go_back: Callable[[], None] = lambda: None
-        self._count, self._compare_at, self._distance = 0, 0, 1
-        wish = os.environ.get("BENCH_REPLAY")
-        self._record_at = {"off": -1, "always": 0}.get(wish or "", PATIENCE if worth else -1)
+        self._restore: Callable[[], None] = lambda: None
+        self._count, self._compare_at, self._interval = 0, 0, 1
+        mode = os.environ.get("BENCH_REPLAY", "")
+        self._record_at = {"off": -1, "always": 0}.get(mode, PATIENCE if is_faster else -1)
 
     def __call__(
-        self, flat: Tensor, batch: Batch, noise: Noise, number: int, last: bool
+        self, flat: Tensor, batch: Batch, noise: Noise, number: int, is_last: bool
     ) -> tuple[Tensor, Tensor] | None:
-        """The step of that number: the bound [R] and its gradient [R, P]; the last one is compared.
+        """Take the step of that number: the bound [R] and its gradient [R, P]. The last one is
+        compared.
 
-        None where steps that were played back gave other numbers: the state is that of the last
+        None where steps that were replayed gave other numbers: the state is then that of the last
         comparison again.
         """
         if self._count == 0:
-            self._first = flat.clone()
+            self._start = flat.clone()
         if self._count == self._record_at:
             self._record(flat, batch, noise, number)
         self._count += 1
         recording = self._recording
         if recording is None or not recording.fits(batch):
             return self._step(flat, batch, noise.at(number))
-        if not last and self._count < self._compare_at:
+        if not is_last and self._count < self._compare_at:
             return recording(flat, batch, noise.at(number))
-        self._compare_at = self._count + self._distance
-        self._distance = min(2 * self._distance, CHECK_EVERY)
-        return self._compared(recording, flat, batch, noise, number)
+        self._compare_at = self._count + self._interval
+        self._interval = min(2 * self._interval, CHECK_EVERY)
+        return self._compare(recording, flat, batch, noise, number)
 
-    def holds(self, flat: Tensor, batch: Callable[[], Batch], noise: Noise, number: int) -> bool:
-        """Whether the steps since the last comparison stand; where they do not, the state is that
-        of the last comparison again.
+    def confirmed(
+        self, flat: Tensor, batch: Callable[[], Batch], noise: Noise, number: int
+    ) -> bool:
+        """Tell whether the steps since the last comparison were right; if not, the state is that of
+        the last comparison again.
         """
         return (
             self._recording is None
-            or self._compared(self._recording, flat, batch(), noise, number) is not None
+            or self._compare(self._recording, flat, batch(), noise, number) is not None
         )
 
     def _record(self, flat: Tensor, batch: Batch, noise: Noise, number: int) -> None:
@@ -200,39 +201,31 @@ class Replayed:
         if recording is None:
             return
         nearby = flat + NEARBY * Noise(["replay"]).normal(*flat.shape, like=flat)
-        places = [
-            flat,
-            flat,
-            self._first,
-            nearby,
-        ]  # torch optimises what it runs for the second time
-        for candidate in (recording, recording.as_written()):
-            if all(
-                self._agrees(candidate, place, batch, noise, number + ahead)
-                for ahead, place in enumerate(places)
-            ):
-                self._recording, self._go_back = candidate, self._keep()
+        points = [flat, flat, self._start, nearby]  # torch optimises what it runs a second time
+
+        def agrees(candidate: Recording, point: Tensor, number: int) -> bool:
+            try:
+                return identical(
+                    candidate(point, batch, noise.at(number)),
+                    self._step(point, batch, noise.at(number)),
+                )
+            except Exception:  # noqa: BLE001  a plugin may refuse parameters that training would not reach
+                return False
+
+        for candidate in (recording, recording.unoptimised()):
+            if all(agrees(candidate, point, number + i) for i, point in enumerate(points)):
+                self._recording, self._restore = candidate, self._snapshot()
                 return
-        self.remark = f"steps are taken one by one: a recording of step {number:,} gave other numbers with other parameters or noise"
+        self.warning = f"steps are taken one by one: a recording of step {number:,} gave other numbers with other parameters or noise"
 
-    def _agrees(
-        self, recording: Recording, flat: Tensor, batch: Batch, noise: Noise, number: int
-    ) -> bool:
-        try:
-            return same(
-                recording(flat, batch, noise.at(number)), self._step(flat, batch, noise.at(number))
-            )
-        except Exception:  # noqa: BLE001  a plugin may refuse parameters that training would not reach
-            return False
-
-    def _compared(
+    def _compare(
         self, recording: Recording, flat: Tensor, batch: Batch, noise: Noise, number: int
     ) -> tuple[Tensor, Tensor] | None:
-        taken = self._step(flat, batch, noise.at(number))
-        if same(recording(flat, batch, noise.at(number)), taken):
-            self._go_back = self._keep()
-            return taken
+        result = self._step(flat, batch, noise.at(number))
+        if identical(recording(flat, batch, noise.at(number)), result):
+            self._restore = self._snapshot()
+            return result
         self._recording = None
-        self._go_back()
-        self.remark = f"steps are taken one by one: step {number:,} gave other numbers when it was played back"
+        self._restore()
+        self.warning = f"steps are taken one by one: step {number:,} gave other numbers when it was played back"
         return None
