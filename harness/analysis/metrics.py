@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import importlib.util
+import json
 from collections.abc import Iterable
-from functools import cached_property
+from functools import cache, cached_property
+from pathlib import Path
 
 from harness.base.metrics import HARNESS_METRICS, Metric, metric_by_name
-from harness.plan.description import installed_metrics
 from harness.store import CellRow, ResultStore
 
 
@@ -34,14 +36,24 @@ class MetricCache:
 def declared_metric(cell: CellRow, name: str) -> Metric | None:
     """Return what a metric means to the task of a cell; None where the task does not say.
 
-    Earlier releases did not store it with a run: there the installed task says it.
+    Earlier releases did not store it with a run; `studies/earlier-metrics.json` has what their own
+    tasks meant.
     """
     if name in HARNESS_METRICS:
         return HARNESS_METRICS[name]
     stored = cell.description.metric_info
     if not stored and cell.task_source is None:
-        return installed_metrics(cell.task).get(name)
+        return _earlier_metrics().get(name)
     return stored.get(name)
+
+
+@cache
+def _earlier_metrics() -> dict[str, Metric]:
+    package = importlib.util.find_spec("harness.studies")
+    assert package is not None
+    folder = Path(next(iter(package.submodule_search_locations or ())))
+    values = json.loads((folder / "earlier-metrics.json").read_text(encoding="utf-8"))
+    return {name: Metric(*fields) for name, fields in values.items()}
 
 
 def one_cell_a_task(cells: Iterable[CellRow]) -> list[CellRow]:

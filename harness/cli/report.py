@@ -109,8 +109,8 @@ def _published(store: ResultStore, sample: SelectedRuns) -> list[tuple[str, str]
     runs, tasks = cache(runs_of), {group.cell.task_label for group in sample.groups}
     judged = [
         value
-        for name in published.publications()
-        for value in judge(store, published.load(name), runs, tasks)
+        for path in published.publications().values()
+        for value in judge(store, published.read(path, load_tasks=False), runs, tasks)
     ]
     return [(grid.title, html([grid], page=False)) for grid in published_grids(judged)]
 

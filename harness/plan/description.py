@@ -14,7 +14,6 @@ from pydantic import ValidationError
 
 from harness.api import DiagNormal, Method, Noise, Problem, Task
 from harness.base.errors import BenchError
-from harness.base.metrics import Metric
 from harness.base.spec import Description, Protocol, RunSpec, canonical_json
 from harness.plan import registry
 
@@ -58,19 +57,6 @@ def describe_stored(
         spec = RunSpec.from_plain(values)
         return describe(*registry.load(spec, _no_text), spec, settings, protocol)
     return Description(method=method.rpartition("/")[2])
-
-
-@cache
-def installed_metrics(task: str) -> dict[str, Metric]:
-    """Return what the metrics of an installed task mean; nothing where the task is not installed.
-
-    Args:
-        task: a stored name; one that is a path is not loaded.
-    """
-    with suppress(BenchError):
-        if ":" not in task and not task.endswith(".py"):
-            return registry.find("task", task).cls.metric_info
-    return {}
 
 
 def _no_text(digest: str) -> Any:
