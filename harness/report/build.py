@@ -20,16 +20,16 @@ from harness.plan.grid import ranges
 from harness.report import comparisons
 from harness.report.charts import LINEAR, row_plot
 from harness.report.curves import learning_curves
-from harness.report.page import Figure, Folded, Image, Key, Look, Section, Table, render
+from harness.report.page import Figure, Folded, Image, Key, Section, Style, Table, render
 from harness.report.view import View, columns, label
 from harness.store import Replicate
 from harness.store.run_files import read_verified
 
 Fragments = Sequence[tuple[str, str]]
-Named = list[tuple[str, Group]]
+NamedGroups = list[tuple[str, Group]]
 """Groups with the names of their columns."""
 
-STATUS_LOOKS = {
+STATUS_STYLES = {
     "done": ("var(--green)", ""),
     "diverged": ("var(--vermilion)", "/"),
     "timeout": ("var(--orange)", "x"),
@@ -64,7 +64,9 @@ def report(
         ranking: of the methods across tasks.
     """
     view = View.of(sample)
-    named = [(name, group) for name, groups in columns(sample.groups).items() for group in groups]
+    named_groups = [
+        (name, group) for name, groups in columns(sample.groups).items() for group in groups
+    ]
     sections = [
         comparisons.sizes(view),
         comparisons.scores(view),
@@ -74,10 +76,10 @@ def report(
         comparisons.ranks(ranking),
         Section("tables", "Tables", fragments=tables),
         Section("published", "Against published values", fragments=published),
-        _failures(view, named),
+        _failures(view, named_groups),
         *tuning,
-        _images(view, named, workspace),
-        _provenance(view, named),
+        _images(view, named_groups, workspace),
+        _provenance(view, named_groups),
     ]
     return render(title, _about(sample), [section for section in sections if not section.is_empty])
 
@@ -110,20 +112,20 @@ def _about(sample: SelectedRuns) -> list[str]:
 # Failures
 
 
-def _failures(view: View, named: Named) -> Section:
+def _failures(view: View, named_groups: NamedGroups) -> Section:
     """How runs ended in the cells where not all of them are done."""
-    failed = [(task, group) for task, group in named if group.failures]
+    failed = [(task, group) for task, group in named_groups if group.failures]
     if not failed:
         return Section("failures", "Failures")
     counts = [Counter(run.status.value for run in group.runs) for _, group in failed]
     statuses = sorted(
         {status for count in counts for status in count},
-        key=lambda status: (*(name != status for name in STATUS_LOOKS), status),
+        key=lambda status: (*(name != status for name in STATUS_STYLES), status),
     )
     keys, bars = [], []
     for index, status in enumerate(statuses):
-        color, pattern = STATUS_LOOKS.get(status, ("var(--grey)", "."))
-        keys.append(Key(status, Look(color, "", "square")))
+        color, pattern = STATUS_STYLES.get(status, ("var(--grey)", "."))
+        keys.append(Key(status, Style(color, "", "square")))
         bars.append(
             go.Bar(
                 x=[count[status] for count in counts],
@@ -140,14 +142,14 @@ def _failures(view: View, named: Named) -> Section:
     names = {-row: f"{task}: {view.name(group)}" for row, (task, group) in enumerate(failed)}
     plot = row_plot("", bars, names, LINEAR.axis("runs"), barmode="stack", bargap=0.7)
     about = (
-        f"Cells with a run that did not finish: {len(failed)} of {len(named)}. "
+        f"Cells with a run that did not finish: {len(failed)} of {len(named_groups)}. "
         "Means are over the runs that did."
     )
     figure = Figure("failures-by-cell", "How the runs ended", about, [plot], keys)
     return Section("failures", "Failures", figures=[figure], tables=[_reasons(view, failed)])
 
 
-def _reasons(view: View, failed: Named) -> Table:
+def _reasons(view: View, failed: NamedGroups) -> Table:
     rows = []
     for task, group in failed:
         reasons: dict[tuple[str, str], list[Replicate]] = {}
@@ -168,12 +170,12 @@ def _reasons(view: View, failed: Named) -> Table:
 # Images
 
 
-def _images(view: View, named: Named, workspace: Workspace) -> Section:
+def _images(view: View, named_groups: NamedGroups, workspace: Workspace) -> Section:
     """Samples and reconstructions of the first finished seed of each row."""
     images, damaged, omitted, size = [], 0, 0, 0
     files = [
         (f"{task}, {view.name(group)}: {IMAGES[file.name]}, seed {run.seed}", file)
-        for task, group in named
+        for task, group in named_groups
         if not group.cell.description.stacks  # tasks whose replicates stack have no images
         for run in group.done[:1]
         for file in sorted(view.sample.store.artifacts(run.key), key=lambda f: f.name)[::-1]
@@ -204,9 +206,11 @@ def _images(view: View, named: Named, workspace: Workspace) -> Section:
 # Provenance
 
 
-def _provenance(view: View, named: Named) -> Section:
+def _provenance(view: View, named_groups: NamedGroups) -> Section:
     """The runs by cell, then the environments."""
-    digests = {run.environment for _, group in named for run in group.runs if run.environment}
+    digests = {
+        run.environment for _, group in named_groups for run in group.runs if run.environment
+    }
     environments = {digest: f"E{index}" for index, digest in enumerate(sorted(digests), 1)}
     stored: dict[str, dict[str, Any]] = view.sample.store.scores.environments()
     about = (
@@ -217,7 +221,7 @@ def _provenance(view: View, named: Named) -> Section:
     names = ("row", "task", "protocol", "cell", "seeds", "keys", "versions", "settings", "ran on")
     cells = Table(
         (*names, "ended", "done"),
-        [_cell_row(view, task, group, environments) for task, group in named],
+        [_cell_row(view, task, group, environments) for task, group in named_groups],
         "Cells",
         10,
     )

@@ -11,7 +11,7 @@ from typing import Any, Literal
 import plotly.graph_objects as go
 
 from harness.analysis.statistics import Interval
-from harness.report.page import Look, Plot
+from harness.report.page import Plot, Style
 from harness.report.view import interval_text, label
 
 OUTLIER = 1e6
@@ -107,7 +107,7 @@ def fitting(intervals: Sequence[Interval]) -> Scale:
 
 def trace(
     marks: Sequence[Mark],
-    look: Look,
+    style: Style,
     key: int | None,
     scale: Scale,
     values: Literal["x", "y"] = "y",
@@ -115,20 +115,22 @@ def trace(
 ) -> go.Scatter:
     """Draw means with intervals; what is not finite is left out.
 
-    `key` is the index of the look's key, and `values` the axis of the means.
+    `key` is the index of the style's key, and `values` the axis of the means.
     """
-    drawn = sorted((mark for mark in marks if mark.is_finite), key=lambda mark: mark.at)
-    centres = [scale.clip(mark.interval.mean) for mark in drawn]
-    symbols = [look.symbol if scale.shows(mark.interval.mean) else BELOW for mark in drawn]
+    finite = sorted((mark for mark in marks if mark.is_finite), key=lambda mark: mark.at)
+    centres = [scale.clip(mark.interval.mean) for mark in finite]
+    symbols = [style.symbol if scale.shows(mark.interval.mean) else BELOW for mark in finite]
     arms = {
         "symmetric": False,
-        "array": [_arm(scale, m.interval.high, c) for m, c in zip(drawn, centres, strict=True)],
-        "arrayminus": [_arm(scale, m.interval.low, c) for m, c in zip(drawn, centres, strict=True)],
-        "color": look.color,
+        "array": [_arm(scale, m.interval.high, c) for m, c in zip(finite, centres, strict=True)],
+        "arrayminus": [
+            _arm(scale, m.interval.low, c) for m, c in zip(finite, centres, strict=True)
+        ],
+        "color": style.color,
         "thickness": 1.2,
         "width": 3,
     }
-    positions = [mark.at for mark in drawn]
+    positions = [mark.at for mark in finite]
     x, y = (positions, centres) if values == "y" else (centres, positions)
     return go.Scatter(
         x=x,
@@ -136,10 +138,10 @@ def trace(
         mode="lines+markers" if line else "markers",
         error_x=arms if values == "x" else None,
         error_y=arms if values == "y" else None,
-        line={"color": look.color, "dash": look.dash, "width": 1.6},
-        marker={"color": look.color, "symbol": symbols, "size": 8},
+        line={"color": style.color, "dash": style.dash, "width": 1.6},
+        marker={"color": style.color, "symbol": symbols, "size": 8},
         hoverinfo="text",
-        hovertext=[label(*mark.lines, interval_text(mark.interval)) for mark in drawn],
+        hovertext=[label(*mark.lines, interval_text(mark.interval)) for mark in finite],
         legendgroup="" if key is None else str(key),
         showlegend=False,
     )

@@ -26,7 +26,7 @@ from harness.report.charts import (
     row_plot,
     trace,
 )
-from harness.report.page import Figure, Key, Look, Plot, Section
+from harness.report.page import Figure, Key, Plot, Section, Style
 from harness.report.view import (
     PERCENT,
     View,
@@ -39,11 +39,11 @@ from harness.report.view import (
     interval_of,
     interval_text,
     label,
-    look,
+    style,
 )
 
 MEANS = f"Means over replicates with {PERCENT} t intervals."
-EXACT = Look("var(--plain)", "dash", "")
+EXACT = Style("var(--plain)", "dash", "")
 EXACT_NAME = "exact maximum-likelihood fit"
 RANK_MARGIN = 0.12
 """Ranks between the last method and the first bar, and from bar to bar."""
@@ -57,11 +57,13 @@ def _figure(
     keys: Sequence[Key] = (),
 ) -> list[Figure]:
     """A figure of the plots that there are, with their notes; none where there is no plot."""
-    drawn, texts = [], []
+    figure_plots, texts = [], []
     for plot, plot_notes in plots:
-        drawn += [plot] if plot else []
+        figure_plots += [plot] if plot else []
         texts += plot_notes
-    return [Figure(id, title, basis(groups), drawn, keys, notes=texts)] if drawn else []
+    return (
+        [Figure(id, title, basis(groups), figure_plots, keys, notes=texts)] if figure_plots else []
+    )
 
 
 def _headline(groups: Iterable[Group]) -> list[str]:
@@ -95,7 +97,7 @@ def _dots(view: View, groups: Sequence[Group], metric: str) -> tuple[Plot | None
     remarks = notes((mark for _, mark in marks), scale, metric)
     if not any(mark.is_finite for _, mark in marks):
         return None, remarks
-    traces = [trace([mark], view.look(group), None, scale, "x", False) for group, mark in marks]
+    traces = [trace([mark], view.style(group), None, scale, "x", False) for group, mark in marks]
     names = {-index: view.name(group) for index, group in enumerate(groups)}
     return row_plot(view.titled(metric), traces, names, scale.axis(view.unit(metric))), remarks
 
@@ -126,7 +128,7 @@ def _lines(
         return None, []
     scale = scaled([mark.interval for mark in all_marks])
     traces = [
-        trace(members, key.look, index, scale)
+        trace(members, key.style, index, scale)
         for index, (members, (key, _)) in enumerate(zip(marks, lines, strict=True))
         if members
     ]
@@ -177,7 +179,10 @@ def _sizes_figure(view: View, task: str, groups: Sequence[Group]) -> list[Figure
     order = sorted(by_line, key=lambda line: (repr(line[0]), line[1].order))
     names = distinguishing(aspects for aspects, _ in order)
     lines = [
-        (Key(view.names[row], view.looks[row], aspects_text(aspects, names)), by_line[aspects, row])
+        (
+            Key(view.names[row], view.styles[row], aspects_text(aspects, names)),
+            by_line[aspects, row],
+        )
         for aspects, row in order
     ]
     stored = view.sample.metrics.names
@@ -235,7 +240,7 @@ def _exact_errors(view: View, groups: Iterable[Group], metric: str) -> dict[Aspe
 
 def _exact_line(errors: Errors, key: int) -> go.Scatter:
     marks = [Mark(size, errors[size], (EXACT_NAME, f"size {size}")) for size in errors]
-    line = trace(marks, Look(EXACT.color, EXACT.dash, "circle"), key, LINEAR)
+    line = trace(marks, Style(EXACT.color, EXACT.dash, "circle"), key, LINEAR)
     return line.update(mode="lines", error_y={"visible": False})
 
 
@@ -265,26 +270,28 @@ def _value(group: Group, field: str) -> Any:
     return group.cell.spec["method_fields"][field]
 
 
-def _name_without(view: View, group: Group, field: str) -> str:
-    """The row's name without the field, and without a variant that the field makes."""
-    row = group.row
+def _shared_name(view: View, groups: Sequence[Group], field: str) -> str:
+    """The name of these rows without the field, and without a variant that the field makes."""
+    row = groups[0].row
+    same_label = len({group.row.method for group in groups}) == 1
+    method = row.method if same_label else groups[0].cell.method
     settings = {name: value for name, value in row.settings if name != f"method.{field}"}
-    protocol = "" if view.name(group) == row.text else f" ({row.protocol})"
-    return f"{group.cell.method} {settings_text(settings)}".strip() + protocol
+    protocol = "" if view.name(groups[0]) == row.text else f" ({row.protocol})"
+    return f"{method} {settings_text(settings)}".strip() + protocol
 
 
 def sweeps(view: View) -> Section:
     """Draw the headline metrics against each whole number of a method that was varied."""
     about = f"Each line joins cells that differ in this field of their method alone. {MEANS}"
-    found = {
+    sweeps_by_field = {
         (task, field): families
         for task, groups in columns(view.sample.groups).items()
         for field, families in _families(groups, lambda v: type(v) is int).items()
     }
-    figures, ids = [], anchors("sweeps", map(" ".join, found))
-    for id, ((task, field), families) in zip(ids, found.items(), strict=True):
+    figures, ids = [], anchors("sweeps", map(" ".join, sweeps_by_field))
+    for id, ((task, field), families) in zip(ids, sweeps_by_field.items(), strict=True):
         lines = [
-            (Key(_name_without(view, groups[0], field), _sweep_look(view, groups[0], i)), groups)
+            (Key(_shared_name(view, groups, field), _sweep_style(view, groups[0], i)), groups)
             for i, groups in enumerate(families)
         ]
         groups = [group for members in families for group in members]
@@ -296,10 +303,10 @@ def sweeps(view: View) -> Section:
     return Section("sweeps", "Sweeps of one field", [about], figures)
 
 
-def _sweep_look(view: View, group: Group, index: int) -> Look:
+def _sweep_style(view: View, group: Group, index: int) -> Style:
     """The method's colour; lines differ in dash and marker."""
-    dashed = look(0, index, index)
-    return Look(view.look(group).color, dashed.dash, dashed.symbol)
+    dashed = style(0, index, index)
+    return Style(view.style(group).color, dashed.dash, dashed.symbol)
 
 
 def choices(view: View) -> Section:
@@ -317,9 +324,9 @@ def choices(view: View) -> Section:
         groups = [group for _, members in families for group in members]
         values = sorted({settings_text({field: _value(group, field)}) for group in groups})
         keys = {
-            value: Key(value, Look(dot.color, "", dot.symbol))
+            value: Key(value, Style(dot.color, "", dot.symbol))
             for index, value in enumerate(values)
-            for dot in [look(index, 0, index)]
+            for dot in [style(index, 0, index)]
         }
         plots = [_choices_plot(view, field, families, keys, name) for name in _headline(groups)]
         figures += _figure(anchor("choices", field), field, groups, plots, list(keys.values()))
@@ -341,18 +348,18 @@ def _choices_plot(
         measured = [group for group in groups if view.interval(group, metric)]
         if len(measured) > 1:
             at = -len(names)
-            names[at] = f"{task}: {_name_without(view, groups[0], field)}"
+            names[at] = f"{task}: {_shared_name(view, groups, field)}"
             rows.append([])
             for group in measured:
                 interval = view.interval(group, metric)
                 assert interval is not None
-                others = [
-                    f"less {settings_text({field: _value(other, field)}).strip()}: "
-                    f"{_difference(view, group, other, metric)}"
-                    for other in measured
-                    if other is not group
+                differences = [
+                    f"less {settings_text({field: _value(reference, field)})}: "
+                    f"{_difference(view, group, reference, metric)}"
+                    for reference in measured
+                    if reference is not group
                 ]
-                mark = Mark(at, interval, (task, view.name(group), *others))
+                mark = Mark(at, interval, (task, view.name(group), *differences))
                 rows[-1].append(mark)
                 marks[settings_text({field: _value(group, field)})].append(mark)
     if not rows:
@@ -370,7 +377,7 @@ def _choices_plot(
         for row in rows
     ]
     for index, (value, key) in enumerate(keys.items()):
-        solid = Look(key.look.color, "solid", key.look.symbol)
+        solid = Style(key.style.color, "solid", key.style.symbol)
         traces.append(trace(marks[value], solid, index, scale, "x", line=False))
     plot = row_plot(view.titled(metric), traces, names, scale.axis(view.unit(metric)))
     flat = [Mark(m.at, m.interval, m.lines[:2]) for row in rows for m in row]

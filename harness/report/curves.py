@@ -47,7 +47,7 @@ def _figure(
         runs = [run for run in group.done[:SEEDS] if run.key in stored]
         points = thinned(mean_curve([stored[run.key] for run in runs]))
         if points:
-            look, steps = view.look(group), group.cell.spec["steps"]
+            style, steps = view.style(group), group.cell.spec["steps"]
             count = gradients(group.cell.spec, group.cell.description)
             seconds = sum(run.wall_s for run in runs) / len(runs)
             chart.add_scatter(
@@ -56,12 +56,12 @@ def _figure(
                 mode="lines",
                 name=label(view.name(group)),
                 meta=[1, None if count is None else count / steps, seconds / steps],
-                line={"color": look.color, "dash": look.dash, "width": 1.8},
+                line={"color": style.color, "dash": style.dash, "width": 1.8},
                 hovertemplate="%{fullData.name}<br>%{x:,.6~g}: %{y:,.7~g} nats<extra></extra>",
                 legendgroup=str(len(keys)),
                 showlegend=False,
             )
-            keys.append(Key(view.name(group), look))
+            keys.append(Key(view.name(group), style))
             lines.append(points)
     chart.update_yaxes(title_text="bound, nats", range=plateau(lines))
     plots = [Plot("", chart, 440)] if lines else []

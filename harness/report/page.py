@@ -51,7 +51,7 @@ class Plot:
 
 
 @dataclass(frozen=True)
-class Look:
+class Style:
     """How a row is drawn, in every figure: a colour of the page, a dash and a marker by plotly's
     names.
     """
@@ -63,10 +63,10 @@ class Look:
 
 @dataclass(frozen=True)
 class Key:
-    """What a look stands for; keys of one heading stand together."""
+    """What a style stands for; keys of one heading stand together."""
 
     name: str
-    look: Look
+    style: Style
     heading: str = ""
 
 

@@ -107,7 +107,7 @@ def _history(study: Study, metric: str) -> Plot:
     chart = visualization.plot_optimization_history(study, target_name=metric)
     chart.update_traces(marker={"color": USUAL, "size": 8, "opacity": 0.75})
     chart.update_traces(selector={"mode": "lines"}, line={"color": BEST, "shape": "hv"})
-    chart.update_layout(showlegend=False)
+    chart.update_layout(showlegend=False, xaxis_title="trial")
     return _plot("", _usual_scores(chart, study), 320)
 
 
@@ -146,6 +146,7 @@ def _parallel(study: Study, result: TuningResult) -> Plot:
             hovertemplate="%{fullData.name}<br>%{customdata[0]}: %{customdata[1]}<extra></extra>",
         )
     chart.data = [*(chart.data[index] for index in order)]
+    chart.update_annotations(font_color="var(--muted)")
     return _plot("", chart.update_layout(plot_bgcolor=None), 380)
 
 
@@ -172,6 +173,7 @@ def _learning_curves(study: Study, result: TuningResult) -> Plot:
     traces: list[Any] = sorted(chart.select_traces(), key=lambda trace: trace.name == best)
     chart.data = traces
     lines = [list(zip(trace.x, trace.y, strict=True)) for trace in traces]
+    chart.update_layout(xaxis_title="step")
     chart.update_yaxes(title_text="bound, nats", range=plateau(lines))
     return _plot("", chart, 380)
 

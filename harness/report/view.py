@@ -1,4 +1,4 @@
-"""What all figures share: the selected runs, and the name and the look of each row."""
+"""What all figures share: the selected runs, and the name and the style of each row."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from harness.analysis.statistics import CONFIDENCE, Interval, t_interval
 from harness.base.spec import settings_text
 from harness.base.text import between, number, plural
 from harness.plan.grid import ranges
-from harness.report.page import Look
+from harness.report.page import Style
 
 COLORS = [
     f"var(--{name})"
@@ -35,12 +35,12 @@ class View:
 
     sample: SelectedRuns
     names: dict[RowName, str]
-    looks: dict[RowName, Look]
+    styles: dict[RowName, Style]
     _intervals: dict[tuple[str, str], Interval | None] = field(default_factory=dict)
 
     @classmethod
     def of(cls, sample: SelectedRuns) -> View:
-        """Give each row a look: methods have colours, their settings have dashes and markers."""
+        """Give each row a style: methods have colours, their settings have dashes and markers."""
         rows = sorted({group.row for group in sample.groups}, key=lambda row: row.order)
         several = len({row.protocol for row in rows}) > 1
         names = {
@@ -49,12 +49,12 @@ class View:
         }
         methods = list(dict.fromkeys(row.method for row in rows))
         counts: Counter[str] = Counter()
-        looks = {}
+        styles = {}
         for row in rows:
             index, n = methods.index(row.method), counts[row.method]
             counts[row.method] += 1
-            looks[row] = look(index, n, index + n)
-        return cls(sample, names, looks)
+            styles[row] = style(index, n, index + n)
+        return cls(sample, names, styles)
 
     def interval(self, group: Group, metric: str) -> Interval | None:
         """Return a metric's mean over the group's finished runs; None where none has it."""
@@ -68,9 +68,9 @@ class View:
         """Return the name of the group's row."""
         return self.names[group.row]
 
-    def look(self, group: Group) -> Look:
-        """Return the look of the group's row."""
-        return self.looks[group.row]
+    def style(self, group: Group) -> Style:
+        """Return the style of the group's row."""
+        return self.styles[group.row]
 
     def titled(self, metric: str) -> str:
         """Return a metric with its description."""
@@ -84,9 +84,9 @@ class View:
         return f"{unit} ({info.better} is better)" if info.better else unit
 
 
-def look(color: int, dash: int, symbol: int) -> Look:
-    """Return a look by indices, which wrap around."""
-    return Look(
+def style(color: int, dash: int, symbol: int) -> Style:
+    """Return a style by indices, which wrap around."""
+    return Style(
         COLORS[color % len(COLORS)], DASHES[dash % len(DASHES)], SYMBOLS[symbol % len(SYMBOLS)]
     )
 
@@ -165,13 +165,13 @@ def columns(groups: Iterable[Group]) -> dict[str, list[Group]]:
     for column in by_column:
         tasks.setdefault(column.task, []).append(column.aspects)
     aspects = {task: distinguishing(members) for task, members in tasks.items()}
-    named = {}
+    by_name = {}
     for column, members in by_column.items():
         text = aspects_text(column.aspects, aspects[column.task])
-        named[f"{column.task} · {text}" if text else column.task] = members
+        by_name[f"{column.task} · {text}" if text else column.task] = members
     return {
-        name: sorted(named[name], key=lambda group: group.row.order)
-        for name in sorted(named, key=_natural)
+        name: sorted(by_name[name], key=lambda group: group.row.order)
+        for name in sorted(by_name, key=_natural)
     }
 
 
