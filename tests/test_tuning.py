@@ -568,7 +568,7 @@ def test_grids_and_tune_exclude_one_another(bench, workspace):
     (workspace / "mine.yaml").write_text("summary: S.\n")
     assert "either grids or tune" in bench("study", "show", "mine.yaml").stderr
     assert "has no trials" in bench("study", "run", "smoke", "--trials", "3").stderr
-    assert "is no tuning study" in bench("study", "best", "smoke").stderr
+    assert "is not a tuning study" in bench("study", "best", "smoke").stderr
 
 
 def test_time_for_all_trials_together_ends_without_telling_one_that_is_not_done(bench, workspace):
