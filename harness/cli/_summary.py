@@ -175,7 +175,9 @@ def _notes(results: Sequence[Run], headlines: Set[str]) -> Iterator[str]:
             "rate and steps allow: give them more steps."
         )
     if rising:
-        yield f"{share(rising)} were still improving at the end (bound_trend_z above {RISING_Z:.0f})."
+        yield (
+            f"{share(rising)} were still improving at the end (bound_trend_z above {RISING_Z:.0f})."
+        )
     if doubtful:
         is_marked = any(
             name in run["metrics"]

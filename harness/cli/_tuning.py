@@ -141,8 +141,8 @@ def _show_in_mlflow(session: Session, results: Sequence[TuningResult]) -> None:
             if trial.spec
             for key in run_keys(trial.spec, search.seeds)
         }
-        figures = page(result, store)
         try:
+            figures = page(result, store)
             show_search(workspace, store, search.name, search.task, keys, result.plain(), figures)
         except Exception as err:  # noqa: BLE001 - whatever MLflow raises, the trials are safe
             reason = one_line(err, workspace.tracking_uri)
