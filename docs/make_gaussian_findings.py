@@ -20,7 +20,7 @@ from harness.analysis import published
 from harness.analysis.formats import markdown
 from harness.analysis.grids import Grid, Style, Word, table_grids
 from harness.analysis.reproduction import ClosedFormValue, Judgement, ReplicateMean, judge
-from harness.analysis.selection import select_runs
+from harness.analysis.selection import RunFilter, select_runs
 from harness.analysis.tables import Options, compare
 from harness.base.text import number
 from harness.base.workspace import Workspace
@@ -49,7 +49,7 @@ def main(tasks: Sequence[str]) -> None:
         page = replaced(page, "objective", [objectives(corrected)])
         keys = {run.spec.key for run in load("corrected-gaussian").runs()}
         tables = compare(
-            select_runs(store, tasks=tasks, keys=keys), Options(MEANT, test="wilcoxon")
+            select_runs(store, RunFilter(tasks=tasks, keys=keys)), Options(MEANT, test="wilcoxon")
         )
         page = replaced(
             page,

@@ -403,9 +403,9 @@ def test_settings_that_tuning_found_say_what_that_took(compare, records, tmp_pat
     assert tuned["settings"] == f"lr={settings['lr']}"
     with (
         ResultStore.open(workspace.database_url) as store,
-        read_log(workspace.study_url, search.record(3)) as log,
+        read_log(workspace.study_url, search.record()) as log,
     ):
-        spent = cost(search.record(3), store, log.trials())
+        spent = cost(search.record(), store, log.trials())
     (run, *_) = search.runs({}, [0])
     assert (tuned["tuning_runs"], tuned["tuning_steps"], tuned["tuning_seconds"]) == (
         9,

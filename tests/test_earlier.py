@@ -267,7 +267,7 @@ def test_a_worker_that_cannot_make_it_anew_leaves_it(bench, monkeypatch):
         in bench("show", keys[0]).stdout
     )
     assert json_lines(bench("show", keys[0], "--json"))[0]["earlier_result"]["status"] == "done"
-    assert "2 being made anew: what they had is kept until then" in bench("compare").stderr
+    assert "2 being rerun: their earlier results are kept until then" in bench("compare").stderr
     assert faults_of_files(bench) == []
     monkeypatch.setenv("MOOD", "raises")
     worked = bench("worker", "--drain", "--allow-plugins")

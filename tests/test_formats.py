@@ -29,9 +29,10 @@ from markdown_it import MarkdownIt
 from pyarrow import parquet
 from test_browser import CHROMIUM, FLAGS
 
+from harness.analysis.files import FORMULA, SCHEMA_VERSION
 from harness.analysis.formats import html, latex, markdown
 from harness.analysis.grids import Grid, Word
-from harness.analysis.records import FORMULA, SCHEMA_VERSION, csv_text, parquet_bytes
+from harness.analysis.records import csv_text, parquet_bytes
 from harness.base.errors import UsageError
 from harness.cli import main
 from harness.cli._output import write_out

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from harness.analysis.grids import rank_grid
-from harness.analysis.ranks import Ranking, ranking, ranks, studentised_range
+from harness.analysis.ranks import Ranking, ranking, ranks
 
 PAPER = json.loads((Path(__file__).parent / "data" / "demsar2006.json").read_text())
 scores = st.one_of(st.none(), st.floats(-10, 10), st.integers(-2, 2).map(float))
@@ -89,17 +89,6 @@ def test_critical_differences_are_the_papers_table(k, q):
     assert found.critical_difference / math.sqrt(k * (k + 1) / (6 * n)) == pytest.approx(
         q, abs=0.001
     )
-
-
-@pytest.mark.parametrize("k", [2, 3, 7, 20, 100])
-@pytest.mark.parametrize("level", [0.5, 0.95, 0.999])
-def test_the_studentised_range_is_scipys(k, level):
-    assert studentised_range(level, k) == pytest.approx(
-        float(stats.studentized_range.ppf(level, k, math.inf)), rel=1e-6
-    )
-    assert float(
-        stats.studentized_range.cdf(studentised_range(level, k), k, math.inf)
-    ) == pytest.approx(level, rel=1e-9)
 
 
 # Groups

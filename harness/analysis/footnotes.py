@@ -13,11 +13,11 @@ from harness.base.metrics import IMPORTANCE_ESTIMATES, PARETO_K_LIMIT, Metric
 if TYPE_CHECKING:
     from harness.analysis.tables import Line, Options
 
-
 FEW = 6
+"""Of fewer seeds than this readers are warned."""
 LETTERS = "abcdefghijklmnopqrstuvwxyz"
 TESTED_FROM = {"t": 2, "wilcoxon": WILCOXON_FROM}
-NAMES = {
+TEST_NAMES = {
     "t": "Student's t",
     "bca": "bias-corrected and accelerated bootstrap",
     "wilcoxon": "Wilcoxon's signed-rank",
@@ -30,20 +30,40 @@ class Footnotes:
     """
 
     def __init__(self) -> None:
-        self._marked: dict[str, str] = {}
-        self._plain: list[str] = []
+        self._letters: dict[str, str] = {}
+        self._general: list[str] = []
 
-    def marks(self, sample: SelectedRuns, group: Group, metric: str) -> tuple[str, ...]:
-        """The letters of what a reader must know of a group's entry."""
-        return tuple(self._letter(text) for text in _about_group(sample, group, metric))
+    def lines(self) -> tuple[str, ...]:
+        """Return all notes, those with letters first."""
+        return (*(f"[{letter}] {text}" for text, letter in self._letters.items()), *self._general)
+
+    def marks(self, selected: SelectedRuns, group: Group, metric: str) -> tuple[str, ...]:
+        """Return the letters of what a reader must know of a group's entry."""
+        reasons = Counter(selected.withdrawn[key] for key in group.withdrawn)
+        texts = [
+            f"{count} withdrawn, and in no mean: {reason}"
+            for reason, count in sorted(reasons.items())
+        ]
+        tails = selected.values(group, "pareto_k") if metric in IMPORTANCE_ESTIMATES else {}
+        if any(value > PARETO_K_LIMIT for value in tails.values()):
+            texts.append(
+                f"Pareto k is above {PARETO_K_LIMIT} in some of these runs: "
+                "the estimate is not to be trusted."
+            )
+        if len({run.source_hash for run in group.done}) > 1:
+            texts.append(
+                "These runs were made with different code of one version: "
+                "bench why shows which; --rerun makes them anew."
+            )
+        return tuple(map(self._letter, texts))
 
     def _letter(self, text: str) -> str:
-        number = len(self._marked)
-        return self._marked.setdefault(
+        number = len(self._letters)
+        return self._letters.setdefault(
             text, LETTERS[number] if number < len(LETTERS) else f"n{number}"
         )
 
-    def about(
+    def add_general(
         self,
         metric: str,
         info: Metric,
@@ -51,55 +71,34 @@ class Footnotes:
         options: Options,
         left_out: dict[str, int],
     ) -> None:
-        """Say of the whole table what its metric is, what is bold, where there are few runs, and
-        what was left out.
-        """
+        """Explain the metric, what is bold, where there are few runs, and what was left out."""
         entries = [entry for line in lines for entry in line.entries if entry is not None]
+        fewest = min((entry.interval.n for entry in entries if entry.interval.n), default=0)
         if info.description:
             end = f", {info.better} is better" if info.better else ""
-            self._plain.append(f"{metric}: {info.description}{end}.")
-        fewest = min((entry.interval.n for entry in entries if entry.interval.n), default=0)
+            self._general.append(f"{metric}: {info.description}{end}.")
         if any(entry.best for entry in entries):
-            self._plain.append(
-                f"Bold: the best mean of each column, and what {NAMES[options.test]} test of paired differences, with Holm's "
-                "correction, does not tell apart from it (5 %). A row with failed runs is never bold."
+            self._general.append(
+                f"Bold: the best mean of each column, and what {TEST_NAMES[options.test]} test of "
+                "paired differences, with Holm's correction, does not tell apart from it (5 %). "
+                "A row with failed runs is never bold."
             )
             if fewest < TESTED_FROM[options.test]:
-                self._plain.append(
-                    f"Of fewer than {TESTED_FROM[options.test]} shared seeds this test says nothing: it tells nobody apart."
+                self._general.append(
+                    f"Of fewer than {TESTED_FROM[options.test]} shared seeds this test says "
+                    "nothing: it tells nobody apart."
                 )
         if fewest < FEW:
-            self._plain.append(
-                f"Fewer than {FEW} seeds somewhere: intervals are wide there, and tests see large differences only."
+            self._general.append(
+                f"Fewer than {FEW} seeds somewhere: intervals are wide there, "
+                "and tests see large differences only."
             )
         if options.interval == "bca" and fewest < BCA_FROM:
-            self._plain.append(
-                f"Fewer than {BCA_FROM} seeds somewhere: the bootstrap's intervals are too narrow there."
+            self._general.append(
+                f"Fewer than {BCA_FROM} seeds somewhere: "
+                "the bootstrap's intervals are too narrow there."
             )
-        self._plain += [
+        self._general += [
             f"Left out: {count:,} {'run' if count == 1 else 'runs'} ({why})."
             for why, count in sorted(left_out.items())
         ]
-
-    def lines(self) -> tuple[str, ...]:
-        """All notes, those with letters first."""
-        return (*(f"[{letter}] {text}" for text, letter in self._marked.items()), *self._plain)
-
-
-def _about_group(sample: SelectedRuns, group: Group, metric: str) -> list[str]:
-    said = []
-    gone = Counter(sample.withdrawn[key] for key in group.withdrawn)
-    said += [
-        f"{count} withdrawn, and in no mean: {reason}" for reason, count in sorted(gone.items())
-    ]
-    if metric in IMPORTANCE_ESTIMATES and any(
-        value > PARETO_K_LIMIT for value in sample.values(group, "pareto_k").values()
-    ):
-        said.append(
-            f"Pareto k is above {PARETO_K_LIMIT} in some of these runs: the estimate is not to be trusted."
-        )
-    if len({run.source_hash for run in group.done}) > 1:
-        said.append(
-            "These runs were made with different code of one version: bench why shows which; --rerun makes them anew."
-        )
-    return said

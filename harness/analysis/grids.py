@@ -1,4 +1,4 @@
-"""A table as rows of words: what every text format prints in its own way."""
+"""Tables as rows of words: what every text format prints in its own way."""
 
 from __future__ import annotations
 
@@ -6,24 +6,27 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from harness.analysis.footnotes import NAMES
+from harness.analysis.footnotes import TEST_NAMES
 from harness.analysis.ranks import Ranking
 from harness.analysis.reproduction import ClosedFormValue, Judgement, ReplicateMean
 from harness.analysis.selection import Span, TuningCost
 from harness.analysis.statistics import Interval
-from harness.analysis.tables import Entry, Line, Table
+from harness.analysis.tables import MLE_ROW, Entry, Line, Table
 from harness.base.text import between, count, number, probability
 
-MLE_ROW = "exact MLE"
 COSTS = ("steps", "gradients", "time")
 TUNING = "tuning"
 NOTHING = "-"
+PUBLISHED_HEADING = (
+    "method", "task", "published", "ours", "n", "verdict", "closed form", "corrected",
+    "its closed form",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
 class Word:
-    """What stands in one place of a table. `marks` are letters of notes, `cell` is the name under
-    which `bench why` knows it.
+    """The text of one cell of a grid. `marks` are letters of notes, `cell` is the name under which
+    `bench why` knows it.
     """
 
     text: str
@@ -56,188 +59,133 @@ class Style:
 
 
 def table_grids(table: Table, style: Style) -> list[Grid]:
-    """The table of means, and after it that of differences where it is wanted."""
-    costs = _cost_names(table) if style.costs else ()
-    usual = Counter(
-        entry.total for line in table.lines for entry in line.entries if entry
-    ).most_common(1)[0][0]
-    means = [
-        [_mean(entry, style.brackets, usual) for entry in line.entries] for line in table.lines
-    ]
-    rows = [
-        (Word(line.name), *words, *_costs(line)[: len(costs)])
-        for line, words in zip(table.lines, means, strict=True)
-    ]
-    if table.floor is not None:
-        floors = (
-            Word("" if floor is None else estimate(floor, style.brackets)) for floor in table.floor
+    """Return the table of means, and after it that of differences where it is asked for."""
+    costs: tuple[str, ...] = COSTS if style.costs else ()
+    if costs and any(line.cost.tuning for line in table.lines):
+        costs = (*COSTS, TUNING)
+    totals = Counter(entry.total for line in table.lines for entry in line.entries if entry)
+    usual_total = totals.most_common(1)[0][0]
+    rows: list[tuple[Word, ...]] = [
+        (
+            Word(line.name),
+            *(_mean(entry, style.brackets, usual_total) for entry in line.entries),
+            *_costs(line)[: len(costs)],
         )
-        rows.append((Word(MLE_ROW), *floors, *(Word("") for _ in costs)))
-    notes = (_means_are(table, style), *table.notes, *_reading(table, style))
-    found = [Grid(table.title, ("method", *table.columns, *costs), tuple(rows), notes)]
-    return [*found, _differences(table)] if style.differences else found
+        for line in table.lines
+    ]
+    if table.mle is not None:
+        texts = ("" if mle is None else estimate(mle, style.brackets) for mle in table.mle)
+        rows.append(tuple(map(Word, (MLE_ROW, *texts, *("" for _ in costs)))))
+    notes = (_meaning_of_means(table, style), *table.notes, *_legend(table, style))
+    means = Grid(table.title, ("method", *table.columns, *costs), tuple(rows), notes)
+    return [means, _differences(table)] if style.differences else [means]
 
 
-def _cost_names(table: Table) -> tuple[str, ...]:
-    return (*COSTS, TUNING) if any(line.cost.tuning for line in table.lines) else COSTS
+def _meaning_of_means(table: Table, style: Style) -> str:
+    entries = [entry for line in table.lines for entry in line.entries if entry]
+    counts = sorted({entry.interval.n for entry in entries if entry.interval.n} or {0})
+    n = f"n = {counts[0]}" if len(counts) == 1 else f"n = {counts[0]} to {counts[-1]}"
+    spread = " ± standard error"
+    if style.brackets:
+        spread = f", in brackets the 95 % interval ({TEST_NAMES[table.options.interval]})"
+    return f"Means over seeds{spread}; {n}."
 
 
-def _means_are(table: Table, style: Style) -> str:
-    counts = sorted(
-        {
-            entry.interval.n
-            for line in table.lines
-            for entry in line.entries
-            if entry and entry.interval.n
-        }
-        or {0}
-    )
-    spread = f"n = {counts[0]}" if len(counts) == 1 else f"n = {counts[0]} to {counts[-1]}"
-    shown = (
-        f", in brackets the 95 % interval ({NAMES[table.options.interval]})"
-        if style.brackets
-        else " ± standard error"
-    )
-    return f"Means over seeds{shown}; {spread}."
-
-
-def _reading(table: Table, style: Style) -> Iterator[str]:
+def _legend(table: Table, style: Style) -> Iterator[str]:
     """How all else is to be read."""
-    if table.floor is not None:
+    if table.mle is not None:
         yield f"{MLE_ROW}: the exact maximum-likelihood fit to the same data sets."
     if any(entry is None for line in table.lines for entry in line.entries):
         yield f"{NOTHING}: not run."
     if table.apart:
-        yield f"In a table of its own because of {', '.join(table.apart)}: scores under other values are not comparable."
+        yield (
+            f"In a table of its own because of {', '.join(table.apart)}: "
+            "scores under other values are not comparable."
+        )
     if style.costs:
         yield (
-            "Costs are of one run, from the cheapest column to the dearest. Gradients: evaluations of the log-joint's gradient, which are "
-            "steps x particles x (what a draw takes + 1). Time: seconds of work; replicates that train together each count the time of all."
+            "Costs are of one run, from the cheapest column to the dearest. Gradients: evaluations "
+            "of the log-joint's gradient, which are steps x particles x (what a draw takes + 1). "
+            "Time: seconds of work; replicates that train together each count the time of all."
         )
-        tuned = any(line.cost.tuning for line in table.lines)
         yield (
-            f"Tuning: all trials of the search that found a row's settings; {NOTHING} where none did."
-            if tuned
-            else ("No settings here were found by a tuning study of this workspace.")
+            "Tuning: all trials of the search that found a row's settings; "
+            f"{NOTHING} where none did."
+            if any(line.cost.tuning for line in table.lines)
+            else "No settings here were found by a tuning study of this workspace."
         )
-
-
-def rank_grid(ranking: Ranking) -> Grid:
-    """Mean ranks, the best first, and who is not told apart from whom."""
-    order = sorted(
-        range(len(ranking.names)),
-        key=lambda place: (ranking.mean_ranks[place], ranking.names[place]),
-    )
-    groups: dict[str, list[str]] = {name: [] for name in ranking.names}
-    for place, clique in enumerate(ranking.cliques, 1):
-        for name in clique:
-            groups[name].append(str(place))
-    ranked = [(ranking.names[place], ranking.mean_ranks[place]) for place in order]
-    rows = tuple(
-        (Word(name), Word(f"{rank:.2f}"), Word(" ".join(groups[name]))) for name, rank in ranked
-    )
-    notes = [
-        f"Ranks within each of {ranking.n_blocks} columns, 1 the best; a method with failed runs is last in that column."
-    ]
-    if ranking.p == ranking.p:
-        notes.append(
-            f"Friedman's test that all are alike: chi-squared {number(ranking.chi_square)}, p {probability(ranking.p)}."
-        )
-    near = number(ranking.critical_difference)
-    notes.append(
-        f"Mean ranks less than {near} apart are not told apart (Nemenyi, 5 %): such methods share a group."
-    )
-    return Grid("mean ranks across tasks", ("method", "mean rank", "group"), rows, tuple(notes))
 
 
 def estimate(interval: Interval, brackets: bool) -> str:
-    """A mean with its standard error, or with its interval."""
+    """Write a mean with its standard error, or with its interval."""
     if brackets and interval.n > 1:
         return between(interval.mean, interval.low, interval.high)
     return number(interval.mean, interval.se)
 
 
-def _mean(entry: Entry | None, brackets: bool, usual: int) -> Word:
-    """`usual` is how many runs an entry has; of others the number is said."""
+def _mean(entry: Entry | None, brackets: bool, usual_total: int) -> Word:
     if entry is None:
         return Word(NOTHING)
-    said = [f"{some}/{entry.total} {status}" for status, some in entry.failures.items()]
+    remarks = [f"{some}/{entry.total} {status}" for status, some in entry.failures.items()]
     if not entry.interval.n:
-        return Word(", ".join(said) or "withdrawn", False, entry.marks, entry.cell)
-    if entry.total != usual:
-        said.append(f"n = {entry.interval.n}")
-    text = estimate(entry.interval, brackets) + (f" ({', '.join(said)})" if said else "")
+        return Word(", ".join(remarks) or "withdrawn", False, entry.marks, entry.cell)
+    if entry.total != usual_total:
+        remarks.append(f"n = {entry.interval.n}")
+    text = estimate(entry.interval, brackets) + (f" ({', '.join(remarks)})" if remarks else "")
     return Word(text, entry.best, entry.marks, entry.cell)
 
 
 def _costs(line: Line) -> tuple[Word, ...]:
     cost = line.cost
-    return (
-        Word(_span(cost.steps)),
-        Word(_span(cost.gradients)),
-        Word(_span(cost.seconds, " s")),
-        Word(_tuning(cost.tuning)),
-    )
+    texts = (_span(cost.steps), _span(cost.gradients), _span(cost.seconds, " s"))
+    return tuple(map(Word, (*texts, _tuning_cost(cost.tuning))))
 
 
-def _tuning(spent: Sequence[TuningCost]) -> str:
+def _tuning_cost(costs: Sequence[TuningCost]) -> str:
     """Gradient evaluations, or steps where those cannot be counted, and seconds."""
-    if not spent:
+    if not costs:
         return NOTHING
-    gradients = Span.of(one.gradients for one in spent)
-    work = (
-        f"{_span(gradients)} gradients"
-        if gradients
-        else f"{_span(Span.of(one.steps for one in spent))} steps"
-    )
-    return f"{work}, {_span(Span.of(one.seconds for one in spent), ' s')}"
+    gradients = Span.of(cost.gradients for cost in costs)
+    steps = Span.of(cost.steps for cost in costs)
+    work = f"{_span(gradients)} gradients" if gradients else f"{_span(steps)} steps"
+    return f"{work}, {_span(Span.of(cost.seconds for cost in costs), ' s')}"
 
 
 def _span(span: Span | None, unit: str = "") -> str:
     if span is None:
         return NOTHING
     low, high = (
-        f"{each:#.2g}" if each < 10 and unit else count(each) for each in (span.low, span.high)
+        f"{value:#.2g}" if value < 10 and unit else count(value) for value in (span.low, span.high)
     )
     return (low if low == high else f"{low} to {high}") + unit
 
 
 def _differences(table: Table) -> Grid:
     """Each row less the reference: the mean with its 95 % interval, and the corrected p."""
-    whose = table.options.baseline or "the best row of each column"
-    rows = tuple(
-        (Word(line.name), *(_difference(entry) for entry in line.entries)) for line in table.lines
-    )
-    test = NAMES[table.options.test]
-    note = (
-        "Each row less the reference, paired over the seeds that both finished: mean, 95 % interval (Student's t), and p by "
-        f"{test} test, corrected for the column's other rows (Holm)."
-    )
-    nobody = [
-        column for place, column in enumerate(table.columns) if not _has_reference(table, place)
+    baseline = table.options.baseline
+    notes = [
+        "Each row less the reference, paired over the seeds that both finished: mean, 95 % "
+        f"interval (Student's t), and p by {TEST_NAMES[table.options.test]} test, corrected for "
+        "the column's other rows (Holm)."
     ]
-    missing = (
-        [f"Nothing to compare with on {', '.join(nobody)}: {_why_not(table)}."] if nobody else []
-    )
+    columns = zip(*(line.entries for line in table.lines), strict=True)
+    without_reference = [
+        name
+        for name, entries in zip(table.columns, columns, strict=True)
+        if not any(entry.is_reference for entry in entries if entry)
+    ]
+    if without_reference:
+        reason = "every row has failed runs"
+        if baseline:
+            reason = f"{baseline} was not run there"
+        elif not table.info.better:
+            reason = "this metric does not rank, so a baseline must be named"
+        notes.append(f"Nothing to compare with on {', '.join(without_reference)}: {reason}.")
     return Grid(
-        f"{table.title}: differences from {whose}",
+        f"{table.title}: differences from {baseline or 'the best row of each column'}",
         ("method", *table.columns),
-        rows,
-        (note, *missing),
-    )
-
-
-def _has_reference(table: Table, place: int) -> bool:
-    return any(entry.is_reference for line in table.lines if (entry := line.entries[place]))
-
-
-def _why_not(table: Table) -> str:
-    if table.options.baseline:
-        return f"{table.options.baseline} was not run there"
-    return (
-        "every row has failed runs"
-        if table.info.better
-        else "this metric does not rank, so a baseline must be named"
+        tuple((Word(line.name), *map(_difference, line.entries)) for line in table.lines),
+        tuple(notes),
     )
 
 
@@ -245,69 +193,72 @@ def _difference(entry: Entry | None) -> Word:
     if entry is None:
         return Word(NOTHING)
     if entry.difference is None:
-        return Word("reference" if entry.is_reference else NOTHING, False, (), entry.cell)
-    interval = entry.difference.interval
-    if interval.n < 2:
-        return Word(
-            number(interval.mean) if interval.n else "no shared seed", False, (), entry.cell
+        text = "reference" if entry.is_reference else NOTHING
+    else:
+        interval = entry.difference.interval
+        text = number(interval.mean) if interval.n else "no shared seed"
+        if interval.n > 1:
+            p = probability(entry.difference.p)
+            text = f"{estimate(interval, brackets=True)}, p {p}"
+    return Word(text, cell=entry.cell)
+
+
+def rank_grid(ranking: Ranking) -> Grid:
+    """Return mean ranks, the best first, and which methods a test does not distinguish."""
+    groups: dict[str, list[str]] = {name: [] for name in ranking.names}
+    for label, clique in enumerate(ranking.cliques, 1):
+        for name in clique:
+            groups[name].append(str(label))
+    notes = [
+        f"Ranks within each of {ranking.n_blocks} columns, 1 the best; "
+        "a method with failed runs is last in that column."
+    ]
+    if ranking.p == ranking.p:
+        notes.append(
+            "Friedman's test that all are alike: "
+            f"chi-squared {number(ranking.chi_square)}, p {probability(ranking.p)}."
         )
-    return Word(
-        f"{estimate(interval, brackets=True)}, p {probability(entry.difference.p)}",
-        False,
-        (),
-        entry.cell,
+    notes.append(
+        f"Mean ranks less than {number(ranking.critical_difference)} apart are not told apart "
+        "(Nemenyi, 5 %): such methods share a group."
     )
+    rows = tuple(
+        (Word(name), Word(f"{rank:.2f}"), Word(" ".join(groups[name])))
+        for rank, name in sorted(zip(ranking.mean_ranks, ranking.names, strict=True))
+    )
+    heading = ("method", "mean rank", "group")
+    return Grid("mean ranks across tasks", heading, rows, tuple(notes))
 
 
-PUBLISHED_HEADING = (
-    "method",
-    "task",
-    "published",
-    "ours",
-    "n",
-    "verdict",
-    "closed form",
-    "corrected",
-    "its closed form",
-)
-
-
-def published_grids(judged: Sequence[Judgement]) -> list[Grid]:
-    """A grid for each metric of each source: the values that our runs could be held against."""
-    settled = [value for value in judged if value.verdict in ("reproduced", "not reproduced")]
-    parts: dict[tuple[str, str], list[Judgement]] = {}
-    for value in settled:
-        parts.setdefault((value.source, value.metric), []).append(value)
+def published_grids(judgements: Sequence[Judgement]) -> list[Grid]:
+    """Return a grid for each metric of each source: the values that our runs were compared with."""
+    by_metric: dict[tuple[str, str], list[Judgement]] = {}
+    for judgement in judgements:
+        if judgement.verdict in ("reproduced", "not reproduced"):
+            by_metric.setdefault((judgement.source, judgement.metric), []).append(judgement)
     return [
-        Grid(f"{metric}: {source}", PUBLISHED_HEADING, tuple(map(_published_row, values)))
-        for (source, metric), values in parts.items()
+        Grid(f"{metric}: {source}", PUBLISHED_HEADING, tuple(map(_published_row, members)))
+        for (source, metric), members in by_metric.items()
     ]
 
 
-def _published_row(value: Judgement) -> tuple[Word, ...]:
-    n = "" if value.ours is None else str(value.ours.interval.n)
+def _published_row(judgement: Judgement) -> tuple[Word, ...]:
+    def mean(ours: ReplicateMean | None) -> str:
+        has_mean = ours is not None and ours.interval.n
+        return number(ours.interval.mean, ours.interval.se) if ours and has_mean else ""
+
+    def form(form: ClosedFormValue | None) -> str:
+        return "" if form is None else f"{number(form.value)} ({form.name})"
+
     texts = (
-        value.row,
-        value.task,
-        f"{value.published:.7g}",
-        _replicate_mean(value.ours),
-        n,
-        str(value.verdict),
-        _closed_form(value.closed_form),
+        judgement.row,
+        judgement.task,
+        f"{judgement.published:.7g}",
+        mean(judgement.ours),
+        "" if judgement.ours is None else str(judgement.ours.interval.n),
+        str(judgement.verdict),
+        form(judgement.closed_form),
+        mean(judgement.corrected),
+        form(judgement.corrected_closed_form),
     )
-    return tuple(
-        map(
-            Word,
-            (*texts, _replicate_mean(value.corrected), _closed_form(value.corrected_closed_form)),
-        )
-    )
-
-
-def _replicate_mean(mean: ReplicateMean | None) -> str:
-    return (
-        "" if mean is None or not mean.interval.n else number(mean.interval.mean, mean.interval.se)
-    )
-
-
-def _closed_form(form: ClosedFormValue | None) -> str:
-    return "" if form is None else f"{number(form.value)} ({form.name})"
+    return tuple(map(Word, texts))

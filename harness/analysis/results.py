@@ -8,7 +8,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from harness.analysis.export import TABLES, MatchingRuns, arrow_batches, arrow_schema, require_runs
+from harness.analysis.export import TABLES, MatchingRuns, require_runs
+from harness.analysis.files import arrow_batches, arrow_schema
 from harness.analysis.selection import RunFilter, parse_statuses, study_keys
 from harness.base.errors import UsageError
 from harness.base.workspace import Workspace, redact
@@ -54,7 +55,9 @@ class Results:
 
         with ResultStore.open(self._url) as store, store.snapshot() as snapshot:
             table = TABLES[what](snapshot, self._chosen)
-            return pyarrow.Table.from_batches(arrow_batches(table), arrow_schema(table)).to_pandas()
+            return pyarrow.Table.from_batches(
+                arrow_batches(table), arrow_schema(table.columns)
+            ).to_pandas()
 
 
 def load(
@@ -102,7 +105,7 @@ def load(
         seeds=_seeds(seeds),
         statuses=parse_statuses(_several(status)),
         keys=None if study is None else study_keys(study),
-        said=", ".join(
+        text=", ".join(
             f"{name}={value!r}" for name, value in given.items() if value not in (None, ())
         ),
     )

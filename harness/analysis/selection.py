@@ -16,140 +16,206 @@ from harness.plan.grid import matches_any
 from harness.store import CODE_DIGITS, CellRow, Replicate, ResultStore
 
 Aspects = tuple[tuple[str, Any], ...]
+TUNED_FROM = 1000
+"""Seeds from here on are those that settings are tuned on: comparisons leave them out unless they
+are asked for.
+"""
+BACKWARD = 1
+"""The gradient of the bound, taken once a step, goes through the log-joint once more."""
+UNFINISHED = "not ended yet"
+RERUNNING = "being rerun: their earlier results are kept until then"
+
+
+# Which runs
+
+
+@dataclass(frozen=True)
+class RunFilter:
+    """The runs that are asked for; None, or nothing, in a field rules nothing out.
+
+    `methods` and `tasks` are labels with their variant, or patterns of them: `hvae*`. `text` is the
+    filter as it was typed.
+    """
+
+    methods: Sequence[str] = ()
+    tasks: Sequence[str] = ()
+    protocol: str | None = None
+    seeds: Collection[int] | None = None
+    statuses: Collection[Status] = ()
+    keys: Collection[str] | None = None
+    text: str = ""
+    cells: Collection[str] | None = None
+
+    def has_cell(self, cell: CellRow) -> bool:
+        """Whether runs of a cell are asked for."""
+        return (
+            (self.cells is None or cell.cell in self.cells)
+            and (self.protocol is None or cell.protocol == self.protocol)
+            and matches_any(self.methods, cell.method_names, cell.spec["method_fields"])
+            and matches_any(self.tasks, cell.task_names, cell.spec["task_fields"])
+        )
+
+    def has_run(self, run: Replicate) -> bool:
+        """Whether a run of such a cell is asked for."""
+        return (
+            (self.keys is None or run.key in self.keys)
+            and (self.seeds is None or run.seed in self.seeds)
+            and (not self.statuses or run.status in self.statuses)
+        )
+
+
+def study_keys(study: str) -> set[str]:
+    """Return the keys of a study's runs.
+
+    Raises:
+        UsageError: it is a tuning study, which has trials instead.
+    """
+    from harness.plan.studies import load
+
+    loaded = load(study)
+    if loaded.tune is not None:
+        raise UsageError(
+            f"'{loaded.name}' is a tuning study. For its result: bench study best {study}"
+        )
+    return {run.spec.key for run in loaded.runs()}
+
+
+def parse_statuses(names: Iterable[str]) -> list[Status]:
+    """Return the statuses of these names.
+
+    Raises:
+        UnknownName: there is none of a name.
+    """
+    for name in names:
+        if name not in list(Status):
+            raise UnknownName("status", name, list(Status))
+    return [Status(name) for name in names]
+
+
+# Rows and columns
 
 
 @dataclass(frozen=True)
 class RowName:
-    """A method with its variant, by address the settings that neither it nor the protocol says, and
-    the protocol.
+    """A method with its variant, by address the settings that neither it nor the protocol implies,
+    and the protocol.
     """
 
     method: str
-    settings: tuple[tuple[str, Any], ...]
+    settings: Aspects
     protocol: str
 
     def __hash__(self) -> int:
         """Equal rows have equal ones, also where a setting is a list."""
-        return hash((self.method, _hashable(self.settings), self.protocol))
+        return hash((self.method, hashable(self.settings), self.protocol))
 
     @property
     def text(self) -> str:
-        """`hvae n_leapfrog=1`."""
+        """The method with its settings: `hvae n_layers=1`."""
         return f"{self.method} {settings_text(dict(self.settings))}".strip()
 
     @property
     def short(self) -> str:
         """The same with numbers of four digits."""
-        return f"{self.method} {settings_text({name: _rounded(value) for name, value in self.settings})}".strip()
+        rounded = {
+            name: float(f"{value:.4g}") if isinstance(value, float) else value
+            for name, value in self.settings
+        }
+        return f"{self.method} {settings_text(rounded)}".strip()
 
     @property
     def order(self) -> tuple[Any, ...]:
-        """Sorted by this, rows stand by method, then by settings, numbers by size."""
-        return self.method, [(name, not isinstance(value, int | float), value if isinstance(value, int | float) else str(value))
-                             for name, value in self.settings], self.protocol  # fmt: skip
+        """A key that sorts rows by method, then by settings, numbers by size."""
+        settings = [
+            (name, False, value) if isinstance(value, int | float) else (name, True, str(value))
+            for name, value in self.settings
+        ]
+        return self.method, settings, self.protocol
 
 
 @dataclass(frozen=True)
 class ColumnName:
-    """A task with its variant, and by name all that its scores depend on besides what was trained."""
+    """A task with its variant, and by name all that its metrics depend on besides what was trained."""
 
     task: str
     aspects: Aspects
 
     def __hash__(self) -> int:
         """Equal columns have equal ones, also where an aspect is a list."""
-        return hash((self.task, _hashable(self.aspects)))
+        return hash((self.task, hashable(self.aspects)))
 
 
-def _hashable(named: Aspects) -> Aspects:
+def hashable(aspects: Aspects) -> Aspects:
+    """Return aspects with texts in place of lists and dicts."""
     return tuple(
-        (name, str(value) if isinstance(value, list | dict) else value) for name, value in named
+        (name, str(value) if isinstance(value, list | dict) else value) for name, value in aspects
     )
 
 
-def row_name(cell: CellRow) -> RowName:
-    """How a cell's row is called."""
-    shared = {name for name, _ in _aspects(cell)}
-    unsaid = cell.settings if cell.description.settings is None else cell.description.settings
+def row_texts(rows: Iterable[RowName]) -> dict[RowName, str]:
+    """Return the names of rows, with numbers of four digits where those still distinguish them."""
+    short = {row: row.short for row in rows}
+    counts = Counter((row.protocol, text) for row, text in short.items())
+    return {
+        row: text if counts[row.protocol, text] == 1 else row.text for row, text in short.items()
+    }
+
+
+def _row_and_column(cell: CellRow) -> tuple[RowName, ColumnName]:
+    """Name a cell's row by how it was trained, and its column by what its metrics mean: the task's
+    fields and version, and the fields of the protocol that scoring reads.
+    """
+    description = cell.description
+    fields = {f"task.{name}": value for name, value in sorted(cell.spec["task_fields"].items())}
+    scored_by = {name: cell.spec.get(name) for name in description.scored_by}
+    aspects = fields | {"task_version": cell.spec["task_version"]} | scored_by
+    non_default = cell.settings if description.settings is None else description.settings
     settings = {
         name: value
-        for name, value in unsaid.items()
-        if not name.startswith("task.") and name not in shared
+        for name, value in non_default.items()
+        if not name.startswith("task.") and name not in aspects
     }
-    return RowName(cell.description.method, ordered(settings), cell.protocol)
+    return (
+        RowName(description.method, ordered(settings), cell.protocol),
+        ColumnName(cell.task_label, tuple(aspects.items())),
+    )
 
 
-def row_texts(rows: Iterable[RowName]) -> dict[RowName, str]:
-    """Rows as they call themselves, with numbers of four digits where those still tell the rows
-    apart.
-    """
-    short = {row: row.short for row in rows}
-    taken = Counter((row.protocol, text) for row, text in short.items())
-    return {
-        row: text if taken[row.protocol, text] == 1 else row.text for row, text in short.items()
-    }
-
-
-def _rounded(value: Any) -> Any:
-    return float(f"{value:.4g}") if isinstance(value, float) else value
-
-
-def spelt_out(rows: Sequence[RowName], specs: Sequence[dict[str, Any]]) -> list[RowName]:
-    """Rows of one method name the same fields of it: where one says `n_leapfrog=1`, the others say
-    theirs.
-    """
-    named: dict[str, set[str]] = {}
-    for row in rows:
-        named.setdefault(row.method, set()).update(
-            name for name, _ in row.settings if name.startswith("method.")
-        )
-    return [
-        _with(row, {name: at(spec, name) for name in named[row.method]})
-        for row, spec in zip(rows, specs, strict=True)
-    ]
-
-
-def _with(row: RowName, settings: dict[str, Any]) -> RowName:
-    return RowName(row.method, ordered(settings | dict(row.settings)), row.protocol)
-
-
-def ordered(settings: dict[str, Any]) -> tuple[tuple[str, Any], ...]:
-    """Settings by address, those of the method first."""
+def ordered(settings: dict[str, Any]) -> Aspects:
+    """Sort settings by address, those of the method first."""
     return tuple(
         sorted(settings.items(), key=lambda item: (not item[0].startswith("method."), item[0]))
     )
 
 
-def at(spec: dict[str, Any], address: str) -> Any:
-    """The value of a spec at the address that `--set` knows it under."""
+def setting_at(spec: dict[str, Any], address: str) -> Any:
+    """Return the value of a spec at the address that `--set` knows it under."""
     kind, _, name = address.rpartition(".")
     return spec.get(f"{kind}_fields", {}).get(name) if kind else spec.get(name)
 
 
-def column_name(cell: CellRow) -> ColumnName:
-    """How a cell's column is called."""
-    return ColumnName(cell.task_label, _aspects(cell))
-
-
-def _aspects(cell: CellRow) -> Aspects:
-    """What the scores mean: the task's fields and version, and the fields of the protocol that
-    scoring reads.
-    """
-    fields = {f"task.{name}": value for name, value in sorted(cell.spec["task_fields"].items())}
-    read = {name: cell.spec.get(name) for name in cell.description.scored_by}
-    return tuple((fields | {"task_version": cell.spec["task_version"]} | read).items())
+def flat(spec: dict[str, Any]) -> dict[str, Any]:
+    """Return a spec's values by address, without the seed."""
+    fields = {
+        f"{kind}.{name}": value
+        for kind in ("method", "task")
+        for name, value in spec.get(f"{kind}_fields", {}).items()
+    }
+    nested = ("method_fields", "task_fields", "seed")
+    return fields | {name: value for name, value in spec.items() if name not in nested}
 
 
 def differences(specs: Iterable[dict[str, Any]]) -> dict[str, list[Any]]:
-    """The addresses at which specs differ, with the value of each; the seed is left out. What is
-    missing is None.
+    """Return the addresses at which specs differ, with the value of each; the seed is left out.
+    What is missing is None.
 
-    >>> differences([{"lr": 0.1, "method_fields": {"k": 1}, "seed": 0}, {"lr": 0.1, "method_fields": {"k": 2}, "seed": 1}])
+    >>> old, new = {"lr": 0.1, "method_fields": {"k": 1}}, {"lr": 0.1, "method_fields": {"k": 2}}
+    >>> differences([old, new])
     {'method.k': [1, 2]}
     """
-    known = [flat(spec) for spec in specs]
-    names = dict.fromkeys(name for one in known for name in one)
-    columns = {name: [one.get(name) for one in known] for name in names}
+    rows = [flat(spec) for spec in specs]
+    names = dict.fromkeys(name for row in rows for name in row)
+    columns = {name: [row.get(name) for row in rows] for name in names}
     return {
         name: values
         for name, values in columns.items()
@@ -157,35 +223,12 @@ def differences(specs: Iterable[dict[str, Any]]) -> dict[str, list[Any]]:
     }
 
 
-def flat(spec: dict[str, Any]) -> dict[str, Any]:
-    """A spec's values by address, without the seed."""
-    plugins = {
-        f"{kind}.{name}": value
-        for kind in ("method", "task")
-        for name, value in spec.get(f"{kind}_fields", {}).items()
-    }
-    return plugins | {
-        name: value
-        for name, value in spec.items()
-        if name not in ("method_fields", "task_fields", "seed")
-    }
-
-
-TUNED_FROM = 1000
-"""Seeds from here on are those that settings are tuned on: comparisons leave them out unless they
-are asked for.
-"""
-
-
-UNFINISHED = "not ended yet"
-ANEW = "being made anew: what they had is kept until then"
+# Groups of runs
 
 
 @dataclass(frozen=True)
 class Group:
-    """The replicates of one cell, with the row and the column where they stand; sorted by seed.
-    Withdrawn ones are named only.
-    """
+    """The replicates of one cell by seed, with their row and column; withdrawn ones are named only."""
 
     cell: CellRow
     row: RowName
@@ -206,7 +249,7 @@ class Group:
 
 @dataclass(frozen=True)
 class TuningCost:
-    """What finding a setting took, all trials together.
+    """The cost of finding a setting, all trials together.
 
     `gradients` are evaluations of the log-joint's gradient, None where they cannot be counted.
     Seconds are of work; replicates that train as one program count once.
@@ -220,10 +263,10 @@ class TuningCost:
 
 @dataclass
 class SelectedRuns:
-    """Groups, and what is stored of their runs; metrics are read when they are first asked for.
+    """Groups of runs, with their metrics, which are read when they are first asked for.
 
-    `withdrawn` has the reason why a run's result does not stand, by key; `tuning` what it took to
-    find the settings of a cell that tuning found.
+    `withdrawn` has the reason why a run's result was withdrawn, by key; `tuning` the cost of the
+    search that found a cell's settings, by cell.
     """
 
     store: ResultStore
@@ -239,14 +282,14 @@ class SelectedRuns:
         return MetricCache(self.store)
 
     def values(self, group: Group, name: str) -> dict[int, float]:
-        """A metric of the group's finished runs, by seed."""
-        place = group.cell.cell, name
-        if place not in self._values:
+        """Return a metric of the group's finished runs, by seed."""
+        address = group.cell.cell, name
+        if address not in self._values:
             stored = self.metrics.values(name)
-            self._values[place] = {
+            self._values[address] = {
                 run.seed: stored[run.key] for run in group.done if run.key in stored
             }
-        return self._values[place]
+        return self._values[address]
 
     def metric_info(self, name: str) -> Metric:
         """Return what a metric means to the tasks of these runs."""
@@ -257,100 +300,57 @@ class SelectedRuns:
         return one_cell_a_task(group.cell for group in self.groups)
 
 
-def select_runs(
-    store: ResultStore,
-    methods: Sequence[str] = (),
-    tasks: Sequence[str] = (),
-    protocol: str | None = None,
-    seeds: Collection[int] | None = None,
-    keys: Collection[str] | None = None,
-    cells: Collection[str] | None = None,
-) -> SelectedRuns:
-    """The runs that are wanted.
-
-    Args:
-        methods: labels with their variant, or patterns of them: `hvae*`. Without any: all.
-        tasks: the same of tasks: `gaussian-*`.
-        protocol: of runs under this one only.
-        seeds: these replicates; without them all below `TUNED_FROM`.
-        keys: of these runs only.
-        cells: of these cells only.
-    """
-    found = [
-        cell
-        for cell in store.scores.cells()
-        if (cells is None or cell.cell in cells) and wanted(cell, methods, tasks, protocol)
-    ]
-    older = (
-        {}
-        if keys is not None or cells is not None
-        else _older(found, store.scores.newest_sources(), (*methods, *tasks))
-    )
-    by_cell: dict[str, list[Replicate]] = {cell.cell: [] for cell in found}
-    withdrawn, gone = store.retractions.reasons(), {cell.cell: [] for cell in found}
-    anew = store.earlier.keys()
+def select_runs(store: ResultStore, run_filter: RunFilter) -> SelectedRuns:
+    """Read the runs that are asked for and have ended; without seeds all below `TUNED_FROM`."""
+    cells = [cell for cell in store.scores.cells() if run_filter.has_cell(cell)]
+    old_code = _old_code(cells, store.scores.newest_sources(), run_filter)
+    runs: dict[str, list[Replicate]] = {cell.cell: [] for cell in cells}
+    retracted: dict[str, list[str]] = {cell.cell: [] for cell in cells}
+    retractions, rerunning = store.retractions.reasons(), store.earlier.keys()
     left_out: Counter[str] = Counter()
-    for run in store.scores.replicates(list(by_cell)):
-        if keys is not None and run.key not in keys:
+    for run in store.scores.replicates(list(runs)):
+        if run_filter.keys is not None and run.key not in run_filter.keys:
             continue
-        reason = older.get(run.cell) or _left_out(run, seeds)
+        reason = old_code.get(run.cell) or _why_left_out(run, run_filter.seeds)
         if reason is not None:
-            left_out[ANEW if reason == UNFINISHED and run.key in anew else reason] += 1
-        elif run.key in withdrawn:
-            gone[run.cell].append(run.key)
+            left_out[RERUNNING if reason == UNFINISHED and run.key in rerunning else reason] += 1
+        elif run.key in retractions:
+            retracted[run.cell].append(run.key)
         else:
-            by_cell[run.cell].append(run)
+            runs[run.cell].append(run)
     groups = [
-        Group(
-            cell,
-            row_name(cell),
-            column_name(cell),
-            tuple(by_cell[cell.cell]),
-            tuple(gone[cell.cell]),
-        )
-        for cell in found
-        if by_cell[cell.cell] or gone[cell.cell]
+        Group(cell, *_row_and_column(cell), tuple(runs[cell.cell]), tuple(retracted[cell.cell]))
+        for cell in cells
+        if runs[cell.cell] or retracted[cell.cell]
     ]
-    rows = spelt_out([group.row for group in groups], [group.cell.spec for group in groups])
-    groups = [replace(group, row=row) for group, row in zip(groups, rows, strict=True)]
-    return SelectedRuns(store, _told_apart(groups), dict(left_out), withdrawn)
+    return SelectedRuns(store, _distinguished(_spelt_alike(groups)), dict(left_out), retractions)
 
 
-def wanted(
-    cell: CellRow, methods: Sequence[str], tasks: Sequence[str], protocol: str | None
-) -> bool:
-    """Whether a cell is of these methods, on these tasks and under this protocol."""
-    return (
-        matches_any(methods, cell.method_names, cell.spec["method_fields"])
-        and matches_any(tasks, cell.task_names, cell.spec["task_fields"])
-        and (protocol is None or cell.protocol == protocol)
-    )
-
-
-def _older(
-    found: Sequence[CellRow], newest: Mapping[tuple[str, str], str], patterns: Sequence[str]
+def _old_code(
+    cells: Sequence[CellRow], newest: Mapping[tuple[str, str], str], run_filter: RunFilter
 ) -> dict[str, str]:
-    """By cell, why it is in no table: it was made by older code of a plugin that is not installed,
-    and no pattern names that code.
+    """Return, by cell, that it was made by older code of a plugin that is not installed, unless a
+    pattern names that code, or the runs themselves are named.
     """
+    patterns = (*run_filter.methods, *run_filter.tasks)
+    names_code = any("@" in pattern for pattern in patterns)
+    if names_code or run_filter.keys is not None or run_filter.cells is not None:
+        return {}
     reasons = {}
-    for cell in found:
-        plugins = (
+    for cell in cells:
+        for kind, name, source, option in (
             ("method", cell.method, cell.method_source, "-m"),
             ("task", cell.task, cell.task_source, "-t"),
-        )
-        for kind, name, source, option in plugins:
-            if source not in (None, newest.get((kind, name))) and not any(
-                "@" in pattern for pattern in patterns
-            ):
+        ):
+            if source is not None and source != newest.get((kind, name)):
                 reasons[cell.cell] = (
                     f"older code of {name}, which {option} '{name}@{source[:CODE_DIGITS]}' picks"
                 )
     return reasons
 
 
-def _left_out(run: Replicate, seeds: Collection[int] | None) -> str | None:
-    """Why a run is in no table; None where it is in one."""
+def _why_left_out(run: Replicate, seeds: Collection[int] | None) -> str | None:
+    """Return why a run is in no table; None where it is in one."""
     if seeds is not None and run.seed not in seeds:
         return "other seeds"
     if seeds is None and run.seed >= TUNED_FROM:
@@ -362,31 +362,42 @@ def _left_out(run: Replicate, seeds: Collection[int] | None) -> str | None:
     return None
 
 
-def _told_apart(groups: list[Group]) -> list[Group]:
-    """Groups that would stand at the same place get what they differ in added to their rows' names."""
-    places: dict[tuple[RowName, ColumnName], list[Group]] = {}
+def _spelt_alike(groups: Sequence[Group]) -> list[Group]:
+    """Let the rows of one method name the same fields of it: where one says `k=1`, all say k."""
+    names: dict[str, set[str]] = {}
     for group in groups:
-        places.setdefault((group.row, group.column), []).append(group)
+        names.setdefault(group.row.method, set()).update(
+            name for name, _ in group.row.settings if name.startswith("method.")
+        )
     return [
-        group
-        for place in places.values()
-        for group in (_with_differences(place) if len(place) > 1 else place)
+        _with_settings(
+            group, {name: setting_at(group.cell.spec, name) for name in names[group.row.method]}
+        )
+        for group in groups
     ]
 
 
-def _with_differences(place: list[Group]) -> list[Group]:
-    differing = differences([group.cell.spec for group in place])
-    named = []
-    for number, group in enumerate(place):
-        said: dict[str, Any] = dict(group.row.settings) | {
-            name: values[number] for name, values in differing.items()
-        }
-        named.append(replace(group, row=replace(group.row, settings=ordered(said))))
-    return named
+def _with_settings(group: Group, settings: dict[str, Any]) -> Group:
+    settings = settings | dict(group.row.settings)
+    return replace(group, row=replace(group.row, settings=ordered(settings)))
 
 
-BACKWARD = 1
-"""The gradient of the bound, taken once a step, goes through the log-joint once more."""
+def _distinguished(groups: Sequence[Group]) -> list[Group]:
+    """Add to the names of rows that are alike, in one column, what they differ in."""
+    alike: dict[tuple[RowName, ColumnName], list[Group]] = {}
+    for group in groups:
+        alike.setdefault((group.row, group.column), []).append(group)
+    distinguished: list[Group] = []
+    for members in alike.values():
+        differing = differences(group.cell.spec for group in members)
+        distinguished += [
+            _with_settings(group, {name: values[number] for name, values in differing.items()})
+            for number, group in enumerate(members)
+        ]
+    return distinguished
+
+
+# Costs
 
 
 @dataclass(frozen=True)
@@ -398,20 +409,20 @@ class Span:
 
     @classmethod
     def of(cls, values: Iterable[float | None]) -> Span | None:
-        """Of these figures; None where one is missing or there are none."""
-        known = list(values)
-        if not known or any(value is None for value in known):
-            return None
-        numbers = [value for value in known if value is not None]
-        return cls(min(numbers), max(numbers))
+        """Return the span of these figures; None where one is missing or there are none."""
+        figures = list(values)
+        numbers = [value for value in figures if value is not None]
+        return cls(min(numbers), max(numbers)) if numbers and len(numbers) == len(figures) else None
 
 
 @dataclass(frozen=True)
 class Cost:
-    """Of a run of each of some groups: steps, gradient evaluations of the log-joint, and seconds of
-    work.
+    """The cost of a run, from the cheapest of some groups to the dearest: steps, gradient
+    evaluations of the log-joint, and seconds of work.
 
-    `tuning` has what was spent on finding the settings of those groups whose settings tuning found.
+    Seconds are means over a group's finished runs; the members of a replicate batch train together,
+    and each has the seconds of the whole batch. `tuning` has what was spent on the groups whose
+    settings tuning found.
     """
 
     steps: Span | None
@@ -420,23 +431,19 @@ class Cost:
     tuning: tuple[TuningCost, ...]
 
 
-def cost_of(groups: Iterable[Group], tuning: Mapping[str, TuningCost]) -> Cost:
-    """From the cheapest group to the dearest; seconds are means over a group's finished runs.
-
-    The members of a stack train together, and each has the seconds of the whole stack. `tuning` is
-    by cell.
-    """
-    known = list(groups)
+def cost_of(groups: Sequence[Group], tuning: Mapping[str, TuningCost]) -> Cost:
+    """Return the cost of a run of these groups; `tuning` is by cell."""
+    cells = [group.cell for group in groups]
     return Cost(
-        Span.of(group.cell.spec["steps"] for group in known),
-        Span.of(gradients(group.cell.spec, group.cell.description) for group in known),
-        Span.of(seconds(group) for group in known),
-        tuple(tuning[group.cell.cell] for group in known if group.cell.cell in tuning),
+        Span.of(cell.spec["steps"] for cell in cells),
+        Span.of(gradients(cell.spec, cell.description) for cell in cells),
+        Span.of(map(seconds, groups)),
+        tuple(tuning[cell.cell] for cell in cells if cell.cell in tuning),
     )
 
 
 def seconds(group: Group) -> float | None:
-    """Of work of a finished run, the mean; None where none has finished."""
+    """Return the mean seconds of work of a finished run; None where none has finished."""
     times = [run.wall_s for run in group.done]
     return sum(times) / len(times) if times else None
 
@@ -444,59 +451,13 @@ def seconds(group: Group) -> float | None:
 def gradients(
     spec: dict[str, Any], description: Description, steps: int | None = None
 ) -> int | None:
-    """Gradient evaluations of the log-joint, or of a mini-batch's: steps x particles x (scores a
-    draw takes + 1).
+    """Return the gradient evaluations of the log-joint, or of a mini-batch's: steps x particles x
+    (scores a draw takes + 1).
 
     How many scores a draw takes was counted when the run was queued. None where that is not known.
     Without `steps`: of a whole run.
     """
-    taken = spec["steps"] if steps is None else steps
-    return (
-        None
-        if description.scores is None
-        else taken * spec["particles"] * (description.scores + BACKWARD)
-    )
-
-
-@dataclass(frozen=True)
-class RunFilter:
-    """What runs must be to be wanted; what is None or empty rules nothing out. `said` is how that
-    was typed.
-    """
-
-    methods: Sequence[str] = ()
-    tasks: Sequence[str] = ()
-    protocol: str | None = None
-    seeds: Collection[int] | None = None
-    statuses: Collection[Status] = ()
-    keys: Collection[str] | None = None
-    said: str = ""
-
-
-def study_keys(study: str) -> set[str]:
-    """The keys of a study's runs.
-
-    Raises:
-        UsageError: it is a tuning study, which has trials instead.
-    """
-    from harness.plan.studies import load
-
-    found = load(study)
-    if found.tune is not None:
-        raise UsageError(
-            f"'{found.name}' is a tuning study. What it found: bench study best {study}"
-        )
-    return {run.spec.key for run in found.runs()}
-
-
-def parse_statuses(names: Iterable[str]) -> list[Status]:
-    """The statuses of these names.
-
-    Raises:
-        UnknownName: there is none of a name.
-    """
-    known = list(Status)
-    for name in names:
-        if name not in known:
-            raise UnknownName("status", name, known)
-    return [Status(name) for name in names]
+    if description.scores is None:
+        return None
+    n_steps = spec["steps"] if steps is None else steps
+    return n_steps * spec["particles"] * (description.scores + BACKWARD)

@@ -5,12 +5,11 @@ column stands in another table.
 from __future__ import annotations
 
 import math
-from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from harness.analysis import footnotes, significance
+from harness.analysis.footnotes import Footnotes
 from harness.analysis.metrics import declared_metric
 from harness.analysis.selection import (
     ColumnName,
@@ -19,15 +18,31 @@ from harness.analysis.selection import (
     RowName,
     SelectedRuns,
     cost_of,
+    hashable,
     row_texts,
 )
-from harness.analysis.significance import Difference, Test
-from harness.analysis.statistics import Interval, bca_interval, t_interval
-from harness.base.errors import UnknownName
-from harness.base.metrics import MLE_PREFIX, Metric, metric_by_name
+from harness.analysis.statistics import (
+    Interval,
+    bca_interval,
+    holm,
+    mean,
+    t_interval,
+    t_test,
+    wilcoxon_test,
+)
+from harness.base.errors import UnknownName, UsageError
+from harness.base.metrics import MLE_PREFIX, Better, Metric, metric_by_name
+from harness.base.text import natural_key
 
 IntervalKind = Literal["t", "bca"]
 INTERVALS = {"t": t_interval, "bca": bca_interval}
+Test = Literal["t", "wilcoxon"]
+TESTS = {"t": t_test, "wilcoxon": wilcoxon_test}
+LEVEL = 0.05
+MLE_ROW = "exact MLE"
+"""The name of the row that holds the exact maximum-likelihood fit's metric."""
+Values = Mapping[int, float]
+"""A metric by seed."""
 
 
 @dataclass(frozen=True)
@@ -43,12 +58,24 @@ class Options:
 
 
 @dataclass(frozen=True)
-class Entry:
-    """A method on a task: the mean over its finished runs, how many others ended otherwise, and how
-    it differs from the reference.
+class Difference:
+    """A row less the reference, over the seeds that both finished; `p` is corrected for the
+    column's other rows by Holm.
+    """
 
-    `best` says that it is the best one, or cannot be told apart from it; `is_reference` that the
-    column's others are held against it. `marks` are letters that the table's notes explain.
+    reference: str
+    interval: Interval
+    p: float
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A method on a task: the mean over its finished runs, how many ended otherwise, and how it
+    differs from the reference.
+
+    `best` is true of the best one and of those that a test does not distinguish from it;
+    `is_reference` of the one that the column's others are compared with. `marks` are letters that
+    the table's notes explain.
     """
 
     cell: str
@@ -69,7 +96,7 @@ class Entry:
 @dataclass(frozen=True)
 class Line:
     """A row: a method with its settings, an entry for each column or None where nothing was run,
-    and what a run costs.
+    and the cost of a run.
     """
 
     row: RowName
@@ -81,8 +108,8 @@ class Line:
 
 @dataclass(frozen=True)
 class Table:
-    """One metric over comparable columns. `apart` is what sets the table apart from others of the
-    metric, `floor` the exact MLE's row.
+    """One metric over comparable columns. `apart` is what distinguishes the table from others of
+    the metric, `mle` the exact maximum-likelihood fit's row.
     """
 
     metric: str
@@ -91,71 +118,64 @@ class Table:
     apart: dict[str, Any]
     protocol: str | None
     lines: tuple[Line, ...]
-    floor: tuple[Interval | None, ...] | None
+    mle: tuple[Interval | None, ...] | None
     notes: tuple[str, ...]
     options: Options
 
     @property
     def title(self) -> str:
-        """`elbo_gap (nats), protocol smoke; task.objective=exact`."""
+        """The metric and what the table holds: `elbo_gap (nats), protocol smoke`."""
         unit = f" ({self.info.unit})" if self.info.unit else ""
-        said = [f"protocol {self.protocol}"] if self.protocol else []
-        said += [
-            f"{name}={'none' if value is None else value}" for name, value in self.apart.items()
-        ]
-        return f"{self.metric}{unit}" + (f", {', '.join(said)}" if said else "")
+        aspects = [f"protocol {self.protocol}"] if self.protocol else []
+        aspects += [f"{name}={'none' if v is None else v}" for name, v in self.apart.items()]
+        return ", ".join([f"{self.metric}{unit}", *aspects])
 
     def explained(self, marks: Sequence[str]) -> list[str]:
-        """What the notes say of an entry's marks."""
-        said = dict(note[1:].split("] ", 1) for note in self.notes if note.startswith("["))
-        return [said[mark] for mark in marks]
+        """Return the notes on an entry's marks."""
+        notes = dict(note[1:].split("] ", 1) for note in self.notes if note.startswith("["))
+        return [notes[mark] for mark in marks]
 
 
-def compare(sample: SelectedRuns, options: Options) -> list[Table]:
-    """All tables of a sample, those with the most runs first.
+def compare(selected: SelectedRuns, options: Options) -> list[Table]:
+    """Make all tables of some runs, those with the most runs first.
 
     Raises:
         UnknownName: no run has such a metric, or no row is called like the baseline.
         UsageError: several rows are.
     """
     tables = [
-        table
-        for name, groups in _by_metric(sample, options).items()
+        _Maker(selected, options, name, info).table(apart, members)
+        for name, groups in _by_metric(selected, options).items()
         for info, alike in _by_meaning(name, groups)
-        for table in (
-            _table(sample, name, info, apart, members, options)
-            for apart, members in _comparable(alike)
-        )
+        for apart, members in _comparable(alike)
     ]
-    rows = {line.row for table in tables for line in table.lines}
-    if options.baseline is not None and all(
-        options.baseline not in significance.names(row) for row in rows
-    ):
-        raise UnknownName("row", options.baseline, row_texts(rows).values(), "bench compare")
+    if options.baseline is not None:
+        rows = {line.row for table in tables for line in table.lines}
+        if all(options.baseline not in _names(row) for row in rows):
+            raise UnknownName("row", options.baseline, row_texts(rows).values(), "bench compare")
     return tables
 
 
-def _by_metric(sample: SelectedRuns, options: Options) -> dict[str, list[Group]]:
-    """The groups that each metric's tables are about."""
+def _by_metric(selected: SelectedRuns, options: Options) -> dict[str, list[Group]]:
+    """The groups of each metric's tables: those on tasks that have the metric, also one that failed
+    altogether there.
+    """
+    by_metric: dict[str, list[Group]] = {}
     if not options.metrics:
-        chosen: dict[str, list[Group]] = {}
-        for group in sample.groups:
-            chosen.setdefault(group.cell.description.headline[0], []).append(group)
-        return chosen
-    known = sample.metrics.names
+        for group in selected.groups:
+            by_metric.setdefault(group.cell.description.headline[0], []).append(group)
+        return by_metric
     for name in options.metrics:
-        if name not in known:
-            raise UnknownName("metric", name, known, "bench show KEY")
-    return {name: _with_metric(sample, name) for name in options.metrics}
-
-
-def _with_metric(sample: SelectedRuns, name: str) -> list[Group]:
-    """The groups on tasks that have the metric: there one that failed altogether has its place."""
-    stored = sample.metrics.values(name)
-    having = {
-        group.column for group in sample.groups if any(run.key in stored for run in group.runs)
-    }
-    return [group for group in sample.groups if group.column in having]
+        if name not in selected.metrics.names:
+            raise UnknownName("metric", name, selected.metrics.names, "bench show KEY")
+        stored = selected.metrics.values(name)
+        columns = {
+            group.column
+            for group in selected.groups
+            if any(run.key in stored for run in group.runs)
+        }
+        by_metric[name] = [group for group in selected.groups if group.column in columns]
+    return by_metric
 
 
 def _by_meaning(name: str, groups: Sequence[Group]) -> list[tuple[Metric, list[Group]]]:
@@ -165,155 +185,198 @@ def _by_meaning(name: str, groups: Sequence[Group]) -> list[tuple[Metric, list[G
     """
     declared = [declared_metric(group.cell, name) for group in groups]
     default = next(filter(None, declared), None) or metric_by_name(name)
-    parts: dict[tuple[str, str | None], tuple[Metric, list[Group]]] = {}
+    by_meaning: dict[tuple[str, str | None], tuple[Metric, list[Group]]] = {}
     for group, own in zip(groups, declared, strict=True):
         info = own or default
-        parts.setdefault((info.unit, info.better), (info, []))[1].append(group)
-    return list(parts.values())
+        by_meaning.setdefault((info.unit, info.better), (info, []))[1].append(group)
+    return list(by_meaning.values())
 
 
 def _comparable(groups: Sequence[Group]) -> list[tuple[dict[str, Any], list[Group]]]:
-    """Groups that may stand in one table, and what sets them apart from the others: tasks of one
+    """Groups that may stand in one table, and what distinguishes them from the others: tasks of one
     label differ in nothing there.
     """
-    columns: dict[str, list[ColumnName]] = {}
+    columns: dict[str, list[dict[str, Any]]] = {}
     for column in dict.fromkeys(group.column for group in groups):
-        columns.setdefault(column.task, []).append(column)
-    varying = {name for same in columns.values() for name in _varying(same)}
-    parts: dict[tuple[Any, ...], list[Group]] = {}
-    for group in groups:
-        parts.setdefault(
-            tuple((name, value) for name, value in group.column.aspects if name in varying), []
-        ).append(group)
-    found = [(dict(apart), members) for apart, members in parts.items()]
-    return sorted(
-        found, key=lambda part: (-sum(len(group.runs) for group in part[1]), str(part[0]))
-    )
-
-
-def _varying(columns: Sequence[ColumnName]) -> set[str]:
-    aspects = [dict(column.aspects) for column in columns]
-    values: dict[str, set[Any]] = {}
-    for name, value in (pair for each in aspects for pair in each.items()):
-        values.setdefault(name, set()).add(value)
-    return {
+        columns.setdefault(column.task, []).append(dict(hashable(column.aspects)))
+    missing = object()
+    varying = {
         name
-        for name, several in values.items()
-        if len(several) > 1 or any(name not in each for each in aspects)
+        for aspects in columns.values()
+        for name in {name for column in aspects for name in column}
+        if len({column.get(name, missing) for column in aspects}) > 1
     }
-
-
-def _table(
-    sample: SelectedRuns,
-    metric: str,
-    info: Metric,
-    apart: dict[str, Any],
-    groups: list[Group],
-    options: Options,
-) -> Table:
-    columns = list(
-        dict.fromkeys(
-            group.column for group in sorted(groups, key=lambda group: _natural(group.column.task))
-        )
-    )
-    protocols = list(dict.fromkeys(group.row.protocol for group in groups))
-    rows = sorted({group.row for group in groups}, key=lambda row: row.order)
-    names = row_texts(rows)
-    placed = {(group.row, group.column): group for group in groups}
-    notes = footnotes.Footnotes()
-    entries = {
-        column: _column(sample, metric, info, column, rows, placed, options, notes)
-        for column in columns
-    }
-    lines = tuple(
-        Line(
-            row,
-            names[row] if len(protocols) == 1 else f"{names[row]} ({row.protocol})",
-            tuple(entries[column].get(row) for column in columns),
-            cost_of(
-                members := [placed[row, column] for column in columns if (row, column) in placed],
-                sample.tuning,
-            ),
-            tuple(group.cell.cell for group in members),
-        )
-        for row in rows
-    )
-    in_column: dict[ColumnName, list[Group]] = {}
+    tables: dict[Any, tuple[dict[str, Any], list[Group]]] = {}
     for group in groups:
-        in_column.setdefault(group.column, []).append(group)
-    floor = tuple(_floor(sample, metric, in_column[column], options) for column in columns)
-    kept = floor if any(interval is not None for interval in floor) else None
-    notes.about(metric, info, lines, options, sample.left_out)
-    protocol = protocols[0] if len(protocols) == 1 else None
-    return Table(
-        metric,
-        info,
-        tuple(column.task for column in columns),
-        apart,
-        protocol,
-        lines,
-        kept,
-        notes.lines(),
-        options,
+        apart = {name: value for name, value in group.column.aspects if name in varying}
+        tables.setdefault(hashable(tuple(apart.items())), (apart, []))[1].append(group)
+    return sorted(
+        tables.values(),
+        key=lambda table: (-sum(len(group.runs) for group in table[1]), str(table[0])),
     )
 
 
-def _natural(label: str) -> tuple[Any, ...]:
-    """gaussian-25 comes before gaussian-100."""
-    stem, _, last = label.rpartition("-")
-    return (stem or last, int(last) if last.isdecimal() else -1, label)
+class _Maker:
+    """Makes the tables of one metric."""
 
+    def __init__(self, selected: SelectedRuns, options: Options, metric: str, info: Metric) -> None:
+        self.selected = selected
+        self.options = options
+        self.metric = metric
+        self.info = info
 
-def _column(
-    sample: SelectedRuns,
-    metric: str,
-    info: Metric,
-    column: ColumnName,
-    rows: Sequence[RowName],
-    placed: dict[tuple[RowName, ColumnName], Group],
-    options: Options,
-    notes: footnotes.Footnotes,
-) -> dict[RowName, Entry]:
-    """The entries of one column by row."""
-    groups = {row: placed[row, column] for row in rows if (row, column) in placed}
-    values = {row: sample.values(group, metric) for row, group in groups.items()}
-    finite = {
-        row: {seed: value for seed, value in one.items() if math.isfinite(value)}
-        for row, one in values.items()
-    }
-    failures = {row: _failures(groups[row], len(values[row]), len(finite[row])) for row in groups}
-    compared = significance.compare(finite, failures, info.better, options.baseline, options.test)
-    return {
-        row: Entry(
-            group.cell.cell,
-            tuple(finite[row]),
-            failures[row],
-            INTERVALS[options.interval](list(finite[row].values())),
-            compared.differences.get(row),
-            row == compared.reference,
-            row in compared.best,
-            notes.marks(sample, group, metric),
+    def table(self, apart: dict[str, Any], groups: Sequence[Group]) -> Table:
+        """Make the table of comparable groups."""
+        by_column: dict[ColumnName, dict[RowName, Group]] = {}
+        for group in sorted(groups, key=lambda group: natural_key(group.column.task)):
+            by_column.setdefault(group.column, {})[group.row] = group
+        protocols = list(dict.fromkeys(group.row.protocol for group in groups))
+        rows = sorted({group.row for group in groups}, key=lambda row: row.order)
+        names, notes = row_texts(rows), Footnotes()
+        columns = [
+            self.column({row: column[row] for row in rows if row in column}, notes)
+            for column in by_column.values()
+        ]
+        lines = []
+        for row in rows:
+            members = [column[row] for column in by_column.values() if row in column]
+            lines.append(
+                Line(
+                    row,
+                    names[row] if len(protocols) == 1 else f"{names[row]} ({row.protocol})",
+                    tuple(column.get(row) for column in columns),
+                    cost_of(members, self.selected.tuning),
+                    tuple(group.cell.cell for group in members),
+                )
+            )
+        mle = tuple(self.mle(column.values()) for column in by_column.values())
+        notes.add_general(self.metric, self.info, lines, self.options, self.selected.left_out)
+        return Table(
+            self.metric,
+            self.info,
+            tuple(column.task for column in by_column),
+            apart,
+            protocols[0] if len(protocols) == 1 else None,
+            tuple(lines),
+            mle if any(mle) else None,
+            notes.lines(),
+            self.options,
         )
-        for row, group in groups.items()
+
+    def column(self, groups: Mapping[RowName, Group], notes: Footnotes) -> dict[RowName, Entry]:
+        """Make the entries of one column, by row."""
+        finite: dict[RowName, Values] = {}
+        failures: dict[RowName, dict[str, int]] = {}
+        for row, group in groups.items():
+            values = self.selected.values(group, self.metric)
+            finite[row] = {seed: v for seed, v in values.items() if math.isfinite(v)}
+            counts = group.failures | {
+                "not finite": len(values) - len(finite[row]),
+                "without this metric": len(group.done) - len(values),
+            }
+            failures[row] = {name: count for name, count in counts.items() if count}
+        whole = [row for row in groups if finite[row] and not failures[row]]
+        comparison = _compared(finite, whole, self.info.better, self.options)
+        return {
+            row: Entry(
+                group.cell.cell,
+                tuple(finite[row]),
+                failures[row],
+                INTERVALS[self.options.interval](list(finite[row].values())),
+                comparison.differences.get(row),
+                row == comparison.reference,
+                row in comparison.best,
+                notes.marks(self.selected, group, self.metric),
+            )
+            for row, group in groups.items()
+        }
+
+    def mle(self, groups: Iterable[Group]) -> Interval | None:
+        """Average the exact maximum-likelihood fit's metric over the data sets of a column."""
+        by_seed: dict[int, float] = {}
+        for group in groups:
+            by_seed |= self.selected.values(group, MLE_PREFIX + self.metric)
+        finite = [value for _, value in sorted(by_seed.items()) if math.isfinite(value)]
+        return INTERVALS[self.options.interval](finite) if finite else None
+
+
+@dataclass(frozen=True)
+class _Comparison:
+    """The row that others are compared with, their differences from it, and the rows that are best
+    or not distinguished from the best one.
+    """
+
+    reference: RowName | None
+    differences: dict[RowName, Difference]
+    best: frozenset[RowName]
+
+
+def _compared(
+    values: Mapping[RowName, Values],
+    whole: Sequence[RowName],
+    better: Better | None,
+    options: Options,
+) -> _Comparison:
+    """Test every row of a column against the best one, and against the baseline where there is one.
+
+    The best row has the best mean among the `whole` ones, whose runs all have a value: the mean of
+    the others is that of survivors. They are never called best, and neither is anything where the
+    metric does not rank, or where the best has one seed. A row that shares too few seeds with the
+    best to be tested is not distinguished from it.
+
+    Raises:
+        UsageError: several rows are called like the baseline.
+    """
+    best = None
+    if better is not None and whole:
+        sign = 1 if better == "lower" else -1
+        best = min(whole, key=lambda row: (sign * mean(list(values[row].values())), row.order))
+    against_best = _differences(best, values, options.test) if best else {}
+    reference = _named(options.baseline, values) if options.baseline else best
+    differences = against_best
+    if reference != best:
+        differences = _differences(reference, values, options.test) if reference else {}
+    tied: set[RowName] = set()
+    if best and len(values[best]) > 1:
+        tied = {row for row in whole if row == best or not against_best[row].p <= LEVEL}
+    return _Comparison(reference, differences, frozenset(tied))
+
+
+def _differences(
+    reference: RowName, values: Mapping[RowName, Values], test: Test
+) -> dict[RowName, Difference]:
+    """Test every other row against the reference, paired over the seeds that both have."""
+    base = values[reference]
+    pairs = {
+        row: [values[row][seed] - base[seed] for seed in sorted(values[row].keys() & base.keys())]
+        for row in values
+        if row != reference
+    }
+    ps = holm([TESTS[test](differences) for differences in pairs.values()])
+    return {
+        row: Difference(reference.text, t_interval(differences), p)
+        for (row, differences), p in zip(pairs.items(), ps, strict=True)
     }
 
 
-def _failures(group: Group, n_values: int, n_finite: int) -> dict[str, int]:
-    """Runs without a finite score, by what became of them."""
-    counts = Counter(group.failures)
-    counts["not finite"] = n_values - n_finite
-    counts["without this metric"] = len(group.done) - n_values
-    return {name: count for name, count in counts.items() if count}
+def _names(row: RowName) -> tuple[str, ...]:
+    """What a row answers to as a baseline, the fullest name first."""
+    full = f"{row.text} ({row.protocol})", f"{row.short} ({row.protocol})"
+    return (*full, row.text, row.short, row.method)
 
 
-def _floor(
-    sample: SelectedRuns, metric: str, members: Sequence[Group], options: Options
-) -> Interval | None:
-    """The exact maximum-likelihood fit's error over the data sets of a column."""
-    by_seed = {
-        seed: value
-        for group in members
-        for seed, value in sorted(sample.values(group, MLE_PREFIX + metric).items())
-    }
-    finite = [value for _, value in sorted(by_seed.items()) if math.isfinite(value)]
-    return INTERVALS[options.interval](finite) if finite else None
+def _named(baseline: str, rows: Iterable[RowName]) -> RowName | None:
+    """The row that has the name; a row whose own name it is goes before rows of that method."""
+    for names in zip(*map(_names, rows), strict=True):
+        matches = [row for row, name in zip(rows, names, strict=True) if name == baseline]
+        if len(matches) == 1:
+            return matches[0]
+        if matches:
+            texts = list(row_texts(matches).values())
+            if baseline == matches[0].text:
+                texts = [_names(row)[0] for row in matches]
+            raise UsageError(
+                f"'{baseline}' is {len(matches)} rows here: {'; '.join(texts)}. "
+                f"Say which one: --baseline '{texts[0]}'"
+            )
+    return None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 import sys
 from collections.abc import Sequence
 from decimal import Decimal
@@ -130,3 +131,13 @@ def duration(seconds: float) -> str:
     if seconds < 90:
         return f"{seconds:.0f} s"
     return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+
+
+def natural_key(text: str) -> list[str | int]:
+    """Return a key that sorts texts by their words, and numbers in them by size.
+
+    >>> sorted(["gaussian-100", "gaussian-25"], key=natural_key)
+    ['gaussian-25', 'gaussian-100']
+    """
+    pieces = re.split(r"(\d+)", text)  # numbers at odd positions
+    return [int(piece) if number % 2 else piece for number, piece in enumerate(pieces)]

@@ -126,12 +126,9 @@ def drawn(
     Raises:
         UsageError: none fits.
     """
-    from harness.analysis.selection import select_runs, study_keys
-    from harness.plan.grid import parse_seeds
+    from harness.analysis.selection import select_runs
 
-    seeds = None if chosen.seeds is None else set(parse_seeds(chosen.seeds))
-    keys = None if chosen.study is None else study_keys(chosen.study)
-    sample = select_runs(store, chosen.methods, chosen.tasks, chosen.protocol, seeds, keys, cells)
+    sample = select_runs(store, dataclasses.replace(choice_of(chosen), cells=cells))
     if not sample.groups:
         waiting = "; ".join(f"{count:,} {why}" for why, count in sample.left_out.items())
         asked = f" with {chosen}" if str(chosen) else ""

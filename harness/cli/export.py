@@ -130,7 +130,8 @@ def _format(given: str | None, output: Path | None) -> str:
 def _write_table(
     store: ResultStore, choice: RunFilter, what: str, written: str, output: Path | None
 ) -> None:
-    from harness.analysis.export import FORMATS, TABLES, require_runs
+    from harness.analysis.export import TABLES, require_runs
+    from harness.analysis.files import FORMATS
 
     with store.snapshot() as snapshot:
         chosen = require_runs(snapshot, choice)

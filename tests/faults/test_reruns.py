@@ -96,7 +96,7 @@ def test_killed_while_results_are_made_anew_they_wait_and_the_command_goes_on(
     (key, *_) = state(done)
     process = start(home, [], command="compare", **AWAY)
     assert (
-        "(3 being made anew: what they had is kept until then)"
+        "(3 being rerun: their earlier results are kept until then)"
         in process.communicate(timeout=120)[1]
     )
     quietly(home, "export", "-o", str(tmp_path / "runs.csv"))
