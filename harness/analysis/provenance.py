@@ -13,8 +13,8 @@ from harness.store import CheckpointFile, Metric, Replicate
 
 @dataclass(frozen=True)
 class ContributingRun:
-    """A run behind a number: its score, its last checkpoint, its copy in MLflow, and by name what
-    it ran on.
+    """A run behind a number: its metric, its last checkpoint, its copy in MLflow, and the short
+    name of what it ran on.
     """
 
     run: Replicate
@@ -27,8 +27,8 @@ class ContributingRun:
 
 @dataclass(frozen=True)
 class Provenance:
-    """A number of a table with the runs behind it; `environments` are by the name that the runs
-    call them, `withdrawn` by key.
+    """A number of a table with the runs behind it; `environments` are by short name, `withdrawn`
+    has reasons by key.
     """
 
     table: Table
@@ -41,135 +41,114 @@ class Provenance:
 
     @property
     def notes(self) -> list[str]:
-        """What the table says of this number."""
-        return [
-            note.partition("] ")[2]
-            for note in self.table.notes
-            if note.startswith(tuple(f"[{mark}]" for mark in self.entry.marks))
-        ]
+        """The table's notes on this number."""
+        return self.table.explained(self.entry.marks)
 
     @property
     def sources(self) -> dict[str, list[int]]:
         """The seeds by the hash of the code that made them."""
-        found: dict[str, list[int]] = {}
-        for made in self.runs:
-            found.setdefault(made.run.source_hash, []).append(made.run.seed)
-        return found
+        seeds: dict[str, list[int]] = {}
+        for contributing in self.runs:
+            seeds.setdefault(contributing.run.source_hash, []).append(contributing.run.seed)
+        return seeds
 
 
-def provenances(sample: SelectedRuns, metric: str | None) -> list[Provenance]:
-    """All numbers of a sample's tables with what is behind them, in the tables' order.
+def provenances(selected: SelectedRuns, metric: str | None) -> list[Provenance]:
+    """Return all numbers of the tables of these runs with what is behind them, in the tables'
+    order.
 
     Args:
-        sample: the runs.
+        selected: the runs.
         metric: its name; None for each task's first one.
 
     Raises:
         UnknownName: no run has such a metric.
     """
-    groups = {group.cell.cell: group for group in sample.groups}
-    tables = compare(sample, Options(metrics=() if metric is None else (metric,)))
-    places = Environments(sample)
-    return [
-        _origin(sample, table, line.name, entry, groups[entry.cell], places)
-        for table in tables
-        for line in table.lines
-        for entry in line.entries
-        if entry is not None
-    ]
+    groups = {group.cell.cell: group for group in selected.groups}
+    used = dict.fromkeys(
+        run.environment for group in selected.groups for run in group.runs if run.environment
+    )
+    short_names = {digest: f"E{number}" for number, digest in enumerate(used, 1)}
+    environments = selected.store.scores.environments()
+    numbers: list[Provenance] = []
+    for table in compare(selected, Options(metrics=() if metric is None else (metric,))):
+        for line in table.lines:
+            for entry in filter(None, line.entries):
+                group = groups[entry.cell]
+                digests = dict.fromkeys(run.environment for run in group.runs if run.environment)
+                numbers.append(
+                    Provenance(
+                        table,
+                        line.name,
+                        entry,
+                        group,
+                        _contributing(selected, group, table.metric, short_names),
+                        {short_names[digest]: environments.get(digest, {}) for digest in digests},
+                        {key: selected.withdrawn[key] for key in group.withdrawn},
+                    )
+                )
+    return numbers
 
 
-class Environments:
-    """What the runs of a sample ran on, under short names: E1, E2, ..."""
-
-    def __init__(self, sample: SelectedRuns) -> None:
-        used = dict.fromkeys(
-            run.environment for group in sample.groups for run in group.runs if run.environment
-        )
-        self._known = sample.store.scores.environments()
-        self._names = {digest: f"E{number}" for number, digest in enumerate(used, 1)}
-
-    def name(self, run: Replicate) -> str | None:
-        """The short name of what a run ran on; None where that is not on record."""
-        return self._names.get(run.environment or "")
-
-    def of(self, group: Group) -> dict[str, dict[str, Any]]:
-        """What the runs of a group ran on, by short name."""
-        return {
-            self._names[digest]: self._known.get(digest, {})
-            for run in group.runs
-            if (digest := run.environment)
-        }
-
-
-def _origin(
-    sample: SelectedRuns, table: Table, name: str, entry: Entry, group: Group, places: Environments
-) -> Provenance:
+def _contributing(
+    selected: SelectedRuns, group: Group, metric: str, short_names: dict[str, str]
+) -> tuple[ContributingRun, ...]:
     keys = [run.key for run in group.runs]
-    with sample.store.snapshot() as snapshot:
-        rows, scores, plans = snapshot.rows(keys), snapshot.metrics(keys), snapshot.provenance(keys)
-    made = []
+    with selected.store.snapshot() as snapshot:
+        rows, metrics = snapshot.rows(keys), snapshot.metrics(keys)
+        provenance = snapshot.provenance(keys)
+    runs = []
     for run in group.runs:
-        row, files = rows.get(run.key), sample.store.checkpoints(run.key)
-        score = scores.get(run.key, {}).get(table.metric)
-        plan = plans.get(run.key, ({}, {}))[1]
-        made.append(
+        row, files = rows.get(run.key), selected.store.checkpoints(run.key)
+        runs.append(
             ContributingRun(
                 run,
-                score,
+                metrics.get(run.key, {}).get(metric),
                 files[0] if files else None,
                 row.mlflow_run_id if row else None,
-                places.name(run),
-                plan,
+                short_names.get(run.environment or ""),
+                provenance.get(run.key, ({}, {}))[1],
             )
         )
-    withdrawn = {key: sample.withdrawn[key] for key in group.withdrawn}
-    return Provenance(table, name, entry, group, tuple(made), places.of(group), withdrawn)
+    return tuple(runs)
 
 
-def flattened(environment: dict[str, Any]) -> dict[str, Any]:
-    """An environment's values by address: `packages.torch`."""
-    packages = {
-        f"packages.{name}": value for name, value in (environment.get("packages") or {}).items()
-    }
-    return {name: value for name, value in environment.items() if name != "packages"} | packages
-
-
-def environments_differ(found: Iterable[Provenance]) -> dict[str, dict[str, Any]]:
-    """Where the environments behind these numbers differ: by address, the value of each."""
-    known = {
-        name: flattened(environment)
-        for origin in found
-        for name, environment in origin.environments.items()
-    }
+def environments_differ(numbers: Iterable[Provenance]) -> dict[str, dict[str, Any]]:
+    """Return where the environments behind these numbers differ: by address (`packages.torch`), the
+    value of each.
+    """
+    flat = {}
+    for number in numbers:
+        for name, environment in number.environments.items():
+            packages = environment.get("packages") or {}
+            flat[name] = {key: value for key, value in environment.items() if key != "packages"}
+            flat[name] |= {f"packages.{key}": value for key, value in packages.items()}
     return {
-        address: dict(zip(known, values, strict=True))
-        for address, values in differences(known.values()).items()
+        address: dict(zip(flat, values, strict=True))
+        for address, values in differences(flat.values()).items()
     }
 
 
-def specs_differ(found: Sequence[Provenance]) -> dict[str, list[Any]]:
-    """Where the specifications behind several numbers differ, with the value of each."""
-    return differences(
-        origin.group.cell.spec | {"protocol": origin.group.cell.protocol} for origin in found
-    )
+def specs_differ(numbers: Sequence[Provenance]) -> dict[str, list[Any]]:
+    """Return where the specifications behind several numbers differ, with the value of each."""
+    cells = (number.group.cell for number in numbers)
+    return differences(cell.spec | {"protocol": cell.protocol} for cell in cells)
 
 
 def environment_summary(environment: dict[str, Any]) -> dict[str, str]:
-    """An environment in few words; `-` is what is not on record."""
+    """Summarise an environment in a few words; `-` is what is not on record."""
     packages = environment.get("packages") or {}
-    commit = (environment.get("git_commit") or "none")[:12] + (
-        ", changed" if environment.get("git_dirty") else ""
-    )
-    machine = ", ".join(
-        str(environment[name]) for name in ("system", "cpu") if environment.get(name)
-    )
+    commit = (environment.get("git_commit") or "none")[:12]
+    if environment.get("git_dirty"):
+        commit += ", changed"
+    names = [str(environment[name]) for name in ("system", "cpu") if environment.get(name)]
     cores = f", {environment['cores']} cores" if environment.get("cores") else ""
-    said = {
+    summary = {
         "bench": environment.get("bench"),
         "commit": commit,
         "torch": packages.get("torch"),
         "numpy": packages.get("numpy"),
+        "python": environment.get("python"),
+        "machine": ", ".join(names) + cores,
     }
-    said |= {"python": environment.get("python"), "machine": machine + cores}
-    return {name: str(value) if value else "-" for name, value in said.items()}
+    return {name: str(value) if value else "-" for name, value in summary.items()}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -28,13 +28,11 @@ class Results:
     """
 
     _url: str
-    _chosen: MatchingRuns
+    _runs: MatchingRuns
 
     @cached_property
     def runs(self) -> pandas.DataFrame:
-        """One row a run: how it ended, its metrics, what it cost and ran on, and all of its
-        settings.
-        """
+        """One row a run: how it ended, its metrics, what it cost and ran on, and its settings."""
         return self._frame("runs")
 
     @cached_property
@@ -48,16 +46,15 @@ class Results:
         return self._frame("curves")
 
     def __repr__(self) -> str:
-        return f"<results of {self._chosen}; frames: runs, metrics, curves>"
+        return f"<results of {self._runs}; frames: runs, metrics, curves>"
 
-    def _frame(self, what: str) -> pandas.DataFrame:
+    def _frame(self, name: str) -> pandas.DataFrame:
         import pyarrow
 
         with ResultStore.open(self._url) as store, store.snapshot() as snapshot:
-            table = TABLES[what](snapshot, self._chosen)
-            return pyarrow.Table.from_batches(
-                arrow_batches(table), arrow_schema(table.columns)
-            ).to_pandas()
+            table = TABLES[name](snapshot, self._runs)
+            batches, schema = arrow_batches(table), arrow_schema(table.columns)
+            return pyarrow.Table.from_batches(batches, schema).to_pandas()
 
 
 def load(
@@ -71,12 +68,11 @@ def load(
     home: str | Path | None = None,
     database: str | None = None,
 ) -> Results:
-    """Stored runs, whatever became of them: all of the workspace, or those that fit everything that
-    is given.
+    """Load stored runs, whatever became of them: all of the workspace, or those that match every
+    argument.
 
     Args:
-        method: names, names with their variant, or patterns: `"vb"`, `["hvae*",
-            "hvae[n_leapfrog=10]"]`.
+        method: names, names with their variant, or patterns: `"vb"`, `["hvae*", "iaf[n_layers=2]"]`.
         task: the same of tasks: `"gaussian-*"`.
         study: a study's name or file; its runs.
         protocol: a protocol's name.
@@ -87,10 +83,10 @@ def load(
         database: the address of a result database in place of the workspace's.
 
     Raises:
-        UsageError: no run fits, there is no database, or a value is not allowed.
+        UsageError: no run matches, there is no database, or a value is not allowed.
         StoreError: the database cannot be used.
     """
-    given = {
+    arguments = {
         "method": method,
         "task": task,
         "study": study,
@@ -98,36 +94,27 @@ def load(
         "seeds": seeds,
         "status": status,
     }
-    choice = RunFilter(
-        methods=_several(method),
-        tasks=_several(task),
+    if isinstance(seeds, str):
+        seeds = parse_seeds(seeds)
+    run_filter = RunFilter(
+        methods=[method] if isinstance(method, str) else method,
+        tasks=[task] if isinstance(task, str) else task,
         protocol=protocol,
-        seeds=_seeds(seeds),
-        statuses=parse_statuses(_several(status)),
+        seeds={seeds} if isinstance(seeds, int) else None if seeds is None else set(seeds),
+        statuses=parse_statuses([status] if isinstance(status, str) else status),
         keys=None if study is None else study_keys(study),
         text=", ".join(
-            f"{name}={value!r}" for name, value in given.items() if value not in (None, ())
+            f"{name}={value!r}" for name, value in arguments.items() if value not in (None, ())
         ),
     )
-    url = (
-        database
-        or (
-            Workspace.current() if home is None else Workspace(Path(home).expanduser().resolve())
-        ).database_url
-    )
-    if is_missing(url):
+    if database is None:
+        workspace = Workspace.current()
+        if home is not None:
+            workspace = Workspace(Path(home).expanduser().resolve())
+        database = workspace.database_url
+    if is_missing(database):
         raise UsageError(
-            f"There are no results at {redact(url)}. Name a workspace: load(home=...)."
+            f"There are no results at {redact(database)}. Name a workspace: load(home=...)."
         )
-    with ResultStore.open(url) as store, store.snapshot() as snapshot:
-        return Results(url, require_runs(snapshot, choice))
-
-
-def _several(given: str | Sequence[str]) -> Sequence[str]:
-    return [given] if isinstance(given, str) else given
-
-
-def _seeds(given: str | int | Iterable[int] | None) -> Collection[int] | None:
-    if given is None or isinstance(given, int):
-        return None if given is None else {given}
-    return set(parse_seeds(given) if isinstance(given, str) else given)
+    with ResultStore.open(database) as store, store.snapshot() as snapshot:
+        return Results(database, require_runs(snapshot, run_filter))
