@@ -31,7 +31,7 @@ DATA = Path(__file__).with_name("data")
 @pytest.fixture
 def here(workspace, monkeypatch):
     """The workspace; there is nothing in MLflow to ask for, and a data folder of its own."""
-    monkeypatch.setattr("harness.cli._doctor.mirror_faults", lambda *unused: iter(()))
+    monkeypatch.setattr("harness.cli.doctor.mirror_faults", lambda *unused: iter(()))
     monkeypatch.setenv("BENCH_DATA", str(workspace / "data"))
     for name, known in KNOWN.items():
         monkeypatch.setitem(

@@ -370,11 +370,11 @@ def test_a_copy_with_an_edited_key_or_seed_is_found_and_made_again(edit, tmp_pat
         seen = look(workspace, store)
         assert {run_id: key for run_id, (key, _) in seen.edited.items()} == {run_id: keys[0]}
         assert (seen.lost, seen.orphans) == ([], {})
-        from harness.cli._doctor import mirror_faults
+        from harness.cli.doctor import mirror_faults
 
         (finding,) = mirror_faults(workspace, store)
         assert "was edited" in finding.text
-        finding.mend()
+        finding.repair()
         assert list(mirror_faults(workspace, store)) == []
     assert mirrored(tmp_path) == {key: ["FINISHED"] for key in keys}
 

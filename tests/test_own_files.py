@@ -22,7 +22,7 @@ from stores import gone_owner
 from harness.base.errors import StoreError
 from harness.base.spec import Status
 from harness.base.workspace import Edition, Workspace
-from harness.cli import _doctor as doctor
+from harness.cli import doctor
 from harness.store import CheckpointFile, Outcome, Owner, Progress, ResultStore
 from harness.store import run_files as files
 from harness.store.upgrade import upgrade
@@ -51,8 +51,8 @@ SHA256 = hashlib.sha256(STATE).hexdigest()
 @pytest.fixture(params=["sqlite", "postgresql"])
 def here(request, tmp_path, monkeypatch):
     """A workspace on each kind of database; there is nothing in MLflow to ask for, and no data."""
-    monkeypatch.setattr("harness.cli._doctor.mirror_faults", lambda *unused: iter(()))
-    monkeypatch.setattr("harness.cli._doctor.bad_data", lambda *unused: iter(()))
+    monkeypatch.setattr("harness.cli.doctor.mirror_faults", lambda *unused: iter(()))
+    monkeypatch.setattr("harness.cli.doctor.bad_data", lambda *unused: iter(()))
     kind = (
         {}
         if request.param == "sqlite"
@@ -187,8 +187,8 @@ def test_links_out_of_the_workspace_are_not_followed(here, tmp_path):
             if finding.lost
         ] == [(True, True)] * 2
         for finding in found:
-            if finding.mend is not None:
-                finding.mend()
+            if finding.repair is not None:
+                finding.repair()
         files.remove_files(here, store, store.delete([key]))
     assert snapshot(outside) == before
 
@@ -221,7 +221,7 @@ def test_two_databases_over_one_folder_leave_each_other_alone(here):
         store.release([mine], Status.INTERRUPTED, "for a test")
         found = list(doctor.examine(here, store))
         assert [finding.kind for finding in found] == ["orphan file"]
-        found[0].mend()
+        found[0].repair()
         files.remove_files(here, store, store.delete(keys))
         assert {
             path: content
@@ -244,7 +244,7 @@ def test_what_is_on_no_record_is_moved_aside_and_never_over_another(here):
             filled_store.write_file(here, path, content)
             found = findings(here, store)
             assert found.keys() == {"orphan file"}
-            found["orphan file"].mend()
+            found["orphan file"].repair()
             assert not path.exists()
         place = here.home / "set-aside" / path.relative_to(here.home)
         assert (place.read_bytes(), place.with_name(place.name + ".2").read_bytes()) == (
@@ -297,11 +297,13 @@ def test_a_file_that_comes_on_record_while_doctor_looks_is_no_orphan(here, livin
         file = written(here, claim)
         assert findings(here, store) == {}  # it is at work: its file is its own
 
+        present = files.files_of_database
+
         def listed(*arguments):
-            yield from list(files.files_of_database(*arguments))
+            yield from list(present(*arguments))
             store.finish(claim, Outcome(Status.DONE, None, 100, 1.0, checkpoint=file))
 
-        monkeypatch.setattr(doctor, "files_of_database", listed)
+        monkeypatch.setattr(files, "files_of_database", listed)
         assert findings(here, store) == {}
         assert files.fault(here, store.checkpoints(claim.key)[0]) is None
 
@@ -313,9 +315,9 @@ def test_an_orphan_that_has_come_on_record_since_stays(here, living):
         file = written(here, claim, 200)
         orphan = findings(here, store)["orphan file"]
         (resumed,) = store.claim([claim.key], living)
-        orphan.mend()  # it is at work again
+        orphan.repair()  # it is at work again
         store.finish(resumed, Outcome(Status.DONE, None, 200, 1.0, checkpoint=file))
-        orphan.mend()
+        orphan.repair()
         assert files.fault(here, store.checkpoints(claim.key)[0]) is None
 
 
@@ -329,7 +331,7 @@ def test_an_orphan_of_a_run_that_was_removed_and_asked_for_again_stays(here, liv
         store.enqueue([run])
         (again,) = store.claim([claim.key], living)
         file = written(here, again)
-        orphan.mend()
+        orphan.repair()
         files.remove_files(here, store, dropped)  # of whoever removed it, late
         store.finish(again, Outcome(Status.DONE, None, 100, 1.0, checkpoint=file))
         assert files.fault(here, store.checkpoints(claim.key)[0]) is None
@@ -340,10 +342,10 @@ def test_a_claim_that_was_taken_over_since_is_not_given_back(here, living):
         claim = left_behind(here, store)
         abandoned = findings(here, store)["abandoned claim"]
         (resumed,) = store.claim([claim.key], living)
-        abandoned.mend()
+        abandoned.repair()
         assert store.rows([claim.key])[claim.key].status is Status.RUNNING
         store.release([resumed], Status.INTERRUPTED, "stopped by the user")
-        abandoned.mend()
+        abandoned.repair()
         row = store.rows([claim.key])[claim.key]
         assert (row.status, row.reason) == (Status.INTERRUPTED, "stopped by the user")
 
@@ -360,8 +362,8 @@ def test_a_checkpoint_that_is_good_again_stays_on_record(damage, here):
             place.write_bytes(damage)
         bad = findings(here, store)["checkpoint"]
         place.write_bytes(STATE)
-        bad.mend()
+        bad.repair()
         assert (store.checkpoints(claim.key), place.read_bytes()) == ([file], STATE)
         os.truncate(place, 2)
-        bad.mend()
+        bad.repair()
         assert store.checkpoints(claim.key) == []

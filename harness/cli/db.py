@@ -40,12 +40,9 @@ def info(as_json: bool) -> None:
         print_json([known])
         return
     for name, value in known.items():
-        shown = (
-            ", ".join(f"{count} {status}" for status, count in value.items()) or "none"
-            if isinstance(value, dict)
-            else value
-        )
-        say(f"{name:<10} {shown}")
+        if isinstance(value, dict):
+            value = ", ".join(f"{count} {status}" for status, count in value.items()) or "none"
+        say(f"{name:<10} {value}")
 
 
 @db.command()
@@ -62,8 +59,7 @@ def upgrade() -> None:
     workspace = Workspace.current()
     url = workspace.database_url
     if url.startswith("sqlite"):
-        saved = backup_file(workspace, None)
-        say(f"Backed up to {saved}", err=True)
+        say(f"Backed up to {backup_file(workspace, None)}", err=True)
     bring_up(url)
     say(f"The schema is {HEAD}.")
 

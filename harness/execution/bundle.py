@@ -102,11 +102,12 @@ def _export(result: Result, workspace: Workspace, store: ResultStore, archive: Z
     contents = {file: read_verified(workspace, file) for file in result.files}
     missing = [file for file, value in contents.items() if value is None]
     lost = [shown_path(workspace, file) for file in missing]
+    result = result.without(missing)
     try:
         result.check()
     except ValueError as err:
         return Exported(result.key, lost, str(err))
-    store.adopt(result.without(missing), lambda _: None, remark=None)
+    store.adopt(result, lambda _: None, remark=None)
     for file, value in contents.items():
         if value is not None and FILES + file.sha256 not in archive.NameToInfo:
             archive.writestr(FILES + file.sha256, value)

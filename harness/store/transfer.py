@@ -21,7 +21,7 @@ from harness.base.spec import (
     RunSpec,
     Status,
 )
-from harness.base.workspace import Edition, sqlite_url
+from harness.base.workspace import Edition, checkpoint_name, sqlite_url
 from harness.store import earlier
 from harness.store.database import freeze, insert_new, now
 from harness.store.fences import NO_OWNER, change, is_held, lock, owner_of, record
@@ -92,7 +92,15 @@ class Result:
 
     def without(self, files: Sequence[File]) -> Result:
         """Leave out files."""
-        return replace(self, files=[file for file in self.files if file not in files])
+        remaining = [file for file in self.files if file not in files]
+        names = {file.name for file in remaining}
+        rows = {
+            checkpoints: [
+                row for row in self.rows[checkpoints] if checkpoint_name(row.step) in names
+            ],
+            artifacts: [row for row in self.rows[artifacts] if row.name in names],
+        }
+        return replace(self, rows=self.rows | rows, files=remaining)
 
     def check(self) -> None:
         """Make sure that bench can have written all of it.
