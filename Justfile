@@ -7,7 +7,12 @@ default:
 setup:
     python -m pip install -e '.[dev]'
 
+# Mathematics, store and command line.
 test:
+    python -m pytest -n 2 --dist worksteal -m "not slow"
+
+# Faults, hostile inputs, downloads, servers and browsers too.
+test-all:
     python -m pytest -n 2 --dist worksteal
 
 lint:

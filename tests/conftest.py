@@ -45,11 +45,34 @@ def pytest_terminal_summary(terminalreporter: Any) -> None:
             counts.keep(files, Path(path))
 
 
+# Files whose tests start processes, servers or browsers, or try hundreds of bad inputs.
+SLOW_FILES = {
+    "test_browser.py",
+    "test_bundles_hostile.py",
+    "test_calibration.py",
+    "test_cluster.py",
+    "test_download.py",
+    "test_mirror_waits.py",
+    "test_own_files.py",
+    "test_reading.py",
+    "test_report.py",
+    "test_verify.py",
+}
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Tests of the folder `faults` have the marker of that name."""
+    """Mark the tests of the folder `faults` by its name, and as slow with those of `SLOW_FILES` and
+    those that start MLflow.
+    """
     for item in items:
         if item.path.parent.name == "faults":
             item.add_marker("faults")
+        if (
+            item.path.parent.name == "faults"
+            or item.path.name in SLOW_FILES
+            or item.get_closest_marker("mirror")
+        ):
+            item.add_marker("slow")
 
 
 @pytest.fixture(autouse=True)
