@@ -68,11 +68,11 @@ def create_file(file: Path, build: Callable[[Path], object]) -> bool:
             if file.exists():
                 return False
             _remove_parts(file)
-            part = file.with_name(f".{file.name}~{uuid4().hex}.new")
-            build(part)
-            with part.open("rb+") as built:
+            unfinished = file.with_name(f".{file.name}~{uuid4().hex}.new")
+            build(unfinished)
+            with unfinished.open("rb+") as built:
                 os.fsync(built.fileno())
-            return _publish(part, file)
+            return _publish(unfinished, file)
         finally:
             _remove_parts(file)
             with suppress(OSError):
@@ -89,33 +89,33 @@ def build_if_missing(url: str, build: Callable[[str], object]) -> None:
     file = sqlite_file(url)
     if file is not None and not file.exists():
         try:
-            create_file(file, lambda part: build(sqlite_url(part)))
+            create_file(file, lambda unfinished: build(sqlite_url(unfinished)))
         except OSError as err:
             raise StoreError(f"Cannot write {file}: {err.strerror}.") from err
 
 
 def _remove_parts(file: Path) -> None:
-    for part in file.parent.glob(f".{file.name}~*"):
-        part.unlink(missing_ok=True)
+    for unfinished in file.parent.glob(f".{file.name}~*"):
+        unfinished.unlink(missing_ok=True)
 
 
-def _publish(part: Path, file: Path) -> bool:
+def _publish(unfinished: Path, file: Path) -> bool:
     """Link a finished file into place. Where locks are not heeded, whoever links first wins."""
     try:
-        os.link(part, file)
+        os.link(unfinished, file)
     except FileExistsError:
         return False
     except OSError as err:
         if err.errno not in NO_HARD_LINKS:
             raise
-        part.replace(file)
+        unfinished.replace(file)
     sync_folder(file.parent)
     return True
 
 
-def _migrate_file(part: Path) -> None:
+def _migrate_file(unfinished: Path) -> None:
     """Run the migrations and move everything from the log into the file."""
-    with Database(sqlite_url(part)) as database:
+    with Database(sqlite_url(unfinished)) as database:
         migrate(database)
         with database.engine.connect() as connection:
             driver = connection.connection.dbapi_connection

@@ -249,7 +249,7 @@ def select_in(
     if keys is None:
         return connection.execute(query).all()
     return [
-        row for part in chunks(keys) for row in connection.execute(query.where(column.in_(part)))
+        row for chunk in chunks(keys) for row in connection.execute(query.where(column.in_(chunk)))
     ]
 
 

@@ -158,9 +158,9 @@ def files_of(connection: Connection, results: dict[str, dict[str, Any]]) -> list
 
 def clear(connection: Connection, keys: Iterable[str]) -> list[File]:
     """Take what these runs have made so far off the record, and return its files."""
-    for part in chunks(keys):
+    for chunk in chunks(keys):
         for table in (metrics, curves):
-            connection.execute(delete(table).where(table.c.run.in_(part)))
+            connection.execute(delete(table).where(table.c.run.in_(chunk)))
     return drop_files(connection, keys)
 
 
@@ -199,8 +199,8 @@ def remove(connection: Connection, keys: Sequence[str]) -> list[File]:
     locked = lock_free(connection, keys, now(connection))
     dropped = files_of(connection, waiting_results(connection, locked))
     dropped += clear(connection, locked)
-    for part in chunks(locked):
-        connection.execute(delete(runs).where(runs.c.key.in_(part)))
+    for chunk in chunks(locked):
+        connection.execute(delete(runs).where(runs.c.key.in_(chunk)))
     return dropped
 
 

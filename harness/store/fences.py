@@ -70,8 +70,8 @@ def lock(connection: Connection, keys: Iterable[str], wait: bool = True) -> Rows
     """
     locked: Rows = {}
     query = select(runs).order_by(runs.c.key).with_for_update(skip_locked=not wait)
-    for part in chunks(sorted(set(keys))):
-        rows = connection.execute(query.where(runs.c.key.in_(part)))
+    for chunk in chunks(sorted(set(keys))):
+        rows = connection.execute(query.where(runs.c.key.in_(chunk)))
         locked |= {row.key: row for row in rows}
     return locked
 
@@ -150,6 +150,6 @@ def let_go(
 ) -> None:
     """Give these running runs back, for whoever claims them next."""
     values = {"status": status.value, "reason": reason, "revision": runs.c.revision + 1, **NO_OWNER}
-    for part in chunks(rows):
-        connection.execute(update(runs).where(runs.c.key.in_(part)).values(**values))
+    for chunk in chunks(rows):
+        connection.execute(update(runs).where(runs.c.key.in_(chunk)).values(**values))
     record(connection, [change(row, at, status, reason) for row in rows.values()])

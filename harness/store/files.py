@@ -162,11 +162,11 @@ def _is_on_record(connection: Connection, file: File) -> bool:
 def drop_files(connection: Connection, keys: Iterable[str]) -> list[File]:
     """Take all files of these runs off the record, and return them."""
     dropped: list[File] = []
-    for part in chunks(keys):
+    for chunk in chunks(keys):
         for table, read_files in ((checkpoints, read_checkpoints), (artifacts, read_artifacts)):
-            for files in read_files(connection, table.c.run.in_(part)).values():
+            for files in read_files(connection, table.c.run.in_(chunk)).values():
                 dropped += files
-            connection.execute(delete(table).where(table.c.run.in_(part)))
+            connection.execute(delete(table).where(table.c.run.in_(chunk)))
     return dropped
 
 
@@ -196,9 +196,9 @@ def write_checkpoint(
     ids = {row.id: row.step for row in connection.execute(query.order_by(checkpoints.c.id.desc()))}
     older = [number for number, step in ids.items() if step != file.step]
     staying = older[: CHECKPOINTS_OF_ROLE.get(file.role, 1) - 1]
-    gone = (checkpoints.c.id.in_(ids.keys() - set(staying)),)
-    dropped = read_checkpoints(connection, *gone).get(key, [])
-    connection.execute(delete(checkpoints).where(*gone))
+    outdated = (checkpoints.c.id.in_(ids.keys() - set(staying)),)
+    dropped = read_checkpoints(connection, *outdated).get(key, [])
+    connection.execute(delete(checkpoints).where(*outdated))
     values = {"role": file.role, "step": file.step, "sha256": file.sha256, "size": file.size}
     connection.execute(insert(checkpoints).values(**values, run=key, created_at=at))
     return [checkpoint for checkpoint in dropped if checkpoint.step != file.step]

@@ -68,5 +68,5 @@ class Mirroring(Operations):
         with self._write() as connection:
             if keys is None:
                 connection.execute(forget)
-            for part in chunks(sorted(keys or ())):
-                connection.execute(forget.where(runs.c.key.in_(part)))
+            for chunk in chunks(sorted(keys or ())):
+                connection.execute(forget.where(runs.c.key.in_(chunk)))

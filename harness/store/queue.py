@@ -62,11 +62,11 @@ class Queue(Operations):
             describe(connection, new_runs)
             statement = insert_new(connection, runs).returning(runs.c.key)
             # Two writers of the same runs lock them in the same order.
-            for part in chunks(sorted(numbered)):
+            for chunk in chunks(sorted(numbered)):
                 # A microsecond apart, so that the newest first is also the last listed first.
                 rows = [
                     new_row(run, at + 1e-6 * number)
-                    for run, number in map(numbered.__getitem__, part)
+                    for run, number in map(numbered.__getitem__, chunk)
                 ]
                 added += connection.execute(statement, rows).scalars()
             queued = {"at": at, "status": Status.QUEUED.value, "reason": None}
@@ -104,7 +104,9 @@ class Queue(Operations):
             # have died.
             is_here = runs.c.owner_boot_id == Owner.current().boot_id
             doubtful = running.where(or_(runs.c.lease_expires <= at, is_here))
-            rows = [row for part in (*waiting, doubtful) for row in connection.execute(part)]
+            rows = [
+                row for statement in (*waiting, doubtful) for row in connection.execute(statement)
+            ]
             free = [
                 run for run in _open_runs(rows, at) if run.holder is None and run.key not in without
             ]
@@ -179,8 +181,8 @@ class Queue(Operations):
             lock_claimed(connection, claims)
             expires = now(connection) + lease_s
             prolong = update(runs).where(runs.c.status == Status.RUNNING.value)
-            for part in chunks(sorted(claim.key for claim in claims)):
-                statement = prolong.where(runs.c.key.in_(part)).values(lease_expires=expires)
+            for chunk in chunks(sorted(claim.key for claim in claims)):
+                statement = prolong.where(runs.c.key.in_(chunk)).values(lease_expires=expires)
                 connection.execute(statement)
 
     def release(self, claims: Sequence[Claim], status: Status, reason: str | None) -> None:
@@ -290,19 +292,21 @@ def _claim(
     locked = lock(connection, seen_plans, wait=False)
     stored_plans = plans_by_digest(connection, {row.plan for row in locked.values()})
     at, database = now(connection), database_id(connection)
-    taken: Rows = {}
+    free_runs: Rows = {}
     for key in dict.fromkeys(keys):
         # A plan that appeared between looking and locking means that someone has just begun the
         # run.
-        if key in locked and key not in taken and locked[key].plan == seen_plans[key]:
+        if key in locked and key not in free_runs and locked[key].plan == seen_plans[key]:
             members = _members_of(locked[key], locked, stored_plans, seen_plans)
             if not any(is_held(row, at) for row in members):
-                taken |= {row.key: row for row in members}
-    dead = {key: row for key, row in taken.items() if _deaths(row) >= MAX_CRASHES}
+                free_runs |= {row.key: row for row in members}
+    dead = {key: row for key, row in free_runs.items() if _deaths(row) >= MAX_CRASHES}
     _fail(connection, dead, at)
     # The listed runs as listed, then the members that came with them.
-    order = [key for key in dict.fromkeys([*keys, *taken]) if key in taken and key not in dead]
-    _take(connection, [taken[key] for key in order], owner, at, lease_s)
+    order = [
+        key for key in dict.fromkeys([*keys, *free_runs]) if key in free_runs and key not in dead
+    ]
+    _take(connection, [free_runs[key] for key in order], owner, at, lease_s)
     decide(connection, dead, at)
     return ClaimResult(
         [
@@ -315,7 +319,7 @@ def _claim(
                 stored_plans.get(row.plan),
                 Edition(database, row.key, row.edition),
             )
-            for row in map(taken.__getitem__, order)
+            for row in map(free_runs.__getitem__, order)
         ],
         list(dead),
     )
@@ -417,5 +421,5 @@ def _unfinished_free(locked: Rows, at: float) -> Rows:
 
 
 def _update(connection: Connection, keys: Iterable[str], **values: Any) -> None:
-    for part in chunks(keys):
-        connection.execute(update(runs).where(runs.c.key.in_(part)).values(**values))
+    for chunk in chunks(keys):
+        connection.execute(update(runs).where(runs.c.key.in_(chunk)).values(**values))

@@ -46,8 +46,8 @@ class Results(Operations):
                 "environment": write_text(connection, environments, environment),
                 "revision": runs.c.revision + 1,
             }
-            for part in chunks(running):
-                statement = update(runs).where(runs.c.key.in_(part))
+            for chunk in chunks(running):
+                statement = update(runs).where(runs.c.key.in_(chunk))
                 connection.execute(statement.values(**values))
                 connection.execute(statement.where(runs.c.plan.is_(None)).values(plan=plan_digest))
 
@@ -116,8 +116,8 @@ class Results(Operations):
                 ("reason", "started_at", "finished_at", "plan", "environment", "traceback")
             )
             start |= {name: runs.c[name] + 1 for name in ("edition", "fence", "revision")}
-            for part in chunks(locked):
-                statement = update(runs).where(runs.c.key.in_(part))
+            for chunk in chunks(locked):
+                statement = update(runs).where(runs.c.key.in_(chunk))
                 connection.execute(statement.values(**start, **NO_OWNER))
             describe(connection, replacements)
             for run in replacements:

@@ -75,14 +75,14 @@ class Retractions(Operations):
         lifted: list[str] = []
         with self._write() as connection:
             statement = update(errata).where(RETRACTED).values(lifted_at=now(connection))
-            for part in chunks(keys):
-                marked = statement.where(errata.c.run.in_(part)).returning(errata.c.run)
+            for chunk in chunks(keys):
+                marked = statement.where(errata.c.run.in_(chunk)).returning(errata.c.run)
                 lifted += connection.execute(marked).scalars()
             _outdate_mirror(connection, lifted)
         return sorted(lifted)
 
 
 def _outdate_mirror(connection: Connection, keys: Iterable[str]) -> None:
-    for part in chunks(keys):
-        raised = update(runs).where(runs.c.key.in_(part)).values(revision=runs.c.revision + 1)
+    for chunk in chunks(keys):
+        raised = update(runs).where(runs.c.key.in_(chunk)).values(revision=runs.c.revision + 1)
         connection.execute(raised)

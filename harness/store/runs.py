@@ -241,8 +241,8 @@ def parse_description(text: str | None, method: str) -> Description:
 
 def plans_by_digest(connection: Connection, digests: Iterable[str | None]) -> dict[str, Plan]:
     """Read the plans of these hashes."""
-    wanted = [digest for digest in digests if digest is not None]
-    rows = select_in(connection, select(plans), plans.c.digest, wanted)
+    digests = [digest for digest in digests if digest is not None]
+    rows = select_in(connection, select(plans), plans.c.digest, digests)
     return {row.digest: _parse_plan(row.plan) for row in rows}
 
 

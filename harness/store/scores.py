@@ -108,9 +108,9 @@ class Scores(Operations):
         replicates: list[Replicate] = []
         texts: dict[str | None, str | None] = {}  # what many runs share is held once
         with self._read() as connection:
-            for part in chunks(cells):
+            for chunk in chunks(cells):
                 rows: Any = connection.execute(
-                    query.where(runs.c.cell.in_(part)).execution_options(yield_per=CHUNK)
+                    query.where(runs.c.cell.in_(chunk)).execution_options(yield_per=CHUNK)
                 )
                 for key, cell, seed, status, reason, step, wall_s, *names in rows:
                     cell, reason, *names = (

@@ -78,16 +78,16 @@ def migrate(database: Database) -> str | None:
     with database.write() as connection:
         if connection.dialect.name == "postgresql":
             connection.execute(select(func.pg_advisory_xact_lock(SCHEMA_LOCK)))
-        before = revision_of(connection)
-        if before is None:
+        revision = revision_of(connection)
+        if revision is None:
             _refuse_foreign_tables(connection, database.url)
-        elif before not in REVISIONS:
-            check_revision(before, database.url)
-        if before != HEAD:
+        elif revision not in REVISIONS:
+            check_revision(revision, database.url)
+        if revision != HEAD:
             _run_migrations(connection)
-            if before is not None:
+            if revision is not None:
                 _describe_runs(connection)
-    return before
+    return revision
 
 
 def _describe_runs(connection: Connection) -> None:
