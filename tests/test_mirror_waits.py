@@ -119,7 +119,7 @@ def test_the_same_points_stored_again_are_no_progress(tmp_path):
         Workspace(tmp_path), SimpleNamespace(send=lambda **message: said.append(message))
     )
     for revision, missing in [(3, 2000), (3, 1000), (3, 2000), (3, 1000), (3, 0), (3, 0), (4, 0)]:
-        work.tell_stored("key", revision, missing)
+        work.report_stored("key", revision, missing)
     assert len(said) == 4
 
 

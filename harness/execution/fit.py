@@ -13,7 +13,7 @@ from harness.api import Method, Params, Particles, Task
 from harness.base.errors import UsageError
 from harness.base.spec import Protocol
 from harness.numerics.noise import Noise
-from harness.plan.grid import Resolved, Setting, parse_selector, resolve, selected
+from harness.plan.grid import Setting, parse_selector, resolve, selected
 from harness.plan.registry import NamedPlugin
 from harness.training import evaluation
 from harness.training import loop as training
@@ -42,35 +42,29 @@ class Fit:
 
     @property
     def curve(self) -> list[tuple[int, float]]:
-        """The bound on the way: (steps done, mean bound over the steps since the point before,
+        """The bound during training: (steps done, mean bound over the steps since the point before,
         nats).
         """
         return training.curves(self.protocol, self.state, 0)["bound"]
 
     def sample(self, n_particles: int, seed: int = 0, trace: bool = False) -> Particles:
-        """Weighted draws of the latent given the training data: z [S, N, D], log_w [S, N].
+        """Draw weighted samples of the latent given the training data: z [S, N, D], log_w [S, N].
 
         Args:
             n_particles: S.
             seed: which draws.
-            trace: also the way from the base to z, `path` [K + 1, S, N, D].
+            trace: also the trajectory from the base to z, `path` [K + 1, S, N, D].
         """
-        noise = Noise([f"{seed}/sample"])
-        batch = next(
-            iter(
-                self.task.scored_batches(
-                    self.state.data, self.protocol.batch_size, Noise(["batch"], shuffled=False)
-                )
-            )
-        )
+        noise, in_order = Noise([f"{seed}/sample"]), Noise(["batch"], shuffled=False)
+        size = self.protocol.batch_size
+        batch = next(iter(self.task.scored_batches(self.state.data, size, in_order)))
         with torch.no_grad():
             theta, phi = self.state.layout.owned(self.state.best_parameters())
-            return self.method.particles(
-                phi, self.task.problem(theta, batch, self.protocol.base), noise, n_particles, trace
-            )
+            problem = self.task.problem(theta, batch, self.protocol.base)
+            return self.method.particles(phi, problem, noise, n_particles, trace)
 
     def score(self) -> dict[str, float]:
-        """Every metric that `bench run` would store for this run, and `<name>_se` where it is an
+        """Return every metric that `bench run` would store for this run, and `<name>_se` where it is an
         estimate; nats.
         """
         scores = evaluation.evaluate(self.method, self.task, self.protocol, self.state)
@@ -110,7 +104,13 @@ def fit(
     >>> fitted.score()["sigma_sq_error"] < 0.01
     True
     """
-    resolved = _resolved(_one("method", method), _one("task", task), protocol, settings or {})
+    method_setting, task_setting = _setting("method", method), _setting("task", task)
+    resolved = resolve(
+        method_setting.plugin,
+        task_setting.plugin,
+        protocol or task_setting.plugin.cls.default_protocol,
+        {**selected(method_setting, task_setting), **(settings or {})},
+    )
     state = training.start(resolved.method, resolved.task, resolved.protocol, [seed])
     for progress in training.train(resolved.method, resolved.task, resolved.protocol, state):
         if watch is not None:
@@ -120,23 +120,13 @@ def fit(
     return Fit(resolved.method, resolved.task, resolved.protocol, state)
 
 
-def _one(kind: Any, given: str | Method | Task) -> Setting:
-    if not isinstance(given, str):
-        return Setting(NamedPlugin(type(given), given.name), given.model_dump())
-    settings = parse_selector(kind, given)
+def _setting(kind: Any, selector: str | Method | Task) -> Setting:
+    if not isinstance(selector, str):
+        return Setting(NamedPlugin(type(selector), selector.name), selector.model_dump())
+    settings = parse_selector(kind, selector)
     if len(settings) > 1:
         raise UsageError(
-            f"'{given}' stands for {len(settings)} settings; fit takes one. To cross settings: bench run."
+            f"'{selector}' stands for {len(settings)} settings; fit takes one. "
+            "To cross settings: bench run."
         )
     return settings[0]
-
-
-def _resolved(
-    method: Setting, task: Setting, protocol: str | None, settings: dict[str, Any]
-) -> Resolved:
-    return resolve(
-        method.plugin,
-        task.plugin,
-        protocol or task.plugin.cls.default_protocol,
-        {**selected(method, task), **settings},
-    )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities import Run
 
-PAGE = 1000
+RUNS_A_PAGE = 1000
 
 
 @dataclass(frozen=True)
@@ -34,119 +34,98 @@ class Copies:
 
 
 def look(workspace: Workspace, store: ResultStore) -> Copies | str:
-    """Compare MLflow's runs with the database, changing neither; a text where MLflow cannot be
-    asked.
+    """Compare MLflow's runs with the database, changing neither; return a text where MLflow cannot
+    be asked.
 
-    What others mirror meanwhile is neither lost nor an orphan: what was on record before is looked
-    for, and what MLflow has is held against what is on record afterwards.
+    What others mirror meanwhile is neither lost nor an orphan: what was on record at the start is
+    looked for, and what MLflow has is held against what is on record at the end.
     """
-    before = store.copies()
+    recorded = store.copies()
     try:
-        runs = {} if is_missing(workspace) else _runs(connect(workspace, store))
+        runs = {} if is_missing(workspace) else _all_runs(connect(workspace, store))
     except Exception as err:  # noqa: BLE001 - whatever MLflow raises, the results are safe
         return one_line(err, workspace.tracking_uri)
-    after = {row.key: row for row in store.recent(10**9)}
-    ours = {
-        run_id: run
-        for run_id, run in runs.items()
-        if is_ours(
-            run,
-            store,
-            key := run.data.tags["bench.key"],
-            after[key].mlflow_run_id if key in after else None,
-        )
-    }
+    rows = {row.key: row for row in store.recent(10**9)}
+    keys: dict[str, str] = {}  # of the runs of MLflow that are this database's
+    for run_id, run in runs.items():
+        key = run.data.tags["bench.key"]
+        if is_ours(run, store, key, rows[key].mlflow_run_id if key in rows else None):
+            keys[run_id] = key
     files = store.files.checkpoints()
-
-    def is_lost(row: RunRow) -> bool:
-        run = ours.get(row.mlflow_run_id or "")
-        return before.get(row.key) == row.mlflow_run_id is not None and (
-            run is None or _has_lost_files(workspace, files, row, run)
-        )
-
-    lost = sorted(row.key for row in after.values() if is_lost(row))
-    keys = {run_id: run.data.tags["bench.key"] for run_id, run in ours.items()}
-    named = {row.mlflow_run_id for row in after.values()}
+    lost: list[str] = []
+    edited: dict[str, tuple[str, str]] = {}
+    for key, row in rows.items():
+        run_id = row.mlflow_run_id or ""
+        run = runs[run_id] if run_id in keys else None
+        if recorded.get(key) == row.mlflow_run_id is not None and (
+            run is None or _has_lost_files(workspace, files.get(key, []), row, run)
+        ):
+            lost.append(key)
+        if run is not None and _is_mirrored(row) and (difference := _difference(row, run)):
+            edited[run_id] = (key, difference)
+    # Of a run that is to be mirrored still, the mirror itself removes what is too much.
+    named = {row.mlflow_run_id for row in rows.values()}
     orphans = {
         run_id: key
         for run_id, key in keys.items()
-        if run_id not in named and _is_orphan(after, run_id, key)
+        if run_id not in named and (key not in rows or _is_mirrored(rows[key]))
     }
-    return Copies(lost, orphans, _edited(after.values(), ours))
+    return Copies(sorted(lost), orphans, edited)
 
 
-def _edited(rows: Iterable[RunRow], found: dict[str, Run]) -> dict[str, tuple[str, str]]:
-    """The copies whose parameters or tags are not those of their run, with the run's key and the
-    first that differs.
-    """
-    edited = {}
-    for row in rows:
-        run = found.get(row.mlflow_run_id or "")
-        if run is None or row.mirrored_revision < row.revision:
-            continue
-        wanted = {
-            **params_of(row),
-            "bench.key": row.key,
-            "bench.cell": row.cell,
-            "bench.task": row.task_label,
-        }
-        wanted |= {"bench.seed": str(row.seed), "bench.status": row.status.value}
-        shown = run.data.params | run.data.tags
-        differing = [
-            f"{name} is {shown.get(name)!r} and was {value!r}"
-            for name, value in wanted.items()
-            if shown.get(name) != value
-        ]
-        if differing:
-            edited[run.info.run_id] = (row.key, differing[0])
-    return edited
-
-
-def _is_orphan(rows: Mapping[str, RunRow], run_id: str, key: str) -> bool:
-    """Whether no row has this copy. Of a run that is to be mirrored still, the mirror itself
-    removes what is too much.
-    """
-    row = rows.get(key)
-    return row is None or (row.mlflow_run_id != run_id and row.mirrored_revision >= row.revision)
-
-
-def _runs(client: MlflowClient) -> dict[str, Run]:
-    """Every living run with a key of ours, by its id."""
-    found: dict[str, Run] = {}
+def _all_runs(client: MlflowClient) -> dict[str, Run]:
+    """Return every living run with a key of ours, by its id."""
+    runs: dict[str, Run] = {}
     for experiment in client.search_experiments():
-        token = None
-        while True:
+        token: str | None = ""
+        while token is not None:
             page = client.search_runs(
                 [experiment.experiment_id],
                 "tags.`bench.key` LIKE '%'",
-                max_results=PAGE,
-                page_token=token,
+                max_results=RUNS_A_PAGE,
+                page_token=token or None,
             )
-            found |= {run.info.run_id: run for run in page}
-            token = page.token
-            if not token:
-                break
-    return found
+            runs |= {run.info.run_id: run for run in page}
+            token = page.token or None
+    return runs
+
+
+def _is_mirrored(row: RunRow) -> bool:
+    return row.mirrored_revision >= row.revision
+
+
+def _difference(row: RunRow, run: Run) -> str | None:
+    """Return the first parameter or tag of a copy that is not that of its run."""
+    expected = {
+        **params_of(row),
+        "bench.key": row.key,
+        "bench.cell": row.cell,
+        "bench.task": row.task_label,
+        "bench.seed": str(row.seed),
+        "bench.status": row.status.value,
+    }
+    shown = run.data.params | run.data.tags
+    for name, value in expected.items():
+        if shown.get(name) != value:
+            return f"{name} is {shown.get(name)!r} and was {value!r}"
+    return None
 
 
 def _has_lost_files(
-    workspace: Workspace, files: Mapping[str, list[CheckpointFile]], row: RunRow, run: Run
+    workspace: Workspace, checkpoints: list[CheckpointFile], row: RunRow, run: Run
 ) -> bool:
-    """Whether the local folder of an ended run's files has lost any of those that it could have."""
-    parts = urlsplit(run.info.artifact_uri)
-    if (
-        row.status not in TERMINAL
-        or parts.scheme not in ("", "file")
-        or row.mirrored_revision < row.revision
-    ):
+    """Say whether the local folder of an ended run's files has lost any of those that it could
+    have.
+    """
+    address = urlsplit(run.info.artifact_uri)
+    if row.status not in TERMINAL or address.scheme not in ("", "file") or not _is_mirrored(row):
         return False
-    folder = Path(unquote(parts.path))
+    folder = Path(unquote(address.path))
     if not (folder / "spec.json").exists() or not (folder / "environment.json").exists():
         return True
-    has_checkpoint = (folder / "checkpoint" / f"{row.key}.safetensors").exists()
-    return not has_checkpoint and any(
-        read_verified(workspace, file) is not None for file in files.get(row.key, [])[:1]
-    )
+    if not checkpoints or (folder / "checkpoint" / f"{row.key}.safetensors").exists():
+        return False
+    return read_verified(workspace, checkpoints[0]) is not None
 
 
 def remirror(workspace: Workspace, store: ResultStore, key: str) -> None:
@@ -158,16 +137,15 @@ def remirror(workspace: Workspace, store: ResultStore, key: str) -> None:
     try:
         sync(connect(workspace, store), store, workspace, key)
     except Exception as err:
-        raise MirrorError(
-            f"MLflow does not take run {key}: {one_line(err, workspace.tracking_uri)}"
-        ) from err
+        reason = one_line(err, workspace.tracking_uri)
+        raise MirrorError(f"MLflow does not take run {key}: {reason}") from err
 
 
 def delete_copies(
     workspace: Workspace, store: ResultStore, run_ids: Mapping[str, str]
 ) -> str | None:
-    """Delete some of MLflow's runs, given with their keys, if they are this database's; returns
-    what went wrong, or None.
+    """Delete some of MLflow's runs, given with their keys, if they are this database's; return what
+    went wrong, or None.
     """
     if is_missing(workspace):
         return None

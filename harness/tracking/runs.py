@@ -11,7 +11,6 @@ import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -39,7 +38,7 @@ STATUSES = {
     Status.INTERRUPTED: "KILLED",
 }
 ONGOING = frozenset({Status.QUEUED, Status.RUNNING})
-# MLflow's limits; LONGEST is below its 6,000 characters of a parameter
+# MLflow's limits; LONGEST is below its 6,000 characters of a parameter.
 PARAMS_A_CALL, POINTS_A_CALL, LONGEST, LONGEST_NAME = 100, 1000, 5000, 250
 SEARCH = "bench.search"
 LARGEST = sys.float_info.max
@@ -61,19 +60,19 @@ def sync(
     """
     from mlflow.exceptions import MlflowException
 
-    seen, tries = None, TRIES
-    while (row := store.rows([key]).get(key)) is not None and row.revision != seen:
+    shown_revision, tries = None, TRIES
+    while (row := store.rows([key]).get(key)) is not None and row.revision != shown_revision:
         try:
             run_id = _copy(client, store, workspace, row, stored)
         except MlflowException as err:
             tries -= 1
             if not tries or not WRITTEN_TWICE.search(str(err)):
                 raise
-            continue  # another process wrote the same at once: it is found there now
-        seen = row.revision
+            continue  # another process wrote the same at once: it is there now
+        shown_revision = row.revision
         # Whoever wrote an older revision last looks again here, so the newest one stays.
-        now = store.rows([key]).get(key)
-        if now is not None and now.mlflow_run_id == run_id:
+        newest = store.rows([key]).get(key)
+        if newest is not None and newest.mlflow_run_id == run_id:
             store.mirrored(key, row.revision)
             stored(row.revision, 0)
 
@@ -85,19 +84,16 @@ def _copy(
     points = list(_points(row, curves, metrics))
     run = _run_of(client, store, workspace, row)
     missing = _missing(client, run, points)
-    if missing is None:  # numbers of an attempt that is no longer in the database
+    if missing is None:  # it has numbers of an attempt that is no longer in the database
         client.delete_run(run.info.run_id)
         _forget(store, replace(row, mlflow_run_id=run.info.run_id))
         run, missing = _run_of(client, store, workspace, replace(row, mlflow_run_id=None)), points
+    _write(client, run, params_of(row), _tags(store, row, metrics))
     run_id = run.info.run_id
-    _write(
-        client,
-        run,
-        params_of(row),
-        _tags(store, row, metrics),
-        missing,
-        partial(stored, row.revision),
-    )
+    for start in range(0, len(missing), POINTS_A_CALL):
+        chunk = missing[start : start + POINTS_A_CALL]
+        client.log_batch(run_id, metrics=chunk, synchronous=True)
+        stored(row.revision, len(missing) - start)
     if row.status in ONGOING:
         client.update_run(run_id, STATUSES[row.status])
     else:
@@ -108,57 +104,63 @@ def _copy(
 
 
 def _start_ms(row: RunRow) -> int:
-    """When the run began, or was asked for: a copy with another start is one of an attempt that was
-    reset.
+    """Return when the run began, or was asked for: a copy with another start is one of an attempt
+    that was reset.
     """
     return int(1000 * (row.created_at if row.started_at is None else row.started_at))
 
 
 def experiment_of(client: MlflowClient, workspace: Workspace, name: str) -> str:
-    """The task's experiment, made or restored where it is missing."""
+    """Return the task's experiment, made or restored where it is missing."""
     from mlflow.exceptions import MlflowException
 
-    found = client.get_experiment_by_name(name)
-    if found is None:
-        with suppress(MlflowException):  # another process may be first: asking again tells
-            client.create_experiment(
-                name, None if is_remote(workspace) else workspace.artifacts.as_uri()
-            )
-        found = client.get_experiment_by_name(name)
-    if found is None:
+    experiment = client.get_experiment_by_name(name)
+    if experiment is None:
+        place = None if is_remote(workspace) else workspace.artifacts.as_uri()
+        with suppress(MlflowException):  # another process may be faster: asking again tells
+            client.create_experiment(name, place)
+        experiment = client.get_experiment_by_name(name)
+    if experiment is None:
         raise BenchError(f"MLflow makes no experiment named '{name}'.")
-    if found.lifecycle_stage == "deleted":
+    if experiment.lifecycle_stage == "deleted":
         with suppress(MlflowException):
-            client.restore_experiment(found.experiment_id)
-    return found.experiment_id
+            client.restore_experiment(experiment.experiment_id)
+    return experiment.experiment_id
 
 
 def _run_of(client: MlflowClient, store: ResultStore, workspace: Workspace, row: RunRow) -> Run:
-    """The run's copy: the one the database names, else one with its tag, else a new one; further
-    ones are deleted.
+    """Return the run's copy: the one the database names, else one with its tag, else a new one;
+    further ones are deleted.
     """
     experiment = experiment_of(client, workspace, row.task_label)
     named = _named_run(client, store, row)
     if named is not None and row.status in ONGOING:
         return named
-    tagged = f"tags.`bench.key` = '{row.key}' AND tags.`{DATABASE}` = '{store.database}'"
-    copies = client.search_runs([experiment], tagged)
-    fitting = sorted(copy.info.run_id for copy in copies if copy.info.start_time == _start_ms(row))
+    has_tags = f"tags.`bench.key` = '{row.key}' AND tags.`{DATABASE}` = '{store.database}'"
+    copies = client.search_runs([experiment], has_tags)
     if named is not None:
-        chosen = named.info.run_id
+        run_id = store.set_mlflow_run(row.key, named.info.run_id)
     else:
-        chosen = fitting[0] if fitting else _new_run(client, experiment, store, row)
+        start = _start_ms(row)
+        fitting = sorted(copy.info.run_id for copy in copies if copy.info.start_time == start)
+        if not fitting:
+            tags = {"bench.key": row.key, DATABASE: store.database}
+            with suppress(KeyError, OSError):  # a container may know no user
+                tags["mlflow.user"] = getpass.getuser()
+            created = client.create_run(experiment, start, tags, _run_name(row))
+            fitting = [created.info.run_id]
         _forget(store, row)
-    stored = store.set_mlflow_run(row.key, chosen)
-    for copy in copies if named is not None else client.search_runs([experiment], tagged):
-        if copy.info.run_id != stored:
+        run_id = store.set_mlflow_run(row.key, fitting[0])
+        copies = client.search_runs([experiment], has_tags)
+    for copy in copies:
+        if copy.info.run_id != run_id:
             client.delete_run(copy.info.run_id)
-    return client.get_run(stored)
+    return client.get_run(run_id)
 
 
 def _named_run(client: MlflowClient, store: ResultStore, row: RunRow) -> Run | None:
-    """The copy that the database names, restored where it was deleted; None where it is gone,
-    another's, or of another start.
+    """Return the copy that the database names, restored where it was deleted; None where it is
+    gone, another's, or of another start.
     """
     from mlflow.exceptions import MlflowException
 
@@ -177,57 +179,50 @@ def _named_run(client: MlflowClient, store: ResultStore, row: RunRow) -> Run | N
     return run
 
 
-def _new_run(client: MlflowClient, experiment: str, store: ResultStore, row: RunRow) -> str:
-    tags = {"bench.key": row.key, DATABASE: store.database}
-    with suppress(KeyError, OSError):  # a container may know no user
-        tags["mlflow.user"] = getpass.getuser()
-    return client.create_run(experiment, _start_ms(row), tags, _run_name(row)).info.run_id
-
-
 def _forget(store: ResultStore, row: RunRow) -> None:
     """Take back the name of a copy that is of no use, unless another process has named a new one
     meanwhile.
     """
-    now = store.rows([row.key]).get(row.key)
-    if row.mlflow_run_id is not None and now is not None and now.mlflow_run_id == row.mlflow_run_id:
+    current = store.rows([row.key]).get(row.key)
+    if current is not None and current.mlflow_run_id == row.mlflow_run_id is not None:
         store.clear_mirror([row.key])
 
 
 def _run_name(row: RunRow) -> str:
-    shown = {
-        name: f"{value:.4g}" if isinstance(value, float) else _text(value)
-        for name, value in row.settings.items()
-    }
     settings = ",".join(
-        f"{name.removeprefix('method.')}={value}" for name, value in sorted(shown.items())
+        f"{name.removeprefix('method.')}="
+        + (f"{value:.4g}" if isinstance(value, float) else _text(value))
+        for name, value in sorted(row.settings.items())
     )
     return f"{row.method}{f'[{shortened(settings, 150)}]' if settings else ''} seed {row.seed}"
 
 
 def title(row: RunRow) -> str:
-    """What stands above a run's curves."""
+    """Return what stands above a run's curves."""
     return f"{row.task_label}: {_run_name(row)}"
 
 
 def _text(value: Any) -> str:
-    """A plain value as one writes it: text as it stands, `none`, or JSON."""
+    """Return a plain value as one writes it: text as it stands, `none`, or JSON."""
     if value is None:
         return "none"
     return (value if isinstance(value, str) else json.dumps(value, sort_keys=True))[:LONGEST]
 
 
 def params_of(row: RunRow) -> dict[str, str]:
-    """Every field of the spec by its address: `steps`, `lr`, `method.n_leapfrog`, `task.dim`."""
-    nested = {"method_fields": "method.", "task_fields": "task."}
-    flat = {name: value for name, value in row.spec.items() if name not in nested}
-    for group, prefix in nested.items():
-        flat |= {prefix + name: value for name, value in row.spec.get(group, {}).items()}
-    return {name: _text(value) for name, value in flat.items()}
+    """Return every field of the spec by its address: `steps`, `lr`, `method.n_leapfrog`,
+    `task.dim`.
+    """
+    prefixes = {"method_fields": "method.", "task_fields": "task."}
+    params = {name: value for name, value in row.spec.items() if name not in prefixes}
+    for group, prefix in prefixes.items():
+        params |= {prefix + name: value for name, value in row.spec.get(group, {}).items()}
+    return {name: _text(value) for name, value in params.items()}
 
 
 def _tags(store: ResultStore, row: RunRow, metrics: dict[str, Metric]) -> dict[str, str]:
     environment = store.environment(row.key)
-    odd = [
+    not_finite = [
         f"{name} = {metric.value}"
         for name, metric in metrics.items()
         if not math.isfinite(metric.value)
@@ -244,7 +239,7 @@ def _tags(store: ResultStore, row: RunRow, metrics: dict[str, Metric]) -> dict[s
         "bench.withdrawn": store.retractions.reasons([row.key]).get(row.key),
         "bench.protocol": row.protocol,
         "bench.version": str(environment.get("bench", harness.__version__)),
-        "bench.not_finite": ", ".join(odd),  # MLflow shows an infinity as 1.8e308
+        "bench.not_finite": ", ".join(not_finite),  # MLflow shows an infinity as 1.8e308
         "mlflow.runName": _run_name(row),
         "mlflow.source.name": "bench",
         "mlflow.source.git.commit": environment.get("git_commit"),
@@ -253,68 +248,47 @@ def _tags(store: ResultStore, row: RunRow, metrics: dict[str, Metric]) -> dict[s
 
 
 def _points(row: RunRow, curves: dict[str, Curve], metrics: dict[str, Metric]) -> Iterator[Point]:
-    """Every number as MLflow keeps it. The times follow from the start and the step, so that
+    """Yield every number as MLflow keeps it. The times follow from the start and the step, so that
     sending one twice is sending it once.
     """
     from mlflow.entities import Metric as Point
 
-    scores = {name: metric.value for name, metric in metrics.items()}
-    scores |= {f"{name}_se": metric.se for name, metric in metrics.items() if metric.se is not None}
-    for name, curve in {
-        **curves,
-        **{name: [(row.step, value)] for name, value in scores.items()},
-    }.items():
-        allowed = _allowed(name)
+    numbers = dict(curves)
+    numbers |= {name: [(row.step, metric.value)] for name, metric in metrics.items()}
+    for name, metric in metrics.items():
+        if metric.se is not None:
+            numbers[f"{name}_se"] = [(row.step, metric.se)]
+    for name, curve in numbers.items():
+        allowed = re.sub(r"[^/\w.\- ]", "_", name)
+        if len(allowed) > LONGEST_NAME:  # a digest keeps it apart from others
+            allowed = f"{allowed[: LONGEST_NAME - 17]}_{digest(name)}"
         for step, value in curve:
-            yield Point(
-                allowed,
-                value if math.isnan(value) else min(max(value, -LARGEST), LARGEST),
-                _start_ms(row) + step,
-                step,
-            )
-
-
-def _allowed(name: str) -> str:
-    """The name of a number as MLflow takes it: of a longer one the beginning, and a digest that
-    keeps it apart from others.
-    """
-    allowed = re.sub(r"[^/\w.\- ]", "_", name)
-    return (
-        allowed
-        if len(allowed) <= LONGEST_NAME
-        else f"{allowed[: LONGEST_NAME - 17]}_{digest(name)}"
-    )
+            value = value if math.isnan(value) else min(max(value, -LARGEST), LARGEST)
+            yield Point(allowed, value, _start_ms(row) + step, step)
 
 
 def _missing(client: MlflowClient, run: Run, points: Sequence[Point]) -> list[Point] | None:
-    """The points that MLflow has not; None where it has one that is not among them and no later one
-    either.
+    """Return the points that MLflow does not have; None where it has one that is not among them and
+    no later one either.
     """
-    wanted = {(point.key, point.step): point for point in points}
-    last = {point.key: point.step for point in sorted(points, key=lambda point: point.step)}
-    seen = set()
-    for name in last.keys() & run.data.metrics.keys():
-        for has in client.get_metric_history(run.info.run_id, name):
-            point = wanted.get((has.key, has.step))
-            # As text NaN equals itself. Later points were read from a newer state of the database.
-            if (
-                (has.step <= last[name])
-                if point is None
-                else (repr(has.value), has.timestamp) != (repr(point.value), point.timestamp)
-            ):
+    missing = {(point.key, point.step): point for point in points}
+    expected = dict(missing)
+    last_step = {point.key: point.step for point in sorted(points, key=lambda point: point.step)}
+    for name in last_step.keys() & run.data.metrics.keys():
+        for shown in client.get_metric_history(run.info.run_id, name):
+            point = expected.get((shown.key, shown.step))
+            if point is None:
+                # Later points were read from a newer state of the database.
+                if shown.step <= last_step[name]:
+                    return None
+            # As text NaN equals itself.
+            elif (repr(shown.value), shown.timestamp) != (repr(point.value), point.timestamp):
                 return None
-            seen.add((has.key, has.step))
-    return [point for place, point in wanted.items() if place not in seen]
+            missing.pop((shown.key, shown.step), None)
+    return list(missing.values())
 
 
-def _write(
-    client: MlflowClient,
-    run: Run,
-    params: dict[str, str],
-    tags: dict[str, str],
-    points: Sequence[Point],
-    stored: Callable[[int], object],
-) -> None:
+def _write(client: MlflowClient, run: Run, params: dict[str, str], tags: dict[str, str]) -> None:
     from mlflow.entities import Param, RunTag
 
     run_id = run.info.run_id
@@ -323,9 +297,6 @@ def _write(
     client.log_batch(run_id, params=new[:PARAMS_A_CALL], tags=changed, synchronous=True)
     for start in range(PARAMS_A_CALL, len(new), PARAMS_A_CALL):
         client.log_batch(run_id, params=new[start : start + PARAMS_A_CALL], synchronous=True)
-    for start in range(0, len(points), POINTS_A_CALL):
-        client.log_batch(run_id, metrics=points[start : start + POINTS_A_CALL], synchronous=True)
-        stored(len(points) - start)
     for name in run.data.tags.keys() - tags.keys():
         if name.startswith("bench."):
             client.delete_tag(run_id, name)
@@ -351,23 +322,26 @@ def _upload(
     }
     with tempfile.TemporaryDirectory(prefix="bench-mirror-") as name:
         folder = Path(name)
-        for file, value in (("spec.json", row.spec), ("environment.json", about)):
-            (folder / file).write_text(
-                json.dumps(value, sort_keys=True, indent=2, ensure_ascii=False) + "\n",
-                encoding="utf-8",
-            )
+        _write_json(folder / "spec.json", row.spec, sort_keys=True)
+        _write_json(folder / "environment.json", about, sort_keys=True)
         if any(curves.values()):
             (folder / "curves.png").write_bytes(learning_curves(curves, title(row)))
-        kept: dict[str, File] = {
-            f"checkpoint/{row.key}.safetensors": file for file in store.checkpoints(row.key)[:1]
+        files: dict[Path, File] = {
+            folder / "pictures" / file.name: file for file in store.artifacts(row.key)
         }
-        kept |= {f"pictures/{file.name}": file for file in store.artifacts(row.key)}
-        for target, file in kept.items():
-            found = read_verified(workspace, file)
-            if found is not None:  # the database may be shared, the file on another machine
-                (folder / target).parent.mkdir(exist_ok=True)
-                (folder / target).write_bytes(found)
+        if checkpoints := store.checkpoints(row.key):
+            files[folder / "checkpoint" / f"{row.key}.safetensors"] = checkpoints[0]
+        for path, file in files.items():
+            content = read_verified(workspace, file)
+            if content is not None:  # the database may be shared, the file on another machine
+                path.parent.mkdir(exist_ok=True)
+                path.write_bytes(content)
         upload(client, workspace, run_id, folder)
+
+
+def _write_json(path: Path, value: Any, sort_keys: bool = False) -> None:
+    text = json.dumps(value, sort_keys=sort_keys, indent=2, ensure_ascii=False)
+    path.write_text(text + "\n", encoding="utf-8")
 
 
 # Searches
@@ -394,59 +368,47 @@ def show_search(
     """
     client = connect(workspace, store)
     rows = store.rows(list(keys))
-    copies = {key: copy for key, row in rows.items() if (copy := row.mlflow_run_id) is not None}
-    parent = _parent(client, experiment_of(client, workspace, task), store, name, copies)
-    for key, number in keys.items():
-        if key in copies:
-            client.set_tag(copies[key], "mlflow.parentRunId", parent)
-            client.set_tag(copies[key], "trial", str(number))
-    _write_search(client, workspace, parent, result, page)
+    copies = {key: run_id for key, row in rows.items() if (run_id := row.mlflow_run_id) is not None}
+    experiment = experiment_of(client, workspace, task)
+    parent = _parent(client, experiment, store, name, list(copies.values()))
+    for key, run_id in copies.items():
+        client.set_tag(run_id, "mlflow.parentRunId", parent)
+        client.set_tag(run_id, "trial", str(keys[key]))
+    best = result["best"] or {"settings": {}}
+    for setting, value in best["settings"].items():
+        client.set_tag(parent, f"bench.best.{setting}", str(value))
+    numbers = {
+        "best_score": best.get("score"),
+        "optimism_gap": result["optimism_gap"],
+        "trials": result["trials"],
+        **{metric: result[metric]["mean"] for metric in ("tuned", "untuned", "gain")},
+        **{f"tuning_{metric}": value for metric, value in result["cost"].items()},
+    }
+    for metric, value in numbers.items():
+        if value is not None:
+            client.log_metric(parent, metric, value)
+    with tempfile.TemporaryDirectory(prefix="bench-mirror-") as folder:
+        (Path(folder) / "figures.html").write_text(page, encoding="utf-8")
+        _write_json(Path(folder) / "result.json", result)
+        upload(client, workspace, parent, Path(folder))
+    client.set_terminated(parent)
 
 
 def _parent(
-    client: MlflowClient, place: str, store: ResultStore, name: str, copies: dict[str, str]
+    client: MlflowClient, experiment: str, store: ResultStore, name: str, copies: list[str]
 ) -> str:
-    """The parent run that bears this database's id, else one from before it had an id that is above
-    a trial of ours, else a new one.
+    """Return the parent run that bears this database's id, else one from before it had an id that
+    is above a trial of ours, else a new one.
     """
-    ours = client.search_runs(
-        [place],
-        f"tags.`{SEARCH}` = '{name}' AND tags.`{DATABASE}` = '{store.database}'",
-        max_results=1,
-    )
-    if ours:
-        return ours[0].info.run_id
-    above = {
-        client.get_run(copy).data.tags.get("mlflow.parentRunId")
-        for copy in list(copies.values())[:1]
-    }
-    for run in client.search_runs([place], f"tags.`{SEARCH}` = '{name}'"):
-        if run.info.run_id in above and DATABASE not in run.data.tags:
-            client.set_tag(run.info.run_id, DATABASE, store.database)
-            return run.info.run_id
+    has_name = f"tags.`{SEARCH}` = '{name}'"
+    has_id = f"{has_name} AND tags.`{DATABASE}` = '{store.database}'"
+    for run in client.search_runs([experiment], has_id, max_results=1):
+        return run.info.run_id
+    if copies:
+        parent = client.get_run(copies[0]).data.tags.get("mlflow.parentRunId")
+        for run in client.search_runs([experiment], has_name):
+            if run.info.run_id == parent and DATABASE not in run.data.tags:
+                client.set_tag(run.info.run_id, DATABASE, store.database)
+                return run.info.run_id
     tags = {SEARCH: name, DATABASE: store.database, "mlflow.source.name": "bench"}
-    return client.create_run(place, tags=tags, run_name=name).info.run_id
-
-
-def _write_search(
-    client: MlflowClient, workspace: Workspace, parent: str, result: dict[str, Any], page: str
-) -> None:
-    for name, value in (result["best"] or {"settings": {}})["settings"].items():
-        client.set_tag(parent, f"bench.best.{name}", str(value))
-    numbers = {
-        "best_score": (result["best"] or {}).get("score"),
-        "optimism_gap": result["optimism_gap"],
-        "trials": result["trials"],
-    }
-    numbers |= {name: result[name]["mean"] for name in ("tuned", "untuned", "gain")}
-    numbers |= {f"tuning_{name}": value for name, value in result["cost"].items()}
-    for name, value in numbers.items():
-        if value is not None:
-            client.log_metric(parent, name, value)
-    with tempfile.TemporaryDirectory(prefix="bench-mirror-") as folder:
-        (Path(folder) / "figures.html").write_text(page, encoding="utf-8")
-        (Path(folder) / "result.json").write_text(
-            json.dumps(result, indent=2, ensure_ascii=False) + "\n", encoding="utf-8"
-        )
-        upload(client, workspace, parent, Path(folder))
-    client.set_terminated(parent)
+    return client.create_run(experiment, tags=tags, run_name=name).info.run_id

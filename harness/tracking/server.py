@@ -1,4 +1,4 @@
-"""Where MLflow's files lie, how they come into being, and how they are reached."""
+"""Where MLflow keeps its runs, how that comes into being, and how it is reached."""
 
 from __future__ import annotations
 
@@ -23,17 +23,14 @@ if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities import Run
 
-# Quiet, no reports to anyone, and no retrying for minutes; what the user has set stays.
-ENVIRONMENT = {
-    "MLFLOW_DISABLE_TELEMETRY": "true",
-    "DO_NOT_TRACK": "true",
+QUIET = {"MLFLOW_DISABLE_TELEMETRY": "true", "DO_NOT_TRACK": "true"}
+# No retrying for minutes, and nothing printed; what the user has set stays.
+ENVIRONMENT = QUIET | {
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "5",
     "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
     "MLFLOW_LOGGING_LEVEL": "CRITICAL",
 }
-
-
 DATABASE = "bench.database"
 """The tag that says which database a run of MLflow is a copy from."""
 UI_HOST, UI_PORT = "127.0.0.1", 5000
@@ -47,27 +44,23 @@ class MirrorError(BenchError):
 
 
 def one_line(error: BaseException, address: str = "") -> str:
-    """What went wrong, whole and in one line, without passwords; `address` is where MLflow is."""
+    """Return what went wrong in one line without passwords; `address` is where MLflow is."""
     text = str(error) if isinstance(error, BenchError) else f"{type(error).__name__}: {error}"
-    text = (
-        re.sub(r"<\S+ object at 0x[0-9a-f]+>(: )?|\(Background on this error at: \S+\)", "", text)
-        .strip()
-        .rstrip(".")
-    )
+    noise = r"<\S+ object at 0x[0-9a-f]+>(: )?|\(Background on this error at: \S+\)"
+    text = re.sub(noise, "", text).strip().rstrip(".")
     return on_one_line(without_password(text, address), LONGEST_REASON)
 
 
 def import_mlflow() -> None:
-    """Import mlflow, after setting what it reads then: some seconds."""
-    os.environ.update(
-        {name: value for name, value in ENVIRONMENT.items() if name not in os.environ}
-    )
+    """Import mlflow, which takes seconds, after setting what it reads then."""
+    for name, value in ENVIRONMENT.items():
+        os.environ.setdefault(name, value)
     import mlflow  # noqa: F401
 
 
 def connect(workspace: Workspace, store: ResultStore) -> MlflowClient:
-    """A client of the workspace's MLflow; a missing local store is created, and then all runs are
-    to be mirrored anew.
+    """Return a client of the workspace's MLflow; a missing local store is created, and then all
+    runs are to be mirrored anew.
     """
     if create_store(workspace):
         store.clear_mirror(None)
@@ -86,39 +79,42 @@ def check_database(workspace: Workspace) -> None:
         MirrorError: it holds results, which MLflow's tables would spoil.
         Exception: it cannot be asked.
     """
-    if not workspace.tracking_uri.startswith(DATABASES):
-        return
-    if holds_results(workspace.tracking_uri, CONNECT_S):
+    uri = workspace.tracking_uri
+    if uri.startswith(DATABASES) and holds_results(uri, CONNECT_S):
         raise MirrorError(
-            f"{redact(workspace.tracking_uri)} holds the results, and MLflow needs a database of its own: "
+            f"{redact(uri)} holds the results, and MLflow needs a database of its own: "
             "name another one with MLFLOW_TRACKING_URI."
         )
 
 
 def is_remote(workspace: Workspace) -> bool:
-    """Whether MLflow is a server, which keeps the artifacts where it wants."""
+    """Say whether MLflow is a server, which keeps the artifacts where it wants."""
     return workspace.tracking_uri.startswith(("http:", "https:", "databricks"))
 
 
-def _local_file(workspace: Workspace) -> str | None:
-    """The path of MLflow's SQLite file; None where it keeps its runs elsewhere."""
+def _local_file(workspace: Workspace) -> Path | None:
+    """Return the path of MLflow's SQLite file; None where it keeps its runs elsewhere."""
     address = re.fullmatch(r"sqlite(?:\+\w+)?:///([^?]+)(?:\?.*)?", workspace.tracking_uri)
-    return None if address is None or address[1] == ":memory:" else unquote(address[1])
+    return None if address is None or address[1] == ":memory:" else Path(unquote(address[1]))
 
 
 def is_missing(workspace: Workspace) -> bool:
-    """Whether MLflow's SQLite file is not there (yet, or any more)."""
+    """Say whether MLflow's SQLite file is not there (yet, or any more)."""
     file = _local_file(workspace)
-    return file is not None and not Path(file).exists()
+    return file is not None and not file.exists()
 
 
 def is_ours(run: Run, store: ResultStore, key: str, on_record: str | None) -> bool:
-    """Whether a run of MLflow is this database's copy of its run `key`; one from before databases
-    had an id is, if it is `on_record`.
+    """Say whether a run of MLflow is this database's copy of its run `key`; one from before
+    databases had an id is, if it is `on_record`.
     """
     tags = run.data.tags
     database = store.database if run.info.run_id == on_record else None
     return tags.get("bench.key") == key and tags.get(DATABASE, database) == store.database
+
+
+def _files_of(workspace: Workspace, run_id: str) -> Path:
+    return workspace.artifacts / run_id / "artifacts"
 
 
 def upload(client: MlflowClient, workspace: Workspace, run_id: str, folder: Path) -> None:
@@ -128,28 +124,27 @@ def upload(client: MlflowClient, workspace: Workspace, run_id: str, folder: Path
     Where a run's files lie, MLflow has on record from the experiment's first run: that may be
     another workspace, or this one before it was moved or copied.
     """
-    noted = client.get_run(run_id).info.artifact_uri
-    if is_remote(workspace) or urlsplit(noted).scheme not in ("", "file"):
+    on_record = client.get_run(run_id).info.artifact_uri
+    if is_remote(workspace) or urlsplit(on_record).scheme not in ("", "file"):
         client.log_artifacts(run_id, str(folder))
         return
-    target = workspace.artifacts / run_id / "artifacts"
+    target = _files_of(workspace, run_id)
     shutil.copytree(folder, target, dirs_exist_ok=True)
-    if noted != target.as_uri():
+    if on_record != target.as_uri():
         from mlflow.store.tracking.dbmodels.models import SqlRun
 
         with client._tracking_client.store.ManagedSessionMaker(read_only=False) as session:
-            session.query(SqlRun).filter(SqlRun.run_uuid == run_id).update(
-                {"artifact_uri": target.as_uri()}
-            )
+            rows = session.query(SqlRun).filter(SqlRun.run_uuid == run_id)
+            rows.update({"artifact_uri": target.as_uri()})
 
 
 def local_copy(workspace: Workspace, run_id: str | None, name: str) -> bytes | None:
-    """The bytes of a file that was mirrored into the workspace; None where it has none of that
-    name.
+    """Return the bytes of a file that was mirrored into the workspace; None where it has none of
+    that name.
     """
     if run_id is None or not re.fullmatch("[0-9a-f]{32}", run_id):
         return None
-    path = workspace.artifacts / run_id / "artifacts" / name
+    path = _files_of(workspace, run_id) / name
     if not leads_straight(path, workspace.artifacts):
         return None
     try:
@@ -162,9 +157,10 @@ def create_store(workspace: Workspace) -> bool:
     """Create MLflow's SQLite file where it is missing, whole or not at all, and tell whether this
     call did it. Stores on a server are left alone.
     """
-    if not is_missing(workspace):
+    file = _local_file(workspace)
+    if file is None or file.exists():
         return False
-    file = Path(_local_file(workspace) or "").absolute()
+    file = file.absolute()
     file.parent.mkdir(parents=True, exist_ok=True)
     return create_file(file, lambda part: _build_store(part, workspace))
 
@@ -180,24 +176,21 @@ def _build_store(part: Path, workspace: Workspace) -> None:
 
 
 def run_page(workspace: Workspace, run_id: str) -> str | None:
-    """Where MLflow shows a run: on its server, or once `bench ui` runs; None where it has no page
-    of this kind.
+    """Return where MLflow shows a run: on its server, or once `bench ui` runs; None where it has no
+    page of this kind.
     """
     if workspace.tracking_uri.startswith("databricks"):
         return None
-    base = (
-        redact(workspace.tracking_uri).rstrip("/")
-        if is_remote(workspace)
-        else f"http://{UI_HOST}:{UI_PORT}"
-    )
-    return f"{base}/#/runs/{run_id}"
+    server = redact(workspace.tracking_uri).rstrip("/")
+    local = f"http://{UI_HOST}:{UI_PORT}"
+    return f"{server if is_remote(workspace) else local}/#/runs/{run_id}"
 
 
 def ui_command(
     workspace: Workspace, host: str = UI_HOST, port: int = UI_PORT
 ) -> tuple[list[str], dict[str, str]]:
-    """The command and the environment that serve MLflow's pages over the workspace: one worker, no
-    job runner.
+    """Return the command and the environment that serve MLflow's pages over the workspace: one
+    worker, no job runner.
 
     The addresses are handed over in the environment, where other users of the machine see no
     password.
@@ -216,25 +209,12 @@ def ui_command(
         raise
     except Exception:  # noqa: BLE001 - MLflow says what it is
         pass
-    argv = [
-        sys.executable,
-        "-m",
-        "mlflow",
-        "ui",
-        "--workers",
-        "1",
-        "--host",
-        host,
-        "--port",
-        str(port),
-    ]
-    places = {
+    command = [sys.executable, "-m", "mlflow", "ui", "--workers", "1"]
+    return [*command, "--host", host, "--port", str(port)], {
+        **os.environ,
+        **workspace.environment,
+        **QUIET,
+        "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
         "MLFLOW_BACKEND_STORE_URI": workspace.tracking_uri,
         "MLFLOW_DEFAULT_ARTIFACT_ROOT": workspace.artifacts.as_uri(),
     }
-    lean = {
-        "MLFLOW_DISABLE_TELEMETRY": "true",
-        "DO_NOT_TRACK": "true",
-        "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
-    }
-    return argv, {**os.environ, **workspace.environment, **lean, **places}
