@@ -23,7 +23,7 @@ from harness.base.errors import StoreError
 from harness.base.workspace import Workspace, redact, sqlite_url, without_password
 from harness.store import ResultStore
 from harness.store.database import sqlite_file
-from harness.tracking import Mirror, MirrorError, look, mirror, repair, ui_command
+from harness.tracking import Mirror, MirrorError, compare_copies, mirror, repair, ui_command
 from harness.tracking.mirror import AT_WORK_S, MOST_WORK_S, PATIENCE_S, REFUSED_S, Patience
 from harness.tuning.trials import _storage
 
@@ -363,11 +363,11 @@ def test_a_copy_with_an_edited_key_or_seed_is_found_and_made_again(edit, tmp_pat
     keys = filled_store.fill(workspace, range(2))
     with ResultStore.open(workspace.database_url) as store:
         assert repair(workspace, store) == {}
-        assert look(workspace, store).edited == {}
+        assert compare_copies(workspace, store).edited == {}
         with closing(sqlite3.connect(tmp_path / "mlflow.db")) as connection, connection:
             run_id = store.rows(keys)[keys[0]].mlflow_run_id
             connection.execute(f"UPDATE {edit} AND run_uuid = ?", (run_id,))
-        seen = look(workspace, store)
+        seen = compare_copies(workspace, store)
         assert {run_id: key for run_id, (key, _) in seen.edited.items()} == {run_id: keys[0]}
         assert (seen.lost, seen.orphans) == ([], {})
         from harness.cli.doctor import mirror_faults

@@ -36,7 +36,7 @@ KEYS = [run.spec.key for run in RUNS]
 def store(url, monkeypatch):  # noqa: F811
     """An open database with sixty queued runs, of which few are asked about at once."""
     monkeypatch.setattr(local, "AT_ONCE", AT_ONCE)
-    monkeypatch.setattr(local, "PART", AT_ONCE)
+    monkeypatch.setattr(local, "ASK_AT_ONCE", AT_ONCE)
     monkeypatch.setattr(workers, "AT_ONCE", AT_ONCE)
     with ResultStore.open(url) as opened:
         opened.enqueue(RUNS)

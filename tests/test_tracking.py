@@ -27,9 +27,9 @@ from harness.store import Metric, Outcome, ResultStore
 from harness.tracking import (
     Copies,
     Mirror,
+    compare_copies,
     create_store,
     delete_copies,
-    look,
     repair,
     sync,
     ui_command,
@@ -404,11 +404,11 @@ def test_two_databases_with_one_mlflow_leave_each_others_copies_alone(workspace,
         mine, other_copy = (each.rows([key])[key].mlflow_run_id for each in (store, theirs))
         assert {copy.info.run_id for copy in copies(client, key)} == {mine, other_copy}
         for at, each in ((workspace, store), (other, theirs)):
-            assert look(at, each) == Copies([], {})
+            assert compare_copies(at, each) == Copies([], {})
             assert delete_copies(at, each, {other_copy if each is store else mine: key}) is None
         store.delete([key])
-        assert look(workspace, store) == Copies([], {mine: key})
-        assert look(other, theirs) == Copies([], {})
+        assert compare_copies(workspace, store) == Copies([], {mine: key})
+        assert compare_copies(other, theirs) == Copies([], {})
         assert delete_copies(workspace, store, {mine: key}) is None
         assert [copy.info.run_id for copy in copies(client, key)] == [other_copy]
 
@@ -423,7 +423,7 @@ def test_a_copy_without_a_tag_is_whose_record_names_it(workspace, store, connect
     stranger = client.create_run(
         client.get_run(run_id).info.experiment_id, tags={"bench.key": key}
     ).info.run_id
-    assert look(workspace, store) == Copies([], {})
+    assert compare_copies(workspace, store) == Copies([], {})
     assert delete_copies(workspace, store, {stranger: "0" * 16}) is None
     sync(client, store, workspace, key)
     assert {
@@ -443,7 +443,7 @@ def test_a_copy_that_is_named_meanwhile_is_no_orphan(workspace, store, connect):
     sync(client, store, workspace, key)
     (copy,) = copies(client, key)
     store.clear_mirror([key])
-    assert look(workspace, store) == Copies([], {})  # it is to be mirrored still
+    assert compare_copies(workspace, store) == Copies([], {})  # it is to be mirrored still
     assert store.set_mlflow_run(key, copy.info.run_id) == copy.info.run_id
     assert delete_copies(workspace, store, {copy.info.run_id: key}) is None
     assert len(copies(client, key)) == 1
@@ -467,7 +467,7 @@ def test_a_copied_workspace_keeps_its_files_to_itself(workspace, store, connect,
             ).read_bytes() == b"state of " + key.encode()
             assert "spec.json" in {file.path for file in client.list_artifacts(run.info.run_id)}
         shutil.rmtree(workspace.artifacts)
-        assert look(there, copied) == Copies([], {})
+        assert compare_copies(there, copied) == Copies([], {})
     assert before
 
 

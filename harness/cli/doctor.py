@@ -245,7 +245,7 @@ def mirror_faults(workspace: Workspace, store: ResultStore) -> Iterator[Finding]
         delete(run_id, key)
         remirror(key)
 
-    seen = tracking.look(workspace, store)
+    seen = tracking.compare_copies(workspace, store)
     if isinstance(seen, str):
         advice = "results are safe; mirror them when it answers: bench doctor --repair"
         yield Finding("mirror", f"MLflow cannot be asked: {seen}", advice)

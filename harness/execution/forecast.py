@@ -119,8 +119,8 @@ def forecast(
         rerun: everything is to be made anew.
         retry: so is what diverged or failed.
     """
-    named = [_Run(run, run.spec.key, run.spec.cell, run.description.method) for run in runs]
-    stored, at_work = (named, []) if store is None else _standings(named, store)
+    all_runs = [_Run(run, run.spec.key, run.spec.cell, run.description.method) for run in runs]
+    stored, at_work = (all_runs, []) if store is None else _standings(all_runs, store)
     counts: dict[str, dict[str, Counter[str]]] = {}
     for run in stored:
         by_method = counts.setdefault(run.new.task_label, {})
@@ -130,11 +130,11 @@ def forecast(
         for task, by_method in counts.items()
         for method, counter in by_method.items()
     ]
-    wanted = OPEN + AGAIN if retry else OPEN
+    open_statuses = OPEN + AGAIN if retry else OPEN
     to_make = [
         replace(run, step=0) if rerun or run.status in (*AGAIN, WITHDRAWN) else run
         for run in stored
-        if rerun or run.status in wanted
+        if rerun or run.status in open_statuses
     ]
     speeds = Speeds(store, [run.new for run in to_make])
     times, unknown = [], 0

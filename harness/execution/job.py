@@ -355,9 +355,9 @@ def _train(job: Job, method: Method, task: Task, state: State) -> Iterator[Event
     next_save, next_report = time.monotonic() + job.options.pause(0.0), 0.0
     stored: set[str] = set()
     for progress in training.train(method, task, protocol, state):
-        now = time.monotonic()
+        step_end = time.monotonic()
         leaving = job.must_leave(state.step)
-        saving = now >= next_save and state.step < protocol.steps
+        saving = step_end >= next_save and state.step < protocol.steps
         if progress.warning:
             job.retry(_save, job, state, progress.warning)
             keys = ", ".join(job.claims)
@@ -375,8 +375,8 @@ def _train(job: Job, method: Method, task: Task, state: State) -> Iterator[Event
             began = time.monotonic()
             yield from _try_to_save(job, state)
             next_save = time.monotonic() + job.options.pause(time.monotonic() - began)
-        if now >= next_report:
-            next_report = now + REPORT_S
+        if step_end >= next_report:
+            next_report = step_end + REPORT_S
             alive = state.alive
             yield Advanced(progress.step, float(progress.bound[alive].mean()), int((~alive).sum()))
 

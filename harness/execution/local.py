@@ -30,7 +30,7 @@ STACK = 10
 """Replicates that are trained as one program; more seeds make more stacks."""
 WAIT_S, LONGEST_WAIT_S = 0.5, 5.0
 AT_ONCE, MOST_AT_ONCE = 100, 2000
-PART = 500
+ASK_AT_ONCE = 500
 
 
 @dataclass(frozen=True)
@@ -69,12 +69,12 @@ def prepare(
         UsageError: a living process holds a run that is to be put back.
     """
     rows = store.statuses(run.spec.key for run in runs)
-    anew = set(store.retractions.reasons(rows))
+    to_reset = set(store.retractions.reasons(rows))
     for key, row in rows.items():
         if rerun or (retry and row.status in (Status.DIVERGED, Status.FAILED)):
-            anew.add(key)
-    if anew:
-        files = store.reset(sorted(anew), [run for run in runs if run.spec.key in anew])
+            to_reset.add(key)
+    if to_reset:
+        files = store.reset(sorted(to_reset), [run for run in runs if run.spec.key in to_reset])
         remove_files(workspace, store, files)
     given_up = (Status.FAILED, Status.TIMEOUT, Status.PRUNED)
     if any(row.status in given_up or row.crashes for row in rows.values()):
@@ -130,18 +130,18 @@ def execute(
                 )
                 return
             free = [run for run in open_runs if run.holder is None]
-            taken = with_retry(stop, store.claim_first, list(stacks(free)), Owner.current())
-            yield from map(Ended, taken.given_up)
-            if taken.claims:
-                leases.hold(taken.claims)
+            claimed = with_retry(stop, store.claim_first, list(stacks(free)), Owner.current())
+            yield from map(Ended, claimed.given_up)
+            if claimed.claims:
+                leases.hold(claimed.claims)
                 for event in _run_claims(
-                    workspace, store, taken.claims, stop, leases.are_lost, options, deadline
+                    workspace, store, claimed.claims, stop, leases.are_lost, options, deadline
                 ):
                     if isinstance(event, SetAside):
                         remaining.set_aside(event.keys)
                     yield event
                 leases.hold([])
-            if any(taken):
+            if any(claimed):
                 remaining.at_once = max(AT_ONCE, remaining.at_once // 2)
                 waiting_since = time.monotonic()
             elif free and remaining.at_once < MOST_AT_ONCE:
@@ -182,7 +182,7 @@ class Remaining:
         runs: list[OpenRun] = []
         free: list[OpenRun] = []
         while len(self._keys) > len(runs) and len(free) < self.at_once:
-            start, end = len(runs), len(runs) + max(PART, self.at_once)
+            start, end = len(runs), len(runs) + max(ASK_AT_ONCE, self.at_once)
             open_runs = self._store.open_runs(self._keys[start:end])
             runs += [run for run in open_runs if run.key not in self._excluded]
             self._keys[start:end] = [run.key for run in runs[start:]]
@@ -225,7 +225,7 @@ def _run_claims(
     for plan, members in by_plan.items():
         keys = list(plan.members if plan else members)
         rows = with_retry(stop, store.rows, keys)
-        key, *others = members
+        key = next(iter(members))
         try:
             specs = {name: RunSpec.from_plain(row.spec) for name, row in rows.items()}
             # A member that was removed since is replaced by one that nobody claims.
@@ -248,5 +248,5 @@ def _run_claims(
         except LeaseLost as err:
             yield Note(str(err))
         except (PluginError, DataError, UsageError) as err:
-            count = f" ({len(members)} runs)" if others else ""
+            count = f" ({len(members)} runs)" if len(members) > 1 else ""
             yield SetAside(f"Run {key}{count} is set aside: {err}", tuple(members), err)

@@ -8,7 +8,7 @@ away never holds up a run.
 
 from __future__ import annotations
 
-from harness.tracking.audit import Copies, delete_copies, look, remirror
+from harness.tracking.audit import Copies, compare_copies, delete_copies, remirror
 from harness.tracking.mirror import Mirror, repair
 from harness.tracking.runs import sync
 from harness.tracking.server import MirrorError, connect, create_store, local_copy, ui_command
@@ -17,11 +17,11 @@ __all__ = [
     "Copies",
     "Mirror",
     "MirrorError",
+    "compare_copies",
     "connect",
     "create_store",
     "delete_copies",
     "local_copy",
-    "look",
     "remirror",
     "repair",
     "sync",

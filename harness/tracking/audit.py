@@ -33,7 +33,7 @@ class Copies:
     edited: dict[str, tuple[str, str]] = field(default_factory=dict)
 
 
-def look(workspace: Workspace, store: ResultStore) -> Copies | str:
+def compare_copies(workspace: Workspace, store: ResultStore) -> Copies | str:
     """Compare MLflow's runs with the database, changing neither; return a text where MLflow cannot
     be asked.
 
@@ -104,10 +104,10 @@ def _difference(row: RunRow, run: Run) -> str | None:
         "bench.seed": str(row.seed),
         "bench.status": row.status.value,
     }
-    shown = run.data.params | run.data.tags
+    copied = run.data.params | run.data.tags
     for name, value in expected.items():
-        if shown.get(name) != value:
-            return f"{name} is {shown.get(name)!r} and was {value!r}"
+        if copied.get(name) != value:
+            return f"{name} is {copied.get(name)!r} and was {value!r}"
     return None
 
 

@@ -49,8 +49,8 @@ def repair(
     try:
         client = connect(workspace, store)
     except Exception as err:  # noqa: BLE001 - whatever MLflow raises, the results are safe
-        behind = [row.key for row in store.unmirrored(keys)]
-        return dict.fromkeys(behind, one_line(err, workspace.tracking_uri))
+        unmirrored = [row.key for row in store.unmirrored(keys)]
+        return dict.fromkeys(unmirrored, one_line(err, workspace.tracking_uri))
     for row in store.unmirrored(keys):
         try:
             sync(client, store, workspace, row.key)
@@ -210,8 +210,8 @@ class Patience:
 def main(parent: Parent) -> None:
     """Mirror as the parent says, until all is done."""
     warnings.simplefilter("ignore")  # they are not errors here, whatever the user's own are
-    place = parent.messages.get()
-    work = Work(Workspace(Path(place["home"]), place["environment"]), parent)
+    location = parent.messages.get()
+    work = Work(Workspace(Path(location["home"]), location["environment"]), parent)
     threading.Thread(target=work.pulse, daemon=True).start()
     try:
         with ResultStore.open(work.workspace.database_url) as store:
@@ -250,10 +250,10 @@ class Work:
                         self.errors.clear()
                     message = self.parent.messages.get_nowait()
             try:
-                behind = store.behind(self.keys)
-                if finishing and not behind:
+                unmirrored = store.behind(self.keys)
+                if finishing and not unmirrored:
                     return
-                for key in behind:
+                for key in unmirrored:
                     if self.client is None:
                         self.client = connect(self.workspace, store)
                     if time.monotonic() >= self.not_before.get(key, 0.0):

@@ -116,9 +116,9 @@ def experiment_of(client: MlflowClient, workspace: Workspace, name: str) -> str:
 
     experiment = client.get_experiment_by_name(name)
     if experiment is None:
-        place = None if is_remote(workspace) else workspace.artifacts.as_uri()
+        location = None if is_remote(workspace) else workspace.artifacts.as_uri()
         with suppress(MlflowException):  # another process may be faster: asking again tells
-            client.create_experiment(name, place)
+            client.create_experiment(name, location)
         experiment = client.get_experiment_by_name(name)
     if experiment is None:
         raise BenchError(f"MLflow makes no experiment named '{name}'.")
@@ -275,16 +275,19 @@ def _missing(client: MlflowClient, run: Run, points: Sequence[Point]) -> list[Po
     expected = dict(missing)
     last_step = {point.key: point.step for point in sorted(points, key=lambda point: point.step)}
     for name in last_step.keys() & run.data.metrics.keys():
-        for shown in client.get_metric_history(run.info.run_id, name):
-            point = expected.get((shown.key, shown.step))
+        for mirrored in client.get_metric_history(run.info.run_id, name):
+            point = expected.get((mirrored.key, mirrored.step))
             if point is None:
                 # Later points were read from a newer state of the database.
-                if shown.step <= last_step[name]:
+                if mirrored.step <= last_step[name]:
                     return None
             # As text NaN equals itself.
-            elif (repr(shown.value), shown.timestamp) != (repr(point.value), point.timestamp):
+            elif (repr(mirrored.value), mirrored.timestamp) != (
+                repr(point.value),
+                point.timestamp,
+            ):
                 return None
-            missing.pop((shown.key, shown.step), None)
+            missing.pop((mirrored.key, mirrored.step), None)
     return list(missing.values())
 
 
