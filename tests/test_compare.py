@@ -430,14 +430,14 @@ def test_settings_that_tuning_found_say_what_that_took(compare, records, tmp_pat
         (["-t", "mnist"], "There is no finished run with -t mnist"),
         (["--seeds", "99"], "no finished run with --seeds 99"),
         (["--format", "parquet"], "Say which file to write: -o FILE.parquet"),
-        (["-o", "table.docx"], "What shall table.docx be?"),
-        (["--ranks", "--format", "csv"], "csv holds one record an entry, and no ranks"),
+        (["-o", "table.docx"], "Cannot tell the format of 'table.docx'"),
+        (["--ranks", "--format", "csv"], "csv holds one record an entry and no ranks"),
         (
             ["--ranks", "--metric", "elbo_gap", "--metric", "theta_sq_error"],
             "Ranks are of one metric",
         ),
-        (["--ranks", "--metric", "nothing"], "'nothing' has no better end"),
-        (["--ranks", "-m", "vb"], "No two rows stand in every column"),
+        (["--ranks", "--metric", "nothing"], "Neither high nor low values of 'nothing' are better"),
+        (["--ranks", "-m", "vb"], "no two rows have a value in every column"),
         (
             ["--metric", "nothing", "-t", "gaussian-2"],
             "None of these runs has the metric 'nothing'",

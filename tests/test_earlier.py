@@ -344,7 +344,7 @@ def test_a_withdrawn_result_stays_where_the_data_are_not_found(bench, images, mo
     assert "is missing: looked in" in again.stderr
     assert "kept beside" not in again.stderr
     assert stored([run["key"]]) == (before, files)
-    assert "done, withdrawn" in bench("list", "runs").stdout
+    assert "done, retracted" in bench("list", "runs").stdout
     history = [
         line["reason"] for line in json_lines(bench("show", run["key"], "--json"))[0]["history"]
     ]

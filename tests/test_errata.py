@@ -181,9 +181,9 @@ def test_results_are_picked_by_method_task_version_and_key(store, bench):
         (("-m", "vb", "--reason", "  "), "Say why"),
         (("-m", "vb", "--reason", "\x1b[31mred"), "printable"),
         (("-m", "vb", "--reason", "x" * 501), "500"),
-        (("-m", "nope", "--reason", "x"), "No ended run fits"),
+        (("-m", "nope", "--reason", "x"), "No run that has ended matches"),
         (("ffff", "--reason", "x"), "run"),
-        (("-m", "vb", "--lift"), "that is withdrawn (8 other ones fit)"),
+        (("-m", "vb", "--lift"), "matches other than 8 runs not retracted"),
         (("-m", "vb", "--lift", "--reason", "x"), "needs no reason"),
     ],
 )
@@ -228,14 +228,14 @@ def test_withdrawn_results_are_in_no_mean_and_tables_say_why(store, bench):
 def test_lists_and_the_run_itself_show_the_mark(store, bench):
     key = keys_of("vb")[0]
     bench("invalidate", key, "--reason", "wrong [bold]density")
-    assert "done, withdrawn" in bench("list", "runs", "-m", "vb").stdout
+    assert "done, retracted" in bench("list", "runs", "-m", "vb").stdout
     listed = {
         line["key"]: line["withdrawn"] for line in json_lines(bench("list", "runs", "--json"))
     }
     assert {name for name, why in listed.items() if why} == {key}
     assert bench("show", key).stdout.count("wrong [bold]density") == 2
     assert bench("invalidate", key, "--lift").exit_code == 0
-    assert "withdrawn" not in bench("list", "runs").stdout
+    assert "retracted" not in bench("list", "runs").stdout
     assert ", lifted " in bench("show", key).stdout
 
 

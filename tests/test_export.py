@@ -347,14 +347,14 @@ def test_a_withdrawn_result_says_so_in_tables_and_is_in_no_bundle(tmp_path):
     ("arguments", "says"),
     [
         (["x.parquet"], "To write a file of that name: bench export -o x.parquet"),
-        (["-o", "x.xlsx"], "Give it an ending (.csv, .jsonl, .ndjson, .parquet), or say --format"),
+        (["-o", "x.xlsx"], "Give it an ending (.csv, .jsonl, .ndjson, .parquet), or add --format"),
         (["--format", "parquet"], "Say which file to write: -o FILE.parquet"),
         (["-o", "x.csv", "-m", "hvea"], "There is no run with -m hvea"),
         (["-o", "x.csv", "--status", "don"], "Did you mean 'done'?"),
         (["-o", "x.csv", "--seeds", "2-1"], "run backwards"),
         (["-o", "x.csv", "--study", "nope"], "nope"),
         (["-o", "x.csv", "ffff"], "No run named 'ffff'"),
-        (["-o", "x.csv", "--bundle", "y"], "A bundle is no table"),
+        (["-o", "x.csv", "--bundle", "y"], "Write a table (-o, --what, --format) or a bundle (--bundle), not both"),
         (["-o", "kept.csv/x.csv"], "Cannot write"),
     ],
 )

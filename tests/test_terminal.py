@@ -11,7 +11,7 @@ from conftest import json_lines
 from rich.table import Table
 
 from harness.analysis.grids import Grid, Word
-from harness.cli._grids import plain_text, show
+from harness.cli.compare import plain_text, print_grids
 from harness.cli._render import SafeConsole, bars
 
 TEXTS = (
@@ -60,7 +60,7 @@ def test_an_asterisk_stands_for_bold_wherever_there_is_none(monkeypatch, capsys)
         assert "*: bold." in plain_text([grid])
     monkeypatch.setenv("TERM", "dumb")
     monkeypatch.setenv("FORCE_COLOR", "1")
-    show([BOLD])
+    print_grids([BOLD])
     assert "*1.0" in capsys.readouterr().out
 
 

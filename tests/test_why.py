@@ -233,7 +233,7 @@ def test_withdrawn_runs_are_named_with_their_reason(tmp_path):
         2,
         keys[1:],
     )
-    assert f"{keys[0]} withdrawn: faulty memory" in bench(workspace, "why", keys[0]).stdout
+    assert f"{keys[0]} retracted: faulty memory" in bench(workspace, "why", keys[0]).stdout
 
 
 @pytest.mark.parametrize("name", comparisons.HOSTILE[:5])
@@ -251,7 +251,7 @@ def test_hostile_names_are_shown_as_they_are(workspace, cells, name):
         ([""], "No cell or run of that name alone"),
         (["-m", "hvea"], "There is no finished run with -m hvea"),
         (["-m", "vb", "--metric", "elbo_gpa"], "Did you mean 'elbo_gap'?"),
-        (["-t", "*"], "17 numbers; at most 12 are explained together"),
+        (["-t", "*"], "17 numbers match; at most 12 are explained together"),
         (["-m", "vb", "--study", "nope"], "nope"),
     ],
 )

@@ -1,14 +1,12 @@
-"""The options that pick finished runs, of every command that shows results."""
+"""The options that select stored runs, and the runs that they select."""
 
 from __future__ import annotations
 
-import atexit
-import contextlib
 import dataclasses
 import functools
 import gc
 import shlex
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -16,7 +14,7 @@ import click
 
 from harness.base.errors import BenchError, UnknownName, UsageError, one_line
 from harness.base.workspace import Workspace
-from harness.cli._options import Command, open_store
+from harness.cli._options import bundle, open_store
 from harness.cli._output import say
 
 if TYPE_CHECKING:
@@ -38,200 +36,192 @@ class Selection:
     seeds: str | None = None
 
     def __str__(self) -> str:
-        """The options as one would type them."""
-        words = [("-m", name) for name in self.methods] + [("-t", name) for name in self.tasks]
-        words += [("--study", self.study), ("--protocol", self.protocol), ("--seeds", self.seeds)]
+        """The options as they are typed."""
+        options = [("-m", name) for name in self.methods] + [("-t", name) for name in self.tasks]
+        options += [("--study", self.study), ("--protocol", self.protocol), ("--seeds", self.seeds)]
         return shlex.join(
-            word for option, value in words if value is not None for word in (option, value)
+            word for option, value in options if value is not None for word in (option, value)
+        )
+
+    def run_filter(
+        self, statuses: Sequence[str] = (), keys: Collection[str] | None = None
+    ) -> RunFilter:
+        """Return the filter for these runs, only among `keys` if there are any.
+
+        Raises:
+            UsageError: there is no such study or status, or the seeds do not parse.
+        """
+        from harness.analysis.selection import RunFilter, parse_statuses, study_keys
+        from harness.plan.grid import parse_seeds
+
+        if self.study is not None:
+            members = study_keys(self.study)
+            keys = members if keys is None else members.intersection(keys)
+        options = [str(self), *(f"--status {name}" for name in statuses)]
+        return RunFilter(
+            self.methods,
+            self.tasks,
+            self.protocol,
+            None if self.seeds is None else set(parse_seeds(self.seeds)),
+            parse_statuses(statuses),
+            keys,
+            " ".join(filter(None, options)),
         )
 
 
-def pattern_options(command: Command) -> Command:
-    """`-m` and `-t`: names, names with their variant, or patterns."""
-    options = [
-        click.option(
-            "-m", "--method", "methods", multiple=True, metavar="METHOD",
-            help="Of these methods only: vb, 'hvae[n_leapfrog=10]' or 'hvae*'. Repeat for more.",
-        ),
-        click.option(
-            "-t", "--task", "tasks", multiple=True, metavar="TASK",
-            help="On these tasks only: gaussian-25 or 'gaussian-*'. Repeat for more.",
-        ),
-    ]  # fmt: skip
-    for option in reversed(options):
-        command = option(command)
-    return command
+pattern_options = bundle(
+    click.option(
+        "-m",
+        "--method",
+        "methods",
+        multiple=True,
+        metavar="METHOD",
+        help="Of these methods only: vb, 'hvae[n_leapfrog=10]' or 'hvae*'. Repeat for more.",
+    ),
+    click.option(
+        "-t",
+        "--task",
+        "tasks",
+        multiple=True,
+        metavar="TASK",
+        help="On these tasks only: gaussian-25 or 'gaussian-*'. Repeat for more.",
+    ),
+)
 
 
-def selection(command: Command) -> Command:
-    """What picks finished runs: a function that takes `chosen` in place of these options."""
+def selection_options(command: Any) -> Any:
+    """Add the options that select stored runs; the command takes them as one `selection`."""
 
     @functools.wraps(command)
-    def gathered(*arguments: Any, **typed: Any) -> Any:
-        chosen = Selection(
-            **{field.name: typed.pop(field.name) for field in dataclasses.fields(Selection)}
-        )
-        with _uncollected():
-            return command(*arguments, chosen=chosen, **typed)
+    def wrapped(*args: Any, **kwargs: Any) -> Any:
+        names = [field.name for field in dataclasses.fields(Selection)]
+        selection = Selection(**{name: kwargs.pop(name) for name in names})
+        was_enabled = gc.isenabled()
+        gc.disable()  # with 100,000 runs it takes as long as everything else
+        try:
+            return command(*args, selection=selection, **kwargs)
+        finally:
+            if was_enabled:
+                gc.enable()
 
-    options = [
+    return bundle(
+        pattern_options,
         click.option("--study", metavar="NAME-or-FILE", help="Of the runs of this study only."),
         click.option("--protocol", metavar="NAME", help="Of runs under this protocol only."),
         click.option(
             "--seeds",
             metavar="SEEDS",
-            help="Of these replicates only: 0-9. Those from 1000 on, of tuning, are in no table unasked.",
+            help="Of these replicates only: 0-9. Without it: all but those used for tuning, "
+            "which are numbered from 1000.",
         ),
-    ]
-    made: Any = gathered
-    for option in reversed(options):
-        made = option(made)
-    return pattern_options(made)
+    )(wrapped)
 
 
-@contextlib.contextmanager
-def _uncollected() -> Iterator[None]:
-    """Without looking for garbage in cycles, now or at the end: at 100,000 runs that takes as long
-    as all the rest.
-    """
-    collecting = gc.isenabled()
-    gc.disable()
-    atexit.register(gc.freeze)
-    try:
-        yield
-    finally:
-        if collecting:
-            gc.enable()
-
-
-def opened(doing: str) -> ResultStore:
-    """The workspace's results.
+def open_results(purpose: str) -> ResultStore:
+    """Open the workspace's result database.
 
     Raises:
-        UsageError: there are none.
+        UsageError: there is none.
     """
     store = open_store(Workspace.current())
     if store is None:
         raise UsageError(
-            f"There are no runs here to {doing}. Make some: bench run -m vb -m hvae -t gaussian-25 --protocol smoke --seeds 0-2"
+            f"There are no runs here to {purpose}. Make some: "
+            "bench run -m vb -m hvae -t gaussian-25 --protocol smoke --seeds 0-2"
         )
     return store
 
 
-def drawn(
-    store: ResultStore, chosen: Selection, cells: Collection[str] | None = None
-) -> SelectedRuns:
-    """The finished runs that were picked, of `cells` only where there are any.
+def find_run(store: ResultStore, prefix: str) -> RunRow:
+    """Return the one run whose key begins so.
 
     Raises:
-        UsageError: none fits.
+        UnknownName: there is none, or there are several.
+    """
+    rows = store.find(prefix)
+    if len(rows) != 1:
+        kind = "run of that key alone" if rows else "run"
+        raise UnknownName(kind, prefix, [row.key for row in rows], "bench list runs")
+    return rows[0]
+
+
+def select_finished(
+    store: ResultStore, selection: Selection, cells: Collection[str] | None = None
+) -> SelectedRuns:
+    """Return the finished runs that are selected, those of `cells` only if any are given.
+
+    Raises:
+        UsageError: no run matches.
     """
     from harness.analysis.selection import select_runs
 
-    sample = select_runs(store, dataclasses.replace(choice_of(chosen), cells=cells))
-    if not sample.groups:
-        waiting = "; ".join(f"{count:,} {why}" for why, count in sample.left_out.items())
-        asked = f" with {chosen}" if str(chosen) else ""
+    runs = select_runs(store, dataclasses.replace(selection.run_filter(), cells=cells))
+    if not runs.groups:
+        options = f" with {selection}" if str(selection) else ""
+        excluded = "; ".join(f"{count:,} {reason}" for reason, count in runs.left_out.items())
         raise UsageError(
-            f"There is no finished run{asked}{f' ({waiting})' if waiting else ''}. What there is: bench list runs"
+            f"There is no finished run{options}{f' ({excluded})' if excluded else ''}. "
+            "What there is: bench list runs"
         )
-    return sample
+    return runs
 
 
-def with_tuning(workspace: Workspace, sample: SelectedRuns) -> list[TuningResult]:
-    """Tell a sample what finding its settings took; returns what became of every search of this
-    workspace.
+def add_tuning_costs(runs: SelectedRuns) -> list[TuningResult]:
+    """Tell selected runs what finding their settings took, and return the results of all searches.
 
-    Nothing is loaded where no study was ever begun; a study whose plugins have changed since is
-    left out, and said so.
+    A study that cannot be read, as its plugins have changed since, is left out with a message.
     """
     from harness.store.database import sqlite_file
 
+    workspace = Workspace.current()
     file = sqlite_file(workspace.study_url)
     if file is not None and not file.exists():
         return []
     from harness.tuning.result import cost_by_cell, read_results
     from harness.tuning.trials import stored_searches, study_names
 
-    found: list[TuningResult] = []
+    results: list[TuningResult] = []
     try:
-        begun = study_names(workspace.study_url)
+        studies = study_names(workspace.study_url)
     except BenchError as err:
-        say(one_line(f"What tuning took is left out: {err}"), err=True)
+        say(one_line(f"The cost of tuning is left out: {err}"), err=True)
         return []
-    for name in begun:
+    for name in studies:
         try:
             searches = stored_searches(workspace.study_url, name)
         except BenchError as err:
             say(one_line(f"The tuning study {name} is left out: {err}"), err=True)
             continue
-        found += read_results(
-            workspace.study_url, sample.store, sorted(searches, key=lambda search: search.name)
-        )
-    sample.tuning = cost_by_cell(found)
-    return found
+        searches = sorted(searches, key=lambda search: search.name)
+        results += read_results(workspace.study_url, runs.store, searches)
+    runs.tuning = cost_by_cell(results)
+    return results
 
 
-def choice_of(
-    chosen: Selection, statuses: Sequence[str] = (), keys: Collection[str] | None = None
-) -> RunFilter:
-    """The runs of an export that were picked, `keys` among them only.
-
-    Raises:
-        UsageError: there is no such study or status.
-    """
-    from harness.analysis.selection import RunFilter, parse_statuses, study_keys
-    from harness.plan.grid import parse_seeds
-
-    said = " ".join(
-        [*([str(chosen)] if str(chosen) else []), *(f"--status {name}" for name in statuses)]
-    )
-    seeds = None if chosen.seeds is None else set(parse_seeds(chosen.seeds))
-    if chosen.study is not None:
-        of_study = study_keys(chosen.study)
-        keys = of_study if keys is None else of_study.intersection(keys)
-    return RunFilter(
-        chosen.methods, chosen.tasks, chosen.protocol, seeds, parse_statuses(statuses), keys, said
-    )
-
-
-def run_of(store: ResultStore, prefix: str) -> RunRow:
-    """The one run whose key begins so.
-
-    Raises:
-        UnknownName: there is none, or there are several.
-    """
-    found = store.find(prefix)
-    if len(found) != 1:
-        raise UnknownName(
-            "run of that key alone" if found else "run",
-            prefix,
-            [row.key for row in found],
-            "bench list runs",
-        )
-    return found[0]
-
-
-def runs_of_study(
-    found: Study, methods: Sequence[str], tasks: Sequence[str], sets: dict[str, Any] | None = None
+def study_runs(
+    study: Study, methods: Sequence[str], tasks: Sequence[str], sets: dict[str, Any] | None = None
 ) -> list[NewRun]:
-    """The runs of a study, with `-m` and `-t` those that they pick.
+    """Return the runs of a study that `-m` and `-t` select.
 
     Raises:
-        UsageError: none fits.
+        UsageError: none matches.
     """
     from harness.plan.grid import matches_any
 
-    def fits(run: NewRun) -> bool:
+    runs = []
+    for run in study.runs(sets):
         spec = run.spec
-        labels = spec.method, run.description.method
-        return matches_any(methods, labels, spec.method_fields) and matches_any(
-            tasks, (spec.task, run.task_label), spec.task_fields
+        method_names, task_names = (
+            (spec.method, run.description.method),
+            (spec.task, run.task_label),
         )
-
-    runs = [run for run in found.runs(sets) if fits(run)]
+        if matches_any(methods, method_names, spec.method_fields) and matches_any(
+            tasks, task_names, spec.task_fields
+        ):
+            runs.append(run)
     if not runs:
         raise UsageError(
-            f"'{found.name}' has no run with {Selection(methods, tasks)}. What it has: bench study show {found.name}"
+            f"'{study.name}' has no run with {Selection(methods, tasks)}. "
+            f"What it has: bench study show {study.name}"
         )
     return runs

@@ -2,35 +2,48 @@
 
 from __future__ import annotations
 
+import io
 import json
 import shlex
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from harness.base.errors import UsageError
-from harness.base.workspace import Workspace
-from harness.cli._grids import plain_text, show
+from harness.base.errors import UsageError, harmless
 from harness.cli._options import json_option
 from harness.cli._output import print_json, say, write_out
-from harness.cli._selection import Selection, drawn, opened, selection, with_tuning
+from harness.cli._render import UNLIMITED, SafeConsole, console, print_table
+from harness.cli._selection import (
+    Selection,
+    add_tuning_costs,
+    open_results,
+    select_finished,
+    selection_options,
+)
 
 if TYPE_CHECKING:
-    from harness.analysis.grids import Grid, Style
-    from harness.analysis.ranks import Ranking
-    from harness.analysis.selection import SelectedRuns
-    from harness.analysis.tables import Options, Table
+    from rich.text import Text
 
-Format = Literal["table", "markdown", "latex", "html", "csv", "json", "parquet"]
-SUFFIXES: dict[str, Format] = {
-    ".md": "markdown", ".tex": "latex", ".html": "html", ".htm": "html", ".csv": "csv", ".json": "json", ".parquet": "parquet",
-}  # fmt: skip
+    from harness.analysis.grids import Grid, Word
+    from harness.analysis.ranks import Ranking
+    from harness.analysis.tables import Table
+
+FORMATS = ("table", "markdown", "latex", "html", "csv", "json", "parquet")
+SUFFIXES = {
+    ".md": "markdown",
+    ".tex": "latex",
+    ".html": "html",
+    ".htm": "html",
+    ".csv": "csv",
+    ".json": "json",
+    ".parquet": "parquet",
+}
 
 
 @click.command()
-@selection
+@selection_options
 @click.option(
     "--metric",
     "metrics",
@@ -53,7 +66,7 @@ SUFFIXES: dict[str, Format] = {
 @click.option(
     "--differences",
     is_flag=True,
-    help="Also print paired differences to the baseline, with intervals and p.",
+    help="Also print paired differences from the baseline, with intervals and p.",
 )
 @click.option(
     "--test",
@@ -62,18 +75,14 @@ SUFFIXES: dict[str, Format] = {
     show_default=True,
     help="How paired differences are tested.",
 )
-@click.option(
-    "--ranks", is_flag=True, help="Also print mean ranks across tasks, and which of them differ."
-)
-@click.option(
-    "--costs/--no-costs", default=True, help="With what a run takes, and what tuning took."
-)
+@click.option("--ranks", is_flag=True, help="Also print mean ranks across tasks and their groups.")
+@click.option("--costs/--no-costs", default=True, help="Include what a run and tuning cost.")
 @click.option(
     "--format",
     "format_",
-    type=click.Choice(["table", "markdown", "latex", "html", "csv", "json", "parquet"]),
+    type=click.Choice(FORMATS),
     metavar="FORMAT",
-    help="table, markdown, latex, html, csv, json or parquet. Without it: what FILE ends in, or a table.",
+    help=f"{', '.join(FORMATS[:-1])} or {FORMATS[-1]}. Without it: what FILE ends in, or a table.",
 )
 @click.option(
     "-o",
@@ -84,7 +93,7 @@ SUFFIXES: dict[str, Format] = {
 )
 @json_option
 def compare(
-    chosen: Selection,
+    selection: Selection,
     metrics: Sequence[str],
     interval: str,
     baseline: str | None,
@@ -92,14 +101,16 @@ def compare(
     test: Any,
     ranks: bool,
     costs: bool,
-    format_: Format | None,
+    format_: str | None,
     output: Path | None,
     as_json: bool,
 ) -> None:
-    """Methods by tasks: means over seeds, what failed, and which are not told apart from the best.
+    """Methods by tasks: means over seeds, failures, and which means are indistinguishable from the
+    best.
 
-    Only what was scored alike stands in one column; other runs have a table of their own, which says what differs. Training
-    settings label the rows. The best of a column, and what a paired test does not tell apart from it, is bold.
+    A column holds only what was scored alike; other runs have a table of their own, which says what
+    differs. Training settings label the rows. The best of a column is bold, and so is what a paired
+    test does not distinguish from it.
 
     \b
     Examples:
@@ -107,144 +118,153 @@ def compare(
       bench compare --study smoke --ranks
       bench compare --metric sigma_sq_error --baseline vb --differences
       bench compare --interval t -o table.tex
-    """  # fmt: skip
-    from harness.analysis.grids import Style
+    """
+    from harness.analysis.grids import Style, rank_grid, table_grids
+    from harness.analysis.records import records
     from harness.analysis.tables import Options
+    from harness.analysis.tables import compare as compare_runs
 
-    options = Options(tuple(metrics), "bca" if interval == "bca" else "t", test, baseline)
-    style = Style(interval != "se", differences or baseline is not None, costs)
-    written = "json" if as_json else chosen_format(format_, output)
-    if ranks and written in ("csv", "parquet"):
+    format_ = "json" if as_json else choose_format(format_, output, SUFFIXES) or "table"
+    if ranks and format_ in ("csv", "parquet"):
         raise UsageError(
-            f"{written} holds one record an entry, and no ranks. Leave --ranks out, or write json."
+            f"{format_} holds one record an entry and no ranks. Leave out --ranks, or write json."
         )
     if ranks and len(metrics) > 1:
-        raise UsageError(
-            "Ranks are of one metric: two of a task are not two tasks. Give --metric once."
-        )
-    with opened("compare") as store:
-        sample = drawn(store, chosen)
-        if costs or written in ("csv", "json", "parquet"):
-            with_tuning(Workspace.current(), sample)
-        tables = made(sample, options)
-        if as_json and output is None:
-            print_json(_records(tables, sample, ranks))
-        elif written == "table" and output is None:
-            show(_grids(tables, style, ranks))
-            say(
-                f"Next: {_example(tables[0])}, or bench why CELL with a cell of bench compare --json",
-                err=True,
+        raise UsageError("Ranks are of one metric: give --metric once.")
+    is_data = format_ in ("csv", "json", "parquet")
+    with open_results("compare") as store:
+        runs = select_finished(store, selection)
+        if costs or is_data:
+            add_tuning_costs(runs)
+        options = Options(tuple(metrics), "bca" if interval == "bca" else "t", test, baseline)
+        tables = compare_runs(runs, options)
+        if not tables:
+            raise UsageError(
+                f"None of these runs has the metric '{', '.join(metrics)}'. "
+                "What a run has: bench show KEY"
             )
-        else:
-            write_out(_rendered(tables, sample, written, style, ranks), output)
+        ranking = _rank(tables) if ranks else None
+        if is_data:
+            rows = records(tables, runs)
+            _write_records(rows, ranking, format_, output, as_json)
+            return
+        style = Style(interval != "se", differences or baseline is not None, costs)
+        grids = [grid for table in tables for grid in table_grids(table, style)]
+        grids += [rank_grid(ranking)] if ranking else []
+    if format_ != "table":
+        from harness.analysis import formats
+
+        write_out(getattr(formats, format_)(grids).encode(), output)
+    elif output is not None:
+        write_out(plain_text(grids).encode(), output)
+    else:
+        print_grids(grids)
+        say(
+            f"Next: {_example(tables[0])}, or bench why CELL with a cell of bench compare --json",
+            err=True,
+        )
 
 
-def made(sample: SelectedRuns, options: Options) -> list[Table]:
-    """The tables of a sample.
+def choose_format(format_: str | None, output: Path | None, suffixes: dict[str, str]) -> str | None:
+    """Return the format that is asked for, or that of the file's name; None where there is neither.
 
     Raises:
-        UsageError: none of the runs has the metric.
+        UsageError: the name does not tell, or the format cannot be printed.
     """
-    from harness.analysis.tables import compare as compared
-
-    tables = compared(sample, options)
-    if not tables:
-        raise UsageError(
-            f"None of these runs has the metric '{', '.join(options.metrics)}'. What a run has: bench show KEY"
-        )
-    return tables
-
-
-def _example(table: Table) -> str:
-    """The command that explains a number of the table."""
-    line = table.lines[0]
-    column = next(
-        column
-        for column, entry in zip(table.columns, line.entries, strict=True)
-        if entry is not None
-    )
-    return shlex.join(["bench", "why", "-m", line.row.method, "-t", column])
-
-
-def chosen_format(format_: Format | None, output: Path | None) -> Format:
-    """The format asked for, or what the file's name ends in."""
-    if format_ is not None:
-        if format_ == "parquet" and output is None:
-            raise UsageError("Parquet is no text. Say which file to write: -o FILE.parquet.")
+    if format_ == "parquet" and output is None:
+        raise UsageError("Parquet is a binary format. Say which file to write: -o FILE.parquet.")
+    if format_ is not None or output is None:
         return format_
-    if output is None:
-        return "table"
-    if output.suffix.lower() not in SUFFIXES:
+    if output.suffix.lower() not in suffixes:
         raise UsageError(
-            f"What shall {output.name} be? Give it an ending ({', '.join(SUFFIXES)}), or say --format."
+            f"Cannot tell the format of '{output.name}'. Give it an ending "
+            f"({', '.join(suffixes)}), or add --format."
         )
-    return SUFFIXES[output.suffix.lower()]
+    return suffixes[output.suffix.lower()]
 
 
-def _grids(tables: Sequence[Table], style: Style, ranks: bool) -> list[Grid]:
-    from harness.analysis.grids import rank_grid, table_grids
-
-    found = [grid for table in tables for grid in table_grids(table, style)]
-    return [*found, rank_grid(_ranking(tables))] if ranks else found
-
-
-def _ranking(tables: Sequence[Table]) -> Ranking:
+def _rank(tables: Sequence[Table]) -> Ranking:
     from harness.analysis.ranks import across
 
     if not any(table.info.better for table in tables):
         raise UsageError(
-            f"'{tables[0].metric}' has no better end: it explains, and does not rank. Give another --metric."
+            f"Neither high nor low values of '{tables[0].metric}' are better, so it does not "
+            "rank. Give another --metric."
         )
     ranking = across(tables)
     if ranking is None:
         raise UsageError(
-            "No two rows stand in every column: there is nothing to rank. Pick fewer with -t, --protocol or --study."
+            "There is nothing to rank: no two rows have a value in every column. "
+            "Select fewer with -t, --protocol or --study."
         )
     return ranking
 
 
-def _records(tables: Sequence[Table], sample: SelectedRuns, ranks: bool) -> list[dict[str, Any]]:
-    from harness.analysis.records import records
+def _write_records(
+    rows: list[dict[str, Any]],
+    ranking: Ranking | None,
+    format_: str,
+    output: Path | None,
+    as_json: bool,
+) -> None:
+    from harness.analysis import records
 
-    return records(tables, sample) + (
-        [{"ranking": ranking_record(_ranking(tables))}] if ranks else []
-    )
+    if ranking is not None:
+        fields = vars(ranking) | {"cliques": ranking.cliques}
+        fields = {name: None if value != value else value for name, value in fields.items()}
+        rows = [*rows, {"ranking": fields}]
+    if as_json and output is None:
+        print_json(rows)
+    elif format_ == "json":
+        document = {"schema_version": records.SCHEMA_VERSION, "records": rows}
+        write_out(f"{json.dumps(document, indent=1)}\n".encode(), output)
+    elif format_ == "csv":
+        write_out(records.csv_text(rows).encode(), output)
+    else:
+        write_out(records.parquet_bytes(rows), output)
 
 
-def ranking_record(ranking: Ranking) -> dict[str, Any]:
-    """A ranking as JSON."""
-    plain = {
-        name: None if isinstance(value, float) and value != value else value
-        for name, value in vars(ranking).items()
-    }
-    return plain | {"cliques": ranking.cliques}
+def _example(table: Table) -> str:
+    """The command that explains a number of the table."""
+    row = table.lines[0]
+    index = next(index for index, entry in enumerate(row.entries) if entry is not None)
+    return shlex.join(["bench", "why", "-m", row.row.method, "-t", table.columns[index]])
 
 
-def _rendered(
-    tables: Sequence[Table], sample: SelectedRuns, chosen: Format, style: Style, ranks: bool
-) -> bytes:
-    """What is written, in every format."""
-    from harness.analysis import formats
-    from harness.analysis import records as written
+def print_grids(grids: Sequence[Grid]) -> None:
+    """Print each grid as a table where it fits, else as a block a row."""
+    out = console()
+    if not out.is_terminal:
+        say(plain_text(grids), nl=False)
+        return
+    for grid in grids:
+        _print_grid(out, grid)
 
-    if chosen == "json":
-        return (
-            json.dumps(
-                {
-                    "schema_version": written.SCHEMA_VERSION,
-                    "records": _records(tables, sample, ranks),
-                },
-                indent=1,
-            )
-            + "\n"
-        ).encode()
-    if chosen == "csv":
-        return written.csv_text(written.records(tables, sample)).encode()
-    if chosen == "parquet":
-        return written.parquet_bytes(written.records(tables, sample))
-    found = _grids(tables, style, ranks)
-    if chosen == "table":
-        return plain_text(found).encode()
-    return {"markdown": formats.markdown, "latex": formats.latex, "html": formats.html}[chosen](
-        found
-    ).encode()
+
+def plain_text(grids: Sequence[Grid]) -> str:
+    """Return the grids as for a file, however wide; an asterisk stands for bold."""
+    text = io.StringIO()
+    out = SafeConsole(file=text, width=UNLIMITED, plain=True)
+    for grid in grids:
+        _print_grid(out, grid)
+    return "\n".join(line.rstrip() for line in text.getvalue().splitlines()) + "\n"
+
+
+def _print_grid(out: SafeConsole, grid: Grid) -> None:
+    is_plain = out.color_system is None
+    out.print(grid.title, style="bold")
+    rows = [[_text(word, is_plain) for word in row] for row in grid.rows]
+    print_table(grid.heading, rows, 1, blocks=True, out=out)
+    for note in grid.notes:
+        out.print(note, style="dim")
+    if is_plain and any(word.bold for row in grid.rows for word in row):
+        out.print("*: bold.", style="dim")
+    out.print()
+
+
+def _text(word: Word, is_plain: bool) -> Text:
+    from rich.text import Text
+
+    mark = "*" if word.bold and is_plain else ""
+    text = Text(mark + harmless(word.text), style="bold" if word.bold else "")
+    return text.append(f" [{','.join(word.marks)}]", style="not bold dim") if word.marks else text

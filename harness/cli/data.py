@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 from rich.progress import BarColumn, DownloadColumn, TimeRemainingColumn, TransferSpeedColumn
@@ -13,15 +13,17 @@ from harness.cli._options import json_option
 from harness.cli._output import print_json, say
 from harness.cli._render import Progress
 
-if TYPE_CHECKING:
-    from harness.datasets.files import Checked
-
-NOT_ALL_RIGHT = 3
+FAULTY = 3
+"""Exit status where a file is wrong or missing."""
 
 data_option = click.option(
-    "--data", "folder", type=click.Path(path_type=Path, file_okay=False), metavar="DIR",
-    help="The folder that holds a folder for each data set; BENCH_DATA, or data/ in the workspace, where none is given.",
-)  # fmt: skip
+    "--data",
+    "folder",
+    type=click.Path(path_type=Path, file_okay=False),
+    metavar="DIR",
+    help="The folder that holds a folder for each data set. Without it: BENCH_DATA, or data/ in "
+    "the workspace.",
+)
 
 
 @click.group()
@@ -34,6 +36,10 @@ def data() -> None:
     """
 
 
+def _print(record: dict[str, Any], line: str, as_json: bool) -> None:
+    print_json([record]) if as_json else say(line)
+
+
 @data.command()
 @click.argument("name")
 @data_option
@@ -44,27 +50,25 @@ def data() -> None:
     metavar="URL",
     help="Where the files are served. Repeat for more, tried in turn.",
 )
-@click.option("--force", is_flag=True, help="Replace files that are there and wrong.")
+@click.option("--force", is_flag=True, help="Replace files whose content is wrong.")
 @json_option
 def fetch(
     name: str, folder: Path | None, mirrors: Sequence[str], force: bool, as_json: bool
 ) -> None:
-    """Download what is missing of a data set: mnist or fashion.
+    """Download the missing files of a data set: mnist or fashion.
 
-    The sha256 of every file is compared. Files that are there and right stay as they are.
+    The sha256 of every file is compared. Files that are already there and right stay as they are.
 
     \b
     Example:
       bench data fetch mnist
     """
-    from harness.datasets.download import fetch as bring
+    from harness.datasets.download import fetch as fetch_files
 
     with _Downloads() as downloads:
-        for fetched in bring(name, folder, mirrors, force, downloads.advance, downloads.say):
-            if as_json:
-                print_json([{"data_set": name, "path": str(fetched.path), "fetched": fetched.new}])
-            else:
-                say(f"{'fetched' if fetched.new else 'kept':<8} {fetched.path}")
+        for file in fetch_files(name, folder, mirrors, force, downloads.advance, downloads.say):
+            record = {"data_set": name, "path": str(file.path), "fetched": file.new}
+            _print(record, f"{'fetched' if file.new else 'present':<8} {file.path}", as_json)
 
 
 @data.command()
@@ -82,48 +86,40 @@ def verify(ctx: click.Context, name: str | None, folder: Path | None, as_json: b
       bench data verify mnist
     """
     from harness.datasets.files import KNOWN
-    from harness.datasets.files import verify as check
+    from harness.datasets.files import verify as verify_files
 
-    checked = []
-    for known in [name] if name else KNOWN:
-        for item in check(known, folder):
-            checked.append(item)
-            if as_json:
-                print_json([_plain(item)])
-            else:
-                say(f"{item.state:<8} {item.reason or item.path}")
-    here = {item.file.data_set for item in checked if item.state != "missing"}
-    expected = {name} if name else here or KNOWN
-    faulty = [
-        item
-        for item in checked
-        if item.state == "wrong"
-        or (item.state == "missing" and item.file.needed and item.file.data_set in expected)
-    ]
-    for known in dict.fromkeys(item.file.data_set for item in faulty):
-        where = f" --data {folder}" if folder else ""
-        force = (
-            " --force"
-            if any(item.state == "wrong" for item in faulty if item.file.data_set == known)
-            else ""
-        )
-        say(f"To mend it: bench data fetch {known}{where}{force}", err=True)
-    ctx.exit(NOT_ALL_RIGHT if faulty else 0)
-
-
-def _plain(item: Checked) -> dict[str, Any]:
-    return {
-        "data_set": item.file.data_set, "file": item.file.name, "state": item.state,
-        "path": str(item.path) if item.path else None, "reason": item.reason or None, "sha256": item.file.sha256,
-        "needed": item.file.needed,
-    }  # fmt: skip
+    checks = []
+    for data_set in [name] if name else KNOWN:
+        for check in verify_files(data_set, folder):
+            checks.append(check)
+            record = {
+                "data_set": check.file.data_set,
+                "file": check.file.name,
+                "state": check.state,
+                "path": str(check.path) if check.path else None,
+                "reason": check.reason or None,
+                "sha256": check.file.sha256,
+                "needed": check.file.needed,
+            }
+            _print(record, f"{check.state:<8} {check.reason or check.path}", as_json)
+    present = {check.file.data_set for check in checks if check.state != "missing"}
+    expected = {name} if name else present or set(KNOWN)
+    needs_force: dict[str, bool] = {}
+    for check in checks:
+        file, is_wrong = check.file, check.state == "wrong"
+        if is_wrong or (check.state == "missing" and file.needed and file.data_set in expected):
+            needs_force[file.data_set] = is_wrong or needs_force.get(file.data_set, False)
+    for data_set, is_wrong in needs_force.items():
+        options = f"{f' --data {folder}' if folder else ''}{' --force' if is_wrong else ''}"
+        say(f"To repair it: bench data fetch {data_set}{options}", err=True)
+    ctx.exit(FAULTY if needs_force else 0)
 
 
 @data.command(name="list")
 @data_option
 @json_option
 def listing(folder: Path | None, as_json: bool) -> None:
-    """Every data set that is known, and where its files were found. Their content is not read.
+    """List the known data sets and where their files are. The content of files is not read.
 
     \b
     Example:
@@ -131,27 +127,22 @@ def listing(folder: Path | None, as_json: bool) -> None:
     """
     from harness.datasets.files import KNOWN, look, places
 
-    for known in KNOWN.values():
-        folders = places(known, folder)
-        found = [path for file in known.files if (path := look(file, folders))]
-        if as_json:
-            lines = {
-                "data_set": known.name,
-                "title": known.title,
-                "files": len(known.files),
-                "found": [str(path) for path in found],
-            }
-            print_json(
-                [lines | {"looked_in": [str(place) for place in folders], "mirrors": known.mirrors}]
-            )
-            continue
-        where = " and ".join(dict.fromkeys(str(path.parent) for path in found))
-        state = (
-            f"{len(found)} of {len(known.files)} files in {where}"
-            if found
-            else f"not here; to have it: bench data fetch {known.name}"
-        )
-        say(f"{known.name:<8} {known.title}: {state}")
+    for data_set in KNOWN.values():
+        folders = places(data_set, folder)
+        paths = [path for file in data_set.files if (path := look(file, folders))]
+        record = {
+            "data_set": data_set.name,
+            "title": data_set.title,
+            "files": len(data_set.files),
+            "found": [str(path) for path in paths],
+            "looked_in": [str(path) for path in folders],
+            "mirrors": data_set.mirrors,
+        }
+        state = f"not here; to get it: bench data fetch {data_set.name}"
+        if paths:
+            parents = " and ".join(dict.fromkeys(str(path.parent) for path in paths))
+            state = f"{len(paths)} of {len(data_set.files)} files in {parents}"
+        _print(record, f"{data_set.name:<8} {data_set.title}: {state}", as_json)
 
 
 class _Downloads(Progress):

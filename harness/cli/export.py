@@ -17,7 +17,8 @@ from harness.base.workspace import Workspace
 from harness.cli._options import json_option
 from harness.cli._output import out_file, print_json, say
 from harness.cli._render import track
-from harness.cli._selection import Selection, choice_of, opened, run_of, selection
+from harness.cli._selection import Selection, find_run, open_results, selection_options
+from harness.cli.compare import choose_format
 
 if TYPE_CHECKING:
     from harness.analysis.selection import RunFilter
@@ -55,7 +56,7 @@ SUFFIXES = {".csv": "csv", ".jsonl": "jsonl", ".ndjson": "jsonl", ".parquet": "p
     metavar="FILE",
     help="Write a bundle instead; there must be no such file.",
 )
-@selection
+@selection_options
 @click.option(
     "--status",
     "statuses",
@@ -70,7 +71,7 @@ def export(
     what: str,
     format_: str | None,
     bundle: Path | None,
-    chosen: Selection,
+    selection: Selection,
     statuses: Sequence[str],
     as_json: bool,
 ) -> None:
@@ -82,7 +83,7 @@ def export(
     docs/results.md explains the columns. Without FILE it is printed.
 
     A bundle holds the specs, metrics, curves, history, plans, environments, texts of plugins,
-    tracebacks, last checkpoints and pictures of finished runs. It is a zip archive with a result
+    tracebacks, last checkpoints and figures of finished runs. It is a zip archive with a result
     database in it, bench.db. A run is named by its key or the first digits of it; without names all
     are written.
 
@@ -94,57 +95,46 @@ def export(
       bench export --bundle results.bench -t gaussian-25
     """
     if bundle is not None and (output, what, format_) != (None, "runs", None):
-        raise UsageError("A bundle is no table: leave out -o, --what and --format, or --bundle.")
+        raise UsageError("Write a table (-o, --what, --format) or a bundle (--bundle), not both.")
     for key in keys:
         if Path(key).suffix in SUFFIXES:
             raise UsageError(
-                f"'{key}' is no run's key. To write a file of that name: bench export -o {key}"
+                f"'{key}' is not the key of a run. To write a file of that name: "
+                f"bench export -o {key}"
             )
-    written = "" if bundle else _format("jsonl" if as_json else format_, output)
-    with opened("export") as store:
-        rows = [run_of(store, key) for key in dict.fromkeys(keys)]
-        choice = choice_of(chosen, statuses, {row.key for row in rows} if rows else None)
+    format_ = choose_format("jsonl" if as_json else format_, output, SUFFIXES)
+    if format_ is None and bundle is None:
+        raise UsageError(
+            "Say what to write: a table with -o FILE.csv (.jsonl, .parquet) or --format csv to "
+            "print it, or bench export --bundle FILE."
+        )
+    with open_results("export") as store:
+        rows = [find_run(store, key) for key in dict.fromkeys(keys)]
+        filter_ = selection.run_filter(statuses, {row.key for row in rows} if rows else None)
         if bundle is None:
-            _write_table(store, choice, what, written, output)
+            _write_table(store, filter_, what, str(format_), output)
         else:
-            _write_bundle(store, rows, choice, bundle, as_json)
-
-
-def _format(given: str | None, output: Path | None) -> str:
-    """The format asked for, or what the file's name ends in."""
-    if given == "parquet" and output is None:
-        raise UsageError("Parquet is no text. Say which file to write: -o FILE.parquet.")
-    if given is not None:
-        return given
-    if output is None:
-        raise UsageError(
-            "Say what to write: a table with -o FILE.csv (.jsonl, .parquet) or --format csv to print it, or bench export --bundle FILE."
-        )
-    if output.suffix.lower() not in SUFFIXES:
-        raise UsageError(
-            f"What shall {output.name} be? Give it an ending ({', '.join(SUFFIXES)}), or say --format."
-        )
-    return SUFFIXES[output.suffix.lower()]
+            _write_bundle(store, rows, filter_, bundle, as_json)
 
 
 def _write_table(
-    store: ResultStore, choice: RunFilter, what: str, written: str, output: Path | None
+    store: ResultStore, filter_: RunFilter, what: str, format_: str, output: Path | None
 ) -> None:
     from harness.analysis.export import TABLES, require_runs
     from harness.analysis.files import FORMATS
 
     with store.snapshot() as snapshot:
-        chosen = require_runs(snapshot, choice)
-        table = TABLES[what](snapshot, chosen)
-        shown = dataclasses.replace(table, blocks=track(table.blocks, table.n_blocks, "Writing"))
+        runs = require_runs(snapshot, filter_)
+        table = TABLES[what](snapshot, runs)
+        blocks = track(table.blocks, table.n_blocks, "Writing")
         with out_file(output) as file:
-            FORMATS[written](shown, file)
+            FORMATS[format_](dataclasses.replace(table, blocks=blocks), file)
     if output is not None:
-        say(f"{chosen}. What the columns mean: docs/results.md", err=True)
+        say(f"{runs}. What the columns mean: docs/results.md", err=True)
 
 
 def _write_bundle(
-    store: ResultStore, rows: Sequence[RunRow], choice: RunFilter, bundle: Path, as_json: bool
+    store: ResultStore, rows: Sequence[RunRow], filter_: RunFilter, bundle: Path, as_json: bool
 ) -> None:
     from harness.analysis.export import find_runs
     from harness.base.spec import TERMINAL
@@ -154,7 +144,7 @@ def _write_bundle(
         if row.status not in TERMINAL:
             raise UsageError(f"Run {row.key} is {row.status}. Only finished runs can be exported.")
     finished = dataclasses.replace(
-        choice, statuses=TERMINAL.intersection(choice.statuses or TERMINAL)
+        filter_, statuses=TERMINAL.intersection(filter_.statuses or TERMINAL)
     )
     with store.snapshot() as snapshot:
         found = find_runs(snapshot, finished).keys

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -11,7 +12,13 @@ import click
 from harness.base.text import plural
 from harness.base.workspace import Workspace
 from harness.cli._output import say, write_out
-from harness.cli._selection import Selection, drawn, opened, selection, with_tuning
+from harness.cli._selection import (
+    Selection,
+    add_tuning_costs,
+    open_results,
+    select_finished,
+    selection_options,
+)
 
 if TYPE_CHECKING:
     from harness.analysis.ranks import Ranking
@@ -31,7 +38,7 @@ if TYPE_CHECKING:
     type=click.Path(dir_okay=False, path_type=Path),
     help="Where the page is written.",
 )
-@selection
+@selection_options
 @click.option(
     "--title",
     default="Benchmark report",
@@ -39,7 +46,7 @@ if TYPE_CHECKING:
     metavar="TEXT",
     help="The page's title.",
 )
-def report(output: Path, chosen: Selection, title: str) -> None:
+def report(output: Path, selection: Selection, title: str) -> None:
     """Write all results as one HTML page: figures, tables, failures, tuning, and the runs behind
     every number.
 
@@ -52,85 +59,75 @@ def report(output: Path, chosen: Selection, title: str) -> None:
     """
     from harness.analysis.ranks import across
     from harness.analysis.tables import Options, compare
-    from harness.base.spec import Status
-    from harness.report.build import report as page
+    from harness.report.build import report as build_page
 
-    workspace = Workspace.current()
-    with opened("report on") as store:
-        sample = drawn(store, chosen)
-        verdicts = with_tuning(workspace, sample)
-        finished = sum(run.status is Status.DONE for group in sample.groups for run in group.runs)
-        tuning = _tuning(store, verdicts, chosen)
-        ranking = across(compare(sample, Options()))
-        tables, published = _tables(sample, ranking), _published(store, sample)
-        content = page(title, sample, workspace, tuning, tables, published, ranking)
-    write_out(content.encode(), output)
-    say(f"{plural(finished, 'finished run')} on one page. Next: open it in a browser", err=True)
+    with open_results("report on") as store:
+        runs = select_finished(store, selection)
+        tuning = _tuning_sections(store, add_tuning_costs(runs), selection)
+        ranking = across(compare(runs, Options()))
+        page = build_page(
+            title,
+            runs,
+            Workspace.current(),
+            tuning,
+            _comparisons(runs, ranking),
+            _published_values(store, runs),
+            ranking,
+        )
+    write_out(page.encode(), output)
+    n_done = sum(len(group.done) for group in runs.groups)
+    say(f"{plural(n_done, 'finished run')} on one page. Next: open it in a browser", err=True)
 
 
-def _tables(sample: SelectedRuns, ranking: Ranking | None) -> list[tuple[str, str]]:
-    """Comparison tables of what each task shows first, and of how methods rank across tasks."""
+def _comparisons(runs: SelectedRuns, ranking: Ranking | None) -> list[tuple[str, str]]:
+    """Return titles and HTML: tables of each task's headline metrics, and ranks across tasks."""
     from harness.analysis.formats import html
-    from harness.analysis.grids import Style, rank_grid, table_grids
+    from harness.analysis.grids import Grid, Style, rank_grid, table_grids
     from harness.analysis.tables import Options, compare
 
-    names = dict.fromkeys(
-        name for group in sample.groups for name in group.cell.description.headline
+    headlines = dict.fromkeys(
+        name for group in runs.groups for name in group.cell.description.headline
     )
-    found = compare(
-        sample, Options(metrics=tuple(name for name in names if name in sample.metrics.names))
-    )
-    by_metric = {
-        table.metric: [one for one in found if one.metric == table.metric] for table in found
-    }
-    tables = [
-        (
-            name,
-            html(
-                [grid for table in same for grid in table_grids(table, Style(brackets=True))],
-                page=False,
-            ),
-        )
-        for name, same in by_metric.items()
-    ]
-    return tables + ([("Ranks", html([rank_grid(ranking)], page=False))] if ranking else [])
+    metrics = tuple(name for name in headlines if name in runs.metrics.names)
+    grids: dict[str, list[Grid]] = {}
+    for table in compare(runs, Options(metrics=metrics)):
+        grids.setdefault(table.metric, []).extend(table_grids(table, Style(brackets=True)))
+    if ranking:
+        grids["Ranks"] = [rank_grid(ranking)]
+    return [(name, html(members, page=False)) for name, members in grids.items()]
 
 
-def _published(store: ResultStore, sample: SelectedRuns) -> list[tuple[str, str]]:
-    """Published values beside ours, of the tasks in the report."""
-    from functools import cache
-
-    from harness.analysis import published
+def _published_values(store: ResultStore, runs: SelectedRuns) -> list[tuple[str, str]]:
+    """Return titles and HTML: published values of the selected tasks beside ours."""
     from harness.analysis.formats import html
     from harness.analysis.grids import published_grids
+    from harness.analysis.published import publications, read
     from harness.analysis.reproduction import judge
     from harness.plan.studies import runs_of
 
-    runs, tasks = cache(runs_of), {group.cell.task_label for group in sample.groups}
-    judged = [
-        value
-        for path in published.publications().values()
-        for value in judge(store, published.read(path, load_tasks=False), runs, tasks)
+    study_runs, tasks = cache(runs_of), {group.cell.task_label for group in runs.groups}
+    judgements = [
+        judgement
+        for path in publications().values()
+        for judgement in judge(store, read(path, load_tasks=False), study_runs, tasks)
     ]
-    return [(grid.title, html([grid], page=False)) for grid in published_grids(judged)]
+    return [(grid.title, html([grid], page=False)) for grid in published_grids(judgements)]
 
 
-def _tuning(
-    store: ResultStore, verdicts: Sequence[TuningResult], chosen: Selection
+def _tuning_sections(
+    store: ResultStore, results: Sequence[TuningResult], selection: Selection
 ) -> list[Section]:
-    """A section for each search that has trials and is picked."""
     from harness.plan.grid import matches_any
 
-    found = []
-    for verdict in verdicts:
-        search = verdict.search
-        methods = search.method, search.plugins[0].name
-        if (
-            verdict.trials
-            and matches_any(chosen.methods, methods, {})
-            and matches_any(chosen.tasks, (search.task,), {})
-        ):
-            from harness.report.tuning import section
+    sections = []
+    for result in results:
+        search = result.search
+        names = (search.method, search.plugins[0].name)
+        is_selected = matches_any(selection.methods, names, {}) and matches_any(
+            selection.tasks, (search.task,), {}
+        )
+        if result.trials and is_selected:
+            from harness.report.tuning import section  # which loads optuna
 
-            found.append(section(verdict, store))
-    return found
+            sections.append(section(result, store))
+    return sections

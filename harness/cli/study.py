@@ -19,8 +19,8 @@ from harness.cli._execute import execute_runs
 from harness.cli._options import Work, json_option, open_store, work_options
 from harness.cli._output import print_json, say
 from harness.cli._render import console, print_table
-from harness.cli._selection import pattern_options, runs_of_study
-from harness.cli.listing import print_studies
+from harness.cli._selection import pattern_options, study_runs
+from harness.cli.listing import print_summaries
 
 if TYPE_CHECKING:
     from harness.base.spec import NewRun
@@ -55,7 +55,9 @@ def list_(as_json: bool) -> None:
     Example:
       bench study list
     """
-    print_studies(as_json)
+    from harness.plan.studies import listings
+
+    print_summaries(listings(), "bench study show", as_json)
 
 
 @study.command()
@@ -191,7 +193,7 @@ def status(name: str, methods: Sequence[str], tasks: Sequence[str], as_json: boo
 
         print_results(read_here(study), as_json)
         return
-    forecast = _forecast(runs_of_study(study, methods, tasks), Work())
+    forecast = _forecast(study_runs(study, methods, tasks), Work())
     _print_forecast(study, forecast, max(1, forecast.processes), as_json)
 
 
@@ -283,7 +285,7 @@ def run(
         return
     if trials is not None:
         raise UsageError(f"'{study.name}' is not a tuning study: it has no trials.")
-    runs = runs_of_study(study, methods, tasks, parse_sets(sets))
+    runs = study_runs(study, methods, tasks, parse_sets(sets))
     forecast = _forecast(runs, work)
     n_workers = None if work.scheduler or work.queue else work.workers or 1
     if dry_run:

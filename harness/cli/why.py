@@ -2,36 +2,46 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Iterator, Sequence
+from textwrap import fill
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from harness.base.errors import UnknownName, UsageError
+from harness.base.spec import plain_number, settings_text
+from harness.base.text import number, plural
+from harness.base.tracebacks import reason_and_place
 from harness.base.workspace import Workspace
 from harness.cli._options import json_option
-from harness.cli._output import print_json
-from harness.cli._selection import Selection, drawn, opened, selection
+from harness.cli._output import print_json, say
+from harness.cli._render import console, print_table
+from harness.cli._selection import Selection, open_results, select_finished, selection_options
 
 if TYPE_CHECKING:
-    from harness.analysis.provenance import Provenance
+    from harness.analysis.provenance import ContributingRun, Provenance
+    from harness.analysis.selection import SelectedRuns
     from harness.store import ResultStore
 
-MOST = 12
+MOST_NUMBERS = 12
 """How many numbers are explained on a terminal."""
+MOST_RUNS = 20
+"""How many runs of a number are listed on a terminal."""
+COMPARING = ("best", "reference", "test", "difference_", "p_holm")
+"""How the fields of a record begin that compare a number with others of its column."""
 
 
 @click.command()
 @click.argument("cells", nargs=-1, metavar="[CELL]...")
-@selection
+@selection_options
 @click.option("--metric", metavar="NAME", help="Another metric than the task's first one.")
 @json_option
-def why(cells: Sequence[str], chosen: Selection, metric: str | None, as_json: bool) -> None:
+def why(cells: Sequence[str], selection: Selection, metric: str | None, as_json: bool) -> None:
     """Say where a number of a table comes from: its runs, their specification, code, machine, and
     pages in MLflow.
 
     A number is named by its cell, which `bench compare` writes in JSON, CSV and Parquet and shows
-    in HTML; by the key of one of its runs; or by the first digits of either. Or pick it as for
+    in HTML; by the key of one of its runs; or by the first digits of either. Or select it as for
     bench compare. Of several numbers it also says where their specifications differ.
 
     \b
@@ -39,39 +49,201 @@ def why(cells: Sequence[str], chosen: Selection, metric: str | None, as_json: bo
       bench why -m hvae -t gaussian-25
       bench why 3f9c2a 81d0c4 --metric sigma_sq_error
     """
-    if not cells and not str(chosen):
+    if not cells and not str(selection):
         raise UsageError(
-            "Say which number: bench why -m METHOD -t TASK, or bench why CELL. Cells: bench compare --json"
+            "Say which number: bench why -m METHOD -t TASK, or bench why CELL. "
+            "Cells: bench compare --json"
         )
     from harness.analysis.provenance import provenances
-    from harness.cli._whys import described, show
 
-    with opened("explain") as store:
-        named = [_cell(store, name) for name in cells]
-        sample = drawn(store, chosen, set(named) or None)
-        found = provenances(sample, metric)
+    with open_results("explain") as store:
+        named = {_find_cell(store, prefix) for prefix in cells}
+        runs = select_finished(store, selection, named or None)
+        numbers = provenances(runs, metric)
         if as_json:
-            print_json(described(found, sample, Workspace.current()))
+            print_json(_records(numbers, runs))
+        elif len(numbers) > MOST_NUMBERS:
+            raise UsageError(
+                f"{len(numbers)} numbers match; at most {MOST_NUMBERS} are explained together. "
+                "Select fewer with -m and -t, or add --json."
+            )
         else:
-            show(_few(found), sample.left_out, Workspace.current())
+            _print_numbers(numbers, runs)
 
 
-def _cell(store: ResultStore, prefix: str) -> str:
-    """The cell of that name, or the one of the run of that key."""
-    found = store.scores.cells_named(prefix)
-    if len(found) != 1:
-        raise UnknownName(
-            "cell or run of that name alone" if found else "cell or run",
-            prefix,
-            found,
-            "bench compare --json",
+def _find_cell(store: ResultStore, prefix: str) -> str:
+    """Return the cell of that name, or that of the run of that key."""
+    cells = store.scores.cells_named(prefix)
+    if len(cells) != 1:
+        kind = "cell or run of that name alone" if cells else "cell or run"
+        raise UnknownName(kind, prefix, cells, "bench compare --json")
+    return cells[0]
+
+
+def _records(numbers: Sequence[Provenance], runs: SelectedRuns) -> Iterator[dict[str, Any]]:
+    """Yield the record that `bench compare` has of each number, with everything behind it."""
+    from harness.analysis.provenance import environments_differ, specs_differ
+    from harness.analysis.records import records
+
+    differing = specs_differ(numbers)
+    for index, number_ in enumerate(numbers):
+        (record,) = (
+            record
+            for record in records([number_.table], runs)
+            if record.get("cell") == number_.entry.cell
         )
-    return found[0]
+        spec = number_.group.cell.spec
+        yield {
+            **{name: value for name, value in record.items() if not name.startswith(COMPARING)},
+            "notes": number_.notes,
+            "withdrawn": number_.withdrawn,
+            "left_out": runs.left_out,
+            "spec": {name: value for name, value in spec.items() if name != "seed"},
+            "differs": {address: values[index] for address, values in differing.items()},
+            "runs": [_run_record(contribution) for contribution in number_.runs],
+            "environments": number_.environments,
+            "environments_differ": environments_differ([number_]),
+        }
 
 
-def _few(found: Sequence[Provenance]) -> Sequence[Provenance]:
-    if len(found) > MOST:
-        raise UsageError(
-            f"That are {len(found)} numbers; at most {MOST} are explained together. Pick fewer with -m and -t, or say --json."
+def _run_record(contribution: ContributingRun) -> dict[str, Any]:
+    from harness.store.run_files import file_facts
+    from harness.tracking.server import run_page
+
+    run, score, plan = contribution.run, contribution.score, contribution.plan
+    file, mlflow_run_id = contribution.checkpoint, contribution.mlflow_run_id
+    workspace = Workspace.current()
+    return {
+        "key": run.key,
+        "seed": run.seed,
+        "status": run.status.value,
+        "reason": run.reason,
+        "traceback": run.traceback,
+        "value": None if score is None else plain_number(score.value),
+        "se": None if score is None or score.se is None else plain_number(score.se),
+        "step": run.step,
+        "seconds": round(run.wall_s, 3),
+        "checkpoint": None if file is None else file_facts(workspace, file),
+        "source_hash": run.source_hash,
+        "environment": contribution.environment,
+        "plan": plan | {"members": len(plan["members"])} if plan else None,
+        "mlflow_run_id": mlflow_run_id,
+        "mlflow_page": None if mlflow_run_id is None else run_page(workspace, mlflow_run_id),
+    }
+
+
+def _print_numbers(numbers: Sequence[Provenance], runs: SelectedRuns) -> None:
+    from harness.analysis.provenance import environments_differ, specs_differ
+
+    out = console()
+    for number_ in numbers:
+        _print_number(number_)
+    if len(numbers) > 1:
+        rows = [
+            (address, *("none" if value is None else str(value) for value in values))
+            for address, values in specs_differ(numbers).items()
+        ]
+        if rows:
+            columns = ("differs in", *(number_.entry.cell for number_ in numbers))
+            print_table(columns, rows, blocks=True)
+        else:
+            out.print("Their specifications are the same.")
+        for line in _difference_lines(environments_differ(numbers)):
+            out.print(line)
+    for reason, count in sorted(runs.left_out.items()):
+        out.print(f"Left out: {plural(count, 'run')} ({reason}).")
+    is_mirrored = any(run.mlflow_run_id for number_ in numbers for run in number_.runs)
+    say(
+        f"Next: bench show KEY{' · bench ui, for the pages above' if is_mirrored else ''}", err=True
+    )
+
+
+def _print_number(number_: Provenance) -> None:
+    """Print a block: facts, a table of runs, and what the table has no room for."""
+    from harness.analysis.provenance import environments_differ
+    from harness.tracking.server import run_page
+
+    out = console()
+    table, group, listed = number_.table, number_.group, number_.runs[:MOST_RUNS]
+    comparison = settings_text({"protocol": group.cell.protocol} | table.apart)
+    out.print(f"{number_.name} on {group.column.task}, {comparison}", style="bold")
+    facts = [(name, value) for name, value in _facts(number_) if value]
+    width = max(len(name) for name, _ in facts)
+    for name, value in facts:
+        line, margin = f"  {name:<{width}}  {value}", (width + 4) * " "
+        out.print(fill(line, out.width, subsequent_indent=margin, break_on_hyphens=False))
+    rows = [
+        (
+            contribution.run.key,
+            str(contribution.run.seed),
+            contribution.run.status.value,
+            number(score.value, score.se) if (score := contribution.score) else "-",
+            f"step {file.step:,}" if (file := contribution.checkpoint) else "-",
+            contribution.environment or "-",
         )
-    return found
+        for contribution in listed
+    ]
+    columns = ("key", "seed", "status", table.metric, "checkpoint", "on")
+    print_table(columns, rows, 1, blocks=True)
+    lines = []
+    if len(number_.runs) > MOST_RUNS:
+        lines.append(f"and {plural(len(number_.runs) - MOST_RUNS, 'more run')}: --json lists all")
+    lines += [f"{key} retracted: {reason}" for key, reason in number_.withdrawn.items()]
+    for run in (contribution.run for contribution in listed):
+        if run.reason:
+            reason = reason_and_place(run.reason, run.traceback)
+            lines.append(f"seed {run.seed} {run.status.value}: {reason}")
+    lines += _difference_lines(environments_differ([number_]))
+    pages = [
+        f"  seed {contribution.run.seed:<4} {page}"
+        for contribution in listed
+        if contribution.mlflow_run_id
+        and (page := run_page(Workspace.current(), contribution.mlflow_run_id))
+    ]
+    for line in (*lines, *(["in MLflow:", *pages] if pages else [])):
+        out.print(f"  {line}", soft_wrap=True)
+    out.print()
+
+
+def _difference_lines(differences: dict[str, dict[str, Any]]) -> Iterator[str]:
+    for address, values in differences.items():
+        yield f"{address} differs: {', '.join(f'{name} {value}' for name, value in values.items())}"
+
+
+def _facts(number_: Provenance) -> Iterator[tuple[str, str]]:
+    from harness.analysis.grids import estimate
+    from harness.analysis.provenance import environment_summary
+    from harness.plan.grid import ranges
+
+    entry, cell, table = number_.entry, number_.group.cell, number_.table
+    n = entry.interval.n
+    unit = table.info.unit
+    yield table.metric, f"{estimate(entry.interval, False)} {unit}".strip() if n else "none"
+    if n:
+        total = plural(entry.total, "run")
+        yield (
+            "mean of",
+            f"{n} of {total}, seeds {ranges(entry.seeds)}; ± is one standard error",
+        )
+    if n > 1:
+        yield "95 %", f"{estimate(entry.interval, True)}, Student's t"
+    failures = [f"{count}/{entry.total} {status}" for status, count in entry.failures.items()]
+    yield "failed", ", ".join(failures)
+    for note in number_.notes:
+        yield "note", note
+    yield "cell", cell.cell
+    yield "set", settings_text(cell.settings) or "nothing: the defaults"
+    spec = {
+        name: value for name, value in cell.spec.items() if name not in ("method", "task", "seed")
+    }
+    for kind in ("method", "task"):
+        version, fields = spec.pop(f"{kind}_version"), settings_text(spec.pop(f"{kind}_fields"))
+        yield kind, f"{cell.spec[kind]}, version {version}: {fields or 'no fields'}"
+    yield "training", settings_text(spec)
+    for source, seeds in number_.sources.items():
+        yield "code", source + (f", seeds {ranges(seeds)}" if len(number_.sources) > 1 else "")
+    for name, environment in number_.environments.items():
+        summary = environment_summary(environment)
+        machine = summary.pop("machine")
+        packages = [f"{package} {version}" for package, version in summary.items()]
+        yield f"on {name}", ", ".join([*packages, machine])
