@@ -445,7 +445,7 @@ def test_runs_are_listed_by_variant(bench):
         for run in json_lines(bench("list", "runs", "-m", "hvae-untempered", "--json"))
     ] == ["none"]
     assert len(json_lines(bench("list", "runs", "-m", "hvae", "--json"))) == 2
-    assert "None of them fits" in bench("list", "runs", "-t", "nope").stderr
+    assert "None matches" in bench("list", "runs", "-t", "nope").stderr
 
 
 @pytest.mark.parametrize(

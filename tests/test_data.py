@@ -220,7 +220,7 @@ def test_verify_and_list_say_what_is_there(tmp_path, bench):
     )
     absent = bench("data", "verify", "toy")
     assert (absent.exit_code, absent.stdout.count("missing")) == (3, 2)
-    assert "To mend it: bench data fetch toy" in absent.stderr
+    assert "To repair it: bench data fetch toy" in absent.stderr
     (line,) = [
         line
         for line in json_lines(bench("data", "list", "--data", str(tmp_path / "other"), "--json"))

@@ -353,4 +353,4 @@ def test_a_withdrawn_result_stays_where_the_data_are_not_found(bench, images, mo
     monkeypatch.setenv("BENCH_DATA", str(Path("elsewhere").resolve()))
     (made,) = json_lines(bench(*images, "--json"))
     assert (made["status"], made["metrics"]) == ("done", run["metrics"])
-    assert ", made anew " in bench("show", run["key"]).stdout
+    assert ", run again " in bench("show", run["key"]).stdout

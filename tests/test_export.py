@@ -354,7 +354,10 @@ def test_a_withdrawn_result_says_so_in_tables_and_is_in_no_bundle(tmp_path):
         (["-o", "x.csv", "--seeds", "2-1"], "run backwards"),
         (["-o", "x.csv", "--study", "nope"], "nope"),
         (["-o", "x.csv", "ffff"], "No run named 'ffff'"),
-        (["-o", "x.csv", "--bundle", "y"], "Write a table (-o, --what, --format) or a bundle (--bundle), not both"),
+        (
+            ["-o", "x.csv", "--bundle", "y"],
+            "Write a table (-o, --what, --format) or a bundle (--bundle), not both",
+        ),
         (["-o", "kept.csv/x.csv"], "Cannot write"),
     ],
 )

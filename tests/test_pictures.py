@@ -256,7 +256,7 @@ def test_show_copies_them_out(copied):
     assert out == files(home, hvae)
     assert call("show", hvae, "--pictures", "out/here").exit_code == 0
     (home / "out" / "here" / "path.png").write_bytes(b"another")
-    assert "exists already" in refused("show", hvae, "--pictures", "out/here")
+    assert "already exists" in refused("show", hvae, "--pictures", "out/here")
     assert (
         call("show", gaussian, "--pictures", "out/gaussian").stdout == "out/gaussian/curves.png\n"
     )
@@ -277,7 +277,7 @@ def test_a_run_without_pictures_is_refused(workspace):
     assert f"is timeout: its parameters are those of step {line['step']} of 20" in result.stderr
     with opened(workspace) as store:
         store.reset([line["key"]])
-    assert "has no pictures: it is queued at step 0" in refused(
+    assert "has no figures: it is queued at step 0" in refused(
         "show", line["key"], "--pictures", "out"
     )
     assert not (workspace / "out").exists()
@@ -288,7 +288,7 @@ def test_a_run_without_pictures_is_refused(workspace):
 
 def test_sample_gives_a_grid_or_arrays(copied):
     home, (hvae, *_) = copied
-    assert call("sample", hvae[:6]).stdout == "64 pictures in samples.png\n"
+    assert call("sample", hvae[:6]).stdout == "64 images in samples.png\n"
     assert Image.open(io.BytesIO((home / "samples.png").read_bytes())).size == (496, 496)
     assert call("sample", hvae, "-n", 5, "-o", "five.npz").exit_code == 0
     assert call("sample", hvae, "-n", 7, "-o", "seven.npz").exit_code == 0
@@ -298,7 +298,7 @@ def test_sample_gives_a_grid_or_arrays(copied):
     assert np.array_equal(five["z"], seven["z"][:5])
     assert not np.array_equal(seven["z"], other["z"])
     assert (five["pixels"].min() >= 0, five["pixels"].max() <= 1) == (True, True)
-    assert "exists already" in refused("sample", hvae, "-o", "five.npz")
+    assert "already exists" in refused("sample", hvae, "-o", "five.npz")
     before = (home / "seven.npz").read_bytes()
     assert call("sample", hvae, "-n", 7, "-o", "seven.npz", "--force").exit_code == 0
     assert (home / "seven.npz").read_bytes() == before

@@ -11,8 +11,8 @@ from conftest import json_lines
 from rich.table import Table
 
 from harness.analysis.grids import Grid, Word
-from harness.cli.compare import plain_text, print_grids
 from harness.cli._render import SafeConsole, bars
+from harness.cli.compare import plain_text, print_grids
 
 TEXTS = (
     "./cancer.py:Cancer: done",

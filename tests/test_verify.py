@@ -431,8 +431,8 @@ def test_a_failure_that_the_source_foresees_is_shown_and_does_not_fail(bench, wo
     store_runs(cell("vb", "gaussian-400"), [2000.0, 2001.0, 2002.0], "delta_sq_error")
     result = bench("verify", "report2020", "-t", "gaussian-400")
     assert result.exit_code == 0
-    assert "not reproduced, not expected to be" in result.stdout
-    assert "1 not reproduced (1 of them foreseen)" in result.stdout
+    assert "not reproduced, as expected" in result.stdout
+    assert "1 not reproduced (1 of them expected)" in result.stdout
 
 
 def test_what_is_reproduced_though_far_off_says_why(bench, workspace):
