@@ -170,6 +170,7 @@ def _write_bundle(
         say(f"Wrote {plural(written, 'run')} to {bundle} ({bundle.stat().st_size:,} bytes).")
     if incomplete:
         say(
-            f"{plural(incomplete, 'run')} went without files that are missing or damaged here. See: bench doctor.",
+            f"{plural(incomplete, 'run')} went without files that are missing or damaged here. "
+            "See: bench doctor.",
             err=True,
         )
