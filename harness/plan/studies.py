@@ -200,7 +200,7 @@ def _culprit(grid: Grid, method: Setting, task: Setting, message: str) -> tuple[
 
     bare_method, bare_task = (replace(each, values=each.plugin.fields) for each in (method, task))
     any_method, any_task = (
-        replace(each, found=replace(each.plugin, fields={}), values={}) for each in (method, task)
+        replace(each, plugin=replace(each.plugin, fields={}), values={}) for each in (method, task)
     )
     attempts: list[tuple[tuple[str, ...], Setting, Setting, str | None, dict[str, Any]]] = [
         (("methods",), method, any_task, None, {}),
