@@ -180,7 +180,7 @@ def test_what_keeps_pictures_from_being_made_never_touches_the_result(workspace,
     (line,) = json_lines(result)
     assert (line["status"], list(files(workspace, line["key"]))) == ("done", ["samples.png"])
     assert (
-        f"Run {line['key']} goes without some of its pictures: No space left on device. Its result is whole."
+        f"Run {line['key']} goes without some of its pictures: No space left on device. Its result is complete."
         in result.stderr
     )
     with opened(workspace) as store:
@@ -422,9 +422,9 @@ def bad_inputs(home):
         "labels.idx": "holds labels (1 dimension), not images (3 dimensions)",
         "short.idx": "is too short",
         "text.idx": "is not an IDX file",
-        "text.npy": "is no file of numbers",
-        "text.npz": "is no file of numbers",
-        "objects.npy": "is no file of numbers",
+        "text.npy": "is damaged, or was not written by numpy.save",
+        "text.npz": "is damaged, or was not written by numpy.save",
+        "objects.npy": "is damaged, or was not written by numpy.save",
         "names.npz": "holds the arrays a, b",
         "nowhere.idx": "cannot be read: No such file",
         "nowhere.npy": "cannot be read: No such file",
