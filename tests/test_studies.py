@@ -86,7 +86,7 @@ def test_a_shipped_study_has_the_runs_that_its_grids_promise(name, n_cells, n_se
 
 def test_every_shipped_study_is_listed():
     assert sorted(studies.listings()) == sorted(
-        path.stem for path in Path(studies.__file__).parents[1].glob("studies/*.yaml")
+        path.stem for path in Path(studies.__file__).parents[2].glob("studies/*.yaml")
     )
 
 
