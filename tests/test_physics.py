@@ -374,3 +374,10 @@ def test_the_trajectory_through_reversed_layers_keeps_the_order_of_the_dimension
         < 0.1
         < float((drawn.path - drawn.z.flip(-1)).abs().max())
     )
+
+
+def test_a_linear_score_takes_the_word_of_earlier_releases():
+    centre, precision = torch.randn(2, 3), torch.rand(2, 3)
+    z = torch.randn(4, 2, 3)
+    earlier, now = LinearScore(centre, stiffness=precision), LinearScore(centre, precision)
+    assert torch.equal(earlier(z), now(z))

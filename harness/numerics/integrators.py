@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import InitVar, dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -26,7 +26,12 @@ class LinearScore:
     """
 
     centre: Tensor
-    precision: Tensor
+    precision: Tensor = None  # pyright: ignore[reportAssignmentType]
+    stiffness: InitVar[Tensor | None] = None  # the word of earlier releases
+
+    def __post_init__(self, stiffness: Tensor | None) -> None:
+        if self.precision is None:
+            object.__setattr__(self, "precision", stiffness)
 
     def __call__(self, z: Tensor) -> Tensor:
         """Evaluate the score at z [S, N, D]: [S, N, D]."""
