@@ -72,7 +72,7 @@ def test_a_task_keeps_its_contract(cls):
 
 
 def test_every_file_has_its_plugin():
-    assert {cls.__module__.partition(".")[2] for cls in METHODS} >= {
+    assert {cls.__module__.rpartition(".")[2] for cls in METHODS} >= {
         "vb",
         "iwae",
         "pnf",
@@ -80,7 +80,7 @@ def test_every_file_has_its_plugin():
         "hvae",
         "hvae_iaf",
     }
-    assert {cls.__module__.partition(".")[2] for cls in TASKS} >= {
+    assert {cls.__module__.rpartition(".")[2] for cls in TASKS} >= {
         "gaussian",
         "gaussian_ar1",
         "norms",
