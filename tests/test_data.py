@@ -230,7 +230,7 @@ def test_verify_and_list_say_what_is_there(tmp_path, bench):
         str(tmp_path / "other" / "toy" / name) for name in (IMAGES, f"{LABELS}.gz")
     ]
     assert (
-        "toy      A toy: not here; to have it: bench data fetch toy" in bench("data", "list").stdout
+        "toy      A toy: not here; to get it: bench data fetch toy" in bench("data", "list").stdout
     )
     assert bench("data", "verify", "mnst").exit_code == 2
 

@@ -42,7 +42,7 @@ def test_a_device_that_is_not_there_is_one_line_and_nothing_is_written(
 def test_memory_that_a_step_frees_is_there_for_the_next():
     source = """if True:
         import resource, torch
-        from harness import devices
+        from harness.training import devices
         {}
         def steps():
             for _ in range(10):
