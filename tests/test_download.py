@@ -295,7 +295,7 @@ def test_without_space_nothing_half_written_stays(at, tmp_path):
 
 START = """
 import sys
-from harness import data
+from harness.datasets import files as data
 from harness.cli import main
 data.KNOWN["toy"] = data.DataSet("toy", "A toy", tuple(data.DataFile(*one) for one in {files}), ())
 main(["data", "fetch", "toy", "--mirror", *sys.argv[1:]])
@@ -330,7 +330,7 @@ def test_of_two_processes_one_downloads_and_the_other_finds_the_files(at, server
     server.released.set()
     ended = [(process.communicate(timeout=120), process.returncode) for process in (first, second)]
     assert [status for _, status in ended] == [0, 0]
-    assert [out.split()[::2] for (out, _), _ in ended] == [["fetched", "fetched"], ["kept", "kept"]]
+    assert [out.split()[::2] for (out, _), _ in ended] == [["fetched", "fetched"], ["present", "present"]]
     assert server.asked == [("waiting", IMAGES), ("waiting", LABELS)]
     assert content_of(tmp_path / "data") == WHOLE
 
