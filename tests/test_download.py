@@ -330,7 +330,10 @@ def test_of_two_processes_one_downloads_and_the_other_finds_the_files(at, server
     server.released.set()
     ended = [(process.communicate(timeout=120), process.returncode) for process in (first, second)]
     assert [status for _, status in ended] == [0, 0]
-    assert [out.split()[::2] for (out, _), _ in ended] == [["fetched", "fetched"], ["present", "present"]]
+    assert [out.split()[::2] for (out, _), _ in ended] == [
+        ["fetched", "fetched"],
+        ["present", "present"],
+    ]
     assert server.asked == [("waiting", IMAGES), ("waiting", LABELS)]
     assert content_of(tmp_path / "data") == WHOLE
 
