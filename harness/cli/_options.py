@@ -8,6 +8,7 @@ import math
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
@@ -83,16 +84,37 @@ plugins_option = click.option(
     is_flag=True,
     help="Run code that the database holds: whoever can write there can run code as you.",
 )
-grid_options = bundle(
-    click.option(
+output_option = click.option(
+    "-o",
+    "--output",
+    type=click.Path(path_type=Path, dir_okay=False),
+    metavar="FILE",
+    help="Write there, whole or not at all.",
+)
+
+
+def methods_option(help_text: str) -> Callable[[Any], Any]:
+    """Return `--method`, which may be repeated, with the help of a command."""
+    return click.option(
         "-m",
         "--method",
         "methods",
         multiple=True,
         required=True,
         metavar="METHOD",
-        help="A method: hvae, hvae-untempered, 'hvae[n_leapfrog=1,10][tempering=fixed,none]' "
-        "or ./mine.py:Mine. Repeat to cross.",
+        help=help_text,
+    )
+
+
+def set_option(help_text: str) -> Callable[[Any], Any]:
+    """Return `--set` with the help of a command."""
+    return click.option("--set", "sets", multiple=True, metavar="FIELD=VALUE", help=help_text)
+
+
+grid_options = bundle(
+    methods_option(
+        "A method: hvae, hvae-untempered, 'hvae[n_leapfrog=1,10][tempering=fixed,none]' "
+        "or ./mine.py:Mine. Repeat to cross."
     ),
     click.option(
         "-t",
@@ -115,13 +137,7 @@ grid_options = bundle(
         metavar="NAME",
         help="How runs train and are scored; each task has its own. See: bench show TASK.",
     ),
-    click.option(
-        "--set",
-        "sets",
-        multiple=True,
-        metavar="FIELD=VALUE",
-        help="Set a field: lr=1e-3, method.n_leapfrog=5, task.n_data=1000. Repeat for more.",
-    ),
+    set_option("Set a field: lr=1e-3, method.n_leapfrog=5, task.n_data=1000. Repeat for more."),
 )
 limit_options = bundle(
     click.option(

@@ -11,7 +11,7 @@ import click
 
 from harness.base.errors import UsageError
 from harness.base.text import plural
-from harness.cli._options import json_option, protocol_option
+from harness.cli._options import json_option, methods_option, protocol_option, set_option
 from harness.cli._output import print_json, say
 
 if TYPE_CHECKING:
@@ -21,24 +21,10 @@ NOISY = 0.1  # spread of a ratio
 
 
 @click.command()
-@click.option(
-    "-m",
-    "--method",
-    "methods",
-    multiple=True,
-    required=True,
-    metavar="METHOD",
-    help="Two or more; the first is the reference.",
-)
+@methods_option("Two or more; the first is the reference.")
 @click.option("-t", "--task", required=True, metavar="TASK", help="A task: digits.")
 @protocol_option
-@click.option(
-    "--set",
-    "sets",
-    multiple=True,
-    metavar="FIELD=VALUE",
-    help="Set a field for all methods: batch_size=100. Repeat for more.",
-)
+@set_option("Set a field for all methods: batch_size=100. Repeat for more.")
 @click.option(
     "--steps",
     type=click.IntRange(1),

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from harness.base.errors import UsageError, harmless
-from harness.cli._options import json_option
+from harness.cli._options import json_option, output_option
 from harness.cli._output import print_json, say, write_out
 from harness.cli._render import UNLIMITED, SafeConsole, console, print_table
 from harness.cli._selection import (
@@ -84,13 +84,7 @@ SUFFIXES = {
     metavar="FORMAT",
     help=f"{', '.join(FORMATS[:-1])} or {FORMATS[-1]}. Without it: what FILE ends in, or a table.",
 )
-@click.option(
-    "-o",
-    "--output",
-    type=click.Path(path_type=Path, dir_okay=False),
-    metavar="FILE",
-    help="Write there, whole or not at all.",
-)
+@output_option
 @json_option
 def compare(
     selection: Selection,

@@ -14,7 +14,7 @@ import click
 from harness.base.errors import UsageError
 from harness.base.text import plural
 from harness.base.workspace import Workspace
-from harness.cli._options import json_option
+from harness.cli._options import json_option, output_option
 from harness.cli._output import out_file, print_json, say
 from harness.cli._render import track
 from harness.cli._selection import Selection, find_run, open_results, selection_options
@@ -29,13 +29,7 @@ SUFFIXES = {".csv": "csv", ".jsonl": "jsonl", ".ndjson": "jsonl", ".parquet": "p
 
 @click.command()
 @click.argument("keys", nargs=-1, metavar="[KEY]...")
-@click.option(
-    "-o",
-    "--output",
-    type=click.Path(path_type=Path, dir_okay=False),
-    metavar="FILE",
-    help="Write there, whole or not at all.",
-)
+@output_option
 @click.option(
     "--what",
     type=click.Choice(["runs", "metrics", "curves"]),

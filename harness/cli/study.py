@@ -16,7 +16,7 @@ from harness.base.errors import UnknownName, UsageError
 from harness.base.text import duration, plural
 from harness.base.workspace import Workspace
 from harness.cli._execute import execute_runs
-from harness.cli._options import Work, json_option, open_store, work_options
+from harness.cli._options import Work, json_option, open_store, set_option, work_options
 from harness.cli._output import print_json, say
 from harness.cli._render import console, print_table
 from harness.cli._selection import pattern_options, study_runs
@@ -222,13 +222,7 @@ def best(name: str, as_json: bool) -> None:
 @study.command()
 @click.argument("name", metavar="NAME-or-FILE")
 @pattern_options
-@click.option(
-    "--set",
-    "sets",
-    multiple=True,
-    metavar="FIELD=VALUE",
-    help="Set a field in all runs: steps=500. Repeat for more.",
-)
+@set_option("Set a field in all runs: steps=500. Repeat for more.")
 @click.option(
     "--trials",
     type=click.IntRange(1),

@@ -8,7 +8,7 @@ from typing import get_args
 import click
 
 from harness.base.errors import UnknownName
-from harness.cli._options import Work, json_option, protocol_option, work_options
+from harness.cli._options import Work, json_option, protocol_option, set_option, work_options
 from harness.cli._output import say
 from harness.plan.tune_defaults import REPORT_SEEDS, SAMPLER, SEEDS, TRIALS, Pruner, Sampler
 
@@ -34,13 +34,7 @@ SAMPLERS, PRUNERS = get_args(Sampler), get_args(Pruner)
     "Without it: all declared ranges of real numbers.",
 )
 @protocol_option
-@click.option(
-    "--set",
-    "sets",
-    multiple=True,
-    metavar="FIELD=VALUE",
-    help="Set a field in all trials: steps=2000. Repeat for more.",
-)
+@set_option("Set a field in all trials: steps=2000. Repeat for more.")
 @click.option(
     "--seeds", default=SEEDS, show_default=True, metavar="SEEDS", help="Replicates of a trial."
 )

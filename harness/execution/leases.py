@@ -10,9 +10,9 @@ import time
 from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import asdict
-from types import TracebackType
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING
 
+from harness.base.closing import Closing
 from harness.base.errors import LeaseLost, StoreError
 from harness.base.subprocesses import Parent, Subprocess
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 BEAT_S = 15.0  # a quarter of a lease
 
 
-class Leases:
+class Leases(Closing):
     """Prolongs the leases of claims: `with Leases(url) as leases: leases.hold(claims)`."""
 
     def __init__(self, url: str, beat_s: float = BEAT_S) -> None:
@@ -51,15 +51,8 @@ class Leases:
             self._lost = self._lost or message["holding"] == self._holding
         return self._lost
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def close(self) -> None:
+        """End the process that keeps the leases."""
         if self._process is not None:
             self._process.close()
 

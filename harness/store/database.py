@@ -7,8 +7,7 @@ import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Self, TypeVarTuple
+from typing import Any, TypeVarTuple
 
 from sqlalchemy import (
     URL,
@@ -25,6 +24,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.exc import ArgumentError, DBAPIError, SQLAlchemyError
 
+from harness.base.closing import Closing
 from harness.base.errors import StoreError, UsageError
 from harness.base.workspace import redact, without_password
 
@@ -74,7 +74,7 @@ def sqlite_file(url: str) -> Path | None:
     return Path(str(parsed.database)) if parsed.get_backend_name() == "sqlite" else None
 
 
-class Database:
+class Database(Closing):
     """A database at an address: its engine, and transactions that are safe against other processes.
 
     It is connected to when it is first used. What its driver raises becomes a `StoreError`. A
@@ -89,17 +89,6 @@ class Database:
             self.engine = _sqlite_engine(parsed, foreign_keys)
         else:
             self.engine = _postgresql_engine(parsed)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
 
     def close(self) -> None:
         """Let go of the database."""

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from types import TracebackType
 from typing import Self
 
+from harness.base.closing import Closing
 from harness.base.workspace import Edition
 from harness.store import transfer
 from harness.store.create import open_database
@@ -23,7 +23,7 @@ from harness.store.scores import Scores, Snapshot
 from harness.store.transfer import Adoption, Result
 
 
-class ResultStore(Runs, Queue, Results, Mirroring):
+class ResultStore(Runs, Queue, Results, Mirroring, Closing):
     """Runs, who holds them, and their results, in a SQLite file or on a PostgreSQL server.
 
     Every method is one transaction, and raises `StoreError` when the database is locked, damaged or
@@ -53,17 +53,6 @@ class ResultStore(Runs, Queue, Results, Mirroring):
     def close(self) -> None:
         """Let go of the database."""
         self._database.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
 
     @contextmanager
     def snapshot(self) -> Iterator[Snapshot]:

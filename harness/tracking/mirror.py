@@ -17,9 +17,9 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
+from harness.base.closing import Closing
 from harness.base.errors import BenchError
 from harness.base.stop_request import StopRequest
 from harness.base.subprocesses import Message, Parent, Subprocess
@@ -59,7 +59,7 @@ def repair(
     return failed
 
 
-class Mirror:
+class Mirror(Closing):
     """A running mirror of some runs.
 
     `with Mirror.start(workspace, keys) as mirror: ...; missing = mirror.finish()`
@@ -148,17 +148,6 @@ class Mirror:
         """End the process, whatever it is doing."""
         if self._process is not None:
             self._process.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
 
 
 class Patience:
