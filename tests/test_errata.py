@@ -242,7 +242,7 @@ def test_lists_and_the_run_itself_show_the_mark(store, bench):
 def test_bundles_leave_withdrawn_results_out(store, bench):
     bench("invalidate", "-m", "vb", "--reason", "wrong")
     done = bench("export", "--bundle", "out.bench", "-t", "gaussian-2")
-    assert "4 withdrawn runs left out." in done.stderr
+    assert "4 retracted runs left out." in done.stderr
     assert "Wrote 4 runs" in done.stdout
 
 

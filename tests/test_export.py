@@ -336,7 +336,7 @@ def test_a_withdrawn_result_says_so_in_tables_and_is_in_no_bundle(tmp_path):
     result = export(workspace, "--bundle", tmp_path / "x.bench", "--json")
     assert ([line["key"] for line in json_lines(result)], result.stderr.splitlines()[0]) == (
         [kept],
-        "1 withdrawn run left out.",
+        "1 retracted run left out.",
     )
 
 

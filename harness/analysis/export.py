@@ -146,12 +146,12 @@ IDENTITY = (
     _column(
         "withdrawn",
         lambda run: run.withdrawn,
-        "why its result does not stand, and is in no table: `bench invalidate`",
+        "why its result was retracted, and is in no table: `bench invalidate`",
     ),
     _column(
         "in_means",
         lambda run: run.is_in_means,
-        "done, not for tuning, not withdrawn and of the newest code: the means of tables count it",
+        "done, not for tuning, not retracted and of the newest code: the means of tables count it",
         "flag",
     ),
 )

@@ -144,7 +144,7 @@ def _write_bundle(
         found = find_runs(snapshot, finished).keys
         withdrawn = snapshot.retractions.reasons(found)
     if withdrawn:
-        say(f"{plural(len(withdrawn), 'withdrawn run')} left out.", err=True)
+        say(f"{plural(len(withdrawn), 'retracted run')} left out.", err=True)
     keys = sorted(key for key in found if key not in withdrawn)
     results = (result for key in keys for result in store.results([key]))
     lines: list[dict[str, Any]] = []

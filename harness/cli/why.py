@@ -86,23 +86,23 @@ def _records(numbers: Sequence[Provenance], runs: SelectedRuns) -> Iterator[dict
     from harness.analysis.records import records
 
     differing = specs_differ(numbers)
-    for index, number_ in enumerate(numbers):
+    for index, table_number in enumerate(numbers):
         (record,) = (
             record
-            for record in records([number_.table], runs)
-            if record.get("cell") == number_.entry.cell
+            for record in records([table_number.table], runs)
+            if record.get("cell") == table_number.entry.cell
         )
-        spec = number_.group.cell.spec
+        spec = table_number.group.cell.spec
         yield {
             **{name: value for name, value in record.items() if not name.startswith(COMPARING)},
-            "notes": number_.notes,
-            "withdrawn": number_.withdrawn,
+            "notes": table_number.notes,
+            "withdrawn": table_number.withdrawn,
             "left_out": runs.left_out,
             "spec": {name: value for name, value in spec.items() if name != "seed"},
             "differs": {address: values[index] for address, values in differing.items()},
-            "runs": [_run_record(contribution) for contribution in number_.runs],
-            "environments": number_.environments,
-            "environments_differ": environments_differ([number_]),
+            "runs": [_run_record(contribution) for contribution in table_number.runs],
+            "environments": table_number.environments,
+            "environments_differ": environments_differ([table_number]),
         }
 
 
@@ -136,15 +136,15 @@ def _print_numbers(numbers: Sequence[Provenance], runs: SelectedRuns) -> None:
     from harness.analysis.provenance import environments_differ, specs_differ
 
     out = console()
-    for number_ in numbers:
-        _print_number(number_)
+    for table_number in numbers:
+        _print_number(table_number)
     if len(numbers) > 1:
         rows = [
             (address, *("none" if value is None else str(value) for value in values))
             for address, values in specs_differ(numbers).items()
         ]
         if rows:
-            columns = ("differs in", *(number_.entry.cell for number_ in numbers))
+            columns = ("differs in", *(table_number.entry.cell for table_number in numbers))
             print_table(columns, rows, blocks=True)
         else:
             out.print("Their specifications are the same.")
@@ -152,22 +152,22 @@ def _print_numbers(numbers: Sequence[Provenance], runs: SelectedRuns) -> None:
             out.print(line)
     for reason, count in sorted(runs.left_out.items()):
         out.print(f"Left out: {plural(count, 'run')} ({reason}).")
-    is_mirrored = any(run.mlflow_run_id for number_ in numbers for run in number_.runs)
+    is_mirrored = any(run.mlflow_run_id for table_number in numbers for run in table_number.runs)
     say(
         f"Next: bench show KEY{' · bench ui, for the pages above' if is_mirrored else ''}", err=True
     )
 
 
-def _print_number(number_: Provenance) -> None:
+def _print_number(table_number: Provenance) -> None:
     """Print a block: facts, a table of runs, and what the table has no room for."""
     from harness.analysis.provenance import environments_differ
     from harness.tracking.server import run_page
 
     out = console()
-    table, group, listed = number_.table, number_.group, number_.runs[:MOST_RUNS]
+    table, group, listed = table_number.table, table_number.group, table_number.runs[:MOST_RUNS]
     comparison = settings_text({"protocol": group.cell.protocol} | table.apart)
-    out.print(f"{number_.name} on {group.column.task}, {comparison}", style="bold")
-    facts = [(name, value) for name, value in _facts(number_) if value]
+    out.print(f"{table_number.name} on {group.column.task}, {comparison}", style="bold")
+    facts = [(name, value) for name, value in _facts(table_number) if value]
     width = max(len(name) for name, _ in facts)
     for name, value in facts:
         line, margin = f"  {name:<{width}}  {value}", (width + 4) * " "
@@ -186,14 +186,16 @@ def _print_number(number_: Provenance) -> None:
     columns = ("key", "seed", "status", table.metric, "checkpoint", "on")
     print_table(columns, rows, 1, blocks=True)
     lines = []
-    if len(number_.runs) > MOST_RUNS:
-        lines.append(f"and {plural(len(number_.runs) - MOST_RUNS, 'more run')}: --json lists all")
-    lines += [f"{key} retracted: {reason}" for key, reason in number_.withdrawn.items()]
+    if len(table_number.runs) > MOST_RUNS:
+        lines.append(
+            f"and {plural(len(table_number.runs) - MOST_RUNS, 'more run')}: --json lists all"
+        )
+    lines += [f"{key} retracted: {reason}" for key, reason in table_number.withdrawn.items()]
     for run in (contribution.run for contribution in listed):
         if run.reason:
             reason = reason_and_place(run.reason, run.traceback)
             lines.append(f"seed {run.seed} {run.status.value}: {reason}")
-    lines += _difference_lines(environments_differ([number_]))
+    lines += _difference_lines(environments_differ([table_number]))
     pages = [
         f"  seed {contribution.run.seed:<4} {page}"
         for contribution in listed
@@ -210,12 +212,12 @@ def _difference_lines(differences: dict[str, dict[str, Any]]) -> Iterator[str]:
         yield f"{address} differs: {', '.join(f'{name} {value}' for name, value in values.items())}"
 
 
-def _facts(number_: Provenance) -> Iterator[tuple[str, str]]:
+def _facts(table_number: Provenance) -> Iterator[tuple[str, str]]:
     from harness.analysis.grids import estimate
     from harness.analysis.provenance import environment_summary
     from harness.plan.grid import ranges
 
-    entry, cell, table = number_.entry, number_.group.cell, number_.table
+    entry, cell, table = table_number.entry, table_number.group.cell, table_number.table
     n = entry.interval.n
     unit = table.info.unit
     yield table.metric, f"{estimate(entry.interval, False)} {unit}".strip() if n else "none"
@@ -229,7 +231,7 @@ def _facts(number_: Provenance) -> Iterator[tuple[str, str]]:
         yield "95 %", f"{estimate(entry.interval, True)}, Student's t"
     failures = [f"{count}/{entry.total} {status}" for status, count in entry.failures.items()]
     yield "failed", ", ".join(failures)
-    for note in number_.notes:
+    for note in table_number.notes:
         yield "note", note
     yield "cell", cell.cell
     yield "set", settings_text(cell.settings) or "nothing: the defaults"
@@ -240,9 +242,9 @@ def _facts(number_: Provenance) -> Iterator[tuple[str, str]]:
         version, fields = spec.pop(f"{kind}_version"), settings_text(spec.pop(f"{kind}_fields"))
         yield kind, f"{cell.spec[kind]}, version {version}: {fields or 'no fields'}"
     yield "training", settings_text(spec)
-    for source, seeds in number_.sources.items():
-        yield "code", source + (f", seeds {ranges(seeds)}" if len(number_.sources) > 1 else "")
-    for name, environment in number_.environments.items():
+    for source, seeds in table_number.sources.items():
+        yield "code", source + (f", seeds {ranges(seeds)}" if len(table_number.sources) > 1 else "")
+    for name, environment in table_number.environments.items():
         summary = environment_summary(environment)
         machine = summary.pop("machine")
         packages = [f"{package} {version}" for package, version in summary.items()]
