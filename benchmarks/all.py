@@ -1,7 +1,7 @@
 """Makes every figure anew, one benchmark after the other, and then the page that shows them.
 
-    python benchmarks/all.py               everything: hours, most of them those of workers and
-    tracking python benchmarks/all.py gaussian      these alone, and the page
+    python benchmarks/all.py               everything: hours, most of them of workers and tracking
+    python benchmarks/all.py gaussian      these alone, and the page
 
 Pythae is an extra of one benchmark: pip install pythae==0.1.2
 """

@@ -1,8 +1,10 @@
 """How long `bench compare` and `bench report` take over 100,000 finished runs: eight methods,
 twelve tasks, 1,042 seeds.
 
-    python benchmarks/results.py               SQLite, and PostgreSQL where its server programs are
-    installed python benchmarks/results.py --json out.json
+    python benchmarks/results.py
+    python benchmarks/results.py --json out.json
+
+On SQLite, and on PostgreSQL where its server programs are installed.
 
 Whole commands, from the shell's point of view: start-up is in them. Curves have 50 points. Each
 figure is the median of `--repeats` calls in seconds, with the smallest and the largest.

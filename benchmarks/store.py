@@ -1,8 +1,10 @@
 """How long common questions take in a database of 100,000 finished runs, and what a sweep of
 100,000 queued ones asks, on SQLite and on PostgreSQL.
 
-    python benchmarks/store.py                 SQLite, and PostgreSQL where its server programs are
-    installed python benchmarks/store.py --json out.json
+    python benchmarks/store.py
+    python benchmarks/store.py --json out.json
+
+On SQLite, and on PostgreSQL where its server programs are installed.
 
 Each figure is the median of `--repeats` calls after start-up, in seconds, with the smallest and the
 largest. Of the sweep it is processor time, that of the server included, of a call among twenty; 640

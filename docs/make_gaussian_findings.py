@@ -2,7 +2,6 @@
 and `corrected-gaussian`.
 
     BENCH_HOME=... PYTHONPATH=. python docs/make_gaussian_findings.py gaussian-25 gaussian-50
-    gaussian-100
 
 What stands between `<!-- NAME -->` and `<!-- end -->` is replaced.
 """
