@@ -23,7 +23,7 @@ from typing import Any
 
 ROOT = Path(__file__).parent.parent
 IMPORTS = [
-    *("forked", "store_processes", "alembic.command", "alembic.config"),
+    *("forked", "store_processes"),
     *(
         "harness.execution.bundle",
         "harness.cli.run",

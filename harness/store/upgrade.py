@@ -1,6 +1,4 @@
-"""Schema revisions, backups, and what `bench db` shows. Alembic is imported only when a schema
-changes.
-"""
+"""Schema revisions, backups, and what `bench db` shows."""
 
 from __future__ import annotations
 
@@ -18,11 +16,9 @@ from harness.base.files import sync_folder
 from harness.base.workspace import redact
 from harness.store.database import Database, insert_new, sqlite_file
 from harness.store.floats import stored_json
+from harness.store.migrations import HEAD, REVISIONS, VERSION_TABLE, bring_up
 from harness.store.schema import descriptions, metadata, runs
 
-VERSION_TABLE = "bench_alembic_version"
-REVISIONS = ("0001", "0002", "0003")  # oldest first; migrations/versions has a file for each
-HEAD = REVISIONS[-1]
 # "bench" in ASCII: the name of the server's lock under which a schema is changed.
 SCHEMA_LOCK = 0x62656E6368
 
@@ -84,7 +80,7 @@ def migrate(database: Database) -> str | None:
         elif revision not in REVISIONS:
             check_revision(revision, database.url)
         if revision != HEAD:
-            _run_migrations(connection)
+            bring_up(connection, revision)
             if revision is not None:
                 _describe_runs(connection)
     return revision
@@ -119,17 +115,6 @@ def _refuse_foreign_tables(connection: Connection, url: str) -> None:
             f"{redact(url)} is not a result database: {maker} made its tables "
             f"({', '.join(clashes)}). Name a database of its own with BENCH_DATABASE_URL."
         )
-
-
-def _run_migrations(connection: Connection) -> None:
-    from alembic import command
-    from alembic.config import Config
-
-    config, folder = Config(), Path(__file__).parent / "migrations"
-    config.set_main_option("script_location", str(folder).replace("%", "%%"))
-    config.set_main_option("path_separator", "os")
-    config.attributes["connection"] = connection
-    command.upgrade(config, HEAD)
 
 
 def upgrade(url: str) -> str | None:
