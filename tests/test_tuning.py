@@ -345,11 +345,11 @@ def test_the_median_pruner_sees_trials_of_earlier_rounds_only(url):
             )
         log.ask()
         log.ask()
-        assert log.prunes(6, 6, {10: 1.0})
-        assert not log.prunes(6, 6, {10: 4.0})
+        assert log.prunes(6, 6, {10: 1.0})[0]
+        assert not log.prunes(6, 6, {10: 4.0})[0]
         log.tell(6, 6, "pruned", None, {10: 1.0})
-        assert log.prunes(7, 6, {10: 2.0}) == log.prunes(7, 7, {10: 2.0})
-        assert not log.prunes(7, 3, {10: 0.0}), "three trials are too few for a median"
+        assert log.prunes(7, 6, {10: 2.0})[0] == log.prunes(7, 7, {10: 2.0})[0]
+        assert not log.prunes(7, 3, {10: 0.0})[0], "three trials are too few for a median"
 
 
 @pytest.mark.parametrize("pruner", ["hyperband", "wilcoxon", "median"])
@@ -366,8 +366,10 @@ def test_a_pruners_verdict_is_the_same_when_asked_again(pruner, url):
             level, reports, pruned = draw.gauss(0, 1), {}, False
             for step in steps:
                 reports[step] = level + draw.gauss(0, 0.1)
-                pruned = step != steps[-1] and log.prunes(number, number // 2 * 2, reports)
-                assert step == steps[-1] or pruned == log.prunes(number, number // 2 * 2, reports)
+                pruned = step != steps[-1] and log.prunes(number, number // 2 * 2, reports)[0]
+                assert (
+                    step == steps[-1] or pruned == log.prunes(number, number // 2 * 2, reports)[0]
+                )
                 if pruned:
                     break
             outcomes.append("pruned" if pruned else "complete")

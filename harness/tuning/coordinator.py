@@ -68,9 +68,6 @@ def tune(
             return
         count = log.count()
         start = (running[0] if running else count) // size * size
-        for number in running:
-            if number < start + size:
-                log.take_up(number)
         for _ in range(min(start + size - count, missing)):
             log.ask()
         members = [
@@ -104,7 +101,7 @@ def _round(
                 stage.at is not None and (value := _report(search, store, keys, stage)) is not None
             ):
                 reports[number][stage.at] = value
-                if stage is not all_stages[-1] and log.prunes(number, start, reports[number]):
+                if stage is not all_stages[-1] and log.prunes(number, start, reports[number])[0]:
                     pruned.add(number)
                     del running[number]
     for trial in trials:

@@ -107,8 +107,9 @@ def read_results(
     results = []
     for search in searches:
         with read_log(url, search) as log:
-            trials, left_out = (log.trials(), log.left_out()) if log else ([], {})
-        results.append(_result(search, store, measured(search, store, trials), left_out))
+            trials, left_out = (log.trials(), log.left_out()) if log else ([], [])
+        reasons = dict.fromkeys(left_out, "another program added or ended it")
+        results.append(_result(search, store, measured(search, store, trials), reasons))
     return results
 
 

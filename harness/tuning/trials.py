@@ -5,8 +5,7 @@ a sampler created anew from a seed and the trial's number: so it does not matter
 process died before it. A trial appears in the log with all its parameters at once, and what Optuna
 is told of it is the same each time.
 
-Other programs may write to the same study. What they enqueued is run as it stands; what bench can
-do nothing with is left out by number, with the reason.
+Other programs may write to the same study: their trials are left out by number.
 """
 
 from __future__ import annotations
@@ -49,12 +48,8 @@ OUTCOME, SPEC, STUDY = "bench.outcome", "bench.spec", "bench.study"
 """Attributes of a trial: how it ended, what its runs are, and the study that bench asked for it
 in.
 """
-ENQUEUED = "fixed_params"
-"""Where Optuna keeps the settings that a trial was enqueued with."""
 NOT_MEASURED = "not measured"
 """The outcome of a trial whose score the result database does not have."""
-
-Distributions = Mapping[str, BaseDistribution]
 
 
 @dataclass(frozen=True)
@@ -100,8 +95,7 @@ def open_log(url: str, search: Search) -> Iterator[TrialLog]:
             )
         with named_lock(url, "creation", wait=True):
             build_if_missing(url, _create)
-            with _storage(url):
-                pass  # the process that comes first creates the tables
+            _create(url)  # on a server, the process that comes first creates the tables
         with _storage(url) as storage:
             study = quietly(
                 optuna.create_study,
@@ -248,33 +242,6 @@ def _pruner(search: Search) -> BasePruner:
 # Trials
 
 
-def is_enqueued(trial: FrozenTrial, distributions: Distributions) -> bool:
-    """Tell whether another program left a trial to be run that lacks some of its settings."""
-    return trial.state == TrialState.WAITING or (
-        trial.state == TrialState.RUNNING
-        and ENQUEUED in trial.system_attrs
-        and trial.distributions.keys() < distributions.keys()
-    )
-
-
-def _enqueued_params(trial: FrozenTrial) -> dict[str, Any]:
-    return {**trial.params, **trial.system_attrs.get(ENQUEUED, {})}
-
-
-def _misfit(name: str, value: Any, distributions: Distributions) -> str | None:
-    if name not in distributions:
-        return f"'{name}' is not tuned here"
-    try:
-        create_trial(
-            state=TrialState.RUNNING,
-            params={name: value},
-            distributions={name: distributions[name]},
-        )
-    except (TypeError, ValueError):
-        return f"{name}={value} is outside the space"
-    return None
-
-
 class StoredTrials:
     """The trials of a search in an Optuna study, for whoever reads them."""
 
@@ -295,7 +262,7 @@ class StoredTrials:
         order = {name: index for index, name in enumerate(self._distributions)}
         trials = []
         for trial in self._all():
-            if self._fault(trial) is None:
+            if self._is_ours(trial):
                 names = sorted(trial.params, key=lambda name: order.get(name, -1))
                 ended = trial.state.is_finished()
                 complete = trial.state == TrialState.COMPLETE
@@ -311,28 +278,18 @@ class StoredTrials:
                 )
         return trials
 
-    def left_out(self) -> dict[int, str]:
-        """Return why other programs' trials are left out, by number."""
-        faults = {trial.number: self._fault(trial) for trial in self._all()}
-        return {number: reason for number, reason in faults.items() if reason is not None}
+    def left_out(self) -> list[int]:
+        """Return the numbers of the trials that are not ours."""
+        return [trial.number for trial in self._all() if not self._is_ours(trial)]
 
-    def _fault(self, trial: FrozenTrial) -> str | None:
-        """Why a trial is neither one that bench asked for nor one that it can run; else None."""
-        study, distributions = self.study.study_name, self._distributions
-        if trial.user_attrs.get(STUDY, study) != study:
-            return f"it was copied from the study '{trial.user_attrs[STUDY]}'"
-        if is_enqueued(trial, distributions):
-            params = _enqueued_params(trial)
-            is_grid = self.study.user_attrs.get(DEFINITION, {}).get("sampler") == "grid"
-            if is_grid and params.keys() < distributions.keys():
-                return "a grid has no value for what it leaves open"
-            misfits = (_misfit(name, value, distributions) for name, value in params.items())
-            return next(filter(None, misfits), None)
-        if trial.state.is_finished() and OUTCOME not in trial.user_attrs:
-            return "another program ended it"
-        if trial.distributions != distributions:
-            return "its settings, or their ranges, are not those of this study"
-        return None
+    def _is_ours(self, trial: FrozenTrial) -> bool:
+        """Whether bench asked for it in this study, and nobody else ended it."""
+        name = self.study.study_name
+        return (
+            trial.user_attrs.get(STUDY, name) == name
+            and trial.distributions == self._distributions
+            and (OUTCOME in trial.user_attrs or not trial.state.is_finished())
+        )
 
 
 class TrialLog(StoredTrials):
@@ -391,9 +348,7 @@ class TrialLog(StoredTrials):
         specs = {
             str(trial.number): self._search.spec(trial.params)
             for trial in self._all()
-            if SPEC not in trial.user_attrs
-            and not self._fault(trial)
-            and not is_enqueued(trial, self._distributions)
+            if SPEC not in trial.user_attrs and self._is_ours(trial)
         }
         if self.study.user_attrs.get(SPECS, {}) != specs:
             # trials of earlier releases have ended, and can no longer be written to
@@ -411,78 +366,31 @@ class TrialLog(StoredTrials):
         """The trials as samplers and pruners see them: failed where there is nothing to learn."""
         blank = create_trial(state=TrialState.FAIL)
         return [
-            blank
-            if self._fault(trial)
-            or trial.number in self.unmeasured
-            or is_enqueued(trial, self._distributions)
-            else trial
+            trial if self._is_ours(trial) and trial.number not in self.unmeasured else blank
             for trial in self._all()
         ]
 
     def ask(self) -> None:
-        """Add the next trial, with its parameters.
-
-        Raises:
-            UsageError: another program's trials are in the way.
-        """
-        trial = self._sample(self._visible(), {})
-        try:
-            self.study.add_trial(
-                create_trial(
-                    state=TrialState.RUNNING,
-                    params=trial.params,
-                    distributions=trial.distributions,
-                    system_attrs=trial.system_attrs,
-                    user_attrs=self._attributes(trial.params),
-                )
-            )
-        except ValueError as err:
-            raise UsageError(
-                f"Optuna's study '{self._search.name}' has trials of another program "
-                f"with other kinds of settings: {err}."
-            ) from err
-
-    def take_up(self, number: int) -> None:
-        """Give a trial of another program the settings it leaves open; one that bench asked for
-        stays as it is.
-        """
-        storage, trial = self.study._storage, self._all()[number]
-        params = trial.params
-        if is_enqueued(trial, self._distributions):
-            params = self._sample(self._visible()[:number], _enqueued_params(trial)).params
-            if trial.state == TrialState.WAITING:
-                storage.set_trial_state_values(trial._trial_id, TrialState.RUNNING)
-            for name, distribution in self._distributions.items():
-                storage.set_trial_param(
-                    trial._trial_id, name, distribution.to_internal_repr(params[name]), distribution
-                )
-        for name, value in self._attributes(params).items():
-            if name not in trial.user_attrs:
-                storage.set_trial_user_attr(trial._trial_id, name, value)
-
-    def _attributes(self, params: dict[str, Any]) -> dict[str, Any]:
-        return {SPEC: self._search.spec(params), STUDY: self.study.study_name}
-
-    def _sample(self, trials: Sequence[FrozenTrial], fixed: dict[str, Any]) -> FrozenTrial:
-        """What the sampler makes of the trial after `trials`."""
-        sampler = _sampler(self._search, len(trials))
-        memory = study_in_memory(self.study.study_name, trials, sampler)
-        if fixed:
-            memory.enqueue_trial(fixed)
+        """Add the next trial, with its parameters."""
+        trials, name = self._visible(), self.study.study_name
+        memory = study_in_memory(name, trials, _sampler(self._search, len(trials)))
         quietly(memory.ask, self._distributions)
-        return memory.get_trials(deepcopy=False)[-1]
+        trial = memory.get_trials(deepcopy=False)[-1]
+        self.study.add_trial(
+            create_trial(
+                state=TrialState.RUNNING,
+                params=trial.params,
+                distributions=trial.distributions,
+                system_attrs=trial.system_attrs,
+                user_attrs={SPEC: self._search.spec(trial.params), STUDY: name},
+            )
+        )
 
-    def prunes(self, number: int, round_start: int, reports: Mapping[int, float]) -> bool:
-        """Tell whether the pruner would end a trial after its last report, seeing the trials that
-        ended before its round began.
-        """
-        return self._prune(number, round_start, reports)[0]
-
-    def _prune(
+    def prunes(
         self, number: int, round_start: int, reports: Mapping[int, float]
     ) -> tuple[bool, dict[str, Any]]:
-        """The pruner's decision, and the attributes it stores with the trial, to compare later
-        trials with.
+        """Tell whether the pruner would end a trial after its last report, seeing the trials that
+        ended before its round began; and the attributes by which it compares later trials.
         """
         blanks = [create_trial(state=TrialState.RUNNING) for _ in range(round_start, number)]
         memory = study_in_memory(
@@ -511,7 +419,7 @@ class TrialLog(StoredTrials):
             return
         for step, value in sorted(reports.items()):
             storage.set_trial_intermediate_value(trial._trial_id, step, value)
-        attributes = self._prune(number, round_start, reports)[1] if reports else {}
+        attributes = self.prunes(number, round_start, reports)[1] if reports else {}
         for name, value in attributes.items():
             storage.set_trial_system_attr(trial._trial_id, name, value)
         storage.set_trial_user_attr(trial._trial_id, OUTCOME, outcome)
