@@ -9,10 +9,9 @@ import inspect
 import math
 import sys
 from collections.abc import Callable, Iterator
-from itertools import pairwise
+from itertools import pairwise, product
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -35,9 +34,13 @@ from harness.conformance.problems import (
     distance,
     equal,
     global_state,
+    gradients,
     leaf_fault,
     main_settings,
     method_leaves,
+    none_of,
+    recorded,
+    reliable,
     reseeded,
     run_checks,
     tunable_ends,
@@ -48,10 +51,10 @@ from harness.numerics.noise import Noise
 
 DRAWS = 20_000  # for each of the six problems of a main setting
 CHUNK = 1_000  # draws computed at a time: the memory of one is a few MB
-FEWEST_ESS = 500.0
-HEAVIEST_TAIL = (
-    1 / 3
-)  # Pareto shape from which weights have no third moment, and a mean's z-score is far from normal
+HEAVIEST_TAIL = 1 / 3
+"""The Pareto shape from which weights have no third moment, and a mean's z-score is far from
+normal.
+"""
 FEWEST_SETTINGS = 3
 WIDTHS = (0.8, 0.4)  # of the narrow targets, in standard deviations of the method's own draws
 Leaves = dict[str, Tensor]
@@ -68,31 +71,21 @@ def check_method(cls: type[Method], seed: int = 0, thoroughness: float = 1.0) ->
     yield from run_checks(METHOD_CHECKS, cls, seed, thoroughness)
 
 
-def crossed_settings(cls: type[Method]) -> Iterator[dict[str, Any]]:
-    """Every value of a field that lists its values, at the upper end of every tunable range: a
-    choice may only show its fault far out.
-    """
-    for choice in choices(cls):
-        for end in tunable_ends(cls, "high"):
-            if allowed(cls, choice | end) is not None:
-                yield choice | end
+def settings_and_contexts(cls: type[Method]) -> Iterator[tuple[dict[str, Any], int]]:
+    """The main settings without context, and the defaults with one."""
+    yield from ((values, 0) for values in main_settings(cls))
+    yield {}, N_CONTEXT
 
 
 def log_ratios(method: Method, params: Params, target: Target, stream: str, draws: int) -> Tensor:
     r"""$\log w - \log p(x)$ of fresh particles, [S, N]."""
     noise, problem = Noise([stream]), target.problem()
     chunks = math.ceil(draws / CHUNK)
+    size = math.ceil(draws / chunks)
     blocks = [
-        method.particles(params, problem, noise.at(chunk), math.ceil(draws / chunks)).log_w
-        for chunk in range(chunks)
+        method.particles(params, problem, noise.at(chunk), size).log_w for chunk in range(chunks)
     ]
     return torch.cat(blocks) - target.log_evidence
-
-
-def landed(method: Method, params: Params, target: Target, stream: str) -> DiagNormal:
-    """Where the method's draws land: their mean and scale, [N, D] each."""
-    z = method.particles(params, target.problem(), Noise([stream]), 1_000).z
-    return DiagNormal(z.mean(0), z.std(0).log())
 
 
 def six_targets(method: Method, params: Params, dim: int, seed: int, n_context: int) -> Target:
@@ -105,9 +98,10 @@ def six_targets(method: Method, params: Params, dim: int, seed: int, n_context: 
     narrow = Target(start.base, bases(6, dim), torch.linspace(-3, 3, 6).double(), start.context)
     shrink = torch.tensor(WIDTHS).double().log().repeat_interleave(2)[:, None]
     for attempt in range(2):
-        center = landed(method, params, narrow, f"{seed}/landing/{attempt}")
-        mean = torch.cat([start.posterior.mean[:2], center.mean[2:]])
-        log_scale = torch.cat([start.posterior.log_scale[:2], center.log_scale[2:] + shrink])
+        stream = f"{seed}/landing/{attempt}"
+        z = method.particles(params, narrow.problem(), Noise([stream]), 1_000).z
+        mean = torch.cat([start.posterior.mean[:2], z.mean(0)[2:]])
+        log_scale = torch.cat([start.posterior.log_scale[:2], z.std(0).log()[2:] + shrink])
         evidence = torch.cat([start.log_evidence[:2], narrow.log_evidence[2:]])
         narrow = Target(start.base, DiagNormal(mean, log_scale), evidence, start.context)
     return narrow
@@ -115,13 +109,10 @@ def six_targets(method: Method, params: Params, dim: int, seed: int, n_context: 
 
 def weight_z(log_ratio: Tensor) -> Tensor:
     """Standard errors between the mean weight and 1 for each problem that counts, [at most N]."""
-    with np.errstate(over="ignore"):  # hopeless weights are no fault: they do not count
-        reliable = (bounds.ess(log_ratio) > FEWEST_ESS) & (
-            bounds.pareto_k(log_ratio) < HEAVIEST_TAIL
-        )
-    if not bool(reliable.any()):
+    counts = reliable(log_ratio, HEAVIEST_TAIL)
+    if not bool(counts.any()):
         return log_ratio.new_zeros(0)
-    ratio = torch.exp(log_ratio[:, reliable])
+    ratio = torch.exp(log_ratio[:, counts])
     return (ratio.mean(0) - 1) / (ratio.std(0) / math.sqrt(len(ratio))).clamp(min=1e-15)
 
 
@@ -132,8 +123,10 @@ def weight_settings(cls: type[Method]) -> Iterator[tuple[dict[str, Any], int, in
     for jitter in (0.0, JITTER):
         for values in main_settings(cls):
             yield values, 2, 0, jitter, 0.5 if values else 1.0
-        for values in crossed_settings(cls):
-            yield values, 2, 0, jitter, 0.2
+        # a choice may only show its fault far out
+        for choice, end in product(choices(cls), tunable_ends(cls, "high")):
+            if allowed(cls, choice | end) is not None:
+                yield choice | end, 2, 0, jitter, 0.2
         for values in ({}, *choices(cls)):
             yield values, 2, N_CONTEXT, jitter, 0.5
         for dim in (1, 3):
@@ -145,29 +138,19 @@ def weights_are_proper(cls: type[Method], seed: int, thoroughness: float) -> Ver
     worst, n_reliable, n_problems = Worst(), 0, 0
     for number, (values, dim, n_context, jitter, share) in enumerate(weight_settings(cls)):
         method, stream = cls(**values), f"{seed}/weights/{number}"
-        n_replicates = 1 if n_context else 6
-        params = method_leaves(
-            method,
-            dim,
-            [f"{stream}/{replicate}" for replicate in range(n_replicates)],
-            n_context,
-            jitter,
-        )
+        params = method_leaves(method, dim, stream, 6, n_context, jitter)
         draws = max(2_000, int(DRAWS * share * thoroughness))
         with torch.no_grad():
             target = six_targets(method, params, dim, seed, n_context)
             z = weight_z(log_ratios(method, params, target, stream, draws))
-            if (
-                len(z) and float(z.abs().amax()) > Z_LIMIT
-            ):  # a tail too rare to be seen, or a fault? ten times the draws tell
+            if len(z) and float(z.abs().amax()) > Z_LIMIT:
+                # a tail too rare to be seen, or a fault? ten times the draws tell
                 z = weight_z(log_ratios(method, params, target, f"{stream}/again", 10 * draws))
         n_problems += len(target.log_evidence)
         n_reliable += len(z)
-        if len(z):
-            worst.add(
-                float(z.abs().amax()),
-                f" at {described(values)}, D={dim}{', jittered' if jitter else ''}{', with context' if n_context else ''}",
-            )
+        where = f"{', jittered' if jitter else ''}{', with context' if n_context else ''}"
+        for excess in z.abs().tolist():
+            worst.add(excess, f" at {described(values)}, D={dim}{where}")
     detail = (
         f"worst |z| {worst.value:.1f}{worst.setting}, {n_reliable} of {n_problems} settings counted "
         f"(limits {Z_LIMIT:g} and at least {FEWEST_SETTINGS})"
@@ -177,66 +160,46 @@ def weights_are_proper(cls: type[Method], seed: int, thoroughness: float) -> Ver
 
 def bounds_are_ordered(cls: type[Method], seed: int, thoroughness: float) -> Verdict:
     """ELBO <= IWAE-2 <= IWAE-20 <= log p, each from draws of its own."""
-    worst = Worst(-math.inf)
+    worst, draws = Worst(-math.inf), int(DRAWS * thoroughness)
+    names = ("ELBO <= IWAE-2", "IWAE-2 <= IWAE-20", "IWAE-20 <= log p")
     for jitter in (0.0, JITTER):
         method, target = cls(), conjugate(4, 2, f"{seed}/bounds")
-        params = method_leaves(
-            method, 2, [f"{seed}/bounds/{replicate}" for replicate in range(4)], jitter=jitter
-        )
+        params = method_leaves(method, 2, f"{seed}/bounds", 4, jitter=jitter)
         with torch.no_grad():
-            log_ratio = log_ratios(
-                method, params, target, f"{seed}/bounds/{jitter}", int(DRAWS * thoroughness)
-            )
+            log_ratio = log_ratios(method, params, target, f"{seed}/bounds/{jitter}", draws)
         size = len(log_ratio) // 60 * 20
         ladder = [
             bounds.iwae(log_ratio[i * size : (i + 1) * size].unflatten(0, (k, -1)).contiguous())
             for i, k in enumerate((1, 2, 20))
         ]
-        ladder.append(torch.zeros(1, 4, dtype=torch.float64))  # log p - log p
-        for (low, high), name in zip(
-            pairwise(ladder),
-            ("ELBO <= IWAE-2", "IWAE-2 <= IWAE-20", "IWAE-20 <= log p"),
-            strict=True,
-        ):
-            z = float(((low.mean(0) - high.mean(0)) / _error(low, high)).amax())
-            worst.add(z, name)
-    return (
-        worst.value < Z_LIMIT,
-        f"largest excess {worst.value:.1f} standard errors, in {worst.setting} (limit {Z_LIMIT:g})",
-    )
-
-
-def _error(*samples: Tensor) -> Tensor:
-    squares = [sample.var(0) / len(sample) for sample in samples if len(sample) > 1]
-    return torch.stack(squares).sum(0).sqrt().clamp(min=1e-15)
+        ladder.append(torch.zeros(2, 4, dtype=torch.float64))  # log p - log p
+        for name, (low, high) in zip(names, pairwise(ladder), strict=True):
+            error = (low.var(0) / len(low) + high.var(0) / len(high)).sqrt().clamp(min=1e-15)
+            worst.add(float(((low.mean(0) - high.mean(0)) / error).amax()), f", in {name}")
+    return worst.verdict("largest excess in standard errors", Z_LIMIT)
 
 
 def particles_are_independent(cls: type[Method], seed: int, _: float) -> Verdict:
     """log_w[s, n] and z[s, n] have a gradient of exactly zero in the noise of every other particle
     and problem.
     """
-    n, largest = 3, 0.0
-    for values, n_context in [*((values, 0) for values in main_settings(cls)), ({}, N_CONTEXT)]:
-        method, noise = cls(**values), RecordedNoise([f"{seed}/independence"])
-        streams = [f"{seed}/independence/{replicate}" for replicate in range(1 if n_context else n)]
-        params = method_leaves(method, 2, streams, n_context, JITTER)
-        particles = method.particles(
-            params, conjugate(n, 2, f"{seed}/independence", n_context).problem(), noise, n
-        )
-        for index in range(n * n):
-            s, k = divmod(index, n)
+    n, worst, stream = 3, Worst(), f"{seed}/independence"
+    for values, n_context in settings_and_contexts(cls):
+        method, noise = cls(**values), RecordedNoise([stream])
+        params = method_leaves(method, 2, stream, n, n_context, JITTER)
+        problem = conjugate(n, 2, stream, n_context).problem()
+        particles = method.particles(params, problem, noise, n)
+        for s, k in product(range(n), repeat=2):
             outputs = particles.log_w[s, k] + particles.z[s, k].sum()
-            own = torch.zeros(n, n, dtype=torch.bool)
-            own[s, k] = True
+            foreign = torch.ones(n, n, dtype=torch.bool)
+            foreign[s, k] = False
             slopes = torch.autograd.grad(outputs, noise.draws, retain_graph=True, allow_unused=True)
-            foreign = [float(slope[~own].abs().amax()) for slope in slopes if slope is not None]
-            largest = max(largest, *foreign)
+            for slope in slopes:
+                if slope is not None:
+                    worst.add(float(slope[foreign].abs().amax()))
         if not any(draw.requires_grad for draw in noise.draws):
             return False, "nothing was drawn from the noise"
-    return (
-        largest == 0.0,
-        f"largest slope in the noise of another particle or problem {largest:.1e} (limit 0)",
-    )
+    return worst.verdict("largest slope in the noise of another particle or problem", 0)
 
 
 def _all_leaves(method: Method, seed: int, n_context: int) -> tuple[Leaves, Tensor | None]:
@@ -244,54 +207,36 @@ def _all_leaves(method: Method, seed: int, n_context: int) -> tuple[Leaves, Tens
     problems, jittered.
     """
     target = conjugate(2, 2, f"{seed}/gradients", n_context)
-    streams = [f"{seed}/gradients/{replicate}" for replicate in range(1 if n_context else 2)]
-    leaves = {
-        f"method.{name}": leaf
-        for name, leaf in method_leaves(method, 2, streams, n_context, JITTER).items()
-    }
+    params = method_leaves(method, 2, f"{seed}/gradients", 2, n_context, JITTER)
+    leaves = {f"method.{name}": leaf for name, leaf in params.items()}
     for owner, density in (("base", target.base), ("posterior", target.posterior)):
-        leaves |= {f"{owner}.mean": density.mean, f"{owner}.log_scale": density.log_scale}
+        leaves |= {f"{owner}.{name}": leaf for name, leaf in vars(density).items()}
     return leaves, target.context
 
 
-def _draw_at(
+def _log_w_at(
     method: Method, leaves: Leaves, context: Tensor | None, stream: str, n_particles: int
-) -> Particles:
-    params = {
-        name.removeprefix("method."): leaf
-        for name, leaf in leaves.items()
-        if name.startswith("method.")
-    }
-    base, posterior = (
-        DiagNormal(leaves[f"{owner}.mean"], leaves[f"{owner}.log_scale"])
-        for owner in ("base", "posterior")
-    )
+) -> Tensor:
+    parts: dict[str, Leaves] = {"method": {}}
+    for address, leaf in leaves.items():
+        owner, _, name = address.partition(".")
+        parts.setdefault(owner, {})[name] = leaf
+    base, posterior = DiagNormal(**parts["base"]), DiagNormal(**parts["posterior"])
     target = Target(base, posterior, torch.zeros(len(base.mean), dtype=torch.float64), context)
-    return method.particles(params, target.problem(), Noise([stream]), n_particles)
-
-
-def gradients(value: Tensor, leaves: Leaves) -> Leaves:
-    """The slope of `value` in each leaf, zeros where it does not depend on it."""
-    slopes = torch.autograd.grad(value, list(leaves.values()), allow_unused=True)
-    return {
-        name: torch.zeros_like(leaf) if slope is None else slope
-        for (name, leaf), slope in zip(leaves.items(), slopes, strict=True)
-    }
+    return method.particles(parts["method"], target.problem(), Noise([stream]), n_particles).log_w
 
 
 def parameters_get_gradients(cls: type[Method], seed: int, _: float) -> Verdict:
     """Every leaf of the method and of the base has a finite gradient of the ELBO that is not zero."""
     lacking = []
-    for values, n_context in [*((values, 0) for values in main_settings(cls)), ({}, N_CONTEXT)]:
+    for values, n_context in settings_and_contexts(cls):
         leaves, context = _all_leaves(cls(**values), seed, n_context)
-        leaves = {name: leaf.clone().requires_grad_() for name, leaf in leaves.items()}
-        log_w = _draw_at(cls(**values), leaves, context, f"{seed}/gradients", 8).log_w
+        leaves = recorded(leaves)
+        log_w = _log_w_at(cls(**values), leaves, context, f"{seed}/gradients", 8)
         for name, slope in gradients(bounds.elbo(log_w).sum(), leaves).items():
             if not bool(slope.isfinite().all()) or not bool(slope.any()):
                 lacking.append(f"{name} at {described(values)}")
-    return not lacking, f"{len(lacking)} leaves without one (limit 0)" + (
-        f": {lacking[0]}" if lacking else ""
-    )
+    return none_of(lacking, "leaves without one")
 
 
 def gradients_are_right(cls: type[Method], seed: int, _: float) -> Verdict:
@@ -302,11 +247,10 @@ def gradients_are_right(cls: type[Method], seed: int, _: float) -> Verdict:
     $\epsilon \sum |\log w| / h$; the limit is ten times the first and a hundred times the second.
     """
     worst = Worst()
-    for values, n_context in [*((values, 0) for values in main_settings(cls)), ({}, N_CONTEXT)]:
+    for values, n_context in settings_and_contexts(cls):
         for name, excess in _slope_errors(cls(**values), seed, n_context):
             worst.add(excess, f" in {name} at {described(values)}")
-    detail = f"largest difference {worst.value:.2g} times its own error{worst.setting} (limit 1)"
-    return worst.value <= 1.0, detail
+    return worst.verdict("largest difference over its own error", 1)
 
 
 def _slope_errors(
@@ -318,117 +262,86 @@ def _slope_errors(
     weight = noise.normal(2, 2, like=LIKE)
 
     def value(leaves: Leaves) -> Tensor:
-        return weight * _draw_at(method, leaves, context, f"{seed}/differences", 2).log_w
+        return weight * _log_w_at(method, leaves, context, f"{seed}/differences", 2)
 
-    recorded = {name: leaf.clone().requires_grad_() for name, leaf in leaves.items()}
-    at_start = value(recorded)
-    slopes = gradients(at_start.sum(), recorded)
+    start = recorded(leaves)
+    at_start = value(start)
+    slopes = gradients(at_start.sum(), start)
     rounding = 100 * torch.finfo(torch.float64).eps * (1 + float(at_start.detach().abs().sum())) / h
     for name, leaf in leaves.items():
-        direction = noise.normal(*leaf.shape, like=LIKE)
-
-        def slope(
-            step: float, name: str = name, leaf: Tensor = leaf, direction: Tensor = direction
-        ) -> float:
-            above, below = (
-                value(leaves | {name: leaf + side * step * direction}) for side in (1, -1)
-            )
-            return float((above - below).sum()) / (2 * step)
-
+        direction, differences = noise.normal(*leaf.shape, like=LIKE), []
         with torch.no_grad():
-            coarse, fine = slope(h), slope(h / 2)
+            for step in (h, h / 2):
+                above = value(leaves | {name: leaf + step * direction})
+                below = value(leaves | {name: leaf - step * direction})
+                differences.append(float((above - below).sum()) / (2 * step))
+        coarse, fine = differences
         error = 10 * abs(fine - coarse) + rounding
         yield name, abs(float((slopes[name] * direction).sum()) - (4 * fine - coarse) / 3) / error
 
 
 def replicates_do_not_leak(cls: type[Method], seed: int, _: float) -> Verdict:
     """A stack of three gives the values and gradients that each replicate gives alone."""
-    worst = 0.0
-    for values, n_context in [*((values, 0) for values in main_settings(cls)), ({}, N_CONTEXT)]:
-        method, streams = cls(**values), [f"{seed}/replicate/{replicate}" for replicate in range(3)]
+    worst, streams = Worst(), [f"{seed}/replicate/{replicate}" for replicate in range(3)]
+    for values, n_context in settings_and_contexts(cls):
+        method = cls(**values)
         target = conjugate(3, 2, f"{seed}/replicates", n_context)
-        params = method_leaves(method, 2, streams[:1] if n_context else streams, n_context, JITTER)
+        params = method_leaves(method, 2, f"{seed}/replicate", 3, n_context, JITTER)
         stack, stack_slopes = _draw_with_slopes(method, params, target, streams)
-        singles = []
+        draws, slopes = [], []
         for index, stream in enumerate(streams):
-            own = (
-                params
-                if n_context
-                else {name: leaf[index : index + 1] for name, leaf in params.items()}
-            )
-            singles.append(_draw_with_slopes(method, own, target.alone(index), [stream]))
-        worst = max(
-            worst,
-            distance(stack.z, torch.cat([single.z for single, _ in singles], 1)),
-            distance(stack.log_w, torch.cat([single.log_w for single, _ in singles], 1)),
-        )
+            own = {name: leaf[index : index + 1] for name, leaf in params.items()}
+            own = params if n_context else own
+            draw, slope = _draw_with_slopes(method, own, target.alone(index), [stream])
+            draws.append(draw)
+            slopes.append(slope)
+        worst.add(distance(stack.z, torch.cat([draw.z for draw in draws], 1)))
+        worst.add(distance(stack.log_w, torch.cat([draw.log_w for draw in draws], 1)))
         for name, slope in stack_slopes.items():
-            own_slopes = [slopes[name] for _, slopes in singles]
-            worst = max(
-                worst,
-                distance(
-                    slope, torch.stack(own_slopes).sum(0) if n_context else torch.cat(own_slopes)
-                ),
-            )
-    return (
-        worst < 1e-10,
-        f"largest relative difference between a stack and one alone {worst:.1e} (limit 1e-10)",
-    )
+            own_slopes = torch.stack([single[name] for single in slopes])
+            worst.add(distance(slope, own_slopes.sum(0) if n_context else own_slopes.flatten(0, 1)))
+    return worst.verdict("largest relative difference between a stack and one alone", 1e-10)
 
 
 def _draw_with_slopes(
     method: Method, params: Params, target: Target, streams: list[str]
 ) -> tuple[Particles, Leaves]:
-    recorded = {name: leaf.clone().requires_grad_() for name, leaf in params.items()}
-    particles = method.particles(recorded, target.problem(), Noise(streams), 7)
-    return particles, gradients(particles.log_w.sum(), recorded) if recorded else {}
+    leaves = recorded(params)
+    particles = method.particles(leaves, target.problem(), Noise(streams), 7)
+    return particles, gradients(particles.log_w.sum(), leaves)
 
 
-def _default_draw(
-    cls: type[Method], stream: str, n_context: int = 0, trace: bool = False, **values: Any
-) -> Particles:
-    method, streams = cls(**values), [f"{stream}/{replicate}" for replicate in range(3)]
-    params = method_leaves(method, 2, streams[:1] if n_context else streams, n_context, JITTER)
-    return method.particles(
-        params, conjugate(3, 2, "conjugate", n_context).problem(), Noise(streams), 5, trace=trace
-    )
+def _default_draw(cls: type[Method], stream: str, trace: bool = False, **values: Any) -> Particles:
+    method = cls(**values)
+    params = method_leaves(method, 2, stream, 3, jitter=JITTER)
+    noise = Noise([f"{stream}/{replicate}" for replicate in range(3)])
+    return method.particles(params, conjugate(3, 2, "conjugate").problem(), noise, 5, trace=trace)
 
 
 def same_seed_same_numbers(cls: type[Method], seed: int, _: float) -> Verdict:
     """The same streams give the same bits, another seed others."""
-    draw, same_seed, another_seed = (
-        _default_draw(cls, stream) for stream in (f"{seed}/same", f"{seed}/same", f"{seed}/other")
+    draw, again, another = (
+        _default_draw(cls, f"{seed}/{name}") for name in ("same", "same", "other")
     )
-    repeated = torch.equal(draw.log_w, same_seed.log_w) and torch.equal(draw.z, same_seed.z)
-    differs = not bool((draw.z == another_seed.z).all(-1).any()) and not torch.equal(
-        draw.log_w, another_seed.log_w
-    )
-    detail = f"the same seed {'repeated' if repeated else 'changed'}, another seed {'differed' if differs else 'repeated too'}"
-    return repeated and differs, detail
+    if not (torch.equal(draw.log_w, again.log_w) and torch.equal(draw.z, again.z)):
+        return False, "the same seed gave other numbers"
+    if bool((draw.z == another.z).all(-1).any()) or torch.equal(draw.log_w, another.log_w):
+        return False, "another seed gave the same numbers"
+    return True, "the same seed repeated, another seed differed"
 
 
 def shapes_and_precision_are_kept(cls: type[Method], seed: int, _: float) -> Verdict:
     """z [S, N, D] and log_w [S, N], in the precision of the parameters."""
-    for dtype in (torch.float32, torch.float64):
-        for n_context in (0, N_CONTEXT):
-            target, method = conjugate(4, 3, f"{seed}/shapes", n_context).to(dtype), cls()
-            leaves = method_leaves(
-                method,
-                3,
-                [f"{seed}/{replicate}" for replicate in range(1 if n_context else 4)],
-                n_context,
-            )
-            params = {name: leaf.to(dtype) for name, leaf in leaves.items()}
-            particles = method.particles(params, target.problem(), Noise([f"{seed}/shapes"]), 5)
-            for name, leaf, shape in (
-                ("z", particles.z, (5, 4, 3)),
-                ("log_w", particles.log_w, (5, 4)),
-            ):
-                if leaf.shape != shape or leaf.dtype != dtype:
-                    return (
-                        False,
-                        f"{name} is {list(leaf.shape)} of {leaf.dtype}, and must be {list(shape)} of {dtype}",
-                    )
+    for dtype, n_context in product((torch.float32, torch.float64), (0, N_CONTEXT)):
+        target, method = conjugate(4, 3, f"{seed}/shapes", n_context).to(dtype), cls()
+        leaves = method_leaves(method, 3, str(seed), 4, n_context)
+        params = {name: leaf.to(dtype) for name, leaf in leaves.items()}
+        particles = method.particles(params, target.problem(), Noise([f"{seed}/shapes"]), 5)
+        for name, shape in (("z", (5, 4, 3)), ("log_w", (5, 4))):
+            leaf = getattr(particles, name)
+            if leaf.shape != shape or leaf.dtype != dtype:
+                got = f"{list(leaf.shape)} of {leaf.dtype}"
+                return False, f"{name} is {got}, and must be {list(shape)} of {dtype}"
     return True, "z [S, N, D] and log_w [S, N], float32 and float64"
 
 
@@ -436,36 +349,29 @@ def trace_changes_nothing(cls: type[Method], seed: int, _: float) -> Verdict:
     """With `trace` the path [K + 1, S, N, D], where there is one, ends at z, and the numbers are
     the same; without it there is none.
     """
-    without_path = 0
+    has_path = True
     for values in main_settings(cls):
         plain, traced = (
             _default_draw(cls, f"{seed}/trace", trace=trace, **values) for trace in (False, True)
         )
+        at, path, z = f", at {described(values)}", traced.path, traced.z
+        has_path = has_path and path is not None
         if plain.path is not None:
-            return False, f"a path may be there with trace=True only, at {described(values)}"
-        if traced.path is None:
-            without_path += 1
-        elif traced.path.shape[1:] != traced.z.shape or not torch.equal(traced.path[-1], traced.z):
-            shape = f"{list(traced.path.shape)}, z {list(traced.z.shape)}"
-            return (
-                False,
-                f"the path must be [K + 1, S, N, D] and end at z: got {shape}, at {described(values)}",
-            )
-        if not (torch.equal(plain.z, traced.z) and torch.equal(plain.log_w, traced.log_w)):
-            return False, f"trace=True changed the numbers, at {described(values)}"
-    return (
-        True,
-        f"{'there is no path' if without_path else 'the path ends at z'}, and tracing leaves every bit",
-    )
+            return False, f"a path may be there with trace=True only{at}"
+        if path is not None and not (path.shape[1:] == z.shape and torch.equal(path[-1], z)):
+            got = f"{list(path.shape)}, z {list(z.shape)}"
+            return False, f"the path must be [K + 1, S, N, D] and end at z: got {got}{at}"
+        if not (torch.equal(plain.z, z) and torch.equal(plain.log_w, traced.log_w)):
+            return False, f"trace=True changed the numbers{at}"
+    path = "the path ends at z" if has_path else "there is no path"
+    return True, f"{path}, and tracing leaves every bit"
 
 
 def init_is_sound(cls: type[Method], seed: int, _: float) -> Verdict:
     """First leaves are real, finite, [*event] with at least one axis, and the same whenever the
     stream is the same.
     """
-    for values, n_context in [
-        (values, n_context) for values in main_settings(cls) for n_context in (0, N_CONTEXT)
-    ]:
+    for values, n_context in product(main_settings(cls), (0, N_CONTEXT)):
         draws = []
         for global_seed in (1, 2):
             with reseeded(global_seed):
@@ -487,10 +393,8 @@ def noise_is_the_only_randomness(cls: type[Method], seed: int, _: float) -> Verd
             if global_state() != state:
                 return False, "a global generator moved"
     same = torch.equal(draws[0].log_w, draws[1].log_w)
-    return (
-        same,
-        f"global generators stood still, and the numbers {'did not depend' if same else 'depended'} on them",
-    )
+    how = "did not depend" if same else "depended"
+    return same, f"global generators stood still, and the numbers {how} on them"
 
 
 def device_words(source: str) -> list[str]:
@@ -498,11 +402,10 @@ def device_words(source: str) -> list[str]:
     devices = ("cuda", "mps", "cpu")
     words = []
     for node in ast.walk(ast.parse(source)):
-        word = (
-            getattr(node, "attr", None) or getattr(node, "id", None) or getattr(node, "value", None)
-        )
-        if isinstance(word, str) and word.split(":")[0] in devices:
-            words.append(word)
+        for name in ("attr", "id", "value"):
+            word = getattr(node, name, None)
+            if isinstance(word, str) and word.split(":")[0] in devices:
+                words.append(word)
         if isinstance(node, ast.keyword) and node.arg == "device":
             words.append("device=")
     return words
@@ -510,17 +413,13 @@ def device_words(source: str) -> list[str]:
 
 def no_device_words(cls: type[Method], _: int, __: float) -> Verdict:
     """The method's file leaves devices to the harness."""
-    modules = {
-        base.__module__ for base in cls.__mro__ if issubclass(base, Method) and base is not Method
-    }
+    bases = (base for base in cls.__mro__ if issubclass(base, Method) and base is not Method)
     words = [
         f"{word} in {name}"
-        for name in sorted(modules)
+        for name in sorted({base.__module__ for base in bases})
         for word in device_words(inspect.getsource(sys.modules[name]))
     ]
-    return not words, f"{len(words)} device words (limit 0)" + (
-        f": {', '.join(words)}" if words else ""
-    )
+    return none_of(words, "device words")
 
 
 METHOD_CHECKS: dict[str, Callable[[type[Method], int, float], Verdict]] = {

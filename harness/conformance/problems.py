@@ -18,12 +18,14 @@ from torch import Tensor
 
 from harness.api import Method, Params, Problem
 from harness.densities import LOG_2PI, DiagNormal
+from harness.numerics import bounds
 from harness.numerics.noise import Noise
 
 LIKE = torch.zeros((), dtype=torch.float64)
 Z_LIMIT = 5.0  # standard errors: chance exceeds it once in 1.7 million
 JITTER = 0.05  # on every leaf: through a layer of a hundred units it moves a log scale by about 0.3
 N_CONTEXT = 3
+FEWEST_ESS = 500.0
 Plugin = TypeVar("Plugin", bound=BaseModel)
 
 
@@ -58,10 +60,21 @@ class Worst:
     value: float = 0.0
     setting: str = ""
 
-    def add(self, value: float, setting: str) -> None:
+    def add(self, value: float, setting: str = "") -> None:
         """Take a value into account."""
         if not (math.isnan(self.value) or value <= self.value):
             self.value, self.setting = value, setting
+
+    def verdict(self, what: str, limit: float) -> Verdict:
+        """Hold it against a limit."""
+        detail = f"{what} {self.value:.2g}{self.setting} (limit {limit:g})"
+        return self.value <= limit, detail
+
+
+def none_of(faults: Sequence[str], what: str) -> Verdict:
+    """Tell that there are no faults, or how many, and the first."""
+    first = f": {faults[0]}" if faults else ""
+    return not faults, f"{len(faults)} {what} (limit 0){first}"
 
 
 @dataclass(frozen=True)
@@ -120,9 +133,8 @@ def conjugate(n: int, dim: int, stream: str, n_context: int = 0) -> Target:
     + \sigma^2))$.
     """
     noise = Noise([stream])
-    x = noise.normal(1, n, dim, like=LIKE) + 0.9 * noise.normal(
-        3, n, dim, like=LIKE
-    )  # x - delta, with sigma = 0.9
+    z, errors = noise.normal(1, n, dim, like=LIKE), noise.normal(3, n, dim, like=LIKE)
+    x = z + 0.9 * errors  # x - delta, with sigma = 0.9
     m, s2 = x.mean(0), torch.tensor(0.81, dtype=torch.float64)
     squares = (x - m).square().sum(0)
     evidence = -0.5 * (
@@ -135,6 +147,12 @@ def conjugate(n: int, dim: int, stream: str, n_context: int = 0) -> Target:
     posterior = DiagNormal(3 * m / (3 + s2), 0.5 * torch.log(s2 / (3 + s2)).expand(n, dim))
     context = noise.normal(n, n_context, like=LIKE) if n_context else None
     return Target(bases(n, dim), posterior, evidence, context)
+
+
+def reliable(log_w: Tensor, heaviest_tail: float) -> Tensor:
+    """Which problems' weights [S, N] can be judged: [N]."""
+    with np.errstate(over="ignore"):  # hopeless weights are no fault: they do not count
+        return (bounds.ess(log_w) > FEWEST_ESS) & (bounds.pareto_k(log_w) < heaviest_tail)
 
 
 def stacked_leaves(
@@ -156,11 +174,14 @@ def stacked_leaves(
 
 
 def method_leaves(
-    method: Method, dim: int, streams: Sequence[str], n_context: int = 0, jitter: float = 0.0
+    method: Method, dim: int, stream: str, n: int, n_context: int = 0, jitter: float = 0.0
 ) -> Params:
-    """Draw a method's first parameters as `stacked_leaves` does."""
+    """Draw a method's first parameters for `n` problems, which share them where they have a
+    context.
+    """
+    streams = [f"{stream}/{replicate}" for replicate in range(1 if n_context else n)]
     return stacked_leaves(
-        lambda stream: method.init(dim, Noise([f"{stream}/init"]), n_context), streams, jitter
+        lambda name: method.init(dim, Noise([f"{name}/init"]), n_context), streams, jitter
     )
 
 
@@ -252,24 +273,39 @@ def reseeded(seed: int) -> Iterator[None]:
         random.setstate(states[2])
 
 
+def recorded(leaves: Params) -> dict[str, Tensor]:
+    """Copy leaves, so that gradients in them are recorded."""
+    return {name: leaf.clone().requires_grad_() for name, leaf in leaves.items()}
+
+
+def gradients(value: Tensor, leaves: Params) -> dict[str, Tensor]:
+    """The slope of `value` in each leaf, zeros where it does not depend on it."""
+    if not value.requires_grad:
+        return {name: torch.zeros_like(leaf) for name, leaf in leaves.items()}
+    slopes = torch.autograd.grad(
+        value, list(leaves.values()), retain_graph=True, materialize_grads=True
+    )
+    return dict(zip(leaves, slopes, strict=True))
+
+
 def leaf_fault(leaves: Params) -> str | None:
     """What is wrong with a replicate's first leaves, if anything."""
     for name, leaf in leaves.items():
         if leaf.ndim < 1 or not leaf.is_floating_point() or not bool(leaf.isfinite().all()):
-            return f"leaf '{name}' is {list(leaf.shape)} of {leaf.dtype}; it must be finite reals with at least one axis, a scalar [1]"
+            must = "it must be finite reals with at least one axis, a scalar [1]"
+            return f"leaf '{name}' is {list(leaf.shape)} of {leaf.dtype}; {must}"
     return None
 
 
 def distance(a: Tensor, b: Tensor) -> float:
     """The largest difference, relative to the largest value."""
     if a.shape != b.shape:
-        return float("inf")
+        return math.inf
     if not a.numel():
         return 0.0
-    scale = torch.maximum(a.detach().abs().amax(), b.detach().abs().amax()).clamp(
-        min=torch.finfo(a.dtype).tiny
-    )
-    return float(((a - b).detach().abs().amax() / scale).nan_to_num(float("inf")))
+    a, b = a.detach(), b.detach()
+    scale = torch.maximum(a.abs().amax(), b.abs().amax()).clamp(min=torch.finfo(a.dtype).tiny)
+    return float(((a - b).abs().amax() / scale).nan_to_num(math.inf))
 
 
 def equal(a: Mapping[str, Tensor], b: Mapping[str, Tensor]) -> bool:
