@@ -24,7 +24,8 @@ if __name__ == "__main__":
     names = parser.parse_args().names or list(BENCHMARKS)
     if unknown := set(names) - set(BENCHMARKS):
         parser.error(
-            f"no benchmark is called {', '.join(sorted(unknown))}; there are {', '.join(BENCHMARKS)}"
+            f"no benchmark is called {', '.join(sorted(unknown))}; there are "
+            f"{', '.join(BENCHMARKS)}"
         )
     failed = []
     for name in names:

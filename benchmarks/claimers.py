@@ -56,7 +56,8 @@ def fill(url: str, n: int) -> None:
         listed = ", ".join(f'"{name}"' for name in names)
         connection.execute(
             text(
-                f"INSERT INTO runs ({listed}) SELECT {columns} FROM runs, generate_series(10, {n}) AS n"
+                f"INSERT INTO runs ({listed}) SELECT {columns} FROM runs, generate_series(10, {n}) "
+                "AS n"
             )
         )
     with psycopg.connect(url, autocommit=True) as connection:

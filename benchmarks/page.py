@@ -99,7 +99,10 @@ def section(name: str, title: str) -> str:
 def target(claim: dict[str, Any]) -> str:
     """A target as a line of a list."""
     bound = f"{'at most' if claim['at_most'] else 'at least'} {claim['limit']:g}"
-    return f"- {claim['claim']}: {claim['value']:.3g}; {bound} **{'holds' if claim['holds'] else 'does not hold'}**."
+    return (
+        f"- {claim['claim']}: {claim['value']:.3g}; {bound} "
+        f"**{'holds' if claim['holds'] else 'does not hold'}**."
+    )
 
 
 def made_on(kept: dict[str, Any]) -> str:

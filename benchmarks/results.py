@@ -93,7 +93,11 @@ def run(seeds: int, repeats: int) -> dict[str, object]:
                     "max_s": max(taken),
                 }
                 print(
-                    f"{kind:10} {said:64} {statistics.median(taken):6.2f} s  ({min(taken):.2f} to {max(taken):.2f})",
+                    (
+                        f"{kind:10} {said:64} {statistics.median(taken):6.2f} s  ({min(taken):.2f} "
+                        "to "
+                        f"{max(taken):.2f})"
+                    ),
                     flush=True,
                 )
     return timing.medians(repeats, figures)

@@ -47,14 +47,30 @@ class PlainNets(torch.nn.Module):
         super().__init__()
         nn, soft = torch.nn, torch.nn.Softplus()
         self.trunk = nn.Sequential(
-            nn.Unflatten(1, (1, 28, 28)), nn.Conv2d(1, 16, 5, 2, 2), soft, nn.Conv2d(16, 32, 5, 2, 2), soft,
-            nn.Conv2d(32, 32, 5, 2, 2), soft, nn.Flatten(), nn.Linear(512, 450), soft,
-        )  # fmt: skip
+            nn.Unflatten(1, (1, 28, 28)),
+            nn.Conv2d(1, 16, 5, 2, 2),
+            soft,
+            nn.Conv2d(16, 32, 5, 2, 2),
+            soft,
+            nn.Conv2d(32, 32, 5, 2, 2),
+            soft,
+            nn.Flatten(),
+            nn.Linear(512, 450),
+            soft,
+        )
         self.decoder = nn.Sequential(
-            nn.Linear(LATENT, 450), soft, nn.Linear(450, 512), soft, nn.Unflatten(1, (32, 4, 4)),
-            nn.ConvTranspose2d(32, 32, 5, 2, 2), soft, nn.ConvTranspose2d(32, 16, 5, 2, 2, output_padding=1), soft,
-            nn.ConvTranspose2d(16, 1, 5, 2, 2, output_padding=1), nn.Flatten(),
-        )  # fmt: skip
+            nn.Linear(LATENT, 450),
+            soft,
+            nn.Linear(450, 512),
+            soft,
+            nn.Unflatten(1, (32, 4, 4)),
+            nn.ConvTranspose2d(32, 32, 5, 2, 2),
+            soft,
+            nn.ConvTranspose2d(32, 16, 5, 2, 2, output_padding=1),
+            soft,
+            nn.ConvTranspose2d(16, 1, 5, 2, 2, output_padding=1),
+            nn.Flatten(),
+        )
 
     def hidden(self, x: Tensor) -> Tensor:
         """[M, 784] -> [M, 450]."""

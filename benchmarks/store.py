@@ -101,14 +101,31 @@ def write(connection, block: list[NewRun], last: int, score: Score, points: int)
     )
     rows = [
         {
-            "key": run.spec.key, "cell": run.spec.cell, "method": run.spec.method, "task": run.spec.task, "task_label": run.task_label,
-            "seed": run.spec.seed, "spec": canonical_json(run.spec.plain()), "status": "done", "step": run.spec.steps,
-            "steps": run.spec.steps, "settings": canonical_json(run.settings), "source_hash": run.source_hash, "protocol": run.protocol,
-            "created_at": now + last + place, "started_at": now + last + place, "finished_at": now + last + place + 3, "wall_s": 3.0,
-            "fence": 1, "crashes": 0, "plan": digest(made[run.spec.cell]), "revision": 3, "mirrored_revision": 3,
+            "key": run.spec.key,
+            "cell": run.spec.cell,
+            "method": run.spec.method,
+            "task": run.spec.task,
+            "task_label": run.task_label,
+            "seed": run.spec.seed,
+            "spec": canonical_json(run.spec.plain()),
+            "status": "done",
+            "step": run.spec.steps,
+            "steps": run.spec.steps,
+            "settings": canonical_json(run.settings),
+            "source_hash": run.source_hash,
+            "protocol": run.protocol,
+            "created_at": now + last + place,
+            "started_at": now + last + place,
+            "finished_at": now + last + place + 3,
+            "wall_s": 3.0,
+            "fence": 1,
+            "crashes": 0,
+            "plan": digest(made[run.spec.cell]),
+            "revision": 3,
+            "mirrored_revision": 3,
         }
         for place, run in enumerate(block)
-    ]  # fmt: skip
+    ]
     connection.execute(insert(runs), rows)
     rest = {"kind": "finite", "se": 0.1, "se_kind": "finite"}
     values = [

@@ -86,7 +86,9 @@ def ratio(
 
 
 def text(figure: dict[str, float], unit: float = 1.0) -> str:
-    """`0.851 (0.832 to 0.883)`: the median and the quartiles, to three digits, in units of `unit`."""
+    """`0.851 (0.832 to 0.883)`: the median and the quartiles, to three digits, in units of
+    `unit`.
+    """
     median, low, high = (
         f"{figure[name] / unit:.3g}" for name in ("median", "quartile_1", "quartile_3")
     )
@@ -191,7 +193,9 @@ def keep(result: dict[str, Any], path: Path) -> None:
 
 
 def medians(repeats: int, figures: dict[str, dict[str, float]]) -> dict[str, Any]:
-    """The result of a benchmark that times calls by name: `median_s`, `min_s` and `max_s` of each."""
+    """The result of a benchmark that times calls by name: `median_s`, `min_s` and `max_s` of
+    each.
+    """
     rows = [
         [name, f"{one['median_s']:.3g} ({one['min_s']:.3g} to {one['max_s']:.3g})"]
         for name, one in figures.items()
@@ -209,7 +213,10 @@ def medians(repeats: int, figures: dict[str, dict[str, float]]) -> dict[str, Any
 def said(one: dict[str, Any]) -> str:
     """A claim as a line."""
     limit = f"{'at most' if one['at_most'] else 'at least'} {one['limit']:g}"
-    return f"- {one['claim']}: {one['value']:.3g} ({limit}: {'holds' if one['holds'] else 'does not hold'})"
+    return (
+        f"- {one['claim']}: {one['value']:.3g} ({limit}: "
+        f"{'holds' if one['holds'] else 'does not hold'})"
+    )
 
 
 def made_on() -> dict[str, Any]:

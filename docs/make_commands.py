@@ -25,7 +25,10 @@ def sections(
         terminal_width=100,
         help_option_names=["-h", "--help"],
     )
-    yield f"{'#' * (2 + name.count(' '))} {context.command_path}\n\n```\n{command.get_help(context)}\n```\n"
+    yield (
+        f"{'#' * (2 + name.count(' '))} "
+        f"{context.command_path}\n\n```\n{command.get_help(context)}\n```\n"
+    )
     if isinstance(command, click.Group):
         for child in command.list_commands(context):
             found = command.get_command(context, child)

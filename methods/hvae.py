@@ -81,7 +81,7 @@ class Hamiltonian(Method, frozen=True):
         return params
 
     def temperatures(self, params: Params) -> Tensor:
-        r"""Return $T_k = 1 / \sqrt{\beta_k}$, square roots of the temperatures, [K + 1, R, 1]; $T_K = 1$.
+        r"""Return $T_k = 1 / \sqrt{\beta_k}$, roots of the temperatures, [K + 1, R, 1]; $T_K = 1$.
 
         fixed: $T_k = 1 + (T_0 - 1)(1 - k^2/K^2)$; fixed-variance: the same for $T_k^2$; free:
         $T_{k-1} = T_k / \alpha_k$.
@@ -101,7 +101,7 @@ class Hamiltonian(Method, frozen=True):
         return T.sqrt() if power == 2 else T
 
     def step_sizes(self, params: Params) -> list[Tensor]:
-        r"""Return $\epsilon_1 \dots \epsilon_K$, [R, D] each: one tensor where steps do not vary."""
+        r"""Return $\epsilon_1 \dots \epsilon_K$, [R, D] each: one tensor if steps do not vary."""
         epsilon = self.max_step * torch.sigmoid(params["step"])  # [R, D], or [R, K, D]
         return list(epsilon.unbind(1)) if self.vary_steps else [epsilon] * self.n_leapfrog
 

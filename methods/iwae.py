@@ -12,7 +12,8 @@ from .vb import weighted_draws
 class IWAE(Method, frozen=True):
     r"""Mean-field draws trained on the bound of `k = particles` importance samples.
 
-    $$\mathcal L_k = E\Big[\log \tfrac1k \textstyle\sum_{s=1}^k w_s\Big], \qquad w_s = p(x, z_s) / q_0(z_s \mid x)$$
+    $$\mathcal L_k = E\Big[\log \tfrac1k \textstyle\sum_{s=1}^k w_s\Big], \qquad
+    w_s = p(x, z_s) / q_0(z_s \mid x)$$
 
     Source: Burda, Grosse & Salakhutdinov 2015, arXiv:1509.00519.
     """

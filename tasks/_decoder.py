@@ -4,7 +4,8 @@ and the gradient of that, written out.
 With $h_0 = z$, $a_l = W_l h_{l-1} + b_l$, $h_l = \mathrm{softplus}(a_l)$, $\sigma_l =
 \mathrm{logistic}(a_l)$, and $a_L$ the logits:
 
-$$g_L = x - \sigma_L, \qquad g_l = \sigma_l \odot W_{l+1}^\top g_{l+1}, \qquad \nabla_z \log p(x \mid z) = W_1^\top g_1$$
+$$g_L = x - \sigma_L, \qquad g_l = \sigma_l \odot W_{l+1}^\top g_{l+1}, \qquad
+\nabla_z \log p(x \mid z) = W_1^\top g_1$$
 """
 
 from __future__ import annotations

@@ -77,7 +77,7 @@ def read(path: Path, n_dims: int) -> np.ndarray:
 
 
 def _array(stream: DataStream, n_dims: int) -> np.ndarray:
-    """The array, [*sizes]; what is wrong with the file is a ValueError that goes on from its name."""
+    """The array, [*sizes]; a ValueError says what is wrong with the file, after its name."""
     magic = _next(stream, 4, "magic number")
     if magic[:2] != b"\0\0" or magic[2] not in TYPES:
         raise ValueError(

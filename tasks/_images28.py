@@ -19,15 +19,35 @@ FEW = {
 }
 PROTOCOLS: dict[str, dict[str, Any]] = {
     "report": FEW
-    | {"steps": 1_600, "eval_particles": 100, "validate_every": 40,
-       "task.n_train": 10_000, "task.n_validation": 1_000, "task.n_test": 1_000},
+    | {
+        "steps": 1_600,
+        "eval_particles": 100,
+        "validate_every": 40,
+        "task.n_train": 10_000,
+        "task.n_validation": 1_000,
+        "task.n_test": 1_000,
+    },
     "paper": {
-        "steps": 1_000_000, "batch_size": 100, "shuffle": True, "optimiser": "adamax", "lr": 5e-4, "dtype": "float32",
-        "eval_particles": 1_000, "validate_every": 500, "patience": 100,
+        "steps": 1_000_000,
+        "batch_size": 100,
+        "shuffle": True,
+        "optimiser": "adamax",
+        "lr": 5e-4,
+        "dtype": "float32",
+        "eval_particles": 1_000,
+        "validate_every": 500,
+        "patience": 100,
     },
     "smoke": FEW
-    | {"steps": 10, "batch_size": 64, "eval_particles": 10, "task.n_train": 1_000, "task.n_validation": 100, "task.n_test": 50},
-}  # fmt: skip
+    | {
+        "steps": 10,
+        "batch_size": 64,
+        "eval_particles": 10,
+        "task.n_train": 1_000,
+        "task.n_validation": 100,
+        "task.n_test": 50,
+    },
+}
 """1,600 steps are 40 epochs of 40 batches, the last of 16; a million are 2,000 epochs of 500."""
 
 

@@ -24,7 +24,7 @@ def dense(params: Params, name: str, x: Tensor) -> Tensor:
 
 
 def init_conv(name: str, shape: tuple[int, int, int, int], maps: int, noise: Noise) -> Params:
-    r"""Weights and biases of a convolution, uniform on $\pm 1 / \sqrt{\text{inputs of an output}}$."""
+    r"""Weights and biases of a convolution, uniform on $\pm 1 / \sqrt{\text{inputs}}$ each."""
     like = torch.zeros((), dtype=torch.float64)
     bound = 1 / math.sqrt(shape[1] * shape[2] * shape[3])
     return {

@@ -72,7 +72,8 @@ class GaussianOracle:
     def log_evidence(self, params: Params, batch: Batch) -> Tensor:
         r"""$\log p(x)$, nats, [R].
 
-        $$-\tfrac n2 \log 2\pi - (n-1) \log s - \tfrac12 \log(s^2 + n) - \tfrac12 \Big[\frac{SS}{s^2} + \frac{n m^2}{s^2 + n}\Big]$$
+        $$-\tfrac n2 \log 2\pi - (n-1) \log s - \tfrac12 \log(s^2 + n)
+        - \tfrac12 \Big[\frac{SS}{s^2} + \frac{n m^2}{s^2 + n}\Big]$$
         """
         n, m = batch["n"], batch["mean"] - params["delta"]
         log_s = params["log_sigma"]
@@ -132,11 +133,17 @@ class Gaussian(Task, frozen=True):
         "standard": {"steps": 30_000, "lr": 1e-2, "lr_schedule": "cosine"},
         "paper": {"steps": 30_000, "optimiser": "rmsprop", "lr": 1e-3, "rmsprop_decay": 0.9},
         "report": {
-            "steps": 80_000, "optimiser": "rmsprop", "lr": 1e-3, "rmsprop_decay": 0.99, "batch_size": 256,
-            "task.batch_likelihood": "as-dataset", "dtype": "float32", "eval_particles": 1_000,
+            "steps": 80_000,
+            "optimiser": "rmsprop",
+            "lr": 1e-3,
+            "rmsprop_decay": 0.99,
+            "batch_size": 256,
+            "task.batch_likelihood": "as-dataset",
+            "dtype": "float32",
+            "eval_particles": 1_000,
         },
         "smoke": {"steps": 200, "lr": 5e-2, "lr_schedule": "cosine", "eval_particles": 500},
-    }  # fmt: skip
+    }
 
     dim: int = Field(25, ge=1, description="latent dimension d")
     n_data: int = Field(10_000, ge=2, description="points in a data set")
@@ -218,7 +225,8 @@ class Gaussian(Task, frozen=True):
         r"""The joint density through the moments of the data, with $m = \bar x - \delta$ and
         $\lambda = n / \sigma^2$.
 
-        $$\log p(x, z) = c - \tfrac12 \textstyle\sum_j \big[z_j^2 + \lambda_j (m_j - z_j)^2\big], \qquad
+        $$\log p(x, z) = c - \tfrac12 \textstyle\sum_j \big[z_j^2 + \lambda_j (m_j - z_j)^2\big],
+        \qquad
           c = -\tfrac{(n+1) d}{2} \log 2\pi - \sum_j \big[n \log \sigma_j + \tfrac12 \lambda_j
           v_j\big]$$
 

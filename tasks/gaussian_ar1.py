@@ -31,7 +31,8 @@ def whiten(v: Tensor, rho: float) -> Tensor:
 def precision(dim: int, rho: float) -> tuple[Tensor, float]:
     r"""The diagonal [D] of $\Sigma^{-1}$, which is tridiagonal, and the number beside it.
 
-    $$\Sigma^{-1}_{jj} = \frac{1 + \rho^2}{1 - \rho^2} \text{ within and } \frac1{1 - \rho^2} \text{ at the ends}, \qquad
+    $$\Sigma^{-1}_{jj} = \frac{1 + \rho^2}{1 - \rho^2} \text{ within and } \frac1{1 - \rho^2}
+    \text{ at the ends}, \qquad
       \Sigma^{-1}_{j, j \pm 1} = \frac{-\rho}{1 - \rho^2}$$
 
     and 1 where $d = 1$.
@@ -86,7 +87,8 @@ class AR1Oracle:
     def log_evidence(self, params: Params, batch: Batch) -> Tensor:
         r"""$\log p(x)$, nats, [R].
 
-        $$-\tfrac12 \big[n d \log 2\pi + n \log\det\Sigma + \log\det P + n t + m^\top C^{-1} m\big]$$
+        $$-\tfrac12 \big[n d \log 2\pi + n \log\det\Sigma + \log\det P
+        + n t + m^\top C^{-1} m\big]$$
         """
         n, m = batch["n"], batch["mean"] - params["delta"]
         spread = (m * self._shrink(m, n)).sum(-1)
@@ -137,7 +139,8 @@ class AR1Oracle:
 class GaussianAR1(Task, frozen=True):
     r"""One latent for the whole data set, seen through correlated noise of known covariance.
 
-    $$z \sim N(0, I_d), \qquad x_i \mid z \sim N(z + \delta, \Sigma), \quad \Sigma_{jk} = \rho^{|j-k|}, \quad i < n$$
+    $$z \sim N(0, I_d), \qquad x_i \mid z \sim N(z + \delta, \Sigma), \quad
+    \Sigma_{jk} = \rho^{|j-k|}, \quad i < n$$
 
     Truth: $\delta_j = (j - (d-1)/2) / 5$, learned from 0. The posterior $N(\cdot, (I + n
     \Sigma^{-1})^{-1})$ is correlated, so mean field cannot be exact: the metric `mean_field_gap` is

@@ -17,7 +17,9 @@ Scores = Callable[[NewRun], dict[str, float] | str]
 
 
 def scores(run: NewRun) -> dict[str, float]:
-    """Metrics like those of a Gaussian task: the same for the same run, another for another seed."""
+    """Metrics like those of a Gaussian task: the same for the same run, another for another
+    seed.
+    """
     noise = random.Random(run.spec.key)
     dim = run.spec.task_fields.get("dim", 1)
     worse = {"vb": 0.0, "iaf": 0.1, "hvae": 1.0}.get(run.spec.method, 2.0) * dim

@@ -31,7 +31,9 @@ def compared(
 
 
 def summed(reports: Iterable[Any]) -> dict[str, dict[str, float]]:
-    """The counts of each file that counted, with its tests, those that failed, and their seconds."""
+    """The counts of each file that counted, with its tests, those that failed, and their
+    seconds.
+    """
     files: dict[str, dict[str, float]] = {}
     calls = [
         report

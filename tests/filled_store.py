@@ -115,7 +115,9 @@ def places(workspace: Workspace, claim: Any) -> tuple[Path, Path]:
 def finish(
     workspace: Workspace, store: ResultStore, claim: Any, status: Status = Status.DONE, **other: Any
 ) -> None:
-    """End a run with curves, metrics, a picture and a checkpoint, of which `other` replaces some."""
+    """End a run with curves, metrics, a picture and a checkpoint, of which `other` replaces
+    some.
+    """
     contents = [what + claim.key.encode() for what in (b"state of ", b"picture of ")]
     for place, content in zip(places(workspace, claim), contents, strict=True):
         write_file(workspace, place, content)

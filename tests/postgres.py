@@ -1,4 +1,6 @@
-"""A real PostgreSQL server for the tests: on loopback, in a temporary folder, gone when they end."""
+"""A real PostgreSQL server for the tests: on loopback, in a temporary folder, gone when they
+end.
+"""
 
 from __future__ import annotations
 
@@ -48,7 +50,9 @@ def free_port() -> int:
 
 @dataclass
 class Server:
-    """A server in a folder of its own, which can be stopped and started again at the same address."""
+    """A server in a folder of its own, which can be stopped and started again at the same
+    address.
+    """
 
     home: Path
     account: dict[str, str | int]

@@ -411,7 +411,8 @@ def test_a_conflict_is_one_line_a_run_and_exit_status_3(there, bundle):
     result = cli(there, "import", bundle)
     assert result.exit_code == 3
     assert result.stdout.splitlines() == [
-        f"conflict: run {keys[0]}: elbo -1.5 here, -1234.5678901234567 ± 0.25 there; elbo_gap 1.0 here, 0.30000000000000004 there; "
+        f"conflict: run {keys[0]}: elbo -1.5 here, -1234.5678901234567 ± 0.25 there; elbo_gap 1.0 "
+        "here, 0.30000000000000004 there; "
         "pareto_k 2.0 here, 0.3 there; and 2 more",
         "3 runs: 2 added, 1 in conflict.",
     ]

@@ -174,8 +174,8 @@ def test_a_metric_with_a_name_that_is_too_long_is_one_line(bench):
     result = bench("run", "-m", "vb", "-t", task, "--protocol", "smoke", "--set", "steps=2")
     assert result.exit_code == 1
     assert (
-        f"Task 'verbose' calls a metric '{'x' * 40}...': a name has 1 to 200 printable letters, not 251."
-        in result.stderr
+        f"Task 'verbose' calls a metric '{'x' * 40}...': a name has 1 to 200 printable letters, "
+        "not 251." in result.stderr
     )
     checked = bench("check", task, "--json")
     assert checked.exit_code == 3
@@ -328,7 +328,10 @@ def all_mirrored() -> None:
             store.mirrored(row.key, row.revision)
 
 
-LOADED = "import sys, json; sys.argv[0] = 'bench'\nfrom harness.cli import main\ntry:\n    main({arguments})\nexcept SystemExit:\n    pass\n"
+LOADED = (
+    "import sys, json; sys.argv[0] = 'bench'\nfrom harness.cli import main\ntry:\n    "
+    "main({arguments})\nexcept SystemExit:\n    pass\n"
+)
 LOADED += "print('LOADED', json.dumps(sorted(name for name in sys.modules if '.' not in name)))"
 
 
@@ -468,7 +471,8 @@ def test_a_time_between_checkpoints_is_a_number(bench):
 
 def test_a_plugin_without_what_every_plugin_has_is_told_what_it_lacks(bench, workspace):
     (workspace / "mine.py").write_text(
-        "from harness.api import Method\n\nclass Mine(Method, frozen=True):\n    name = 'mine'\n    source = 'me'\n"
+        "from harness.api import Method\n\nclass Mine(Method, frozen=True):\n    name = 'mine'\n   "
+        " source = 'me'\n"
     )
     result = bench("run", "-m", "./mine.py:Mine", "-t", "gaussian-2", "--protocol", "smoke")
     assert result.exit_code == 2

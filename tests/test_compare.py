@@ -284,8 +284,8 @@ def test_training_settings_label_rows_and_what_is_scored_splits_tables(compare, 
     assert sum("task.objective=released-flow" in title for title in titles) == 1
     assert sum(title.endswith("eval_particles=50") for title in titles) == 1
     assert (
-        "In a table of its own because of task.objective, eval_particles: scores under other values are not comparable."
-        in text
+        "In a table of its own because of task.objective, eval_particles: scores under other "
+        "values are not comparable." in text
     )
     both = next(part for part in text.split("elbo_gap (nats)") if "lr=" in part)
     assert [row(both, name)[0] for name in ("vb  ", "vb lr")] == ["vb", "vb lr=0.01235"]
@@ -316,8 +316,8 @@ def test_a_baseline_that_is_several_rows_is_refused(compare, tmp_path):
     said = compare("--baseline", "hvae", home=tmp_path, status=2)
     assert said.count("\n") == 1
     assert (
-        "'hvae' is 2 rows here: hvae n_leapfrog=1; hvae n_leapfrog=5. Say which one: --baseline 'hvae n_leapfrog=1'"
-        in said
+        "'hvae' is 2 rows here: hvae n_leapfrog=1; hvae n_leapfrog=5. Say which one: --baseline "
+        "'hvae n_leapfrog=1'" in said
     )
 
 

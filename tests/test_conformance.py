@@ -140,7 +140,9 @@ def test_gaussian_data_come_from_the_stated_model():
     for sample, truth in ((means, delta), (means.var(0)[None], None), (variances, sigma.square())):
         if truth is not None:
             z = (sample.mean(0) - truth) / (sample.std(0) / math.sqrt(n_replicates))
-        else:  # the latent adds 1 to the variance of a mean; a sample variance has relative error sqrt(2 / (n - 1))
+        else:
+            # the latent adds 1 to the variance of a mean; a sample variance has relative error
+            # sqrt(2 / (n - 1))
             expected = 1 + sigma.square() / 50
             z = (sample[0] / expected - 1) / math.sqrt(2 / (n_replicates - 1))
         assert float(z.abs().amax()) < 5

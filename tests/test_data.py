@@ -170,7 +170,7 @@ def test_a_file_that_changes_is_read_and_checked_again(tmp_path):
     put(folder, {IMAGES: CONTENT[IMAGES][:-1] + bytes([CONTENT[IMAGES][-1] ^ 1])})
     with pytest.raises(
         DataError,
-        match=r"the sha256 of its decompressed bytes is .* Replace it: bench data fetch toy --force$",
+        match=r"sha256 of its decompressed bytes is .* Replace it: bench data fetch toy --force$",
     ):
         load_images("toy", "train")
 
@@ -333,7 +333,10 @@ def test_verify_asks_for_what_runs_need_and_no_more(tmp_path, monkeypatch, bench
 
 
 def test_the_help_loads_nothing_heavy(tmp_path):
-    code = "import sys; from harness.cli import main\ntry: main(['data', *sys.argv[1:]])\nexcept SystemExit: pass\nprint(sorted(sys.modules))"
+    code = (
+        "import sys; from harness.cli import main\ntry: main(['data', *sys.argv[1:]])\nexcept "
+        "SystemExit: pass\nprint(sorted(sys.modules))"
+    )
     for arguments in (["--help"], ["list"], ["verify", "mnist"]):
         done = subprocess.run(
             [sys.executable, "-c", code, *arguments],

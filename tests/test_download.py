@@ -222,7 +222,8 @@ def test_a_mirror_that_is_not_there_is_named(tmp_path, bench):
     failed = bench("data", "fetch", "toy")
     assert failed.exit_code == 1
     assert re.fullmatch(
-        rf"bench: No mirror gives {IMAGES} of toy: http://127.0.0.1:9/{IMAGES}.gz fails: Connection refused\. .*\n",
+        rf"bench: No mirror gives {IMAGES} of toy: "
+        rf"http://127.0.0.1:9/{IMAGES}.gz fails: Connection refused\. .*\n",
         failed.stderr,
     )
 

@@ -46,10 +46,20 @@ def everything(store, keys):  # noqa: F811
         for key, row in store.rows(keys).items()
     }
     return {
-        key: repr((row, store.metrics([key]), store.curves(key), store.checkpoints(key), store.artifacts(key), store.plan(key),
-              store.environment(key), [(mark.reason, mark.replaced_at) for mark in store.retractions.of(key)]))
+        key: repr(
+            (
+                row,
+                store.metrics([key]),
+                store.curves(key),
+                store.checkpoints(key),
+                store.artifacts(key),
+                store.plan(key),
+                store.environment(key),
+                [(mark.reason, mark.replaced_at) for mark in store.retractions.of(key)],
+            )
+        )
         for key, row in rows.items()
-    }  # fmt: skip
+    }
 
 
 def make(store, keys, **other):  # noqa: F811

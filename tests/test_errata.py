@@ -23,7 +23,9 @@ RUN = ("run", "-m", "vb", "-t", "gaussian-2", "--seeds", "0-2", *SHORT)
 
 @pytest.fixture(params=["sqlite", "postgresql"])
 def store(request, workspace, monkeypatch):
-    """The workspace's database, with invented results of two methods on two tasks, four seeds each."""
+    """The workspace's database, with invented results of two methods on two tasks, four seeds
+    each.
+    """
     if request.param == "postgresql":
         monkeypatch.setenv("BENCH_DATABASE_URL", request.getfixturevalue("postgres_database")())
     comparisons.store_runs(Workspace.current(), invented())
@@ -251,7 +253,10 @@ def test_the_command_that_made_them_makes_them_anew(bench, workspace):
     before = {line["key"]: line for line in json_lines(bench("list", "runs", "--json"))}
     chosen = sorted(before)[0]
     assert "Next: " in bench("invalidate", chosen, "--reason", "wrong").stderr
-    grid = "{methods: [vb], tasks: [gaussian-2], seeds: 0-2, protocol: smoke, set: {steps: 20, eval_particles: 50}}"
+    grid = (
+        "{methods: [vb], tasks: [gaussian-2], seeds: 0-2, protocol: smoke, "
+        "set: {steps: 20, eval_particles: 50}}"
+    )
     (workspace / "mine.yaml").write_text(f"summary: X.\ngrids:\n  - {grid}\n")
     (status,) = json_lines(bench("study", "status", "mine.yaml", "--json"))
     assert (status["counts"], status["left"]) == ({"done": 2, "withdrawn": 1}, 1)

@@ -310,7 +310,8 @@ def test_runs_are_picked_as_elsewhere(workspace, stored, arguments, wanted):
 def test_a_study_s_runs_are_picked(workspace, tmp_path):
     study = tmp_path / "mine.yaml"
     study.write_text(
-        "summary: A part.\ngrids:\n  - {methods: [vb], tasks: [gaussian-2], seeds: 1-2, protocol: smoke}\n"
+        "summary: A part.\ngrids:\n  - "
+        "{methods: [vb], tasks: [gaussian-2], seeds: 1-2, protocol: smoke}\n"
     )
     (first, second) = json_lines(export(workspace, "--json", "--study", study))
     assert [(line["method"], line["seed"]) for line in (first, second)] == [("vb", 1), ("vb", 2)]

@@ -56,7 +56,8 @@ class Rich(Method, frozen=True):
         return {"shift": torch.zeros(dim, dtype=torch.float64)}
 
     def particles(self, params, problem, noise, n_particles, trace=False):
-        assert isinstance(self.where, pathlib.Path) and isinstance(self.kind, Kind) and isinstance(self.names, frozenset)
+        assert isinstance(self.where, pathlib.Path) and isinstance(self.kind, Kind)
+        assert isinstance(self.names, frozenset)
         z_0 = problem.base.sample(noise, n_particles)
         z = z_0 + params["shift"]
         return Particles(z, problem.log_joint(z) - problem.base.log_prob(z_0))
@@ -132,7 +133,10 @@ def test_every_type_is_stored_found_again_and_read_back(rich, bench, workspace):
 
 
 def test_a_set_has_one_key_in_every_process(rich, workspace):
-    code = f"from harness.plan.registry import find, settled; print(settled(find('method', {rich!r}).cls()))"
+    code = (
+        "from harness.plan.registry import find, settled; print(settled(find('method', "
+        f"{rich!r}).cls()))"
+    )
     environment = os.environ | {"PYTHONPATH": str(Path(__file__).parent.parent)}
     texts = {
         subprocess.run(

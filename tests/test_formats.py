@@ -251,9 +251,26 @@ def test_html_has_a_cell_for_every_word_and_no_element_of_a_name(compare, record
     reader.feed(compare("--format", "html", "--no-costs"))
     agree(reader.rows[1:], records)
     assert reader.elements <= {
-        "html", "head", "meta", "title", "style", "body", "figure", "figcaption", "div", "table", "thead", "tbody", "tr", "th", "td",
-        "strong", "sup", "ul", "li",
-    }  # fmt: skip
+        "html",
+        "head",
+        "meta",
+        "title",
+        "style",
+        "body",
+        "figure",
+        "figcaption",
+        "div",
+        "table",
+        "thead",
+        "tbody",
+        "tr",
+        "th",
+        "td",
+        "strong",
+        "sup",
+        "ul",
+        "li",
+    }
 
 
 @needs_browser
@@ -302,9 +319,20 @@ def typeset(folder, text):
     (folder / "table.tex").write_text(text)
     (folder / "page.tex").write_text(PREAMBLE)
     done = subprocess.run(
-        ["pdflatex", "-draftmode", "-no-shell-escape", "-interaction=nonstopmode", "-halt-on-error", "page.tex"],
-        cwd=folder, env={**os.environ, "max_print_line": "10000"}, capture_output=True, timeout=60, check=False,
-    )  # fmt: skip
+        [
+            "pdflatex",
+            "-draftmode",
+            "-no-shell-escape",
+            "-interaction=nonstopmode",
+            "-halt-on-error",
+            "page.tex",
+        ],
+        cwd=folder,
+        env={**os.environ, "max_print_line": "10000"},
+        capture_output=True,
+        timeout=60,
+        check=False,
+    )
     log = (folder / "page.log").read_text(errors="replace")
     assert done.returncode == 0, log[-3000:]
     letters = []
@@ -331,9 +359,8 @@ def test_latex_compiles_and_prints_every_name_and_number(compare, records, tmp_p
         assert f"innomean:reason{name}".replace(" ", "") in printed
     for record in records:
         if record["task"] == TASK or record["method"] in NAMES:
-            name = f"{record['method']}{record['settings']}{'' if record['task'] == TASK else '--'}".replace(
-                " ", ""
-            )
+            suffix = "" if record["task"] == TASK else "--"
+            name = f"{record['method']}{record['settings']}{suffix}".replace(" ", "")
             shown = re.search(re.escape(name) + r"\(?(-?[\d.,]+)±[\d.,]+(\)×10(-?\d+))?", printed)
             value = float(shown[1].replace(",", "")) * 10.0 ** int(shown[3] or 0)
             assert value == pytest.approx(record["mean"], abs=0.06 * record["se"])
@@ -346,8 +373,11 @@ def test_latex_compiles_with_the_fonts_that_it_has_without_being_asked(compare, 
     (tmp_path / "page.tex").write_text(plain)
     done = subprocess.run(
         ["pdflatex", "-no-shell-escape", "-interaction=nonstopmode", "-halt-on-error", "page.tex"],
-        cwd=tmp_path, capture_output=True, timeout=60, check=False,
-    )  # fmt: skip
+        cwd=tmp_path,
+        capture_output=True,
+        timeout=60,
+        check=False,
+    )
     assert done.returncode == 0, done.stdout[-2000:]
     assert (tmp_path / "page.pdf").read_bytes().startswith(b"%PDF")
 

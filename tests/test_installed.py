@@ -63,7 +63,9 @@ def sources(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="session", params=["wheel", "editable"])
 def interpreter(request, sources, tmp_path_factory) -> Path:
-    """Python in an environment where the distribution is installed; the libraries are this one's."""
+    """Python in an environment where the distribution is installed; the libraries are this
+    one's.
+    """
     folder = tmp_path_factory.mktemp(request.param)
     run([sys.executable, "-m", "venv", "--without-pip", str(folder)], folder)
     site = Path(sysconfig.get_path("purelib", vars={"base": str(folder)}))

@@ -180,8 +180,8 @@ def test_what_keeps_pictures_from_being_made_never_touches_the_result(workspace,
     (line,) = json_lines(result)
     assert (line["status"], list(files(workspace, line["key"]))) == ("done", ["samples.png"])
     assert (
-        f"Run {line['key']} goes without some of its pictures: No space left on device. Its result is complete."
-        in result.stderr
+        f"Run {line['key']} goes without some of its pictures: No space left on device. Its result "
+        "is complete." in result.stderr
     )
     with opened(workspace) as store:
         assert [file.name for file in store.artifacts(line["key"])] == ["samples.png"]

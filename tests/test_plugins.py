@@ -101,9 +101,17 @@ def test_an_edited_file_is_another_cell_and_the_two_are_never_averaged(bench, wo
     (entry,) = json_lines(bench("compare", "-m", f"mine@{older}", "--metric", "elbo", "--json"))
     assert entry["seeds"] == "0 1"
     rows = json_lines(bench("export", "--format", "jsonl"))
-    assert {(row["seed"], row["method_source"] == code.digest, row["in_means"]) for row in rows if "seed" in row} == {
-        (0, False, False), (1, False, False), (0, True, True), (1, True, True), (2, True, True),
-    }  # fmt: skip
+    assert {
+        (row["seed"], row["method_source"] == code.digest, row["in_means"])
+        for row in rows
+        if "seed" in row
+    } == {
+        (0, False, False),
+        (1, False, False),
+        (0, True, True),
+        (1, True, True),
+        (2, True, True),
+    }
 
 
 def test_the_same_file_in_another_folder_is_the_same_method(bench, workspace):
@@ -409,7 +417,10 @@ def test_a_method_that_cannot_draw_in_every_shape_has_its_tables(bench, workspac
     """Couplings need two dimensions, antithetic draws two particles; counting what a draw costs
     must not ask for others.
     """
-    body = "def init(self, dim, noise, n_context=0):\n        raise ValueError('this method needs an even dimension')\n"
+    body = (
+        "def init(self, dim, noise, n_context=0):\n        raise ValueError('this method needs "
+        "an even dimension')\n"
+    )
     plugin(workspace / "mine.py", body=body.replace("init", "init_"))
     text = (
         (workspace / "mine.py")

@@ -211,7 +211,9 @@ def test_cliques_of_many_rows_are_by_definition_the_largest_sets_of_neighbours()
 
 
 def test_a_grid_of_many_ranks_asks_once_who_is_not_told_apart(monkeypatch):
-    """Once for each row, it took more time than all the rest of a report on some hundred settings."""
+    """Once for each row, it took more time than all the rest of a report on some hundred
+    settings.
+    """
     made, asked = (
         ranking([str(place) for place in range(50)], [list(range(50))] * 2, lower_is_better=True),
         [],

@@ -144,7 +144,8 @@ def test_what_a_recording_freezes_shows_at_once(method, recordings, remarks, mon
     usual, played = (trained(method, [0, 1], monkeypatch, way) for way in ("off", "always"))
     assert [made is not None for made in recordings] == [True]
     assert remarks == [
-        "steps are taken one by one: a recording of step 0 gave other numbers with other parameters or noise"
+        "steps are taken one by one: a recording of step 0 gave other numbers with other "
+        "parameters or noise"
     ]
     assert equal(usual, played)
 
@@ -192,7 +193,10 @@ def test_a_run_says_that_its_steps_are_taken_one_by_one(bench, no_mirror, monkey
         "--json",
     )
     (run,) = json_lines(result)
-    reason = "steps are taken one by one: a recording of step 0 gave other numbers with other parameters or noise"
+    reason = (
+        "steps are taken one by one: a recording of step 0 gave other numbers with other "
+        "parameters or noise"
+    )
     assert f"freezes-noise on gaussian ({run['key']}): {reason}." in result.stderr
     (shown,) = json_lines(bench("show", run["key"], "--json"))
     assert [line["reason"] for line in shown["history"]] == [None, None, reason, None]

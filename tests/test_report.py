@@ -97,7 +97,8 @@ def test_every_figure_is_drawn_and_nothing_leaves_the_page(browser, page, size, 
     assert charts > 10
     assert tab.locator(".plot svg.main-svg").count() >= charts
     empty = tab.evaluate(
-        "[...document.querySelectorAll('.plot')].filter(p => !p.querySelector('.trace, .point, .bars')).map(p => p.id)"
+        "[...document.querySelectorAll('.plot')].filter(p => !p.querySelector('.trace, .point, "
+        ".bars')).map(p => p.id)"
     )
     assert empty == []
     assert [url for url in asked if not url.startswith(("file:", "data:", "blob:"))] == []

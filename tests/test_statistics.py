@@ -208,7 +208,9 @@ def test_no_values_are_too_large_or_too_small_for_the_bootstrap(values):
     "differences", [*MIXED, SLEEP[:9], [1.0, 2.0, 3.0, 4.0, 5.0, 6.0], [1.0] * 7]
 )
 def test_wilcoxons_p_is_the_share_of_all_signs_that_are_as_extreme(differences):
-    """Exact under the null: every sign of a difference is as likely as the other; zeros have none."""
+    """Exact under the null: every sign of a difference is as likely as the other; zeros have
+    none.
+    """
     told = [difference for difference in differences if difference]
     ranks = stats.rankdata(np.abs(told))
     centre = ranks.sum() / 2

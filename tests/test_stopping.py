@@ -1,4 +1,6 @@
-"""A request made by a signal handler at any instruction reaches whoever waits, and holds up nobody."""
+"""A request made by a signal handler at any instruction reaches whoever waits, and holds up
+nobody.
+"""
 
 from __future__ import annotations
 

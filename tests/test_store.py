@@ -93,8 +93,10 @@ def test_reading_a_stored_run_imports_neither_alembic_nor_the_orm(file):
     ResultStore.open(sqlite_url(file)).close()
     program = (
         "import sys; from harness.store import ResultStore\n"
-        f"with ResultStore.open({sqlite_url(file)!r}) as store: store.rows(['a']), store.unmirrored(['a'])\n"
-        "print([name for name in ('alembic', 'sqlalchemy.orm', 'torch', 'mlflow') if name in sys.modules])"
+        f"with ResultStore.open({sqlite_url(file)!r}) as store: store.rows(['a']), "
+        "store.unmirrored(['a'])\n"
+        "print([name for name in ('alembic', 'sqlalchemy.orm', 'torch', 'mlflow') if name in "
+        "sys.modules])"
     )
     done = subprocess.run(
         [sys.executable, "-c", program],

@@ -71,7 +71,8 @@ def test_estimates_that_are_not_trusted_have_a_footnote_and_no_asterisk(bench, w
     assert bench(*command).exit_code == 0
     with closing(sqlite3.connect(workspace / "bench.db")) as database:
         database.execute(
-            "UPDATE metrics SET value = CASE name WHEN 'pareto_k' THEN 0.9 ELSE 12.5 END, se = NULL, kind = 'finite'"
+            "UPDATE metrics SET value = CASE name WHEN 'pareto_k' THEN 0.9 ELSE 12.5 END, se = "
+            "NULL, kind = 'finite'"
         )
         database.commit()
     text = bench(*command).stdout

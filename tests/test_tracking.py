@@ -112,7 +112,10 @@ def finished(workspace, store, seed=0, **other):
 
 
 def test_importing_the_mirror_imports_nothing_heavy():
-    code = "import harness.tracking, sys; print({'mlflow', 'pandas', 'matplotlib', 'torch'} & set(sys.modules))"
+    code = (
+        "import harness.tracking, sys; print({'mlflow', 'pandas', 'matplotlib', 'torch'} & "
+        "set(sys.modules))"
+    )
     done = subprocess.run(
         [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True
     )

@@ -459,8 +459,10 @@ def test_tuning_ends_with_a_winner_on_other_seeds(bench, workspace):
 
 def test_pruned_trials_stop_on_the_way_and_go_on_where_they_are_asked_for(bench, workspace):
     (workspace / "mine.yaml").write_text(
-        "summary: S.\ntune:\n  methods: [vb]\n  tasks: [gaussian-2]\n  protocol: smoke\n  set: {steps: 90}\n"
-        '  space: ["lr=1e-5:1e-1:log"]\n  trials: 14\n  seeds: 1000\n  report_seeds: 0-1\n  pruner: median\n'
+        "summary: S.\ntune:\n  methods: [vb]\n  tasks: [gaussian-2]\n  protocol: smoke\n  set: "
+        "{steps: 90}\n"
+        '  space: ["lr=1e-5:1e-1:log"]\n  trials: 14\n  seeds: 1000\n  report_seeds: 0-1\n  '
+        "pruner: median\n"
     )
     (shown,) = json_lines(bench("study", "run", "mine.yaml", "--json"))
     assert shown["counts"]["pruned"] > 0
@@ -496,7 +498,8 @@ def test_pruned_trials_stop_on_the_way_and_go_on_where_they_are_asked_for(bench,
 
 def test_a_pruner_that_looks_before_there_is_a_number_lets_the_trial_go_on(bench, workspace):
     (workspace / "mine.yaml").write_text(
-        "summary: S.\ntune:\n  methods: [vb]\n  tasks: [digits]\n  protocol: smoke\n  set: {steps: 18, validate_every: 9}\n"
+        "summary: S.\ntune:\n  methods: [vb]\n  tasks: [digits]\n  protocol: smoke\n  set: "
+        "{steps: 18, validate_every: 9}\n"
         "  space: [lr]\n  trials: 2\n  seeds: 1000\n  report_seeds: 0\n  pruner: median\n"
     )
     (shown,) = json_lines(
@@ -507,7 +510,8 @@ def test_a_pruner_that_looks_before_there_is_a_number_lets_the_trial_go_on(bench
 
 def test_a_preset_is_the_winners_whole_setting(bench, workspace):
     (workspace / "mine.yaml").write_text(
-        'summary: S.\ntune:\n  methods: ["hvae[n_leapfrog=2,3]", vb]\n  tasks: [gaussian-2]\n  protocol: smoke\n  set: {steps: 20}\n'
+        'summary: S.\ntune:\n  methods: ["hvae[n_leapfrog=2,3]", vb]\n  tasks: [gaussian-2]\n  '
+        "protocol: smoke\n  set: {steps: 20}\n"
         "  space: [lr]\n  trials: 1\n  seeds: 1000\n  report_seeds: 0\n"
     )
     bench("study", "run", "mine.yaml")
@@ -529,7 +533,8 @@ def test_a_preset_is_the_winners_whole_setting(bench, workspace):
 
 def test_a_setting_that_diverges_is_a_trial_that_diverged(bench, workspace):
     (workspace / "mine.yaml").write_text(
-        "summary: S.\ntune:\n  methods: [hvae-untempered]\n  tasks: [gaussian-2]\n  protocol: smoke\n  set: {steps: 60, clip_norm: none}\n"
+        "summary: S.\ntune:\n  methods: [hvae-untempered]\n  tasks: [gaussian-2]\n  protocol: "
+        "smoke\n  set: {steps: 60, clip_norm: none}\n"
         '  space: ["lr=0.01,1e6"]\n  sampler: grid\n  trials: 2\n  report_seeds: 0-1\n'
     )
     result = bench("study", "run", "mine.yaml", "--json")

@@ -156,7 +156,8 @@ def test_what_differs_between_the_runs_of_a_number_is_said(workspace):
         None,
     )
     assert line["notes"] == [
-        "These runs were made with different code of one version: bench why shows which; --rerun makes them anew."
+        "These runs were made with different code of one version: bench why shows which; --rerun "
+        "makes them anew."
     ]
     text = bench(workspace, "why", "-m", "vb", "-t", "gaussian-25").stdout
     for said in (
@@ -269,8 +270,8 @@ def test_without_results_there_is_nothing_to_explain(tmp_path):
 
 def test_the_table_names_a_command_that_explains_a_number(workspace):
     hint = bench(workspace, "compare", "-t", "gaussian-25").stderr
-    assert (
-        hint
-        == "Next: bench why -m hvae -t gaussian-25, or bench why CELL with a cell of bench compare --json\n"
+    assert hint == (
+        "Next: bench why -m hvae -t gaussian-25, or bench why CELL with a cell of bench compare "
+        "--json\n"
     )
     assert bench(workspace, "why", "-m", "hvae", "-t", "gaussian-25").exit_code == 0

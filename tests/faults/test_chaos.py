@@ -77,7 +77,8 @@ def _on_dask(place, address, alive, runs, dice) -> int:
     """The same runs through `bench study run --scheduler`."""
     study = place.home / "sweep.yaml"
     lines = [
-        f"  - {{methods: [vb], tasks: [gaussian-2], seeds: 0, protocol: smoke, set: {_settings(run)}}}"
+        "  - "
+        f"{{methods: [vb], tasks: [gaussian-2], seeds: 0, protocol: smoke, set: {_settings(run)}}}"
         for run in runs
     ]
     study.write_text("\n".join(["summary: A sweep.", "grids:", *lines, ""]))
@@ -92,7 +93,8 @@ def _on_dask(place, address, alive, runs, dice) -> int:
 
 
 def _settings(run) -> str:
-    return f"{{steps: {run.spec.steps}, eval_particles: {run.spec.eval_particles}, lr: {run.spec.lr!r}}}"
+    spec = run.spec
+    return f"{{steps: {spec.steps}, eval_particles: {spec.eval_particles}, lr: {spec.lr!r}}}"
 
 
 def _asked_for(place, n_runs) -> bool:

@@ -28,11 +28,29 @@ FULL = os.environ.get("BENCH_TESTS") == "full"
 KILLS = 40 if FULL else 5
 
 CASES = {
-    "one run": ["-m", "vb", "-t", "gaussian-2", "--set", "steps=4000", "--set", "eval_particles=500"],
-    "a stack of three whose second member diverges": [
-        "-m", f"{PLUGINS}:DivergesAt50", "-t", "gaussian-3", "--set", "steps=4000", "--seeds", "0-2", "--set", "optimiser=rmsprop",
+    "one run": [
+        "-m",
+        "vb",
+        "-t",
+        "gaussian-2",
+        "--set",
+        "steps=4000",
+        "--set",
+        "eval_particles=500",
     ],
-}  # fmt: skip
+    "a stack of three whose second member diverges": [
+        "-m",
+        f"{PLUGINS}:DivergesAt50",
+        "-t",
+        "gaussian-3",
+        "--set",
+        "steps=4000",
+        "--seeds",
+        "0-2",
+        "--set",
+        "optimiser=rmsprop",
+    ],
+}
 
 
 @pytest.mark.parametrize("case", CASES)

@@ -67,7 +67,11 @@ def test_workers_give_the_numbers_of_one_process_and_a_dead_one_is_replaced(
 
 STUDY = """summary: The same runs.
 grids:
-  - {methods: [vb, iwae, "hvae[n_leapfrog=1,2]"], tasks: [gaussian-2], seeds: 0-1, protocol: smoke, set: {steps: 1500}}
+  - methods: [vb, iwae, "hvae[n_leapfrog=1,2]"]
+    tasks: [gaussian-2]
+    seeds: 0-1
+    protocol: smoke
+    set: {steps: 1500}
 """
 
 
