@@ -63,7 +63,7 @@ def report(
         published: the same: stored results against published ones.
         ranking: of the methods across tasks.
     """
-    view = View.of(sample)
+    view = View(sample)
     named_groups = [
         (name, group) for name, groups in columns(sample.groups).items() for group in groups
     ]
@@ -139,13 +139,13 @@ def _failures(view: View, named_groups: NamedGroups) -> Section:
                 showlegend=False,
             )
         )
-    names = {-row: f"{task}: {view.name(group)}" for row, (task, group) in enumerate(failed)}
+    names = {-row: f"{task}: {view.key(group).name}" for row, (task, group) in enumerate(failed)}
     plot = row_plot("", bars, names, LINEAR.axis("runs"), barmode="stack", bargap=0.7)
     about = (
         f"Cells with a run that did not finish: {len(failed)} of {len(named_groups)}. "
         "Means are over the runs that did."
     )
-    figure = Figure("failures-by-cell", "How the runs ended", about, [plot], keys)
+    figure = Figure("How the runs ended", about, [plot], keys)
     return Section("failures", "Failures", figures=[figure], tables=[_reasons(view, failed)])
 
 
@@ -160,7 +160,7 @@ def _reasons(view: View, failed: NamedGroups) -> Table:
         for (status, reason), runs in sorted(reasons.items()):
             keys, seeds = [run.key for run in runs], ranges([run.seed for run in runs])
             folded = Folded(plural(len(runs), "key"), keys)
-            rows.append((view.name(group), task, status, reason, seeds, folded, str(len(runs))))
+            rows.append((view.key(group).name, task, status, reason, seeds, folded, str(len(runs))))
     limit = f"; the first {MOST_REASONS} of {len(rows)}" if len(rows) > MOST_REASONS else ""
     caption = f"Why runs ended without a result{limit}"
     names = ("row", "task", "ended", "reason", "seeds", "keys", "runs")
@@ -174,7 +174,7 @@ def _images(view: View, named_groups: NamedGroups, workspace: Workspace) -> Sect
     """Samples and reconstructions of the first finished seed of each row."""
     images, damaged, omitted, size = [], 0, 0, 0
     files = [
-        (f"{task}, {view.name(group)}: {IMAGES[file.name]}, seed {run.seed}", file)
+        (f"{task}, {view.key(group).name}: {IMAGES[file.name]}, seed {run.seed}", file)
         for task, group in named_groups
         if not group.cell.description.stacks  # tasks whose replicates stack have no images
         for run in group.done[:1]
@@ -243,7 +243,7 @@ def _cell_row(
     sources = len({run.source_hash for run in group.runs})
     used = {environments[run.environment] for run in group.runs if run.environment in environments}
     return (
-        view.name(group),
+        view.key(group).name,
         task,
         cell.protocol,
         cell.cell,

@@ -6,7 +6,7 @@ import math
 import textwrap
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import plotly.graph_objects as go
 
@@ -17,10 +17,6 @@ from harness.report.view import interval_text, label
 OUTLIER = 1e6
 """A mean that is so many times larger than four of five means is left outside a logarithmic axis,
 until the reader asks for all.
-"""
-MOST_TICKS, FEW_POWERS = 7, 1.5
-"""How many powers of ten have a number beside them, at most; an axis of fewer than this has numbers
-between them too.
 """
 BELOW = "triangle-down-open"
 """The marker of a mean that a logarithmic axis cannot show."""
@@ -49,12 +45,11 @@ class Mark:
 @dataclass(frozen=True)
 class Scale:
     """An axis of values: `edge` is the smallest value that a logarithmic one shows, None where it
-    is linear; `top` is where it ends at first, if not at the largest value, `high`.
+    is linear; `top` is where it ends at first, if not at the largest value.
     """
 
     edge: float | None
     top: float | None = None
-    high: float = 1.0
 
     def clip(self, value: float) -> float:
         """Return a value, or the edge of the axis where it is below."""
@@ -67,14 +62,11 @@ class Scale:
     def axis(self, title: str) -> dict[str, Any]:
         """Return the axis for plotly."""
         axis: dict[str, Any] = {"title": {"text": label(title)}}
-        if self.edge is None:
-            return axis
-        if self.top is not None:
+        if self.edge is not None:
+            axis |= {"type": "log", "exponentformat": "power"}
+        if self.edge is not None and self.top is not None:
             axis["range"] = [math.log10(self.edge / 2), math.log10(self.top)]
-        powers = math.log10((self.top or self.high) / self.edge)
-        if powers > FEW_POWERS:
-            axis["dtick"] = math.ceil(powers / MOST_TICKS)
-        return axis | {"type": "log", "exponentformat": "power"}
+        return axis
 
 
 LINEAR = Scale(None)
@@ -93,7 +85,7 @@ def logarithmic(intervals: Sequence[Interval]) -> Scale:
         return LINEAR
     limit = means[max(0, 4 * len(means) // 5 - 1)] * OUTLIER
     top = 3 * max(mean for mean in means if mean <= limit) if means[-1] > limit else None
-    return Scale(min(positive) / 2, top, max(positive))
+    return Scale(min(positive) / 2, top)
 
 
 def fitting(intervals: Sequence[Interval]) -> Scale:
@@ -105,51 +97,42 @@ def fitting(intervals: Sequence[Interval]) -> Scale:
     return logarithmic(intervals) if wide else LINEAR
 
 
-def trace(
-    marks: Sequence[Mark],
-    style: Style,
-    key: int | None,
-    scale: Scale,
-    values: Literal["x", "y"] = "y",
-    line: bool = True,
-) -> go.Scatter:
-    """Draw means with intervals; what is not finite is left out.
-
-    `key` is the index of the style's key, and `values` the axis of the means.
+def trace(marks: Sequence[Mark], style: Style, key: int, scale: Scale, in_rows: bool) -> go.Scatter:
+    """Draw means with intervals, as dots in rows or joined by a line; what is not finite is left
+    out. `key` is the index of the style's key.
     """
     finite = sorted((mark for mark in marks if mark.is_finite), key=lambda mark: mark.at)
     centres = [scale.clip(mark.interval.mean) for mark in finite]
     symbols = [style.symbol if scale.shows(mark.interval.mean) else BELOW for mark in finite]
-    arms = {
+
+    def arms(end: str) -> list[float]:
+        """The lengths of the intervals' arms; of one run there is none."""
+        ends = [getattr(mark.interval, end) for mark in finite]
+        lengths = [abs(scale.clip(e) - centre) for e, centre in zip(ends, centres, strict=True)]
+        return [length if math.isfinite(length) else 0.0 for length in lengths]
+
+    bars = {
         "symmetric": False,
-        "array": [_arm(scale, m.interval.high, c) for m, c in zip(finite, centres, strict=True)],
-        "arrayminus": [
-            _arm(scale, m.interval.low, c) for m, c in zip(finite, centres, strict=True)
-        ],
+        "array": arms("high"),
+        "arrayminus": arms("low"),
         "color": style.color,
         "thickness": 1.2,
         "width": 3,
     }
     positions = [mark.at for mark in finite]
-    x, y = (positions, centres) if values == "y" else (centres, positions)
+    means: dict[str, Any] = {"x": positions, "y": centres, "error_y": bars}
+    if in_rows:
+        means = {"x": centres, "y": positions, "error_x": bars}
     return go.Scatter(
-        x=x,
-        y=y,
-        mode="lines+markers" if line else "markers",
-        error_x=arms if values == "x" else None,
-        error_y=arms if values == "y" else None,
+        **means,
+        mode="markers" if in_rows else "lines+markers",
         line={"color": style.color, "dash": style.dash, "width": 1.6},
         marker={"color": style.color, "symbol": symbols, "size": 8},
         hoverinfo="text",
         hovertext=[label(*mark.lines, interval_text(mark.interval)) for mark in finite],
-        legendgroup="" if key is None else str(key),
+        legendgroup=str(key),
         showlegend=False,
     )
-
-
-def _arm(scale: Scale, end: float, centre: float) -> float:
-    """The length of an interval's arm; of one run there is none."""
-    return abs(scale.clip(end) - centre) if math.isfinite(end) else 0.0
 
 
 def notes(marks: Iterable[Mark], scale: Scale, metric: str) -> list[str]:

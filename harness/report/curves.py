@@ -8,8 +8,8 @@ from collections.abc import Sequence
 import plotly.graph_objects as go
 
 from harness.analysis.selection import Group, gradients
-from harness.report.page import Figure, Key, Plot, Section
-from harness.report.view import View, anchors, basis, columns, label
+from harness.report.page import Figure, Plot, Section
+from harness.report.view import View, basis, columns, label
 from harness.store import Curve
 
 SEEDS, POINTS = 3, 60
@@ -29,43 +29,37 @@ Points = list[tuple[int, float]]
 
 def learning_curves(view: View) -> Section:
     """Draw a figure for each column; only the curves that are drawn are read."""
-    keys = [run.key for group in view.sample.groups for run in group.done[:SEEDS]]
+    keys = [run.key for group in view.groups for run in group.done[:SEEDS]]
     stored = view.sample.store.scores.curve("bound", keys)
-    by_task = columns(view.sample.groups)
-    figures = [
-        _figure(view, id, task, groups, stored)
-        for id, (task, groups) in zip(anchors("curves", by_task), by_task.items(), strict=True)
-    ]
+    figures = [_figure(view, task, groups, stored) for task, groups in columns(view.groups).items()]
     return Section("curves", "Learning curves", [ABOUT], [f for f in figures if f.plots])
 
 
-def _figure(
-    view: View, id: str, task: str, groups: Sequence[Group], stored: dict[str, Curve]
-) -> Figure:
+def _figure(view: View, task: str, groups: Sequence[Group], stored: dict[str, Curve]) -> Figure:
     chart, keys, lines = go.Figure(), [], []
     for group in groups:
         runs = [run for run in group.done[:SEEDS] if run.key in stored]
         points = thinned(mean_curve([stored[run.key] for run in runs]))
         if points:
-            style, steps = view.style(group), group.cell.spec["steps"]
+            key, steps = view.key(group), group.cell.spec["steps"]
             count = gradients(group.cell.spec, group.cell.description)
             seconds = sum(run.wall_s for run in runs) / len(runs)
             chart.add_scatter(
                 x=[step for step, _ in points],
                 y=[value for _, value in points],
                 mode="lines",
-                name=label(view.name(group)),
+                name=label(key.name),
                 meta=[1, None if count is None else count / steps, seconds / steps],
-                line={"color": style.color, "dash": style.dash, "width": 1.8},
+                line={"color": key.style.color, "dash": key.style.dash, "width": 1.8},
                 hovertemplate="%{fullData.name}<br>%{x:,.6~g}: %{y:,.7~g} nats<extra></extra>",
                 legendgroup=str(len(keys)),
                 showlegend=False,
             )
-            keys.append(Key(view.name(group), style))
+            keys.append(key)
             lines.append(points)
     chart.update_yaxes(title_text="bound, nats", range=plateau(lines))
     plots = [Plot("", chart, 440)] if lines else []
-    return Figure(id, task, basis(groups, SEEDS), plots, keys, CHOICES)
+    return Figure(task, basis(groups, SEEDS), plots, keys, CHOICES)
 
 
 def mean_curve(curves: Sequence[Curve]) -> Points:

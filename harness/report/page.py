@@ -63,11 +63,10 @@ class Style:
 
 @dataclass(frozen=True)
 class Key:
-    """What a style stands for; keys of one heading stand together."""
+    """What a style stands for."""
 
     name: str
     style: Style
-    heading: str = ""
 
 
 @dataclass(frozen=True)
@@ -78,7 +77,6 @@ class Figure:
     each, or null.
     """
 
-    id: str
     title: str
     about: str
     plots: Sequence[Plot]

@@ -18,7 +18,7 @@ from harness.base.text import number
 from harness.plan.grid import ranges
 from harness.report.curves import plateau
 from harness.report.page import Figure, Plot, Section, Table, render
-from harness.report.view import PERCENT, anchor, interval_text, label
+from harness.report.view import PERCENT, interval_text, label
 from harness.store import ResultStore
 from harness.tuning.result import TuningResult
 from harness.tuning.search import run_keys
@@ -59,11 +59,7 @@ def section(result: TuningResult, store: ResultStore) -> Section:
     if n_scores > 1 and len(names) > 1:
         plots["What mattered"] = [_importances(study, len(names))]
     plots["Learning curves of the trials"] = [_learning_curves(study, result)]
-    id = anchor("tuning", search.name)
-    figures = [
-        Figure(f"{id}-{index}", title, ABOUT.get(title, ""), charts)
-        for index, (title, charts) in enumerate(plots.items(), 1)
-    ]
+    figures = [Figure(title, ABOUT.get(title, ""), charts) for title, charts in plots.items()]
     counts = ", ".join(f"{count} {name}" for name, count in sorted(result.counts.items()))
     best = "" if result.best is None else f"; the best is trial {result.best.number}"
     about = (
@@ -71,7 +67,13 @@ def section(result: TuningResult, store: ResultStore) -> Section:
         f"Scores are {metric} in nats, means over seeds {ranges(search.seeds)}."
     )
     tables = [_table(result)] if result.best else []
-    return Section(id, f"Tuning {search.method} on {search.task}", [about], figures, tables)
+    return Section(
+        f"tuning-{search.name}",
+        f"Tuning {search.method} on {search.task}",
+        [about],
+        figures,
+        tables,
+    )
 
 
 def _study(result: TuningResult, store: ResultStore) -> Study:

@@ -3,18 +3,26 @@
 from __future__ import annotations
 
 import math
-import re
 from collections import Counter
-from collections.abc import Collection, Iterable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Collection, Iterable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
 from html import escape
+from typing import Any
 
-from harness.analysis.selection import Aspects, ColumnName, Group, RowName, SelectedRuns, row_texts
+from harness.analysis.selection import (
+    ColumnName,
+    Group,
+    RowName,
+    SelectedRuns,
+    differences,
+    row_texts,
+)
 from harness.analysis.statistics import CONFIDENCE, Interval, t_interval
 from harness.base.spec import settings_text
-from harness.base.text import between, number, plural
+from harness.base.text import between, natural_key, number, plural
 from harness.plan.grid import ranges
-from harness.report.page import Style
+from harness.report.page import Key, Style
 
 COLORS = [
     f"var(--{name})"
@@ -31,46 +39,43 @@ PERCENT = f"{100 * CONFIDENCE:.0f} %"
 
 @dataclass
 class View:
-    """Selected runs for drawing; metrics are read, and intervals computed, on first use."""
+    """Selected runs for drawing, and the name and the style of each row."""
 
     sample: SelectedRuns
-    names: dict[RowName, str]
-    styles: dict[RowName, Style]
-    _intervals: dict[tuple[str, str], Interval | None] = field(default_factory=dict)
 
-    @classmethod
-    def of(cls, sample: SelectedRuns) -> View:
-        """Give each row a style: methods have colours, their settings have dashes and markers."""
-        rows = sorted({group.row for group in sample.groups}, key=lambda row: row.order)
-        several = len({row.protocol for row in rows}) > 1
-        names = {
-            row: f"{text} ({row.protocol})" if several else text
-            for row, text in row_texts(rows).items()
-        }
-        methods = list(dict.fromkeys(row.method for row in rows))
+    @property
+    def groups(self) -> list[Group]:
+        """The groups of the runs."""
+        return self.sample.groups
+
+    @cached_property
+    def has_protocols(self) -> bool:
+        """Whether rows are of several protocols, and so named with theirs."""
+        return len({group.row.protocol for group in self.groups}) > 1
+
+    @cached_property
+    def _keys(self) -> dict[RowName, Key]:
+        rows = sorted({group.row for group in self.groups}, key=lambda row: row.order)
+        names, methods = row_texts(rows), list(dict.fromkeys(row.method for row in rows))
         counts: Counter[str] = Counter()
-        styles = {}
+        keys = {}
         for row in rows:
             index, n = methods.index(row.method), counts[row.method]
             counts[row.method] += 1
-            styles[row] = style(index, n, index + n)
-        return cls(sample, names, styles)
+            name = f"{names[row]} ({row.protocol})" if self.has_protocols else names[row]
+            keys[row] = Key(name, style(index, n, index + n))
+        return keys
+
+    def key(self, group: Group) -> Key:
+        """Return the name and the style of the group's row: methods have colours, their settings
+        have dashes and markers.
+        """
+        return self._keys[group.row]
 
     def interval(self, group: Group, metric: str) -> Interval | None:
         """Return a metric's mean over the group's finished runs; None where none has it."""
-        cell = (group.cell.cell, metric)
-        if cell not in self._intervals:
-            values = list(self.sample.values(group, metric).values())
-            self._intervals[cell] = interval_of(values) if values else None
-        return self._intervals[cell]
-
-    def name(self, group: Group) -> str:
-        """Return the name of the group's row."""
-        return self.names[group.row]
-
-    def style(self, group: Group) -> Style:
-        """Return the style of the group's row."""
-        return self.styles[group.row]
+        values = list(self.sample.values(group, metric).values())
+        return interval_of(values) if values else None
 
     def titled(self, metric: str) -> str:
         """Return a metric with its description."""
@@ -113,26 +118,6 @@ def label(*lines: str) -> str:
     return "<br>".join(escape(line, quote=False) for line in lines)
 
 
-def anchor(*words: str) -> str:
-    """Return an address within the page: the same for the same words.
-
-    >>> anchor("sizes", "a_b", "50%")
-    'sizes-a_b-50-'
-    """
-    return re.sub(r"[^a-z0-9_-]", "-", "-".join(words).lower())
-
-
-def anchors(section: str, names: Iterable[str]) -> list[str]:
-    """Return an address for each name; equal ones get a number."""
-    counts: Counter[str] = Counter()
-    addresses = []
-    for name in names:
-        address = anchor(section, name)
-        counts[address] += 1
-        addresses.append(address if counts[address] == 1 else f"{address}-{counts[address]}")
-    return addresses
-
-
 def basis(groups: Collection[Group], limit: int | None = None) -> str:
     """Tell how many runs are behind a figure: `n = 3 to 10 finished runs each, seeds 0-9; no run
     ended otherwise.`
@@ -140,69 +125,36 @@ def basis(groups: Collection[Group], limit: int | None = None) -> str:
     `limit` is how many of each group are drawn at most.
     """
     seeds = [[run.seed for run in group.done[:limit]] for group in groups]
-    low, high = min(map(len, seeds), default=0), max(map(len, seeds), default=0)
-    runs = plural(high, "finished run") if low == high else f"{low} to {high} finished runs"
-    distinct = {seed for members in seeds for seed in members}
-    noun = "seed" if len(distinct) == 1 else "seeds"
-    text = f"n = {runs} each, {noun} {ranges(distinct) or 'none'}"
+    low, high = min(map(len, seeds)), max(map(len, seeds))
+    n = plural(high, "finished run") if low == high else f"{low} to {high} finished runs"
+    distinct = ranges({seed for members in seeds for seed in members}) or "none"
     failures: Counter[str] = Counter()
     for group in groups:
         failures.update(group.failures)
-    if not failures:
-        return f"{text}; no run ended otherwise."
     counts = ", ".join(f"{failures[name]} {name}" for name in sorted(failures))
-    return f"{text}; {failures.total()} ended without a result: {counts}."
+    return f"n = {n} each, seeds {distinct}; ended without a result: {counts or 'none'}."
 
 
-def columns(groups: Iterable[Group]) -> dict[str, list[Group]]:
+def columns(
+    groups: Iterable[Group], column_of: Callable[[Group], ColumnName] = lambda group: group.column
+) -> dict[str, list[Group]]:
     """Gather groups by column, under the column's name: the task, and what distinguishes columns of
-    one task. Names stand by their words, and by the size of their numbers.
+    one task.
     """
     by_column: dict[ColumnName, list[Group]] = {}
     for group in groups:
-        by_column.setdefault(group.column, []).append(group)
-    tasks: dict[str, list[Aspects]] = {}
+        by_column.setdefault(column_of(group), []).append(group)
+    tasks: dict[str, list[dict[str, Any]]] = {}
     for column in by_column:
-        tasks.setdefault(column.task, []).append(column.aspects)
-    aspects = {task: distinguishing(members) for task, members in tasks.items()}
+        tasks.setdefault(column.task, []).append(dict(column.aspects))
+    differing = {task: differences(aspects) for task, aspects in tasks.items()}
     by_name = {}
     for column, members in by_column.items():
-        text = aspects_text(column.aspects, aspects[column.task])
-        by_name[f"{column.task} · {text}" if text else column.task] = members
-    return {
-        name: sorted(by_name[name], key=lambda group: group.row.order)
-        for name in sorted(by_name, key=_natural)
-    }
-
-
-def _natural(text: str) -> list[tuple[bool, int, str]]:
-    return [
-        (not word.isdigit(), int(word) if word.isdigit() else 0, word)
-        for word in text.replace("-", " - ").split()
-    ]
-
-
-def aspects_text(aspects: Aspects, names: Collection[str]) -> str:
-    """Write some of a column's aspects: `objective=released-flow eval_particles=1000`."""
-    return settings_text(
-        {name.removeprefix("task."): value for name, value in aspects if name in names}
-    )
-
-
-def distinguishing(aspects: Iterable[Aspects]) -> list[str]:
-    """Return names of aspects, as few as distinguish columns.
-
-    >>> distinguishing([(("a", 1), ("b", 1)), (("a", 1), ("b", 2))])
-    ['b']
-    """
-    all_values = [dict(members) for members in aspects]
-
-    def distinct(names: Sequence[str]) -> int:
-        return len({tuple(repr(values.get(name)) for name in names) for values in all_values})
-
-    names = list(dict.fromkeys(name for values in all_values for name in values))
-    for name in reversed(names):
-        fewer = [item for item in names if item != name]
-        if distinct(fewer) == distinct(names):
-            names = fewer
-    return names
+        own = {
+            name.removeprefix("task."): value
+            for name, value in column.aspects
+            if name in differing[column.task]
+        }
+        name = f"{column.task} · {settings_text(own)}" if own else column.task
+        by_name[name] = sorted(members, key=lambda group: group.row.order)
+    return {name: by_name[name] for name in sorted(by_name, key=natural_key)}
