@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from harness.analysis.footnotes import TEST_NAMES
 from harness.analysis.ranks import Ranking
 from harness.analysis.reproduction import ClosedFormValue, Judgement, ReplicateMean
-from harness.analysis.selection import Span, TuningCost
+from harness.analysis.selection import TuningCost, gradients, seconds
 from harness.analysis.statistics import Interval
 from harness.analysis.tables import MLE_ROW, Entry, Line, Table
 from harness.base.text import between, count, number, probability
@@ -61,7 +61,7 @@ class Style:
 def table_grids(table: Table, style: Style) -> list[Grid]:
     """Return the table of means, and after it that of differences where it is asked for."""
     costs: tuple[str, ...] = COSTS if style.costs else ()
-    if costs and any(line.cost.tuning for line in table.lines):
+    if costs and any(line.tuning for line in table.lines):
         costs = (*COSTS, TUNING)
     totals = Counter(entry.total for line in table.lines for entry in line.entries if entry)
     usual_total = totals.most_common(1)[0][0]
@@ -111,7 +111,7 @@ def _legend(table: Table, style: Style) -> Iterator[str]:
         yield (
             "Tuning: all trials of the search that found a row's settings; "
             f"{NOTHING} where none did."
-            if any(line.cost.tuning for line in table.lines)
+            if any(line.tuning for line in table.lines)
             else "No settings here were found by a tuning study of this workspace."
         )
 
@@ -136,26 +136,35 @@ def _mean(entry: Entry | None, brackets: bool, usual_total: int) -> Word:
 
 
 def _costs(line: Line) -> tuple[Word, ...]:
-    cost = line.cost
-    texts = (_span(cost.steps), _span(cost.gradients), _span(cost.seconds, " s"))
-    return tuple(map(Word, (*texts, _tuning_cost(cost.tuning))))
+    groups = [entry.group for entry in line.entries if entry]
+    texts = (
+        _span(group.cell.spec["steps"] for group in groups),
+        _span(gradients(group.cell.spec, group.cell.description) for group in groups),
+        _span(map(seconds, groups), " s"),
+        _tuning_cost(line.tuning),
+    )
+    return tuple(map(Word, texts))
 
 
 def _tuning_cost(costs: Sequence[TuningCost]) -> str:
     """Gradient evaluations, or steps where those cannot be counted, and seconds."""
     if not costs:
         return NOTHING
-    gradients = Span.of(cost.gradients for cost in costs)
-    steps = Span.of(cost.steps for cost in costs)
-    work = f"{_span(gradients)} gradients" if gradients else f"{_span(steps)} steps"
-    return f"{work}, {_span(Span.of(cost.seconds for cost in costs), ' s')}"
+    work = f"{_span(cost.gradients for cost in costs)} gradients"
+    if any(cost.gradients is None for cost in costs):
+        work = f"{_span(cost.steps for cost in costs)} steps"
+    return f"{work}, {_span((cost.seconds for cost in costs), ' s')}"
 
 
-def _span(span: Span | None, unit: str = "") -> str:
-    if span is None:
+def _span(values: Iterable[float | None], unit: str = "") -> str:
+    """The smallest and the largest of some figures; a dash where one is missing."""
+    figures = list(values)
+    numbers = [value for value in figures if value is not None]
+    if not numbers or len(numbers) < len(figures):
         return NOTHING
     low, high = (
-        f"{value:#.2g}" if value < 10 and unit else count(value) for value in (span.low, span.high)
+        f"{value:#.2g}" if value < 10 and unit else count(value)
+        for value in (min(numbers), max(numbers))
     )
     return (low if low == high else f"{low} to {high}") + unit
 

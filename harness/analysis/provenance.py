@@ -34,10 +34,14 @@ class Provenance:
     table: Table
     name: str
     entry: Entry
-    group: Group
     runs: tuple[ContributingRun, ...]
     environments: dict[str, dict[str, Any]]
     withdrawn: dict[str, str]
+
+    @property
+    def group(self) -> Group:
+        """The runs behind the number."""
+        return self.entry.group
 
     @property
     def notes(self) -> list[str]:
@@ -64,7 +68,6 @@ def provenances(selected: SelectedRuns, metric: str | None) -> list[Provenance]:
     Raises:
         UnknownName: no run has such a metric.
     """
-    groups = {group.cell.cell: group for group in selected.groups}
     used = dict.fromkeys(
         run.environment for group in selected.groups for run in group.runs if run.environment
     )
@@ -74,14 +77,13 @@ def provenances(selected: SelectedRuns, metric: str | None) -> list[Provenance]:
     for table in compare(selected, Options(metrics=() if metric is None else (metric,))):
         for line in table.lines:
             for entry in filter(None, line.entries):
-                group = groups[entry.cell]
+                group = entry.group
                 digests = dict.fromkeys(run.environment for run in group.runs if run.environment)
                 numbers.append(
                     Provenance(
                         table,
                         line.name,
                         entry,
-                        group,
                         _contributing(selected, group, table.metric, short_names),
                         {short_names[digest]: environments.get(digest, {}) for digest in digests},
                         {key: selected.withdrawn[key] for key in group.withdrawn},

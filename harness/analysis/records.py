@@ -15,7 +15,7 @@ from harness.analysis.files import (
     write_csv,
     write_parquet,
 )
-from harness.analysis.selection import Group, SelectedRuns, gradients, seconds
+from harness.analysis.selection import SelectedRuns, gradients, seconds
 from harness.analysis.statistics import Interval
 from harness.analysis.tables import MLE_ROW, Entry, Line, Table
 from harness.base.spec import settings_text
@@ -41,8 +41,7 @@ def records(tables: Sequence[Table], selected: SelectedRuns) -> list[Record]:
     """Return a flat record for each entry of each table; what does not apply is None. NaN never
     occurs.
     """
-    groups = {group.cell.cell: group for group in selected.groups}
-    rows = [record for table in tables for record in _of_table(table, groups)]
+    rows = [record for table in tables for record in _of_table(table)]
     for record in rows:
         cost = selected.tuning.get(record.get("cell", ""))
         for name in ("runs", "steps", "gradients", "seconds"):
@@ -50,11 +49,11 @@ def records(tables: Sequence[Table], selected: SelectedRuns) -> list[Record]:
     return rows
 
 
-def _of_table(table: Table, groups: dict[str, Group]) -> Iterator[Record]:
+def _of_table(table: Table) -> Iterator[Record]:
     for line in table.lines:
         for column, entry in zip(table.columns, line.entries, strict=True):
             if entry is not None:
-                yield _common(table, column, line) | _entry(table, entry, groups[entry.cell])
+                yield _common(table, column, line) | _entry(table, entry)
     for column, interval in zip(table.columns, table.mle or (), strict=False):
         if interval is not None:
             yield _common(table, column, None) | _estimate(interval, table)
@@ -79,7 +78,8 @@ def _estimate(interval: Interval, table: Table) -> Record:
     return {"n": interval.n, **numbers, "interval": table.options.interval}
 
 
-def _entry(table: Table, entry: Entry, group: Group) -> Record:
+def _entry(table: Table, entry: Entry) -> Record:
+    spec, description = entry.group.cell.spec, entry.group.cell.description
     failures = ", ".join(f"{count} {status}" for status, count in entry.failures.items())
     difference = entry.difference
     interval = difference.interval if difference else None
@@ -98,9 +98,9 @@ def _entry(table: Table, entry: Entry, group: Group) -> Record:
         }
         | {
             "p_holm": _finite(difference.p) if difference else None,
-            "steps": group.cell.spec["steps"],
-            "gradients": gradients(group.cell.spec, group.cell.description),
-            "seconds": seconds(group),
+            "steps": spec["steps"],
+            "gradients": gradients(spec, description),
+            "seconds": seconds(entry.group),
             "notes": " ".join(table.explained(entry.marks)) or None,
         }
     )

@@ -166,9 +166,9 @@ def _row_and_column(cell: CellRow) -> tuple[RowName, ColumnName]:
     fields and version, and the fields of the protocol that scoring reads.
     """
     description = cell.description
-    fields = {f"task.{name}": value for name, value in sorted(cell.spec["task_fields"].items())}
-    scored_by = {name: cell.spec.get(name) for name in description.scored_by}
-    aspects = fields | {"task_version": cell.spec["task_version"]} | scored_by
+    aspects = {f"task.{name}": value for name, value in sorted(cell.spec["task_fields"].items())}
+    aspects["task_version"] = cell.spec["task_version"]
+    aspects |= {name: cell.spec.get(name) for name in description.scored_by}
     non_default = cell.settings if description.settings is None else description.settings
     settings = {
         name: value
@@ -366,9 +366,8 @@ def _spelt_alike(groups: Sequence[Group]) -> list[Group]:
     """Let the rows of one method name the same fields of it: where one says `k=1`, all say k."""
     names: dict[str, set[str]] = {}
     for group in groups:
-        names.setdefault(group.row.method, set()).update(
-            name for name, _ in group.row.settings if name.startswith("method.")
-        )
+        addresses = (name for name, _ in group.row.settings if name.startswith("method."))
+        names.setdefault(group.row.method, set()).update(addresses)
     return [
         _with_settings(
             group, {name: setting_at(group.cell.spec, name) for name in names[group.row.method]}
@@ -398,48 +397,6 @@ def _distinguished(groups: Sequence[Group]) -> list[Group]:
 
 
 # Costs
-
-
-@dataclass(frozen=True)
-class Span:
-    """The smallest and the largest of some figures."""
-
-    low: float
-    high: float
-
-    @classmethod
-    def of(cls, values: Iterable[float | None]) -> Span | None:
-        """Return the span of these figures; None where one is missing or there are none."""
-        figures = list(values)
-        numbers = [value for value in figures if value is not None]
-        return cls(min(numbers), max(numbers)) if numbers and len(numbers) == len(figures) else None
-
-
-@dataclass(frozen=True)
-class Cost:
-    """The cost of a run, from the cheapest of some groups to the dearest: steps, gradient
-    evaluations of the log-joint, and seconds of work.
-
-    Seconds are means over a group's finished runs; the members of a replicate batch train together,
-    and each has the seconds of the whole batch. `tuning` has what was spent on the groups whose
-    settings tuning found.
-    """
-
-    steps: Span | None
-    gradients: Span | None
-    seconds: Span | None
-    tuning: tuple[TuningCost, ...]
-
-
-def cost_of(groups: Sequence[Group], tuning: Mapping[str, TuningCost]) -> Cost:
-    """Return the cost of a run of these groups; `tuning` is by cell."""
-    cells = [group.cell for group in groups]
-    return Cost(
-        Span.of(cell.spec["steps"] for cell in cells),
-        Span.of(gradients(cell.spec, cell.description) for cell in cells),
-        Span.of(map(seconds, groups)),
-        tuple(tuning[cell.cell] for cell in cells if cell.cell in tuning),
-    )
 
 
 def seconds(group: Group) -> float | None:

@@ -13,11 +13,11 @@ from harness.analysis.footnotes import Footnotes
 from harness.analysis.metrics import declared_metric
 from harness.analysis.selection import (
     ColumnName,
-    Cost,
     Group,
     RowName,
     SelectedRuns,
-    cost_of,
+    TuningCost,
+    differences,
     hashable,
     row_texts,
 )
@@ -78,7 +78,7 @@ class Entry:
     the table's notes explain.
     """
 
-    cell: str
+    group: Group
     seeds: tuple[int, ...]
     failures: dict[str, int]
     interval: Interval
@@ -86,6 +86,11 @@ class Entry:
     is_reference: bool
     best: bool
     marks: tuple[str, ...]
+
+    @property
+    def cell(self) -> str:
+        """The cell's name."""
+        return self.group.cell.cell
 
     @property
     def total(self) -> int:
@@ -96,14 +101,13 @@ class Entry:
 @dataclass(frozen=True)
 class Line:
     """A row: a method with its settings, an entry for each column or None where nothing was run,
-    and the cost of a run.
+    and what was spent on the entries whose settings tuning found.
     """
 
     row: RowName
     name: str
     entries: tuple[Entry | None, ...]
-    cost: Cost
-    cells: tuple[str, ...]
+    tuning: tuple[TuningCost, ...]
 
 
 @dataclass(frozen=True)
@@ -198,14 +202,8 @@ def _comparable(groups: Sequence[Group]) -> list[tuple[dict[str, Any], list[Grou
     """
     columns: dict[str, list[dict[str, Any]]] = {}
     for column in dict.fromkeys(group.column for group in groups):
-        columns.setdefault(column.task, []).append(dict(hashable(column.aspects)))
-    missing = object()
-    varying = {
-        name
-        for aspects in columns.values()
-        for name in {name for column in aspects for name in column}
-        if len({column.get(name, missing) for column in aspects}) > 1
-    }
+        columns.setdefault(column.task, []).append(dict(column.aspects))
+    varying = {name for aspects in columns.values() for name in differences(aspects)}
     tables: dict[Any, tuple[dict[str, Any], list[Group]]] = {}
     for group in groups:
         apart = {name: value for name, value in group.column.aspects if name in varying}
@@ -237,18 +235,13 @@ class _Maker:
             self.column({row: column[row] for row in rows if row in column}, notes)
             for column in by_column.values()
         ]
-        lines = []
+        tuning, lines = self.selected.tuning, []
         for row in rows:
-            members = [column[row] for column in by_column.values() if row in column]
-            lines.append(
-                Line(
-                    row,
-                    names[row] if len(protocols) == 1 else f"{names[row]} ({row.protocol})",
-                    tuple(column.get(row) for column in columns),
-                    cost_of(members, self.selected.tuning),
-                    tuple(group.cell.cell for group in members),
-                )
-            )
+            name = names[row] if len(protocols) == 1 else f"{names[row]} ({row.protocol})"
+            entries = tuple(column.get(row) for column in columns)
+            cells = [entry.cell for entry in entries if entry]
+            costs = tuple(tuning[cell] for cell in cells if cell in tuning)
+            lines.append(Line(row, name, entries, costs))
         mle = tuple(self.mle(column.values()) for column in by_column.values())
         notes.add_general(self.metric, self.info, lines, self.options, self.selected.left_out)
         return Table(
@@ -276,16 +269,16 @@ class _Maker:
             }
             failures[row] = {name: count for name, count in counts.items() if count}
         whole = [row for row in groups if finite[row] and not failures[row]]
-        comparison = _compared(finite, whole, self.info.better, self.options)
+        reference, others, best = _compared(finite, whole, self.info.better, self.options)
         return {
             row: Entry(
-                group.cell.cell,
+                group,
                 tuple(finite[row]),
                 failures[row],
                 INTERVALS[self.options.interval](list(finite[row].values())),
-                comparison.differences.get(row),
-                row == comparison.reference,
-                row in comparison.best,
+                others.get(row),
+                row == reference,
+                row in best,
                 notes.marks(self.selected, group, self.metric),
             )
             for row, group in groups.items()
@@ -300,24 +293,15 @@ class _Maker:
         return INTERVALS[self.options.interval](finite) if finite else None
 
 
-@dataclass(frozen=True)
-class _Comparison:
-    """The row that others are compared with, their differences from it, and the rows that are best
-    or not distinguished from the best one.
-    """
-
-    reference: RowName | None
-    differences: dict[RowName, Difference]
-    best: frozenset[RowName]
-
-
 def _compared(
     values: Mapping[RowName, Values],
     whole: Sequence[RowName],
     better: Better | None,
     options: Options,
-) -> _Comparison:
-    """Test every row of a column against the best one, and against the baseline where there is one.
+) -> tuple[RowName | None, dict[RowName, Difference], set[RowName]]:
+    """Test every row of a column against the best one, and against the baseline where there is one:
+    the row that others are compared with, their differences from it, and the rows that are best or
+    not distinguished from the best one.
 
     The best row has the best mean among the `whole` ones, whose runs all have a value: the mean of
     the others is that of survivors. They are never called best, and neither is anything where the
@@ -333,13 +317,13 @@ def _compared(
         best = min(whole, key=lambda row: (sign * mean(list(values[row].values())), row.order))
     against_best = _differences(best, values, options.test) if best else {}
     reference = _named(options.baseline, values) if options.baseline else best
-    differences = against_best
+    against_reference = against_best
     if reference != best:
-        differences = _differences(reference, values, options.test) if reference else {}
+        against_reference = _differences(reference, values, options.test) if reference else {}
     tied: set[RowName] = set()
     if best and len(values[best]) > 1:
         tied = {row for row in whole if row == best or not against_best[row].p <= LEVEL}
-    return _Comparison(reference, differences, frozenset(tied))
+    return reference, against_reference, tied
 
 
 def _differences(
@@ -352,10 +336,10 @@ def _differences(
         for row in values
         if row != reference
     }
-    ps = holm([TESTS[test](differences) for differences in pairs.values()])
+    ps = holm([TESTS[test](pair) for pair in pairs.values()])
     return {
-        row: Difference(reference.text, t_interval(differences), p)
-        for (row, differences), p in zip(pairs.items(), ps, strict=True)
+        row: Difference(reference.text, t_interval(pair), p)
+        for (row, pair), p in zip(pairs.items(), ps, strict=True)
     }
 
 

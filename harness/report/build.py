@@ -20,7 +20,7 @@ from harness.plan.grid import ranges
 from harness.report import comparisons
 from harness.report.charts import LINEAR, row_plot
 from harness.report.curves import learning_curves
-from harness.report.page import Figure, Folded, Image, Key, Section, Style, Table, render
+from harness.report.page import Figure, Image, Key, Section, Style, Table, render
 from harness.report.view import View, columns, label
 from harness.store import Replicate
 from harness.store.run_files import read_verified
@@ -35,11 +35,11 @@ STATUS_STYLES = {
     "timeout": ("var(--orange)", "x"),
     "failed": ("var(--purple)", "\\"),
 }
-MOST_REASONS, MOST_KEYS = 200, 20
-"""How many reasons are listed, and how many keys of a cell."""
+MOST_REASONS = 200
+"""How many reasons are listed."""
 IMAGES = {"samples.png": "samples", "reconstructions.png": "reconstructions"}
-MOST_IMAGES, MOST_BYTES = 40, 4_000_000
-"""How many images a page holds, and their bytes together."""
+MOST_BYTES = 4_000_000
+"""How many bytes of images a page holds."""
 PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 
 
@@ -90,11 +90,13 @@ def _about(sample: SelectedRuns) -> list[str]:
     counts = Counter(run.status.value for group in groups for run in group.runs)
     finished = counts.pop(Status.DONE.value, 0)
     names = {
-        "method": dict.fromkeys(sorted(group.row.method for group in groups)),
-        "task": dict.fromkeys(sorted(group.column.task for group in groups)),
-        "protocol": dict.fromkeys(sorted(group.cell.protocol for group in groups)),
+        "method": {group.row.method for group in groups},
+        "task": {group.column.task for group in groups},
+        "protocol": {group.cell.protocol for group in groups},
     }
-    lists = [f"{plural(len(items), noun)} ({', '.join(items)})" for noun, items in names.items()]
+    lists = [
+        f"{plural(len(items), noun)} ({', '.join(sorted(items))})" for noun, items in names.items()
+    ]
     cells = plural(len(groups), "cell")
     lines = [f"{plural(finished, 'finished run')} in {cells}: {'; '.join(lists)}."]
     if counts:
@@ -159,8 +161,7 @@ def _reasons(view: View, failed: NamedGroups) -> Table:
                 reasons.setdefault(reason, []).append(run)
         for (status, reason), runs in sorted(reasons.items()):
             keys, seeds = [run.key for run in runs], ranges([run.seed for run in runs])
-            folded = Folded(plural(len(runs), "key"), keys)
-            rows.append((view.key(group).name, task, status, reason, seeds, folded, str(len(runs))))
+            rows.append((view.key(group).name, task, status, reason, seeds, keys, str(len(runs))))
     limit = f"; the first {MOST_REASONS} of {len(rows)}" if len(rows) > MOST_REASONS else ""
     caption = f"Why runs ended without a result{limit}"
     names = ("row", "task", "ended", "reason", "seeds", "keys", "runs")
@@ -172,7 +173,7 @@ def _reasons(view: View, failed: NamedGroups) -> Table:
 
 def _images(view: View, named_groups: NamedGroups, workspace: Workspace) -> Section:
     """Samples and reconstructions of the first finished seed of each row."""
-    images, damaged, omitted, size = [], 0, 0, 0
+    images, size = [], 0
     files = [
         (f"{task}, {view.key(group).name}: {IMAGES[file.name]}, seed {run.seed}", file)
         for task, group in named_groups
@@ -183,22 +184,17 @@ def _images(view: View, named_groups: NamedGroups, workspace: Workspace) -> Sect
     ]
     for caption, file in files:
         png = read_verified(workspace, file)
-        if png is None or not png.startswith(PNG_SIGNATURE):
-            damaged += 1
-        elif len(images) == MOST_IMAGES or size + len(png) > MOST_BYTES:
-            omitted += 1
-        else:
+        if png and png.startswith(PNG_SIGNATURE) and size + len(png) <= MOST_BYTES:
             images.append(Image(caption, png))
             size += len(png)
     about = [
         "Samples are drawn from the prior and decoded; reconstructions are beside their originals. "
         "Each row's first finished seed."
     ]
-    if omitted:
-        about.append(f"Left out for the page's size: {omitted} of {plural(len(files), 'image')}.")
-    if damaged:
+    if len(images) < len(files):
         about.append(
-            f"Missing or damaged: {damaged} of {plural(len(files), 'image')}. See: bench doctor."
+            f"Damaged, or left out for the page's size: {len(files) - len(images)} of "
+            f"{plural(len(files), 'image')}. Which are damaged: bench doctor."
         )
     return Section("images", "Images", about if files else (), images=images)
 
@@ -235,9 +231,8 @@ def _provenance(view: View, named_groups: NamedGroups) -> Section:
 
 def _cell_row(
     view: View, task: str, group: Group, environments: dict[str, str]
-) -> tuple[str | Folded, ...]:
+) -> tuple[str | list[str], ...]:
     cell, keys = group.cell, [run.key for run in group.runs]
-    limit = f", the first {MOST_KEYS}" if len(keys) > MOST_KEYS else ""
     counts = Counter(run.status.value for run in group.runs)
     versions = f"method {cell.spec['method_version']}, task {cell.spec['task_version']}"
     sources = len({run.source_hash for run in group.runs})
@@ -248,7 +243,7 @@ def _cell_row(
         cell.protocol,
         cell.cell,
         ranges([run.seed for run in group.runs]),
-        Folded(f"{plural(len(keys), 'key')}{limit}", keys[:MOST_KEYS]),
+        keys,
         f"{versions}, {sources} sources" if sources > 1 else versions,
         settings_text(dict(sorted(cell.settings.items()))) or "defaults",
         ", ".join(sorted(used, key=lambda name: int(name[1:]))) or "not on record",

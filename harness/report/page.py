@@ -11,7 +11,7 @@ import hashlib
 import json
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
@@ -35,11 +35,6 @@ class Plot:
     title: str
     chart: go.Figure
     height: int = 340
-
-    @property
-    def traces(self) -> list[Any]:
-        """What is drawn."""
-        return list(self.chart.select_traces())
 
     @property
     def content(self) -> dict[str, Any]:
@@ -89,25 +84,20 @@ class Figure:
         """The keys that something is drawn under, with their indices: where all runs of a row
         failed, there is nothing to hide.
         """
-        drawn_keys = {trace.legendgroup for plot in self.plots for trace in plot.traces}
+        traces: list[Any] = [t for plot in self.plots for t in plot.chart.select_traces()]
+        drawn_keys = {trace.legendgroup for trace in traces}
         return [(index, key) for index, key in enumerate(self.keys) if str(index) in drawn_keys]
 
 
 @dataclass(frozen=True)
-class Folded:
-    """A table's cell that shows its list on demand."""
-
-    summary: str
-    items: Sequence[str]
-
-
-@dataclass(frozen=True)
 class Table:
-    """Rows of texts; columns from `numbers` on are numbers."""
+    """Rows of texts, and of lists of keys that are shown on demand; columns from `numbers` on are
+    numbers.
+    """
 
     columns: Sequence[str]
-    rows: Sequence[Sequence[str | Folded]]
-    caption: str = ""
+    rows: Sequence[Sequence[str | list[str]]]
+    caption: str
     numbers: int | None = None
 
 
@@ -134,7 +124,7 @@ class Section:
     figures: Sequence[Figure] = ()
     tables: Sequence[Table] = ()
     images: Sequence[Image] = ()
-    fragments: Sequence[tuple[str, str]] = field(default=())
+    fragments: Sequence[tuple[str, str]] = ()
 
     @property
     def is_empty(self) -> bool:
@@ -147,17 +137,10 @@ def render(title: str, about: Sequence[str], sections: Sequence[Section]) -> str
     scripts = []
     if any(section.figures for section in sections):
         scripts = [_plotly(), _environment().get_template("page.js").render()]
-    hashes = [base64.b64encode(hashlib.sha256(text.encode()).digest()) for text in scripts]
-    return (
-        _environment()
-        .get_template("page.html.j2")
-        .render(
-            title=title,
-            about=about,
-            sections=sections,
-            scripts=scripts,
-            hashes=[value.decode() for value in hashes],
-        )
+    hashes = [base64.b64encode(hashlib.sha256(text.encode()).digest()).decode() for text in scripts]
+    template = _environment().get_template("page.html.j2")
+    return template.render(
+        title=title, about=about, sections=sections, scripts=scripts, hashes=hashes
     )
 
 
@@ -174,7 +157,6 @@ def _environment() -> Environment:
         lstrip_blocks=True,
     )
     environment.filters["json"] = lambda value: Markup(as_json(value))  # cannot end the script
-    environment.tests["folded"] = lambda value: isinstance(value, Folded)
     return environment
 
 

@@ -121,9 +121,6 @@ def _slice(study: Study, metric: str, name: str) -> Plot:
         text=[f"trial {number}" for number in trace.marker.color],
         hovertemplate="%{text}: %{y:,.7~g}<extra></extra>",
     )
-    values = [trial.params[name] for trial in study.trials if trial.value is not None]
-    if chart.layout.xaxis.type == "log" and max(values) > 30 * min(values):
-        chart.update_xaxes(dtick=1)
     return _plot(name, _usual_scores(chart, study), 280)
 
 
@@ -137,19 +134,27 @@ def _usual_scores(chart: go.Figure, study: Study) -> go.Figure:
 
 def _parallel(study: Study, result: TuningResult) -> Plot:
     chart = visualization.plot_parallel_coordinate(study, target_name=result.search.metric)
-    scored = [trial for trial in result.trials if trial.score is not None]
-    order = sorted(range(len(scored)), key=lambda index: scored[index].score or 0.0)
-    for rank, index in enumerate(order):
-        is_best = scored[index] == result.best
-        chart.data[index].update(
-            name=f"trial {scored[index].number}",
-            line={"color": BEST if is_best else USUAL, "width": 2.5 if is_best else 1.2},
-            opacity=1.0 if is_best else 0.15 + 0.6 * rank / len(order),
-            hovertemplate="%{fullData.name}<br>%{customdata[0]}: %{customdata[1]}<extra></extra>",
-        )
-    chart.data = [*(chart.data[index] for index in order)]
+    scored = [trial.number for trial in result.trials if trial.score is not None]
+    traces: Any = chart.select_traces()
+    for trace, trial in zip(traces, scored, strict=True):
+        trace.name = f"Trial{trial}"
+    _mark_best(chart, result, "%{customdata[0]}: %{customdata[1]}")
     chart.update_annotations(font_color="var(--muted)")
     return _plot("", chart.update_layout(plot_bgcolor=None), 380)
+
+
+def _mark_best(chart: go.Figure, result: TuningResult, hover: str) -> None:
+    """Draw the lines of all trials alike, and the best one's above them in another colour."""
+    best = None if result.best is None else f"Trial{result.best.number}"
+    chart.update_traces(
+        mode="lines",
+        line={"color": USUAL, "width": 1},
+        opacity=0.5,
+        hovertemplate=f"%{{fullData.name}}<br>{hover}<extra></extra>",
+    )
+    chart.update_traces(selector={"name": best}, line={"color": BEST, "width": 2.5}, opacity=1)
+    traces: list[Any] = sorted(chart.select_traces(), key=lambda trace: trace.name == best)
+    chart.data = traces
 
 
 def _importances(study: Study, n_names: int) -> Plot:
@@ -164,16 +169,8 @@ def _importances(study: Study, n_names: int) -> Plot:
 
 def _learning_curves(study: Study, result: TuningResult) -> Plot:
     chart = visualization.plot_intermediate_values(study)
-    best = None if result.best is None else f"Trial{result.best.number}"
-    chart.update_traces(
-        mode="lines",
-        line={"color": "var(--grey)", "width": 0.8},
-        opacity=0.55,
-        hovertemplate="%{fullData.name}<br>step %{x:,}: %{y:,.7~g} nats<extra></extra>",
-    )
-    chart.update_traces(selector={"name": best}, line={"color": BEST, "width": 2.5}, opacity=1)
-    traces: list[Any] = sorted(chart.select_traces(), key=lambda trace: trace.name == best)
-    chart.data = traces
+    _mark_best(chart, result, "step %{x:,}: %{y:,.7~g} nats")
+    traces: list[Any] = list(chart.select_traces())
     lines = [list(zip(trace.x, trace.y, strict=True)) for trace in traces]
     chart.update_layout(xaxis_title="step")
     chart.update_yaxes(title_text="bound, nats", range=plateau(lines))
