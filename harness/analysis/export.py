@@ -7,10 +7,9 @@ from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
-from functools import cache
+from functools import cache, partial
 from itertools import chain, repeat
-from types import NoneType, UnionType
-from typing import Any, get_args, get_origin
+from typing import Any, get_args
 
 from harness.analysis.files import SCHEMA_VERSION, Block, DataTable, Field, Kind
 from harness.analysis.metrics import metric_info, one_cell_a_task
@@ -31,6 +30,7 @@ from harness.base.spec import (
     former_values,
     settings_text,
 )
+from harness.base.text import plural
 from harness.store import CellRow, Metric, RunRow, Snapshot, is_newest
 
 RUNS = 500
@@ -50,9 +50,7 @@ FIELDS = list(RunSpec.model_fields)
 
 @dataclass(frozen=True)
 class Run:
-    """One run with its metrics, why it was withdrawn, what it ran on, the plan that it followed,
-    what its plugins said, and whether no newer code of them is stored.
-    """
+    """One run with all that is stored of it; `is_newest`: no newer code of its plugins is stored."""
 
     row: RunRow
     metrics: Mapping[str, Metric]
@@ -95,9 +93,7 @@ def _time(name: str) -> Callable[[Run], str | None]:
 
 
 def _environment(*address: str, kind: type = str) -> Callable[[Run], Any]:
-    """What is on record of where a run was made: of another release, it may be of another kind, and
-    then it is missing.
-    """
+    """What is on record of where a run was made: of another release it may be of another kind."""
 
     def value(run: Run) -> Any:
         value: Any = run.environment
@@ -266,8 +262,7 @@ def _setting_columns(shapes: Collection[Shape]) -> list[Column]:
 def _setting(address: str, kinds: set[Kind]) -> Column:
     if address in FIELDS:  # also where no run has a value there
         annotation = RunSpec.model_fields[address].annotation
-        options = get_args(annotation) if get_origin(annotation) is UnionType else [annotation]
-        (declared,) = {*options} - {NoneType}
+        declared = next(each for each in get_args(annotation) or [annotation] if each is not None)
         names: dict[Any, Kind] = {int: "integer", float: "number", bool: "flag"}
         kinds.add(names.get(declared, "text"))
     kind: Kind = "number" if kinds == {"integer", "number"} else "text"
@@ -293,15 +288,12 @@ def _metric_columns(measured: Mapping[str, bool], tasks: Sequence[CellRow]) -> l
     for name, has_error in measured.items():
         info = metric_info(name, tasks)
 
-        def value(run: Run, name: str = name) -> float | None:
-            return metric.value if (metric := run.metrics.get(name)) else None
-
-        def error(run: Run, name: str = name) -> float | None:
-            return metric.se if (metric := run.metrics.get(name)) else None
+        def value(run: Run, name: str = name, part: str = "value") -> float | None:
+            return getattr(run.metrics.get(name), part, None)
 
         columns.append(Column(f"metrics.{name}", info.description, "number", info.unit, value))
         if has_error:
-            about = f"standard error of {name}"
+            about, error = f"standard error of {name}", partial(value, part="se")
             columns.append(Column(f"se.{name}", about, "number", info.unit, error))
     return columns
 
@@ -311,9 +303,8 @@ def _metric_columns(measured: Mapping[str, bool], tasks: Sequence[CellRow]) -> l
 
 @dataclass(frozen=True)
 class MatchingRuns:
-    """The keys of runs, by task, method, cell and seed; the shapes of their specs; a cell of each
-    task; how many there are of each status; and the newest code of each plugin that is not
-    installed.
+    """The keys of runs, by task, method, cell and seed; the shapes of their specs; and a cell of each
+    task.
     """
 
     keys: list[str]
@@ -325,7 +316,7 @@ class MatchingRuns:
     def __str__(self) -> str:
         """`12 runs: 11 done, 1 diverged`."""
         counts = ", ".join(f"{count:,} {status}" for status, count in self.statuses.most_common())
-        return f"{len(self.keys):,} {'run' if len(self.keys) == 1 else 'runs'}: {counts}"
+        return f"{plural(len(self.keys), 'run')}: {counts}"
 
 
 def find_runs(snapshot: Snapshot, run_filter: RunFilter) -> MatchingRuns:
@@ -370,7 +361,7 @@ def require_runs(snapshot: Snapshot, run_filter: RunFilter) -> MatchingRuns:
 
 
 def runs(snapshot: Snapshot, matching: MatchingRuns) -> DataTable:
-    """Return one row a run: how it ended, its metrics, what it cost and ran on, and its settings."""
+    """Return one row a run."""
     measured = _metric_columns(snapshot.has_errors(matching.keys), matching.tasks)
     columns = [*IDENTITY, *ENDING, *measured, *ORIGIN, *_setting_columns(matching.shapes)]
     return _table(
@@ -454,5 +445,5 @@ def _identified(
     identity = [
         [*chain.from_iterable(map(repeat, map(column.value, block), counts))] for column in IDENTITY
     ]
-    values = [list(column) for column in zip(*chain.from_iterable(rows), strict=True)]
+    values = list(map(list, zip(*chain.from_iterable(rows), strict=True)))
     return [*identity, *(values or [[] for _ in range(width)])]

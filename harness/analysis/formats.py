@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from typing import Any
 
 from jinja2 import Environment
 
@@ -21,19 +20,15 @@ def markdown(grids: Sequence[Grid]) -> str:
 
 
 def _markdown_one(grid: Grid) -> str:
-    lines = [
-        f"### {escape_markdown(grid.title)}",
-        "",
-        _markdown_row([escape_markdown(name) for name in grid.heading]),
+    rows = [
+        [escape_markdown(name) for name in grid.heading],
+        ["---", *["---:"] * (len(grid.heading) - 1)],
+        *([_markdown_word(word) for word in row] for row in grid.rows),
     ]
-    lines.append(_markdown_row(["---", *["---:"] * (len(grid.heading) - 1)]))
-    lines += [_markdown_row([_markdown_word(word) for word in row]) for row in grid.rows]
+    lines = [f"### {escape_markdown(grid.title)}", ""]
+    lines += [f"| {' | '.join(row)} |" for row in rows]
     lines += ["", *(f"- {escape_markdown(note)}" for note in grid.notes), ""]
     return "\n".join(lines)
-
-
-def _markdown_row(words: Sequence[str]) -> str:
-    return f"| {' | '.join(words)} |"
 
 
 def _markdown_word(word: Word) -> str:
@@ -70,45 +65,40 @@ def latex(grids: Sequence[Grid]) -> str:
 
 
 def _latex_one(grid: Grid) -> str:
+    heading, *rows = (
+        f"    {' & '.join(row)} \\\\"
+        for row in (
+            [escape_latex(name) for name in grid.heading],
+            *([escape_latex(row[0].text), *map(_latex_word, row[1:])] for row in grid.rows),
+        )
+    )
     lines = [
         r"\begin{table}",
         r"  \centering",
         rf"  \caption{{{escape_latex(grid.title)}}}",
         r"  \smallskip",
         FITTED,
-    ]
-    lines.append(rf"  \begin{{tabular}}{{l{'r' * (len(grid.heading) - 1)}}}")
-    lines += [
+        rf"  \begin{{tabular}}{{l{'r' * (len(grid.heading) - 1)}}}",
         r"    \toprule",
-        f"    {_latex_row([escape_latex(name) for name in grid.heading])}",
+        heading,
         r"    \midrule",
+        *rows,
+        r"    \bottomrule",
+        r"  \end{tabular}}",
     ]
-    lines += [
-        f"    {_latex_row([escape_latex(name.text), *map(_latex_word, words)])}"
-        for name, *words in grid.rows
-    ]
-    lines += [r"    \bottomrule", r"  \end{tabular}}"]
     if grid.notes:
         lines += [r"  \begin{minipage}{\linewidth}", r"    \footnotesize\raggedright\smallskip"]
         lines += [rf"    {escape_latex(note)}\par" for note in grid.notes]
         lines.append(r"  \end{minipage}")
-    lines += [r"\end{table}", ""]
-    return "\n".join(lines)
-
-
-def _latex_row(words: Sequence[str]) -> str:
-    return " & ".join(words) + r" \\"
+    return "\n".join([*lines, r"\end{table}", ""])
 
 
 def _latex_word(word: Word) -> str:
-    text = "--" if word.text == NOTHING else _numbers(escape_latex(word.text))
+    # minus signs and powers of ten are mathematics
+    text = POWER.sub(r"$\\times 10^{\1}$", NUMBER.sub("$-$", escape_latex(word.text)))
+    text = "--" if word.text == NOTHING else text
     marks = rf"\textsuperscript{{{','.join(word.marks)}}}" if word.marks else ""
     return (rf"{{\boldmath\textbf{{{text}}}}}" if word.bold and text else text) + marks
-
-
-def _numbers(text: str) -> str:
-    """Minus signs and powers of ten as mathematics."""
-    return POWER.sub(r"$\\times 10^{\1}$", NUMBER.sub("$-$", text))
 
 
 def escape_latex(text: str) -> str:
@@ -174,16 +164,12 @@ tbody tr:last-child > * { border-bottom: 2px solid currentcolor; }
 """
 
 
-def shown(value: Any) -> Any:
-    """What a page shows of a value: of a text from whomever what would be obeyed stands there as
-    its escape.
-    """
-    return harmless(value) if type(value) is str else value
-
-
 def html(grids: Sequence[Grid], page: bool = True) -> str:
     """Each grid as a figure with its caption and notes; `page` makes a whole page of them."""
-    environment = Environment(autoescape=True, finalize=shown)
+    # of a text from whomever what would be obeyed stands there as its escape
+    environment = Environment(
+        autoescape=True, finalize=lambda value: harmless(value) if type(value) is str else value
+    )
     fragment = environment.from_string(FRAGMENT).render(grids=grids)
     if not page:
         return fragment

@@ -31,7 +31,6 @@ why a value may fail to be reproduced.
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -39,9 +38,13 @@ from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, ValidationError,
 
 from harness.base import yaml_source
 from harness.base.errors import UnknownName, UsageError
-from harness.base.yaml_source import Document, Place
-from harness.plan.registry import build, find
 
+MESSAGES = {
+    "extra_forbidden": "there is no such field.",
+    "missing": "it is missing.",
+    "too_short": "it is empty.",
+    "string_too_short": "it is empty.",
+}
 Text = Annotated[str, Field(min_length=1)]
 Number = Annotated[float, Field(allow_inf_nan=False)]
 
@@ -114,20 +117,20 @@ class Experiment(_Part):
             for row, values in table.values.items():
                 if len(values) != len(self.tasks):
                     raise ValueError(
-                        f"{table.metric} of {row} has {len(values)} values for {len(self.tasks)} tasks. Write null where none is known."
+                        f"{table.metric} of {row} has {len(values)} values for {len(self.tasks)} "
+                        "tasks. Write null where none is known."
                     )
             for remarks in table.remarks.values():
                 _require_known("task", remarks, self.tasks)
-        if self.because is None and (
-            self.study is None or self.n_datasets is None or not self.tables
-        ):
+        if self.because is not None:
+            return self
+        if self.study is None or self.n_datasets is None or not self.tables:
             raise ValueError(
                 "what can be compared has study, n_datasets and tables; what cannot has because."
             )
-        if self.because is None and (
-            bare := [name for name, row in self.rows.items() if row.method is None]
-        ):
-            raise ValueError(f"row {bare[0]} has no method.")
+        for name, row in self.rows.items():
+            if row.method is None:
+                raise ValueError(f"row {name} has no method.")
         return self
 
 
@@ -145,14 +148,6 @@ class Publication(_Part):
     def name(self) -> str:
         """The file's name without its ending."""
         return self._path.stem
-
-
-PARTS: dict[str, tuple[str, type[BaseModel]]] = {
-    "experiments": ("an experiment", Experiment),
-    "tables": ("a table", Table),
-    "rows": ("a row", Row),
-    "remarks": ("a remark", Remark),
-}
 
 
 def _require_known(kind: str, names: Any, known: Any) -> None:
@@ -181,69 +176,23 @@ def load(name: str) -> Publication:
     return read(files[name])
 
 
-def read(path: Path, load_tasks: bool = True) -> Publication:
-    """Read the source in a file; with `load_tasks`, check that its tasks have the closed forms that
-    it names.
+def read(path: Path) -> Publication:
+    """Read the source in a file.
 
     Raises:
         UsageError: the file is wrong; with file, line and field.
     """
     shown = str(path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path)
     document = yaml_source.read(path, shown)
-    if not isinstance(document.values, dict):
-        raise UsageError(
-            document.at((), "published values are a mapping with title, authors and experiments.")
-        )
     try:
         publication = Publication.model_validate(document.values)
     except ValidationError as err:
-        raise UsageError(_first_fault(document, err)) from err
-    for number, experiment in enumerate(publication.experiments if load_tasks else []):
-        for place, fault in _unknown_closed_forms(experiment):
-            raise UsageError(document.at(("experiments", number, *place), str(fault)))
+        # a field that is missing may be the one that is misspelt below
+        error = min(
+            err.errors(),
+            key=lambda error: (error["type"] == "missing", document.lines.get(error["loc"], 0)),
+        )
+        usual = error["msg"].removeprefix("Value error, ").rstrip(".") + "."
+        raise UsageError(document.at(error["loc"], MESSAGES.get(error["type"], usual))) from err
     publication._path = path
     return publication
-
-
-def _unknown_closed_forms(experiment: Experiment) -> Iterator[tuple[Place, UnknownName]]:
-    """The names that no closed form of the experiment's tasks has, each with its place."""
-    for number, table in enumerate(experiment.tables):
-        names: dict[Place, str] = {
-            ("tables", number, field, row): name
-            for field in ("explained_by", "corrected_explained_by")
-            for row, name in getattr(table, field).items()
-        }
-        place: Place = ("tables", number, "data_dependent")
-        if not experiment.tasks or not (names or table.data_dependent):
-            continue
-        plugin = find("task", experiment.tasks[0])
-        forms = build(plugin.cls, f"task '{plugin.name}'", plugin.fields).closed_forms()
-        for at, name in names.items():
-            if name not in forms:
-                yield at, UnknownName("closed form", name, forms)
-        spread = [name for name, form in forms.items() if form.deviation is not None]
-        if table.data_dependent is not None and table.data_dependent not in spread:
-            yield place, UnknownName("closed form with a deviation", table.data_dependent, spread)
-
-
-def _first_fault(document: Document, err: ValidationError) -> str:
-    """What pydantic found first, with its place."""
-    # a field that is missing may be the one that is misspelt below
-    error = min(
-        err.errors(),
-        key=lambda error: (error["type"] == "missing", document.lines.get(error["loc"], 0)),
-    )
-    place: Place = error["loc"]
-    if error["type"] == "extra_forbidden":
-        lists = [str(step) for step in place[:-1] if step in PARTS]
-        owner, model = PARTS[lists[-1]] if lists else ("a source", Publication)
-        return document.at(
-            place, str(UnknownName(f"field of {owner}", str(place[-1]), model.model_fields))
-        )
-    plain = {
-        "missing": "it is missing.",
-        "too_short": "it is empty.",
-        "string_too_short": "it is empty.",
-    }
-    usual = error["msg"].removeprefix("Value error, ").rstrip(".") + "."
-    return document.at(place, plain.get(error["type"], usual))

@@ -23,7 +23,7 @@ from harness.analysis.metrics import MetricCache
 from harness.analysis.published import Experiment, Publication, Remark, Table
 from harness.analysis.statistics import Interval, t_interval
 from harness.api import ClosedForm
-from harness.base.errors import UsageError
+from harness.base.errors import UnknownName, UsageError
 from harness.base.spec import NewRun, Status
 from harness.plan.grid import cell_runs, parse_selector
 from harness.plan.registry import build, find
@@ -70,8 +70,10 @@ class ReplicateMean:
 
     def plain(self) -> dict[str, Any]:
         """Return it as JSON has it; null where nothing is known."""
-        numbers = {"mean": self.interval.mean, "se": self.interval.se}
-        return {name: None if math.isnan(value) else value for name, value in numbers.items()} | {
+        mean, se = self.interval.mean, self.interval.se
+        return {
+            "mean": None if math.isnan(mean) else mean,
+            "se": None if math.isnan(se) else se,
             "n": self.interval.n,
             "of": self.of,
             "counts": self.counts,
@@ -98,11 +100,8 @@ class ReproductionRuns:
             UsageError: the study has no such cell, or several.
         """
         selector = task + "".join(f"[{name}={value}]" for name, value in fields.items())
-        if (method, selector) not in self._cells:
-            self._cells[method, selector] = self._look_up(method, task, selector)
-        return self._cells[method, selector]
-
-    def _look_up(self, method: str, task: str, selector: str) -> list[NewRun]:
+        if (method, selector) in self._cells:
+            return self._cells[method, selector]
         rows, columns = self._settings("method", method), self._settings("task", selector)
         if len(rows) * len(columns) != 1:
             raise UsageError(
@@ -120,14 +119,22 @@ class ReproductionRuns:
                 f"{method} on {selector} matches {n_cells or 'none'} of the study's cells, not one."
                 " Write the fields that distinguish it."
             )
+        self._cells[method, selector] = replicates
         return replicates
 
     def closed_form(self, run: NewRun, name: str) -> ClosedForm:
-        """Return what calculation says for a run's task."""
+        """Return what calculation says for a run's task.
+
+        Raises:
+            UnknownName: the task has no such closed form.
+        """
         if run.task_label not in self._closed_forms:
             task = build(find("task", run.spec.task).cls, run.spec.task, run.spec.task_fields)
             self._closed_forms[run.task_label] = task.closed_forms()
-        return self._closed_forms[run.task_label][name]
+        forms = self._closed_forms[run.task_label]
+        if name not in forms:
+            raise UnknownName("closed form", name, forms)
+        return forms[name]
 
 
 def _identity(run: NewRun) -> tuple[Any, ...]:
@@ -351,15 +358,11 @@ def settle(
             f"{'inside' if is_inside else 'outside'} {band[0]:.4g} to {band[1]:.4g}, "
             "where data sets put it and the published value is."
         )
-    distance = abs(mean - published)
-    errors = distance / _combined_error(ours, n_datasets) if distance else 0.0
+    distance, n = abs(mean - published), ours.interval.n
+    # NaN for a single run, and for equal ones, which show no spread
+    combined = ours.interval.se * math.sqrt(n) * math.sqrt(1 / n + 1 / n_datasets) or math.nan
+    errors = distance / combined if distance else 0.0
     is_near = distance <= NEAR * abs(published) or errors <= STANDARD_ERRORS
     reason = f"{distance / abs(published):.2%} off" if published else f"{distance:.4g} off"
     reason += "." if math.isnan(errors) else f", {errors:.2g} standard errors."
     return Verdict.REPRODUCED if is_near else Verdict.NOT_REPRODUCED, reason
-
-
-def _combined_error(ours: ReplicateMean, n_datasets: int) -> float:
-    r"""$s \sqrt{1/n + 1/m}$; NaN for a single run, and for equal ones, which show no spread."""
-    n, se = ours.interval.n, ours.interval.se
-    return se * math.sqrt(n) * math.sqrt(1 / n + 1 / n_datasets) or math.nan

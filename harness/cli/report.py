@@ -109,7 +109,7 @@ def _published_values(store: ResultStore, runs: SelectedRuns) -> list[tuple[str,
     judgements = [
         judgement
         for path in publications().values()
-        for judgement in judge(store, read(path, load_tasks=False), study_runs, tasks)
+        for judgement in judge(store, read(path), study_runs, tasks)
     ]
     return [(grid.title, html([grid], page=False)) for grid in published_grids(judgements)]
 
