@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from harness.analysis.selection import Group, SelectedRuns
 from harness.analysis.statistics import BCA_FROM, WILCOXON_FROM
 from harness.base.metrics import IMPORTANCE_ESTIMATES, PARETO_K_LIMIT, Metric
+from harness.base.text import plural
 
 if TYPE_CHECKING:
     from harness.analysis.tables import Line, Options
@@ -25,9 +26,7 @@ TEST_NAMES = {
 
 
 class Footnotes:
-    """The notes of one table, in the order in which they came up; each that marks entries has a
-    letter.
-    """
+    """The notes of one table as they came up; each that marks entries has a letter."""
 
     def __init__(self) -> None:
         self._letters: dict[str, str] = {}
@@ -71,7 +70,7 @@ class Footnotes:
         options: Options,
         left_out: dict[str, int],
     ) -> None:
-        """Explain the metric, what is bold, where there are few runs, and what was left out."""
+        """Add what is true of the whole table."""
         entries = [entry for line in lines for entry in line.entries if entry is not None]
         fewest = min((entry.interval.n for entry in entries if entry.interval.n), default=0)
         if info.description:
@@ -99,6 +98,5 @@ class Footnotes:
                 "the bootstrap's intervals are too narrow there."
             )
         self._general += [
-            f"Left out: {count:,} {'run' if count == 1 else 'runs'} ({why})."
-            for why, count in sorted(left_out.items())
+            f"Left out: {plural(count, 'run')} ({why})." for why, count in sorted(left_out.items())
         ]

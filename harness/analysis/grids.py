@@ -25,9 +25,7 @@ PUBLISHED_HEADING = (
 
 @dataclass(frozen=True)
 class Word:
-    """The text of one cell of a grid. `marks` are letters of notes, `cell` is the name under which
-    `bench why` knows it.
-    """
+    """A text of a grid, with letters of notes, and the name under which `bench why` knows it."""
 
     text: str
     bold: bool = False
@@ -47,10 +45,8 @@ class Grid:
 
 @dataclass(frozen=True)
 class Style:
-    """How tables look.
-
-    `brackets` has intervals in place of standard errors, `differences` adds a table of paired
-    differences to the reference, and `costs` has what a run costs in the last columns.
+    """How tables look: `brackets` has intervals in place of standard errors, `differences` adds a
+    table of paired differences to the reference.
     """
 
     brackets: bool = False
@@ -184,12 +180,10 @@ def _differences(table: Table) -> Grid:
         if not any(entry.is_reference for entry in entries if entry)
     ]
     if without_reference:
-        reason = "every row has failed runs"
-        if baseline:
-            reason = f"{baseline} was not run there"
-        elif not table.info.better:
-            reason = "this metric does not rank, so a baseline must be named"
-        notes.append(f"Nothing to compare with on {', '.join(without_reference)}: {reason}.")
+        notes.append(
+            f"Nothing to compare with on {', '.join(without_reference)}: the baseline was not run "
+            "there, or none is named and every row has failed runs or the metric does not rank."
+        )
     return Grid(
         f"{table.title}: differences from {baseline or 'the best row of each column'}",
         ("method", *table.columns),
@@ -214,10 +208,10 @@ def _difference(entry: Entry | None) -> Word:
 
 def rank_grid(ranking: Ranking) -> Grid:
     """Return mean ranks, the best first, and which methods a test does not distinguish."""
-    groups: dict[str, list[str]] = {name: [] for name in ranking.names}
-    for label, clique in enumerate(ranking.cliques, 1):
-        for name in clique:
-            groups[name].append(str(label))
+    groups = {
+        name: [str(label) for label, clique in enumerate(ranking.cliques, 1) if name in clique]
+        for name in ranking.names
+    }
     notes = [
         f"Ranks within each of {ranking.n_blocks} columns, 1 the best; "
         "a method with failed runs is last in that column."
@@ -253,11 +247,11 @@ def published_grids(judgements: Sequence[Judgement]) -> list[Grid]:
 
 def _published_row(judgement: Judgement) -> tuple[Word, ...]:
     def mean(ours: ReplicateMean | None) -> str:
-        has_mean = ours is not None and ours.interval.n
+        has_mean = ours and ours.interval.n
         return number(ours.interval.mean, ours.interval.se) if ours and has_mean else ""
 
     def form(form: ClosedFormValue | None) -> str:
-        return "" if form is None else f"{number(form.value)} ({form.name})"
+        return f"{number(form.value)} ({form.name})" if form else ""
 
     texts = (
         judgement.row,

@@ -13,9 +13,7 @@ from harness.store import CheckpointFile, Metric, Replicate
 
 @dataclass(frozen=True)
 class ContributingRun:
-    """A run behind a number: its metric, its last checkpoint, its copy in MLflow, and the short
-    name of what it ran on.
-    """
+    """A run behind a number; `environment` is the short name of what it ran on."""
 
     run: Replicate
     score: Metric | None
@@ -58,12 +56,8 @@ class Provenance:
 
 
 def provenances(selected: SelectedRuns, metric: str | None) -> list[Provenance]:
-    """Return all numbers of the tables of these runs with what is behind them, in the tables'
-    order.
-
-    Args:
-        selected: the runs.
-        metric: its name; None for each task's first one.
+    """Return all numbers of the tables of these runs with what is behind them; of each task's first
+    metric where none is named.
 
     Raises:
         UnknownName: no run has such a metric.

@@ -92,9 +92,7 @@ class ReproductionRuns:
 
     def replicates(self, method: str, task: str, fields: Mapping[str, str]) -> list[NewRun]:
         """Return the replicates of the one cell with this method, this task, and these fields of
-        the task.
-
-        Method and task are read as the command line reads them; how the runs train may be anything.
+        the task, however they train.
 
         Raises:
             UsageError: the study has no such cell, or several.
@@ -242,13 +240,8 @@ def judge(
     runs_of: RunsOf,
     tasks: Collection[str] | None = None,
 ) -> list[Judgement]:
-    """Judge every published value of a source, in the file's order.
-
-    Args:
-        store: our results; None where there are none.
-        publication: from `harness.analysis.published.load`.
-        runs_of: the runs of a shipped study by its name: `harness.plan.studies.runs_of`.
-        tasks: the tasks to look at; None: all of them.
+    """Judge every published value of a source, of some tasks or of all, in the file's order.
+    `runs_of` gives the runs of a shipped study by its name.
 
     Raises:
         UsageError: the source names runs that its study does not have.
@@ -340,12 +333,9 @@ def _compared(
 def settle(
     published: float, ours: ReplicateMean, n_datasets: int, band: tuple[float, float] | None = None
 ) -> tuple[Verdict, str]:
-    """Return the verdict on a comparable value, and why.
+    """Return the verdict on a comparable value, the mean of `n_datasets` data sets, and why.
 
-    Args:
-        published: the mean of `n_datasets` data sets.
-        ours: the mean of our runs.
-        band: where means of so many data sets lie, for a metric that follows the data set.
+    `band` is where means of so many data sets lie, for a metric that follows the data set.
     """
     mean = ours.interval.mean
     if ours.lost:

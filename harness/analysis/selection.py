@@ -20,8 +20,6 @@ TUNED_FROM = 1000
 """Seeds from here on are those that settings are tuned on: comparisons leave them out unless they
 are asked for.
 """
-BACKWARD = 1
-"""The gradient of the bound, taken once a step, goes through the log-joint once more."""
 UNFINISHED = "not ended yet"
 RERUNNING = "being rerun: their earlier results are kept until then"
 
@@ -33,8 +31,8 @@ RERUNNING = "being rerun: their earlier results are kept until then"
 class RunFilter:
     """The runs that are asked for; None, or nothing, in a field rules nothing out.
 
-    `methods` and `tasks` are labels with their variant, or patterns of them: `hvae*`. `text` is the
-    filter as it was typed.
+    `methods` and `tasks` are labels with their variant, or patterns of them; `text` is the filter
+    as it was typed.
     """
 
     methods: Sequence[str] = ()
@@ -117,11 +115,11 @@ class RowName:
     @property
     def short(self) -> str:
         """The same with numbers of four digits."""
-        rounded = {
-            name: float(f"{value:.4g}") if isinstance(value, float) else value
+        rounded = (
+            (name, float(f"{value:.4g}") if isinstance(value, float) else value)
             for name, value in self.settings
-        }
-        return f"{self.method} {settings_text(rounded)}".strip()
+        )
+        return replace(self, settings=tuple(rounded)).text
 
     @property
     def order(self) -> tuple[Any, ...]:
@@ -206,8 +204,8 @@ def flat(spec: dict[str, Any]) -> dict[str, Any]:
 
 
 def differences(specs: Iterable[dict[str, Any]]) -> dict[str, list[Any]]:
-    """Return the addresses at which specs differ, with the value of each; the seed is left out.
-    What is missing is None.
+    """Return the addresses at which specs differ but for the seed, with the value of each; what is
+    missing is None.
 
     >>> old, new = {"lr": 0.1, "method_fields": {"k": 1}}, {"lr": 0.1, "method_fields": {"k": 2}}
     >>> differences([old, new])
@@ -263,10 +261,10 @@ class TuningCost:
 
 @dataclass
 class SelectedRuns:
-    """Groups of runs, with their metrics, which are read when they are first asked for.
+    """Groups of runs, and their metrics, which are read when they are first asked for.
 
-    `withdrawn` has the reason why a run's result was withdrawn, by key; `tuning` the cost of the
-    search that found a cell's settings, by cell.
+    `withdrawn` has reasons by key; `tuning` the cost of the search that found a cell's settings, by
+    cell.
     """
 
     store: ResultStore
@@ -408,13 +406,13 @@ def seconds(group: Group) -> float | None:
 def gradients(
     spec: dict[str, Any], description: Description, steps: int | None = None
 ) -> int | None:
-    """Return the gradient evaluations of the log-joint, or of a mini-batch's: steps x particles x
-    (scores a draw takes + 1).
+    """Return the gradient evaluations of the log-joint, or of a mini-batch's, in some steps or a
+    whole run: steps x particles x (scores a draw takes + 1). The gradient of the bound, taken once
+    a step, goes through the log-joint once more.
 
-    How many scores a draw takes was counted when the run was queued. None where that is not known.
-    Without `steps`: of a whole run.
+    How many scores a draw takes was counted when the run was queued; None where it is not known.
     """
     if description.scores is None:
         return None
     n_steps = spec["steps"] if steps is None else steps
-    return n_steps * spec["particles"] * (description.scores + BACKWARD)
+    return n_steps * spec["particles"] * (description.scores + 1)

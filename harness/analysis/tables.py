@@ -73,9 +73,8 @@ class Entry:
     """A method on a task: the mean over its finished runs, how many ended otherwise, and how it
     differs from the reference.
 
-    `best` is true of the best one and of those that a test does not distinguish from it;
-    `is_reference` of the one that the column's others are compared with. `marks` are letters that
-    the table's notes explain.
+    `best` is true of the best one and of those that a test does not distinguish from it. `marks`
+    are letters that the table's notes explain.
     """
 
     group: Group
@@ -214,14 +213,14 @@ def _comparable(groups: Sequence[Group]) -> list[tuple[dict[str, Any], list[Grou
     )
 
 
+@dataclass(frozen=True)
 class _Maker:
     """Makes the tables of one metric."""
 
-    def __init__(self, selected: SelectedRuns, options: Options, metric: str, info: Metric) -> None:
-        self.selected = selected
-        self.options = options
-        self.metric = metric
-        self.info = info
+    selected: SelectedRuns
+    options: Options
+    metric: str
+    info: Metric
 
     def table(self, apart: dict[str, Any], groups: Sequence[Group]) -> Table:
         """Make the table of comparable groups."""
