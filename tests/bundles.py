@@ -18,17 +18,17 @@ from safetensors.torch import save
 from harness.base.spec import Status, canonical_json
 from harness.cli import main
 from harness.execution.bundle import import_bundle, open_bundle, write_bundle
-from harness.store import ArtifactFile, CheckpointFile, Metric, ResultStore
+from harness.store import ArtifactFile, CheckpointFile, Estimate, ResultStore
 from harness.store.transfer import STAYING
 
 FAULTY = str(Path(__file__).with_name("faulty"))
 SMOKE = ("run", "-m", "vb", "-t", "gaussian-2", "--protocol", "smoke", "--seeds", "0-1", "--json")
 ODD = {
-    "elbo": Metric(math.nan, math.inf),
-    "elbo_gap": Metric(-math.inf),
-    "zero": Metric(-0.0),
-    "tiny": Metric(5e-324, 0.1 + 0.2),
-    "huge": Metric(1.7976931348623157e308),
+    "elbo": Estimate(math.nan, math.inf),
+    "elbo_gap": Estimate(-math.inf),
+    "zero": Estimate(-0.0),
+    "tiny": Estimate(5e-324, 0.1 + 0.2),
+    "huge": Estimate(1.7976931348623157e308),
 }
 CURVE = {"bound": [(1, math.nan), (2, -math.inf), (3, 0.1), (2**62, -0.0)]}
 

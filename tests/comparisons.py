@@ -10,7 +10,7 @@ import filled_store
 from harness.base.spec import NewRun, Plan, Status
 from harness.base.workspace import Workspace
 from harness.plan.grid import expand
-from harness.store import Metric, Outcome, Owner, ResultStore
+from harness.store import Estimate, Outcome, Owner, ResultStore
 
 HOSTILE = ("a_b", "50%", "a|b", "=1+1", "<script>alert(1)</script>", "`x` $y$ \\z {w} ~#^&\"'")
 Scores = Callable[[NewRun], dict[str, float] | str]
@@ -58,7 +58,7 @@ def store_runs(workspace: Workspace, runs: Sequence[NewRun], score: Scores = sco
             if isinstance(found, str):
                 store.finish(claim, Outcome(status=Status.DIVERGED, reason=found, **ended))
             else:
-                metrics = {name: Metric(value) for name, value in found.items()}
+                metrics = {name: Estimate(value) for name, value in found.items()}
                 store.finish(
                     claim, Outcome(status=Status.DONE, reason=None, metrics=metrics, **ended)
                 )

@@ -10,7 +10,7 @@ from typing import Any
 
 from harness.base.spec import Description, NewRun, Plan, RunSpec, Status
 from harness.base.workspace import Workspace
-from harness.store import ArtifactFile, CheckpointFile, Metric, Outcome, Owner, ResultStore
+from harness.store import ArtifactFile, CheckpointFile, Estimate, Outcome, Owner, ResultStore
 
 ENVIRONMENT = {
     "bench": "0.1.0",
@@ -18,9 +18,9 @@ ENVIRONMENT = {
     "python": "3.11.2",
 }
 METRICS = {
-    "elbo": Metric(-1234.5678901234567, 0.25),
-    "elbo_gap": Metric(0.1 + 0.2),
-    "pareto_k": Metric(0.3),
+    "elbo": Estimate(-1234.5678901234567, 0.25),
+    "elbo_gap": Estimate(0.1 + 0.2),
+    "pareto_k": Estimate(0.3),
 }
 
 

@@ -41,7 +41,7 @@ from stores import DATA, gone_owner
 import harness.execution.bundle
 from harness.base.errors import LeaseLost
 from harness.base.spec import Description, Plan, Status
-from harness.store import CheckpointFile, Metric, Outcome, Owner, Progress, ResultStore, upgrade
+from harness.store import CheckpointFile, Estimate, Outcome, Owner, Progress, ResultStore, upgrade
 
 pytestmark = pytest.mark.usefixtures("no_mirror")
 
@@ -165,7 +165,7 @@ def test_a_bundle_of_the_first_format_arrives_to_the_bit(goal):
             for name in ("spec", "settings", "task_label", "status", "wall_s", "finished_at"):
                 assert getattr(row, name) == line[name]
             metrics = {
-                name: Metric(float(value["value"]), value["se"])
+                name: Estimate(float(value["value"]), value["se"])
                 for name, value in line["metrics"].items()
             }
             assert store.metrics([row.key])[row.key] == metrics
@@ -210,13 +210,13 @@ def test_nan_equals_nan_and_each_bit_counts(here, there, tmp_path):
 @pytest.mark.parametrize(
     ("other", "says"),
     [
-        ({"metrics": {**ODD, "zero": Metric(5e-324)}}, "zero 5e-324 here, 0.0 there"),
+        ({"metrics": {**ODD, "zero": Estimate(5e-324)}}, "zero 5e-324 here, 0.0 there"),
         (
-            {"metrics": {**ODD, "tiny": Metric(5e-324, 0.3)}},
+            {"metrics": {**ODD, "tiny": Estimate(5e-324, 0.3)}},
             "tiny 5e-324 ± 0.3 here, 5e-324 ± 0.30000000000000004 there",
         ),
         (
-            {"metrics": {**ODD, "elbo": Metric(1.0, math.inf)}},
+            {"metrics": {**ODD, "elbo": Estimate(1.0, math.inf)}},
             "elbo 1.0 ± inf here, nan ± inf there",
         ),
         ({"metrics": {}}, "elbo missing here, nan ± inf there"),
@@ -402,9 +402,9 @@ def test_a_conflict_is_one_line_a_run_and_exit_status_3(there, bundle):
         [0],
         metrics={
             **filled_store.METRICS,
-            "elbo": Metric(-1.5),
-            "elbo_gap": Metric(1.0),
-            "pareto_k": Metric(2.0),
+            "elbo": Estimate(-1.5),
+            "elbo_gap": Estimate(1.0),
+            "pareto_k": Estimate(2.0),
         },
         curves={},
     )

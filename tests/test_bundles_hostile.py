@@ -30,7 +30,7 @@ from stores import DATA
 
 from harness.base.errors import UsageError
 from harness.base.spec import canonical_json, digest
-from harness.store import Metric, ResultStore
+from harness.store import Estimate, ResultStore
 
 
 def entries_of(path):
@@ -435,7 +435,7 @@ def test_a_run_that_a_bundle_cannot_hold_is_not_written(here, tmp_path):
 
 
 def test_a_run_that_a_bundle_cannot_hold_does_not_keep_the_others_back(here, tmp_path):
-    (good,), (odd,) = fill(here, [0]), fill(here, [1], metrics={"x" * 251: Metric(1.0)})
+    (good,), (odd,) = fill(here, [0]), fill(here, [1], metrics={"x" * 251: Estimate(1.0)})
     result = cli(here, "export", "--bundle", tmp_path / "x.bench", "--json")
     assert result.exit_code == 0
     assert {

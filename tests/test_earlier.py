@@ -16,7 +16,7 @@ from toy_data import idx, put
 from harness.base.spec import Status
 from harness.base.workspace import Workspace
 from harness.datasets.files import KNOWN, DataFile, DataSet
-from harness.store import ArtifactFile, Metric, Progress, ResultStore
+from harness.store import ArtifactFile, Estimate, Progress, ResultStore
 
 pytestmark = pytest.mark.usefixtures("no_mirror")
 PLUGINS = Path(__file__).with_name("plugins.py")
@@ -68,7 +68,7 @@ def make(store, keys, **other):  # noqa: F811
     store.begin(claims, stack(*keys), {"cpu": "x"})
     store.save(claims, [Progress(10, 1.0, {"bound": [(10, -1.0)]}, checkpoint(10)) for _ in claims])
     left_behind = {
-        "metrics": {"elbo": Metric(float("-inf"), 0.5)},
+        "metrics": {"elbo": Estimate(float("-inf"), 0.5)},
         "artifacts": [ArtifactFile("a.png", "sha-a", 3)],
     }
     return store.finish_all(claims, [outcome(**{**left_behind, **other}) for _ in claims])
@@ -91,7 +91,7 @@ def test_an_earlier_result_goes_when_its_successor_is_stored(store, made):  # no
     )
     assert [mark.replaced_at for mark in store.retractions.of(KEYS[0])] == [None]
     assert store.earlier.of(KEYS[0])["status"] == "done"
-    dropped = make(store, KEYS[:2], metrics={"elbo": Metric(7.5)})
+    dropped = make(store, KEYS[:2], metrics={"elbo": Estimate(7.5)})
     assert {(file.edition.key, file.edition.number) for file in dropped} == {
         (key, 1) for key in KEYS[:2]
     }

@@ -14,7 +14,7 @@ from stores import execute
 
 from harness.base.spec import Plan, Status
 from harness.base.workspace import Workspace
-from harness.store import Metric, Outcome, Owner, Progress, ResultStore
+from harness.store import Estimate, Outcome, Owner, Progress, ResultStore
 
 pytestmark = pytest.mark.usefixtures("no_mirror")
 SHORT = ("--protocol", "smoke", "--set", "steps=20", "--set", "eval_particles=50")
@@ -125,7 +125,9 @@ def finish(key):
         (claim,) = store.claim([key], Owner.current())
         store.begin([claim], Plan(members=(key,), threads=1, torch="2.13.0"), {})
         store.save([claim], [Progress(10, 1.0)])
-        store.finish(claim, Outcome(Status.DONE, None, 200, 3.0, metrics={"elbo_gap": Metric(7.5)}))
+        store.finish(
+            claim, Outcome(Status.DONE, None, 200, 3.0, metrics={"elbo_gap": Estimate(7.5)})
+        )
 
 
 def test_a_kill_between_retraction_and_the_new_result_loses_nothing(store):

@@ -31,7 +31,7 @@ from harness.base.metrics import HARNESS_METRICS
 from harness.base.spec import Protocol, Status
 from harness.cli import main
 from harness.plan import registry
-from harness.store import Metric, ResultStore
+from harness.store import Estimate, ResultStore
 
 PAGE = Path(__file__).parent.parent / "docs" / "results.md"
 HOSTILE = (
@@ -463,7 +463,7 @@ def test_an_unknown_kind_of_environment_is_missing_and_mixed_settings_are_text(t
         store.begin(
             [claim], plan, {"cores": "many", "packages": 3, "python": ["3"], "git_dirty": "yes"}
         )
-        filled_store.finish(workspace, store, claim, metrics={"elbo": Metric(1.0)})
+        filled_store.finish(workspace, store, claim, metrics={"elbo": Estimate(1.0)})
     runs = harness.results.load(home=tmp_path).runs
     assert set(runs["method.width"]) == {"1", "[1,2]", str(2**70), "wide"}
     assert runs[["cores", "torch", "python", "commit_changed"]].isna().all().all()

@@ -39,7 +39,7 @@ from harness.base.spec import Status
 from harness.base.workspace import redact, sqlite_url
 from harness.store import (
     ArtifactFile,
-    Metric,
+    Estimate,
     Progress,
     ResultStore,
     backup,
@@ -62,7 +62,7 @@ def test_the_public_names_are_these():
         "Curve",
         "File",
         "HistoryRow",
-        "Metric",
+        "Estimate",
         "OpenRun",
         "Outcome",
     }
@@ -184,8 +184,8 @@ def test_nan_and_infinities_survive_in_metrics_and_curves(store):
         "huge": -1.7976931348623157e308,
         "n": 3,
     }
-    metrics = {name: Metric(value, se=value) for name, value in values.items()} | {
-        "bare": Metric(0.1)
+    metrics = {name: Estimate(value, se=value) for name, value in values.items()} | {
+        "bare": Estimate(0.1)
     }
     curves = {
         "bound": [(step, float(value)) for step, value in enumerate(values.values())],
@@ -195,7 +195,7 @@ def test_nan_and_infinities_survive_in_metrics_and_curves(store):
     # repr tells every float apart, and is the same for two NaNs
     stored = store.metrics([claim.key])[claim.key]
     assert {name: repr(metric) for name, metric in stored.items()} == {
-        name: repr(Metric(float(metric.value), None if metric.se is None else float(metric.se)))
+        name: repr(Estimate(float(metric.value), None if metric.se is None else float(metric.se)))
         for name, metric in metrics.items()
     }
     assert repr(store.curves(claim.key)) == repr(dict(sorted(curves.items())))
@@ -267,7 +267,7 @@ def test_a_reset_run_starts_from_nothing_and_keeps_its_history(store):
     store.save([claim], [Progress(10, 1.0, {"bound": [(10, -1.0)]}, checkpoint(10))])
     with pytest.raises(UsageError, match=f"pid {ME.pid}"):
         store.reset(KEYS[:1])
-    store.finish(claim, outcome(metrics={"elbo": Metric(-1.0)}))
+    store.finish(claim, outcome(metrics={"elbo": Estimate(-1.0)}))
     assert store.reset([*KEYS[:1], "0" * 16]) == []  # its result waits
     row = store.rows(KEYS)[KEYS[0]]
     assert (row.status, row.step, row.wall_s, row.fence, row.started_at, row.finished_at) == (
@@ -298,7 +298,7 @@ def test_a_removed_run_leaves_nothing_behind(store):
         store.delete(KEYS)
     assert len(store.rows(KEYS)) == 20
     store.finish(
-        claim, outcome(metrics={"elbo": Metric(-1.0)}, checkpoint=checkpoint(1000, "final"))
+        claim, outcome(metrics={"elbo": Estimate(-1.0)}, checkpoint=checkpoint(1000, "final"))
     )
     assert store.delete(KEYS) == [checkpoint(1000, "final")]
     assert (
@@ -506,7 +506,7 @@ def test_each_saved_database_upgrades_and_reads(saved, file):
             {"n_leapfrog": 10},
         )
         assert repr(store.metrics([done.key])) == repr(
-            {done.key: {"elbo": Metric(-2.5, 0.1), "pareto_k": Metric(math.nan)}}
+            {done.key: {"elbo": Estimate(-2.5, 0.1), "pareto_k": Estimate(math.nan)}}
         )
         assert store.curves(done.key)["bound"] == [(0, -math.inf), (500, -2.5)]
         assert [file.role for file in store.checkpoints(done.key)] == ["final", "last"]
@@ -659,7 +659,7 @@ def test_a_snapshot_is_of_one_moment_while_others_write(store, url):
         before = list(snapshot.each_cell())
         with ResultStore.open(url) as other:
             (claim,) = other.claim(KEYS[:1], ME)
-            other.finish(claim, outcome(metrics={"elbo": Metric(1.0)}))
+            other.finish(claim, outcome(metrics={"elbo": Estimate(1.0)}))
             other.enqueue([new_run(99)])
         assert snapshot.rows(KEYS)[KEYS[0]].status is Status.QUEUED
         assert snapshot.has_errors(KEYS) == snapshot.metrics(KEYS) == {}

@@ -34,7 +34,7 @@ from harness.base.errors import LeaseLost, UsageError
 from harness.base.spec import Status
 from harness.base.workspace import sqlite_url
 from harness.execution.leases import Leases
-from harness.store import Metric, Progress, ResultStore
+from harness.store import Estimate, Progress, ResultStore
 from harness.store.fences import lock
 
 
@@ -73,7 +73,7 @@ def test_a_lost_lease_writes_nothing(store):
         lambda: store.heartbeat(old),
         lambda: store.begin(old, stack(KEYS[0]), {}),
         lambda: store.save(old, [Progress(5, 1.0, {"bound": [(5, 1.0)]}, checkpoint(5))] * 2),
-        lambda: store.finish_all(old, [outcome(metrics={"elbo": Metric(1.0)})] * 2),
+        lambda: store.finish_all(old, [outcome(metrics={"elbo": Estimate(1.0)})] * 2),
         lambda: store.release(old, Status.INTERRUPTED, None),
     ]
     for write in late:

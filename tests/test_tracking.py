@@ -23,7 +23,7 @@ from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
 import harness.tracking
 from harness.base.spec import Status
 from harness.base.workspace import Workspace, sqlite_url
-from harness.store import Metric, Outcome, ResultStore
+from harness.store import Estimate, Outcome, ResultStore
 from harness.tracking import (
     Copies,
     Mirror,
@@ -272,10 +272,10 @@ def test_an_end_without_a_result_has_its_status_and_reason(
 
 def test_what_is_not_finite_is_shown_as_far_as_mlflow_can(workspace, store, connect):
     metrics = {
-        "elbo": Metric(math.nan, math.inf),
-        "elbo_gap": Metric(math.inf),
-        "ess": Metric(-math.inf),
-        "pareto_k": Metric(0.3),
+        "elbo": Estimate(math.nan, math.inf),
+        "elbo_gap": Estimate(math.inf),
+        "ess": Estimate(-math.inf),
+        "pareto_k": Estimate(0.3),
     }
     bound = [(1, -math.inf), (2, math.nan), (3, math.inf), (4, -1.0)]
     key = finished(
@@ -298,7 +298,7 @@ def test_a_name_that_is_too_long_for_mlflow_is_shortened(workspace, store, conne
     key = finished(
         workspace,
         store,
-        metrics={name: Metric(float(number), 0.5) for number, name in enumerate(names)},
+        metrics={name: Estimate(float(number), 0.5) for number, name in enumerate(names)},
     )
     client = connect()
     for _ in range(2):

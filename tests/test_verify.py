@@ -23,7 +23,7 @@ from harness.base.errors import UnknownName, UsageError
 from harness.base.spec import Plan, Status
 from harness.base.workspace import Workspace
 from harness.plan import registry, studies
-from harness.store import Metric, Outcome, Owner, ResultStore
+from harness.store import Estimate, Outcome, Owner, ResultStore
 
 DIMS = [25, 50, 100, 200, 300, 400]
 pytestmark = pytest.mark.usefixtures("no_mirror")
@@ -52,7 +52,9 @@ def store_runs(runs, values, metric="sigma_sq_error", statuses=None, other=None)
         for key, value, status in zip(
             keys, values, statuses or [Status.DONE] * len(keys), strict=True
         ):
-            metrics = {metric: Metric(value)} if status is Status.DONE and value is not None else {}
+            metrics = (
+                {metric: Estimate(value)} if status is Status.DONE and value is not None else {}
+            )
             reason = None if status is Status.DONE else "for a test"
             store.finish(claims[key], Outcome(status, reason, 80_000, 1.0, metrics | (other or {})))
 
@@ -443,7 +445,9 @@ def test_a_failure_that_the_source_foresees_is_shown_and_does_not_fail(bench, wo
 
 def test_what_is_reproduced_though_far_off_says_why(bench, workspace):
     store_runs(
-        cell("vb", "gaussian-25"), [0.0003, 0.0004, 0.0005], other={"delta_sq_error": Metric(14.9)}
+        cell("vb", "gaussian-25"),
+        [0.0003, 0.0004, 0.0005],
+        other={"delta_sq_error": Estimate(14.9)},
     )
     printed = " ".join(bench("verify", "report2020", "-t", "gaussian-25").stdout.split())
     assert "vb on gaussian-25 reproduced: 26.18% off, 1 standard errors." in printed

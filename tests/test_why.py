@@ -44,7 +44,7 @@ def store_elsewhere(workspace, run):
         (claim,) = store.claim([run.spec.key], Owner.current())
         store.begin([claim], Plan(members=(claim.key,), threads=2, torch="2.14.0"), OTHER)
         scores = {
-            name: filled_store.Metric(value) for name, value in comparisons.scores(run).items()
+            name: filled_store.Estimate(value) for name, value in comparisons.scores(run).items()
         }
         store.finish(
             claim, Outcome(Status.DONE, None, run.spec.steps, 9.0, scores, checkpoint=CHECKPOINT)

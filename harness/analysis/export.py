@@ -31,7 +31,7 @@ from harness.base.spec import (
     settings_text,
 )
 from harness.base.text import plural
-from harness.store import CellRow, Metric, RunRow, Snapshot, is_newest
+from harness.store import CellRow, Estimate, RunRow, Snapshot, is_newest
 
 RUNS = 500
 """How many runs are held at a time."""
@@ -53,7 +53,7 @@ class Run:
     """One run with all that is stored of it; `is_newest`: no newer code of its plugins is stored."""
 
     row: RunRow
-    metrics: Mapping[str, Metric]
+    metrics: Mapping[str, Estimate]
     withdrawn: str | None
     environment: Mapping[str, Any]
     plan: Mapping[str, Any]

@@ -8,7 +8,7 @@ from typing import Any
 
 from harness.analysis.selection import Group, SelectedRuns, differences
 from harness.analysis.tables import Entry, Options, Table, compare
-from harness.store import CheckpointFile, Metric, Replicate
+from harness.store import CheckpointFile, Estimate, Replicate
 
 
 @dataclass(frozen=True)
@@ -16,7 +16,7 @@ class ContributingRun:
     """A run behind a number; `environment` is the short name of what it ran on."""
 
     run: Replicate
-    score: Metric | None
+    score: Estimate | None
     checkpoint: CheckpointFile | None
     mlflow_run_id: str | None
     environment: str | None

@@ -11,7 +11,7 @@ from harness.base.metrics import IMPORTANCE_ESTIMATES, PARETO_K_LIMIT
 from harness.base.spec import NewRun, plain_number, settings_text
 from harness.base.text import duration, number, plural
 from harness.base.tracebacks import reason_and_place
-from harness.store import Metric, ResultStore, RunRow
+from harness.store import Estimate, ResultStore, RunRow
 
 Run = dict[str, Any]
 
@@ -22,7 +22,7 @@ MOST_FAILURES = 5  # runs that are listed one by one
 PRINTED_OUTCOMES = {"hit": "cached"}  # others are printed as they are
 
 
-def run_as_dict(row: RunRow, metrics: Mapping[str, Metric], outcome: str | None = None) -> Run:
+def run_as_dict(row: RunRow, metrics: Mapping[str, Estimate], outcome: str | None = None) -> Run:
     """Return a stored run as one flat dict.
 
     `wall_s` is seconds; a metric that is not finite is the text nan, inf or -inf.

@@ -42,7 +42,7 @@ from harness.store import (
     CheckpointFile,
     Claim,
     Curve,
-    Metric,
+    Estimate,
     Outcome,
     Progress,
     ResultStore,
@@ -424,12 +424,12 @@ def _outcome(
     scores: dict[str, Score] | None = None,
 ) -> Outcome:
     """Return how a member ended, its last checkpoint written: done, or frozen on the way."""
-    metrics: dict[str, Metric] = {}
+    metrics: dict[str, Estimate] = {}
     status, reason, step = Status.DONE, None, state.steps_taken(index)
     if bool(state.alive[index]):
         for name, score in (scores or {}).items():
             error = None if score.error is None else float(score.error[index])
-            metrics[name] = Metric(float(score.value[index]), error)
+            metrics[name] = Estimate(float(score.value[index]), error)
     else:
         status = Status.DIVERGED
         reason = f"the bound or its gradient was not finite at step {step}"

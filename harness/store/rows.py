@@ -128,7 +128,7 @@ class ClaimResult(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Metric:
+class Estimate:
     """A number of a result, which may be NaN or infinite, and its standard error where it has
     one.
     """
@@ -205,7 +205,7 @@ class Outcome:
     reason: str | None
     step: int
     wall_s: float
-    metrics: dict[str, Metric] = field(default_factory=dict)
+    metrics: dict[str, Estimate] = field(default_factory=dict)
     curves: dict[str, Curve] = field(default_factory=dict)
     checkpoint: CheckpointFile | None = None
     artifacts: list[ArtifactFile] = field(default_factory=list)

@@ -27,7 +27,7 @@ from harness.store.database import Operations, now, select_in
 from harness.store.fences import OWNER_COLUMNS, is_held, owner_of
 from harness.store.files import database_id
 from harness.store.floats import decode, decode_curve, stored_json
-from harness.store.rows import Curve, HistoryRow, Metric, Pace, RunRow, RunStatus
+from harness.store.rows import Curve, Estimate, HistoryRow, Pace, RunRow, RunStatus
 from harness.store.schema import (
     curves,
     descriptions,
@@ -109,14 +109,14 @@ class Runs(Operations):
         with self._read() as connection:
             return dict(sorted((status, number) for status, number in connection.execute(query)))
 
-    def metrics(self, keys: Sequence[str]) -> dict[str, dict[str, Metric]]:
+    def metrics(self, keys: Sequence[str]) -> dict[str, dict[str, Estimate]]:
         """Read the metrics by run and name; a run without any is left out."""
-        by_run: dict[str, dict[str, Metric]] = {}
+        by_run: dict[str, dict[str, Estimate]] = {}
         query = select(metrics).order_by(metrics.c.run, metrics.c.name)
         with self._read() as connection:
             for row in select_in(connection, query, metrics.c.run, keys):
                 value = metric_value(row.run, row.name, row.value, row.kind)
-                metric = Metric(value, decode(row.se, row.se_kind))
+                metric = Estimate(value, decode(row.se, row.se_kind))
                 by_run.setdefault(row.run, {})[row.name] = metric
         return by_run
 

@@ -18,7 +18,7 @@ import harness
 from harness.base.errors import BenchError, shortened
 from harness.base.spec import Status, digest
 from harness.base.workspace import Workspace
-from harness.store import Curve, File, Metric, ResultStore, RunRow
+from harness.store import Curve, Estimate, File, ResultStore, RunRow
 from harness.store.run_files import read_verified
 from harness.tracking.server import DATABASE, connect, is_ours, is_remote, upload
 
@@ -220,7 +220,7 @@ def params_of(row: RunRow) -> dict[str, str]:
     return {name: _text(value) for name, value in params.items()}
 
 
-def _tags(store: ResultStore, row: RunRow, metrics: dict[str, Metric]) -> dict[str, str]:
+def _tags(store: ResultStore, row: RunRow, metrics: dict[str, Estimate]) -> dict[str, str]:
     environment = store.environment(row.key)
     not_finite = [
         f"{name} = {metric.value}"
@@ -247,7 +247,7 @@ def _tags(store: ResultStore, row: RunRow, metrics: dict[str, Metric]) -> dict[s
     return {name: shortened(str(value), LONGEST) for name, value in tags.items() if value}
 
 
-def _points(row: RunRow, curves: dict[str, Curve], metrics: dict[str, Metric]) -> Iterator[Point]:
+def _points(row: RunRow, curves: dict[str, Curve], metrics: dict[str, Estimate]) -> Iterator[Point]:
     """Yield every number as MLflow keeps it. The times follow from the start and the step, so that
     sending one twice is sending it once.
     """

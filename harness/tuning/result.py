@@ -16,7 +16,7 @@ from harness.base.errors import UsageError
 from harness.base.spec import NewRun, Status, digest
 from harness.base.workspace import Workspace
 from harness.plan.grid import Setting
-from harness.store import Metric, ResultStore
+from harness.store import Estimate, ResultStore
 from harness.store.create import is_missing
 from harness.tuning.search import Search, SearchRecord, Spec, run_keys
 from harness.tuning.trials import (
@@ -187,7 +187,7 @@ def measured(
 
 
 def mean_score(
-    metric: str, metrics: Mapping[str, Mapping[str, Metric]], keys: Sequence[str]
+    metric: str, metrics: Mapping[str, Mapping[str, Estimate]], keys: Sequence[str]
 ) -> float | None:
     """Return the mean over replicates, where all of them have a finite score."""
     return finite_mean(

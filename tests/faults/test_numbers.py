@@ -16,7 +16,7 @@ from stores import url  # noqa: F401  fixture
 
 from harness.base.spec import Status
 from harness.base.workspace import Workspace
-from harness.store import Metric, ResultStore
+from harness.store import Estimate, ResultStore
 
 pytestmark = pytest.mark.usefixtures("no_mirror")
 PLUGINS = str(Path(__file__).parent.parent / "plugins.py")
@@ -130,7 +130,7 @@ def test_every_number_that_a_float_can_be_is_stored_and_shown(
                 here,
                 store,
                 claim,
-                metrics={"elbo": Metric(number, abs(number)), "elbo_gap": Metric(number, None)},
+                metrics={"elbo": Estimate(number, abs(number)), "elbo_gap": Estimate(number, None)},
             )
         kept = store.metrics([claim.key for claim in claims])
     for claim, number in zip(claims, numbers, strict=True):
