@@ -19,11 +19,11 @@ from harness.store.fences import (
     NO_OWNER,
     Rows,
     change,
-    let_go,
     lock,
     lock_claimed,
     lock_free,
     record,
+    set_status,
 )
 from harness.store.files import database_id, drop_files
 from harness.store.floats import stored_json
@@ -81,9 +81,8 @@ class EarlierResults(Operations):
         """
         dropped: list[File] = []
         with self._write() as connection:
-            locked, at = lock_claimed(connection, claims), now(connection)
-            running = {key: row for key, row in locked.items() if row.status == Status.RUNNING}
-            let_go(connection, running, Status.QUEUED, reason, at)
+            running, at = lock_claimed(connection, claims), now(connection)
+            set_status(connection, running, at, Status.QUEUED, reason, **NO_OWNER)
             for key, result in waiting_results(connection, running).items():
                 record(connection, [change(running[key], at, Status.FAILED, reason)])
                 dropped += _put_back(connection, running[key], result, at)

@@ -13,7 +13,7 @@ from typing import Any
 from sqlalchemy import Connection, Row, insert, select, text, update
 
 from harness.base.errors import LeaseLost, UsageError
-from harness.base.spec import TERMINAL, Status
+from harness.base.spec import Status
 from harness.store.database import chunks
 from harness.store.owner import Owner
 from harness.store.rows import Claim
@@ -99,7 +99,8 @@ def lock_free(connection: Connection, keys: Iterable[str], at: float) -> Rows:
 
 
 def lock_claimed(connection: Connection, claims: Sequence[Claim]) -> Rows:
-    """Lock the runs of these claims.
+    """Lock the runs of these claims, and return those that run: what has ended, or was given back,
+    stays as it is.
 
     Raises:
         LeaseLost: one of them was taken over, reset or removed.
@@ -112,21 +113,6 @@ def lock_claimed(connection: Connection, claims: Sequence[Claim]) -> Rows:
         if row.fence != claim.fence:
             by = f" by {owner_of(row)}" if owner_of(row) else ""
             raise LeaseLost(f"Run {claim.key} was taken over{by}. Nothing more is written.")
-    return locked
-
-
-def lock_running(connection: Connection, claims: Sequence[Claim]) -> Rows:
-    """Lock the runs of these claims, and return those that have not ended with a result.
-
-    Raises:
-        LeaseLost: one of them was taken over, reset, removed or given back.
-    """
-    locked = lock_claimed(connection, claims)
-    for row in locked.values():
-        if row.status != Status.RUNNING and row.status not in TERMINAL:
-            raise LeaseLost(
-                f"Run {row.key} was given back ({row.status}). Nothing more is written."
-            )
     return {key: row for key, row in locked.items() if row.status == Status.RUNNING}
 
 
@@ -145,11 +131,26 @@ def record(connection: Connection, changes: Sequence[dict[str, Any]]) -> None:
         connection.execute(insert(run_history), list(changes))
 
 
-def let_go(
-    connection: Connection, rows: Rows, status: Status, reason: str | None, at: float
-) -> None:
-    """Give these running runs back, for whoever claims them next."""
-    values = {"status": status.value, "reason": reason, "revision": runs.c.revision + 1, **NO_OWNER}
-    for chunk in chunks(rows):
+def update_runs(connection: Connection, keys: Iterable[str], **values: Any) -> None:
+    """Set these columns of runs."""
+    for chunk in chunks(keys):
         connection.execute(update(runs).where(runs.c.key.in_(chunk)).values(**values))
-    record(connection, [change(row, at, status, reason) for row in rows.values()])
+
+
+def set_status(
+    connection: Connection, rows: Rows, at: float, status: Status, reason: str | None, **values: Any
+) -> None:
+    """Give locked runs a status and these values, and write that into their history. A `fence`
+    among the values is the next one.
+    """
+    named = {"status": status.value, "reason": reason, "revision": runs.c.revision + 1}
+    update_runs(connection, rows, **named, **values)
+    step = {"step": values["step"]} if "step" in values else {}
+    raised = int("fence" in values)
+    record(
+        connection,
+        [
+            change(row, at, status, reason, fence=row.fence + raised, **step)
+            for row in rows.values()
+        ],
+    )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Container, Iterable, Sequence
+from collections.abc import Collection, Container, Sequence
 from functools import cache
 from typing import Any
 
@@ -20,12 +20,13 @@ from harness.store.fences import (
     Rows,
     change,
     is_held,
-    let_go,
     lock,
     lock_claimed,
     lock_table,
     owner_of,
     record,
+    set_status,
+    update_runs,
 )
 from harness.store.files import database_id
 from harness.store.owner import Owner
@@ -178,19 +179,17 @@ class Queue(Operations):
         they are.
         """
         with self._write() as connection:
-            lock_claimed(connection, claims)
+            running = lock_claimed(connection, claims)
             expires = now(connection) + lease_s
-            prolong = update(runs).where(runs.c.status == Status.RUNNING.value)
-            for chunk in chunks(sorted(claim.key for claim in claims)):
-                statement = prolong.where(runs.c.key.in_(chunk)).values(lease_expires=expires)
-                connection.execute(statement)
+            update_runs(connection, running, lease_expires=expires)
 
     def release(self, claims: Sequence[Claim], status: Status, reason: str | None) -> None:
         """Give runs back as interrupted, timeout or queued; runs that the claim has ended stay as
         they are.
         """
         with self._write() as connection:
-            _release(connection, claims, status, reason)
+            running = lock_claimed(connection, claims)
+            set_status(connection, running, now(connection), status, reason, **NO_OWNER)
 
     def give_back(self, key: str, owner: Owner, reason: str) -> None:
         """Interrupt a run whose process has died, if it is still on record as running and no living
@@ -200,7 +199,8 @@ class Queue(Operations):
             lock_table(connection)
             if key in abandoned_keys(connection):
                 claims = _claim(connection, [key], owner, 0.0).claims
-                _release(connection, claims, Status.INTERRUPTED, reason)
+                running, at = lock_claimed(connection, claims), now(connection)
+                set_status(connection, running, at, Status.INTERRUPTED, reason, **NO_OWNER)
 
     def reopen(self, keys: Sequence[str]) -> None:
         """Queue runs again that ran out of time, were pruned or whose processes died too often; of
@@ -215,23 +215,15 @@ class Queue(Operations):
                 if row.status in (Status.TIMEOUT, Status.PRUNED)
                 or (row.status, row.reason) == (Status.FAILED, CRASHED)
             }
-            queued = {"status": Status.QUEUED.value, "reason": None, "finished_at": None}
-            _update(connection, unfinished, crashes=0)
-            _update(connection, stopped, **queued, crashes=0, revision=runs.c.revision + 1)
-            record(
-                connection,
-                [change(row, at, Status.QUEUED, None) for row in stopped.values()],
-            )
+            update_runs(connection, unfinished, crashes=0)
+            set_status(connection, stopped, at, Status.QUEUED, None, finished_at=None, crashes=0)
 
     def prune(self, keys: Sequence[str], reason: str) -> None:
         """End runs as pruned that have not ended and that nobody holds; what they reached stays."""
         with self._write() as connection:
             locked, at = lock(connection, keys), now(connection)
             pruned = _unfinished_free(locked, at)
-            ended = {"status": Status.PRUNED.value, "reason": reason, "finished_at": at}
-            _update(connection, pruned, **ended, revision=runs.c.revision + 1)
-            lines = [change(row, at, Status.PRUNED, reason) for row in pruned.values()]
-            record(connection, lines)
+            set_status(connection, pruned, at, Status.PRUNED, reason, finished_at=at)
             decide(connection, pruned, at)
 
 
@@ -301,7 +293,8 @@ def _claim(
             if not any(is_held(row, at) for row in members):
                 free_runs |= {row.key: row for row in members}
     dead = {key: row for key, row in free_runs.items() if _deaths(row) >= MAX_CRASHES}
-    _fail(connection, dead, at)
+    values = {"finished_at": at, "fence": runs.c.fence + 1, "crashes": MAX_CRASHES}
+    set_status(connection, dead, at, Status.FAILED, CRASHED, **values, **NO_OWNER)
     # The listed runs as listed, then the members that came with them.
     order = [
         key for key in dict.fromkeys([*keys, *free_runs]) if key in free_runs and key not in dead
@@ -355,17 +348,6 @@ def _deaths(row: Row[Any]) -> int:
     return row.crashes + (row.status == Status.RUNNING)
 
 
-def _fail(connection: Connection, dead: Rows, at: float) -> None:
-    """Fail the runs whose processes died too often."""
-    failed = {"status": Status.FAILED.value, "reason": CRASHED, "finished_at": at}
-    raised = {name: runs.c[name] + 1 for name in ("fence", "revision")}
-    _update(connection, dead, **failed, **raised, **NO_OWNER, crashes=MAX_CRASHES)
-    record(
-        connection,
-        [change(row, at, Status.FAILED, CRASHED, fence=row.fence + 1) for row in dead.values()],
-    )
-
-
 def _take(
     connection: Connection, rows: list[Row[Any]], owner: Owner, at: float, lease_s: float
 ) -> None:
@@ -402,24 +384,9 @@ def _take(
     record(connection, lines)
 
 
-def _release(
-    connection: Connection, claims: Sequence[Claim], status: Status, reason: str | None
-) -> None:
-    if status in TERMINAL or status == Status.RUNNING:
-        raise ValueError(f"a run is given back as queued, interrupted or timeout, not as {status}")
-    locked = lock_claimed(connection, claims)
-    running = {key: row for key, row in locked.items() if row.status == Status.RUNNING}
-    let_go(connection, running, status, reason, now(connection))
-
-
 def _unfinished_free(locked: Rows, at: float) -> Rows:
     return {
         key: row
         for key, row in locked.items()
         if row.status not in TERMINAL and not is_held(row, at)
     }
-
-
-def _update(connection: Connection, keys: Iterable[str], **values: Any) -> None:
-    for chunk in chunks(keys):
-        connection.execute(update(runs).where(runs.c.key.in_(chunk)).values(**values))

@@ -5,20 +5,21 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from sqlalchemy import Connection, Table, delete, insert, update
+from sqlalchemy import Connection, Table, delete, func, insert, update
 
 from harness.base.errors import LeaseLost
 from harness.base.spec import NewRun, Plan, Status, canonical_json, digest
 from harness.base.tracebacks import reason_and_place
 from harness.store import earlier
-from harness.store.database import Operations, chunks, insert_new, now
+from harness.store.database import Operations, insert_new, now
 from harness.store.fences import (
     NO_OWNER,
     change,
     lock_claimed,
     lock_free,
-    lock_running,
     record,
+    set_status,
+    update_runs,
 )
 from harness.store.files import write_artifacts, write_checkpoint
 from harness.store.floats import encode, encode_curve
@@ -40,22 +41,21 @@ class Results(Operations):
         of them.
         """
         with self._write() as connection:
-            running = lock_running(connection, claims)
+            running = lock_claimed(connection, claims)
             plan_digest = write_text(connection, plans, plan.model_dump(mode="json"))
-            values = {
-                "environment": write_text(connection, environments, environment),
-                "revision": runs.c.revision + 1,
-            }
-            for chunk in chunks(running):
-                statement = update(runs).where(runs.c.key.in_(chunk))
-                connection.execute(statement.values(**values))
-                connection.execute(statement.where(runs.c.plan.is_(None)).values(plan=plan_digest))
+            update_runs(
+                connection,
+                running,
+                environment=write_text(connection, environments, environment),
+                plan=func.coalesce(runs.c.plan, plan_digest),
+                revision=runs.c.revision + 1,
+            )
 
     def save(self, claims: Sequence[Claim], progress: Sequence[Progress]) -> list[CheckpointFile]:
         """Store the progress of a stack's members; those that have ended stay as they are."""
         dropped: list[CheckpointFile] = []
         with self._write() as connection:
-            running, at = lock_running(connection, claims), now(connection)
+            running, at = lock_claimed(connection, claims), now(connection)
             for claim, saved in zip(claims, progress, strict=True):
                 if claim.key not in running:
                     continue
@@ -84,20 +84,17 @@ class Results(Operations):
         dropped: list[File] = []
         lines = []
         with self._write() as connection:
-            locked, at = lock_claimed(connection, claims), now(connection)
+            running, at = lock_claimed(connection, claims), now(connection)
             for claim, outcome in zip(claims, outcomes, strict=True):
-                row = locked[claim.key]
-                if row.status != Status.RUNNING:
-                    raise LeaseLost(
-                        f"Run {row.key} has ended already ({row.status}). Nothing more is written."
-                    )
-                if outcome.status in (Status.QUEUED, Status.RUNNING):
-                    raise ValueError(f"a run does not end as {outcome.status}")
+                if claim.key not in running:
+                    raise LeaseLost(f"Run {claim.key} has ended. Nothing more is written.")
                 dropped += finish_locked(connection, claim.key, outcome, at)
                 reason = outcome.reason and reason_and_place(outcome.reason, outcome.traceback)
-                lines.append(change(row, at, outcome.status, reason, step=outcome.step))
+                lines.append(
+                    change(running[claim.key], at, outcome.status, reason, step=outcome.step)
+                )
             record(connection, lines)
-            return dropped + earlier.decide(connection, locked, at)
+            return dropped + earlier.decide(connection, running, at)
 
     def reset(self, keys: Sequence[str], replacements: Sequence[NewRun] = ()) -> list[File]:
         """Put runs back to their start; what those had that have ended waits for its successor.
@@ -111,28 +108,18 @@ class Results(Operations):
             earlier.keep(connection, locked, at)
             waiting = earlier.waiting_results(connection, locked)
             dropped = earlier.clear(connection, locked)
-            start = {"status": Status.QUEUED.value, "step": 0, "wall_s": 0.0, "crashes": 0}
-            start |= dict.fromkeys(
-                ("reason", "started_at", "finished_at", "plan", "environment", "traceback")
+            start = {"step": 0, "wall_s": 0.0, "crashes": 0, **NO_OWNER} | dict.fromkeys(
+                ("started_at", "finished_at", "plan", "environment", "traceback")
             )
-            start |= {name: runs.c[name] + 1 for name in ("edition", "fence", "revision")}
-            for chunk in chunks(locked):
-                statement = update(runs).where(runs.c.key.in_(chunk))
-                connection.execute(statement.values(**start, **NO_OWNER))
+            start |= {name: runs.c[name] + 1 for name in ("edition", "fence")}
+            set_status(connection, locked, at, Status.QUEUED, "reset", **start)
+            update_runs(connection, locked, reason=None)  # that is for the history alone
             describe(connection, replacements)
             for run in replacements:
                 values = new_row(run, at)
                 code = ("source_hash", "description", "method_label", "stacks")
                 statement = update(runs).where(runs.c.key == run.spec.key)
                 connection.execute(statement.values({name: values[name] for name in code}))
-            reset = {"step": 0, "owner": None}
-            record(
-                connection,
-                [
-                    change(row, at, Status.QUEUED, "reset", **reset, fence=row.fence + 1)
-                    for row in locked.values()
-                ],
-            )
         return [
             file
             for file in dropped
