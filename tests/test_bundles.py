@@ -99,7 +99,7 @@ def test_everything_on_record_arrives_to_the_bit(first, second, tmp_path, reques
             assert (imported.status, imported.step) == (before[-1].status, before[-1].step)
             assert imported.reason == f"imported; made by {Owner.current()}"
             assert str(tmp_path) not in imported.reason
-        assert {row.key for row in b.unmirrored()} == set(keys)
+        assert set(b.behind()) == set(keys)
         assert b.rows(keys)[keys[0]].created_at == a.rows(keys)[keys[0]].created_at
 
 
@@ -173,8 +173,7 @@ def test_a_bundle_of_the_first_format_arrives_to_the_bit(goal):
                 name: list(zip(curve["steps"], curve["values"], strict=True))
                 for name, curve in line["curves"].items()
             }
-            assert store.plan(row.key).model_dump(mode="json") == line["plan"]
-            assert store.environment(row.key) == line["environment"]
+            assert store.provenance([row.key])[row.key] == (line["environment"], line["plan"])
             description = Description.model_validate(line["description"])
             assert store.described([row.key])[row.key] == description
             *history, imported = map(vars, store.history(row.key))

@@ -324,7 +324,7 @@ def run_python(code: str, folder: Path, *arguments: str) -> subprocess.Completed
 def all_mirrored() -> None:
     """Let the database say that MLflow shows everything."""
     with ResultStore.open(Workspace.current().database_url) as store:
-        for row in store.unmirrored():
+        for row in store.rows(store.behind()).values():
             store.mirrored(row.key, row.revision)
 
 

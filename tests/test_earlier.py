@@ -53,8 +53,7 @@ def everything(store, keys):  # noqa: F811
                 store.curves(key),
                 store.checkpoints(key),
                 store.artifacts(key),
-                store.plan(key),
-                store.environment(key),
+                store.provenance([key]),
                 [(mark.reason, mark.replaced_at) for mark in store.retractions.of(key)],
             )
         )

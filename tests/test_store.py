@@ -94,7 +94,7 @@ def test_reading_a_stored_run_imports_neither_alembic_nor_the_orm(file):
     program = (
         "import sys; from harness.store import ResultStore\n"
         f"with ResultStore.open({sqlite_url(file)!r}) as store: store.rows(['a']), "
-        "store.unmirrored(['a'])\n"
+        "store.behind(['a'])\n"
         "print([name for name in ('alembic', 'sqlalchemy.orm', 'torch', 'mlflow') if name in "
         "sys.modules])"
     )
@@ -223,12 +223,11 @@ def test_finishing_stores_everything_and_lets_go(store):
 
 def test_plan_and_environment_are_stored_when_a_run_begins(store):
     claims = store.claim(KEYS[:2], ME)
-    assert store.plan(KEYS[0]) is None
-    assert store.environment(KEYS[0]) == {}
+    assert store.provenance(KEYS[:1]) == {KEYS[0]: ({}, {})}
     store.begin(claims, stack(*KEYS[:2]), {"cpu": "first"})
     store.begin(claims, stack(KEYS[0]), {"cpu": "second"})
-    assert store.plan(KEYS[0]) == store.plan(KEYS[1]) == stack(*KEYS[:2])
-    assert store.environment(KEYS[1]) == {"cpu": "second"}
+    plan = stack(*KEYS[:2]).model_dump(mode="json")
+    assert store.provenance(KEYS[:2]) == dict.fromkeys(KEYS[:2], ({"cpu": "second"}, plan))
     store.release(claims, Status.INTERRUPTED, "ctrl-c")
     assert [claim.plan for claim in store.claim(KEYS[:2], ME)] == [stack(*KEYS[:2])] * 2
 
@@ -282,8 +281,8 @@ def test_a_reset_run_starts_from_nothing_and_keeps_its_history(store):
         store.metrics(KEYS),
         store.curves(KEYS[0]),
         store.checkpoints(KEYS[0]),
-        store.plan(KEYS[0]),
-    ) == ({}, {}, [], None)
+        store.provenance(KEYS[:1]),
+    ) == ({}, {}, [], {KEYS[0]: ({}, {})})
     assert [line.status for line in store.history(KEYS[0])] == [
         "queued",
         "running",
@@ -315,28 +314,26 @@ def test_a_plan_of_another_release_is_refused_in_words(store, url):
     store.begin(store.claim(KEYS[:1], ME), stack(KEYS[0]), {})
     execute(url, "UPDATE plans SET plan = '{\"nodes\"\\:3}'")
     with pytest.raises(StoreError, match="--rerun"):
-        store.plan(KEYS[0])
+        store.claim(KEYS[:1], ME)
 
 
 # The mirror
 
 
 def test_the_mirror_follows_revisions_and_never_goes_back(store):
-    assert {row.key for row in store.unmirrored()} == set(KEYS)
-    for row in store.unmirrored():
-        store.mirrored(row.key, row.revision)
-    assert store.unmirrored() == []
+    assert store.behind() == []  # what waits for its first start has nothing to show
     (claim,) = store.claim(KEYS[:1], ME)
-    (behind,) = store.unmirrored(KEYS)
+    assert store.behind() == store.behind(KEYS) == [claim.key]
+    behind = store.rows(KEYS)[claim.key].revision
     store.save([claim], [Progress(1, 1.0)])
-    store.mirrored(claim.key, behind.revision)
-    (behind,) = store.unmirrored()
+    store.mirrored(claim.key, behind)
+    assert store.behind() == [claim.key]
     store.finish(claim, outcome())
-    (ended,) = store.unmirrored()
-    assert ended.revision > behind.revision
-    store.mirrored(claim.key, ended.revision)
-    store.mirrored(claim.key, behind.revision)
-    assert store.unmirrored() == []
+    ended = store.rows(KEYS)[claim.key].revision
+    assert ended > behind
+    store.mirrored(claim.key, ended)
+    store.mirrored(claim.key, behind)
+    assert store.behind() == []
 
 
 def test_the_first_mirror_of_a_run_stays_until_it_is_cleared(store):

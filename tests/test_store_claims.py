@@ -84,8 +84,8 @@ def test_a_lost_lease_writes_nothing(store):
         store.metrics(KEYS),
         store.curves(KEYS[0]),
         store.checkpoints(KEYS[0]),
-        store.plan(KEYS[0]),
-    ) == ({}, {}, [], None)
+        store.provenance(KEYS[:1]),
+    ) == ({}, {}, [], {KEYS[0]: ({}, {})})
     store.finish(new, outcome())
 
 

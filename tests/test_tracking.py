@@ -210,7 +210,7 @@ def test_a_checkpoint_that_is_elsewhere_is_left_out(workspace, store, connect):
     shutil.rmtree(workspace.checkpoints)
     client = connect()
     sync(client, store, workspace, key)
-    assert store.unmirrored() == []
+    assert store.behind() == []
 
 
 def test_syncing_twice_changes_nothing(workspace, store, connect):
@@ -290,7 +290,7 @@ def test_what_is_not_finite_is_shown_as_far_as_mlflow_can(workspace, store, conn
         assert shown == [repr(value) for value in (-LARGEST, math.nan, LARGEST, -1.0)]
         assert math.isnan(run.data.metrics["elbo"])
         assert run.data.tags["bench.not_finite"] == "elbo = nan, elbo_gap = inf, ess = -inf"
-    assert store.unmirrored() == []
+    assert store.behind() == []
 
 
 def test_a_name_that_is_too_long_for_mlflow_is_shortened(workspace, store, connect):
@@ -307,7 +307,7 @@ def test_a_name_that_is_too_long_for_mlflow_is_shortened(workspace, store, conne
     shown = {name: value for name, value in run.data.metrics.items() if name.startswith("xxx")}
     assert sorted(shown.values()) == [0.0, 0.5, 0.5, 1.0]
     assert max(map(len, shown)) == 250
-    assert store.unmirrored() == []
+    assert store.behind() == []
 
 
 def test_a_run_made_anew_shows_nothing_of_the_attempt_before(workspace, store, connect):
@@ -370,7 +370,7 @@ def test_a_deleted_mlflow_is_rebuilt_equal(workspace, store, connect):
         file.unlink()
     shutil.rmtree(workspace.artifacts)
     client = connect()  # finds no store, makes one, and knows that nothing is mirrored
-    assert [row.key for row in store.unmirrored()] == keys
+    assert store.behind() == keys
     assert repair(workspace, store) == {}
     assert [content(client, key) for key in keys] == before
 
@@ -382,7 +382,7 @@ def test_a_run_that_cannot_be_mirrored_does_not_keep_the_others_back(workspace, 
             "UPDATE runs SET task_label = '' WHERE key = ?", [bad]
         )  # MLflow has no experiment without a name
     assert repair(workspace, store).keys() == {bad}
-    assert [row.key for row in store.unmirrored([good, bad])] == [bad]
+    assert store.behind([good, bad]) == [bad]
 
 
 # Whose a copy is, and where its files lie

@@ -394,7 +394,7 @@ def curves(snapshot: Snapshot, matching: MatchingRuns) -> DataTable:
 
     def values(block: Sequence[Run]) -> Block:
         points: dict[str, list[tuple[Any, ...]]] = {run.row.key: [] for run in block}
-        for key, name, curve in snapshot.all_curves(list(points)):
+        for key, name, curve in snapshot.curves_of(list(points)):
             points[key] += [(name, step, value) for step, value in curve]
         return _identified(block, list(points.values()), len(TRACED))
 

@@ -150,11 +150,11 @@ def abandoned_claims(store: ResultStore) -> Iterator[Finding]:
 
 def bad_files(workspace: Workspace, store: ResultStore) -> Iterator[Finding]:
     """Find the checkpoints and pictures on record whose file is missing or has other bytes."""
+    from harness.store import ArtifactFile, CheckpointFile
     from harness.store.run_files import fault, shown_path
 
-    on_record = (("checkpoint", store.files.checkpoints()), ("picture", store.files.artifacts()))
-    for kind, files_by_run in on_record:
-        for key, files in files_by_run.items():
+    for kind, cls in (("checkpoint", CheckpointFile), ("picture", ArtifactFile)):
+        for key, files in store.files.on_record(cls).items():
             for age, file in enumerate(files):
                 wrong = fault(workspace, file)
                 if wrong is not None:
@@ -253,7 +253,7 @@ def mirror_faults(workspace: Workspace, store: ResultStore) -> Iterator[Finding]
     for key in seen.lost:
         text = f"MLflow lost its copy of run {key}"
         yield Finding("mirror", text, "it is made again", partial(remirror, key))
-    for row in store.unmirrored():
+    for row in store.rows(store.behind()).values():
         if row.key not in seen.lost and row.status in TERMINAL | {Status.INTERRUPTED}:
             text = f"MLflow does not show run {row.key} as it is"
             yield Finding("mirror", text, "it is mirrored", partial(remirror, row.key))

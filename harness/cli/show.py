@@ -191,7 +191,8 @@ def _run_record(store: ResultStore, row: RunRow) -> dict[str, Any]:
     from harness.cli._summary import run_as_dict
     from harness.store.run_files import file_facts
 
-    workspace, plan = Workspace.current(), store.plan(row.key)
+    workspace = Workspace.current()
+    environment, plan = store.provenance([row.key])[row.key]
     return run_as_dict(row, store.metrics([row.key]).get(row.key, {})) | {
         "spec": row.spec,
         "protocol": row.protocol,
@@ -211,8 +212,8 @@ def _run_record(store: ResultStore, row: RunRow) -> dict[str, Any]:
             name: [[step, plain_number(value)] for step, value in curve]
             for name, curve in store.curves(row.key).items()
         },
-        "plan": plan.model_dump(mode="json") if plan else None,
-        "environment": store.environment(row.key),
+        "plan": plan or None,
+        "environment": environment,
         "errata": [retraction._asdict() for retraction in store.retractions.of(row.key)],
         "earlier_result": store.earlier.of(row.key),
     }

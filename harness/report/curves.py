@@ -30,7 +30,7 @@ Points = list[tuple[int, float]]
 def learning_curves(view: View) -> Section:
     """Draw a figure for each column; only the curves that are drawn are read."""
     keys = [run.key for group in view.groups for run in group.done[:SEEDS]]
-    stored = view.sample.store.scores.curve("bound", keys)
+    stored = {key: curve for key, _, curve in view.sample.store.curves_of(keys, "bound")}
     figures = [_figure(view, task, groups, stored) for task, groups in columns(view.groups).items()]
     return Section("curves", "Learning curves", [ABOUT], [f for f in figures if f.plots])
 

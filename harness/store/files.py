@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import fields
 from typing import TypeVar
 
-from sqlalchemy import ColumnElement, Connection, delete, insert, select
+from sqlalchemy import Connection, Table, delete, insert, select
 
 from harness.base.workspace import Edition, checkpoint_name
 from harness.store.database import Operations, chunks, now, select_in
@@ -17,6 +18,8 @@ from harness.store.schema import artifacts, checkpoints, database, earlier_resul
 
 # A damaged checkpoint falls back to the one before; of other roles the newest is enough.
 CHECKPOINTS_OF_ROLE = {"last": 2}
+TABLE_OF: dict[type[File], Table] = {CheckpointFile: checkpoints, ArtifactFile: artifacts}
+RecordedFile = TypeVar("RecordedFile", bound=File)
 AnyFile = TypeVar("AnyFile", bound=FileOnDisk)
 
 
@@ -25,15 +28,10 @@ class Files(Operations):
     transaction.
     """
 
-    def checkpoints(self) -> dict[str, list[CheckpointFile]]:
-        """Read the checkpoints by run, the one saved last first; a run without any is left out."""
+    def on_record(self, kind: type[RecordedFile]) -> dict[str, list[RecordedFile]]:
+        """Read the files of this kind by run, in the order of `read_files`."""
         with self._read() as connection:
-            return read_checkpoints(connection)
-
-    def artifacts(self) -> dict[str, list[ArtifactFile]]:
-        """Read the pictures and tables by run, sorted by name; a run without any is left out."""
-        with self._read() as connection:
-            return read_artifacts(connection)
+            return read_files(connection, kind)
 
     def strays(self, files: Sequence[AnyFile]) -> list[AnyFile]:
         """Pick those of these files that no row knows and whose run no other process holds."""
@@ -83,42 +81,20 @@ def editions_of(connection: Connection, keys: Iterable[str]) -> dict[str, Editio
     return {key: Edition(name, key, number) for key, number in rows}
 
 
-def read_checkpoints(
-    connection: Connection, *conditions: ColumnElement[bool]
-) -> dict[str, list[CheckpointFile]]:
-    """Read the checkpoints by run, the one saved last first."""
-    table, name = checkpoints.c, database_id(connection)
-    columns = (table.role, table.step, table.sha256, table.size)
-    query = select(table.run, runs.c.edition, *columns).join(runs).where(*conditions)
-    files: dict[str, list[CheckpointFile]] = {}
-    for run, number, *values in connection.execute(query.order_by(table.id.desc())):
-        files.setdefault(run, []).append(
-            CheckpointFile(*values, edition=Edition(name, run, number))
-        )
+def read_files(
+    connection: Connection, kind: type[RecordedFile], keys: Iterable[str] | None = None
+) -> dict[str, list[RecordedFile]]:
+    """Read the files of these runs, or of all, by run: checkpoints with the one saved last first,
+    pictures by name. A run without any is left out.
+    """
+    table, name = TABLE_OF[kind], database_id(connection)
+    columns = [table.c[field.name] for field in fields(kind) if field.name != "edition"]
+    order = table.c.id.desc() if table is checkpoints else table.c.name
+    query = select(table.c.run, runs.c.edition, *columns).join(runs).order_by(order)
+    files: dict[str, list[RecordedFile]] = {}
+    for run, number, *values in map(tuple, select_in(connection, query, table.c.run, keys)):
+        files.setdefault(run, []).append(kind(*values, edition=Edition(name, run, number)))
     return files
-
-
-def read_artifacts(
-    connection: Connection, *conditions: ColumnElement[bool]
-) -> dict[str, list[ArtifactFile]]:
-    """Read the pictures and tables by run, sorted by name."""
-    table, name = artifacts.c, database_id(connection)
-    columns = (table.name, table.sha256, table.size)
-    query = select(table.run, runs.c.edition, *columns).join(runs).where(*conditions)
-    files: dict[str, list[ArtifactFile]] = {}
-    for run, number, *values in connection.execute(query.order_by(table.run, table.name)):
-        files.setdefault(run, []).append(ArtifactFile(*values, edition=Edition(name, run, number)))
-    return files
-
-
-def checkpoints_of(connection: Connection, key: str) -> list[CheckpointFile]:
-    """Read the checkpoints of a run, the one saved last first."""
-    return read_checkpoints(connection, checkpoints.c.run == key).get(key, [])
-
-
-def artifacts_of(connection: Connection, key: str) -> list[ArtifactFile]:
-    """Read the pictures and tables of a run, sorted by name."""
-    return read_artifacts(connection, artifacts.c.run == key).get(key, [])
 
 
 def _strays(connection: Connection, files: Sequence[AnyFile]) -> list[AnyFile]:
@@ -155,17 +131,16 @@ def _is_on_record(connection: Connection, file: File) -> bool:
     row = lock(connection, [key]).get(key)
     if row is None or row.edition != file.edition.number:
         return False
-    read_files = checkpoints_of if isinstance(file, CheckpointFile) else artifacts_of
-    return file in read_files(connection, key)
+    return file in read_files(connection, type(file), [key]).get(key, [])
 
 
 def drop_files(connection: Connection, keys: Iterable[str]) -> list[File]:
     """Take all files of these runs off the record, and return them."""
     dropped: list[File] = []
-    for chunk in chunks(keys):
-        for table, read_files in ((checkpoints, read_checkpoints), (artifacts, read_artifacts)):
-            for files in read_files(connection, table.c.run.in_(chunk)).values():
-                dropped += files
+    for kind, table in TABLE_OF.items():
+        for files in read_files(connection, kind, keys).values():
+            dropped += files
+        for chunk in chunks(keys):
             connection.execute(delete(table).where(table.c.run.in_(chunk)))
     return dropped
 
@@ -191,14 +166,12 @@ def write_checkpoint(
     """
     if file is None:
         return []
-    same_role = (checkpoints.c.run == key, checkpoints.c.role == file.role)
-    query = select(checkpoints.c.id, checkpoints.c.step).where(*same_role)
-    ids = {row.id: row.step for row in connection.execute(query.order_by(checkpoints.c.id.desc()))}
-    older = [number for number, step in ids.items() if step != file.step]
-    staying = older[: CHECKPOINTS_OF_ROLE.get(file.role, 1) - 1]
-    outdated = (checkpoints.c.id.in_(ids.keys() - set(staying)),)
-    dropped = read_checkpoints(connection, *outdated).get(key, [])
-    connection.execute(delete(checkpoints).where(*outdated))
+    saved = read_files(connection, CheckpointFile, [key]).get(key, [])
+    older = [other for other in saved if other.role == file.role and other.step != file.step]
+    outdated = older[CHECKPOINTS_OF_ROLE.get(file.role, 1) - 1 :]
+    steps = [file.step, *(other.step for other in outdated)]
+    role = (checkpoints.c.run == key, checkpoints.c.role == file.role)
+    connection.execute(delete(checkpoints).where(*role, checkpoints.c.step.in_(steps)))
     values = {"role": file.role, "step": file.step, "sha256": file.sha256, "size": file.size}
     connection.execute(insert(checkpoints).values(**values, run=key, created_at=at))
-    return [checkpoint for checkpoint in dropped if checkpoint.step != file.step]
+    return outdated

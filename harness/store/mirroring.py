@@ -7,37 +7,26 @@ from collections.abc import Collection, Sequence
 from sqlalchemy import select, update
 
 from harness.base.errors import StoreError
-from harness.store.database import CHUNK, Operations, chunks, select_in
-from harness.store.rows import RunRow
-from harness.store.runs import RUN_COLUMNS, run_row
+from harness.store.database import CHUNK, Operations, chunks
 from harness.store.schema import BEHIND, runs
 
 
 class Mirroring(Operations):
     """Notes which revision of each run its mirror shows, each method in one transaction."""
 
-    def behind(self, keys: Collection[str]) -> list[str]:
-        """Find those of these runs whose mirror lacks something that there is to show, the oldest
-        first.
+    def behind(self, keys: Collection[str] | None = None) -> list[str]:
+        """Find those of these runs, or of all, whose mirror lacks something that there is to show,
+        the oldest first.
         """
-        query, wanted = select(runs.c.key, runs.c.created_at).where(BEHIND), set(keys)
-        if len(wanted) <= CHUNK:
+        query, wanted = select(runs.c.key, runs.c.created_at).where(BEHIND), set(keys or ())
+        if keys is not None and len(wanted) <= CHUNK:
             query = query.where(runs.c.key.in_(wanted))
         with self._read() as connection:
             rows = connection.execute(query).all()
         # Sorted here: SQLite would rather walk through all runs in the right order than sort the
         # few that it finds.
         in_order = sorted(rows, key=lambda row: (row.created_at, row.key))
-        return [row.key for row in in_order if row.key in wanted]
-
-    def unmirrored(self, keys: Sequence[str] | None = None) -> list[RunRow]:
-        """Read the runs whose mirror is behind, the oldest first; all of them, or those among
-        `keys`.
-        """
-        query = select(*RUN_COLUMNS).where(runs.c.mirrored_revision < runs.c.revision)
-        with self._read() as connection:
-            rows = select_in(connection, query, runs.c.key, keys)
-        return [run_row(row) for row in sorted(rows, key=lambda row: (row.created_at, row.key))]
+        return [row.key for row in in_order if keys is None or row.key in wanted]
 
     def copies(self) -> dict[str, str]:
         """Read the run in MLflow of each run that has one."""

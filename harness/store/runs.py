@@ -122,10 +122,21 @@ class Runs(Operations):
 
     def curves(self, key: str) -> dict[str, Curve]:
         """Read the curves of a run by name: pairs of step and value."""
-        query = select(curves).where(curves.c.run == key).order_by(curves.c.name)
+        return {name: curve for _, name, curve in self.curves_of([key])}
+
+    def curves_of(
+        self, keys: Collection[str], name: str | None = None
+    ) -> list[tuple[str, str, Curve]]:
+        """Read the curves of these runs, or those of one name, as (key, name, points), sorted by
+        name within a run.
+        """
+        columns = (curves.c.run, curves.c.name, curves.c.steps, curves.c["values"])
+        query = select(*columns).order_by(curves.c.run, curves.c.name)
+        if name is not None:
+            query = query.where(curves.c.name == name)
         with self._read() as connection:
-            rows = connection.execute(query).mappings()
-            return {row["name"]: decode_curve(row["steps"], row["values"]) for row in rows}
+            rows = select_in(connection, query, curves.c.run, keys)
+        return [(key, name, decode_curve(steps, values)) for key, name, steps, values in rows]
 
     def history(self, key: str) -> list[HistoryRow]:
         """Read every change of a run's status, the first one first."""
@@ -136,19 +147,22 @@ class Runs(Operations):
                 for row in connection.execute(query)
             ]
 
-    def plan(self, key: str) -> Plan | None:
-        """Read the plan with which a run was begun; None before that."""
-        query = select(plans.c.plan).join(runs).where(runs.c.key == key)
+    def provenance(self, keys: Collection[str]) -> dict[str, tuple[dict[str, Any], dict[str, Any]]]:
+        """Read, by run, what its last attempt ran on and the plan that it follows; empty where
+        there is none yet.
+        """
+        query = select(runs.c.key, runs.c.environment, runs.c.plan)
+        texts: dict[str | None, dict[str, Any]] = {}
         with self._read() as connection:
-            text = connection.execute(query).scalar()
-        return None if text is None else _parse_plan(text)
-
-    def environment(self, key: str) -> dict[str, Any]:
-        """Read what the run's last attempt ran on; empty before that."""
-        query = select(environments.c.environment).join(runs).where(runs.c.key == key)
-        with self._read() as connection:
-            text = connection.execute(query).scalar()
-        return {} if text is None else stored_json(text)
+            rows = select_in(connection, query, runs.c.key, keys)
+            for table, column in ((environments, "environment"), (plans, "plan")):
+                digests = {getattr(row, column) for row in rows} - {None}
+                for row in select_in(connection, select(table), table.c.digest, digests):
+                    texts[row[0]] = stored_json(row[1])
+        return {
+            key: (texts.get(environment, {}), texts.get(plan, {}))
+            for key, environment, plan in rows
+        }
 
     def described(self, keys: Iterable[str]) -> dict[str, Description]:
         """Read what the plugins of these runs said of them, by key."""
@@ -243,12 +257,8 @@ def plans_by_digest(connection: Connection, digests: Iterable[str | None]) -> di
     """Read the plans of these hashes."""
     digests = [digest for digest in digests if digest is not None]
     rows = select_in(connection, select(plans), plans.c.digest, digests)
-    return {row.digest: _parse_plan(row.plan) for row in rows}
-
-
-def _parse_plan(text: str) -> Plan:
     try:
-        return Plan.model_validate_json(text)
+        return {row.digest: Plan.model_validate_json(row.plan) for row in rows}
     except ValidationError as err:
         raise StoreError(
             "Another release began this run, with a plan that this one cannot follow. "

@@ -9,11 +9,11 @@ from sqlalchemy import Connection, Select, func, or_, select
 
 from harness.base.spec import Description, Status
 from harness.store.database import CHUNK, Database, Operations, chunks, select_in
-from harness.store.floats import FINITE, decode_curve, stored_json
+from harness.store.floats import FINITE, stored_json
 from harness.store.retractions import Retractions
-from harness.store.rows import Curve, RunRow
+from harness.store.rows import RunRow
 from harness.store.runs import Runs, begins, metric_value, parse_description
-from harness.store.schema import curves, descriptions, environments, metrics, plans, runs
+from harness.store.schema import descriptions, environments, metrics, runs
 
 CODE_DIGITS = 8
 """Digits that tell one code of a plugin from another."""
@@ -138,14 +138,6 @@ class Scores(Operations):
         with self._read() as connection:
             return sorted(connection.execute(select(metrics.c.name).distinct()).scalars())
 
-    def curve(self, name: str, keys: Collection[str]) -> dict[str, Curve]:
-        """Read one curve of these runs, by key; a run without it is left out."""
-        columns = (curves.c.run, curves.c.steps, curves.c["values"])
-        query = select(*columns).where(curves.c.name == name)
-        with self._read() as connection:
-            rows = select_in(connection, query, curves.c.run, keys)
-        return {key: decode_curve(steps, values) for key, steps, values in rows}
-
     def newest_sources(self) -> dict[tuple[str, str], str]:
         """Find, of each method and task that is not installed, by kind and name, the sha256 of the
         code that was queued last.
@@ -189,31 +181,6 @@ class Snapshot(Runs, Scores):
             for name, count in select_in(connection, query, metrics.c.run, keys):
                 has_errors[name] = has_errors.get(name, False) or count > 0
         return dict(sorted(has_errors.items()))
-
-    def all_curves(self, keys: Collection[str]) -> list[tuple[str, str, Curve]]:
-        """Read all curves of these runs as (key, name, points), sorted by name within a run."""
-        columns = (curves.c.run, curves.c.name, curves.c.steps, curves.c["values"])
-        query = select(*columns).order_by(curves.c.run, curves.c.name)
-        with self._read() as connection:
-            rows = select_in(connection, query, curves.c.run, keys)
-        return [(key, name, decode_curve(steps, values)) for key, name, steps, values in rows]
-
-    def provenance(self, keys: Collection[str]) -> dict[str, tuple[dict[str, Any], dict[str, Any]]]:
-        """Read, by run, what its last attempt ran on and the plan that it follows; empty where
-        there is none yet.
-        """
-        query = select(runs.c.key, runs.c.environment, runs.c.plan)
-        texts: dict[str | None, dict[str, Any]] = {}
-        with self._read() as connection:
-            rows = select_in(connection, query, runs.c.key, keys)
-            for table, column in ((environments, "environment"), (plans, "plan")):
-                digests = {getattr(row, column) for row in rows} - {None}
-                for row in select_in(connection, select(table), table.c.digest, digests):
-                    texts[row[0]] = stored_json(row[1])
-        return {
-            key: (texts.get(environment, {}), texts.get(plan, {}))
-            for key, environment, plan in rows
-        }
 
 
 def _each_cell(connection: Connection) -> Iterator[CellRow]:

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Self
 
 from harness.base.closing import Closing
-from harness.base.workspace import Edition
-from harness.store import transfer
 from harness.store.create import open_database
 from harness.store.database import Database
 from harness.store.earlier import EarlierResults
-from harness.store.files import Files, artifacts_of, checkpoints_of
+from harness.store.files import Files, read_files
 from harness.store.mirroring import Mirroring
 from harness.store.queue import Queue
 from harness.store.results import Results
@@ -20,10 +18,10 @@ from harness.store.retractions import Retractions
 from harness.store.rows import ArtifactFile, CheckpointFile
 from harness.store.runs import Runs
 from harness.store.scores import Scores, Snapshot
-from harness.store.transfer import Adoption, Result
+from harness.store.transfer import Transfer
 
 
-class ResultStore(Runs, Queue, Results, Mirroring, Closing):
+class ResultStore(Runs, Queue, Results, Mirroring, Transfer, Closing):
     """Runs, who holds them, and their results, in a SQLite file or on a PostgreSQL server.
 
     Every method is one transaction, and raises `StoreError` when the database is locked, damaged or
@@ -63,24 +61,9 @@ class ResultStore(Runs, Queue, Results, Mirroring, Closing):
     def checkpoints(self, key: str) -> list[CheckpointFile]:
         """Read the checkpoints of a run, the one saved last first."""
         with self._read() as connection:
-            return checkpoints_of(connection, key)
+            return read_files(connection, CheckpointFile, [key]).get(key, [])
 
     def artifacts(self, key: str) -> list[ArtifactFile]:
         """Read the pictures and tables of a run, sorted by name."""
         with self._read() as connection:
-            return artifacts_of(connection, key)
-
-    def results(self, keys: Sequence[str]) -> list[Result]:
-        """Read these runs with all that is on record of them; unfinished ones are left out."""
-        with self._read() as connection:
-            return transfer.results(connection, keys)
-
-    def adopt(
-        self,
-        result: Result,
-        write_files: Callable[[Edition], None],
-        remark: str | None = transfer.IMPORTED,
-    ) -> Adoption:
-        """Take a result in where its run is missing or unfinished; see `transfer.adopt`."""
-        with self._write() as connection:
-            return transfer.adopt(connection, result, write_files, remark)
+            return read_files(connection, ArtifactFile, [key]).get(key, [])

@@ -1,6 +1,4 @@
-"""Finished runs that move between databases, as rows of their tables: read, checked, and taken in.
-Each function that takes a connection works in the caller's transaction.
-"""
+"""Finished runs that move between databases, as rows of their tables: read, checked, and taken in."""
 
 from __future__ import annotations
 
@@ -11,7 +9,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import Connection, Row, Table, insert, select, update
+from sqlalchemy import Connection, Row, Table, insert, select
 
 from harness.base.errors import StoreError
 from harness.base.spec import (
@@ -23,12 +21,11 @@ from harness.base.spec import (
 )
 from harness.base.workspace import Edition, checkpoint_name, sqlite_url
 from harness.store import earlier
-from harness.store.database import freeze, insert_new, now
-from harness.store.fences import NO_OWNER, change, is_held, lock, owner_of, record
+from harness.store.database import Operations, freeze, insert_new, now
+from harness.store.fences import NO_OWNER, change, is_held, lock, owner_of, record, update_runs
 from harness.store.files import (
-    artifacts_of,
-    checkpoints_of,
     editions_of,
+    read_files,
     write_artifacts,
     write_checkpoint,
 )
@@ -54,7 +51,6 @@ from harness.store.upgrade import upgrade
 
 ADDED, SAME, CONFLICT = "added", "same", "conflict"
 REPLACED, HELD = "replaced an unfinished run", "held"
-IMPORTED = "imported"
 TABLES = (metrics, curves, run_history, checkpoints, artifacts)
 TEXTS = {
     "plan": plans,
@@ -149,13 +145,6 @@ class Adoption:
     dropped: list[File] = field(default_factory=list)
 
 
-def results(connection: Connection, keys: Sequence[str]) -> list[Result]:
-    """Read these runs as one moment shows them; those that are not finished are left out."""
-    freeze(connection)
-    query = select(runs).where(runs.c.key.in_(keys), runs.c.status.in_(sorted(TERMINAL)))
-    return [_result(connection, row) for row in connection.execute(query.order_by(runs.c.key))]
-
-
 def _result(connection: Connection, run: Row[Any]) -> Result:
     rows = {
         table: list(
@@ -168,49 +157,85 @@ def _result(connection: Connection, run: Row[Any]) -> Result:
     for column, table in TEXTS.items():
         query = select(table).where(table.c.digest == run._mapping[column])
         rows.setdefault(table, []).extend(connection.execute(query))
-    files = [*checkpoints_of(connection, run.key)[:1], *artifacts_of(connection, run.key)]
-    return Result(run, {runs: [run], **rows}, files)
+    checkpoint = read_files(connection, CheckpointFile, [run.key]).get(run.key, [])[:1]
+    pictures = read_files(connection, ArtifactFile, [run.key]).get(run.key, [])
+    return Result(run, {runs: [run], **rows}, [*checkpoint, *pictures])
 
 
-def adopt(
-    connection: Connection,
-    result: Result,
-    write_files: Callable[[Edition], None],
-    remark: str | None = IMPORTED,
-) -> Adoption:
-    """Take a result in where its run is missing, or is unfinished and nobody holds it; a finished
-    run stays as it is.
-
-    Args:
-        connection: a transaction that may write.
-        result: a finished run.
-        write_files: puts the result's files into the folders of this edition. It is called only if
-            the result is taken in, while nobody else can write the run, and before the transaction
-            ends: what it leaves when it is killed is on no record.
-        remark: what the run's history is to say of it; without one it stays as it is.
+class Transfer(Operations):
+    """Reads results with all that is on record of them, and takes them in, each method in one
+    transaction.
     """
-    at, key, status = now(connection), result.key, result.run.status
-    values = {name: value for name, value in result.run._mapping.items() if name not in STAYING}
+
+    def results(self, keys: Sequence[str]) -> list[Result]:
+        """Read these runs as one moment shows them; those that are not finished are left out."""
+        query = select(runs).where(runs.c.key.in_(keys), runs.c.status.in_(sorted(TERMINAL)))
+        with self._read() as connection:
+            freeze(connection)
+            rows = connection.execute(query.order_by(runs.c.key)).all()
+            return [_result(connection, row) for row in rows]
+
+    def adopt(
+        self,
+        result: Result,
+        write_files: Callable[[Edition], None],
+        remark: str | None = "imported",
+    ) -> Adoption:
+        """Take a result in where its run is missing, or is unfinished and nobody holds it; a
+        finished run stays as it is.
+
+        Args:
+            result: a finished run.
+            write_files: puts the result's files into the folders of this edition. It is called only
+                if the result is taken in, while nobody else can write the run, and before the
+                transaction ends: what it leaves when it is killed is on no record.
+            remark: what the run's history is to say of it; without one it stays as it is.
+        """
+        key, status = result.key, result.run.status
+        with self._write() as connection:
+            at, is_new = now(connection), _insert(connection, result)
+            row = lock(connection, [key]).get(key)
+            if row is None:
+                raise StoreError(
+                    f"Run {key} was removed while it was imported. Repeat the command."
+                )
+            if row.status in TERMINAL:
+                different = list(differences(_result(connection, row), result))
+                return Adoption(key, CONFLICT if different else SAME, different)
+            if is_held(row, at):
+                return Adoption(key, HELD, [f"{owner_of(row)} is at work on it"])
+            waiting = earlier.waiting_results(connection, [key]).get(key)
+            if waiting and not earlier.supersedes(status, waiting["status"]):
+                why = f"status {waiting['status']} here, and being made anew, {status} there"
+                return Adoption(key, CONFLICT, [why])
+            write_files(editions_of(connection, [key])[key])
+            dropped = earlier.clear(connection, [key])
+            _write(connection, row, result, remark, at)
+            names = {file.name for file in result.files}
+            dropped = [file for file in dropped if file.name not in names]
+            dropped += earlier.decide(connection, [key], at)
+        return Adoption(key, ADDED if is_new else REPLACED, dropped=dropped)
+
+
+def _values(result: Result) -> dict[str, Any]:
+    return {name: value for name, value in result.run._mapping.items() if name not in STAYING}
+
+
+def _insert(connection: Connection, result: Result) -> bool:
+    """Queue the run of a result if it is missing; tells whether it was."""
     for table in dict.fromkeys(TEXTS.values()):
         for text in sorted(map(tuple, result.rows[table])):  # two writers lock them in this order
             connection.execute(insert_new(connection, table).values(text))
-    queued = values | {"status": Status.QUEUED.value, "edition": 1}
+    queued = _values(result) | {"status": Status.QUEUED.value, "edition": 1}
     added = insert_new(connection, runs).values(queued).returning(runs.c.key)
-    is_new = connection.execute(added).scalar() is not None
-    row = lock(connection, [key]).get(key)
-    if row is None:
-        raise StoreError(f"Run {key} was removed while it was imported. Repeat the command.")
-    if row.status in TERMINAL:
-        different = list(differences(_result(connection, row), result))
-        return Adoption(key, CONFLICT if different else SAME, different)
-    if is_held(row, at):
-        return Adoption(key, HELD, [f"{owner_of(row)} is at work on it"])
-    waiting = earlier.waiting_results(connection, [key]).get(key)
-    if waiting and not earlier.supersedes(status, waiting["status"]):
-        why = f"status {waiting['status']} here, and being made anew, {status} there"
-        return Adoption(key, CONFLICT, [why])
-    write_files(editions_of(connection, [key])[key])
-    dropped = earlier.clear(connection, [key])
+    return connection.execute(added).scalar() is not None
+
+
+def _write(
+    connection: Connection, row: Row[Any], result: Result, remark: str | None, at: float
+) -> None:
+    """Write a result into the locked row of its run, which has nothing else."""
+    key = result.key
     for table in (metrics, curves, run_history):
         rows = [
             {name: value for name, value in row._mapping.items() if name != "id"}
@@ -222,20 +247,15 @@ def adopt(
         owners = [line.owner for line in result.rows[run_history] if line.status == Status.RUNNING]
         by = f"; made by {owners[-1]}" if owners and owners[-1] else ""
         me = {"step": result.run.step, "fence": row.fence + 1, "owner": str(Owner.current())}
-        record(connection, [change(row, at, Status(status), remark + by, **me)])
+        record(connection, [change(row, at, Status(result.run.status), remark + by, **me)])
     raised = {name: runs.c[name] + 1 for name in ("fence", "revision")}
-    chosen = update(runs).where(runs.c.key == key)
-    connection.execute(chosen.values(**values, **raised, **NO_OWNER, crashes=0))
+    update_runs(connection, [key], **_values(result), **raised, **NO_OWNER, crashes=0)
     write_artifacts(
         connection, key, [file for file in result.files if isinstance(file, ArtifactFile)]
     )
     for file in result.files:
         if isinstance(file, CheckpointFile):
             write_checkpoint(connection, key, file, at)
-    names = {file.name for file in result.files}
-    dropped = [file for file in dropped if file.name not in names]
-    dropped += earlier.decide(connection, [key], at)
-    return Adoption(key, ADDED if is_new else REPLACED, dropped=dropped)
 
 
 def differences(here: Result, there: Result) -> Iterator[str]:

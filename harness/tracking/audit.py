@@ -51,7 +51,7 @@ def compare_copies(workspace: Workspace, store: ResultStore) -> Copies | str:
         key = run.data.tags["bench.key"]
         if is_ours(run, store, key, rows[key].mlflow_run_id if key in rows else None):
             keys[run_id] = key
-    files = store.files.checkpoints()
+    files = store.files.on_record(CheckpointFile)
     lost: list[str] = []
     edited: dict[str, tuple[str, str]] = {}
     for key, row in rows.items():

@@ -49,13 +49,12 @@ def repair(
     try:
         client = connect(workspace, store)
     except Exception as err:  # noqa: BLE001 - whatever MLflow raises, the results are safe
-        unmirrored = [row.key for row in store.unmirrored(keys)]
-        return dict.fromkeys(unmirrored, one_line(err, workspace.tracking_uri))
-    for row in store.unmirrored(keys):
+        return dict.fromkeys(store.behind(keys), one_line(err, workspace.tracking_uri))
+    for key in store.behind(keys):
         try:
-            sync(client, store, workspace, row.key)
+            sync(client, store, workspace, key)
         except Exception as err:  # noqa: BLE001 - one run's trouble does not keep the others from being mirrored
-            failed[row.key] = one_line(err, workspace.tracking_uri)
+            failed[key] = one_line(err, workspace.tracking_uri)
     return failed
 
 

@@ -221,7 +221,7 @@ def params_of(row: RunRow) -> dict[str, str]:
 
 
 def _tags(store: ResultStore, row: RunRow, metrics: dict[str, Estimate]) -> dict[str, str]:
-    environment = store.environment(row.key)
+    environment, _ = store.provenance([row.key])[row.key]
     not_finite = [
         f"{name} = {metric.value}"
         for name, metric in metrics.items()
@@ -318,11 +318,8 @@ def _upload(
     """
     from harness.training.figures import learning_curves
 
-    plan = store.plan(row.key)
-    about = {
-        "environment": store.environment(row.key),
-        "plan": plan.model_dump(mode="json") if plan else None,
-    }
+    environment, plan = store.provenance([row.key])[row.key]
+    about = {"environment": environment, "plan": plan or None}
     with tempfile.TemporaryDirectory(prefix="bench-mirror-") as name:
         folder = Path(name)
         _write_json(folder / "spec.json", row.spec, sort_keys=True)

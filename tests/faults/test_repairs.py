@@ -15,7 +15,7 @@ from runs import finished, start
 from stores import gone_owner
 
 from harness.base.spec import Status
-from harness.store import Outcome, ResultStore
+from harness.store import CheckpointFile, Outcome, ResultStore
 from harness.store import run_files as files
 
 FULL = os.environ.get("BENCH_TESTS") == "full"
@@ -88,7 +88,7 @@ def test_repairs_beside_runs_lose_nothing(kind, tmp_path, request, record_proper
         batch += 1
     repair.communicate()
     with ResultStore.open(workspace.database_url) as store:
-        saved = store.files.checkpoints()
+        saved = store.files.on_record(CheckpointFile)
         done = [row.key for row in store.recent(10**9, status="done")]
         lost = [key for key in done if files.fault(workspace, saved[key][0]) is not None]
     record_property("interruptions", repairs + 1)

@@ -18,7 +18,7 @@ from stores import KEYS, ME, killed, outcome, stack
 
 from harness.base.spec import Status
 from harness.base.workspace import Workspace, checkpoint_name, sqlite_url
-from harness.store import ResultStore
+from harness.store import CheckpointFile, ResultStore
 
 FULL = os.environ.get("BENCH_TESTS") == "full"
 AWAY = {"MLFLOW_TRACKING_URI": "http://127.0.0.1:9"}
@@ -65,12 +65,14 @@ def files(home):
     with opened(home) as store:
         on_record = {
             file.path_in(Workspace(home))
-            for found in store.files.checkpoints().values()
+            for found in store.files.on_record(CheckpointFile).values()
             for file in found
         }
         (database,) = {path.parent.parent for path in on_record}
         waiting = {
-            key: result for key in store.files.checkpoints() if (result := store.earlier.of(key))
+            key: result
+            for key in store.files.on_record(CheckpointFile)
+            if (result := store.earlier.of(key))
         }
     for key, result in waiting.items():
         on_record |= {
