@@ -60,7 +60,7 @@ def test_a_sweep_is_made_stack_by_stack_in_the_order_of_asking(store, asked, wan
     left, made = Remaining(store, wanted), []
     while open_runs := left.next():
         asked.clear()
-        claims = store.claim_first(list(stacks(open_runs)), ME).claims
+        claims = store.claim_first(list(stacks(open_runs)), ME)[0]
         made.append([claim.key for claim in claims])
         store.finish_all(claims, [outcome()] * len(claims))
         assert sum(asked) <= 3 * AT_ONCE
@@ -73,7 +73,7 @@ def test_runs_behind_many_that_are_held_or_set_aside_have_their_turn(store, want
     left = Remaining(store, wanted)
     left.set_aside(KEYS[30:45])
     assert {run.key for run in left.next()} <= set(KEYS[45:])
-    assert [claim.key for claim in store.claim_first(list(stacks(left.next())), ME).claims] == KEYS[
+    assert [claim.key for claim in store.claim_first(list(stacks(left.next())), ME)[0]] == KEYS[
         45:48
     ]
     left.set_aside(KEYS[45:])

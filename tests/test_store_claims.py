@@ -296,11 +296,11 @@ def test_the_next_runs_are_those_that_nobody_holds_in_the_order_of_asking(store,
 
 def test_the_first_stack_that_is_still_free_is_claimed(store):
     groups = [store.open_runs(KEYS[start : start + 2]) for start in range(0, 20, 2)]
-    assert [claim.key for claim in store.claim_first(groups, ELSEWHERE).claims] == KEYS[:2]
-    assert [claim.key for claim in store.claim_first(groups, ME).claims] == KEYS[2:4]
+    assert [claim.key for claim in store.claim_first(groups, ELSEWHERE)[0]] == KEYS[:2]
+    assert [claim.key for claim in store.claim_first(groups, ME)[0]] == KEYS[2:4]
     for key in KEYS[:19]:
         store.prune([key], "by hand")
-    assert [claim.key for claim in store.claim_first(groups, ME).claims] == KEYS[19:]
+    assert [claim.key for claim in store.claim_first(groups, ME)[0]] == KEYS[19:]
     assert store.claim_first(groups, ME) == ([], [])
 
 
@@ -323,7 +323,7 @@ def test_a_claimer_waits_for_no_other_writer(postgres_database):
             assert (
                 store.claim(KEYS[:3], ME) == []
             )  # no part of a stack, and nothing that is held already
-            assert [claim.key for claim in store.claim_first(groups, ME).claims] == KEYS[4:6]
+            assert [claim.key for claim in store.claim_first(groups, ME)[0]] == KEYS[4:6]
 
 
 def test_only_what_can_be_seen_is_known_of_an_owner():

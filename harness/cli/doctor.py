@@ -126,7 +126,7 @@ def examine(workspace: Workspace, store: ResultStore) -> Iterator[Finding]:
     """
     from harness.store.integrity import find_edited_rows
 
-    rows = [str(row) for row in find_edited_rows(workspace.database_url)]
+    rows = list(find_edited_rows(workspace.database_url))
     advice = "what stood there is lost: put a backup of the database in its place"
     yield from (Finding("row", row, advice, lost=True) for row in rows)
     if not rows:

@@ -341,7 +341,10 @@ def _print_forecast(study: Study, forecast: Forecast, n_workers: int | None, as_
             "workers": n_workers,
             "seconds_left": forecast.seconds_with(n_workers or 1),
             "runs_without_estimate": forecast.unknown,
-            "parts": [vars(part) for part in forecast.parts],
+            "parts": [
+                {"task": task, "method": method, "counts": dict(counts)}
+                for (task, method), counts in forecast.parts.items()
+            ],
             "at_work": [vars(run) for run in forecast.at_work],
         }
         print_json([values])
@@ -351,12 +354,12 @@ def _print_forecast(study: Study, forecast: Forecast, n_workers: int | None, as_
     counted = [status for status in COUNTED if forecast.counts[status]]
     rows = [
         (
-            part.task,
-            part.method,
-            f"{part.counts.get('done', 0):,}/{part.total:,}",
-            *(f"{part.counts.get(status, 0) or '-'}" for status in counted),
+            task,
+            method,
+            f"{counts['done']:,}/{counts.total():,}",
+            *(f"{counts[status] or '-'}" for status in counted),
         )
-        for part in forecast.parts
+        for (task, method), counts in forecast.parts.items()
     ]
     headings = [PRINTED.get(status, status) for status in counted]
     print_table(("task", "method", "done", *headings), rows, left=2)

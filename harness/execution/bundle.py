@@ -58,12 +58,7 @@ class Exported(NamedTuple):
 def write_bundle(
     target: Path, workspace: Workspace, results: Iterable[Result]
 ) -> Iterator[Exported]:
-    """Write a bundle; it is at `target` whole, or not at all.
-
-    Args:
-        target: a file that does not exist yet.
-        workspace: where the results come from.
-        results: finished runs.
+    """Write a bundle of finished runs; it is at `target` whole, or not at all.
 
     Raises:
         UsageError: there is such a file, or no result that can be written.
@@ -142,7 +137,12 @@ def open_bundle(path: Path) -> Iterator[Bundle]:
         with archive:
             with _refusals(path):
                 _check_entries(archive, path.stat().st_size)
-                _extract_database(archive, database)
+                if OLD_LINES in archive.namelist():
+                    with archive.open(OLD_LINES) as lines:
+                        convert(lines, database)
+                else:
+                    with archive.open(DATABASE) as source, database.open("wb") as file:
+                        shutil.copyfileobj(source, file)
                 keys = require_result_tables(database)
             with ResultStore.open(sqlite_url(database)) as store:
                 yield Bundle(path, archive, store, keys)
@@ -163,15 +163,6 @@ def _check_entries(archive: ZipFile, size: int) -> None:
         raise ValueError("its entries are longer than the file")
     if len({entry.filename for entry in entries}) < len(entries):
         raise ValueError("two of its entries have one name")
-
-
-def _extract_database(archive: ZipFile, target: Path) -> None:
-    if OLD_LINES in archive.namelist():
-        with archive.open(OLD_LINES) as lines:
-            convert(lines, target)
-    else:
-        with archive.open(DATABASE) as source, target.open("wb") as file:
-            shutil.copyfileobj(source, file)
 
 
 class Bundle:

@@ -13,7 +13,7 @@ from harness.base.stop_request import StopRequest
 from harness.base.workspace import Workspace
 from harness.execution.job import Note, Options
 from harness.execution.local import stacks
-from harness.execution.workers import Event, Worker, WorkerFailed, WorkerLost, follow
+from harness.execution.workers import Event, Worker, WorkerLost, error_of, follow
 from harness.store import ResultStore
 
 CONNECT_S = 4.0
@@ -60,7 +60,7 @@ def run_keys(keys: list[str], options: dict[str, Any]) -> dict[str, Any]:
     try:
         status = worker.wait()
         list(worker.notes())
-    except WorkerFailed as err:
+    except BenchError as err:
         return {"error": str(err), "status": err.exit_status}
     finally:
         worker.close()
@@ -87,15 +87,9 @@ class Cluster:
             self._futures[self._executor.submit(run_keys, group, self._options)] = group
 
     def __len__(self) -> int:
-        """Return how many stacks are on their way."""
         return len(self._futures)
 
-    def supervise(self) -> Iterator[Note | WorkerLost]:
-        """Send again what was lost; yield what went wrong.
-
-        Raises:
-            BenchError: an error of a run.
-        """
+    def supervise(self) -> Iterator[Note]:
         done = [future for future in self._futures if future.done()]
         groups = [self._futures.pop(future) for future in done]
         faults = [_fault(*pair) for pair in zip(done, groups, strict=True)]
@@ -104,7 +98,6 @@ class Cluster:
         yield from filter(None, faults)
 
     def is_idle(self) -> bool:
-        """Say whether nothing is on its way, or the time is over."""
         return not self._futures or time.monotonic() >= self._deadline
 
     def stop(self) -> None:
@@ -124,8 +117,7 @@ def _fault(future: Any, group: list[str]) -> WorkerLost | None:
     if not fault:
         return None
     if (status := fault.get("status")) is not None:
-        kind = UsageError if status == UsageError.exit_status else BenchError
-        raise kind(f"The cluster cannot run {group[0]}: {fault['error']}")
+        raise error_of(status)(f"The cluster cannot run {group[0]}: {fault['error']}")
     return WorkerLost(
         f"A worker of the cluster was lost ({fault['error']}); its runs go on elsewhere."
     )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections import Counter
 from collections.abc import Hashable, Iterator, Sequence
@@ -19,22 +18,6 @@ OPEN = (MISSING, GIVEN_UP, WITHDRAWN, *UNFINISHED)
 AGAIN = (Status.FAILED, Status.DIVERGED)  # made anew where the command asks for it
 # Settings that leave the time of a step as it is.
 FREE = {"steps", "lr", "lr_schedule", "rmsprop_decay", "optimiser", "clip_norm", "eval_particles"}
-
-
-@dataclass(frozen=True)
-class Part:
-    """The runs of one method on one task, counted by status; `missing` are not in the database,
-    `crashed` failed with their processes, `withdrawn` have a result that is withdrawn.
-    """
-
-    task: str
-    method: str
-    counts: dict[str, int]
-
-    @property
-    def total(self) -> int:
-        """The number of runs."""
-        return sum(self.counts.values())
 
 
 @dataclass(frozen=True)
@@ -58,14 +41,16 @@ class AtWork:
 
 @dataclass(frozen=True)
 class Forecast:
-    """Where a set of runs stands.
+    """Where a set of runs stands: `parts` counts the runs of each task and method by status.
+    `missing` are not in the database, `crashed` failed with their processes, `withdrawn` have a
+    result that is withdrawn.
 
     `remaining` runs are to be made; one process would take `seconds` for those of which anything is
     known, and nothing is known of `unknown` of them. The longest stack takes `longest` seconds of
     that.
     """
 
-    parts: list[Part]
+    parts: dict[tuple[str, str], Counter[str]]
     at_work: list[AtWork]
     remaining: int
     seconds: float
@@ -75,7 +60,7 @@ class Forecast:
     @property
     def counts(self) -> Counter[str]:
         """All runs by status."""
-        return sum((Counter(part.counts) for part in self.parts), Counter())
+        return sum(self.parts.values(), Counter())
 
     @property
     def processes(self) -> int:
@@ -111,25 +96,16 @@ def forecast(
     rerun: bool = False,
     retry: bool = False,
 ) -> Forecast:
-    """Return where these runs stand in a database; None is one that does not exist yet.
-
-    Args:
-        runs, store: what was asked for, and where it is kept.
-        stack: replicates that are trained as one program.
-        rerun: everything is to be made anew.
-        retry: so is what diverged or failed.
+    """Return where these runs stand in a database, None being one that does not exist yet; `stack`
+    replicates are trained as one program. With `rerun` everything is to be made anew, with `retry`
+    what diverged or failed.
     """
     all_runs = [_Run(run, run.spec.key, run.spec.cell, run.description.method) for run in runs]
     stored, at_work = (all_runs, []) if store is None else _standings(all_runs, store)
-    counts: dict[str, dict[str, Counter[str]]] = {}
-    for run in stored:
-        by_method = counts.setdefault(run.new.task_label, {})
-        by_method.setdefault(run.label, Counter())[run.status] += 1
-    parts = [
-        Part(task, method, dict(counter))
-        for task, by_method in counts.items()
-        for method, counter in by_method.items()
-    ]
+    tasks = list(dict.fromkeys(run.new.task_label for run in stored))
+    parts: dict[tuple[str, str], Counter[str]] = {}
+    for run in sorted(stored, key=lambda run: tasks.index(run.new.task_label)):
+        parts.setdefault((run.new.task_label, run.label), Counter())[run.status] += 1
     open_statuses = OPEN + AGAIN if retry else OPEN
     to_make = [
         replace(run, step=0) if rerun or run.status in (*AGAIN, WITHDRAWN) else run
@@ -199,11 +175,10 @@ class Speeds:
     def __init__(self, store: ResultStore | None, runs: Sequence[NewRun]) -> None:
         self._sums: dict[Hashable, tuple[float, int]] = {}
         methods = {run.spec.method for run in runs}
-        for pace in store.paces(methods) if store and methods else []:
-            settings = json.loads(pace.settings)
-            for kind in _kinds(pace.cell, pace.method, pace.task, pace.task_label, settings):
-                wall_s, steps = self._sums.get(kind, (0.0, 0))
-                self._sums[kind] = (wall_s + pace.wall_s, steps + pace.steps)
+        for *names, wall_s, steps in store.paces(methods) if store and methods else []:
+            for kind in _kinds(*names):
+                sums = self._sums.get(kind, (0.0, 0))
+                self._sums[kind] = (sums[0] + wall_s, sums[1] + steps)
 
     def seconds_a_step(self, run: NewRun, cell: str) -> float | None:
         """Return those of a stack that this run is in; None where nothing is known of its method."""

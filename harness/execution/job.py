@@ -9,7 +9,7 @@ import hashlib
 import math
 import os
 import time
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
@@ -41,7 +41,6 @@ from harness.store import (
     ArtifactFile,
     CheckpointFile,
     Claim,
-    Curve,
     Estimate,
     Outcome,
     Progress,
@@ -198,25 +197,27 @@ class Job:
         """Return the seconds of work on a run, in this attempt and those before."""
         return claim.wall_s + time.monotonic() - self.began
 
-    def must_leave(self, step: int) -> bool:
-        """Say whether this attempt must stop, for whatever reason; asked after every step."""
-        return self.stop.is_set() or self.is_lost() or self.out_of_time(step) is not None
-
     @cached_property
     def time_is_over(self) -> float:
         """The moment at which this attempt must stop."""
         limit = self.options.time_limit_s
         return min(self.deadline, math.inf if limit is None else self.began + limit)
 
-    def out_of_time(self, step: int) -> str | None:
-        """Return why this attempt must stop now, at this step, if it must."""
+    def ending(self, step: int) -> LeaseLost | Stop | OutOfTime | None:
+        """Return what must end this attempt now, at this step; asked after every step."""
+        if self.is_lost():
+            return LeaseLost(
+                "Another process has taken these runs over. Nothing more is written here."
+            )
+        if self.stop.is_set():
+            return Stop()
         if step == self.options.until:
-            return f"step {step:,} is where tuning looks at it"
+            return OutOfTime(f"step {step:,} is where tuning looks at it")
         if time.monotonic() < self.time_is_over:
             return None
         if self.time_is_over == self.deadline:
-            return "the time for all runs together is over"
-        return f"its time limit of {self.options.time_limit_s:g} s is over"
+            return OutOfTime("the time for all runs together is over")
+        return OutOfTime(f"its time limit of {self.options.time_limit_s:g} s is over")
 
 
 def permitted_source(store: ResultStore, options: Options, digest: str) -> Source:
@@ -244,12 +245,6 @@ def permitted_source(store: ResultStore, options: Options, digest: str) -> Sourc
             "Put a backup of the database in its place."
         )
     return source
-
-
-def new_plan(specs: Sequence[RunSpec], threads: int, device: str = "cpu") -> Plan:
-    """Return how a stack is computed from now on, whoever goes on with it."""
-    keys = tuple(spec.key for spec in specs)
-    return Plan(members=keys, threads=threads, device=device, torch=torch.__version__)
 
 
 def run_job(job: Job) -> Iterator[Event]:
@@ -284,12 +279,11 @@ def run_job(job: Job) -> Iterator[Event]:
             state.to("cpu")  # scores and files are made there
             yield from _finish(job, method, task, state)
         _remove_orphans(job)
-    except (Stop, GeneratorExit):
+    except (Stop, GeneratorExit, KeyboardInterrupt) as err:
         _give_back(job, Status.INTERRUPTED, "stopped by the user")
+        if isinstance(err, KeyboardInterrupt):
+            raise Stop from None
         raise
-    except KeyboardInterrupt:
-        _give_back(job, Status.INTERRUPTED, "stopped by the user")
-        raise Stop from None
     except OutOfTime as err:
         claims = [claim for _, _, claim in job.unfinished()]
         job.retry(job.store.release, claims, Status.TIMEOUT, str(err))
@@ -356,21 +350,21 @@ def _train(job: Job, method: Method, task: Task, state: State) -> Iterator[Event
     stored: set[str] = set()
     for progress in training.train(method, task, protocol, state):
         step_end = time.monotonic()
-        leaving = job.must_leave(state.step)
+        ending = job.ending(state.step)
         saving = step_end >= next_save and state.step < protocol.steps
         if progress.warning:
             job.retry(_save, job, state, progress.warning)
             keys = ", ".join(job.claims)
             yield Note(f"{method.name} on {task.name} ({keys}): {progress.warning}.")
-        if (leaving or saving) and not progress.confirmed():
+        if (ending or saving) and not progress.confirmed():
             continue
-        if (leaving or saving) and not job.is_lost():
+        if (ending or saving) and not isinstance(ending, LeaseLost):
             for index, spec, claim in job.members():  # those that were frozen since the last look
                 if not bool(state.alive[index]) and spec.key not in stored:
                     yield from _store(job, [claim], [_outcome(job, state, index, spec, claim)])
                     stored.add(spec.key)
-        if leaving:
-            yield from _leave_if_asked(job, state)
+        if ending:
+            yield from _leave(job, state, ending)
         if saving:
             began = time.monotonic()
             yield from _try_to_save(job, state)
@@ -381,16 +375,11 @@ def _train(job: Job, method: Method, task: Task, state: State) -> Iterator[Event
             yield Advanced(progress.step, float(progress.bound[alive].mean()), int((~alive).sum()))
 
 
-def _leave_if_asked(job: Job, state: State) -> Iterator[Event]:
-    """Save and stop, where somebody asked for it."""
-    if job.is_lost():
-        raise LeaseLost("Another process has taken these runs over. Nothing more is written here.")
-    if job.stop.is_set():
+def _leave(job: Job, state: State, ending: LeaseLost | Stop | OutOfTime) -> Iterator[Event]:
+    """Save what is still ours, and end the attempt."""
+    if not isinstance(ending, LeaseLost):
         yield from _try_to_save(job, state)
-        raise Stop
-    if reason := job.out_of_time(state.step):
-        yield from _try_to_save(job, state)
-        raise OutOfTime(reason)
+    raise ending
 
 
 def _finish(job: Job, method: Method, task: Task, state: State) -> Iterator[Event]:
@@ -404,7 +393,8 @@ def _finish(job: Job, method: Method, task: Task, state: State) -> Iterator[Even
             except StopIteration as end:
                 scores = end.value
                 break
-            yield from _leave_if_asked(job, state)
+            if ending := job.ending(state.step):
+                yield from _leave(job, state, ending)
     outcomes, members = [], job.unfinished()
     for index, spec, claim in members:
         outcome = _outcome(job, state, index, spec, claim, scores)
@@ -439,7 +429,7 @@ def _outcome(
         step,
         job.wall_s(claim),
         metrics,
-        _curves(state, index, spec),
+        training.curves(spec.protocol(), state, index),
         _write_checkpoint(job, state, index, spec, "final"),
     )
 
@@ -490,10 +480,15 @@ def _resume(job: Job, method: Method, task: Task) -> tuple[State, list[str]]:
     }
     starts = [checkpoint.replicate_tensors(state, index) for index in range(len(job.specs))]
     for step in sorted({step for steps in files.values() for step in steps}, reverse=True):
+        if lacking := [key for key in files if step not in files[key]]:
+            warnings.append(f"Run {lacking[0]} has no checkpoint at step {step}.")
+            continue
         try:
             members = list(starts)
             for index, spec, _ in job.members():
-                members[index] = _read_checkpoint(job, spec, files[spec.key].get(step), step)
+                file = files[spec.key][step]
+                path = file.path_in(job.workspace)
+                members[index] = checkpoint.read(path, file.sha256, spec.key)[0]
             checkpoint.restore(state, members, step)
             break
         except (CheckpointError, StoreError) as err:
@@ -506,20 +501,12 @@ def _resume(job: Job, method: Method, task: Task) -> tuple[State, list[str]]:
     return state, warnings
 
 
-def _read_checkpoint(
-    job: Job, spec: RunSpec, file: CheckpointFile | None, step: int
-) -> dict[str, torch.Tensor]:
-    if file is None:
-        raise CheckpointError(f"Run {spec.key} has no checkpoint at step {step}.")
-    return checkpoint.read(file.path_in(job.workspace), file.sha256, spec.key)[0]
-
-
 def _save(job: Job, state: State, remark: str | None = None) -> None:
     """Write a checkpoint of every living member, and their rows in one transaction."""
     claims, saved = [], []
     for index, spec, claim in job.members():
         if bool(state.alive[index]):
-            curves = _curves(state, index, spec)
+            curves = training.curves(spec.protocol(), state, index)
             file = _write_checkpoint(job, state, index, spec, "last")
             claims.append(claim)
             saved.append(Progress(state.step, job.wall_s(claim), curves, file, remark))
@@ -534,10 +521,6 @@ def _try_to_save(job: Job, state: State) -> Iterator[Event]:
         raise
     except StoreError as err:
         yield Note(f"{err} Training goes on; the next checkpoint is tried later.")
-
-
-def _curves(state: State, index: int, spec: RunSpec) -> dict[str, Curve]:
-    return training.curves(spec.protocol(), state, index)
 
 
 def _write_checkpoint(

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 
+import torch
 from pydantic import ValidationError
 
 from harness.base.errors import (
@@ -21,7 +22,7 @@ from harness.base.spec import NewRun, Plan, RunSpec, Status
 from harness.base.stop_request import StopRequest
 from harness.base.workspace import Workspace
 from harness.execution import job as jobs
-from harness.execution.job import Ended, Job, Note, Options, Stop, new_plan, run_job, with_retry
+from harness.execution.job import Ended, Job, Note, Options, Stop, run_job, with_retry
 from harness.execution.leases import Leases
 from harness.store import Claim, OpenRun, Owner, ResultStore
 from harness.store.run_files import remove_files
@@ -55,15 +56,9 @@ Event = jobs.Event | Waiting
 def prepare(
     store: ResultStore, workspace: Workspace, runs: Sequence[NewRun], rerun: bool, retry: bool
 ) -> list[str]:
-    """Queue what is missing, and return its keys; put back to the start what was withdrawn or is to
-    be run anew; give what timed out, was pruned or crashed another chance. Results that are made
-    anew stay until the new ones are stored.
-
-    Args:
-        store, workspace: where results and files are.
-        runs: what was asked for.
-        rerun: run anew whatever is there.
-        retry: run anew what diverged or failed.
+    """Queue what is missing, and return its keys; put back to the start what was withdrawn, with
+    `rerun` everything, with `retry` what diverged or failed; give what timed out, was pruned or
+    crashed another chance. Results that are made anew stay until the new ones are stored.
 
     Raises:
         UsageError: a living process holds a run that is to be put back.
@@ -102,14 +97,7 @@ def execute(
     stay: bool = False,
 ) -> Iterator[Event]:
     """Make these runs, or whatever the database has open, in this process, until every one has
-    ended or run out of time.
-
-    Args:
-        workspace, store: where results and files are.
-        keys: the runs; None for all.
-        stop: set it to save and leave.
-        options: how the runs are made.
-        stay: wait for new runs when all have ended.
+    ended or run out of time; with `stay`, wait for new runs then.
 
     Raises:
         Stop: `stop` was set; what was at work is saved.
@@ -130,18 +118,20 @@ def execute(
                 )
                 return
             free = [run for run in open_runs if run.holder is None]
-            claimed = with_retry(stop, store.claim_first, list(stacks(free)), Owner.current())
-            yield from map(Ended, claimed.given_up)
-            if claimed.claims:
-                leases.hold(claimed.claims)
+            claims, given_up = with_retry(
+                stop, store.claim_first, list(stacks(free)), Owner.current()
+            )
+            yield from map(Ended, given_up)
+            if claims:
+                leases.hold(claims)
                 for event in _run_claims(
-                    workspace, store, claimed.claims, stop, leases.are_lost, options, deadline
+                    workspace, store, claims, stop, leases.are_lost, options, deadline
                 ):
                     if isinstance(event, SetAside):
                         remaining.set_aside(event.keys)
                     yield event
                 leases.hold([])
-            if any(claimed):
+            if claims or given_up:
                 remaining.at_once = max(AT_ONCE, remaining.at_once // 2)
                 waiting_since = time.monotonic()
             elif free and remaining.at_once < MOST_AT_ONCE:
@@ -236,7 +226,12 @@ def _run_claims(
             ]
             # One thread is the fastest for small replicated problems; large ones take all.
             threads = 1 if rows[key].stacks else options.threads
-            plan = plan or new_plan(stack, threads, options.device)
+            plan = plan or Plan(
+                members=tuple(spec.key for spec in stack),
+                threads=threads,
+                device=options.device,
+                torch=torch.__version__,
+            )
             yield from run_job(
                 Job(workspace, store, stack, members, plan, stop, is_lost, options, deadline)
             )

@@ -53,10 +53,8 @@ class Progressed:
 
 
 @dataclass(frozen=True)
-class WorkerLost:
+class WorkerLost(Note):
     """A worker died, and another one takes its place."""
-
-    text: str
 
 
 Event = Ended | Note | Progressed
@@ -69,7 +67,7 @@ class Executor(Protocol):
         """Return how many there are."""
         ...
 
-    def supervise(self) -> Iterator[Note | WorkerLost]:
+    def supervise(self) -> Iterator[Note]:
         """Replace the workers that died; yield what there is to report.
 
         Raises:
@@ -110,7 +108,7 @@ def follow(
                     "Workers die and no run gets further. Nothing is lost. "
                     f"The last one: {news.text}"
                 )
-            yield Note(news.text)
+            yield news
         if not watch.open_keys or idle:
             return
         if stop.wait(LOOK_S):
@@ -170,12 +168,9 @@ class Watch:
         self._running += run.status == Status.RUNNING
 
 
-class WorkerFailed(BenchError):
-    """An error that ended a worker, raised where the command can report it."""
-
-    def __init__(self, message: str, exit_status: int) -> None:
-        super().__init__(message)
-        self.exit_status = exit_status
+def error_of(exit_status: int) -> type[BenchError]:
+    """Return the kind of error that ends a command with this status."""
+    return UsageError if exit_status == UsageError.exit_status else BenchError
 
 
 class Worker(Subprocess):
@@ -194,11 +189,11 @@ class Worker(Subprocess):
         """Yield what it has reported since the last call; once it has ended, everything.
 
         Raises:
-            WorkerFailed: an error ended it.
+            BenchError: an error ended it.
         """
         for message in self.received():
             if "error" in message:
-                raise WorkerFailed(message["error"], message["status"])
+                raise error_of(message["status"])(message["error"])
             yield Note(message["note"])
 
 
@@ -218,15 +213,9 @@ class Pool:
         return Worker(self._workspace, self._keys, options)
 
     def __len__(self) -> int:
-        """Return the number of workers."""
         return len(self._workers)
 
-    def supervise(self) -> Iterator[Note | WorkerLost]:
-        """Replace the workers that died; yield what they all report.
-
-        Raises:
-            BenchError: a worker's error.
-        """
+    def supervise(self) -> Iterator[Note]:
         for index, worker in enumerate(self._workers):
             status = worker.poll()
             yield from worker.notes()
@@ -240,7 +229,6 @@ class Pool:
                 self._workers[index] = self._start()
 
     def is_idle(self) -> bool:
-        """Say whether every worker has found nothing more to do."""
         return all(worker.poll() == 0 for worker in self._workers)
 
     def stop(self) -> None:

@@ -24,6 +24,7 @@ from harness.store.fences import (
     lock_free,
     record,
     set_status,
+    update_runs,
 )
 from harness.store.files import database_id, drop_files
 from harness.store.floats import stored_json
@@ -213,7 +214,7 @@ def _put_back(
             connection.execute(insert(table), lines)
     values = {name: result[name] for name in COLUMNS}
     values |= {"crashes": 0, "revision": runs.c.revision + 1, **NO_OWNER}
-    connection.execute(update(runs).where(runs.c.key == row.key).values(**values))
+    update_runs(connection, [row.key], **values)
     status = Status(result["status"])
     record(connection, [change(row, at, status, PUT_BACK, step=result["step"])])
     connection.execute(delete(earlier_results).where(earlier_results.c.run == row.key))

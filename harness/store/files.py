@@ -8,19 +8,19 @@ from typing import TypeVar
 
 from sqlalchemy import Connection, Table, delete, insert, select
 
-from harness.base.workspace import Edition, checkpoint_name
+from harness.base.workspace import Edition
 from harness.store.database import Operations, chunks, now, select_in
 from harness.store.fences import is_held, lock, lock_table, owner_of
 from harness.store.floats import stored_json
 from harness.store.owner import Owner
-from harness.store.rows import ArtifactFile, CheckpointFile, File, FileOnDisk
+from harness.store.rows import ArtifactFile, CheckpointFile, File, Stray
 from harness.store.schema import artifacts, checkpoints, database, earlier_results, runs
 
 # A damaged checkpoint falls back to the one before; of other roles the newest is enough.
 CHECKPOINTS_OF_ROLE = {"last": 2}
 TABLE_OF: dict[type[File], Table] = {CheckpointFile: checkpoints, ArtifactFile: artifacts}
 RecordedFile = TypeVar("RecordedFile", bound=File)
-AnyFile = TypeVar("AnyFile", bound=FileOnDisk)
+AnyFile = TypeVar("AnyFile", bound=File | Stray)
 
 
 class Files(Operations):
@@ -89,8 +89,8 @@ def read_files(
     """
     table, name = TABLE_OF[kind], database_id(connection)
     columns = [table.c[field.name] for field in fields(kind) if field.name != "edition"]
-    order = table.c.id.desc() if table is checkpoints else table.c.name
-    query = select(table.c.run, runs.c.edition, *columns).join(runs).order_by(order)
+    order = [table.c.id.desc()] if table is checkpoints else table.primary_key
+    query = select(table.c.run, runs.c.edition, *columns).join(runs).order_by(*order)
     files: dict[str, list[RecordedFile]] = {}
     for run, number, *values in map(tuple, select_in(connection, query, table.c.run, keys)):
         files.setdefault(run, []).append(kind(*values, edition=Edition(name, run, number)))
@@ -104,18 +104,19 @@ def _strays(connection: Connection, files: Sequence[AnyFile]) -> list[AnyFile]:
         row.key: None if is_held(row, at) and owner_of(row) != me else row.edition
         for row in select_in(connection, select(runs), runs.c.key, keys)
     }
-    names = select(artifacts.c.run, artifacts.c.name)
-    on_record = {(run, name) for run, name in select_in(connection, names, artifacts.c.run, keys)}
-    steps = select(checkpoints.c.run, checkpoints.c.step)
-    for run, step in select_in(connection, steps, checkpoints.c.run, keys):
-        on_record.add((run, checkpoint_name(step)))
+    on_record = {
+        (key, file.name)
+        for kind in TABLE_OF
+        for key, files_of_run in read_files(connection, kind, keys).items()
+        for file in files_of_run
+    }
     earlier = select(earlier_results.c.run, earlier_results.c.result)
     waiting_editions = {
         run: stored_json(result)["edition"]
         for run, result in select_in(connection, earlier, earlier_results.c.run, keys)
     }
 
-    def is_stray(file: FileOnDisk) -> bool:
+    def is_stray(file: AnyFile) -> bool:
         key, number = file.edition.key, file.edition.number
         edition = editions.get(key, 0)
         if edition is None or number == waiting_editions.get(key):

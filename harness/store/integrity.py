@@ -6,7 +6,7 @@ import hashlib
 import math
 import re
 from collections.abc import Callable, Iterable, Iterator
-from typing import Any, NamedTuple
+from typing import Any
 
 from sqlalchemy import BigInteger, Column, Double, Row, Table, Text, select
 
@@ -27,20 +27,9 @@ Content = Callable[[Any, Row[Any]], bool]
 KINDS = (FINITE, "nan", "+inf", "-inf")
 
 
-class EditedRow(NamedTuple):
-    """A row that bench cannot have written: its table and name, and the column that shows it."""
-
-    table: str
-    row: str
-    column: str
-    value: str
-
-    def __str__(self) -> str:
-        return f"row '{self.row}' of table {self.table} has {self.value} as {self.column}"
-
-
-def find_edited_rows(url: str) -> Iterator[EditedRow]:
-    """The rows of a database that hold what bench never writes, each with its first such column.
+def find_edited_rows(url: str) -> Iterator[str]:
+    """Find the rows of a database that hold what bench never writes: for each, a sentence with its
+    first such column.
 
     A number that was replaced by another number is not found, unless it is part of what a run is.
 
@@ -56,24 +45,18 @@ def find_edited_rows(url: str) -> Iterator[EditedRow]:
             yield from edited_rows_of(table, connection.execute(query))
 
 
-def edited_rows_of(table: Table, rows: Iterable[Row[Any]]) -> Iterator[EditedRow]:
-    """Find the rows of a table that hold what bench never writes."""
+def edited_rows_of(table: Table, rows: Iterable[Row[Any]]) -> Iterator[str]:
+    """Find the rows of a table that hold what bench never writes; see `find_edited_rows`."""
     checks = [
         (column, _type_of(column), CONTENT.get((table.name, column.name)))
         for column in table.columns
     ]
     for row in rows:
-        wrong = next(
-            (
-                check[0].name
-                for value, check in zip(row, checks, strict=True)
-                if not _is_right(value, row, *check)
-            ),
-            None,
-        )
-        if wrong is not None:
-            name = " ".join(f"{row._mapping[column.name]}" for column in table.primary_key)
-            yield EditedRow(table.name, name, wrong, f"{row._mapping[wrong]!r:.60}")
+        for value, (column, has_type, content) in zip(row, checks, strict=True):
+            if not _is_right(value, row, column, has_type, content):
+                name = " ".join(f"{row._mapping[key.name]}" for key in table.primary_key)
+                yield f"row '{name}' of table {table.name} has {value!r:.60} as {column.name}"
+                break
 
 
 def _is_right(
@@ -130,17 +113,10 @@ def _is_status(value: str, _row: Row[Any]) -> bool:
     return value in set(Status)
 
 
-def _is_metric(value: str, row: Row[Any]) -> bool:
-    return value in KINDS and (value == FINITE) == (row.value is not None)
-
-
-def _is_error(value: str, row: Row[Any]) -> bool:
-    return value in KINDS and (value == FINITE) == (row.se is not None)
-
-
-def _is_curve(value: str, row: Row[Any]) -> bool:
-    points = decode_curve(row.steps, value)
-    return all(type(step) is int for step, _ in points)
+def _is_kind_of(column: str) -> Content:
+    return lambda value, row: (
+        value in KINDS and (value == FINITE) == (row._mapping[column] is not None)
+    )
 
 
 def _is_earlier_result(value: str, _row: Row[Any]) -> bool:
@@ -158,16 +134,12 @@ def _is_earlier_result(value: str, _row: Row[Any]) -> bool:
     )
 
 
-def _is_database(value: str, _row: Row[Any]) -> bool:
-    return bool(re.fullmatch(DATABASE, value))
-
-
 def _is_name(value: str, _row: Row[Any]) -> bool:
     return 0 < len(value) <= LONGEST_NAME and value.isprintable()
 
 
-def _is_file_name(value: str, _row: Row[Any]) -> bool:
-    return bool(re.fullmatch(FILE_NAME, value))
+def _matches(pattern: str) -> Content:
+    return lambda value, row: bool(re.fullmatch(pattern, value))
 
 
 CONTENT: dict[tuple[str, str], Content] = {
@@ -176,16 +148,18 @@ CONTENT: dict[tuple[str, str], Content] = {
     ("runs", "status"): _is_status,
     ("run_history", "status"): _is_status,
     ("metrics", "name"): _is_name,
-    ("metrics", "kind"): _is_metric,
-    ("metrics", "se_kind"): _is_error,
+    ("metrics", "kind"): _is_kind_of("value"),
+    ("metrics", "se_kind"): _is_kind_of("se"),
     ("curves", "name"): _is_name,
-    ("curves", "values"): _is_curve,
+    ("curves", "values"): lambda value, row: all(
+        type(step) is int for step, _ in decode_curve(row.steps, value)
+    ),
     ("plans", "plan"): _is_mapping_of_its_name,
     ("environments", "environment"): _is_mapping_of_its_name,
     ("errata", "result"): _is_mapping,
     ("earlier_results", "result"): _is_earlier_result,
-    ("database", "id"): _is_database,
-    ("artifacts", "name"): _is_file_name,
+    ("database", "id"): _matches(DATABASE),
+    ("artifacts", "name"): _matches(FILE_NAME),
     ("descriptions", "description"): lambda value, row: (
         hashlib.sha256(value.encode()).hexdigest()[:16] == row.digest
     ),

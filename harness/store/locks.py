@@ -15,13 +15,9 @@ from harness.store.database import Database, clear_errors, sqlite_file
 
 @contextmanager
 def named_lock(url: str, name: str, wait: bool = False) -> Iterator[bool]:
-    """Hold a name until the block ends, and yield whether this process holds it. The lock goes
-    with the process, however it ends.
-
-    Args:
-        url: the database beside which, or on whose server, the name is held.
-        name: what is to be held.
-        wait: wait until the name is free, rather than yield False.
+    """Hold a name until the block ends, beside a database's file or on its server, and yield
+    whether this process holds it; `wait` until the name is free. The lock goes with the process,
+    however it ends.
 
     Raises:
         StoreError: no lock can be had there.

@@ -30,7 +30,7 @@ from harness.store.fences import (
 )
 from harness.store.files import database_id
 from harness.store.owner import Owner
-from harness.store.rows import Claim, ClaimResult, OpenRun
+from harness.store.rows import Claim, OpenRun
 from harness.store.runs import abandoned_keys, plans_by_digest
 from harness.store.schema import descriptions, runs, sources
 
@@ -143,20 +143,20 @@ class Queue(Operations):
             The claims, in the order of `keys`; then those of members that were not listed.
         """
         with self._write() as connection:
-            return _claim(connection, keys, owner, lease_s).claims
+            return _claim(connection, keys, owner, lease_s)[0]
 
     def claim_first(
         self, stacks: Sequence[Sequence[OpenRun]], owner: Owner, lease_s: float = LEASE_S
-    ) -> ClaimResult:
+    ) -> tuple[list[Claim], list[str]]:
         """Take the first of these stacks that nobody has taken since they were looked up; see
-        `claim`.
+        `claim`. Returns also the runs that were given up.
 
         Whoever takes a stack locks its first run before: of claimers that come together on a server
         each gets another one, and none waits.
         """
         by_first = {(stack[0].key, stack[0].fence): [run.key for run in stack] for stack in stacks}
         if not by_first:
-            return ClaimResult([], [])
+            return [], []
         with self._write() as connection:
             while by_first:
                 untaken = select(runs.c.key, runs.c.fence).where(
@@ -172,7 +172,7 @@ class Queue(Operations):
                 result = _claim(connection, keys, owner, lease_s)
                 if any(result):
                     return result
-        return ClaimResult([], [])
+        return [], []
 
     def heartbeat(self, claims: Sequence[Claim], lease_s: float = LEASE_S) -> None:
         """Prolong the leases to `lease_s` seconds from now; runs that the claim has ended stay as
@@ -198,7 +198,7 @@ class Queue(Operations):
         with self._write() as connection:
             lock_table(connection)
             if key in abandoned_keys(connection):
-                claims = _claim(connection, [key], owner, 0.0).claims
+                claims, _ = _claim(connection, [key], owner, 0.0)
                 running, at = lock_claimed(connection, claims), now(connection)
                 set_status(connection, running, at, Status.INTERRUPTED, reason, **NO_OWNER)
 
@@ -279,8 +279,15 @@ def _open_runs(rows: Sequence[Row[Any]], at: float) -> list[OpenRun]:
 
 def _claim(
     connection: Connection, keys: Sequence[str], owner: Owner, lease_s: float
-) -> ClaimResult:
-    seen_plans = _with_members(connection, keys)
+) -> tuple[list[Claim], list[str]]:
+    """Return the claims, and the runs that were given up because their processes died too often."""
+    query = select(runs.c.key, runs.c.plan)
+    listed = {row.key: row.plan for row in select_in(connection, query, runs.c.key, keys)}
+    plans = plans_by_digest(connection, set(listed.values())).values()
+    members = {key for plan in plans for key in plan.members}
+    # The listed runs and the members of their stacks, each with the hash of its plan.
+    others = select_in(connection, query, runs.c.key, members)
+    seen_plans = {row.key: row.plan for row in others} | listed
     locked = lock(connection, seen_plans, wait=False)
     stored_plans = plans_by_digest(connection, {row.plan for row in locked.values()})
     at, database = now(connection), database_id(connection)
@@ -289,9 +296,9 @@ def _claim(
         # A plan that appeared between looking and locking means that someone has just begun the
         # run.
         if key in locked and key not in free_runs and locked[key].plan == seen_plans[key]:
-            members = _members_of(locked[key], locked, stored_plans, seen_plans)
-            if not any(is_held(row, at) for row in members):
-                free_runs |= {row.key: row for row in members}
+            unfinished = _members_of(locked[key], locked, stored_plans, seen_plans)
+            if not any(is_held(row, at) for row in unfinished):
+                free_runs |= {row.key: row for row in unfinished}
     dead = {key: row for key, row in free_runs.items() if _deaths(row) >= MAX_CRASHES}
     values = {"finished_at": at, "fence": runs.c.fence + 1, "crashes": MAX_CRASHES}
     set_status(connection, dead, at, Status.FAILED, CRASHED, **values, **NO_OWNER)
@@ -301,31 +308,19 @@ def _claim(
     ]
     _take(connection, [free_runs[key] for key in order], owner, at, lease_s)
     decide(connection, dead, at)
-    return ClaimResult(
-        [
-            Claim(
-                row.key,
-                row.fence + 1,
-                row.seed,
-                row.step,
-                row.wall_s,
-                stored_plans.get(row.plan),
-                Edition(database, row.key, row.edition),
-            )
-            for row in map(free_runs.__getitem__, order)
-        ],
-        list(dead),
-    )
-
-
-def _with_members(connection: Connection, keys: Sequence[str]) -> dict[str, str | None]:
-    """The listed runs and the members of their stacks, each with the hash of its plan."""
-    query = select(runs.c.key, runs.c.plan)
-    listed = {row.key: row.plan for row in select_in(connection, query, runs.c.key, keys)}
-    stored_plans = plans_by_digest(connection, set(listed.values())).values()
-    members = {key for plan in stored_plans for key in plan.members}
-    rows = select_in(connection, query, runs.c.key, members)
-    return {row.key: row.plan for row in rows} | listed
+    claims = [
+        Claim(
+            row.key,
+            row.fence + 1,
+            row.seed,
+            row.step,
+            row.wall_s,
+            stored_plans.get(row.plan),
+            Edition(database, row.key, row.edition),
+        )
+        for row in map(free_runs.__getitem__, order)
+    ]
+    return claims, list(dead)
 
 
 def _members_of(

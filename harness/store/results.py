@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from sqlalchemy import Connection, Table, delete, func, insert, update
+from sqlalchemy import Connection, Table, delete, func, insert
 
 from harness.base.errors import LeaseLost
 from harness.base.spec import NewRun, Plan, Status, canonical_json, digest
@@ -59,10 +59,11 @@ class Results(Operations):
             for claim, saved in zip(claims, progress, strict=True):
                 if claim.key not in running:
                     continue
-                values = {"step": saved.step, "wall_s": saved.wall_s}
+                values: dict[str, Any] = {"step": saved.step, "wall_s": saved.wall_s}
                 if saved.checkpoint is not None:
                     values["crashes"] = 0  # deaths count only without a checkpoint between them
-                _update_run(connection, claim.key, values)
+                raised = runs.c.revision + 1
+                update_runs(connection, [claim.key], **values, revision=raised)
                 _write_curves(connection, claim.key, saved.curves)
                 dropped += write_checkpoint(connection, claim.key, saved.checkpoint, at)
                 if saved.remark:
@@ -118,8 +119,7 @@ class Results(Operations):
             for run in replacements:
                 values = new_row(run, at)
                 code = ("source_hash", "description", "method_label", "stacks")
-                statement = update(runs).where(runs.c.key == run.spec.key)
-                connection.execute(statement.values({name: values[name] for name in code}))
+                update_runs(connection, [run.spec.key], **{name: values[name] for name in code})
         return [
             file
             for file in dropped
@@ -155,9 +155,9 @@ def finish_locked(
         "wall_s": outcome.wall_s,
         "traceback": outcome.traceback,
         "finished_at": at,
-        **NO_OWNER,
+        "revision": runs.c.revision + 1,
     }
-    _update_run(connection, key, values)
+    update_runs(connection, [key], **values, **NO_OWNER)
     connection.execute(delete(metrics).where(metrics.c.run == key))
     if outcome.metrics:
         names = ("value", "kind", "se", "se_kind")
@@ -175,11 +175,6 @@ def finish_locked(
     _write_curves(connection, key, outcome.curves)
     write_artifacts(connection, key, outcome.artifacts)
     return write_checkpoint(connection, key, outcome.checkpoint, at)
-
-
-def _update_run(connection: Connection, key: str, values: dict[str, Any]) -> None:
-    statement = update(runs).where(runs.c.key == key)
-    connection.execute(statement.values(**values, revision=runs.c.revision + 1))
 
 
 def _write_curves(connection: Connection, key: str, values: dict[str, Curve]) -> None:

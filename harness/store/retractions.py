@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
-from sqlalchemy import Connection, Select, insert, select, update
+from sqlalchemy import Select, insert, select, update
 
 from harness.base.spec import TERMINAL
 from harness.store.database import Operations, chunks, now, select_in
 from harness.store.earlier import RETRACTED
+from harness.store.fences import update_runs
 from harness.store.floats import stored_json
 from harness.store.schema import earlier_results, errata, runs
 
@@ -67,7 +68,7 @@ class Retractions(Operations):
                 connection.execute(
                     insert(errata), [{"run": key, "at": at, "reason": reason} for key in marked]
                 )
-            _outdate_mirror(connection, marked)
+            update_runs(connection, marked, revision=runs.c.revision + 1)
             return marked
 
     def lift(self, keys: Sequence[str]) -> list[str]:
@@ -78,11 +79,5 @@ class Retractions(Operations):
             for chunk in chunks(keys):
                 marked = statement.where(errata.c.run.in_(chunk)).returning(errata.c.run)
                 lifted += connection.execute(marked).scalars()
-            _outdate_mirror(connection, lifted)
+            update_runs(connection, lifted, revision=runs.c.revision + 1)
         return sorted(lifted)
-
-
-def _outdate_mirror(connection: Connection, keys: Iterable[str]) -> None:
-    for chunk in chunks(keys):
-        raised = update(runs).where(runs.c.key.in_(chunk)).values(revision=runs.c.revision + 1)
-        connection.execute(raised)

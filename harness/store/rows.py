@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 from harness.base.spec import Plan, Status
 from harness.base.workspace import NOWHERE, Edition, Workspace, checkpoint_name
@@ -88,20 +88,6 @@ class HistoryRow:
     owner: str | None
 
 
-class Pace(NamedTuple):
-    """What the runs of a cell took so far, all together: seconds of work, and the steps they made
-    in them. The members of a stack have the same seconds and steps: those of the stack.
-    """
-
-    cell: str
-    method: str
-    task: str
-    task_label: str
-    settings: str
-    wall_s: float
-    steps: int
-
-
 @dataclass(frozen=True)
 class Claim:
     """The right to write one run, until someone else's claim raises its fence.
@@ -116,15 +102,6 @@ class Claim:
     wall_s: float
     plan: Plan | None
     edition: Edition
-
-
-class ClaimResult(NamedTuple):
-    """The claims on runs that were free, and the runs that were given up because their processes
-    died too often.
-    """
-
-    claims: list[Claim]
-    given_up: list[str]
 
 
 @dataclass(frozen=True)
@@ -174,14 +151,13 @@ class ArtifactFile:
 File = CheckpointFile | ArtifactFile
 
 
-class FileOnDisk(Protocol):
+@dataclass(frozen=True)
+class Stray:
     """A file in the folders of an edition, which may be on record or not."""
 
-    @property
-    def edition(self) -> Edition: ...
-
-    @property
-    def name(self) -> str: ...
+    edition: Edition
+    name: str
+    path: Path
 
 
 @dataclass(frozen=True)

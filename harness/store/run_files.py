@@ -10,27 +10,17 @@ import re
 import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from harness.base.errors import StoreError, WorkspaceError
 from harness.base.workspace import KEY, Edition, Workspace
-from harness.store.rows import File
+from harness.store.rows import File, Stray
 from harness.store.store import ResultStore
 
 MISSING, DAMAGED = "missing", "damaged"
 SET_ASIDE = "set-aside"
 """The folder of the workspace for files that no row knows."""
-
-
-@dataclass(frozen=True)
-class Stray:
-    """A file in the folders of an edition, which may be on record or not."""
-
-    edition: Edition
-    name: str
-    path: Path
 
 
 def read_verified(workspace: Workspace, file: File) -> bytes | None:

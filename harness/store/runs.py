@@ -27,7 +27,7 @@ from harness.store.database import Operations, now, select_in
 from harness.store.fences import OWNER_COLUMNS, is_held, owner_of
 from harness.store.files import database_id
 from harness.store.floats import decode, decode_curve, stored_json
-from harness.store.rows import Curve, Estimate, HistoryRow, Pace, RunRow, RunStatus
+from harness.store.rows import Curve, Estimate, HistoryRow, RunRow, RunStatus
 from harness.store.schema import (
     curves,
     descriptions,
@@ -68,10 +68,7 @@ class Runs(Operations):
         with self._read() as connection:
             rows = select_in(connection, select(*STATUS_COLUMNS), runs.c.key, keys)
         return {
-            row.key: RunStatus(
-                Status(row.status), row.step, row.steps, row.wall_s, row.crashes, row.source_hash
-            )
-            for row in rows
+            key: RunStatus(Status(status), *values) for key, status, *values in map(tuple, rows)
         }
 
     def find(self, prefix: str) -> list[RunRow]:
@@ -178,8 +175,14 @@ class Runs(Operations):
         with self._read() as connection:
             return connection.execute(query).scalar()
 
-    def paces(self, methods: Collection[str]) -> list[Pace]:
-        """Read what the runs of these methods took, by cell; a cell without a step is left out."""
+    def paces(
+        self, methods: Collection[str]
+    ) -> list[tuple[str, str, str, str, dict[str, Any], float, int]]:
+        """Read what the runs of these methods took so far, by cell: the cell, its method, task,
+        the task's label and settings, seconds of work, and the steps that were made in them. The
+        members of a stack have the same seconds and steps: those of the stack. A cell without a
+        step is left out.
+        """
         names = (func.min(runs.c[name]) for name in ("method", "task", "task_label", "settings"))
         sums = (func.sum(runs.c.wall_s), func.sum(runs.c.step))
         query = select(runs.c.cell, *names, *sums).group_by(runs.c.cell)
@@ -188,8 +191,10 @@ class Runs(Operations):
             rows = connection.execute(
                 query.where(runs.c.method.in_(methods), runs.c.step > 0, paced)
             )
-            # PostgreSQL sums to a Decimal.
-            return [Pace(*row)._replace(steps=int(row[-1])) for row in rows]
+            return [
+                (*names, stored_json(settings), wall_s, int(steps))  # PostgreSQL sums to a Decimal
+                for *names, settings, wall_s, steps in map(tuple, rows)
+            ]
 
 
 def run_row(row: Row[Any]) -> RunRow:

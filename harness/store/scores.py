@@ -142,15 +142,16 @@ class Scores(Operations):
         """Find, of each method and task that is not installed, by kind and name, the sha256 of the
         code that was queued last.
         """
-        newest: dict[tuple[str, str], tuple[float, str]] = {}
+        newest: dict[tuple[str, str], str] = {}
         with self._read() as connection:
             for kind in ("method", "task"):
                 name, source = runs.c[kind], runs.c[f"{kind}_source"]
-                query = select(name, func.max(runs.c.created_at), source)
-                grouped = query.where(source.is_not(None)).group_by(name, source)
-                for plugin, at, digest in connection.execute(grouped):
-                    newest[kind, plugin] = max(newest.get((kind, plugin), (0.0, "")), (at, digest))
-        return {plugin: digest for plugin, (_, digest) in newest.items()}
+                grouped = select(name, source).where(source.is_not(None)).group_by(name, source)
+                in_order = grouped.order_by(func.max(runs.c.created_at), source)
+                newest |= {
+                    (kind, plugin): digest for plugin, digest in connection.execute(in_order)
+                }
+        return newest
 
     def environments(self) -> dict[str, dict[str, Any]]:
         """Read every environment on record by its hash."""

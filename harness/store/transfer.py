@@ -107,7 +107,7 @@ class Result:
         """
         for table, rows in self.rows.items():
             for edited in edited_rows_of(table, rows):
-                raise ValueError(str(edited))
+                raise ValueError(edited)
         for row in self.rows[descriptions]:
             Description.model_validate_json(row.description)
         members = [Plan.model_validate_json(row.plan).members for row in self.rows[plans]]

@@ -76,7 +76,14 @@ def migrate(database: Database) -> str | None:
             connection.execute(select(func.pg_advisory_xact_lock(SCHEMA_LOCK)))
         revision = revision_of(connection)
         if revision is None:
-            _refuse_foreign_tables(connection, database.url)
+            tables = set(inspect(connection).get_table_names())
+            if clashes := sorted(set(metadata.tables) & tables):
+                is_mlflow = {"experiments", "latest_metrics"} <= tables
+                raise StoreError(
+                    f"{redact(database.url)} is not a result database: "
+                    f"{'MLflow' if is_mlflow else 'another program'} made its tables "
+                    f"({', '.join(clashes)}). Name a database of its own with BENCH_DATABASE_URL."
+                )
         elif revision not in REVISIONS:
             check_revision(revision, database.url)
         if revision != HEAD:
@@ -104,17 +111,6 @@ def _describe_runs(connection: Connection) -> None:
         }
         cell = update(runs).where(runs.c.cell == row.cell, undescribed)
         connection.execute(cell.values(**values))
-
-
-def _refuse_foreign_tables(connection: Connection, url: str) -> None:
-    tables = set(inspect(connection).get_table_names())
-    clashes = sorted(set(metadata.tables) & tables)
-    if clashes:
-        maker = "MLflow" if {"experiments", "latest_metrics"} <= tables else "another program"
-        raise StoreError(
-            f"{redact(url)} is not a result database: {maker} made its tables "
-            f"({', '.join(clashes)}). Name a database of its own with BENCH_DATABASE_URL."
-        )
 
 
 def upgrade(url: str) -> str | None:

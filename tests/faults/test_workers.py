@@ -19,9 +19,10 @@ from postgres import server
 from runs import ROOT, batter, finished, kill, mirrored, prepared, start, state, wait_for_checkpoint
 from sweeps import Place, children, states, sweep
 
+from harness.base.errors import UsageError
 from harness.base.workspace import Workspace
 from harness.execution.job import Options
-from harness.execution.workers import Worker, WorkerFailed
+from harness.execution.workers import Worker
 from harness.store import ResultStore
 
 RUN = ["-m", "vb", "-m", "iwae", "-m", "hvae[n_leapfrog=1,2]", "-t", "gaussian-2", "--seeds", "0-1"]
@@ -187,7 +188,7 @@ def test_the_last_words_of_a_worker_are_heard_however_late_they_are_read(tmp_pat
     worker = Worker(workspace, ["0" * 16], Options())
     try:
         assert worker.wait() == 0
-        with pytest.raises(WorkerFailed, match="None of the runs asked for"):
+        with pytest.raises(UsageError, match="None of the runs asked for"):
             list(worker.notes())
     finally:
         worker.close()
