@@ -68,7 +68,7 @@ def run_keys(keys: list[str], options: dict[str, Any]) -> dict[str, Any]:
 
 
 class Cluster:
-    """The stacks of some runs as tasks of a Dask cluster; one whose worker died is sent again."""
+    """The stacks of some runs as tasks of a Dask cluster."""
 
     def __init__(
         self, client: Any, store: ResultStore, keys: Sequence[str], options: Options
@@ -81,7 +81,6 @@ class Cluster:
         self._send(keys)
 
     def _send(self, keys: Sequence[str]) -> None:
-        """Submit what is open of these runs."""
         for stack in stacks(self._store.open_runs(keys)):
             group = [run.key for run in stack]
             self._futures[self._executor.submit(run_keys, group, self._options)] = group

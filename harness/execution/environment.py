@@ -50,9 +50,7 @@ def _cpu() -> str:
 
 
 def _git(*arguments: str) -> str | None:
-    """Return what git says of the folder that holds the source; None where that is not a checkout
-    of its own.
-    """
+    """Return what git says of the source; None where that is not a checkout of its own."""
     folder = Path(__file__).resolve().parents[2]
     if not (folder / ".git").exists():
         return None

@@ -59,12 +59,10 @@ class Forecast:
 
     @property
     def counts(self) -> Counter[str]:
-        """All runs by status."""
         return sum(self.parts.values(), Counter())
 
     @property
     def processes(self) -> int:
-        """The number of processes at work."""
         return len({(run.host, run.pid) for run in self.at_work})
 
     def seconds_with(self, workers: int) -> float | None:
@@ -78,7 +76,7 @@ class Forecast:
 
 @dataclass(frozen=True)
 class _Run:
-    """A run with its names, which are hashes and take a while, its status and its step."""
+    """A run with its names, which are hashes and take a while to make."""
 
     new: NewRun
     key: str
@@ -175,7 +173,7 @@ class Speeds:
     def __init__(self, store: ResultStore | None, runs: Sequence[NewRun]) -> None:
         self._sums: dict[Hashable, tuple[float, int]] = {}
         methods = {run.spec.method for run in runs}
-        for *names, wall_s, steps in store.paces(methods) if store and methods else []:
+        for names, wall_s, steps in store.paces(methods) if store and methods else []:
             for kind in _kinds(*names):
                 sums = self._sums.get(kind, (0.0, 0))
                 self._sums[kind] = (sums[0] + wall_s, sums[1] + steps)

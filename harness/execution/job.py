@@ -69,9 +69,7 @@ def cores() -> int:
 
 @dataclass(frozen=True)
 class Options:
-    """How a command wants its runs made; nothing here changes a number (`other_torch` gives up
-    equality to the bit).
-    """
+    """How a command wants its runs made; only `other_torch` may change a number, in its last bits."""
 
     save_every_s: float | None = None
     other_torch: bool = False
@@ -90,9 +88,7 @@ class Options:
         return now + (math.inf if self.total_limit_s is None else self.total_limit_s)
 
     def pause(self, took_s: float) -> float:
-        """Return the seconds until the next checkpoint after one that took `took_s`: as asked, else
-        so that saving takes about `SAVE_SHARE`.
-        """
+        """Return the seconds until the next checkpoint after one that took `took_s`."""
         if self.save_every_s is not None:
             return self.save_every_s
         return max(FIRST_SAVE_S, took_s / SAVE_SHARE)
@@ -109,7 +105,7 @@ class Began:
 
 @dataclass(frozen=True)
 class Advanced:
-    """A stack has taken `step` steps; `bound` is the mean over its living replicates, nats."""
+    """A stack has taken `step` steps; `bound` is the mean over its living replicates [nats]."""
 
     step: int
     bound: float
@@ -142,8 +138,7 @@ class OutOfTime(Exception):
 
 
 def with_retry(stop: StopRequest, act: Callable[P, T], *arguments: P.args, **named: P.kwargs) -> T:
-    """Return what `act` returns, after waiting for a database that is away or locked, because
-    results are in hand.
+    """Return what `act` returns; wait for a database that is away, because results are in hand.
 
     Raises:
         StoreError: it was away for `STORE_PATIENCE_S`, or `stop` was set meanwhile.
@@ -190,7 +185,6 @@ class Job:
         return [member for member in self.members() if rows[member[1].key].status == Status.RUNNING]
 
     def retry(self, act: Callable[P, T], *arguments: P.args, **named: P.kwargs) -> T:
-        """Return what `act` returns, as `with_retry` does."""
         return with_retry(self.stop, act, *arguments, **named)
 
     def wall_s(self, claim: Claim) -> float:
@@ -327,8 +321,8 @@ def _store(job: Job, claims: list[Claim], outcomes: list[Outcome]) -> Iterator[E
 
 @contextmanager
 def _ended_when_stuck(job: Job) -> Iterator[None]:
-    """End the process of a job that is long past its time: a step that does not end can be stopped
-    in no other way, whatever it holds.
+    """End the process of a job that is long past its time: nothing else stops a step that does not
+    end.
     """
     options = job.options
     if options.stuck_after_s is None or job.time_is_over == math.inf:
@@ -413,7 +407,7 @@ def _outcome(
     claim: Claim,
     scores: dict[str, Score] | None = None,
 ) -> Outcome:
-    """Return how a member ended, its last checkpoint written: done, or frozen on the way."""
+    """Return how a member ended, its last checkpoint written."""
     metrics: dict[str, Estimate] = {}
     status, reason, step = Status.DONE, None, state.steps_taken(index)
     if bool(state.alive[index]):
@@ -437,9 +431,7 @@ def _outcome(
 def _pictures(
     job: Job, method: Method, task: Task, spec: RunSpec, state: State
 ) -> Generator[Event, None, list[ArtifactFile]]:
-    """Write the run's pictures. What keeps them from being made or written is reported, and does
-    not touch the result.
-    """
+    """Write the run's pictures; what keeps them from being made does not touch the result."""
     files: list[ArtifactFile] = []
     edition = job.claims[spec.key].edition
     try:
@@ -514,7 +506,7 @@ def _save(job: Job, state: State, remark: str | None = None) -> None:
 
 
 def _try_to_save(job: Job, state: State) -> Iterator[Event]:
-    """Save, or report why not: training goes on, and the next checkpoint makes up for this one."""
+    """Save, or report why not: the next checkpoint makes up for this one."""
     try:
         _save(job, state)
     except LeaseLost:

@@ -145,8 +145,7 @@ def execute(
 
 
 class Remaining:
-    """The runs that are still to be made: some of those that were asked for, or whatever the
-    database has open.
+    """The runs that are still to be made: of those that were asked for, or whatever is open.
 
     The database is asked about as many as it takes to find `at_once` that are free, and never again
     about one that has ended.
@@ -159,7 +158,6 @@ class Remaining:
         self.at_once = AT_ONCE
 
     def set_aside(self, keys: Sequence[str]) -> None:
-        """Leave these out from now on."""
         self._excluded |= set(keys)
 
     def next(self) -> list[OpenRun]:

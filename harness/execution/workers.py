@@ -117,10 +117,8 @@ def follow(
 
 
 class Watch:
-    """How far some runs are: `open_keys` are those that have not ended, in the order in which they
-    are made.
-
-    A look asks about these from the start, and no further than to those that have not begun.
+    """How far some runs are: `open_keys` have not ended. A look asks about these in order, and no
+    further than to those that have not begun.
     """
 
     def __init__(
@@ -186,7 +184,7 @@ class Worker(Subprocess):
         )
 
     def notes(self) -> Iterator[Note]:
-        """Yield what it has reported since the last call; once it has ended, everything.
+        """Yield what it has reported since the last call.
 
         Raises:
             BenchError: an error ended it.
@@ -198,7 +196,7 @@ class Worker(Subprocess):
 
 
 class Pool:
-    """`n` workers on this machine; one that dies is replaced."""
+    """`n` workers on this machine."""
 
     def __init__(self, workspace: Workspace, keys: Sequence[str], n: int, options: Options) -> None:
         self._workspace, self._keys = workspace, list(keys)

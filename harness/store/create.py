@@ -54,10 +54,7 @@ def open_database(url: str) -> Database:
 
 def create_file(file: Path, build: Callable[[Path], object]) -> bool:
     """Have a missing file built under another name and put in place whole, by one process at a
-    time; returns whether this call did it.
-
-    A process killed at any moment leaves either the whole file or none, and at worst a hidden one
-    that the next call removes.
+    time; returns whether this call did it. What a killed process leaves, the next call removes.
 
     Raises:
         OSError: the file cannot be written.
@@ -114,7 +111,7 @@ def _publish(unfinished: Path, file: Path) -> bool:
 
 
 def _migrate_file(unfinished: Path) -> None:
-    """Run the migrations and move everything from the log into the file."""
+    """Create the tables, and move everything from the log into the file."""
     with Database(sqlite_url(unfinished)) as database:
         migrate(database)
         with database.engine.connect() as connection:

@@ -76,10 +76,10 @@ def sqlite_file(url: str) -> Path | None:
 
 class Database(Closing):
     """A database at an address: its engine, and transactions that are safe against other processes.
+    What its driver raises becomes a `StoreError`.
 
-    It is connected to when it is first used. What its driver raises becomes a `StoreError`. A
-    migration turns `foreign_keys` off: rebuilding a table under them would take the rows of others
-    along.
+    A migration turns `foreign_keys` off: rebuilding a table under them would take the rows of
+    others along.
     """
 
     def __init__(self, url: str, *, foreign_keys: bool = True) -> None:
@@ -108,9 +108,7 @@ class Database(Closing):
 
     @contextmanager
     def frozen(self) -> Iterator[Database]:
-        """Open this database as one moment shows it, to be read piece by piece while others write;
-        errors of the block that are not the database's pass as they are.
-        """
+        """Open this database as one moment shows it, to be read piece by piece while others write."""
         with ExitStack() as stack:
             with clear_errors(self.url):
                 connection = stack.enter_context(self._reading_engine.begin())

@@ -51,7 +51,7 @@ RETRACTED = errata.c.lifted_at.is_(None) & errata.c.replaced_at.is_(None)
 
 
 class EarlierResults(Operations):
-    """Reads the results that wait and puts them back, each method in one transaction."""
+    """Reads the results that wait and puts them back."""
 
     def of(self, key: str) -> dict[str, Any] | None:
         """Read what a run had before it was put back to its start, while that waits."""
@@ -64,8 +64,8 @@ class EarlierResults(Operations):
             return set(connection.execute(select(earlier_results.c.run)).scalars())
 
     def given_up(self, keys: Iterable[str]) -> dict[str, str]:
-        """Tell why the last attempt at runs came to nothing, where the earlier result was put back
-        after it; other runs are left out.
+        """Tell, of runs whose last attempt came to nothing and whose earlier result was put back,
+        why.
         """
         table = run_history.c
         put_back = select(table.run).where(table.reason == PUT_BACK)
@@ -131,16 +131,13 @@ def keep(connection: Connection, rows: Rows, at: float) -> None:
 
 
 def waiting_results(connection: Connection, keys: Iterable[str]) -> dict[str, dict[str, Any]]:
-    """Read the results that wait for their successor, by run; a run that was not put back to its
-    start has none.
-    """
+    """Read the results that wait for their successor, by run."""
     query = select(earlier_results.c.run, earlier_results.c.result)
     rows = select_in(connection, query, earlier_results.c.run, keys)
     return {run: stored_json(result) for run, result in rows}
 
 
 def files_of(connection: Connection, results: dict[str, dict[str, Any]]) -> list[File]:
-    """List the files of these results."""
     name = database_id(connection)
     files: list[File] = []
     for key, result in results.items():

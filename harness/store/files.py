@@ -24,12 +24,10 @@ AnyFile = TypeVar("AnyFile", bound=File | Stray)
 
 
 class Files(Operations):
-    """Which files belong to runs; what is changed on disk is asked for and done within one writing
-    transaction.
-    """
+    """Which files belong to runs; disk and rows change within one writing transaction."""
 
     def on_record(self, kind: type[RecordedFile]) -> dict[str, list[RecordedFile]]:
-        """Read the files of this kind by run, in the order of `read_files`."""
+        """Read all files of this kind; see `read_files`."""
         with self._read() as connection:
             return read_files(connection, kind)
 
@@ -58,9 +56,7 @@ class Files(Operations):
                 act()
 
     def drop_checkpoint(self, file: CheckpointFile, is_bad: Callable[[], bool]) -> None:
-        """Take a checkpoint off the record if it is there and `is_bad`, asked while nobody can
-        change that, says that its file is missing or damaged.
-        """
+        """Take a checkpoint off the record if it is there and, asked meanwhile, `is_bad`."""
         with self._write() as connection:
             if _is_on_record(connection, file) and is_bad():
                 same = (checkpoints.c.role == file.role, checkpoints.c.step == file.step)
@@ -70,12 +66,10 @@ class Files(Operations):
 
 
 def database_id(connection: Connection) -> str:
-    """Read which database this is."""
     return str(connection.execute(select(database.c.id)).scalar_one())
 
 
 def editions_of(connection: Connection, keys: Iterable[str]) -> dict[str, Edition]:
-    """Read the editions that these runs have now."""
     rows = select_in(connection, select(runs.c.key, runs.c.edition), runs.c.key, keys)
     name = database_id(connection)
     return {key: Edition(name, key, number) for key, number in rows}

@@ -12,7 +12,7 @@ from harness.store.schema import BEHIND, runs
 
 
 class Mirroring(Operations):
-    """Notes which revision of each run its mirror shows, each method in one transaction."""
+    """Notes which revision of each run its mirror shows."""
 
     def behind(self, keys: Collection[str] | None = None) -> list[str]:
         """Find those of these runs, or of all, whose mirror lacks something that there is to show,

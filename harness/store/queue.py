@@ -44,7 +44,7 @@ OPEN_COLUMNS = [
 
 
 class Queue(Operations):
-    """Queues runs and hands them out, each method in one transaction.
+    """Queues runs and hands them out.
 
     A run belongs to the process whose claim raised its fence last. The lease says for how long
     others must believe that the process lives; on the same host they look for themselves. Methods

@@ -29,11 +29,10 @@ from harness.store.schema import curves, environments, metrics, plans, runs
 
 
 class Results(Operations):
-    """Writes what runs make, each method in one transaction.
+    """Writes what runs make.
 
-    Every method that takes a claim raises `LeaseLost`, and writes nothing, when the run belongs to
-    someone else meanwhile. Methods that return files return those that are off the record: they
-    may be deleted.
+    Methods that take claims raise `LeaseLost`, and write nothing, when a run belongs to someone else
+    meanwhile. Returned files are off the record: they may be deleted.
     """
 
     def begin(self, claims: Sequence[Claim], plan: Plan, environment: dict[str, Any]) -> None:
@@ -98,10 +97,11 @@ class Results(Operations):
             return dropped + earlier.decide(connection, running, at)
 
     def reset(self, keys: Sequence[str], replacements: Sequence[NewRun] = ()) -> list[File]:
-        """Put runs back to their start; what those had that have ended waits for its successor.
+        """Put runs back to their start, with the code that `replacements` name; what those had that
+        have ended waits for its successor.
 
-        Those of `replacements` are made with the code that these name. Raises a `UsageError` and
-        changes nothing while a living process holds one of them.
+        Raises:
+            UsageError: a living process holds one of them; nothing is changed.
         """
         with self._write() as connection:
             at = now(connection)

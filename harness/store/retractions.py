@@ -30,7 +30,7 @@ class Retraction(NamedTuple):
 
 
 class Retractions(Operations):
-    """Marks results and reads the marks, each method in one transaction."""
+    """Marks results and reads the marks."""
 
     def reasons(self, keys: Iterable[str] | None = None) -> dict[str, str]:
         """Tell why results are retracted, by run: of these runs, or of all; a run whose result is

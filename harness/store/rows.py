@@ -15,9 +15,7 @@ Curve = list[tuple[int, float]]
 
 @dataclass(frozen=True)
 class RunRow:
-    """A stored run. Times are seconds since 1970, UTC; `wall_s` is seconds of work over all
-    attempts.
-    """
+    """A stored run. Times are seconds since 1970, UTC; `wall_s` is of work over all attempts."""
 
     key: str
     cell: str
@@ -53,7 +51,7 @@ class RunRow:
 
 @dataclass(frozen=True)
 class RunStatus:
-    """How far a run is: `wall_s` is seconds of work so far."""
+    """How far a run is."""
 
     status: Status
     step: int
@@ -64,8 +62,8 @@ class RunStatus:
 
 
 class OpenRun(NamedTuple):
-    """A run that is still to be made, as far as choosing the next stack needs it; `plan` is the
-    stored plan's hash, `holder` the living process that is at it.
+    """A run that is still to be made; `plan` is the stored plan's hash, `holder` the living process
+    that is at it.
     """
 
     key: str
@@ -90,9 +88,8 @@ class HistoryRow:
 
 @dataclass(frozen=True)
 class Claim:
-    """The right to write one run, until someone else's claim raises its fence.
-
-    `step`, `wall_s` and `plan` are what the attempt before left behind.
+    """The right to write one run, until someone else's claim raises its fence. `step`, `wall_s` and
+    `plan` are of the attempt before.
     """
 
     key: str
@@ -126,7 +123,6 @@ class CheckpointFile:
 
     @property
     def name(self) -> str:
-        """The file's name."""
         return checkpoint_name(self.step)
 
     def path_in(self, workspace: Workspace) -> Path:
@@ -144,7 +140,7 @@ class ArtifactFile:
     edition: Edition = field(default=NOWHERE, compare=False)
 
     def path_in(self, workspace: Workspace) -> Path:
-        """Return where it lies. Raises a `StoreError` where its row leads nowhere."""
+        """Return where it lies; see `CheckpointFile.path_in`."""
         return workspace.picture_file(self.edition, self.name)
 
 

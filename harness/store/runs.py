@@ -50,7 +50,7 @@ PACED = (Status.DONE, Status.RUNNING, Status.INTERRUPTED, Status.TIMEOUT)
 
 
 class Runs(Operations):
-    """Reads runs, each method in one transaction."""
+    """Reads runs."""
 
     @cached_property
     def database(self) -> str:
@@ -177,7 +177,7 @@ class Runs(Operations):
 
     def paces(
         self, methods: Collection[str]
-    ) -> list[tuple[str, str, str, str, dict[str, Any], float, int]]:
+    ) -> list[tuple[tuple[str, str, str, str, dict[str, Any]], float, int]]:
         """Read what the runs of these methods took so far, by cell: the cell, its method, task,
         the task's label and settings, seconds of work, and the steps that were made in them. The
         members of a stack have the same seconds and steps: those of the stack. A cell without a
@@ -192,8 +192,9 @@ class Runs(Operations):
                 query.where(runs.c.method.in_(methods), runs.c.step > 0, paced)
             )
             return [
-                (*names, stored_json(settings), wall_s, int(steps))  # PostgreSQL sums to a Decimal
-                for *names, settings, wall_s, steps in map(tuple, rows)
+                # PostgreSQL sums to a Decimal.
+                ((cell, method, task, label, stored_json(settings)), wall_s, int(steps))
+                for cell, method, task, label, settings, wall_s, steps in map(tuple, rows)
             ]
 
 
@@ -214,7 +215,6 @@ def read_runs(connection: Connection, keys: Sequence[str]) -> dict[str, RunRow]:
 
 
 def abandoned_keys(connection: Connection) -> list[str]:
-    """Find the runs that are on record as running and that no living process holds."""
     at = now(connection)
     running = select(runs).where(runs.c.status == Status.RUNNING.value).order_by(runs.c.key)
     return [row.key for row in connection.execute(running).all() if not is_held(row, at)]
@@ -230,11 +230,7 @@ def begins(column: Column[str], prefix: str) -> ColumnElement[bool]:
 
 
 def metric_value(run: str, name: str, value: float | None, kind: str) -> float:
-    """Decode a stored metric.
-
-    Raises:
-        StoreError: it has no value.
-    """
+    """Decode a stored metric. Raises a `StoreError` where it has no value."""
     number = decode(value, kind)
     if number is None:
         raise StoreError(f"The metric '{name}' of run {run} has no value. See: bench doctor.")
@@ -243,11 +239,7 @@ def metric_value(run: str, name: str, value: float | None, kind: str) -> float:
 
 @lru_cache(maxsize=10_000)
 def parse_description(text: str | None, method: str) -> Description:
-    """Parse what is stored of a run's plugins; a run that has nothing has its method's bare name.
-
-    Raises:
-        StoreError: bench cannot have written it.
-    """
+    """Parse what is stored of a run's plugins; a run that has nothing has its method's bare name."""
     if text is None:
         return Description(method=method)
     try:
@@ -259,7 +251,6 @@ def parse_description(text: str | None, method: str) -> Description:
 
 
 def plans_by_digest(connection: Connection, digests: Iterable[str | None]) -> dict[str, Plan]:
-    """Read the plans of these hashes."""
     digests = [digest for digest in digests if digest is not None]
     rows = select_in(connection, select(plans), plans.c.digest, digests)
     try:

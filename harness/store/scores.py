@@ -20,9 +20,7 @@ CODE_DIGITS = 8
 
 
 class CellRow(NamedTuple):
-    """What the replicates of a cell have in common; `spec` is that of the run `key`, the least of
-    their keys.
-    """
+    """What the replicates of a cell have in common; `spec` is that of the run `key`."""
 
     cell: str
     method: str
@@ -38,14 +36,11 @@ class CellRow(NamedTuple):
 
     @property
     def method_names(self) -> tuple[str, ...]:
-        """What a pattern may call the method: its own name, its variant's, and that with the code
-        it is.
-        """
+        """What a pattern may call the method: its name, its variant's, and that with its code."""
         return _names(self.method, self.description.method, self.method_source)
 
     @property
     def task_names(self) -> tuple[str, ...]:
-        """What a pattern may call the task."""
         return _names(self.task, self.task_label, self.task_source)
 
 
@@ -54,9 +49,7 @@ def _names(name: str, label: str, source: str | None) -> tuple[str, ...]:
 
 
 class Replicate(NamedTuple):
-    """One run of a cell: how it ended, seconds of work, the hashes of its plugins' source and of
-    its environment, and why it failed.
-    """
+    """One run of a cell; `source_hash` and `environment` are hashes."""
 
     key: str
     cell: str
@@ -84,7 +77,7 @@ def is_newest(run: CellRow | RunRow, newest: Mapping[tuple[str, str], str]) -> b
 
 
 class Scores(Operations):
-    """Reads what comparisons need, each method in one transaction."""
+    """Reads what comparisons need."""
 
     def cells(self) -> list[CellRow]:
         """Read every cell that has runs, sorted by task, method and cell."""
@@ -168,9 +161,7 @@ class Snapshot(Runs, Scores):
         self.retractions = Retractions(moment)
 
     def each_cell(self) -> Iterator[CellRow]:
-        """Yield every cell that has runs, sorted by task, method and cell; few are held at a
-        time.
-        """
+        """Yield what `cells` returns; few are held at a time."""
         with self._read() as connection:
             yield from _each_cell(connection)
 

@@ -25,9 +25,7 @@ class ResultStore(Runs, Queue, Results, Mirroring, Transfer, Closing):
     """Runs, who holds them, and their results, in a SQLite file or on a PostgreSQL server.
 
     Every method is one transaction, and raises `StoreError` when the database is locked, damaged or
-    away. Threads may share a store; a child process opens its own. `scores` is what comparisons
-    read; `retractions` marks results that were withdrawn, `earlier` has those that wait for their
-    successor, `files` says which files are on record.
+    away. Threads may share a store; a child process opens its own.
     """
 
     def __init__(self, database: Database) -> None:

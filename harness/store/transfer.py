@@ -79,16 +79,13 @@ class Result:
 
     @property
     def key(self) -> str:
-        """The run's name."""
         return self.run.key
 
     @property
     def spec(self) -> RunSpec:
-        """What the run is."""
         return RunSpec.from_plain(stored_json(self.run.spec))
 
     def without(self, files: Sequence[File]) -> Result:
-        """Leave out files."""
         remaining = [file for file in self.files if file not in files]
         names = {file.name for file in remaining}
         rows = {
@@ -163,9 +160,7 @@ def _result(connection: Connection, run: Row[Any]) -> Result:
 
 
 class Transfer(Operations):
-    """Reads results with all that is on record of them, and takes them in, each method in one
-    transaction.
-    """
+    """Reads results with all that is on record of them, and takes them in."""
 
     def results(self, keys: Sequence[str]) -> list[Result]:
         """Read these runs as one moment shows them; those that are not finished are left out."""

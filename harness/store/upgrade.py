@@ -24,7 +24,7 @@ SCHEMA_LOCK = 0x62656E6368
 
 
 def revision_of(connection: Connection) -> str | None:
-    """Read the schema's revision; None where there is no schema."""
+    """Read the schema's revision; None where there is none."""
     if not inspect(connection).has_table(VERSION_TABLE):
         return None
     return connection.execute(text(f"SELECT version_num FROM {VERSION_TABLE}")).scalar()
