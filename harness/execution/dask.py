@@ -112,7 +112,9 @@ def _fault(future: Any, group: list[str]) -> WorkerLost | None:
         BenchError: an error of a run ended it.
     """
     error = future.exception()
-    fault = future.result() if error is None else {"error": f"{type(error).__name__}: {error}"}
+    fault: dict[str, Any] = (
+        future.result() if error is None else {"error": f"{type(error).__name__}: {error}"}
+    )
     if not fault:
         return None
     if (status := fault.get("status")) is not None:
