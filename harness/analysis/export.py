@@ -105,8 +105,8 @@ def _environment(*address: str, kind: type = str) -> Callable[[Run], Any]:
 
 
 def _not_finite(run: Run) -> str | None:
-    odd = {name: m.value for name, m in run.metrics.items() if not math.isfinite(m.value)}
-    return " ".join(f"{name}={value}" for name, value in odd.items()) or None
+    values = ((name, metric.value) for name, metric in run.metrics.items())
+    return " ".join(f"{name}={value}" for name, value in values if not math.isfinite(value)) or None
 
 
 IDENTITY = (
@@ -229,11 +229,6 @@ Shape = tuple[tuple[str, Kind | None], ...]
 """The addresses of a spec's settings with the kind of each value; none of a value that is none."""
 
 
-def _shape(spec: dict[str, Any]) -> Shape:
-    settings = flat(FORMER | spec)
-    return tuple((name, _kind(settings[name])) for name in settings if name not in COPIED)
-
-
 def _kind(value: Any) -> Kind | None:
     if value is None:
         return None
@@ -327,7 +322,10 @@ def find_runs(snapshot: Snapshot, run_filter: RunFilter) -> MatchingRuns:
     for cell in snapshot.each_cell():
         if run_filter.has_cell(cell):
             tasks = one_cell_a_task([*tasks, cell])
-            shape = _shape(cell.spec)
+            settings = flat(FORMER | cell.spec)
+            shape: Shape = tuple(
+                (name, _kind(settings[name])) for name in settings if name not in COPIED
+            )
             cells[cell.cell] = shapes.setdefault(shape, shape)
     matching = MatchingRuns([], set(), tasks, Counter(), snapshot.newest_sources())
     names = list(cells)

@@ -92,9 +92,7 @@ def write_jsonl(table: DataTable, file: BinaryIO) -> None:
 
 
 def write_parquet(table: DataTable, file: BinaryIO) -> None:
-    """Write a row group a block. The schema's version is also in the file's metadata, what a column
-    holds and its unit in the column's.
-    """
+    """Write a row group a block; what a column holds and its unit are in its metadata."""
     from pyarrow import parquet
 
     with parquet.ParquetWriter(file, arrow_schema(table.columns)) as writer:
@@ -110,9 +108,7 @@ FORMATS: dict[str, Callable[[DataTable, BinaryIO], None]] = {
 
 
 def arrow_schema(columns: Sequence[Field]) -> pyarrow.Schema:
-    """Return columns as Arrow's, whatever they hold. pandas reads integers as integers, also where
-    some are missing.
-    """
+    """Return columns as Arrow's; pandas reads integers as integers, also where some are missing."""
     import pyarrow
 
     types = {

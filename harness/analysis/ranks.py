@@ -96,11 +96,8 @@ def ranking(
 
 
 def across(tables: Sequence[Table]) -> Ranking | None:
-    """Rank the rows that have an entry in every column of these tables; None where there are not
-    two, or nothing ranks.
-
-    The tables are of one metric, or each of its tasks' own: two metrics of one task are not two
-    tasks.
+    """Rank the rows that have an entry in every column of these tables, which are of one metric or
+    each of its tasks' own; None where there are not two, or nothing ranks.
     """
     ranked = [table for table in tables if table.info.better]
     is_lower: list[bool] = []
@@ -119,9 +116,11 @@ def across(tables: Sequence[Table]) -> Ranking | None:
         text if one_protocol else f"{text} ({row.protocol})"
         for row, text in row_texts(rows).items()
     ]
-    blocks = [[_mean(column[row]) for row in rows] for column in columns]
+    blocks = [
+        [
+            None if entry.failures or not entry.interval.n else entry.interval.mean
+            for entry in (column[row] for row in rows)
+        ]
+        for column in columns
+    ]
     return ranking(names, blocks, is_lower)
-
-
-def _mean(entry: Entry) -> float | None:
-    return None if entry.failures or not entry.interval.n else entry.interval.mean

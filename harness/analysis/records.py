@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, BinaryIO
 
 from harness.analysis.files import (
@@ -38,25 +38,21 @@ KINDS: dict[str, Kind] = {
 
 
 def records(tables: Sequence[Table], selected: SelectedRuns) -> list[Record]:
-    """Return a flat record for each entry of each table; what does not apply is None. NaN never
-    occurs.
-    """
-    rows = [record for table in tables for record in _of_table(table)]
+    """Return a flat record for each entry of each table; what does not apply, or is NaN, is None."""
+    rows: list[Record] = []
+    for table in tables:
+        for line in table.lines:
+            for column, entry in zip(table.columns, line.entries, strict=True):
+                if entry is not None:
+                    rows.append(_common(table, column, line) | _entry(table, entry))
+        for column, interval in zip(table.columns, table.mle or (), strict=False):
+            if interval is not None:
+                rows.append(_common(table, column, None) | _estimate(interval, table))
     for record in rows:
         cost = selected.tuning.get(record.get("cell", ""))
         for name in ("runs", "steps", "gradients", "seconds"):
             record[f"tuning_{name}"] = getattr(cost, name, None)
     return rows
-
-
-def _of_table(table: Table) -> Iterator[Record]:
-    for line in table.lines:
-        for column, entry in zip(table.columns, line.entries, strict=True):
-            if entry is not None:
-                yield _common(table, column, line) | _entry(table, entry)
-    for column, interval in zip(table.columns, table.mle or (), strict=False):
-        if interval is not None:
-            yield _common(table, column, None) | _estimate(interval, table)
 
 
 def _common(table: Table, column: str, line: Line | None) -> Record:

@@ -87,9 +87,7 @@ def paired(
 
 def bca_interval(values: Sequence[float], confidence: float = CONFIDENCE) -> Interval:
     """Return the bias-corrected and accelerated bootstrap interval for the mean: for skewed values,
-    and `BCA_FROM` of them or more.
-
-    The resamples are the same every time. Of equal values the interval is the value.
+    and `BCA_FROM` of them or more. The resamples are the same every time.
 
     Source: Efron 1987, "Better bootstrap confidence intervals".
     """

@@ -59,8 +59,8 @@ def report(
         sample: the runs that it is about.
         workspace: where the runs' images are.
         tuning: the results of tuning studies.
-        tables: titles with trusted HTML: comparisons.
-        published: the same: stored results against published ones.
+        tables: comparisons, as titles with trusted HTML.
+        published: stored results against published ones, the same.
         ranking: of the methods across tasks.
     """
     view = View(sample)

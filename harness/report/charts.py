@@ -30,7 +30,7 @@ NAME_WIDTH = 46
 
 @dataclass(frozen=True)
 class Mark:
-    """A mean at a position, with the lines that are shown when one points at it."""
+    """A mean at a position, with what is shown when one points at it."""
 
     at: float
     interval: Interval
@@ -75,8 +75,8 @@ LINEAR = Scale(None)
 def logarithmic(intervals: Sequence[Interval]) -> Scale:
     """Return a logarithmic axis for these means, or a linear one where none is positive.
 
-    Its edge is half of the smallest positive mean or end of an interval: an interval that reaches
-    zero or below is cut there. It ends early where a few means would stretch it.
+    An interval that reaches zero or below is cut at its edge. It ends early where a few means would
+    stretch it.
     """
     ends = [value for interval in intervals for value in (interval.mean, interval.low)]
     positive = [value for value in ends if math.isfinite(value) and value > 0]
@@ -161,9 +161,8 @@ def row_plot(
     axis: Any,
     **layout: Any,
 ) -> Plot:
-    """Draw rows with their names above them, so that long names leave the width to the data.
-
-    `names` are those of the rows by their position: 0, -1, -2, ...
+    """Draw rows with their names above them, so that long names leave the width to the data. The
+    rows are at 0, -1, -2, ...
     """
     wrapped = {
         at: textwrap.wrap(name, NAME_WIDTH, break_on_hyphens=False) or [name]
@@ -194,10 +193,5 @@ def row_plot(
 def integer_plot(title: str, traces: Sequence[Any], name: str, axis: Any) -> Plot:
     """Draw lines over whole numbers, each of which has a tick."""
     values = sorted({value for line in traces for value in line.x})
-    across = {
-        "type": "log",
-        "title": label(name),
-        "tickvals": values,
-        "ticktext": list(map(str, values)),
-    }
+    across = {"type": "log", "title": label(name), "tickvals": values, "ticktext": values}
     return Plot(title, go.Figure(traces, {"xaxis": across, "yaxis": axis}))
