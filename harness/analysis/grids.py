@@ -208,8 +208,9 @@ def _difference(entry: Entry | None) -> Word:
 
 def rank_grid(ranking: Ranking) -> Grid:
     """Return mean ranks, the best first, and which methods a test does not distinguish."""
+    cliques = ranking.cliques
     groups = {
-        name: [str(label) for label, clique in enumerate(ranking.cliques, 1) if name in clique]
+        name: [str(label) for label, clique in enumerate(cliques, 1) if name in clique]
         for name in ranking.names
     }
     notes = [

@@ -249,44 +249,40 @@ def judge(
     means = StoredMeans(store)
     judgements: list[Judgement] = []
     for experiment in publication.experiments:
-        values = list(_published_values(publication, experiment, tasks))
-        if not values or experiment.study is None:  # without a value no plugin is asked
-            judgements += [judgement for _, judgement in values]
-            continue
-        runs = ReproductionRuns(runs_of(experiment.study))
-        judgements += [
-            _compared(means, runs, experiment, table, judgement) for table, judgement in values
-        ]
+        runs: ReproductionRuns | None = None
+        for table, label, task, value in _published_values(experiment, tasks):
+            row = experiment.rows[label]
+            remark = table.remarks.get(label, {}).get(task, Remark())
+            judgement = Judgement(
+                publication.name,
+                experiment.name,
+                table.metric,
+                label,
+                task,
+                row.setting,
+                row.source,
+                value,
+                None,
+                Verdict.NOT_COMPARABLE,
+                experiment.because or remark.because or "",
+                remark.not_expected,
+            )
+            if experiment.study is not None and row.method is not None:
+                runs = runs or ReproductionRuns(runs_of(experiment.study))
+                judgement = _compared(means, runs, experiment, table, judgement)
+            judgements.append(judgement)
     return judgements
 
 
 def _published_values(
-    publication: Publication, experiment: Experiment, tasks: Collection[str] | None
-) -> Iterator[tuple[Table, Judgement]]:
-    """Every published value with its table, as long as no run of ours is known: not comparable."""
+    experiment: Experiment, tasks: Collection[str] | None
+) -> Iterator[tuple[Table, str, str, float]]:
+    """Every published value with its table, its row and its task."""
     for table in experiment.tables:
         for label, values in table.values.items():
-            row, remarks = experiment.rows[label], table.remarks.get(label, {})
             for task, value in zip(experiment.tasks, values, strict=True):
                 if value is not None and (tasks is None or task in tasks):
-                    remark = remarks.get(task, Remark())
-                    yield (
-                        table,
-                        Judgement(
-                            publication.name,
-                            experiment.name,
-                            table.metric,
-                            label,
-                            task,
-                            row.setting,
-                            row.source,
-                            value,
-                            None,
-                            Verdict.NOT_COMPARABLE,
-                            experiment.because or remark.because or "",
-                            remark.not_expected,
-                        ),
-                    )
+                    yield table, label, task, value
 
 
 def _compared(
@@ -298,11 +294,8 @@ def _compared(
 ) -> Judgement:
     """Hold our runs against a published value, unless a reason says that it cannot be compared."""
     row, task = experiment.rows[judgement.row], judgement.task
-    if row.method is None:
-        return judgement
-    replicates = runs.replicates(row.method, task, row.task)
-    ours = means.mean(replicates, table.metric)
-    n_datasets = experiment.n_datasets or 1
+    method, n_datasets = row.method or "", experiment.n_datasets or 1
+    replicates = runs.replicates(method, task, row.task)
 
     def closed_form(names: Mapping[str, str]) -> ClosedFormValue | None:
         name = names.get(judgement.row, table.data_dependent)
@@ -311,6 +304,7 @@ def _compared(
         form = runs.closed_form(replicates[0], name)
         return ClosedFormValue(name, form.value, form.description)
 
+    ours = means.mean(replicates, table.metric)
     judgement = replace(judgement, ours=ours, closed_form=closed_form(table.explained_by))
     if not judgement.reason:
         band = None
@@ -320,14 +314,14 @@ def _compared(
             band = form.value - half, form.value + half
         verdict, reason = settle(judgement.published, ours, n_datasets, band)
         judgement = replace(judgement, verdict=verdict, reason=reason)
-    if row.corrected_by:
-        replicates = runs.replicates(row.method, task, row.task | row.corrected_by)
-        judgement = replace(
-            judgement,
-            corrected=means.mean(replicates, table.metric),
-            corrected_closed_form=closed_form(table.corrected_explained_by),
-        )
-    return judgement
+    if not row.corrected_by:
+        return judgement
+    replicates = runs.replicates(method, task, row.task | row.corrected_by)
+    return replace(
+        judgement,
+        corrected=means.mean(replicates, table.metric),
+        corrected_closed_form=closed_form(table.corrected_explained_by),
+    )
 
 
 def settle(

@@ -1,4 +1,4 @@
-"""Means with intervals, of one sample and of paired ones, and tests of differences."""
+"""Means with intervals, and tests of paired differences."""
 
 from __future__ import annotations
 
@@ -72,17 +72,6 @@ def _scaled(values: NDArray[np.float64]) -> tuple[float, NDArray[np.float64]]:
     """
     scale = math.ldexp(1.0, math.frexp(float(abs(values).max()))[1] - 1)
     return scale, values / scale
-
-
-def paired(
-    minuends: Sequence[float], subtrahends: Sequence[float], confidence: float = CONFIDENCE
-) -> Interval:
-    """Return the interval for the mean difference, pair by pair.
-
-    Raises:
-        ValueError: they are not of one length.
-    """
-    return t_interval([a - b for a, b in zip(minuends, subtrahends, strict=True)], confidence)
 
 
 def bca_interval(values: Sequence[float], confidence: float = CONFIDENCE) -> Interval:

@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from harness.analysis.selection import TuningCost, gradients
-from harness.analysis.statistics import Interval, paired, t_interval
+from harness.analysis.statistics import Interval, t_interval
 from harness.base.errors import UsageError
 from harness.base.spec import NewRun, Status, digest
 from harness.base.workspace import Workspace
@@ -135,7 +135,7 @@ def _result(
         default=search.default,
         tuned=t_interval(list(tuned.values())),
         untuned=t_interval(list(untuned.values())),
-        gain=paired([tuned[seed] for seed in both], [untuned[seed] for seed in both]),
+        gain=t_interval([tuned[seed] - untuned[seed] for seed in both]),
         failures={name: count for name, count in failures.items() if count},
         cost=TuningCost() if store is None else cost(search, store, trials),
         left_out=dict(sorted((left_out | unmeasured).items())),
