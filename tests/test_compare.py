@@ -316,8 +316,8 @@ def test_a_baseline_that_is_several_rows_is_refused(compare, tmp_path):
     said = compare("--baseline", "hvae", home=tmp_path, status=2)
     assert said.count("\n") == 1
     assert (
-        "'hvae' is 2 rows here: hvae n_leapfrog=1; hvae n_leapfrog=5. Say which one: --baseline "
-        "'hvae n_leapfrog=1'" in said
+        "'hvae' is 2 rows here: hvae n_leapfrog=1 (smoke); hvae n_leapfrog=5 (smoke). "
+        "Say which one: --baseline 'hvae n_leapfrog=1 (smoke)'" in said
     )
 
 

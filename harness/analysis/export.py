@@ -34,9 +34,7 @@ from harness.base.text import plural
 from harness.store import CellRow, Estimate, RunRow, Snapshot, is_newest
 
 RUNS = 500
-"""How many runs are held at a time."""
-CELLS = 500
-"""How many cells' runs are looked up together."""
+"""How many runs are held at a time, and how many cells' runs are looked up together."""
 LARGEST_INTEGER = 2**63
 """What an integer of a file can hold."""
 COPIED = ("method", "method_source", "task", "task_source", "seed")
@@ -329,8 +327,8 @@ def find_runs(snapshot: Snapshot, run_filter: RunFilter) -> MatchingRuns:
             cells[cell.cell] = shapes.setdefault(shape, shape)
     matching = MatchingRuns([], set(), tasks, Counter(), snapshot.newest_sources())
     names = list(cells)
-    for start in range(0, len(names), CELLS):
-        keys: dict[str, list[str]] = {name: [] for name in names[start : start + CELLS]}
+    for start in range(0, len(names), RUNS):
+        keys: dict[str, list[str]] = {name: [] for name in names[start : start + RUNS]}
         for run in snapshot.replicates(list(keys)):
             if run_filter.has_run(run):
                 keys[run.cell].append(run.key)

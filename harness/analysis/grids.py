@@ -208,11 +208,10 @@ def _difference(entry: Entry | None) -> Word:
 
 def rank_grid(ranking: Ranking) -> Grid:
     """Return mean ranks, the best first, and which methods a test does not distinguish."""
-    cliques = ranking.cliques
-    groups = {
-        name: [str(label) for label, clique in enumerate(cliques, 1) if name in clique]
-        for name in ranking.names
-    }
+    groups: dict[str, list[str]] = {name: [] for name in ranking.names}
+    for label, clique in enumerate(ranking.cliques, 1):
+        for name in clique:
+            groups[name].append(str(label))
     notes = [
         f"Ranks within each of {ranking.n_blocks} columns, 1 the best; "
         "a method with failed runs is last in that column."

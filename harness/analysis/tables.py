@@ -355,9 +355,7 @@ def _named(baseline: str, rows: Iterable[RowName]) -> RowName | None:
         if len(matches) == 1:
             return matches[0]
         if matches:
-            texts = list(row_texts(matches).values())
-            if baseline == matches[0].text:
-                texts = [_names(row)[0] for row in matches]
+            texts = [_names(row)[0] for row in matches]
             raise UsageError(
                 f"'{baseline}' is {len(matches)} rows here: {'; '.join(texts)}. "
                 f"Say which one: --baseline '{texts[0]}'"
