@@ -24,6 +24,7 @@ def sections(
         max_content_width=100,
         terminal_width=100,
         help_option_names=["-h", "--help"],
+        show_default=True,
     )
     yield (
         f"{'#' * (2 + name.count(' '))} "

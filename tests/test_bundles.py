@@ -412,7 +412,7 @@ def test_a_conflict_is_one_line_a_run_and_exit_status_3(there, bundle):
     assert result.stdout.splitlines() == [
         f"conflict: run {keys[0]}: elbo -1.5 here, -1234.5678901234567 ± 0.25 there; elbo_gap 1.0 "
         "here, 0.30000000000000004 there; "
-        "pareto_k 2.0 here, 0.3 there; and 2 more",
+        "pareto_k 2.0 here, 0.3 there; the curve bound; the curve grad_norm",
         "3 runs: 2 added, 1 in conflict.",
     ]
     again = json_lines(cli(there, "import", bundle, "--json"))

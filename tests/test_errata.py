@@ -188,7 +188,6 @@ def test_results_are_picked_by_method_task_version_and_key(store, bench):
         (("-m", "nope", "--reason", "x"), "No run that has ended matches"),
         (("ffff", "--reason", "x"), "run"),
         (("-m", "vb", "--lift"), "matches other than 8 runs not retracted"),
-        (("-m", "vb", "--lift", "--reason", "x"), "needs no reason"),
     ],
 )
 def test_bad_input_is_one_line_and_marks_nothing(store, bench, options, said):
@@ -199,7 +198,7 @@ def test_bad_input_is_one_line_and_marks_nothing(store, bench, options, said):
 
 
 def test_a_condition_that_is_none_says_what_one_is(store, bench):
-    for text in ("2", "<1.5", "~2", "<2,", "pnf<2"):
+    for text in ("2", "~2", "pnf<2"):
         done = bench("invalidate", "-m", "vb", "--version", text, "--reason", "x")
         assert done.exit_code == 2
         assert "Write '<2', '==1' or '>=2,<4'." in done.stderr
@@ -237,7 +236,7 @@ def test_lists_and_the_run_itself_show_the_mark(store, bench):
         line["key"]: line["withdrawn"] for line in json_lines(bench("list", "runs", "--json"))
     }
     assert {name for name, why in listed.items() if why} == {key}
-    assert bench("show", key).stdout.count("wrong [bold]density") == 2
+    assert bench("show", key).stdout.count("wrong [bold]density") == 1
     assert bench("invalidate", key, "--lift").exit_code == 0
     assert "retracted" not in bench("list", "runs").stdout
     assert ", lifted " in bench("show", key).stdout

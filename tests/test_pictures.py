@@ -408,13 +408,16 @@ def bad_inputs(home):
             "holds an array of 2 x 28 x 28; this model needs n x 8 x 8",
         ),
         "one.npy": (np.zeros((8, 8), np.uint8), "holds an array of 8 x 8"),
-        "none.npy": (np.zeros((0, 8, 8), np.uint8), "holds no image"),
-        "bright.npy": (grey * 1.0, "has pixels from 0 to 255; floats must be in 0 to 1"),
-        "dark.npy": (grey / 255 - 0.1, "has pixels from -0.1"),
-        "nan.npy": (np.full((1, 8, 8), np.nan), "has pixels from nan"),
-        "whole.npy": (grey.astype(np.int64), "holds numbers of type int64"),
-        "binary.npy": ((grey > 127).astype(np.uint8), "whole numbers 0 and 1"),
-        "words.npy": (np.full((1, 8, 8), "a"), "holds numbers of type <U1"),
+        "none.npy": (np.zeros((0, 8, 8), np.uint8), "holds an array of 0 x 8 x 8"),
+        "bright.npy": (
+            grey * 1.0,
+            "float64 from 0 to 255; uint8 from 0 to 255 and floats from 0 to 1",
+        ),
+        "dark.npy": (grey / 255 - 0.1, "float64 from -0.1"),
+        "nan.npy": (np.full((1, 8, 8), np.nan), "float64 from nan"),
+        "whole.npy": (grey.astype(np.int64), "has pixels of type int64"),
+        "binary.npy": ((grey > 127).astype(np.uint8), "uint8 from 0 to 1; "),
+        "words.npy": (np.full((1, 8, 8), "a"), "has pixels of type <U1;"),
     }
     for name, (array, _) in arrays.items():
         np.save(home / name, array)

@@ -658,7 +658,7 @@ def test_a_study_shows_its_grids_and_counts(bench, study):
         part in text
         for part in (
             "mine: A study.",
-            "vb\n   on gaussian-2\n   seeds 0-1, protocol smoke, lr=1e-3",
+            "vb\n   on gaussian-2\n   seeds=0-1 protocol=smoke lr=1e-3",
             "2 runs of 1 cell",
         )
     )

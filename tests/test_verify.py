@@ -413,7 +413,7 @@ def test_a_value_that_cannot_be_compared_shows_our_runs_and_fails_nothing(worksp
 def test_the_command_works_without_a_database_and_makes_none(bench, workspace):
     result = bench("verify")
     assert result.exit_code == 0
-    assert "not run (0 of 3)" in result.stdout
+    assert "not run: 0 of 3 runs are done" in result.stdout
     assert "bench study run report-gaussian" in result.stdout
     assert "not comparable: one of the three data sets had not converged" in result.stdout
     assert "No values to compare: it is published as figures" in result.stdout
@@ -424,7 +424,7 @@ def test_a_value_that_is_not_reproduced_ends_with_status_3(bench, workspace):
     runs = cell("hvae[n_leapfrog=1]", "gaussian-25")
     store_runs(runs, [0.0404, 0.0405, 0.0406])
     good = bench("verify", "report2020", "-t", "gaussian-25")
-    assert (good.exit_code, "0.040500 ± 0.000058 (3)" in good.stdout) == (0, True)
+    assert (good.exit_code, "0.040500 ± 0.000058" in good.stdout) == (0, True)
     store_runs(cell("hvae[n_leapfrog=10]", "gaussian-25"), [0.05, 0.0501, 0.0502])
     bad = bench("verify", "report2020", "-t", "gaussian-25")
     assert bad.exit_code == 3
@@ -439,8 +439,8 @@ def test_a_failure_that_the_source_foresees_is_shown_and_does_not_fail(bench, wo
     store_runs(cell("vb", "gaussian-400"), [2000.0, 2001.0, 2002.0], "delta_sq_error")
     result = bench("verify", "report2020", "-t", "gaussian-400")
     assert result.exit_code == 0
-    assert "not reproduced, as expected" in result.stdout
-    assert "1 not reproduced (1 of them expected)" in result.stdout
+    assert "not reproduced as expected" in result.stdout
+    assert "1 not reproduced as expected" in result.stdout
 
 
 def test_what_is_reproduced_though_far_off_says_why(bench, workspace):

@@ -206,9 +206,8 @@ def test_pages_in_mlflow_are_named(workspace):
     )
     assert pages(MLFLOW_TRACKING_URI="databricks")[2] is None
     shown = bench(workspace, "why", "-m", "vb", "-t", "gaussian-25")
-    assert "seed 2    http://127.0.0.1:5000/#/runs/0123abc" in shown.stdout
-    assert "bench ui, for the pages above" in shown.stderr
-    assert "bench ui" not in bench(workspace, "why", "-m", "iaf", "-t", "gaussian-25").stderr
+    assert "seed 2 in MLflow: http://127.0.0.1:5000/#/runs/0123abc" in shown.stdout
+    assert "bench ui, for pages in MLflow" in shown.stderr
 
 
 def test_runs_that_are_in_no_table_are_counted_and_shown_when_asked_for(workspace):
@@ -270,8 +269,5 @@ def test_without_results_there_is_nothing_to_explain(tmp_path):
 
 def test_the_table_names_a_command_that_explains_a_number(workspace):
     hint = bench(workspace, "compare", "-t", "gaussian-25").stderr
-    assert hint == (
-        "Next: bench why -m hvae -t gaussian-25, or bench why CELL with a cell of bench compare "
-        "--json\n"
-    )
+    assert hint == "Next: bench why -m METHOD -t TASK, or bench why KEY with the key of a run\n"
     assert bench(workspace, "why", "-m", "hvae", "-t", "gaussian-25").exit_code == 0

@@ -234,11 +234,10 @@ def rank_grid(ranking: Ranking) -> Grid:
 
 
 def published_grids(judgements: Sequence[Judgement]) -> list[Grid]:
-    """Return a grid for each metric of each source: the values that our runs were compared with."""
+    """Return a grid for each metric of each source: published values beside ours."""
     by_metric: dict[tuple[str, str], list[Judgement]] = {}
     for judgement in judgements:
-        if judgement.verdict in ("reproduced", "not reproduced"):
-            by_metric.setdefault((judgement.source, judgement.metric), []).append(judgement)
+        by_metric.setdefault((judgement.source, judgement.metric), []).append(judgement)
     return [
         Grid(f"{metric}: {source}", PUBLISHED_HEADING, tuple(map(_published_row, members)))
         for (source, metric), members in by_metric.items()

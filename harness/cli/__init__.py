@@ -15,35 +15,35 @@ from harness.base.errors import BenchError, UnknownName, one_line
 from harness.cli._output import say, with_clean_stdout
 
 COMMANDS = {
-    "run": "run:run",
-    "study": "study:study",
-    "tune": "tune:tune",
-    "worker": "worker:worker",
-    "list": "listing:listing",
-    "show": "show:show",
-    "compare": "compare:compare",
-    "why": "why:why",
-    "report": "report:report",
-    "sample": "sample:sample",
-    "encode": "encode:encode",
-    "verify": "verify:verify",
-    "invalidate": "invalidate:invalidate",
-    "rm": "rm:rm",
-    "export": "export:export",
-    "import": "transfer:import_",
-    "check": "check:check",
-    "calibrate": "calibrate:calibrate",
-    "data": "data:data",
-    "ui": "ui:ui",
-    "db": "db:db",
-    "doctor": "doctor:doctor",
+    "run": "run",
+    "study": "study",
+    "tune": "tune",
+    "worker": "worker",
+    "list": "listing",
+    "show": "show",
+    "compare": "compare",
+    "why": "why",
+    "report": "report",
+    "sample": "sample",
+    "encode": "encode",
+    "verify": "verify",
+    "invalidate": "invalidate",
+    "rm": "rm",
+    "export": "export",
+    "import": "transfer",
+    "check": "check",
+    "calibrate": "calibrate",
+    "data": "data",
+    "ui": "ui",
+    "db": "db",
+    "doctor": "doctor",
 }
+"""Modules by command; the command has the module's name in it."""
 
 
 @cache
-def _import_command(module_and_name: str) -> click.Command:
-    module, _, name = module_and_name.partition(":")
-    command = getattr(importlib.import_module(f"harness.cli.{module}"), name)
+def _import_command(module: str) -> click.Command:
+    command = getattr(importlib.import_module(f"harness.cli.{module}"), module)
     for leaf in command.commands.values() if isinstance(command, click.Group) else [command]:
         leaf.callback = leaf.callback and with_clean_stdout(leaf.callback)
     return command
@@ -51,7 +51,7 @@ def _import_command(module_and_name: str) -> click.Command:
 
 @contextmanager
 def _short_usage_errors() -> Iterator[None]:
-    """Whatever was typed, make click's message one printable line of bounded length."""
+    """Make click's message one printable line of bounded length."""
     try:
         yield
     except click.ClickException as err:
@@ -63,7 +63,7 @@ class LazyGroup(click.Group):
     """Commands that are imported when used. Here alone a `BenchError` becomes an exit status."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
-        """Return the commands in the order of a session."""
+        """Return the names of the commands."""
         return list(COMMANDS)
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
@@ -98,7 +98,11 @@ class LazyGroup(click.Group):
 
 @click.group(
     cls=LazyGroup,
-    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+    context_settings={
+        "help_option_names": ["-h", "--help"],
+        "max_content_width": 100,
+        "show_default": True,
+    },
 )
 @click.version_option(harness.__version__, prog_name="bench")
 def main() -> None:
@@ -108,6 +112,9 @@ def main() -> None:
     Results lie in the current folder, or in BENCH_HOME: bench.db holds them, mlflow.db and mlruns/
     mirror them for `mlflow ui`, checkpoints/ holds the trained states. Repeating a command resumes
     it.
+
+    Exit status: 0 all is done and well, 1 an error, 2 bad usage, 3 some run is not done or something
+    is not as it should be, 130 interrupted.
 
     \b
     Examples:

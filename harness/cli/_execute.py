@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import signal
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 INTERRUPTED = 130
 NOT_ALL_DONE = 3
+INTERRUPTION = "Interrupted. Everything is saved; the same command, without --rerun, continues."
 
 
 @dataclass(frozen=True)
@@ -57,9 +58,8 @@ def open_session(work: Work) -> Iterator[Session]:
     """Open the workspace for work; a Dask cluster is connected before anything is written."""
     from harness.store import ResultStore
 
-    workspace = Workspace.current()
+    workspace, client = Workspace.current(), None
     with stop_on_signals() as stop:
-        client = None
         if work.scheduler is not None:
             from harness.execution.dask import connect
 
@@ -72,23 +72,16 @@ def open_session(work: Work) -> Iterator[Session]:
 @contextmanager
 def stop_on_signals() -> Iterator[StopRequest]:
     """Yield a request that the first SIGINT or SIGTERM makes; the second one ends the process."""
-    stop = StopRequest()
-    previous = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-
-    def restore() -> None:
-        for number, handler in previous.items():
-            signal.signal(number, handler)
+    stop, restore = StopRequest(), ExitStack()
 
     def request(number: int, frame: Any) -> None:
         stop.set()
-        restore()
+        restore.close()
 
-    for number in previous:
-        signal.signal(number, request)
-    try:
+    with restore:
+        for number in (signal.SIGINT, signal.SIGTERM):
+            restore.callback(signal.signal, number, signal.signal(number, request))
         yield stop
-    finally:
-        restore()
 
 
 def execute_runs(runs: list[NewRun], work: Work, as_json: bool) -> int:
@@ -109,22 +102,17 @@ def _execute_runs(session: Session, runs: list[NewRun], as_json: bool) -> int:
     retracted = store.retractions.reasons(keys)
     new = local.prepare(store, workspace, runs, work.rerun, work.retry)
     if retracted:
-        say(
-            f"{plural(len(retracted), 'retracted run')} executed again; until then the retracted "
-            "results stay: bench show KEY",
-            err=True,
-        )
-    outdated = [
-        run
+        say(f"{plural(len(retracted), 'retracted run')} executed again.", err=True)
+    outdated = {
+        run.spec.method
         for run in runs
         if (row := previous.get(run.spec.key))
         and row.status in TERMINAL
         and row.source_hash != run.source_hash
-    ]
+    }
     if outdated:
-        methods = ", ".join(sorted({run.spec.method for run in outdated}))
         say(
-            f"{plural(len(outdated), 'result')} ({methods}) came from other source code of the "
+            f"Results of {', '.join(sorted(outdated))} came from other source code of the "
             "method or task. To run them again: --rerun",
             err=True,
         )
@@ -146,8 +134,7 @@ def _execute_runs(session: Session, runs: list[NewRun], as_json: bool) -> int:
         status = _print_results(session, runs, unfinished, outcomes, as_json)
         if not is_complete:
             status = INTERRUPTED
-            command = "the same command without --rerun" if work.rerun else "the same command"
-            say(f"Interrupted. Everything is saved; {command} continues.", err=True)
+            say(INTERRUPTION, err=True)
         mirror.add(_not_mirrored(workspace, store, list(ended)))
         finish_mirror(workspace, mirror, session.stop)
     return status
@@ -193,7 +180,6 @@ def _print_results(
     as_json: bool,
 ) -> int:
     """Print what became of the runs, and return the exit status."""
-    from harness.base.spec import Status
     from harness.cli._summary import print_summary, runs_as_dicts
 
     not_replaced = session.store.earlier.given_up(unfinished)
@@ -207,10 +193,9 @@ def _print_results(
             "Why: bench show KEY",
             err=True,
         )
-    n_done = sum(
-        result["status"] == Status.DONE and result["key"] not in not_replaced for result in results
-    )
-    return 0 if n_done == len(runs) else NOT_ALL_DONE
+    done = {result["key"] for result in results if result["status"] == "done"}
+    is_complete = done - not_replaced.keys() >= {run.spec.key for run in runs}
+    return 0 if is_complete else NOT_ALL_DONE
 
 
 def _not_mirrored(workspace: Workspace, store: ResultStore, keys: list[str]) -> list[str]:
@@ -232,11 +217,7 @@ def mirror_runs(workspace: Workspace, store: ResultStore, keys: list[str]) -> No
 
 
 def finish_mirror(workspace: Workspace, mirror: Mirror, stop: StopRequest) -> bool:
-    """Wait for MLflow as long as it makes progress; print a line where it does not show all runs.
-
-    Returns:
-        Whether it shows them.
-    """
+    """Wait for MLflow as long as it makes progress, and return whether it shows all runs."""
     missing = mirror.finish(stop=stop)
     if missing:
         say(

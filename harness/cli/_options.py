@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import dataclasses
 import functools
-import math
 import re
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -34,42 +32,40 @@ def open_store(workspace: Workspace) -> ResultStore | None:
 
 def bundle(*options: Callable[[Any], Any]) -> Callable[[Command], Command]:
     """Return a decorator that adds options, in the order of the help."""
+    return lambda command: functools.reduce(lambda c, option: option(c), options[::-1], command)
 
-    def decorate(command: Command) -> Command:
-        for option in reversed(options):
-            command = option(command)
-        return command
 
-    return decorate
+def many(*names: str, metavar: str, help_text: str, **extra: Any) -> Callable[[Any], Any]:
+    """Return an option that may be repeated."""
+    return click.option(*names, multiple=True, metavar=metavar, help=help_text, **extra)
 
 
 class Quantity(click.ParamType):
     """A number with a unit, as `90`, `15m` or `4G`."""
 
-    def __init__(self, name: str, units: dict[str, int], examples: str, smallest: float) -> None:
-        self.name = name
-        self._units, self._examples, self._smallest = units, examples, smallest
+    def __init__(self, name: str, examples: str, units: dict[str, int], smallest: float) -> None:
+        self.name, self._examples, self._units, self._smallest = name, examples, units, smallest
 
     def convert(
         self, value: Any, param: click.Parameter | None, ctx: click.Context | None
     ) -> float:
-        """Return the number in the smallest unit."""
+        """Return the number in the smallest unit, whole where that is."""
         match = re.fullmatch(r"([0-9]+(?:\.[0-9]+)?)([a-z]?)b?", str(value).strip().lower())
-        if match is None or match[2] not in self._units:
-            self.fail(f"'{value}' is not a {self.name}; write {self._examples}", param, ctx)
-        number = float(match[1]) * self._units[match[2]]
+        number = -1.0
+        if match and match[2] in self._units:
+            number = float(match[1]) * self._units[match[2]]
         if number < self._smallest:
-            self.fail(f"{value} is too little; write {self._examples}", param, ctx)
-        return number
+            self.fail(f"'{value}' is not a {self.name}; write {self._examples}", param, ctx)
+        return type(self._smallest)(number)
 
 
 DURATION = Quantity(
-    "time", {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86400}, "90s, 15m or 2.5h", 1e-3
+    "time", "90s, 15m or 2.5h", {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86400}, 0.0
 )
 MEMORY = Quantity(
     "size",
-    {"": 1, "m": 2**20, "g": 2**30, "t": 2**40},
     "1G or more: a worker needs as much to start",
+    {"": 1, "m": 2**20, "g": 2**30, "t": 2**40},
     2**30,
 )
 
@@ -77,10 +73,11 @@ json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON, 
 protocol_option = click.option(
     "--protocol",
     metavar="NAME",
-    help="How runs train; each task has its own. See: bench show TASK.",
+    help="How runs train and are scored; each task has its own. See: bench show TASK.",
 )
 plugins_option = click.option(
     "--allow-plugins",
+    "any_plugin",
     is_flag=True,
     help="Run code that the database holds: whoever can write there can run code as you.",
 )
@@ -95,20 +92,13 @@ output_option = click.option(
 
 def methods_option(help_text: str) -> Callable[[Any], Any]:
     """Return `--method`, which may be repeated, with the help of a command."""
-    return click.option(
-        "-m",
-        "--method",
-        "methods",
-        multiple=True,
-        required=True,
-        metavar="METHOD",
-        help=help_text,
-    )
+    names = ("-m", "--method", "methods")
+    return many(*names, required=True, metavar="METHOD", help_text=help_text)
 
 
 def set_option(help_text: str) -> Callable[[Any], Any]:
     """Return `--set` with the help of a command."""
-    return click.option("--set", "sets", multiple=True, metavar="FIELD=VALUE", help=help_text)
+    return many("--set", "sets", metavar="FIELD=VALUE", help_text=help_text)
 
 
 grid_options = bundle(
@@ -116,38 +106,43 @@ grid_options = bundle(
         "A method: hvae, hvae-untempered, 'hvae[n_leapfrog=1,10][tempering=fixed,none]' "
         "or ./mine.py:Mine. Repeat to cross."
     ),
-    click.option(
-        "-t",
-        "--task",
-        "tasks",
-        multiple=True,
+    many(
+        *("-t", "--task", "tasks"),
         required=True,
         metavar="TASK",
-        help="A task: gaussian-400. Repeat to cross.",
+        help_text="A task: gaussian-400. Repeat to cross.",
     ),
     click.option(
         "--seeds",
         default="0",
-        show_default=True,
         metavar="SEEDS",
         help="Replicates: 0-9,12. Each seed is a run.",
     ),
-    click.option(
-        "--protocol",
-        metavar="NAME",
-        help="How runs train and are scored; each task has its own. See: bench show TASK.",
-    ),
+    protocol_option,
     set_option("Set a field: lr=1e-3, method.n_leapfrog=5, task.n_data=1000. Repeat for more."),
 )
+
+
+def _check_device(ctx: click.Context, param: click.Parameter, value: str) -> str:
+    if value != "cpu":
+        from harness.training import devices
+
+        devices.use(value)
+    return value
+
+
+LIMITS = ("time_limit_s", "total_limit_s", "memory_limit", "device", "save_every_s", "other_torch")
 limit_options = bundle(
     click.option(
         "--time-limit",
+        "time_limit_s",
         type=DURATION,
         metavar="TIME",
         help="For each run: 90s, 15m, 2.5h. It is saved, and ends as timeout.",
     ),
     click.option(
         "--total-time-limit",
+        "total_limit_s",
         type=DURATION,
         metavar="TIME",
         help="For all runs together; what has not begun stays queued.",
@@ -161,14 +156,15 @@ limit_options = bundle(
     click.option(
         "--device",
         default="cpu",
-        show_default=True,
+        callback=_check_device,
         metavar="NAME",
         help="Where new runs train: cpu, cuda or cuda:N.",
     ),
     click.option(
         "--save-every",
-        type=click.FloatRange(0),
-        metavar="SECONDS",
+        "save_every_s",
+        type=DURATION,
+        metavar="TIME",
         help="Time between checkpoints. Without it: five seconds, or longer, so that they take "
         "under one percent of a run.",
     ),
@@ -185,9 +181,16 @@ def work_options(command: Command) -> Command:
 
     @functools.wraps(command)
     def wrapped(*args: Any, **kwargs: Any) -> Any:
-        names = [field.name for field in dataclasses.fields(Work) if field.name in kwargs]
-        work = Work(**{name: kwargs.pop(name) for name in names})
-        work.check()
+        limits = {name: kwargs.pop(name) for name in LIMITS}
+        names = ("rerun", "retry", "workers", "scheduler", "queue")
+        work = Work(**{name: kwargs.pop(name) for name in names}, limits=limits)
+        if sum((work.workers is not None, work.scheduler is not None, work.queue)) > 1:
+            raise UsageError(
+                "Give one of --workers (processes here), --scheduler (a Dask cluster) "
+                "and --queue (leave it to bench worker)."
+            )
+        if limits["memory_limit"] and not (work.workers or work.scheduler):
+            raise UsageError("--memory-limit applies to workers: add --workers N.")
         return command(*args, work=work, **kwargs)
 
     return bundle(
@@ -213,61 +216,18 @@ def work_options(command: Command) -> Command:
 
 @dataclass(frozen=True)
 class Work:
-    """How a command executes its runs, as it was typed. Times in seconds, memory in bytes."""
+    """How runs are executed, as it was typed; `limits` are fields of `Options`."""
 
     rerun: bool = False
     retry: bool = False
-    save_every: float | None = None
-    other_torch: bool = False
     workers: int | None = None
     scheduler: str | None = None
     queue: bool = False
-    memory_limit: float | None = None
-    time_limit: float | None = None
-    total_time_limit: float | None = None
-    device: str = "cpu"
-    allow_plugins: bool = False
-
-    def check(self) -> None:
-        """Refuse options that contradict each other.
-
-        Raises:
-            UsageError: they do.
-        """
-        if self.save_every is not None and not math.isfinite(self.save_every):
-            raise UsageError("--save-every needs a number of seconds.")
-        if sum((self.workers is not None, self.scheduler is not None, self.queue)) > 1:
-            raise UsageError(
-                "Give one of --workers (processes here), --scheduler (a Dask cluster) "
-                "and --queue (leave it to bench worker)."
-            )
-        if self.memory_limit and not (self.workers or self.scheduler):
-            raise UsageError("--memory-limit applies to workers: add --workers N.")
-        self.check_device()
-
-    def check_device(self) -> None:
-        """Refuse a device that this machine does not have.
-
-        Raises:
-            UsageError: it has none.
-        """
-        if self.device != "cpu":
-            from harness.training import devices
-
-            devices.use(self.device)
+    limits: Mapping[str, Any] = field(default_factory=dict)
 
     def options(self) -> Options:
         """Return the part that whoever executes the runs must know."""
         from harness.execution.job import Options
         from harness.plan import registry
 
-        return Options(
-            self.save_every,
-            self.other_torch,
-            self.time_limit,
-            self.total_time_limit,
-            None if self.memory_limit is None else int(self.memory_limit),
-            device=self.device,
-            plugins=tuple(registry.named),
-            any_plugin=self.allow_plugins,
-        )
+        return Options(**self.limits, plugins=tuple(registry.named))

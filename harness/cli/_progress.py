@@ -11,22 +11,17 @@ from harness.cli._render import Progress, state_column
 from harness.execution.job import Advanced, Began, Ended, Note
 from harness.execution.local import Event, Waiting
 from harness.execution.workers import Progressed
+from harness.plan.grid import ranges
 
 ESTIMATE_S = 2.0
-LONG_S = 3600.0
-ADVICE = (
-    "That is long. Ctrl-C saves, and the same command continues. "
-    "Shorter: --set steps=N, or another --protocol (bench show TASK)."
-)
 
 
 class RunProgress(Progress):
-    """Shows what happens while runs are executed: here, stack by stack; elsewhere, all together."""
+    """Shows runs that are executed: here, stack by stack; elsewhere, all together."""
 
     def __init__(self) -> None:
         super().__init__(BarColumn(), state_column(), TimeElapsedColumn())
         self._owners: tuple[str, ...] = ()
-        self._was_advised = False
         self._steps = self._start_step = 0
         self._start_s = 0.0
         self._start_share: float | None = None  # of all runs, once somebody else executes them
@@ -52,26 +47,21 @@ class RunProgress(Progress):
     def _begin_stack(self, event: Began) -> None:
         self._steps, self._start_step = event.specs[0].steps, event.step
         self._start_s = time.monotonic()
-        n_seeds = len(event.specs)
-        seeds = f"seed {event.specs[0].seed}" if n_seeds == 1 else f"{n_seeds} seeds"
-        verb = "continuing" if event.step else "training"
-        name = f"{event.title}, {seeds}"
-        line = f"{name}: {verb} from step {event.step:,} of {self._steps:,}"
+        seeds = ranges([spec.seed for spec in event.specs])
+        name = f"{event.title}, seeds {seeds}"
+        line = f"{name}: training from step {event.step:,} of {self._steps:,}"
         self.begin(name, self._steps, event.step, line)
 
     def _advance(self, event: Advanced) -> None:
         elapsed_s = max(time.monotonic() - self._start_s, 1e-3)
         rate = max(event.step - self._start_step, 1) / elapsed_s
-        left_s = (self._steps - event.step) / rate
+        time_left = duration((self._steps - event.step) / rate)
         diverged = f", {event.frozen} diverged" if event.frozen else ""
         self.update(
             event.step,
             f"step {event.step:,}/{self._steps:,}, bound {event.bound:,.2f} nats, "
-            f"{rate:,.0f} steps/s, about {duration(left_s)} left{diverged}",
+            f"{rate:,.0f} steps/s, about {time_left} left{diverged}",
         )
-        if elapsed_s > ESTIMATE_S and left_s > LONG_S and not self._was_advised:
-            self._was_advised = True
-            self.say(ADVICE)
 
     def _advance_all(self, event: Progressed) -> None:
         if self._start_share is None:

@@ -22,9 +22,8 @@ Item = TypeVar("Item")
 
 UNLIMITED = 10_000
 """Columns of what is not a terminal."""
-LINE_S = 10.0
-"""Seconds between two lines of progress where there is no terminal."""
-FIRST_LINE_S = 2.0
+LINE_S, FIRST_LINE_S = 10.0, 2.0
+"""Seconds between two lines of progress where there is no terminal, and before the first."""
 
 
 class SafeConsole(Console):
@@ -56,16 +55,11 @@ class SafeConsole(Console):
                 yield Segment(harmless(segment.text), segment.style)
 
 
-def console(stderr: bool = False) -> SafeConsole:
-    """Return a console for results or for standard error; nothing is wrapped off a terminal."""
-    stream = sys.stderr if stderr else results()
-    is_terminal = stream.isatty()
-    return SafeConsole(
-        stderr=stderr,
-        file=None if stderr else stream,
-        width=None if is_terminal else UNLIMITED,
-        soft_wrap=not is_terminal,
-    )
+def console() -> SafeConsole:
+    """Return a console for results; nothing is wrapped off a terminal."""
+    is_terminal = results().isatty()
+    width = None if is_terminal else UNLIMITED
+    return SafeConsole(file=results(), width=width, soft_wrap=not is_terminal)
 
 
 def print_table(
@@ -79,11 +73,10 @@ def print_table(
     """Print a table.
 
     Args:
-        columns: the headings.
-        rows: cells, one for each heading.
+        columns, rows: the headings, and as many cells a row.
         left: how many columns are aligned left; those after them are numbers. None: all.
-        blocks: print a table that is wider than the terminal as a block of lines for each row,
-            its first cell on top; without it, cells are wrapped.
+        blocks: print a table that is wider than the terminal as a block of lines for each row;
+            without it, cells are wrapped.
         out: a console; stdout where it is None.
     """
     out, rows = out or console(), list(rows)
@@ -110,9 +103,7 @@ def print_table(
 class Progress:
     """Progress of long work on stderr: bars on a terminal, elsewhere a line every ten seconds.
 
-    Args:
-        columns: what a bar shows behind its name, as rich's columns; `state_column()` is the text
-            given to `update`.
+    `columns` stand behind the name of a bar; `state_column()` is the text given to `update`.
     """
 
     def __init__(self, *columns: rich_progress.ProgressColumn) -> None:

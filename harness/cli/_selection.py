@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 import gc
 import shlex
-from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from harness.base.errors import BenchError, UnknownName, UsageError, one_line
 from harness.base.workspace import Workspace
-from harness.cli._options import bundle, open_store
+from harness.cli._options import bundle, many, open_store
 from harness.cli._output import say
 
 if TYPE_CHECKING:
@@ -25,66 +23,16 @@ if TYPE_CHECKING:
     from harness.tuning.result import TuningResult
 
 
-@dataclass(frozen=True)
-class Selection:
-    """Which runs are wanted, as it was typed."""
-
-    methods: Sequence[str] = ()
-    tasks: Sequence[str] = ()
-    study: str | None = None
-    protocol: str | None = None
-    seeds: str | None = None
-
-    def __str__(self) -> str:
-        """The options as they are typed."""
-        options = [("-m", name) for name in self.methods] + [("-t", name) for name in self.tasks]
-        options += [("--study", self.study), ("--protocol", self.protocol), ("--seeds", self.seeds)]
-        return shlex.join(
-            word for option, value in options if value is not None for word in (option, value)
-        )
-
-    def run_filter(
-        self, statuses: Sequence[str] = (), keys: Collection[str] | None = None
-    ) -> RunFilter:
-        """Return the filter for these runs, only among `keys` if there are any.
-
-        Raises:
-            UsageError: there is no such study or status, or the seeds do not parse.
-        """
-        from harness.analysis.selection import RunFilter, parse_statuses, study_keys
-        from harness.plan.grid import parse_seeds
-
-        if self.study is not None:
-            members = study_keys(self.study)
-            keys = members if keys is None else members.intersection(keys)
-        options = [str(self), *(f"--status {name}" for name in statuses)]
-        return RunFilter(
-            self.methods,
-            self.tasks,
-            self.protocol,
-            None if self.seeds is None else set(parse_seeds(self.seeds)),
-            parse_statuses(statuses),
-            keys,
-            " ".join(filter(None, options)),
-        )
-
-
 pattern_options = bundle(
-    click.option(
-        "-m",
-        "--method",
-        "methods",
-        multiple=True,
+    many(
+        *("-m", "--method", "methods"),
         metavar="METHOD",
-        help="Of these methods only: vb, 'hvae[n_leapfrog=10]' or 'hvae*'. Repeat for more.",
+        help_text="Of these methods only: vb, 'hvae[n_leapfrog=10]' or 'hvae*'. Repeat for more.",
     ),
-    click.option(
-        "-t",
-        "--task",
-        "tasks",
-        multiple=True,
+    many(
+        *("-t", "--task", "tasks"),
         metavar="TASK",
-        help="On these tasks only: gaussian-25 or 'gaussian-*'. Repeat for more.",
+        help_text="On these tasks only: gaussian-25 or 'gaussian-*'. Repeat for more.",
     ),
 )
 
@@ -93,9 +41,30 @@ def selection_options(command: Any) -> Any:
     """Add the options that select stored runs; the command takes them as one `selection`."""
 
     @functools.wraps(command)
-    def wrapped(*args: Any, **kwargs: Any) -> Any:
-        names = [field.name for field in dataclasses.fields(Selection)]
-        selection = Selection(**{name: kwargs.pop(name) for name in names})
+    def wrapped(
+        *args: Any,
+        methods: Sequence[str],
+        tasks: Sequence[str],
+        study: str | None,
+        protocol: str | None,
+        seeds: str | None,
+        **kwargs: Any,
+    ) -> Any:
+        from harness.analysis.selection import RunFilter, study_keys
+        from harness.plan.grid import parse_seeds
+
+        typed = [("-m", name) for name in methods] + [("-t", name) for name in tasks]
+        typed += [("--study", study), ("--protocol", protocol), ("--seeds", seeds)]
+        selection = RunFilter(
+            methods,
+            tasks,
+            protocol,
+            None if seeds is None else set(parse_seeds(seeds)),
+            keys=None if study is None else study_keys(study),
+            text=shlex.join(
+                word for option, value in typed if value is not None for word in (option, value)
+            ),
+        )
         was_enabled = gc.isenabled()
         gc.disable()  # with 100,000 runs it takes as long as everything else
         try:
@@ -145,19 +114,17 @@ def find_run(store: ResultStore, prefix: str) -> RunRow:
     return rows[0]
 
 
-def select_finished(
-    store: ResultStore, selection: Selection, cells: Collection[str] | None = None
-) -> SelectedRuns:
-    """Return the finished runs that are selected, those of `cells` only if any are given.
+def select_finished(store: ResultStore, selection: RunFilter) -> SelectedRuns:
+    """Return the finished runs that are selected.
 
     Raises:
         UsageError: no run matches.
     """
     from harness.analysis.selection import select_runs
 
-    runs = select_runs(store, dataclasses.replace(selection.run_filter(), cells=cells))
+    runs = select_runs(store, selection)
     if not runs.groups:
-        options = f" with {selection}" if str(selection) else ""
+        options = f" with {selection.text}" if selection.text else ""
         excluded = "; ".join(f"{count:,} {reason}" for reason, count in runs.left_out.items())
         raise UsageError(
             f"There is no finished run{options}{f' ({excluded})' if excluded else ''}. "
@@ -208,20 +175,14 @@ def study_runs(
     """
     from harness.plan.grid import matches_any
 
-    runs = []
-    for run in study.runs(sets):
-        spec = run.spec
-        method_names, task_names = (
-            (spec.method, run.description.method),
-            (spec.task, run.task_label),
-        )
-        if matches_any(methods, method_names, spec.method_fields) and matches_any(
-            tasks, task_names, spec.task_fields
-        ):
-            runs.append(run)
+    runs = [
+        run
+        for run in study.runs(sets)
+        if matches_any(methods, (run.spec.method, run.description.method), run.spec.method_fields)
+        and matches_any(tasks, (run.spec.task, run.task_label), run.spec.task_fields)
+    ]
     if not runs:
         raise UsageError(
-            f"'{study.name}' has no run with {Selection(methods, tasks)}. "
-            f"What it has: bench study show {study.name}"
+            f"'{study.name}' has no such run. What it has: bench study show {study.name}"
         )
     return runs

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence, Set
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from harness.base.metrics import IMPORTANCE_ESTIMATES, PARETO_K_LIMIT
+from harness.base.metrics import IMPORTANCE_ESTIMATES, PARETO_K_LIMIT, metric_by_name
 from harness.base.spec import NewRun, plain_number, settings_text
 from harness.base.text import duration, number, plural
 from harness.base.tracebacks import reason_and_place
@@ -19,7 +19,6 @@ FOOTNOTE = "a"
 TRAVEL_LIMIT = 0.9
 RISING_Z = 3.0
 MOST_FAILURES = 5  # runs that are listed one by one
-PRINTED_OUTCOMES = {"hit": "cached"}  # others are printed as they are
 
 
 def run_as_dict(row: RunRow, metrics: Mapping[str, Estimate], outcome: str | None = None) -> Run:
@@ -28,7 +27,7 @@ def run_as_dict(row: RunRow, metrics: Mapping[str, Estimate], outcome: str | Non
     `wall_s` is seconds; a metric that is not finite is the text nan, inf or -inf.
     """
     values = sorted(metrics.items())
-    run = {
+    return {
         "key": row.key,
         "cell": row.cell,
         "method": row.method,
@@ -36,7 +35,7 @@ def run_as_dict(row: RunRow, metrics: Mapping[str, Estimate], outcome: str | Non
         "settings": row.settings,
         "seed": row.seed,
         "status": row.status.value,
-        "outcome": outcome,
+        **({} if outcome is None else {"outcome": outcome}),
         "reason": row.reason,
         "traceback": row.traceback,
         "step": row.step,
@@ -47,9 +46,6 @@ def run_as_dict(row: RunRow, metrics: Mapping[str, Estimate], outcome: str | Non
         "wall_s": round(row.wall_s, 3),
         "mlflow_run_id": row.mlflow_run_id,
     }
-    if outcome is None:
-        del run["outcome"]
-    return run
 
 
 def runs_as_dicts(
@@ -89,29 +85,21 @@ def print_summary(
         n_left = len({"method", "settings"}.intersection(columns))
         table = [[row[name] for name in columns] for row in rows]
         print_table(columns, table, n_left, blocks=True, out=out)
-    headlines = {name for run in runs for name in run.description.headline}
-    for line in (
-        *_failures(results, by_key, not_replaced),
-        *_notes(results, headlines),
-    ):
+    for line in (*_failures(results, by_key, not_replaced), *_notes(results, runs)):
         out.print(line)
 
 
 def _row(cell: list[Run], run: NewRun) -> dict[str, str]:
     description = run.description
-    statuses = Counter(member["status"] for member in cell)
-    outcomes = {member["outcome"] for member in cell}
+    statuses = Counter(
+        f"{member['status']} ({member['outcome'].replace('hit', 'cached')})" for member in cell
+    )
     status = ", ".join(f"{count}/{len(cell)} {name}" for name, count in statuses.items())
-    if len(statuses) == 1:
-        status = cell[0]["status"]
-        if len(outcomes) == 1:
-            outcome = outcomes.pop()
-            status += f" ({PRINTED_OUTCOMES.get(outcome, outcome)})"
     return {
         "method": description.method,
         "settings": settings_text(description.settings or {}),
         "seeds": str(len(cell)),
-        "status": status,
+        "status": next(iter(statuses)) if len(statuses) == 1 else status,
         **{name: _mean(cell, name) for name in description.headline},
         "time": duration(max(member["wall_s"] for member in cell)),
     }
@@ -146,47 +134,38 @@ def _failures(
         if run["key"] in not_replaced:
             status, reason = f"rerun failed, {status} as before", not_replaced[run["key"]]
         yield f"{run['key']} {name} on {run['task']}, seed {run['seed']}, {status}: {reason}"
-    if rest := failures[MOST_FAILURES:]:
-        statuses = dict.fromkeys(run["status"] for run in rest if run["key"] not in not_replaced)
-        commands = " · ".join(f"bench list runs --status {status}" for status in statuses)
-        verb = "is" if len(rest) == 1 else "are"
-        ending = f": {commands}" if commands else ""
-        yield f"and {plural(len(rest), 'more run')} that {verb} not done{ending}"
+    if (n_more := len(failures) - MOST_FAILURES) > 0:
+        yield f"and {plural(n_more, 'more run')} that ended so: bench list runs"
 
 
-def _notes(results: Sequence[Run], headlines: Set[str]) -> Iterator[str]:
+def _notes(results: Sequence[Run], runs: Sequence[NewRun]) -> Iterator[str]:
     """Yield what a reader of the tables must know, and where to look next."""
 
-    def share(runs: Sequence[Run]) -> str:
-        return f"{len(runs)} of {len(results)} runs"
+    def share(name: str, limit: float) -> str:
+        """Say in how many runs a metric is above a limit; nothing where it is in none."""
+        n = sum(float(run["metrics"].get(name, 0.0)) > limit for run in results)
+        return f"{n} of {len(results)} runs" if n else ""
 
-    metrics = [(run, run["metrics"]) for run in results]
-    limited = [run for run, values in metrics if float(values.get("travel_used", 0)) > TRAVEL_LIMIT]
-    rising = [run for run, values in metrics if float(values.get("bound_trend_z", 0)) > RISING_Z]
-    doubtful = [run for run in results if _is_doubtful(run)]
-    if any("elbo_gap" in run["metrics"] for run in results):
+    infos = {
+        name: run.description.metric_info.get(name) or metric_by_name(name)
+        for run in runs
+        for name in run.description.headline
+    }
+    described = {name: info.description for name, info in infos.items() if info.description}
+    if results and described:
+        texts = (f"{name}: {text}" for name, text in described.items())
+        yield f"{'; '.join(texts)}; ± one standard error."
+    if limited := share("travel_used", TRAVEL_LIMIT):
         yield (
-            "elbo_gap: nats below the exact log-evidence; evidence_gap: that below its maximum; "
-            "± one standard error."
-        )
-    if limited:
-        yield (
-            f"{share(limited)} used over {TRAVEL_LIMIT:.0%} of the distance that their learning "
+            f"{limited} used over {TRAVEL_LIMIT:.0%} of the distance that their learning "
             "rate and steps allow: give them more steps."
         )
-    if rising:
+    if rising := share("bound_trend_z", RISING_Z):
+        yield f"{rising} were still improving at the end (bound_trend_z above {RISING_Z:.0f})."
+    if doubtful := share("pareto_k", PARETO_K_LIMIT):
+        mark = f"[{FOOTNOTE}] " if infos.keys() & set(IMPORTANCE_ESTIMATES) else ""
         yield (
-            f"{share(rising)} were still improving at the end (bound_trend_z above {RISING_Z:.0f})."
-        )
-    if doubtful:
-        is_marked = any(
-            name in run["metrics"]
-            for run in doubtful
-            for name in headlines & set(IMPORTANCE_ESTIMATES)
-        )
-        mark = f"[{FOOTNOTE}] " if is_marked else ""
-        yield (
-            f"{mark}{share(doubtful)} have Pareto k above {PARETO_K_LIMIT}: "
+            f"{mark}{doubtful} have Pareto k above {PARETO_K_LIMIT}: "
             f"do not trust their {' and '.join(IMPORTANCE_ESTIMATES)}."
         )
     if results:

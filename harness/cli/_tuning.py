@@ -6,15 +6,23 @@ import dataclasses
 import math
 import time
 from collections.abc import Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from harness.analysis.statistics import Interval
 from harness.base.errors import UsageError
-from harness.base.spec import NewRun, Status
-from harness.base.text import duration, number, plural
+from harness.base.spec import NewRun, Status, settings_text
+from harness.base.text import between, duration, number, plural
 from harness.base.workspace import Workspace
-from harness.cli._execute import INTERRUPTED, NOT_ALL_DONE, Session, finish_mirror, open_session
+from harness.cli._execute import (
+    INTERRUPTED,
+    INTERRUPTION,
+    NOT_ALL_DONE,
+    Session,
+    finish_mirror,
+    open_session,
+)
 from harness.cli._options import Work, open_store
 from harness.cli._output import print_json, say, write_out
 from harness.cli._render import console, print_table
@@ -26,21 +34,19 @@ from harness.tracking import Mirror
 from harness.tuning.coordinator import has_reached, tune
 from harness.tuning.result import TuningResult, best_of, measured, read_results, report_runs
 from harness.tuning.search import Search, SearchRecord, run_keys
-from harness.tuning.trials import Trial, open_log
+from harness.tuning.trials import open_log
 
 if TYPE_CHECKING:
     from rich.console import Console
 
     from harness.tuning.coordinator import Execute
 
-MOST_LEFT_OUT = 5  # trials that are named
-
 
 def tune_all(searches: Sequence[Search], work: Work, as_json: bool) -> int:
     """Complete searches, score their winners on report seeds, print the results, and return the
     exit status.
     """
-    if work.queue or work.rerun or work.retry or work.time_limit:
+    if work.queue or work.rerun or work.retry or work.limits["time_limit_s"]:
         raise UsageError(
             "Tuning takes no --queue, --rerun, --retry and --time-limit: what a trial is follows "
             "from those before it. For all together: --total-time-limit."
@@ -63,7 +69,7 @@ def tune_all(searches: Sequence[Search], work: Work, as_json: bool) -> int:
         if is_mirrored and not was_stopped:
             _show_in_mlflow(session, results)
     if was_stopped:
-        say("Interrupted. Everything is saved; the same command continues.", err=True)
+        say(INTERRUPTION, err=True)
         return INTERRUPTED
     if was_late:
         say("The time is over. The same command, with more time, continues.", err=True)
@@ -78,19 +84,11 @@ def _tune(session: Session, search: Search, execute: Execute) -> None:
     with open_log(session.workspace.study_url, search) as log:
         say(f"{search.method} on {search.task}: {_space(search)}", err=True)
         for trial in tune(search, log, store, execute, session.work.workers or 1):
-            best = best_of(measured(record, store, log.trials()))
-            outcome = trial.outcome if trial.score is None else number(trial.score)
-            leader = ""
-            if best is not None and best.score is not None:
-                leader = f" (best {number(best.score)}, trial {best.number})"
-            settings = " ".join(f"{name}={_short(value)}" for name, value in trial.params.items())
-            say(
-                f"  trial {trial.number} of {search.n_trials}: {outcome}{leader}  {settings}",
-                err=True,
-            )
+            score = trial.outcome if trial.score is None else number(trial.score)
+            settings = settings_text({name: _short(value) for name, value in trial.params.items()})
+            say(f"  trial {trial.number} of {search.n_trials}: {score}  {settings}", err=True)
         if runs := report_runs(search, best_of(measured(record, store, log.trials()))):
-            n_seeds = len(search.report_seeds)
-            say(f"the winner and the default on {plural(n_seeds, 'report seed')}", err=True)
+            say(f"the winner and the default on seeds {ranges(search.report_seeds)}", err=True)
             execute(runs, None)
 
 
@@ -131,9 +129,7 @@ def _show_in_mlflow(session: Session, results: Sequence[TuningResult]) -> None:
     from harness.tracking.server import one_line
 
     workspace, store = session.workspace, session.store
-    for result in results:
-        if not result.trials:
-            continue
+    for result in (result for result in results if result.trials):
         search = result.search
         keys = {
             key: trial.number
@@ -146,20 +142,13 @@ def _show_in_mlflow(session: Session, results: Sequence[TuningResult]) -> None:
             show_search(workspace, store, search.name, search.task, keys, result.plain(), figures)
         except Exception as err:  # noqa: BLE001 - whatever MLflow raises, the trials are safe
             reason = one_line(err, workspace.tracking_uri)
-            say(
-                f"MLflow does not show {search.name} yet ({reason}). "
-                "Nothing is lost: repeat the command.",
-                err=True,
-            )
+            say(f"MLflow does not show {search.name} yet ({reason}): repeat the command.", err=True)
 
 
 def read_here(searches: Sequence[SearchRecord]) -> list[TuningResult]:
     """Return what this workspace knows of searches."""
     workspace = Workspace.current()
-    store = open_store(workspace)
-    if store is None:
-        return read_results(workspace.study_url, None, searches)
-    with store:
+    with open_store(workspace) or nullcontext() as store:
         return read_results(workspace.study_url, store, searches)
 
 
@@ -191,10 +180,7 @@ def print_results(results: Sequence[TuningResult], as_json: bool) -> None:
     for result in results:
         _print_result(out, result)
     study = results[0].search.study
-    if any(result.trials for result in results):
-        out.print(f"Next: bench study show {study} --figures figures.html · bench ui")
-    else:
-        out.print(f"Next: bench study run {study}")
+    out.print(f"Next: bench study run {study} · bench study show {study} --figures figures.html")
 
 
 def _print_result(out: Console, result: TuningResult) -> None:
@@ -205,10 +191,9 @@ def _print_result(out: Console, result: TuningResult) -> None:
         f"{plural(len(result.trials), 'trial')}: {counts}; "
         f"{search.metric}, seeds {ranges(search.seeds)}"
     )
-    for trial, reason in list(result.left_out.items())[:MOST_LEFT_OUT]:
-        out.print(f"trial {trial} is left out: {reason}")
-    if (n_more := len(result.left_out) - MOST_LEFT_OUT) > 0:
-        out.print(f"{plural(n_more, 'more trial')} left out: --json lists all")
+    if result.left_out:
+        trial, reason = next(iter(result.left_out.items()))
+        out.print(f"trial {trial} is left out: {reason}; in all {len(result.left_out)}: see --json")
     if best is None:
         out.print("No trial has ended with a score." if result.trials else "Not begun.")
         return
@@ -217,33 +202,23 @@ def _print_result(out: Console, result: TuningResult) -> None:
         for name, value in result.default.items()
         if name in best.params
     ]
-    print_table(("setting", "default", "best"), rows, left=1)
-    if best.score is None:
-        return
-    out.print(
-        f"best trial {best.number}: {search.metric} {number(best.score)} "
-        "on the seeds it was tuned on"
-    )
+    score = "-" if best.score is None else number(best.score)
+    rows += [
+        (f"{search.metric} on seeds {ranges(search.seeds)}", "-", score),
+        (
+            f"{search.metric} on seeds {ranges(search.report_seeds)}",
+            _mean(result.untuned),
+            _mean(result.tuned),
+        ),
+        ("runs without a score", *(f"{result.failures.get(n, 0)}" for n in ("default", "tuned"))),
+    ]
+    print_table(("setting", "default", f"best trial {best.number}"), rows, left=1)
+    gain, cost = result.gain, result.cost
+    if gain.n:
+        interval = between(gain.mean, gain.low, gain.high)
+        out.print(f"tuned less default, paired over {plural(gain.n, 'seed')}: {interval} (95 %)")
     if result.tuned.n:
-        out.print(
-            f"on report seeds {ranges(search.report_seeds)}: "
-            f"tuned {_mean(result.tuned)}, default {_mean(result.untuned)}"
-        )
-        gain = result.gain
-        if gain.n > 1:
-            verb = "excludes" if gain.low > 0 or gain.high < 0 else "includes"
-            out.print(
-                f"tuned less default, paired over {gain.n} seeds: {_signed(gain.mean)} "
-                f"[{_signed(gain.low)}, {_signed(gain.high)}] (95 %), which {verb} zero"
-            )
-        out.print(
-            f"optimism gap: {_signed(result.gap)} nats, the best trial less the same setting "
-            "on report seeds"
-        )
-    for name, count in result.failures.items():
-        n_seeds = len(search.report_seeds)
-        out.print(f"{count} of the {n_seeds} {name} runs on report seeds ended without a score")
-    cost = result.cost
+        out.print(f"optimism gap, the best score less the mean: {result.gap:+.4g} nats")
     out.print(
         f"cost of tuning: {plural(cost.runs, 'run')}, {plural(cost.steps, 'step')}, "
         f"{duration(cost.seconds)} of work\n"
@@ -268,27 +243,27 @@ def print_trials(results: Sequence[TuningResult], as_json: bool) -> None:
             continue
         names = list(result.default)
         rows = [
-            (*_outcome(trial), *(_short(trial.params.get(name, "-")) for name in names))
+            (
+                str(trial.number),
+                trial.outcome or "going",
+                "-" if trial.score is None else number(trial.score),
+                *(_short(trial.params.get(name, "-")) for name in names),
+            )
             for trial in result.trials
         ]
         print_table(("trial", "outcome", search.metric, *names), rows, left=2)
 
 
-def _outcome(trial: Trial) -> tuple[str, str, str]:
-    score = "-" if trial.score is None else number(trial.score)
-    return str(trial.number), trial.outcome or "going", score
-
-
 def _space(search: Search | SearchRecord) -> str:
     """`lr in 0.0001 to 0.1 (log); particles in 1, 10`."""
-    parts = []
-    for dimension in search.space:
-        log = " (log)" if dimension.log else ""
-        values = ", ".join(map(str, dimension.choices))
-        parts.append(
-            f"{dimension.address} in {values or f'{dimension.low:g} to {dimension.high:g}{log}'}"
+    return "; ".join(
+        f"{dimension.address} in "
+        + (
+            ", ".join(map(str, dimension.choices))
+            or f"{dimension.low:g} to {dimension.high:g}{' (log)' if dimension.log else ''}"
         )
-    return "; ".join(parts)
+        for dimension in search.space
+    )
 
 
 def _short(value: Any) -> str:
@@ -296,8 +271,4 @@ def _short(value: Any) -> str:
 
 
 def _mean(interval: Interval) -> str:
-    return number(interval.mean, None if math.isnan(interval.se) else interval.se)
-
-
-def _signed(value: float) -> str:
-    return f"{value:+.4g}"
+    return number(interval.mean, interval.se) if interval.n else "-"

@@ -49,11 +49,10 @@ def calibrate(
 ) -> None:
     """Find settings that make a training step of other methods as long as the reference's.
 
-    The setting is n_leapfrog for methods that have it, and particles for all others. Steps are
-    timed in rounds in which every method trains for a while, at three values or more; a line
-    through them gives the value, which is timed again. One replicate is trained, in memory: nothing
-    is written. Looks at validation data and the final scores are not counted. What is given as ± is
-    half the distance between the quartiles.
+    The setting is n_leapfrog for methods that have it, and particles for all others. Steps of one
+    replicate are timed in rounds, at three values or more; a line through them gives the value,
+    which is timed again. Scoring is not counted, and nothing is written. What is given as ± is half
+    the distance between the quartiles.
 
     \b
     Example:
@@ -141,9 +140,6 @@ def _command(
 def _print(reference: dict[str, Any], lines: Sequence[dict[str, Any]], conditions: str) -> None:
     from harness.cli._render import console, print_table
 
-    def name(line: dict[str, Any]) -> str:
-        return f"{line['method']} with {line['field']}={line['value']}"
-
     rows = [
         (
             line["method"],
@@ -155,16 +151,10 @@ def _print(reference: dict[str, Any], lines: Sequence[dict[str, Any]], condition
     ]
     print_table(("method", "setting", "ms a step", "ratio"), rows, left=2)
     out = console()
-    for line, row in zip(lines, rows[1:], strict=True):
-        if line["equal"]:
-            sentence = f"{name(line)} takes as long a step as {name(reference)}"
-        elif line["value"] == 1 and line["ratio"] > 1:
-            sentence = f"even {name(line)} takes a longer step than {name(reference)}"
-        else:
-            sentence = f"{name(line)} comes nearest to a step of {name(reference)}"
-        out.print(f"{sentence} (ratio {row[-1]})\n  {line['command']}")
+    names = [f"{method} with {setting}" for method, setting, *_ in rows]
+    for line, name, row in zip(lines, names[1:], rows[1:], strict=True):
+        verdict = "takes as long a step as" if line["equal"] else "comes nearest to a step of"
+        out.print(f"{name} {verdict} {names[0]} (ratio {row[-1]})\n  {line['command']}")
     if any(line["ratio_spread"] > NOISY for line in lines):
-        conditions += (
-            " The times vary much: is the machine busy? Take more steps a round with --steps."
-        )
+        conditions += " The times vary much: take more steps a round with --steps."
     out.print(conditions)

@@ -6,11 +6,11 @@ import time
 
 import click
 
-from harness.base.errors import UnknownName, UsageError
 from harness.base.text import duration, plural
 from harness.cli._options import json_option
 from harness.cli._output import print_json
 from harness.cli._render import console
+from harness.cli.show import find_plugin
 
 BROKEN = 3
 
@@ -20,7 +20,6 @@ BROKEN = 3
 @click.option(
     "--seed",
     default=0,
-    show_default=True,
     type=click.IntRange(0),
     help="Which random numbers to check with.",
 )
@@ -29,29 +28,16 @@ BROKEN = 3
 def check(ctx: click.Context, name: str, seed: int, as_json: bool) -> None:
     """Run the contract suite on a method or a task.
 
-    Exit status 3 when a contract does not hold.
-
     \b
     Example:
       bench check vb
     """
     from harness import conformance
-    from harness.plan import registry
 
-    try:
-        cls, suite = registry.find("method", name).cls, conformance.check_method
-    except UsageError as method_error:
-        try:
-            cls, suite = registry.find("task", name).cls, conformance.check_task
-        except UsageError as err:
-            if isinstance(err, UnknownName) and not isinstance(method_error, UnknownName):
-                raise method_error from None  # it is a method, or meant to be one
-            if ":" in name:
-                raise
-            known = [*registry.listings("method"), *registry.listings("task")]
-            raise UnknownName("method or task", name, known, "bench list methods") from None
+    kind, plugin = find_plugin(name)
+    suite = conformance.check_method if kind == "method" else conformance.check_task
     out, start, n_broken = console(), time.monotonic(), 0
-    for result in suite(cls, seed=seed):
+    for result in suite(plugin.cls, seed=seed):
         n_broken += not result.holds
         if as_json:
             print_json([{"check": result.name, "holds": result.holds, "detail": result.detail}])

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import json
-import shlex
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,11 +11,10 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from harness.base.errors import UsageError, harmless
-from harness.cli._options import json_option, output_option
+from harness.cli._options import json_option, many, output_option
 from harness.cli._output import print_json, say, write_out
 from harness.cli._render import UNLIMITED, SafeConsole, console, print_table
 from harness.cli._selection import (
-    Selection,
     add_tuning_costs,
     open_results,
     select_finished,
@@ -28,9 +26,9 @@ if TYPE_CHECKING:
 
     from harness.analysis.grids import Grid, Word
     from harness.analysis.ranks import Ranking
+    from harness.analysis.selection import RunFilter
     from harness.analysis.tables import Table
 
-FORMATS = ("table", "markdown", "latex", "html", "csv", "json", "parquet")
 SUFFIXES = {
     ".md": "markdown",
     ".tex": "latex",
@@ -44,18 +42,15 @@ SUFFIXES = {
 
 @click.command()
 @selection_options
-@click.option(
-    "--metric",
-    "metrics",
-    multiple=True,
+@many(
+    *("--metric", "metrics"),
     metavar="NAME",
-    help="A metric; repeat for more. Without it: each task's first one.",
+    help_text="A metric; repeat for more. Without it: each task's first one.",
 )
 @click.option(
     "--interval",
     type=click.Choice(["se", "t", "bca"]),
     default="se",
-    show_default=True,
     help="Beside a mean: its standard error, Student's 95 % interval, or the bootstrap's.",
 )
 @click.option(
@@ -72,7 +67,6 @@ SUFFIXES = {
     "--test",
     type=click.Choice(["t", "wilcoxon"]),
     default="t",
-    show_default=True,
     help="How paired differences are tested.",
 )
 @click.option("--ranks", is_flag=True, help="Also print mean ranks across tasks and their groups.")
@@ -80,14 +74,13 @@ SUFFIXES = {
 @click.option(
     "--format",
     "format_",
-    type=click.Choice(FORMATS),
-    metavar="FORMAT",
-    help=f"{', '.join(FORMATS[:-1])} or {FORMATS[-1]}. Without it: what FILE ends in, or a table.",
+    type=click.Choice(["table", *dict.fromkeys(SUFFIXES.values())]),
+    help="Without it: what FILE ends in, or a table.",
 )
 @output_option
 @json_option
 def compare(
-    selection: Selection,
+    selection: RunFilter,
     metrics: Sequence[str],
     interval: str,
     baseline: str | None,
@@ -153,14 +146,11 @@ def compare(
         write_out(plain_text(grids).encode(), output)
     else:
         print_grids(grids)
-        say(
-            f"Next: {_example(tables[0])}, or bench why CELL with a cell of bench compare --json",
-            err=True,
-        )
+        say("Next: bench why -m METHOD -t TASK, or bench why KEY with the key of a run", err=True)
 
 
 def choose_format(format_: str | None, output: Path | None, suffixes: dict[str, str]) -> str | None:
-    """Return the format that is asked for, or that of the file's name; None where there is neither.
+    """Return the format that is asked for, else that of the file's name, else None.
 
     Raises:
         UsageError: the name does not tell, or the format cannot be printed.
@@ -216,13 +206,6 @@ def _write_records(
         write_out(records.csv_text(rows).encode(), output)
     else:
         write_out(records.parquet_bytes(rows), output)
-
-
-def _example(table: Table) -> str:
-    """The command that explains a number of the table."""
-    row = table.lines[0]
-    index = next(index for index, entry in enumerate(row.entries) if entry is not None)
-    return shlex.join(["bench", "why", "-m", row.row.method, "-t", table.columns[index]])
 
 
 def print_grids(grids: Sequence[Grid]) -> None:

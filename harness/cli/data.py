@@ -9,12 +9,11 @@ from typing import Any
 import click
 from rich.progress import BarColumn, DownloadColumn, TimeRemainingColumn, TransferSpeedColumn
 
-from harness.cli._options import json_option
+from harness.cli._options import json_option, many
 from harness.cli._output import print_json, say
 from harness.cli._render import Progress
 
 FAULTY = 3
-"""Exit status where a file is wrong or missing."""
 
 data_option = click.option(
     "--data",
@@ -43,12 +42,10 @@ def _print(record: dict[str, Any], line: str, as_json: bool) -> None:
 @data.command()
 @click.argument("name")
 @data_option
-@click.option(
-    "--mirror",
-    "mirrors",
-    multiple=True,
+@many(
+    *("--mirror", "mirrors"),
     metavar="URL",
-    help="Where the files are served. Repeat for more, tried in turn.",
+    help_text="Where the files are served. Repeat for more, tried in turn.",
 )
 @click.option("--force", is_flag=True, help="Replace files whose content is wrong.")
 @json_option
@@ -79,8 +76,6 @@ def fetch(
 def verify(ctx: click.Context, name: str | None, folder: Path | None, as_json: bool) -> None:
     """Compare the sha256 of every file of a data set, or of all that are here.
 
-    Exit status 3 when a file is wrong, or one that runs need is missing.
-
     \b
     Example:
       bench data verify mnist
@@ -104,15 +99,13 @@ def verify(ctx: click.Context, name: str | None, folder: Path | None, as_json: b
             _print(record, f"{check.state:<8} {check.reason or check.path}", as_json)
     present = {check.file.data_set for check in checks if check.state != "missing"}
     expected = {name} if name else present or set(KNOWN)
-    needs_force: dict[str, bool] = {}
-    for check in checks:
-        file, is_wrong = check.file, check.state == "wrong"
-        if is_wrong or (check.state == "missing" and file.needed and file.data_set in expected):
-            needs_force[file.data_set] = is_wrong or needs_force.get(file.data_set, False)
-    for data_set, is_wrong in needs_force.items():
-        options = f"{f' --data {folder}' if folder else ''}{' --force' if is_wrong else ''}"
-        say(f"To repair it: bench data fetch {data_set}{options}", err=True)
-    ctx.exit(FAULTY if needs_force else 0)
+    wrong = {check.file.data_set for check in checks if check.state == "wrong"}
+    missing = {c.file.data_set for c in checks if c.state == "missing" and c.file.needed}
+    faulty = sorted(wrong | (missing & expected))
+    for data_set in faulty:
+        force = " --force" if data_set in wrong else ""
+        say(f"To repair it: bench data fetch {data_set}{force}", err=True)
+    ctx.exit(FAULTY if faulty else 0)
 
 
 @data.command(name="list")

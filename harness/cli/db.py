@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import itertools
-import time
+from datetime import UTC, datetime
 from pathlib import Path
 
 import click
@@ -82,17 +81,11 @@ def backup(output: Path | None) -> None:
 
 
 def backup_file(workspace: Workspace, output: Path | None) -> Path:
-    """Copy the database to `output`, or to a name with the date that no other backup has; returns
-    where it is.
-    """
+    """Copy the database to `output`, or to a name with the time; returns where it is."""
     from harness.store.upgrade import backup as copy
 
     if output is not None and output.exists():
         raise UsageError(f"{output} exists already. Give a backup a name of its own.")
-    stem = time.strftime("bench-%Y%m%d-%H%M%S", time.gmtime())
-    names = itertools.chain([stem], (f"{stem}-{number}" for number in itertools.count(2)))
-    target = output or next(
-        path for name in names if not (path := workspace.home / f"{name}.db").exists()
-    )
+    target = output or workspace.home / f"bench-{datetime.now(UTC):%Y%m%d-%H%M%S-%f}.db"
     copy(workspace.database_url, target)
     return target

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -10,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from harness.base.errors import BenchError, SchemaBehind, WorkspaceError
+from harness.base.errors import BenchError, SchemaBehind
 from harness.base.files import write_atomically
 from harness.base.spec import TERMINAL, Status
 from harness.base.text import plural
@@ -22,14 +23,13 @@ if TYPE_CHECKING:
     from harness.store import File, ResultStore, RunRow
 
 FAULTS_LEFT = 3
-ABANDONED = "abandoned"
 Repair = Callable[[], object]
 
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing that is wrong, and what repairs it: None where nothing here can. Where something is
-    `lost`, `advice` says what.
+    """A fault, and what repairs it: None where nothing here can. Where something is `lost`,
+    `advice` says what.
     """
 
     kind: str
@@ -49,7 +49,7 @@ def doctor(ctx: click.Context, repair: bool, as_json: bool) -> None:
     """Look for an old schema, edited rows, abandoned claims, damaged, missing or orphan files, an
     MLflow that is behind, wrong data sets.
 
-    Nothing is changed without --repair. Exit status 3 when faults are left.
+    Nothing is changed without --repair.
 
     \b
     Example:
@@ -97,15 +97,14 @@ def _treat(findings: Sequence[Finding], workspace: Workspace, repair: bool) -> l
                 state = "mended"
             except (BenchError, OSError) as err:
                 state, advice = "not mended", str(err)
-        line = {"kind": finding.kind, "fault": finding.text, "advice": advice, "state": state}
-        lines.append(line)
+        lines.append(
+            {"kind": finding.kind, "fault": finding.text, "advice": advice, "state": state}
+        )
     return lines
 
 
 def old_schema(workspace: Workspace) -> list[Finding]:
-    """Tell of a database whose schema is older than this program's: nothing else of it can be
-    looked at then.
-    """
+    """Find a schema that is older than this program's: nothing else can be looked at then."""
     from harness.store import ResultStore
     from harness.store.upgrade import upgrade
 
@@ -119,16 +118,13 @@ def old_schema(workspace: Workspace) -> list[Finding]:
 
 
 def examine(workspace: Workspace, store: ResultStore) -> Iterator[Finding]:
-    """Find every fault of a workspace: claims, then files on record, then other files, then MLflow,
-    then data sets.
-
-    Where rows were edited, only those: what they say cannot be built upon.
-    """
+    """Find every fault. Where rows were edited, only those: what they say cannot be built upon."""
     from harness.store.integrity import find_edited_rows
 
     rows = list(find_edited_rows(workspace.database_url))
-    advice = "what stood there is lost: put a backup of the database in its place"
-    yield from (Finding("row", row, advice, lost=True) for row in rows)
+    for row in rows:
+        advice = "what stood there is lost: put a backup of the database in its place"
+        yield Finding("row", row, advice, lost=True)
     if not rows:
         yield from abandoned_claims(store)
         yield from bad_files(workspace, store)
@@ -144,7 +140,7 @@ def abandoned_claims(store: ResultStore) -> Iterator[Finding]:
     for row in store.abandoned():
         holder = f" by {row.owner}" if row.owner else ""
         text = f"run {row.key} was left{holder} at step {row.step:,}"
-        give_back = partial(store.give_back, row.key, Owner.current(), ABANDONED)
+        give_back = partial(store.give_back, row.key, Owner.current(), "abandoned")
         yield Finding("abandoned claim", text, "it goes on when its command is repeated", give_back)
 
 
@@ -166,13 +162,14 @@ def bad_files(workspace: Workspace, store: ResultStore) -> Iterator[Finding]:
 def _remedy(
     workspace: Workspace, store: ResultStore, file: File, row: RunRow, is_newest: bool
 ) -> tuple[str, Repair | None, bool]:
-    """What is advised for a bad file, what repairs it, and whether it is lost."""
+    """Return what is advised for a bad file, what repairs it, and whether it is lost."""
     from harness import tracking
     from harness.store import ArtifactFile
-    from harness.store.run_files import DAMAGED, fault, set_aside, shown_path
+    from harness.store.run_files import DAMAGED, fault, set_aside
 
-    is_picture = isinstance(file, ArtifactFile)
-    name = f"pictures/{file.name}" if is_picture else f"checkpoint/{row.key}.safetensors"
+    name = f"checkpoint/{row.key}.safetensors"
+    if isinstance(file, ArtifactFile):
+        name = f"pictures/{file.name}"
 
     def copy_in_mirror() -> bytes | None:
         copy = tracking.local_copy(workspace, row.mlflow_run_id, name)
@@ -182,11 +179,7 @@ def _remedy(
     def restore() -> None:
         copy = copy_in_mirror()
         if copy is not None and fault(workspace, file) is not None:
-            try:
-                write_atomically(file.path_in(workspace), copy)
-            except OSError as err:
-                path, why = shown_path(workspace, file), err.strerror or err
-                raise WorkspaceError(f"Cannot write {path}: {why}.") from err
+            write_atomically(file.path_in(workspace), copy)
 
     def set_aside_if_bad() -> bool:
         wrong = fault(workspace, file)
@@ -209,15 +202,13 @@ def _remedy(
 def orphan_files(workspace: Workspace, store: ResultStore) -> Iterator[Finding]:
     """Find the files in this database's folders that it does not know; those of runs at work are
     theirs.
-
-    They are listed before the rows are read: what a run that ends meanwhile leaves is on record
-    then.
     """
     from harness.store.run_files import SET_ASIDE, Stray, files_of_database, set_aside
 
     def move(stray: Stray) -> None:
         set_aside(workspace, stray.path)
 
+    # before the rows are read: what a run that ends meanwhile leaves is on record then
     present = list(files_of_database(workspace, store.database))
     for stray in sorted(store.files.strays(present), key=lambda stray: stray.path):
         kind = "picture" if stray.path.is_relative_to(workspace.pictures) else "checkpoint"
@@ -227,13 +218,10 @@ def orphan_files(workspace: Workspace, store: ResultStore) -> Iterator[Finding]:
 
 
 def mirror_faults(workspace: Workspace, store: ResultStore) -> Iterator[Finding]:
-    """Find the runs that MLflow does not show as they are, and those that it shows and the database
-    does not have.
-    """
+    """Find where MLflow and the database differ."""
     from harness import tracking
 
-    def remirror(key: str) -> None:
-        tracking.remirror(workspace, store, key)
+    remirror = partial(tracking.remirror, workspace, store)
 
     def delete(run_id: str, key: str) -> None:
         wrong = tracking.delete_copies(workspace, store, {run_id: key})
@@ -266,15 +254,14 @@ def mirror_faults(workspace: Workspace, store: ResultStore) -> Iterator[Finding]
 
 
 def bad_data() -> Iterator[Finding]:
-    """Find the files of data sets that are there and have other bytes than they should. Nothing
-    that trains would read them.
+    """Find the files of data sets that have other bytes than they should: nothing that trains
+    would read them.
     """
     from harness.datasets.download import fetch
     from harness.datasets.files import KNOWN, verify
 
     def fetch_again(name: str) -> None:
-        for _ in fetch(name, force=True):
-            pass
+        deque(fetch(name, force=True), maxlen=0)
 
     for name in KNOWN:
         for file in verify(name):

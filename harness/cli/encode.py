@@ -15,8 +15,7 @@ from harness.cli.sample import check_output, load_model, npz_bytes, output_optio
 if TYPE_CHECKING:
     import numpy as np
 
-ARRAY_NAMES = ("images", "x")
-"""Names of the array that is read where an .npz file has several."""
+ARRAY_NAMES = ("images", "x")  # of several in an .npz file
 
 
 @click.command()
@@ -27,12 +26,11 @@ ARRAY_NAMES = ("images", "x")
     "-n",
     "--particles",
     default=10,
-    show_default=True,
     type=click.IntRange(1, 100_000),
     help="Particles for each image.",
 )
 def encode(
-    key: str, path: Path, output: Path, particles: int, force: bool, allow_plugins: bool
+    key: str, path: Path, output: Path, particles: int, force: bool, any_plugin: bool
 ) -> None:
     """Find the latents of images with a trained model.
 
@@ -48,7 +46,7 @@ def encode(
       bench encode 3f9c2a digits.npy -o latents.npz
     """
     check_output(output, force, ".npz")
-    model = load_model(key, allow_plugins)
+    model = load_model(key, any_plugin)
     is_numpy = path.suffix.lower() in (".npy", ".npz")
     array = _read_numpy(path) if is_numpy else model.task.read_images(path)
     images = _as_uint8(array, path, model.picture_size())
@@ -85,41 +83,25 @@ def _read_numpy(path: Path) -> np.ndarray:
 
 
 def _as_uint8(images: np.ndarray, path: Path, size: tuple[int, int]) -> np.ndarray:
-    """Return images as uint8 [n, height, width], 0 to 255.
-
-    Raises:
-        UsageError: they have another size or type, or values that are not grey levels.
-    """
+    """Return images as uint8 [n, height, width], 0 to 255."""
     import numpy as np
 
     height, width = size
-    if images.ndim not in (2, 3) or images.shape[1:] not in (size, (height * width,)):
-        shape = " x ".join(map(str, images.shape)) or "a single number"
+    if not len(images) or images.shape[1:] not in (size, (height * width,)):
+        shape = " x ".join(map(str, images.shape))
         raise UsageError(
             f"{path} holds an array of {shape}; this model needs n x {height} x {width}."
         )
-    if len(images) == 0:
-        raise UsageError(f"{path} holds no images.")
     images = images.reshape(len(images), height, width)
     if images.dtype == np.bool:
         return images * np.uint8(255)
-    if images.dtype == np.uint8:
-        if images.max() == 1:
-            raise UsageError(
-                f"{path} holds the whole numbers 0 and 1, both of which are black on a scale to "
-                "255. Give zeros and ones as floats."
-            )
+    if images.dtype == np.uint8 and images.max() != 1:  # zeros and ones would both be black
         return images
-    if images.dtype.kind != "f":
-        raise UsageError(
-            f"{path} holds numbers of type {images.dtype}; "
-            "uint8 (0 to 255) and floats (0 to 1) are allowed."
-        )
-    low, high = images.min(), images.max()
-    if not (low >= 0 and high <= 1):  # also where one is NaN
-        raise UsageError(
-            f"{path} has pixels from {low:g} to {high:g}; floats must be in 0 to 1. "
-            "Divide them, or give uint8 (0 to 255)."
-        )
-    # one half is not above one half
-    return np.ceil(images.astype(np.float64) * 255 - 0.5).astype(np.uint8)
+    if images.dtype.kind == "f" and images.min() >= 0 and images.max() <= 1:
+        # one half is not above one half
+        return np.ceil(images.astype(np.float64) * 255 - 0.5).astype(np.uint8)
+    ends = f" from {images.min():g} to {images.max():g}" if images.dtype.kind in "fiu" else ""
+    raise UsageError(
+        f"{path} has pixels of type {images.dtype}{ends}; uint8 from 0 to 255 and floats from 0 to "
+        "1, also for zeros and ones, are allowed."
+    )

@@ -14,10 +14,10 @@ import click
 from harness.base.errors import UsageError
 from harness.base.text import plural
 from harness.base.workspace import Workspace
-from harness.cli._options import json_option, output_option
+from harness.cli._options import json_option, many, output_option
 from harness.cli._output import out_file, print_json, say
 from harness.cli._render import track
-from harness.cli._selection import Selection, find_run, open_results, selection_options
+from harness.cli._selection import find_run, open_results, selection_options
 from harness.cli.compare import choose_format
 
 if TYPE_CHECKING:
@@ -34,15 +34,13 @@ SUFFIXES = {".csv": "csv", ".jsonl": "jsonl", ".ndjson": "jsonl", ".parquet": "p
     "--what",
     type=click.Choice(["runs", "metrics", "curves"]),
     default="runs",
-    show_default=True,
     help="What a row is.",
 )
 @click.option(
     "--format",
     "format_",
     type=click.Choice(["csv", "jsonl", "parquet"]),
-    metavar="FORMAT",
-    help="csv, jsonl or parquet. Without it: what FILE ends in.",
+    help="Without it: what FILE ends in.",
 )
 @click.option(
     "--bundle",
@@ -51,12 +49,10 @@ SUFFIXES = {".csv": "csv", ".jsonl": "jsonl", ".ndjson": "jsonl", ".parquet": "p
     help="Write a bundle instead; there must be no such file.",
 )
 @selection_options
-@click.option(
-    "--status",
-    "statuses",
-    multiple=True,
+@many(
+    *("--status", "statuses"),
     metavar="STATUS",
-    help="Of this status only: done, diverged, ... Repeat for more.",
+    help_text="Of this status only: done, diverged, ... Repeat for more.",
 )
 @json_option
 def export(
@@ -65,7 +61,7 @@ def export(
     what: str,
     format_: str | None,
     bundle: Path | None,
-    selection: Selection,
+    selection: RunFilter,
     statuses: Sequence[str],
     as_json: bool,
 ) -> None:
@@ -76,9 +72,8 @@ def export(
     settings, or with --what a row a run and metric, or a row a run, metric and step.
     docs/results.md explains the columns. Without FILE it is printed.
 
-    A bundle holds the specs, metrics, curves, history, plans, environments, texts of plugins,
-    tracebacks, last checkpoints and figures of finished runs. It is a zip archive with a result
-    database in it, bench.db. A run is named by its key or the first digits of it; without names all
+    A bundle holds finished runs with their last checkpoints and figures: a zip archive with a
+    result database in it. A run is named by its key or the first digits of it; without names all
     are written.
 
     \b
@@ -88,6 +83,8 @@ def export(
       bench export -t 'gaussian-*' --format csv
       bench export --bundle results.bench -t gaussian-25
     """
+    from harness.analysis.selection import parse_statuses
+
     if bundle is not None and (output, what, format_) != (None, "runs", None):
         raise UsageError("Write a table (-o, --what, --format) or a bundle (--bundle), not both.")
     for key in keys:
@@ -104,7 +101,13 @@ def export(
         )
     with open_results("export") as store:
         rows = [find_run(store, key) for key in dict.fromkeys(keys)]
-        filter_ = selection.run_filter(statuses, {row.key for row in rows} if rows else None)
+        named = {row.key for row in rows}
+        filter_ = dataclasses.replace(
+            selection,
+            statuses=parse_statuses(statuses),
+            keys=named.intersection(selection.keys or named) if named else selection.keys,
+            text=" ".join([selection.text, *(f"--status {name}" for name in statuses)]).strip(),
+        )
         if bundle is None:
             _write_table(store, filter_, what, str(format_), output)
         else:
@@ -148,16 +151,17 @@ def _write_bundle(
     keys = sorted(key for key in found if key not in withdrawn)
     results = (result for key in keys for result in store.results([key]))
     lines: list[dict[str, Any]] = []
+    written = incomplete = 0
     for key, missing, fault in track(
         write_bundle(bundle, Workspace.current(), results), len(keys), "Writing"
     ):
-        lines.append(
-            {"key": key, "outcome": "left out" if fault else "exported", "missing": missing}
-        )
+        outcome = "left out" if fault else "exported"
+        lines.append({"key": key, "outcome": outcome, "missing": missing})
         if fault:
             say(f"Run {key} is left out: {fault}.", err=True)
-    written = sum(line["outcome"] == "exported" for line in lines)
-    incomplete = sum(bool(line["missing"]) for line in lines if line["outcome"] == "exported")
+        else:
+            written += 1
+            incomplete += bool(missing)
     if as_json:
         print_json(lines)
     else:

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import operator
-import re
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
+from packaging.specifiers import InvalidSpecifier, SpecifierSet
 
 from harness.base.errors import UsageError
 from harness.base.text import plural
@@ -21,40 +20,16 @@ from harness.cli._selection import find_run, open_results, pattern_options
 if TYPE_CHECKING:
     from harness.store import CellRow, Replicate, ResultStore
 
-OPERATORS: dict[str, Callable[[int, int], bool]] = {
-    "<": operator.lt,
-    "<=": operator.le,
-    "==": operator.eq,
-    "!=": operator.ne,
-    ">": operator.gt,
-    ">=": operator.ge,
-}
 LONGEST_REASON = 500
 
-VersionTest = Callable[[int], bool]
 
-
-class Condition(click.ParamType):
-    """A condition on versions: `<2`, `==1`, `>=2,<4`."""
-
-    name = "condition"
-
-    def convert(
-        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
-    ) -> VersionTest:
-        """Return a test of a version."""
-        tests: list[tuple[Callable[[int, int], bool], int]] = []
-        for text in str(value).split(","):
-            match = re.fullmatch(r"(<=|>=|==|!=|<|>)\s*(\d{1,9})", text.strip())
-            if match is None:
-                self.fail(
-                    f"'{value}' is not a condition on versions, which are whole numbers. "
-                    "Write '<2', '==1' or '>=2,<4'.",
-                    param,
-                    ctx,
-                )
-            tests.append((OPERATORS[match[1]], int(match[2])))
-        return lambda version: all(test(version, bound) for test, bound in tests)
+def _condition(ctx: click.Context, param: click.Parameter, value: str | None) -> SpecifierSet:
+    try:
+        return SpecifierSet(value or "")
+    except InvalidSpecifier:
+        raise UsageError(
+            f"'{value}' is not a condition on versions. Write '<2', '==1' or '>=2,<4'."
+        ) from None
 
 
 @click.command()
@@ -62,13 +37,13 @@ class Condition(click.ParamType):
 @pattern_options
 @click.option(
     "--version",
-    type=Condition(),
+    callback=_condition,
     metavar="CONDITION",
     help="Made by these versions of the method only: '<2'.",
 )
 @click.option(
     "--task-version",
-    type=Condition(),
+    callback=_condition,
     metavar="CONDITION",
     help="On these versions of the task only: '<2'.",
 )
@@ -80,8 +55,8 @@ def invalidate(
     keys: Sequence[str],
     methods: Sequence[str],
     tasks: Sequence[str],
-    version: VersionTest | None,
-    task_version: VersionTest | None,
+    version: SpecifierSet,
+    task_version: SpecifierSet,
     reason: str | None,
     lift: bool,
     dry_run: bool,
@@ -98,21 +73,26 @@ def invalidate(
       bench invalidate --method pnf --version '<2' --reason "log-determinant counted once"
       bench invalidate 3f9c2a --reason "the machine's memory was faulty"
     """
-    if not (keys or methods or tasks or version or task_version):
+    from harness.analysis.selection import RunFilter
+
+    if not (keys or methods or tasks or str(version) or str(task_version)):
         raise UsageError(
             "Say which results: a KEY, -m METHOD, -t TASK or --version CONDITION. "
             "What there is: bench list runs"
         )
-    reason = _check_reason(reason, lift)
+    reason = "" if lift else " ".join((reason or "").split())
+    if not lift and not (reason.isprintable() and 0 < len(reason) <= LONGEST_REASON):
+        raise UsageError(
+            f"Say why in one line of at most {LONGEST_REASON} printable characters: "
+            '--reason "log-determinant counted twice".'
+        )
+    patterns = RunFilter(methods, tasks)
 
     def matches(cell: CellRow) -> bool:
-        from harness.plan.grid import matches_any
-
         return (
-            matches_any(methods, cell.method_names, cell.spec["method_fields"])
-            and matches_any(tasks, cell.task_names, cell.spec["task_fields"])
-            and (version is None or version(cell.spec["method_version"]))
-            and (task_version is None or task_version(cell.spec["task_version"]))
+            patterns.has_cell(cell)
+            and version.contains(str(cell.spec["method_version"]))
+            and task_version.contains(str(cell.spec["task_version"]))
         )
 
     with open_results("retract") as store:
@@ -120,52 +100,9 @@ def invalidate(
         changed = [run.key for _, run in runs]
         if not dry_run:
             store.retractions.lift(changed) if lift else store.retractions.add(changed, reason)
-        outcome = ("would be " if dry_run else "") + ("lifted" if lift else "withdrawn")
-        if as_json:
-            print_json(
-                {
-                    "key": run.key,
-                    "method": cell.method,
-                    "task": cell.task_label,
-                    "seed": run.seed,
-                    "outcome": outcome,
-                    "reason": reason or None,
-                }
-                for cell, run in runs
-            )
-        else:
-            _print_cells(runs)
-            verb = "lifted" if lift else "retracted"
-            ending = f": {reason}" if reason else ""
-            say(f"{plural(len(runs), 'result')} {'would be ' if dry_run else ''}{verb}{ending}.")
-            if not dry_run and not lift:
-                say(
-                    "Next: the commands that made these runs repeat them; "
-                    "bench invalidate --lift takes this back",
-                    err=True,
-                )
+        _print_changes(runs, "would be " if dry_run else "", reason, as_json)
         if not dry_run:
             mirror_runs(Workspace.current(), store, changed)
-
-
-def _check_reason(reason: str | None, lift: bool) -> str:
-    """Return the reason in one line; none is needed to lift.
-
-    Raises:
-        UsageError: there is none, or it is not a text that a table could show.
-    """
-    if lift:
-        if reason is not None:
-            raise UsageError("--lift needs no reason: leave out --reason.")
-        return ""
-    line = " ".join((reason or "").split())
-    if not line:
-        raise UsageError(
-            'Say why, for readers of the tables: --reason "log-determinant counted twice".'
-        )
-    if not line.isprintable() or len(line) > LONGEST_REASON:
-        raise UsageError(f"--reason is one line of at most {LONGEST_REASON} printable characters.")
-    return line
 
 
 def _choose(
@@ -188,28 +125,46 @@ def _choose(
     changing = [(cells[run.cell], run) for run in runs if (run.key in retracted) == lift]
     if not changing:
         state = "not retracted" if lift else "already retracted"
-        ending = f" other than {plural(len(runs), 'run')} {state}" if runs else ""
-        raise UsageError(f"No run that has ended matches{ending}. What there is: bench list runs")
+        raise UsageError(
+            f"No run that has ended matches other than {plural(len(runs), 'run')} {state}. "
+            "What there is: bench list runs"
+        )
     return changing
 
 
-def _print_cells(runs: Sequence[tuple[CellRow, Replicate]]) -> None:
+def _print_changes(
+    runs: Sequence[tuple[CellRow, Replicate]], would_be: str, reason: str, as_json: bool
+) -> None:
+    """Print what is retracted, for which there is a reason, or lifted."""
     from harness.base.spec import settings_text
     from harness.plan.grid import ranges
 
-    seeds: dict[str, list[int]] = {}
-    for cell, run in runs:
-        seeds.setdefault(cell.cell, []).append(run.seed)
-    rows = [
-        (
-            cell.description.method,
-            settings_text(cell.settings),
-            cell.task_label,
-            cell.protocol,
-            str(cell.spec["method_version"]),
-            ranges(seeds[cell.cell]),
+    if as_json:
+        print_json(
+            {
+                "key": run.key,
+                "method": cell.method,
+                "task": cell.task_label,
+                "seed": run.seed,
+                "outcome": would_be + ("withdrawn" if reason else "lifted"),
+                "reason": reason or None,
+            }
+            for cell, run in runs
         )
-        for cell in {cell.cell: cell for cell, _ in runs}.values()
-    ]
+        return
+    seeds: dict[tuple[str, ...], list[int]] = {}
+    for cell, run in runs:
+        version, settings = str(cell.spec["method_version"]), settings_text(cell.settings)
+        name = (cell.description.method, settings, cell.task_label, cell.protocol, version)
+        seeds.setdefault(name, []).append(run.seed)
     columns = ("method", "settings", "task", "protocol", "version", "seeds")
+    rows = [(*name, ranges(members)) for name, members in seeds.items()]
     print_table(columns, rows, 4, blocks=True)
+    outcome = f"retracted: {reason}" if reason else "lifted"
+    say(f"{plural(len(runs), 'result')} {would_be}{outcome}.")
+    if reason and not would_be:
+        say(
+            "Next: the commands that made these runs repeat them; "
+            "bench invalidate --lift takes this back",
+            err=True,
+        )

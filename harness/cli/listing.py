@@ -12,6 +12,7 @@ from harness.base.workspace import Workspace
 from harness.cli._options import json_option, open_store
 from harness.cli._output import print_json, say
 from harness.cli._render import print_table
+from harness.plan.registry import Kind, listings
 
 
 @click.group(name="list")
@@ -33,6 +34,11 @@ def print_summaries(summaries: Mapping[str, str], show: str, as_json: bool) -> N
     say(f"More about one: {show} {next(iter(summaries), 'NAME')}", err=True)
 
 
+def _print_plugins(kind: Kind, as_json: bool) -> None:
+    summaries = {item.name: item.summary for item in listings(kind).values()}
+    print_summaries(summaries, "bench show", as_json)
+
+
 @listing.command()
 @json_option
 def methods(as_json: bool) -> None:
@@ -42,10 +48,7 @@ def methods(as_json: bool) -> None:
     Example:
       bench list methods
     """
-    from harness.plan.registry import listings
-
-    summaries = {item.name: item.summary for item in listings("method").values()}
-    print_summaries(summaries, "bench show", as_json)
+    _print_plugins("method", as_json)
 
 
 @listing.command()
@@ -57,10 +60,7 @@ def tasks(as_json: bool) -> None:
     Example:
       bench list tasks --json
     """
-    from harness.plan.registry import listings
-
-    summaries = {item.name: item.summary for item in listings("task").values()}
-    print_summaries(summaries, "bench show", as_json)
+    _print_plugins("task", as_json)
 
 
 @listing.command()
@@ -72,9 +72,9 @@ def studies(as_json: bool) -> None:
     Example:
       bench list studies
     """
-    from harness.plan.studies import listings
+    from harness.plan import studies
 
-    print_summaries(listings(), "bench study show", as_json)
+    print_summaries(studies.listings(), "bench study show", as_json)
 
 
 @listing.command()
@@ -82,7 +82,6 @@ def studies(as_json: bool) -> None:
     "-n",
     "--limit",
     default=50,
-    show_default=True,
     type=click.IntRange(1),
     help="How many, the newest first.",
 )

@@ -13,7 +13,6 @@ from harness.base.text import plural
 from harness.base.workspace import Workspace
 from harness.cli._output import say, write_out
 from harness.cli._selection import (
-    Selection,
     add_tuning_costs,
     open_results,
     select_finished,
@@ -22,7 +21,7 @@ from harness.cli._selection import (
 
 if TYPE_CHECKING:
     from harness.analysis.ranks import Ranking
-    from harness.analysis.selection import SelectedRuns
+    from harness.analysis.selection import RunFilter, SelectedRuns
     from harness.report.page import Section
     from harness.store import ResultStore
     from harness.tuning.result import TuningResult
@@ -33,7 +32,6 @@ if TYPE_CHECKING:
     "-o",
     "--output",
     default="report.html",
-    show_default=True,
     metavar="FILE",
     type=click.Path(dir_okay=False, path_type=Path),
     help="Where the page is written.",
@@ -42,11 +40,10 @@ if TYPE_CHECKING:
 @click.option(
     "--title",
     default="Benchmark report",
-    show_default=True,
     metavar="TEXT",
     help="The page's title.",
 )
-def report(output: Path, selection: Selection, title: str) -> None:
+def report(output: Path, selection: RunFilter, title: str) -> None:
     """Write all results as one HTML page: figures, tables, failures, tuning, and the runs behind
     every number.
 
@@ -110,12 +107,13 @@ def _published_values(store: ResultStore, runs: SelectedRuns) -> list[tuple[str,
         judgement
         for path in publications().values()
         for judgement in judge(store, read(path), study_runs, tasks)
+        if judgement.verdict in ("reproduced", "not reproduced")
     ]
     return [(grid.title, html([grid], page=False)) for grid in published_grids(judgements)]
 
 
 def _tuning_sections(
-    store: ResultStore, results: Sequence[TuningResult], selection: Selection
+    store: ResultStore, results: Sequence[TuningResult], selection: RunFilter
 ) -> list[Section]:
     from harness.plan.grid import matches_any
 

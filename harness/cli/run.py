@@ -46,7 +46,6 @@ def run(
 
     Each method, task, setting and seed is one run. A finished run is cached and costs nothing; an
     interrupted one continues from its last checkpoint. Results go to stdout, progress to stderr.
-    Exit status: 0 all done, 2 bad usage, 3 some runs did not end done, 130 interrupted.
 
     \b
     Example:
@@ -67,7 +66,6 @@ def run(
 
 
 def _print_plan(runs: list[NewRun], as_json: bool) -> None:
-    """Print the resolved runs with their keys, and the protocol of the first."""
     if as_json:
         print_json(
             {
@@ -95,9 +93,6 @@ def _print_plan(runs: list[NewRun], as_json: bool) -> None:
         )
         for run in runs
     ]
-    out = console()
-    out.print(f"{plural(len(runs), 'run')} ", style="bold")
     print_table(("key", "method", "task", "seed", "settings"), rows)
-    protocol = runs[0].spec.protocol().model_dump()
-    fields = ", ".join(f"{name}={value}" for name, value in protocol.items())
-    out.print(f"Protocol of the first: {fields}")
+    protocol = settings_text(runs[0].spec.protocol().model_dump())
+    console().print(f"{plural(len(runs), 'run')}. Protocol of the first: {protocol}")

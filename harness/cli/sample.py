@@ -29,7 +29,6 @@ def output_options(default: str) -> Any:
             "-o",
             "--output",
             default=default,
-            show_default=True,
             metavar="FILE",
             type=click.Path(path_type=Path),
         ),
@@ -44,13 +43,12 @@ def output_options(default: str) -> Any:
     "-n",
     "n",
     default=64,
-    show_default=True,
     type=click.IntRange(1, 100_000),
     help="How many images.",
 )
 @output_options("samples.png")
-@click.option("--seed", default=0, show_default=True, type=click.IntRange(0), help="Which draws.")
-def sample(key: str, n: int, output: Path, seed: int, force: bool, allow_plugins: bool) -> None:
+@click.option("--seed", default=0, type=click.IntRange(0), help="Which draws.")
+def sample(key: str, n: int, output: Path, seed: int, force: bool, any_plugin: bool) -> None:
     """Draw images from a trained model: latents from the prior, decoded.
 
     A .png file gets them in a grid, brighter where a pixel is likelier to be white; a .npz file
@@ -62,7 +60,7 @@ def sample(key: str, n: int, output: Path, seed: int, force: bool, allow_plugins
       bench sample 3f9c2a -n 100 -o samples.png
     """
     check_output(output, force, ".png", ".npz")
-    arrays = load_model(key, allow_plugins).sample(n, f"{seed}/sample")
+    arrays = load_model(key, any_plugin).sample(n, f"{seed}/sample")
     if output.suffix.lower() == ".png":
         import torch
 
@@ -76,7 +74,7 @@ def sample(key: str, n: int, output: Path, seed: int, force: bool, allow_plugins
     say(f"{plural(n, 'image')} in {output}")
 
 
-def load_model(prefix: str, allow_plugins: bool) -> Model:
+def load_model(prefix: str, any_plugin: bool) -> Model:
     """Load the model of the one run whose key begins so, from its newest checkpoint.
 
     Raises:
@@ -93,7 +91,7 @@ def load_model(prefix: str, allow_plugins: bool) -> Model:
         row = find_run(store, prefix)
         file = next(iter(store.checkpoints(row.key)), None)
         spec = RunSpec.from_plain(row.spec)
-        source = partial(permitted_source, store, Options(any_plugin=allow_plugins))
+        source = partial(permitted_source, store, Options(any_plugin=any_plugin))
         method, task = registry.load(spec, source)
     if file is None:
         raise UsageError(
@@ -115,11 +113,7 @@ def load_model(prefix: str, allow_plugins: bool) -> Model:
 
 
 def check_output(output: Path, force: bool, *suffixes: str) -> None:
-    """Refuse a file that cannot be written, or that exists where `force` is not given.
-
-    Raises:
-        UsageError: it is refused.
-    """
+    """Refuse a file that cannot be written, or that exists where `force` is not given."""
     if suffixes and output.suffix.lower() not in suffixes:
         raise UsageError(f"{output} must end in {' or '.join(suffixes)}.")
     if output.is_dir():

@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import re
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from textwrap import indent
 from typing import TYPE_CHECKING, Any
@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from harness.base.errors import UnknownName, UsageError
+from harness.base.spec import plain, plain_number, settings_text
 from harness.base.text import duration, number
 from harness.base.workspace import Workspace
 from harness.cli._options import json_option, open_store
@@ -25,8 +26,6 @@ if TYPE_CHECKING:
     from harness.store import ResultStore, RunRow
 
 KEY = re.compile(r"[0-9a-f]{4,16}")
-BARS = "▁▂▃▄▅▆▇█"
-SPARKLINE_WIDTH = 48
 
 
 @click.command()
@@ -43,8 +42,7 @@ def show(name: str, folder: Path | None, as_json: bool) -> None:
     """Show a method, a task or a stored run.
 
     A run is named by its key or the first digits of it. Its figures are PNG files: its learning
-    curves and, where the task is one of images, samples, reconstructions, trajectories of latents
-    and interpolations between two of them.
+    curves and, of images, samples, reconstructions, trajectories of latents and interpolations.
 
     \b
     Examples:
@@ -65,50 +63,59 @@ def show(name: str, folder: Path | None, as_json: bool) -> None:
                 return
     if folder is not None:
         raise UnknownName("run", name, [], "bench list runs")
-    from harness.base.spec import plain
-
-    record = plain(_plugin_record(*_find_plugin(name)), fallback=str)
+    record = plain(_plugin_record(*find_plugin(name)), fallback=str)
     print_json([record]) if as_json else _print_plugin(record)
 
 
-def _find_plugin(name: str) -> tuple[Kind, NamedPlugin]:
+def find_plugin(name: str) -> tuple[Kind, NamedPlugin]:
+    """Find a method or a task.
+
+    Raises:
+        UsageError: there is none, or its file cannot be loaded.
+    """
     from harness.plan import registry
 
-    kinds: tuple[Kind, ...] = ("method", "task")
-    for kind in kinds:
+    try:
+        return "method", registry.find("method", name)
+    except UsageError as method_error:
         try:
-            return kind, registry.find(kind, name)
-        except UnknownName:
-            pass
-    available = [known for kind in kinds for known in registry.listings(kind)]
-    raise UnknownName("method, task or run", name, available, "bench list runs")
+            return "task", registry.find("task", name)
+        except UsageError as err:
+            if isinstance(err, UnknownName) and not isinstance(method_error, UnknownName):
+                raise method_error from None  # it is a method, or meant to be one
+            if ":" in name:
+                raise
+            known = [*registry.listings("method"), *registry.listings("task")]
+            raise UnknownName("method or task", name, known, "bench list") from None
 
 
 def _plugin_record(kind: Kind, plugin: NamedPlugin) -> dict[str, Any]:
     cls = plugin.cls
-    record: dict[str, Any] = {
-        "kind": kind,
-        "name": plugin.name,
-        "source": cls.source,
-        "version": cls.version,
-        "about": inspect.cleandoc(cls.__doc__ or ""),
-        "fields": [],
-    }
+    fields = []
     for name, field in cls.model_fields.items():
         extra = field.json_schema_extra if isinstance(field.json_schema_extra, dict) else {}
         type_ = field.annotation
-        default = None if field.is_required() else field.get_default(call_default_factory=True)
-        record["fields"].append(
+        fields.append(
             {
                 "name": name,
                 "type": type_.__name__
                 if isinstance(type_, type)
                 else str(type_).replace("typing.", ""),
-                "default": default,
+                "default": None
+                if field.is_required()
+                else field.get_default(call_default_factory=True),
                 "tunable": extra.get("tunable"),
                 "about": field.description or "",
             }
         )
+    record = {
+        "kind": kind,
+        "name": plugin.name,
+        "source": cls.source,
+        "version": cls.version,
+        "about": inspect.cleandoc(cls.__doc__ or ""),
+        "fields": fields,
+    }
     if kind == "method":
         variants = {f"{plugin.name}-{name}": fields for name, fields in cls.variants.items()}
         return record | {"variants": variants}
@@ -121,10 +128,10 @@ def _plugin_record(kind: Kind, plugin: NamedPlugin) -> dict[str, Any]:
 
 def _print_plugin(record: dict[str, Any]) -> None:
     out = console()
-    out.print(
-        f"{record['name']} ({record['kind']}, version {record['version']}; {record['source']})\n",
-        style="bold",
+    title = (
+        f"{record['name']} ({record['kind']}, version {record['version']}; {record['source']})\n"
     )
+    out.print(title, style="bold")
     out.print(record["about"])
     rows = []
     for field in record["fields"]:
@@ -132,18 +139,17 @@ def _print_plugin(record: dict[str, Any]) -> None:
         if tuned:
             span = f"{tuned['low']:g} to {tuned['high']:g}{' (log)' if tuned['log'] else ''}"
         rows.append((field["name"], field["type"], str(field["default"]), span, field["about"]))
-    if rows:
-        print_table(("field", "type", "default", "tuned in", "about"), rows)
+    print_table(("field", "type", "default", "tuned in", "about"), rows)
     presets = dict(record.get("variants", {}))
     for name, fields in record.get("protocols", {}).items():
         default = " (default)" if name == record["default_protocol"] else ""
         presets[f"--protocol {name}{default}"] = fields
     for name, fields in presets.items():
-        out.print(f"{name}: {', '.join(f'{field}={value}' for field, value in fields.items())}")
+        out.print(f"{name}: {settings_text(fields)}")
 
 
 def _copy_figures(store: ResultStore, row: RunRow, folder: Path) -> None:
-    """Copy a run's figures to a folder; files of the same name with other content are left alone.
+    """Copy a run's figures to a folder; none where a file of that name has other content.
 
     Raises:
         UsageError: there are no figures, there is such a file, or it cannot be written.
@@ -187,7 +193,6 @@ def _figures(store: ResultStore, row: RunRow) -> Iterator[tuple[str, bytes]]:
 
 
 def _run_record(store: ResultStore, row: RunRow) -> dict[str, Any]:
-    from harness.base.spec import plain_number
     from harness.cli._summary import run_as_dict
     from harness.store.run_files import file_facts
 
@@ -198,12 +203,7 @@ def _run_record(store: ResultStore, row: RunRow) -> dict[str, Any]:
         "protocol": row.protocol,
         "source_hash": row.source_hash,
         "history": [
-            {
-                "at": event.at,
-                "status": event.status.value,
-                "reason": event.reason,
-                "step": event.step,
-            }
+            {name: getattr(event, name) for name in ("at", "status", "reason", "step")}
             for event in store.history(row.key)
         ],
         "checkpoints": [file_facts(workspace, file) for file in store.checkpoints(row.key)],
@@ -221,8 +221,10 @@ def _run_record(store: ResultStore, row: RunRow) -> dict[str, Any]:
 
 def _print_run(run: dict[str, Any], row: RunRow) -> None:
     out = console()
+    stands = all(mark["lifted_at"] or mark["replaced_at"] for mark in run["errata"])
+    status = run["status"] if stands else f"{run['status']}, retracted"
     out.print(
-        f"{row.method_label} on {row.task_label}, seed {row.seed} · {run['status']} "
+        f"{row.method_label} on {row.task_label}, seed {row.seed} · {status} "
         f"at step {row.step:,} of {row.steps:,}",
         style="bold",
     )
@@ -233,7 +235,7 @@ def _print_run(run: dict[str, Any], row: RunRow) -> None:
         out.print(indent(row.traceback, "  "), soft_wrap=True)
     errors = run["standard_errors"]
     metrics = [
-        (name, number(float(value), float(errors[name]) if name in errors else None))
+        (name, number(float(value), float(errors.get(name, 0.0))))
         for name, value in run["metrics"].items()
     ]
     if metrics:
@@ -242,30 +244,15 @@ def _print_run(run: dict[str, Any], row: RunRow) -> None:
         reason = f": {event['reason']}" if event["reason"] else ""
         out.print(f"  {_date(event['at'])}  {event['status']} at step {event['step']:,}{reason}")
     for retraction in run["errata"]:
-        ending = ""
-        for name, verb in (("lifted_at", "lifted"), ("replaced_at", "run again")):
-            if retraction[name]:
-                ending += f", {verb} {_date(retraction[name])}"
+        endings = {"lifted": retraction["lifted_at"], "run again": retraction["replaced_at"]}
+        ending = "".join(f", {verb} {_date(at)}" for verb, at in endings.items() if at)
         out.print(f"  {_date(retraction['at'])}  retracted{ending}: {retraction['reason']}")
 
 
 def _facts(run: dict[str, Any], row: RunRow) -> Iterator[tuple[str, str | None]]:
-    from harness.base.spec import settings_text
-
-    retractions = [
-        retraction["reason"]
-        for retraction in run["errata"]
-        if not (retraction["lifted_at"] or retraction["replaced_at"])
-    ]
-    code = [
-        f"{name} {source[:8]}"
-        for name, source in ((row.method, row.method_source), (row.task, row.task_source))
-        if source
-    ]
     yield "key", f"{row.key} (cell {row.cell})"
     yield "settings", settings_text(row.settings) or "the defaults"
     yield "reason", row.reason
-    yield "retracted", "; ".join(retractions)
     if earlier := run["earlier_result"]:
         yield (
             "earlier",
@@ -276,27 +263,13 @@ def _facts(run: dict[str, Any], row: RunRow) -> Iterator[tuple[str, str | None]]
     yield "time", duration(row.wall_s)
     if plan := run["plan"]:
         yield "stack", f"{len(plan['members'])} replicates, {plan['threads']} thread"
-    yield "bound", _sparkline([float(value) for _, value in run["curves"].get("bound", [])])
     for file in run["checkpoints"][:1]:
         yield "checkpoint", f"{file['path']} ({file['size']:,} bytes)"
     yield "figures", ", ".join(file["path"] for file in run["pictures"])
     yield "MLflow run", row.mlflow_run_id
-    yield "code", ", ".join(code)
+    yield "code", row.source_hash
     yield "commit", run["environment"].get("git_commit")
 
 
 def _date(at: float) -> str:
     return time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime(at))
-
-
-def _sparkline(curve: Sequence[float]) -> str:
-    """Draw the last four fifths of a curve in one line, where its shape can be seen."""
-    values = [value for value in curve[len(curve) // 5 :] if abs(value) < float("inf")]
-    if len(values) < 2:
-        return ""
-    low, height = min(values), max(values) - min(values) or 1
-    bars = "".join(
-        BARS[int((value - low) / height * (len(BARS) - 1))]
-        for value in values[:: max(1, len(values) // SPARKLINE_WIDTH)]
-    )
-    return f"{bars}  {number(values[0])} to {number(values[-1])} nats"

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import textwrap
 import time
 from collections import Counter
 from collections.abc import Sequence
-from itertools import product
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
 from harness.base.errors import UnknownName, UsageError
+from harness.base.spec import settings_text
 from harness.base.text import duration, plural
 from harness.base.workspace import Workspace
 from harness.cli._execute import execute_runs
@@ -25,12 +25,10 @@ from harness.cli.listing import print_summaries
 if TYPE_CHECKING:
     from harness.base.spec import NewRun
     from harness.execution.forecast import AtWork, Forecast
-    from harness.plan.studies import Grid, Study
+    from harness.plan.studies import Study
     from harness.tuning.search import SearchRecord
 
 ENDED = ("done", "diverged", "failed", "crashed", "pruned")
-COUNTED = ("running", "missing", "withdrawn", "queued", "interrupted", "timeout", *ENDED[1:])
-LINE_WIDTH = 160
 PRINTED = {"running": "at work", "withdrawn": "retracted"}  # other counts are printed as they are
 
 
@@ -111,19 +109,14 @@ def show(name: str, figures: str | None, as_json: bool) -> None:
     out = console()
     out.print(f"{study.name}: {study.summary}", style="bold")
     out.print(f"{study.path}\n")
-    for index, grid in enumerate(study.grids, 1):
-        prefix = f"{index}. "
-        lines = _grid_lines(grid, min(out.width, LINE_WIDTH) - len(prefix))
-        out.print(prefix + f"\n{' ' * len(prefix)}".join(lines) + "\n")
-    tasks = dict.fromkeys(task for task, _ in counts)
-    methods = dict.fromkeys(method for _, method in counts)
-    rows = [
-        (
-            task,
-            *(f"{counts[pair]:,}" if counts[pair] else "-" for pair in product([task], methods)),
+    for number, grid in enumerate(study.grids, 1):
+        protocol = {"protocol": grid.protocol} if grid.protocol else {}
+        rest = settings_text({"seeds": grid.seeds} | protocol | grid.settings)
+        out.print(
+            f"{number}. {', '.join(grid.methods)}\n   on {', '.join(grid.tasks)}\n   {rest}\n"
         )
-        for task in tasks
-    ]
+    tasks, methods = (list(dict.fromkeys(names)) for names in zip(*counts, strict=True))
+    rows = [(task, *(f"{counts[task, method] or '-'}" for method in methods)) for task in tasks]
     print_table(("runs", *methods), rows, left=1)
     out.print(
         f"{plural(len(runs), 'run')} of {plural(n_cells, 'cell')}, protocol {', '.join(protocols)}."
@@ -155,33 +148,12 @@ def _load(name: str) -> Study | list[SearchRecord]:
     return stored(study.name) or [search.record() for search in searches_of(study)]
 
 
-def _grid_lines(grid: Grid, width: int) -> list[str]:
-    """Return a grid in a few lines: methods, tasks, and the rest."""
-    settings = [
-        f"{name}={'none' if value is None else value}" for name, value in grid.settings.items()
-    ]
-    protocol = [f"protocol {grid.protocol}"] if grid.protocol else []
-    texts = (
-        ", ".join(grid.methods),
-        f"on {', '.join(grid.tasks)}",
-        ", ".join([f"seeds {grid.seeds}", *protocol, *settings]),
-    )
-    return [
-        line
-        for text in texts
-        for line in textwrap.wrap(text, width, break_long_words=False, break_on_hyphens=False)
-    ]
-
-
 @study.command()
 @click.argument("name", metavar="NAME-or-FILE")
 @pattern_options
 @json_option
 def status(name: str, methods: Sequence[str], tasks: Sequence[str], as_json: bool) -> None:
-    """How far a study is, and how long the rest will take.
-
-    What is done, who is at work on what since when, and when they were last heard of. Nothing is
-    written.
+    """How far a study is, who is at work on what, and how long the rest will take.
 
     \b
     Example:
@@ -251,8 +223,7 @@ def run(
     """Run what is missing of a study, and print all its results.
 
     A tuning study tries settings, and scores the best one on report seeds. Other studies do what
-    `bench run` does, for all grids together: finished runs are cached, interrupted ones continue.
-    Exit status: 0 all done, 2 bad usage, 3 some runs did not end done, 130 interrupted.
+    `bench run` does, for all grids together.
 
     \b
     Examples:
@@ -298,10 +269,7 @@ def _forecast(runs: Sequence[NewRun], work: Work) -> Forecast:
     workspace = Workspace.current()
     url = workspace.database_url
     is_new = not url.startswith("sqlite") and info(url)["revision"] is None
-    store = None if is_new else open_store(workspace)
-    if store is None:
-        return forecast(runs, None, STACK)
-    with store:
+    with nullcontext() if is_new else open_store(workspace) or nullcontext() as store:
         return forecast(runs, store, STACK, rerun=work.rerun, retry=work.retry)
 
 
@@ -312,25 +280,21 @@ def _in_short(forecast: Forecast, n_workers: int | None) -> str:
     """
     counts = forecast.counts
     parts = [f"{counts[status]:,} {status}" for status in ENDED if counts[status]]
-    if not forecast.remaining:
-        return f"{plural(counts.total(), 'run')}: {', '.join([*parts, 'nothing to run'])}"
     notes = [f"{counts[state]:,} {text}" for state, text in PRINTED.items() if counts[state]]
-    parts.append(f"{forecast.remaining:,} to run" + (f" ({', '.join(notes)})" if notes else ""))
     seconds = forecast.seconds_with(n_workers or 1)
-    if seconds is None:
-        parts.append("time unknown until some have ended")
+    if not forecast.remaining:
+        parts.append("nothing to run")
     else:
+        parts.append(f"{forecast.remaining:,} to run" + (f" ({', '.join(notes)})" if notes else ""))
         who = f"with {plural(n_workers, 'worker')}" if n_workers else "of one worker's time"
-        parts.append(f"about {duration(seconds)} {who}")
+        known = f"about {duration(seconds or 0.0)} {who}"
         if forecast.unknown:
-            parts[-1] += f" for all but {plural(forecast.unknown, 'run')} whose time is unknown"
+            known += f" for all but {plural(forecast.unknown, 'run')} whose time is unknown"
+        parts.append("time unknown until some have ended" if seconds is None else known)
     return f"{plural(counts.total(), 'run')}: {', '.join(parts)}"
 
 
 def _print_forecast(study: Study, forecast: Forecast, n_workers: int | None, as_json: bool) -> None:
-    """Print a forecast; in JSON times are seconds since 1970, and `seconds_left` is with so many
-    workers, or one.
-    """
     if as_json:
         values = {
             "name": study.name,
@@ -351,7 +315,7 @@ def _print_forecast(study: Study, forecast: Forecast, n_workers: int | None, as_
         return
     out = console()
     out.print(f"{study.name}: {study.summary}", style="bold")
-    counted = [status for status in COUNTED if forecast.counts[status]]
+    counted = [status for status in forecast.counts if status != "done"]
     rows = [
         (
             task,
@@ -382,11 +346,11 @@ def _at_work_rows(at_work: Sequence[AtWork]) -> list[tuple[str, ...]]:
             stack[0].task,
             stack[0].method,
             ranges([run.seed for run in stack]),
-            stack[0].host,
-            str(stack[0].pid),
+            host,
+            str(pid),
             duration(max(0.0, now - stack[0].since)),
             f"{duration(max(0.0, now - stack[0].heartbeat))} ago",
             f"{min(run.step for run in stack):,} of {stack[0].steps:,}",
         )
-        for stack in stacks.values()
+        for (host, pid, _), stack in stacks.items()
     ]

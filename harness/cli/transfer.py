@@ -28,21 +28,18 @@ WORDS = {
     "conflict": "in conflict",
     "held": "held by a process at work",
 }
-DIFFERENCES = 3  # of a run that are named in words
 
 
 @click.command(name="import")
 @click.argument("bundle", type=click.Path(path_type=Path), metavar="FILE")
 @json_option
 @click.pass_context
-def import_(ctx: click.Context, bundle: Path, as_json: bool) -> None:
+def transfer(ctx: click.Context, bundle: Path, as_json: bool) -> None:
     """Take the runs of a bundle into this workspace.
 
-    The bundle is checked whole before anything is written. Runs that are missing here are added,
-    and unfinished ones that nobody is working on take the bundle's result. A finished run is never
-    overwritten: with the same numbers it is left as it is, with others it is a conflict, and is
-    reported. Nothing in a bundle is run. Repeating the command goes on after a crash. Exit status: 0 all are in, 2 not a
-    bundle, 3 some are in conflict, or held by a process at work.
+    The bundle is checked whole before anything is written, and nothing in it is run. Runs that are
+    missing here are added, and unfinished ones that nobody is working on take the bundle's result.
+    A finished run is never overwritten: other numbers are a conflict, and reported.
 
     \b
     Example:
@@ -80,17 +77,12 @@ def import_(ctx: click.Context, bundle: Path, as_json: bool) -> None:
 
 def _print(counts: Counter[str], kept_out: Sequence[Adoption]) -> None:
     for adoption in kept_out:
-        named = "; ".join(adoption.why[:DIFFERENCES])
-        more = len(adoption.why) - DIFFERENCES
-        say(
-            one_line(
-                f"{adoption.what}: run {adoption.key}: {named}{f'; and {more} more' if more > 0 else ''}"
-            )
-        )
+        say(one_line(f"{adoption.what}: run {adoption.key}: {'; '.join(adoption.why)}"))
     parts = ", ".join(f"{counts[what]:,} {words}" for what, words in WORDS.items() if counts[what])
     say(f"{plural(counts.total(), 'run')}: {parts or 'nothing to take in'}.")
     if counts["conflict"]:
         say(
-            "What was here is kept. To take the other result instead: bench rm KEY, and import again.",
+            "What was here is kept. To take the other result instead: bench rm KEY, and import "
+            "again.",
             err=True,
         )

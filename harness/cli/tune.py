@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import get_args
+from typing import Any, get_args
 
 import click
 
 from harness.base.errors import UnknownName
-from harness.cli._options import Work, json_option, protocol_option, set_option, work_options
+from harness.cli._options import Work, json_option, many, protocol_option, set_option, work_options
 from harness.cli._output import say
 from harness.plan.tune_defaults import REPORT_SEEDS, SAMPLER, SEEDS, TRIALS, Pruner, Sampler
 
@@ -22,26 +22,21 @@ SAMPLERS, PRUNERS = get_args(Sampler), get_args(Pruner)
     "--trials",
     type=click.IntRange(1),
     default=TRIALS,
-    show_default=True,
     metavar="N",
     help="How many settings are tried.",
 )
-@click.option(
+@many(
     "--space",
-    multiple=True,
     metavar="FIELD[=RANGE]",
-    help="A field to tune: lr, lr=1e-4:1e-1:log or particles=1,10,100. Repeat for more. "
+    help_text="A field to tune: lr, lr=1e-4:1e-1:log or particles=1,10,100. Repeat for more. "
     "Without it: all declared ranges of real numbers.",
 )
 @protocol_option
 @set_option("Set a field in all trials: steps=2000. Repeat for more.")
-@click.option(
-    "--seeds", default=SEEDS, show_default=True, metavar="SEEDS", help="Replicates of a trial."
-)
+@click.option("--seeds", default=SEEDS, metavar="SEEDS", help="Replicates of a trial.")
 @click.option(
     "--report-seeds",
     default=REPORT_SEEDS,
-    show_default=True,
     metavar="SEEDS",
     help="Seeds on which the winner is scored.",
 )
@@ -49,14 +44,12 @@ SAMPLERS, PRUNERS = get_args(Sampler), get_args(Pruner)
     "--sampler",
     metavar="NAME",
     default=SAMPLER,
-    show_default=True,
     help=f"What chooses the next setting: {', '.join(SAMPLERS)}.",
 )
 @click.option(
     "--pruner",
     metavar="NAME",
     default="median",
-    show_default=True,
     help=f"What ends hopeless trials early: {', '.join(PRUNERS)}.",
 )
 @work_options
@@ -66,23 +59,16 @@ def tune(
     ctx: click.Context,
     method: str,
     task: str,
-    trials: int,
-    space: Sequence[str],
-    protocol: str | None,
     sets: Sequence[str],
-    seeds: str,
-    report_seeds: str,
-    sampler: str,
-    pruner: str,
     work: Work,
     as_json: bool,
+    **asked: Any,
 ) -> None:
     """Find settings of a method on a task, and score them on seeds that the search never saw.
 
     Trials are ordinary runs. They are judged by a score that sees neither the truth nor test data,
     on seeds of their own; then the best setting and the default one are run on the report seeds.
-    The same command continues where it was interrupted, or adds trials. Exit status: 0 all done, 2
-    bad usage, 3 no winner, or a run that failed, 130 interrupted.
+    The same command continues where it was interrupted, or adds trials.
 
     \b
     Example:
@@ -93,22 +79,10 @@ def tune(
     from harness.plan.tune_options import Tune
     from harness.tuning.search import searches, short_name
 
-    for kind, name, available in (("sampler", sampler, SAMPLERS), ("pruner", pruner, PRUNERS)):
-        if name not in available:
-            raise UnknownName(kind, name, available)
-    options = Tune.model_validate(
-        {
-            "methods": [method],
-            "tasks": [task],
-            "protocol": protocol,
-            "space": list(space),
-            "trials": trials,
-            "seeds": seeds,
-            "report_seeds": report_seeds,
-            "sampler": sampler,
-            "pruner": pruner,
-        }
-    )
+    for kind, available in (("sampler", SAMPLERS), ("pruner", PRUNERS)):
+        if asked[kind] not in available:
+            raise UnknownName(kind, asked[kind], available)
+    options = Tune.model_validate(asked | {"methods": [method], "tasks": [task]})
     settings = parse_sets(sets)
     study = short_name(options, settings)
     say(f"study {study}", err=True)

@@ -14,7 +14,6 @@ from harness.cli._output import say
 @click.option(
     "--port",
     default=5000,
-    show_default=True,
     type=click.IntRange(1, 65535),
     help="Port on this machine.",
 )

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterator, Sequence
-from textwrap import fill
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -16,19 +16,17 @@ from harness.base.workspace import Workspace
 from harness.cli._options import json_option
 from harness.cli._output import print_json, say
 from harness.cli._render import console, print_table
-from harness.cli._selection import Selection, open_results, select_finished, selection_options
+from harness.cli._selection import open_results, select_finished, selection_options
 
 if TYPE_CHECKING:
     from harness.analysis.provenance import ContributingRun, Provenance
-    from harness.analysis.selection import SelectedRuns
+    from harness.analysis.selection import RunFilter, SelectedRuns
     from harness.store import ResultStore
 
 MOST_NUMBERS = 12
 """How many numbers are explained on a terminal."""
-MOST_RUNS = 20
-"""How many runs of a number are listed on a terminal."""
 COMPARING = ("best", "reference", "test", "difference_", "p_holm")
-"""How the fields of a record begin that compare a number with others of its column."""
+"""How fields begin that compare a number with others of its column."""
 
 
 @click.command()
@@ -36,20 +34,20 @@ COMPARING = ("best", "reference", "test", "difference_", "p_holm")
 @selection_options
 @click.option("--metric", metavar="NAME", help="Another metric than the task's first one.")
 @json_option
-def why(cells: Sequence[str], selection: Selection, metric: str | None, as_json: bool) -> None:
+def why(cells: Sequence[str], selection: RunFilter, metric: str | None, as_json: bool) -> None:
     """Say where a number of a table comes from: its runs, their specification, code, machine, and
     pages in MLflow.
 
-    A number is named by its cell, which `bench compare` writes in JSON, CSV and Parquet and shows
-    in HTML; by the key of one of its runs; or by the first digits of either. Or select it as for
-    bench compare. Of several numbers it also says where their specifications differ.
+    A number is named by its cell, which `bench compare --json` has, by the key of one of its runs,
+    or by the first digits of either; or select it as for bench compare. Of several numbers it also
+    says where they differ.
 
     \b
     Examples:
       bench why -m hvae -t gaussian-25
       bench why 3f9c2a 81d0c4 --metric sigma_sq_error
     """
-    if not cells and not str(selection):
+    if not cells and not selection.text:
         raise UsageError(
             "Say which number: bench why -m METHOD -t TASK, or bench why CELL. "
             "Cells: bench compare --json"
@@ -58,7 +56,7 @@ def why(cells: Sequence[str], selection: Selection, metric: str | None, as_json:
 
     with open_results("explain") as store:
         named = {_find_cell(store, prefix) for prefix in cells}
-        runs = select_finished(store, selection, named or None)
+        runs = select_finished(store, dataclasses.replace(selection, cells=named or None))
         numbers = provenances(runs, metric)
         if as_json:
             print_json(_records(numbers, runs))
@@ -112,7 +110,7 @@ def _run_record(contribution: ContributingRun) -> dict[str, Any]:
 
     run, score, plan = contribution.run, contribution.score, contribution.plan
     file, mlflow_run_id = contribution.checkpoint, contribution.mlflow_run_id
-    workspace = Workspace.current()
+    workspace, se = Workspace.current(), None if score is None else score.se
     return {
         "key": run.key,
         "seed": run.seed,
@@ -120,7 +118,7 @@ def _run_record(contribution: ContributingRun) -> dict[str, Any]:
         "reason": run.reason,
         "traceback": run.traceback,
         "value": None if score is None else plain_number(score.value),
-        "se": None if score is None or score.se is None else plain_number(score.se),
+        "se": None if se is None else plain_number(se),
         "step": run.step,
         "seconds": round(run.wall_s, 3),
         "checkpoint": None if file is None else file_facts(workspace, file),
@@ -139,39 +137,29 @@ def _print_numbers(numbers: Sequence[Provenance], runs: SelectedRuns) -> None:
     for table_number in numbers:
         _print_number(table_number)
     if len(numbers) > 1:
-        rows = [
-            (address, *("none" if value is None else str(value) for value in values))
-            for address, values in specs_differ(numbers).items()
-        ]
-        if rows:
-            columns = ("differs in", *(table_number.entry.cell for table_number in numbers))
-            print_table(columns, rows, blocks=True)
-        else:
-            out.print("Their specifications are the same.")
+        rows = [(name, *map(str, values)) for name, values in specs_differ(numbers).items()]
+        columns = ("differs in", *(table_number.entry.cell for table_number in numbers))
+        print_table(columns, rows, blocks=True)
         for line in _difference_lines(environments_differ(numbers)):
             out.print(line)
     for reason, count in sorted(runs.left_out.items()):
         out.print(f"Left out: {plural(count, 'run')} ({reason}).")
-    is_mirrored = any(run.mlflow_run_id for table_number in numbers for run in table_number.runs)
-    say(
-        f"Next: bench show KEY{' · bench ui, for the pages above' if is_mirrored else ''}", err=True
-    )
+    say("Next: bench show KEY · bench ui, for pages in MLflow", err=True)
 
 
 def _print_number(table_number: Provenance) -> None:
-    """Print a block: facts, a table of runs, and what the table has no room for."""
+    """Print facts, a table of runs, and what the table has no room for."""
     from harness.analysis.provenance import environments_differ
     from harness.tracking.server import run_page
 
-    out = console()
-    table, group, listed = table_number.table, table_number.group, table_number.runs[:MOST_RUNS]
+    out, workspace = console(), Workspace.current()
+    table, group, listed = table_number.table, table_number.group, table_number.runs
     comparison = settings_text({"protocol": group.cell.protocol} | table.apart)
     out.print(f"{table_number.name} on {group.column.task}, {comparison}", style="bold")
     facts = [(name, value) for name, value in _facts(table_number) if value]
     width = max(len(name) for name, _ in facts)
     for name, value in facts:
-        line, margin = f"  {name:<{width}}  {value}", (width + 4) * " "
-        out.print(fill(line, out.width, subsequent_indent=margin, break_on_hyphens=False))
+        out.print(f"  {name:<{width}}  {value}")
     rows = [
         (
             contribution.run.key,
@@ -185,24 +173,16 @@ def _print_number(table_number: Provenance) -> None:
     ]
     columns = ("key", "seed", "status", table.metric, "checkpoint", "on")
     print_table(columns, rows, 1, blocks=True)
-    lines = []
-    if len(table_number.runs) > MOST_RUNS:
-        lines.append(
-            f"and {plural(len(table_number.runs) - MOST_RUNS, 'more run')}: --json lists all"
-        )
-    lines += [f"{key} retracted: {reason}" for key, reason in table_number.withdrawn.items()]
+    lines = [f"{key} retracted: {reason}" for key, reason in table_number.withdrawn.items()]
     for run in (contribution.run for contribution in listed):
         if run.reason:
             reason = reason_and_place(run.reason, run.traceback)
             lines.append(f"seed {run.seed} {run.status.value}: {reason}")
     lines += _difference_lines(environments_differ([table_number]))
-    pages = [
-        f"  seed {contribution.run.seed:<4} {page}"
-        for contribution in listed
-        if contribution.mlflow_run_id
-        and (page := run_page(Workspace.current(), contribution.mlflow_run_id))
-    ]
-    for line in (*lines, *(["in MLflow:", *pages] if pages else [])):
+    for contribution in listed:
+        if contribution.mlflow_run_id and (page := run_page(workspace, contribution.mlflow_run_id)):
+            lines.append(f"seed {contribution.run.seed} in MLflow: {page}")
+    for line in lines:
         out.print(f"  {line}", soft_wrap=True)
     out.print()
 
@@ -222,11 +202,8 @@ def _facts(table_number: Provenance) -> Iterator[tuple[str, str]]:
     unit = table.info.unit
     yield table.metric, f"{estimate(entry.interval, False)} {unit}".strip() if n else "none"
     if n:
-        total = plural(entry.total, "run")
-        yield (
-            "mean of",
-            f"{n} of {total}, seeds {ranges(entry.seeds)}; ± is one standard error",
-        )
+        runs = f"{n} of {plural(entry.total, 'run')}, seeds {ranges(entry.seeds)}"
+        yield "mean of", f"{runs}; ± is one standard error"
     if n > 1:
         yield "95 %", f"{estimate(entry.interval, True)}, Student's t"
     failures = [f"{count}/{entry.total} {status}" for status, count in entry.failures.items()]
@@ -235,12 +212,10 @@ def _facts(table_number: Provenance) -> Iterator[tuple[str, str]]:
         yield "note", note
     yield "cell", cell.cell
     yield "set", settings_text(cell.settings) or "nothing: the defaults"
-    spec = {
-        name: value for name, value in cell.spec.items() if name not in ("method", "task", "seed")
-    }
+    spec = {name: value for name, value in cell.spec.items() if name != "seed"}
     for kind in ("method", "task"):
-        version, fields = spec.pop(f"{kind}_version"), settings_text(spec.pop(f"{kind}_fields"))
-        yield kind, f"{cell.spec[kind]}, version {version}: {fields or 'no fields'}"
+        name, version = spec.pop(kind), spec.pop(f"{kind}_version")
+        yield kind, f"{name}, version {version}: {settings_text(spec.pop(f'{kind}_fields'))}"
     yield "training", settings_text(spec)
     for source, seeds in table_number.sources.items():
         yield "code", source + (f", seeds {ranges(seeds)}" if len(table_number.sources) > 1 else "")

@@ -29,8 +29,7 @@ def worker(ctx: click.Context, drain: bool, **limits: Any) -> None:
     Any number of workers on any number of machines may share a database; each run is executed once.
     Queued and interrupted runs are taken, and those whose process died; what cannot run here is set
     aside with its reason, and stays queued. Methods and tasks that are not installed run only with
-    --allow-plugins. Time limits and SIGTERM save what is at work. Exit status: 0 all that it ran is
-    done, 3 some is not or was set aside, 130 interrupted.
+    --allow-plugins. Time limits and SIGTERM save what is at work.
 
     \b
     Example:
@@ -38,8 +37,7 @@ def worker(ctx: click.Context, drain: bool, **limits: Any) -> None:
     """
     from harness.execution.workers import limit_memory
 
-    work = Work(**limits)
-    work.check_device()
+    work = Work(limits=limits)
     options = work.options()
     limit_memory(options.memory_limit)
     with open_session(work) as session:
