@@ -135,7 +135,8 @@ def _usual_scores(chart: go.Figure, study: Study) -> go.Figure:
 def _parallel(study: Study, result: TuningResult) -> Plot:
     chart = visualization.plot_parallel_coordinate(study, target_name=result.search.metric)
     scored = [trial.number for trial in result.trials if trial.score is not None]
-    traces: Any = chart.select_traces()
+    traces: Any = chart.data[: len(scored)]  # behind them is a scale of colours
+    chart.data = traces
     for trace, trial in zip(traces, scored, strict=True):
         trace.name = f"Trial{trial}"
     _mark_best(chart, result, "%{customdata[0]}: %{customdata[1]}")
