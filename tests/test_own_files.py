@@ -238,7 +238,8 @@ def test_two_databases_over_one_folder_leave_each_other_alone(here):
 def test_what_is_on_no_record_is_moved_aside_and_never_over_another(here):
     with ResultStore.open(here.database_url) as store:
         claim = left_behind(here, store)
-        store.give_back(claim.key, Owner.current(), "for a test")
+        claims = store.claim([claim.key], Owner.current())
+        store.release(claims, Status.INTERRUPTED, "for a test")
         for content in (b"first", b"second"):
             path = here.checkpoint_file(claim.edition, 900)
             filled_store.write_file(here, path, content)
@@ -311,7 +312,8 @@ def test_a_file_that_comes_on_record_while_doctor_looks_is_no_orphan(here, livin
 def test_an_orphan_that_has_come_on_record_since_stays(here, living):
     with ResultStore.open(here.database_url) as store:
         claim = left_behind(here, store)
-        store.give_back(claim.key, Owner.current(), "for a test")
+        claims = store.claim([claim.key], Owner.current())
+        store.release(claims, Status.INTERRUPTED, "for a test")
         file = written(here, claim, 200)
         orphan = findings(here, store)["orphan file"]
         (resumed,) = store.claim([claim.key], living)
@@ -324,7 +326,8 @@ def test_an_orphan_that_has_come_on_record_since_stays(here, living):
 def test_an_orphan_of_a_run_that_was_removed_and_asked_for_again_stays(here, living):
     with ResultStore.open(here.database_url) as store:
         claim = left_behind(here, store)
-        store.give_back(claim.key, Owner.current(), "for a test")
+        claims = store.claim([claim.key], Owner.current())
+        store.release(claims, Status.INTERRUPTED, "for a test")
         dropped = store.delete([claim.key])
         orphan = findings(here, store)["orphan file"]
         run = filled_store.new_run()
@@ -354,7 +357,8 @@ def test_a_claim_that_was_taken_over_since_is_not_given_back(here, living):
 def test_a_checkpoint_that_is_good_again_stays_on_record(damage, here):
     with ResultStore.open(here.database_url) as store:
         claim = left_behind(here, store)
-        store.give_back(claim.key, Owner.current(), "for a test")
+        claims = store.claim([claim.key], Owner.current())
+        store.release(claims, Status.INTERRUPTED, "for a test")
         (file,) = store.checkpoints(claim.key)
         place = file.path_in(here)
         place.unlink()

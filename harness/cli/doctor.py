@@ -137,11 +137,16 @@ def abandoned_claims(store: ResultStore) -> Iterator[Finding]:
     """Find the runs on record as running whose process is gone."""
     from harness.store import Owner
 
+    def give_back(key: str) -> None:
+        if any(row.key == key for row in store.abandoned()):
+            claims = store.claim([key], Owner.current())
+            store.release(claims, Status.INTERRUPTED, "abandoned")
+
     for row in store.abandoned():
         holder = f" by {row.owner}" if row.owner else ""
         text = f"run {row.key} was left{holder} at step {row.step:,}"
-        give_back = partial(store.give_back, row.key, Owner.current(), "abandoned")
-        yield Finding("abandoned claim", text, "it goes on when its command is repeated", give_back)
+        advice = "it goes on when its command is repeated"
+        yield Finding("abandoned claim", text, advice, partial(give_back, row.key))
 
 
 def bad_files(workspace: Workspace, store: ResultStore) -> Iterator[Finding]:

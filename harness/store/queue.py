@@ -22,7 +22,6 @@ from harness.store.fences import (
     is_held,
     lock,
     lock_claimed,
-    lock_table,
     owner_of,
     record,
     set_status,
@@ -31,7 +30,7 @@ from harness.store.fences import (
 from harness.store.files import database_id
 from harness.store.owner import Owner
 from harness.store.rows import Claim, OpenRun
-from harness.store.runs import abandoned_keys, plans_by_digest
+from harness.store.runs import plans_by_digest
 from harness.store.schema import descriptions, runs, sources
 
 MAX_CRASHES = 3
@@ -78,9 +77,7 @@ class Queue(Operations):
         return added
 
     def open_runs(self, keys: Sequence[str]) -> list[OpenRun]:
-        """Read those of these runs that are queued, interrupted or running, in the order in which
-        they were asked for.
-        """
+        """Read those of these runs that are open, in the order of asking."""
         with self._read() as connection:
             at = now(connection)
             # The query names no status: SQLite would walk through all that wait rather than look
@@ -89,8 +86,8 @@ class Queue(Operations):
             return _open_runs([row for row in rows if row.status in OPEN], at)
 
     def next_runs(self, limit: int, without: Collection[str] = ()) -> list[OpenRun]:
-        """Read the first of all runs that nobody holds, in the order in which they were asked for;
-        where there is none, all that are held.
+        """Read the first of all runs that nobody holds, in the order of asking; where there is none,
+        all that are held.
         """
         query = select(*OPEN_COLUMNS).order_by(runs.c.created_at, runs.c.key)
         waiting = [
@@ -117,9 +114,7 @@ class Queue(Operations):
             return [run for run in held if run.key not in without]
 
     def holders(self, keys: Sequence[str]) -> dict[str, tuple[Owner, float, float]]:
-        """Read the living holder of each running run, since when, and when its lease expires
-        (database's clock).
-        """
+        """Read the living holder of each running run, since when, and when its lease expires."""
         query = select(*HOLDER_COLUMNS, runs.c.claimed_at)
         wanted, lives = set(keys), cache(Owner.lives)
         with self._read() as connection:
@@ -139,8 +134,7 @@ class Queue(Operations):
         holds one of them. A run whose process died for the third time without a new checkpoint in
         between is failed instead. What another writer has locked is not free.
 
-        Returns:
-            The claims, in the order of `keys`; then those of members that were not listed.
+        Claims come in the order of `keys`, then those of members that were not listed.
         """
         with self._write() as connection:
             return _claim(connection, keys, owner, lease_s)[0]
@@ -175,32 +169,17 @@ class Queue(Operations):
         return [], []
 
     def heartbeat(self, claims: Sequence[Claim], lease_s: float = LEASE_S) -> None:
-        """Prolong the leases to `lease_s` seconds from now; runs that the claim has ended stay as
-        they are.
-        """
+        """Prolong the leases of runs that have not ended to `lease_s` seconds from now."""
         with self._write() as connection:
             running = lock_claimed(connection, claims)
             expires = now(connection) + lease_s
             update_runs(connection, running, lease_expires=expires)
 
     def release(self, claims: Sequence[Claim], status: Status, reason: str | None) -> None:
-        """Give runs back as interrupted, timeout or queued; runs that the claim has ended stay as
-        they are.
-        """
+        """Give runs that have not ended back as interrupted, timeout or queued."""
         with self._write() as connection:
             running = lock_claimed(connection, claims)
             set_status(connection, running, now(connection), status, reason, **NO_OWNER)
-
-    def give_back(self, key: str, owner: Owner, reason: str) -> None:
-        """Interrupt a run whose process has died, if it is still on record as running and no living
-        process holds it.
-        """
-        with self._write() as connection:
-            lock_table(connection)
-            if key in abandoned_keys(connection):
-                claims, _ = _claim(connection, [key], owner, 0.0)
-                running, at = lock_claimed(connection, claims), now(connection)
-                set_status(connection, running, at, Status.INTERRUPTED, reason, **NO_OWNER)
 
     def reopen(self, keys: Sequence[str]) -> None:
         """Queue runs again that ran out of time, were pruned or whose processes died too often; of
@@ -237,7 +216,6 @@ def describe(connection: Connection, new_runs: Sequence[NewRun]) -> None:
 
 
 def new_row(run: NewRun, at: float) -> dict[str, Any]:
-    """Make a queued run a row of `runs`."""
     spec = run.spec
     return {
         "key": spec.key,
@@ -339,7 +317,7 @@ def _members_of(
 
 
 def _deaths(row: Row[Any]) -> int:
-    """The count of deaths, with the one that this takeover finds."""
+    """Count the deaths, with the one that this takeover finds."""
     return row.crashes + (row.status == Status.RUNNING)
 
 

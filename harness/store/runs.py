@@ -97,8 +97,11 @@ class Runs(Operations):
 
     def abandoned(self) -> list[RunRow]:
         """Find the runs that are on record as running and that no living process holds."""
+        query = select(runs).where(runs.c.status == Status.RUNNING.value).order_by(runs.c.key)
         with self._read() as connection:
-            return list(read_runs(connection, abandoned_keys(connection)).values())
+            at, rows = now(connection), connection.execute(query).all()
+            keys = [row.key for row in rows if not is_held(row, at)]
+            return list(read_runs(connection, keys).values())
 
     def count(self) -> dict[str, int]:
         """Count the runs by status; a status without runs is left out."""
@@ -212,12 +215,6 @@ def read_runs(connection: Connection, keys: Sequence[str]) -> dict[str, RunRow]:
     rows = select_in(connection, select(*RUN_COLUMNS), runs.c.key, keys)
     by_key = {row.key: run_row(row) for row in rows}
     return {key: by_key[key] for key in dict.fromkeys(keys) if key in by_key}
-
-
-def abandoned_keys(connection: Connection) -> list[str]:
-    at = now(connection)
-    running = select(runs).where(runs.c.status == Status.RUNNING.value).order_by(runs.c.key)
-    return [row.key for row in connection.execute(running).all() if not is_held(row, at)]
 
 
 def begins(column: Column[str], prefix: str) -> ColumnElement[bool]:
