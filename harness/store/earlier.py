@@ -138,6 +138,7 @@ def waiting_results(connection: Connection, keys: Iterable[str]) -> dict[str, di
 
 
 def files_of(connection: Connection, results: dict[str, dict[str, Any]]) -> list[File]:
+    """List the files of these results."""
     name = database_id(connection)
     files: list[File] = []
     for key, result in results.items():

@@ -33,6 +33,7 @@ Rows = dict[str, Row[Any]]
 
 
 def owner_of(row: Row[Any]) -> Owner | None:
+    """Return the process that a row of `runs` names as its holder."""
     if row.owner_host is None:
         return None
     return Owner(
@@ -125,11 +126,13 @@ def change(
 
 
 def record(connection: Connection, changes: Sequence[dict[str, Any]]) -> None:
+    """Write lines that `change` made into the history."""
     if changes:
         connection.execute(insert(run_history), list(changes))
 
 
 def update_runs(connection: Connection, keys: Iterable[str], **values: Any) -> None:
+    """Set these columns of runs."""
     for chunk in chunks(keys):
         connection.execute(update(runs).where(runs.c.key.in_(chunk)).values(**values))
 

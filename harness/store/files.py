@@ -66,10 +66,12 @@ class Files(Operations):
 
 
 def database_id(connection: Connection) -> str:
+    """Read which database this is."""
     return str(connection.execute(select(database.c.id)).scalar_one())
 
 
 def editions_of(connection: Connection, keys: Iterable[str]) -> dict[str, Edition]:
+    """Read the editions that these runs have now."""
     rows = select_in(connection, select(runs.c.key, runs.c.edition), runs.c.key, keys)
     name = database_id(connection)
     return {key: Edition(name, key, number) for key, number in rows}

@@ -216,6 +216,7 @@ def describe(connection: Connection, new_runs: Sequence[NewRun]) -> None:
 
 
 def new_row(run: NewRun, at: float) -> dict[str, Any]:
+    """Make a queued run a row of `runs`."""
     spec = run.spec
     return {
         "key": spec.key,

@@ -248,6 +248,7 @@ def parse_description(text: str | None, method: str) -> Description:
 
 
 def plans_by_digest(connection: Connection, digests: Iterable[str | None]) -> dict[str, Plan]:
+    """Read the plans of these hashes."""
     digests = [digest for digest in digests if digest is not None]
     rows = select_in(connection, select(plans), plans.c.digest, digests)
     try:
