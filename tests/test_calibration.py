@@ -20,6 +20,7 @@ from harness.training.calibration import (
     first_values,
     next_value,
     search,
+    spread,
 )
 
 QUICK = ("-t", "digits", "--protocol", "smoke", "--steps", "1", "--threads", "1")
@@ -117,7 +118,7 @@ def test_the_next_value_lies_on_the_line_and_not_too_far_away():
     assert next_value({5: 1.3, 10: 1.2, 15: 1.1}) == 1
     assert next_value({5: 0.8, 10: 0.7, 15: 0.6}) == 60
     assert next_value({1: 1.01, 2: 1.2, 3: 1.4, 4: 1.6}) == 1
-    assert Spread.of([1.0, 2.0, 3.0, 4.0, 100.0]) == Spread(3.0, 1.0)
+    assert spread([1.0, 2.0, 3.0, 4.0, 100.0]) == Spread(3.0, 1.0)
 
 
 def test_the_setting_is_n_leapfrog_where_there_is_one():

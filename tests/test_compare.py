@@ -18,7 +18,7 @@ from harness.cli import main
 from harness.plan.grid import expand, parse_selector
 from harness.plan.tune_options import Tune
 from harness.store import ResultStore
-from harness.tuning.result import Preset, cost
+from harness.tuning.result import best_settings, cost
 from harness.tuning.search import searches
 from harness.tuning.trials import open_log, read_log
 
@@ -391,12 +391,10 @@ def test_settings_that_tuning_found_say_what_that_took(compare, records, tmp_pat
             comparisons.store_runs(workspace, search.runs(log.trials()[-1].params, search.seeds))
             log.tell(number, 0, "complete", score, {})
     (method,), (task,) = parse_selector("method", "vb"), parse_selector("task", "gaussian-2")
-    preset = Preset(workspace, "mine", range(3))
-    comparisons.store_runs(
-        workspace, expand(["vb"], ["gaussian-2"], range(3), None, {}, preset.settings)
-    )
+    preset = best_settings(workspace, "mine", range(3))
+    comparisons.store_runs(workspace, expand(["vb"], ["gaussian-2"], range(3), None, {}, preset))
     comparisons.store_runs(workspace, expand(["vb", "iaf"], ["gaussian-2"], range(3), "smoke"))
-    _, settings = preset.settings(method, task)
+    _, settings = preset(method, task)
 
     found = records(home=tmp_path)
     (tuned,) = [record for record in found.values() if record["tuning_runs"]]

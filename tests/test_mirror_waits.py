@@ -7,13 +7,11 @@ from __future__ import annotations
 import http.server
 import shutil
 import signal
-import sqlite3
 import subprocess
 import threading
 import time
-from contextlib import closing, contextmanager
+from contextlib import contextmanager
 from pathlib import Path
-from types import SimpleNamespace
 
 import filled_store
 import pytest
@@ -23,8 +21,7 @@ from harness.base.errors import StoreError
 from harness.base.workspace import Workspace, redact, sqlite_url, without_password
 from harness.store import ResultStore
 from harness.store.database import sqlite_file
-from harness.tracking import Mirror, MirrorError, compare_copies, mirror, repair, ui_command
-from harness.tracking.mirror import AT_WORK_S, MOST_WORK_S, PATIENCE_S, REFUSED_S, Patience
+from harness.tracking import Mirror, MirrorError, repair, ui_command
 from harness.tuning.trials import _storage
 
 RUN = ["-m", "vb", "-t", "gaussian-2", "--set", "steps=50", "--set", "eval_particles=100"]
@@ -45,82 +42,6 @@ TUNE = [
 
 
 # How long
-
-
-@pytest.fixture
-def clock(monkeypatch):
-    """A clock that a test turns."""
-    turned = SimpleNamespace(now=1000.0)
-    monkeypatch.setattr(mirror, "time", SimpleNamespace(monotonic=lambda: turned.now))
-    return turned
-
-
-def told(patience, clock, seconds, message):
-    """Whether waiting is over when this is said every second for some seconds."""
-    for second in range(int(seconds)):
-        clock.now += 1.0
-        patience.take(message(second) if callable(message) else message)
-    return patience.is_over()
-
-
-def test_a_failure_that_is_repeated_moves_nothing(clock):
-    patience = Patience()
-    patience.begin(PATIENCE_S)
-    assert told(patience, clock, REFUSED_S + 1, {"error": "refused"})
-
-
-def test_work_after_a_failure_is_no_progress(clock):
-    patience = Patience()
-    patience.begin(PATIENCE_S)
-    patience.take({"error": "refused"})
-    assert told(patience, clock, REFUSED_S + 1, lambda second: {"worked": 0.9 * second})
-
-
-def test_a_server_that_hangs_is_waited_for_a_while(clock):
-    patience = Patience()
-    patience.begin(PATIENCE_S)
-    assert not told(
-        patience, clock, PATIENCE_S - 1, lambda second: {"worked": 4.0 + 0.001 * second}
-    )
-    assert told(patience, clock, 3, {"worked": 4.01})
-
-
-def test_a_starved_process_that_computes_is_alive_for_minutes(clock):
-    patience = Patience()
-    patience.begin(PATIENCE_S)
-    assert not told(patience, clock, 300, lambda second: {"worked": AT_WORK_S * second / 2})
-
-
-def test_work_without_a_result_is_bounded(clock):
-    patience = Patience()
-    patience.begin(PATIENCE_S)
-    assert told(
-        patience, clock, MOST_WORK_S + PATIENCE_S + 2, lambda second: {"worked": 1.0 * second}
-    )
-
-
-def test_what_is_stored_makes_up_for_a_failure(clock):
-    patience = Patience()
-    patience.begin(PATIENCE_S)
-    assert not told(
-        patience,
-        clock,
-        100,
-        lambda second: {"error": "one run's"} if second % 2 else {"stored": True},
-    )
-    assert patience.refused
-    patience.take({"stored": True})
-    assert not told(patience, clock, PATIENCE_S - 1, {"worked": 0.0})
-
-
-def test_the_same_points_stored_again_are_no_progress(tmp_path):
-    said = []
-    work = mirror.Work(
-        Workspace(tmp_path), SimpleNamespace(send=lambda **message: said.append(message))
-    )
-    for revision, missing in [(3, 2000), (3, 1000), (3, 2000), (3, 1000), (3, 0), (3, 0), (4, 0)]:
-        work.report_stored("key", revision, missing)
-    assert len(said) == 4
 
 
 @contextmanager
@@ -352,31 +273,6 @@ def test_a_folder_of_any_name_holds_all_three_databases(tmp_path):
         "mlruns",
     }
     assert {path.name for path in tmp_path.iterdir()} == {home.name, "fresh"}
-
-
-@pytest.mark.parametrize(
-    "edit",
-    ["tags SET value = '0' WHERE key = 'bench.key'", "params SET value = '7' WHERE key = 'seed'"],
-)
-def test_a_copy_with_an_edited_key_or_seed_is_found_and_made_again(edit, tmp_path):
-    workspace = Workspace(prepared(tmp_path))
-    keys = filled_store.fill(workspace, range(2))
-    with ResultStore.open(workspace.database_url) as store:
-        assert repair(workspace, store) == {}
-        assert compare_copies(workspace, store).edited == {}
-        with closing(sqlite3.connect(tmp_path / "mlflow.db")) as connection, connection:
-            run_id = store.rows(keys)[keys[0]].mlflow_run_id
-            connection.execute(f"UPDATE {edit} AND run_uuid = ?", (run_id,))
-        seen = compare_copies(workspace, store)
-        assert {run_id: key for run_id, (key, _) in seen.edited.items()} == {run_id: keys[0]}
-        assert (seen.lost, seen.orphans) == ([], {})
-        from harness.cli.doctor import mirror_faults
-
-        (finding,) = mirror_faults(workspace, store)
-        assert "was edited" in finding.text
-        finding.repair()
-        assert list(mirror_faults(workspace, store)) == []
-    assert mirrored(tmp_path) == {key: ["FINISHED"] for key in keys}
 
 
 @pytest.mark.parametrize(

@@ -112,9 +112,7 @@ def test_a_long_seed_is_as_good_as_another(seed):
 
 @pytest.mark.parametrize("text", [f"{2**63}", f"0-{10**20}"])
 def test_a_seed_that_no_database_holds_is_named(text):
-    with pytest.raises(
-        InvalidSelector, match=f"'{text}' are too large: at most 9223372036854775807"
-    ):
+    with pytest.raises(InvalidSelector, match=f"'{text}' .* beyond 9223372036854775807"):
         parse_seeds(text)
 
 
@@ -137,7 +135,6 @@ def test_bad_seeds_are_refused(text):
         "hvae[n_leapfrog]",
         "hvae[=1]",
         "hvae[n_leapfrog=]",
-        "hvae[a=1][a=2]",
         "[a=1]",
         "",
     ],

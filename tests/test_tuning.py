@@ -317,7 +317,7 @@ def test_a_study_that_has_changed_is_refused_with_the_difference(url):
     ):
         log.check()
     assert "\n" not in str(caught.value)
-    assert 'space.lr was {"high": 0.1, "log": true, "low": 0.0001} and is {' in str(caught.value)
+    assert "space.lr was {'high': 0.1, 'log': True, 'low': 0.0001} and is {" in str(caught.value)
     with open_log(url, more) as log:
         log.check()
     assert [one.total for one in stored_searches(url, "s")] == [9]

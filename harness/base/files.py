@@ -46,13 +46,13 @@ def write_atomically(path: Path, content: bytes) -> None:
 
 @contextmanager
 def atomic_file(path: Path) -> Iterator[BinaryIO]:
-    """Open a file to fill piece by piece: it is at `path`, whole, when the block has ended well, and
-    else not at all; folders are made.
+    """Open a file to fill piece by piece, which is at `path` when the block has ended well, and else
+    not at all; folders are made.
 
     Raises:
         OSError: it cannot be written.
     """
-    partial = _partial_file(path, uuid4().hex)
+    partial = path.with_name(f".{path.name}.{uuid4().hex}.tmp")
     try:
         make_folder(path.parent)
         with partial.open("wb") as file:
@@ -68,9 +68,5 @@ def atomic_file(path: Path) -> Iterator[BinaryIO]:
 
 def remove_partial_files(path: Path) -> None:
     """Remove what a killed process left of `path`; nobody else may be writing there."""
-    for partial in path.parent.glob(_partial_file(path, "*").name):
+    for partial in path.parent.glob(f".{path.name}.*.tmp"):
         partial.unlink(missing_ok=True)
-
-
-def _partial_file(path: Path, mark: str) -> Path:
-    return path.with_name(f".{path.name}.{mark}.tmp")

@@ -60,7 +60,7 @@ HARNESS_METRICS = {
 
 
 def metric_by_name(name: str) -> Metric:
-    """Return what a metric means that no task declares: one of the harness, or what its ending says.
+    """Return what a metric means that no task declares, by its name or its ending.
 
     >>> metric_by_name("elbo").better, metric_by_name("my_gap").better, metric_by_name("hue").better
     ('higher', 'lower', None)

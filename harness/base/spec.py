@@ -5,14 +5,13 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import suppress
 from dataclasses import dataclass, field
 from enum import Enum, StrEnum
 from functools import cached_property
 from typing import Any, Literal, Self
 from uuid import uuid4
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field
 from pydantic_core import to_jsonable_python
 
 from harness.base.errors import InvalidSetting
@@ -22,9 +21,7 @@ Plain = None | bool | int | float | str | list["Plain"] | dict[str, "Plain"]
 
 
 class Status(StrEnum):
-    """Where a run stands. `TERMINAL` statuses are results; the others go on when the command is
-    repeated.
-    """
+    """Where a run stands: `TERMINAL` statuses are results, the others go on when asked for again."""
 
     QUEUED = "queued"
     RUNNING = "running"
@@ -54,17 +51,13 @@ def canonical_json(value: Any) -> str:
 
 def plain(value: Any, fallback: Callable[[Any], Any] | None = None) -> Any:
     """A value as JSON holds it, the same each time: enumerations by their value, sets in order,
-    paths and times as text.
+    paths and times as text, and by `fallback` what has no text of its own.
 
     >>> plain({"b", "a"}), plain((1, {2: None}))
     (['a', 'b'], [1, {'2': None}])
 
-    Args:
-        value: what pydantic made of a field.
-        fallback: what to write of anything that has no text of its own.
-
     Raises:
-        ValueError: it has none, and there is no fallback.
+        ValueError: it has no text, and there is no fallback.
     """
     if isinstance(value, Enum):
         return plain(value.value, fallback)
@@ -88,26 +81,17 @@ def digest(value: Any) -> str:
 
 
 def added_later(old: Any, **kwargs: Any) -> Any:
-    """A field of a later release: runs made before it had the value `old`, and keep their keys.
-
-    A spec leaves the field out of the hashed text while it has that value.
+    """A field of a later release: runs made before it had the value `old`, and keep their keys, as a
+    spec leaves the field out of its hashed text while it has that value.
     """
     return Field(json_schema_extra={"old_runs_had": old}, **kwargs)
 
 
 def settled_fields(model: type[BaseModel], values: dict[str, Any]) -> dict[str, Any]:
-    """`values` without the fields that a later release added and that are at the value old runs
-    had.
-    """
-    extras = {name: field.json_schema_extra for name, field in model.model_fields.items()}
+    """`values` without those that old runs had in fields of later releases."""
+    former = former_values(model)
     return {
-        name: value
-        for name, value in values.items()
-        if not (
-            isinstance(extra := extras.get(name), dict)
-            and "old_runs_had" in extra
-            and extra["old_runs_had"] == value
-        )
+        name: value for name, value in values.items() if name not in former or former[name] != value
     }
 
 
@@ -117,39 +101,25 @@ def stored_fields(plugin: BaseModel) -> dict[str, Any]:
     Raises:
         InvalidSetting: a value that cannot be stored, or not be read back.
     """
-    stored = {}
+    stored, values = {}, {name: getattr(plugin, name) for name in type(plugin).model_fields}
     for name, value in plugin.model_dump().items():
+        survives = True
         try:
             stored[name] = plain(value)
             canonical_json(stored[name])
-            is_plain = _is_json(value)
-        except (TypeError, ValueError) as err:
-            raise _cannot_be_stored(plugin, name, value) from err
-        if not is_plain and getattr(plugin, name) != _read_back(plugin, name, stored[name]):
-            raise _cannot_be_stored(plugin, name, value)
+            try:
+                canonical_json(value)
+            except TypeError:  # what is not JSON itself must be the same when it is read back
+                again = type(plugin)(**values | {name: stored[name]})
+                survives = getattr(again, name) == values[name]
+        except (TypeError, ValueError):
+            survives = False
+        if not survives:
+            raise InvalidSetting(
+                f"Field '{name}' of {type(plugin).__name__} cannot be stored: its value is a {type(value).__name__}. "
+                "Use numbers, texts, paths, times, enumerations, or lists, sets or dicts of them."
+            )
     return stored
-
-
-def _is_json(value: Any) -> bool:
-    with suppress(TypeError):
-        canonical_json(value)
-        return True
-    return False
-
-
-def _read_back(plugin: BaseModel, name: str, stored: Any) -> Any:
-    """What a field becomes when it is read from the database; None where that fails."""
-    values = {field: getattr(plugin, field) for field in type(plugin).model_fields}
-    with suppress(ValidationError):
-        return getattr(type(plugin)(**values | {name: stored}), name)
-    return None
-
-
-def _cannot_be_stored(plugin: BaseModel, name: str, value: Any) -> InvalidSetting:
-    kinds = "numbers, texts, paths, times, enumerations, or lists, sets or dicts of them"
-    return InvalidSetting(
-        f"Field '{name}' of {type(plugin).__name__} cannot be stored: its value is a {type(value).__name__}. Use {kinds}."
-    )
 
 
 def former_values(model: type[BaseModel]) -> dict[str, Any]:
@@ -165,9 +135,7 @@ def former_values(model: type[BaseModel]) -> dict[str, Any]:
 def worth_tuning(
     low: float, high: float, log: bool = True, when: dict[str, tuple[Any, ...]] | None = None
 ) -> dict[str, Any]:
-    """How a field keeps the range in which it is worth tuning: `Field(json_schema_extra=...)`. See
-    `harness.api.tunable`.
-    """
+    """How a field keeps the range in which it is worth tuning: see `harness.api.tunable`."""
     return {"tunable": {"low": low, "high": high, "log": log, "when": when}}
 
 
@@ -247,13 +215,9 @@ class RunSpec(Protocol):
         return settled_fields(type(self), self.model_dump())
 
     def replicates(self, seeds: Iterable[int]) -> Iterator[RunSpec]:
-        """This spec with other seeds, which have their names and texts from it: many cost little
-        time and memory.
-        """
-        values, names = (
-            {name: getattr(self, name) for name in RunSpec.model_fields},
-            set(RunSpec.model_fields),
-        )
+        """This spec with other seeds: they share its names and texts, and cost little."""
+        names = set(RunSpec.model_fields)
+        values = {name: getattr(self, name) for name in RunSpec.model_fields}
         for seed in seeds:
             spec = RunSpec.model_construct(names, **{**values, "seed": seed})
             vars(spec)["around_seed"] = self.around_seed
@@ -267,16 +231,11 @@ class RunSpec(Protocol):
 
     @cached_property
     def around_seed(self) -> tuple[str, str, str]:
-        """The canonical text before and after the seed, and the cell: what replicates have in
-        common.
-        """
-        plain, mark = self.plain(), uuid4().hex
-        before, after = canonical_json({**plain, "seed": mark}).split(f'"{mark}"')
-        return (
-            before,
-            after,
-            digest({name: value for name, value in plain.items() if name != "seed"}),
-        )
+        """The canonical text before and after the seed, and the cell."""
+        values, mark = self.plain(), uuid4().hex
+        before, after = canonical_json({**values, "seed": mark}).split(f'"{mark}"')
+        del values["seed"]
+        return before, after, digest(values)
 
     @property
     def text(self) -> str:
@@ -326,9 +285,7 @@ def plain_number(value: float) -> float | str:
 
 
 class Description(BaseModel):
-    """What a run's plugins say of it, stored when it is queued, so that whoever reads needs no
-    plugin.
-    """
+    """What a run's plugins say of it, stored when it is queued: whoever reads needs no plugin."""
 
     model_config = ConfigDict(frozen=True, extra="ignore")
 
@@ -379,9 +336,7 @@ class Plan(BaseModel):
 
 @dataclass(frozen=True)
 class NewRun:
-    """A run to be made: its spec, and what is stored beside it but is no part of its key; `sources`
-    are texts by their sha256.
-    """
+    """A run to be made: its spec, and what is stored beside it; `sources` are texts by sha256."""
 
     spec: RunSpec
     task_label: str

@@ -10,8 +10,7 @@ class StopRequest:
     """What `threading.Event` is to threads, for signal handlers.
 
     A handler runs between two instructions of the main thread. `Event.set` waits there for a lock
-    which that thread may be holding inside `Event.wait`, and neither ever goes on;
-    `SimpleQueue.put` may interrupt `get` in the same thread (as its documentation says).
+    which that thread may hold inside `Event.wait`; `SimpleQueue.put` may interrupt `get`.
     """
 
     def __init__(self) -> None:

@@ -24,11 +24,8 @@ Message = dict[str, Any]
 
 
 class Subprocess:
-    """A module's `main(parent)` in a process of its own, which ends when this process does.
-
-    Args:
-        module: whose `main` is run; it is imported there.
-        environment: variables beside, or in place of, those of this process.
+    """A module's `main(parent)` in a process of its own, which ends when this process does;
+    `environment` are variables beside, or in place of, those of this one.
 
     Raises:
         OSError: the system cannot start it.
@@ -103,10 +100,7 @@ class Subprocess:
 
 
 class Parent:
-    """The process that started this one, as seen from here.
-
-    `messages` are those that have come; when no more can come, this process ends.
-    """
+    """The process that started this one; when no more `messages` can come, this one ends."""
 
     def __init__(self) -> None:
         self.messages: queue.SimpleQueue[Message] = queue.SimpleQueue()

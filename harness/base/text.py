@@ -24,20 +24,16 @@ def number(value: float, error: float | None = None) -> str:
     if not math.isfinite(value):
         return str(value)
     if error and math.isfinite(error) and error > abs(value) * sys.float_info.epsilon:
-        return _estimate(value, error)
+        largest = max(abs(value), error)
+        if SMALL <= largest < LARGE:
+            return _rounded(value, error)
+        power = _power(largest)
+        return f"({_rounded(_over(value, power), _over(error, power))})e{power}"
     size = abs(float(f"{value:.3e}"))
     if size and not SMALL / 10 <= size < LARGE:
         power = _power(value)
         return f"{_over(value, power):.3f}e{power}"
     return _fixed([value], 0)[0] if size >= 1e4 else f"{value:.4g}"
-
-
-def _estimate(value: float, error: float) -> str:
-    largest = max(abs(value), error)
-    if not SMALL <= largest < LARGE:
-        power = _power(largest)
-        return f"({_rounded(_over(value, power), _over(error, power))})e{power}"
-    return _rounded(value, error)
 
 
 def _rounded(value: float, error: float) -> str:
@@ -56,16 +52,12 @@ def _over(value: float, power: int) -> float:
 
 
 def _digits(error: float) -> int:
-    """After the point, as many as show two digits of an error; below 0 where it has more before the
-    point.
-    """
+    """How many after the point show two digits of an error; below 0: zeros before it."""
     return 1 - int(f"{error:.1e}".partition("e")[2])
 
 
 def _fixed(values: Sequence[float], digits: int) -> list[str]:
-    """To so many digits after the point, or zeros before it; in groups of three where one has five
-    digits before the point.
-    """
+    """To so many digits after the point, or zeros before it; in groups of three from 10,000 on."""
     group = "," if max(abs(round(value, digits)) for value in values) >= 1e4 else ""
     return [f"{round(value, digits):z{group}.{max(digits, 0)}f}" for value in values]
 

@@ -1,6 +1,4 @@
-"""The traceback of a run that failed, as it is stored with the run, and the line of the plugin's
-code in it.
-"""
+"""The traceback of a run that failed, as it is stored, and the line of the plugin's code in it."""
 
 from __future__ import annotations
 
@@ -18,8 +16,8 @@ FRAME = re.compile(r'^ *File "(.+)", line (\d+)(?:, in (.+))?$', re.MULTILINE)
 
 
 def traceback_of(error: BaseException) -> str:
-    """The traceback of an exception from the first line outside the harness on; no password in it,
-    and nothing that steers a terminal.
+    """The traceback of an exception from the first line outside the harness on, without passwords
+    and what steers a terminal.
     """
     where = error.__traceback__
     while (

@@ -18,8 +18,7 @@ KEY, FILE_NAME, DATABASE = "[0-9a-f]{16}", r"[A-Za-z0-9_][A-Za-z0-9_.=+-]{0,199}
 
 
 def redact(url: str) -> str:
-    """The address without its password, which is neither before the host nor in the query; also of
-    what is no address.
+    """The address without its password, before the host and in the query; also of no address.
 
     >>> redact("postgresql://ada:secret@localhost/bench")
     'postgresql://ada:***@localhost/bench'
@@ -32,10 +31,8 @@ def redact(url: str) -> str:
 
 
 def without_password(text: str, url: str) -> str:
-    """What a library says of an address, without its password or a piece of it; nor are those of
-    other addresses left.
-
-    Of a password with an unencoded `@`, libraries take what follows it for a part of the host.
+    """What a library says, without the address's password or a piece of it, and without those of
+    other addresses. Of a password with an unencoded `@`, libraries take the rest for the host.
     """
     text = text.replace(url, redact(url)) if url else text
     passwords = [
@@ -53,8 +50,7 @@ def without_password(text: str, url: str) -> str:
 
 
 def sqlite_url(path: Path) -> str:
-    """The address of a SQLite file. What an address, or Optuna, would read as something else is
-    encoded.
+    """The address of a SQLite file, with what an address or Optuna would misread encoded.
 
     >>> sqlite_url(Path("/home/ada/50%/what?/bench.db"))
     'sqlite+pysqlite:////home/ada/50%25/what%3F/bench.db'
@@ -66,8 +62,8 @@ def sqlite_url(path: Path) -> str:
 
 @dataclass(frozen=True)
 class Edition:
-    """A run as one database has it, and how often it was put back to its start. Each has folders of
-    its own for its files.
+    """A run as one database has it, and how often it was put back to its start: each has folders of
+    its own.
     """
 
     database: str
@@ -85,9 +81,8 @@ def checkpoint_name(step: int) -> str:
     >>> checkpoint_name(100)
     'step-000000100.safetensors'
     """
-    return (
-        f"step-{step:09d}.safetensors" if isinstance(step, int) else ""
-    )  # a column of SQLite may hold anything
+    # A column of SQLite may hold anything.
+    return f"step-{step:09d}.safetensors" if isinstance(step, int) else ""
 
 
 @dataclass(frozen=True)
@@ -139,7 +134,7 @@ class Workspace:
         return self.home / "pictures"
 
     def checkpoint_file(self, edition: Edition, step: int) -> Path:
-        """Where a checkpoint lies. Raises what `picture_file` raises."""
+        """Where a checkpoint lies; raises as `picture_file`."""
         return _inside(_folder(self.checkpoints, edition), checkpoint_name(step), self.checkpoints)
 
     def picture_file(self, edition: Edition, name: str) -> Path:
@@ -152,9 +147,7 @@ class Workspace:
         return _inside(_folder(self.pictures, edition), name, self.pictures)
 
     def folders(self, edition: Edition) -> tuple[Path, Path]:
-        """Where the checkpoints and the pictures of an edition lie. Raises what `picture_file`
-        raises.
-        """
+        """Where the checkpoints and the pictures of an edition lie; raises as `picture_file`."""
         return _folder(self.checkpoints, edition), _folder(self.pictures, edition)
 
     @property
@@ -163,7 +156,7 @@ class Workspace:
         return Path(self.environment.get("BENCH_DATA") or self.home / "data")
 
     def prepare(self) -> None:
-        """Create the folder, or say in one line why it cannot be written.
+        """Create the folder.
 
         Raises:
             WorkspaceError: the folder cannot be created or written.
@@ -179,11 +172,8 @@ class Workspace:
 
 
 def _folder(top: Path, edition: Edition) -> Path:
-    """The folder of an edition beneath `top`."""
     _require(KEY, edition.key)
-    if (
-        edition.number == 0
-    ):  # of before databases had an id: they all shared the folders of the keys
+    if edition.number == 0:  # before databases had an id they shared the folders of the keys
         return top / edition.key
     _require(DATABASE, edition.database)
     return top / edition.database / f"{edition.key}.{edition.number:d}"
@@ -197,9 +187,7 @@ def leads_straight(path: Path, top: Path) -> bool:
 
 
 def _inside(folder: Path, name: str, top: Path) -> Path:
-    """A file in a folder of a run. The folder `top` itself may be a link to a larger disk; nothing
-    beneath it is.
-    """
+    """A file in a folder of a run; `top` may be a link to a larger disk, nothing beneath it."""
     _require(FILE_NAME, name)
     path = folder / name
     if not leads_straight(path, top):

@@ -62,7 +62,7 @@ def calibrate(
 
     from harness.execution.job import cores
     from harness.plan.grid import parse_selector, parse_sets
-    from harness.training.calibration import Stopwatch, entrant, search
+    from harness.training.calibration import entrant, search, stopwatch
 
     if len(methods) < 2:
         raise UsageError(
@@ -73,7 +73,7 @@ def calibrate(
     tasks = parse_selector("task", task)
     if len(tasks) > 1:
         raise UsageError(f"'{task}' stands for {len(tasks)} settings; calibrate takes one task.")
-    watch = Stopwatch(entrants, tasks[0], protocol, settings, steps)
+    watch, values = stopwatch(entrants, tasks[0], protocol, settings, steps)
     threads = threads or (1 if tasks[0].plugin.cls.stacks else cores())
 
     def measure(points: Sequence[Point], rounds: int) -> Mapping[Point, Sequence[float]]:
@@ -87,10 +87,10 @@ def calibrate(
     previous_threads = torch.get_num_threads()
     torch.set_num_threads(threads)
     try:
-        step, answers = search(measure, watch.values)
+        step, answers = search(measure, values)
     finally:
         torch.set_num_threads(previous_threads)
-    reference = _line(entrants[0], watch.values[0], step)
+    reference = _line(entrants[0], values[0], step)
     lines = [
         {
             **_line(method, answer.value, answer.step),

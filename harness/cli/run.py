@@ -55,9 +55,9 @@ def run(
 
     parsed_seeds, settings = parse_seeds(seeds), None
     if preset is not None:
-        from harness.tuning.result import Preset
+        from harness.tuning.result import best_settings
 
-        settings = Preset(Workspace.current(), preset, parsed_seeds).settings
+        settings = best_settings(Workspace.current(), preset, parsed_seeds)
     runs = expand(methods, tasks, parsed_seeds, protocol, parse_sets(sets), settings)
     if dry_run:
         _print_plan(runs, as_json)

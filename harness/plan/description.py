@@ -28,11 +28,16 @@ def describe(
     cost.
     """
     label = registry.method_label(type(method), spec.method, spec.method_fields)
+    variant = method.variants.get(label.removeprefix(f"{spec.method}-"), {})
+    implied = _values_of_protocol(type(task), protocol)
+    implied |= {f"method.{field}": value for field, value in variant.items()}
     return Description(
         method=label,
-        settings=_non_default(
-            settings, _variant(type(method), spec.method, label), type(task), protocol
-        ),
+        settings={
+            name: value
+            for name, value in settings.items()
+            if name not in implied or implied[name] != value
+        },
         scored_by=task.scored_by,
         headline=task.headline,
         metric_info=task.metric_info,
@@ -61,25 +66,6 @@ def describe_stored(
 
 def _no_text(digest: str) -> Any:
     raise BenchError(f"No text of {digest} is at hand.")
-
-
-def _variant(method: type[Method], name: str, label: str) -> dict[str, Any]:
-    return {
-        f"method.{field}": value
-        for field, value in method.variants.get(label.removeprefix(f"{name}-"), {}).items()
-    }
-
-
-def _non_default(
-    settings: dict[str, Any], variant: dict[str, Any], task: type[Task], protocol: str
-) -> dict[str, Any]:
-    """The settings that neither the method's variant nor the protocol says by its name."""
-    implied = _values_of_protocol(task, protocol) | variant
-    return {
-        name: value
-        for name, value in settings.items()
-        if name not in implied or implied[name] != value
-    }
 
 
 def _values_of_protocol(task: type[Task], protocol: str) -> dict[str, Any]:

@@ -8,7 +8,6 @@ import re
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
-from functools import cache
 from typing import Any
 
 from harness.api import Method, Task
@@ -57,11 +56,7 @@ def parse_selector(kind: registry.Kind, text: str) -> list[Setting]:
             raise InvalidSelector(
                 f"Cannot read '[{bracket}]' in '{text}'. Write [field=value] or [field=value,value]."
             )
-        if name.strip() in choices:
-            raise InvalidSelector(
-                f"'{name.strip()}' stands twice in '{text}'. Write its values in one bracket: [field=value,value]."
-            )
-        choices[name.strip()] = alternatives
+        choices.setdefault(name.strip(), []).extend(alternatives)
     refuse_too_many(math.prod(map(len, choices.values())))
     return [
         Setting(plugin, {**plugin.fields, **dict(zip(choices, values, strict=True))})
@@ -70,27 +65,26 @@ def parse_selector(kind: registry.Kind, text: str) -> list[Setting]:
 
 
 def matches_any(patterns: Sequence[str], names: Collection[str], fields: Mapping[str, Any]) -> bool:
-    """Whether a pattern stands for a plugin of these names (its own, its variant's) with these
-    settings; none stands for all.
+    """Whether a pattern stands for a plugin of these names with these settings; none is for all.
 
     >>> matches_any(["hvae*"], ["hvae", "hvae-untempered"], {}), matches_any(["hvae"], ["hvae-iaf"], {}), matches_any([], ["vb"], {})
     (True, False, True)
     >>> matches_any(["hvae[n_leapfrog=1,10]"], ["hvae"], {"n_leapfrog": 10}), matches_any(["*[n_leapfrog=1]"], ["hvae"], {"n_leapfrog": 10})
     (True, False)
     """
-    return not patterns or any(_fits(pattern, names, fields) for pattern in patterns)
-
-
-def _fits(pattern: str, names: Collection[str], fields: Mapping[str, Any]) -> bool:
-    required = re.findall(r"\[(\w+)=([^\[\]]*)\]", pattern)
-    bare = re.sub(r"\[\w+=[^\[\]]*\]", "", pattern)
     texts = {
         name: "none" if value is None else str(value).lower() for name, value in fields.items()
     }
-    return any(name == bare or fnmatchcase(name, bare) for name in names) and all(
-        texts.get(name) in [value.strip().lower() for value in values.split(",")]
-        for name, values in required
-    )
+
+    def fits(pattern: str) -> bool:
+        required = re.findall(r"\[(\w+)=([^\[\]]*)\]", pattern)
+        bare = re.sub(r"\[\w+=[^\[\]]*\]", "", pattern)
+        return any(name == bare or fnmatchcase(name, bare) for name in names) and all(
+            texts.get(name) in [value.strip().lower() for value in values.split(",")]
+            for name, values in required
+        )
+
+    return not patterns or any(map(fits, patterns))
 
 
 def refuse_too_many(count: int) -> None:
@@ -122,17 +116,9 @@ def parse_seeds(text: str) -> list[int]:
                 f"Cannot read seeds '{text}' at '{part}'. Write whole numbers and ranges: 0-9,12."
             )
         start, end = int(match[1]), int(match[2] or match[1])
-        if max(start, end) > LARGEST_SEED:
+        if end < start or end > LARGEST_SEED or end - start >= LARGEST_RANGE:
             raise InvalidSelector(
-                f"Seeds '{part.strip()}' are too large: at most {LARGEST_SEED} is allowed."
-            )
-        if end < start:
-            raise InvalidSelector(
-                f"Seeds '{part.strip()}' run backwards. Write the smaller number first: {end}-{start}."
-            )
-        if end - start >= LARGEST_RANGE:
-            raise InvalidSelector(
-                f"Seeds '{part.strip()}' are more than {LARGEST_RANGE:,}. Split them over several commands."
+                f"Seeds '{part.strip()}' run backwards, are more than {LARGEST_RANGE:,} or beyond {LARGEST_SEED}."
             )
         seeds |= dict.fromkeys(range(start, end + 1))
     return list(seeds)
@@ -203,17 +189,18 @@ def cell_runs(
     sets: dict[str, Any],
     below: dict[str, Any] | None = None,
 ) -> list[NewRun]:
-    """One method with one task: a run for each seed. The selectors' values win over `below`, and
-    `sets` over them.
-    """
+    """A run for each seed; the selectors' values win over `below`, and `sets` over them."""
     registry.check_identity("method", method.plugin)
     registry.check_identity("task", task.plugin)
     name = protocol or task.plugin.cls.default_protocol
-    resolved = resolve(
-        method.plugin, task.plugin, name, {**(below or {}), **selected(method, task), **sets}
-    )
+    values = {**(below or {}), **selected(method, task), **sets}
+    resolved = resolve(method.plugin, task.plugin, name, values)
     template = resolved.spec(seeds[0])
-    defaults = _default_addresses(method.plugin, task.plugin, resolved.method, resolved.task)
+    # What need not be said of a run: the same pair where nothing was asked for.
+    bare_method, bare_task = (replace(each.plugin, fields={}) for each in (method, task))
+    cls = task.plugin.cls
+    variant = {f"task.{cls.variant}": getattr(resolved.task, cls.variant)} if cls.variant else {}
+    defaults = resolve(bare_method, bare_task, cls.default_protocol, variant).addresses()
     settings = {
         address: value
         for address, value in resolved.addresses().items()
@@ -237,18 +224,17 @@ def cell_runs(
 
 def selected(method: Setting, task: Setting) -> dict[str, Any]:
     """The values of two selectors by address."""
-    return {f"method.{name}": value for name, value in method.values.items()} | {
-        f"task.{name}": value for name, value in task.values.items()
+    return _addressed(method.values, task.values)
+
+
+def _addressed(method: Mapping[str, Any], task: Mapping[str, Any]) -> dict[str, Any]:
+    return {f"method.{name}": value for name, value in method.items()} | {
+        f"task.{name}": value for name, value in task.items()
     }
 
 
 def _source(plugin: NamedPlugin) -> str:
-    return plugin.source.digest[:16] if plugin.source else _installed_source(plugin.cls)
-
-
-@cache
-def _installed_source(cls: type) -> str:
-    return source_hash(cls)
+    return plugin.source.digest[:16] if plugin.source else source_hash(plugin.cls)
 
 
 @dataclass(frozen=True)
@@ -278,92 +264,47 @@ class Resolved:
 
     def addresses(self) -> dict[str, Any]:
         """Every field by the address that `--set` knows it under."""
-        method = {f"method.{name}": value for name, value in stored_fields(self.method).items()}
-        task = {f"task.{name}": value for name, value in stored_fields(self.task).items()}
-        return method | task | self.protocol.model_dump()
+        fields = _addressed(stored_fields(self.method), stored_fields(self.task))
+        return fields | self.protocol.model_dump()
 
 
 def resolve(
     method: NamedPlugin, task: NamedPlugin, protocol: str, values: dict[str, Any]
 ) -> Resolved:
     """Fill in every field; later wins: class defaults, the task's recommendation, the protocol,
-    what the names say, `values` by address.
-
-    What a name says are the fields of its variant or size: `gaussian-400` is `gaussian` with
-    dim=400.
+    what the names say (`gaussian-400` is `gaussian` with dim=400), `values` by address.
 
     Raises:
         UnknownName: no such protocol or field.
         InvalidSetting: a value that is not allowed.
     """
     if protocol not in task.cls.protocols:
-        raise UnknownName(
-            f"protocol of task '{task.name}'",
-            protocol,
-            task.cls.protocols,
-            f"bench show {task.name}",
-        )
-    defaults = {"bound": method.cls.bound, "base": method.cls.base or task.cls.default_base}
-    named = {f"method.{k}": v for k, v in method.fields.items()} | {
-        f"task.{k}": v for k, v in task.fields.items()
+        kind, see = f"protocol of task '{task.name}'", f"bench show {task.name}"
+        raise UnknownName(kind, protocol, task.cls.protocols, see)
+    layers = {
+        "bound": method.cls.bound,
+        "base": method.cls.base or task.cls.default_base,
+        **task.cls.recommended.get(method.name, {}),
+        **task.cls.protocols[protocol],
+        **_addressed(method.fields, task.fields),
+        **values,
     }
-    layers = (
-        defaults
-        | task.cls.recommended.get(method.name, {})
-        | task.cls.protocols[protocol]
-        | named
-        | values
-    )
-    _require_addresses(layers, method, task)
-    method_fields = {
-        k.removeprefix("method."): v for k, v in layers.items() if k.startswith("method.")
-    }
-    task_fields = {k.removeprefix("task."): v for k, v in layers.items() if k.startswith("task.")}
-    plain = {k: v for k, v in layers.items() if "." not in k}
+    models = {"": Protocol, "method.": method.cls, "task.": task.cls}
+    known = [f"{prefix}{name}" for prefix, cls in models.items() for name in cls.model_fields]
+    for address in layers:
+        if address not in known:
+            fitting = [each for each in known if each.partition(".")[2] == address]
+            kind, see = f"field of {method.name} on {task.name}", f"bench show {method.name}"
+            raise UnknownName(kind, address, fitting or known, see)
+
+    def fields(prefix: str) -> dict[str, Any]:
+        names = {name: name.removeprefix(prefix) for name in layers if name.startswith(prefix)}
+        return {name: layers[address] for address, name in names.items() if "." not in name}
+
     return Resolved(
         method,
-        registry.build(method.cls, f"method '{method.name}'", method_fields, "method."),
+        registry.build(method.cls, f"method '{method.name}'", fields("method."), "method."),
         task,
-        registry.build(task.cls, f"task '{task.name}'", task_fields, "task."),
-        registry.build(Protocol, "the protocol", plain),
+        registry.build(task.cls, f"task '{task.name}'", fields("task."), "task."),
+        registry.build(Protocol, "the protocol", fields("")),
     )
-
-
-def _require_addresses(layers: dict[str, Any], method: NamedPlugin, task: NamedPlugin) -> None:
-    addresses = [
-        *Protocol.model_fields,
-        *(f"method.{n}" for n in method.cls.model_fields),
-        *(f"task.{n}" for n in task.cls.model_fields),
-    ]
-    for address in layers:
-        if address not in addresses:
-            fitting = [known for known in addresses if known.partition(".")[2] == address]
-            available = (
-                fitting
-                or [
-                    known
-                    for known in addresses
-                    if known.partition(".")[0] == address.partition(".")[0]
-                ]
-                or addresses
-            )
-            raise UnknownName(
-                f"field of {method.name} on {task.name}",
-                address,
-                available,
-                f"bench show {method.name}",
-            )
-
-
-def _default_addresses(
-    method: NamedPlugin, task: NamedPlugin, built: Method, built_task: Task
-) -> dict[str, Any]:
-    """The addresses of the same pair where nothing was asked for: what need not be said of a run."""
-    variant = (
-        {f"task.{task.cls.variant}": getattr(built_task, task.cls.variant)}
-        if task.cls.variant
-        else {}
-    )
-    return resolve(
-        replace(method, fields={}), replace(task, fields={}), task.cls.default_protocol, variant
-    ).addresses()

@@ -14,7 +14,7 @@ import sys
 import tokenize
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path, PurePosixPath
 from types import CodeType, ModuleType
 
@@ -26,9 +26,7 @@ OURS = ("harness", "methods", "tasks", "studies")
 
 
 def shipped(name: str) -> str:
-    """The full name of a module that ships with bench: `methods.vb` is `harness.methods.vb`; any
-    other name as it is.
-    """
+    """The full name of a module: `methods.vb`, which ships with bench, is `harness.methods.vb`."""
     if name.partition(".")[0] not in OURS[1:]:
         return name
     return f"harness.{name}" if importlib.util.find_spec(f"harness.{name}") else name
@@ -41,13 +39,11 @@ def is_shipped(name: str) -> bool:
 
 @dataclass(frozen=True)
 class Source:
-    """The text of a plugin that is not installed: its file, and the files of its folder that it
-    imports.
+    """The text of a plugin that is not installed: its file, and those of its folder that it imports.
 
     Args:
         main: the plugin's file, relative to the folder.
-        files: by name relative to the folder, the text of that file and of those it imports from
-            the folder, directly or not.
+        files: texts by name relative to the folder.
         folder: where they were read; empty where the text is all that there is.
     """
 
@@ -78,9 +74,7 @@ class Source:
         return ".".join([self.package, *path.parent.parts, *([] if stem == "__init__" else [stem])])
 
     def file_of(self, module: str) -> str | None:
-        """The file of a module of the package: `bench_plugin_X.nets` is nets.py, or
-        nets/__init__.py.
-        """
+        """The file of a module: `bench_plugin_X.nets` is nets.py, or nets/__init__.py."""
         if module == self.module:
             return self.main
         inner = module.removeprefix(self.package).lstrip(".").replace(".", "/")
@@ -90,8 +84,7 @@ class Source:
 
 
 def read(path: Path, root: Path | None = None) -> Source:
-    """The text of a plugin's file and of what it imports from its folder, or from `root`, the
-    folder that its modules are named from.
+    """The text of a plugin's file and of what it imports from its folder, or from `root`.
 
     Raises:
         PluginError: a file cannot be read as Python.
@@ -116,16 +109,11 @@ def _parsed(path: Path) -> tuple[str, ast.Module]:
     except OSError as err:
         raise PluginError(f"Cannot read {path}: {err.strerror}.") from err
     except (SyntaxError, ValueError) as err:
-        where = f", line {err.lineno}" if isinstance(err, SyntaxError) and err.lineno else ""
-        raise PluginError(
-            f"Cannot read {path}{where} as Python: {err.msg if isinstance(err, SyntaxError) else err}."
-        ) from err
+        raise PluginError(f"Cannot read {path} as Python: {err}.") from err
 
 
 def _imports(tree: ast.Module, name: str) -> Iterator[str]:
-    """The absolute names of all modules that a file of the folder may import, as seen from the
-    folder.
-    """
+    """The names, as seen from the folder, of all modules that a file may import."""
     parents = PurePosixPath(name).parent.parts
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
@@ -186,24 +174,19 @@ class _Loader(importlib.abc.MetaPathFinder, importlib.abc.ExecutionLoader):
         return not inner or any(name.startswith(f"{inner}/") for name in self._source.files)
 
     def get_filename(self, fullname: str) -> str:
-        return str(
-            Path(self._source.folder or self._source.digest[:8])
-            / (self._source.file_of(fullname) or "")
-        )
+        folder = self._source.folder or self._source.digest[:8]
+        return str(Path(folder) / (self._source.file_of(fullname) or ""))
 
     def get_source(self, fullname: str) -> str:
         return self._source.files.get(self._source.file_of(fullname) or "", "")
 
     def source_to_code(self, data: str, path: str = "<string>") -> CodeType:  # type: ignore[override]
-        return compile(
-            ast.fix_missing_locations(_Inwards(self._source).visit(ast.parse(data))), path, "exec"
-        )
+        tree = _Inwards(self._source).visit(ast.parse(data))
+        return compile(ast.fix_missing_locations(tree), path, "exec")
 
 
 class _Inwards(ast.NodeTransformer):
-    """Has a file import its neighbours from the source's package: two plugins may each have a
-    `nets.py` of their own.
-    """
+    """Has a file import its neighbours from the source's package: two plugins may have a `nets.py`."""
 
     def __init__(self, source: Source) -> None:
         self._package = source.package
@@ -220,17 +203,16 @@ class _Inwards(ast.NodeTransformer):
         return node
 
     def visit_Import(self, node: ast.Import) -> list[ast.Import]:
-        made: list[ast.Import] = []
+        aliases: list[ast.alias] = []
         for alias in node.names:
             if not self._is_near(alias.name):
-                made.append(ast.Import([alias]))
-            elif alias.asname:
-                made.append(ast.Import([ast.alias(f"{self._package}.{alias.name}", alias.asname)]))
-            else:
+                aliases.append(alias)
+                continue
+            aliases.append(ast.alias(f"{self._package}.{alias.name}", alias.asname))
+            if not alias.asname:
                 top = alias.name.partition(".")[0]
-                made.append(ast.Import([ast.alias(f"{self._package}.{alias.name}")]))
-                made.append(ast.Import([ast.alias(f"{self._package}.{top}", top)]))
-        return [ast.copy_location(statement, node) for statement in made]
+                aliases.append(ast.alias(f"{self._package}.{top}", top))
+        return [ast.copy_location(ast.Import([alias]), node) for alias in aliases]
 
 
 def executed(source: Source) -> ModuleType:
@@ -247,12 +229,9 @@ def executed(source: Source) -> ModuleType:
         return importlib.import_module(source.module)
     except (Exception, SystemExit) as err:
         sys.meta_path.remove(loader)
-        for module in [
-            module
-            for module in sys.modules
-            if module == source.package or module.startswith(f"{source.package}.")
-        ]:
-            del sys.modules[module]
+        for module in list(sys.modules):
+            if module == source.package or module.startswith(f"{source.package}."):
+                del sys.modules[module]
         raise PluginError(
             f"Cannot load {Path(source.folder) / source.main}: {type(err).__name__}: {err}."
         ) from err
@@ -271,12 +250,9 @@ def imported(name: str) -> ModuleType:
     except ModuleNotFoundError as err:
         if err.name is None or not (name == err.name or name.startswith(err.name + ".")):
             raise PluginError(f"Cannot import '{name}': {err}.") from err
-        near = name.replace(".", "/") + ".py"
-        hint = (
-            f" Did you mean './{near}:CLASS'?" if _is_file(near) else " Is its package installed?"
-        )
         raise UsageError(
-            f"No module named '{name}'.{hint} A file is named with its path: ./mine.py:Mine."
+            f"No module named '{name}'. Is its package installed? "
+            "A file is named with its path: ./mine.py:Mine."
         ) from err
     except (Exception, SystemExit) as err:
         raise PluginError(f"Cannot import '{name}': {type(err).__name__}: {err}.") from err
@@ -290,6 +266,7 @@ def is_installed(name: str) -> bool:
     return is_shipped(name) or top in packages_distributions()
 
 
+@cache
 def source_hash(cls: type) -> str:
     """A hash of the text of an installed plugin's file and of the files beside it that it imports."""
     import inspect
@@ -315,10 +292,3 @@ def source_hash(cls: type) -> str:
     return hashlib.sha256("\0".join(text for _, text in sorted(seen.items())).encode()).hexdigest()[
         :16
     ]
-
-
-def _is_file(name: str) -> bool:
-    try:
-        return Path(name).is_file()
-    except OSError:  # no file can have such a name
-        return False

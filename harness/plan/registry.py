@@ -17,7 +17,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
-from harness.base.errors import InvalidSetting, PluginError, UnknownName, UsageError
+from harness.base.errors import InvalidSetting, PluginError, UnknownName, UsageError, shortened
 from harness.plan.plugin_source import Source, executed, imported, is_installed, read
 
 if TYPE_CHECKING:
@@ -39,9 +39,7 @@ class Listing:
 
     @property
     def summary(self) -> str:
-        """The first paragraph of the file's docstring, or where the plugin comes from, or why that
-        cannot be read.
-        """
+        """The first paragraph of the file's docstring, or where the plugin comes from."""
         if isinstance(self.origin, EntryPoint):
             return f"from {self.origin.value}"
         try:
@@ -53,8 +51,8 @@ class Listing:
 
 @dataclass(frozen=True)
 class NamedPlugin:
-    """A plugin's class, the name that loads it again, the fields that the rest of what was typed
-    fills, and its text where it is not installed.
+    """A plugin's class, the name that loads it again, the fields that its variant fills, and its text
+    where it is not installed.
     """
 
     cls: Any
@@ -71,7 +69,11 @@ def listings(kind: Kind) -> dict[str, Listing]:
     """Every plugin by name: those that are installed, and the files of a folder `methods` or `tasks`
     in the current one, under names that are still free. Nothing is imported.
     """
-    return dict(sorted((_local(kind) | installed(kind)).items()))
+    folder, local = Path(f"{kind}s"), {}
+    with suppress(OSError):
+        if folder.is_dir() and not folder.samefile(_shipped_folder(kind)):
+            local = _files(folder)
+    return dict(sorted((local | installed(kind)).items()))
 
 
 def installed(kind: Kind) -> dict[str, Listing]:
@@ -80,11 +82,8 @@ def installed(kind: Kind) -> dict[str, Listing]:
     return points | _files(_shipped_folder(kind))
 
 
-@cache
+@cache  # it takes twenty milliseconds
 def _entry_points(kind: Kind) -> tuple[EntryPoint, ...]:
-    """Those of installed packages, which a process looks through once: it takes twenty
-    milliseconds.
-    """
     return tuple(entry_points(group=f"bench.{kind}s"))
 
 
@@ -94,14 +93,6 @@ def _shipped_folder(kind: Kind) -> Path:
     assert package is not None
     assert package.submodule_search_locations is not None
     return Path(next(iter(package.submodule_search_locations)))
-
-
-def _local(kind: Kind) -> dict[str, Listing]:
-    folder = Path(f"{kind}s")
-    with suppress(OSError):
-        if folder.is_dir() and not folder.samefile(_shipped_folder(kind)):
-            return _files(folder)
-    return {}
 
 
 def _files(folder: Path) -> dict[str, Listing]:
@@ -146,14 +137,12 @@ def _variant_fields(kind: Kind, cls: Any, name: str, variant: str) -> dict[str, 
 def _from_listing(kind: Kind, item: Listing) -> NamedPlugin:
     origin = item.origin
     if isinstance(origin, EntryPoint):
-        return NamedPlugin(
-            _class_in(kind, imported(origin.module), origin.attr, item.name), item.name
-        )
-    if origin.parent != _shipped_folder(kind):
+        module, attribute = origin.module, origin.attr
+    elif origin.parent == _shipped_folder(kind):
+        module, attribute = f"{kind}s.{origin.stem}", ""
+    else:
         return _from_path(kind, str(origin))
-    return NamedPlugin(
-        _class_in(kind, imported(f"{kind}s.{origin.stem}"), "", item.name), item.name
-    )
+    return NamedPlugin(_class_in(kind, imported(module), attribute, item.name), item.name)
 
 
 def _from_path(kind: Kind, text: str) -> NamedPlugin:
@@ -193,13 +182,10 @@ def _classes_in(kind: Kind, module: ModuleType) -> list[Any]:
 
 
 def _class_in(kind: Kind, module: ModuleType, attribute: str, name: str) -> Any:
-    classes = _classes_in(kind, module)
-    candidates = (
-        [cls for cls in _subclasses_in(kind, module) if cls.__name__ == attribute]
-        if attribute
-        else classes
-    )
+    subclasses, classes = _subclasses_in(kind, module), _classes_in(kind, module)
     names = [cls.__name__ for cls in classes]
+    allowed = [attribute] if attribute else names
+    candidates = [cls for cls in subclasses if cls.__name__ in allowed]
     if attribute and not candidates:
         raise UnknownName(f"{kind} class in {name.rpartition(':')[0]}", attribute, names)
     if len(candidates) != 1:
@@ -207,10 +193,8 @@ def _class_in(kind: Kind, module: ModuleType, attribute: str, name: str) -> Any:
         raise UsageError(
             f"'{name}' must name one subclass of {base} with a `name`: FILE.py:CLASS. It has: {', '.join(names) or 'none'}."
         )
-    if missing := [
-        *([] if candidates[0] in classes else ["name"]),
-        *sorted(candidates[0].__abstractmethods__),
-    ]:
+    unnamed = [] if candidates[0] in classes else ["name"]
+    if missing := [*unnamed, *sorted(candidates[0].__abstractmethods__)]:
         raise UsageError(
             f"'{name}' lacks what every {kind} has: {', '.join(missing)}. See docs/add-a-{kind}.md."
         )
@@ -218,11 +202,11 @@ def _class_in(kind: Kind, module: ModuleType, attribute: str, name: str) -> Any:
 
 
 def check_identity(kind: Kind, plugin: NamedPlugin) -> None:
-    """Refuse a class that is not installed and whose `name`, under which its runs are stored, is no
-    name or another class's.
+    """Refuse a class of this session, and one that is not installed and whose `name`, under which
+    its runs are stored, is no name or another class's.
 
     Raises:
-        UsageError: it is.
+        UsageError: it is such a class.
     """
     if plugin.cls.__module__ == "__main__":
         class_name = plugin.cls.__name__
@@ -259,19 +243,11 @@ def load(spec: RunSpec, source_of: Callable[[str], Source]) -> tuple[Method, Tas
         UnknownName: nothing installed has that name.
         PluginError: a class cannot be loaded, or its fields are others.
     """
+    method = _class_of("method", spec.method, spec.method_source, source_of)
+    task = _class_of("task", spec.task, spec.task_source, source_of)
     return (
-        build(
-            _class_of("method", spec.method, spec.method_source, source_of),
-            f"method '{spec.method}'",
-            spec.method_fields,
-            "method.",
-        ),
-        build(
-            _class_of("task", spec.task, spec.task_source, source_of),
-            f"task '{spec.task}'",
-            spec.task_fields,
-            "task.",
-        ),
+        build(method, f"method '{spec.method}'", spec.method_fields, "method."),
+        build(task, f"task '{spec.task}'", spec.task_fields, "task."),
     )
 
 
@@ -306,11 +282,8 @@ def build(cls: type[Model], whose: str, values: dict[str, Any], prefix: str = ""
 
     for name in values:
         if name not in cls.model_fields:
-            raise UnknownName(
-                f"field of {whose}",
-                f"{prefix}{name}",
-                [f"{prefix}{field}" for field in cls.model_fields],
-            )
+            known = [f"{prefix}{field}" for field in cls.model_fields]
+            raise UnknownName(f"field of {whose}", f"{prefix}{name}", known)
     typed = {
         name: _typed(cls, name, value) if isinstance(value, str) else value
         for name, value in values.items()
@@ -328,13 +301,8 @@ def build(cls: type[Model], whose: str, values: dict[str, Any], prefix: str = ""
                 f"{prefix}{name} of {whose} has no value. Give one: --set {prefix}{name}=VALUE."
             ) from err
         raise InvalidSetting(
-            f"{prefix}{name}={_shown(values.get(name))} is not allowed for {whose}: it {message}."
+            f"{prefix}{name}={shortened(str(values.get(name)), 60)} is not allowed for {whose}: it {message}."
         ) from err
-
-
-def _shown(value: Any) -> str:
-    text = str(value)
-    return text if len(text) <= 60 else text[:57] + "..."
 
 
 def _typed(cls: type[BaseModel], name: str, text: str) -> Any:

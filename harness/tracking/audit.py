@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import unquote, urlsplit
@@ -12,33 +12,30 @@ from harness.base.spec import TERMINAL
 from harness.base.workspace import Workspace
 from harness.store import CheckpointFile, ResultStore, RunRow
 from harness.store.run_files import read_verified
-from harness.tracking.runs import params_of, sync
+from harness.tracking.runs import sync
 from harness.tracking.server import DATABASE, MirrorError, connect, is_missing, is_ours, one_line
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities import Run
 
-RUNS_A_PAGE = 1000
-
 
 @dataclass(frozen=True)
 class Copies:
-    """What MLflow has: `lost` keys that it should show and does not, `orphans` (run id to key) that
-    the database does not have, `edited` copies (run id to key and what differs).
+    """What MLflow has: `lost` keys that it should show and does not, and `orphans` (run id to key)
+    that the database does not have.
     """
 
     lost: list[str]
     orphans: dict[str, str]
-    edited: dict[str, tuple[str, str]] = field(default_factory=dict)
 
 
 def compare_copies(workspace: Workspace, store: ResultStore) -> Copies | str:
     """Compare MLflow's runs with the database, changing neither; return a text where MLflow cannot
     be asked.
 
-    What others mirror meanwhile is neither lost nor an orphan: what was on record at the start is
-    looked for, and what MLflow has is held against what is on record at the end.
+    What was on record at the start is looked for, and what MLflow has is held against what is on
+    record at the end: what others mirror meanwhile is neither lost nor an orphan.
     """
     recorded = store.copies()
     try:
@@ -52,17 +49,13 @@ def compare_copies(workspace: Workspace, store: ResultStore) -> Copies | str:
         if is_ours(run, store, key, rows[key].mlflow_run_id if key in rows else None):
             keys[run_id] = key
     files = store.files.on_record(CheckpointFile)
-    lost: list[str] = []
-    edited: dict[str, tuple[str, str]] = {}
+    lost = []
     for key, row in rows.items():
         run_id = row.mlflow_run_id or ""
-        run = runs[run_id] if run_id in keys else None
         if recorded.get(key) == row.mlflow_run_id is not None and (
-            run is None or _has_lost_files(workspace, files.get(key, []), row, run)
+            run_id not in keys or _has_lost_files(workspace, files.get(key, []), row, runs[run_id])
         ):
             lost.append(key)
-        if run is not None and _is_mirrored(row) and (difference := _difference(row, run)):
-            edited[run_id] = (key, difference)
     # Of a run that is to be mirrored still, the mirror itself removes what is too much.
     named = {row.mlflow_run_id for row in rows.values()}
     orphans = {
@@ -70,23 +63,19 @@ def compare_copies(workspace: Workspace, store: ResultStore) -> Copies | str:
         for run_id, key in keys.items()
         if run_id not in named and (key not in rows or _is_mirrored(rows[key]))
     }
-    return Copies(sorted(lost), orphans, edited)
+    return Copies(sorted(lost), orphans)
 
 
 def _all_runs(client: MlflowClient) -> dict[str, Run]:
     """Return every living run with a key of ours, by its id."""
     runs: dict[str, Run] = {}
-    for experiment in client.search_experiments():
-        token: str | None = ""
-        while token is not None:
-            page = client.search_runs(
-                [experiment.experiment_id],
-                "tags.`bench.key` LIKE '%'",
-                max_results=RUNS_A_PAGE,
-                page_token=token or None,
-            )
-            runs |= {run.info.run_id: run for run in page}
-            token = page.token or None
+    experiments = [experiment.experiment_id for experiment in client.search_experiments()]
+    token: str | None = ""
+    while token is not None:
+        has_key = "tags.`bench.key` LIKE '%'"
+        page = client.search_runs(experiments, has_key, max_results=1000, page_token=token or None)
+        runs |= {run.info.run_id: run for run in page}
+        token = page.token or None
     return runs
 
 
@@ -94,29 +83,10 @@ def _is_mirrored(row: RunRow) -> bool:
     return row.mirrored_revision >= row.revision
 
 
-def _difference(row: RunRow, run: Run) -> str | None:
-    """Return the first parameter or tag of a copy that is not that of its run."""
-    expected = {
-        **params_of(row),
-        "bench.key": row.key,
-        "bench.cell": row.cell,
-        "bench.task": row.task_label,
-        "bench.seed": str(row.seed),
-        "bench.status": row.status.value,
-    }
-    copied = run.data.params | run.data.tags
-    for name, value in expected.items():
-        if copied.get(name) != value:
-            return f"{name} is {copied.get(name)!r} and was {value!r}"
-    return None
-
-
 def _has_lost_files(
     workspace: Workspace, checkpoints: list[CheckpointFile], row: RunRow, run: Run
 ) -> bool:
-    """Say whether the local folder of an ended run's files has lost any of those that it could
-    have.
-    """
+    """Say whether the local folder of an ended run has lost a file that it could have."""
     address = urlsplit(run.info.artifact_uri)
     if row.status not in TERMINAL or address.scheme not in ("", "file") or not _is_mirrored(row):
         return False
@@ -145,7 +115,7 @@ def delete_copies(
     workspace: Workspace, store: ResultStore, run_ids: Mapping[str, str]
 ) -> str | None:
     """Delete some of MLflow's runs, given with their keys, if they are this database's; return what
-    went wrong, or None.
+    went wrong.
     """
     if is_missing(workspace):
         return None

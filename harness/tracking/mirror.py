@@ -2,41 +2,32 @@
 it.
 
 The command sends where the workspace is, the keys to mirror, and that no more runs are written. The
-process sends that MLflow has stored something, each kind of error once, and every second the
-processor time that it has had.
+process sends that MLflow is loaded, that it has stored something, and errors.
 """
 
 from __future__ import annotations
 
 import queue
-import threading
 import time
 import warnings
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Self
+from typing import Self
 
 from harness.base.closing import Closing
 from harness.base.errors import BenchError
 from harness.base.stop_request import StopRequest
-from harness.base.subprocesses import Message, Parent, Subprocess
+from harness.base.subprocesses import Parent, Subprocess
 from harness.base.workspace import Workspace
 from harness.store import ResultStore
 from harness.tracking.runs import sync
 from harness.tracking.server import connect, one_line
 
-if TYPE_CHECKING:
-    from mlflow import MlflowClient
-
-POLL_S, LOOK_S, PULSE_S = 2.0, 0.2, 1.0
+POLL_S, LOOK_S = 2.0, 0.2
 PATIENCE_S = 8.0  # for a server that says nothing
 REFUSED_S = 3.0  # for another try after an error
-# Of processor time: as much shows that the process computes; more without a result is no progress.
-AT_WORK_S, MOST_WORK_S = 0.05, 60.0
-FIRST_RETRY_S, LAST_RETRY_S = 1.0, 60.0
+RETRY_S, LAST_RETRY_S = 30.0, 1.0
 
 
 def repair(
@@ -72,7 +63,8 @@ class Mirror(Closing):
         self._workspace = workspace
         self._keys: list[str] = []
         self._process: Subprocess | None = None
-        self._patience = Patience()
+        self._is_connected = self._is_refused = False
+        self._moved_at = 0.0
 
     @classmethod
     def start(cls, workspace: Workspace, keys: Iterable[str]) -> Self:
@@ -100,28 +92,32 @@ class Mirror(Closing):
             self._process.send(**message)
 
     def finish(self, timeout_s: float = PATIENCE_S, stop: StopRequest | None = None) -> list[str]:
-        """Wait until all runs are mirrored, as long as that gets on, and end the process.
+        """Wait until all runs are mirrored, as long as that gets on, and end the process; return the
+        keys that are not mirrored: `error` then says why.
 
         Args:
             timeout_s: how long nothing may happen.
             stop: ends the wait when it is set; where it is set already, what was interrupted has a
                 moment to be shown as that.
-
-        Returns:
-            The keys that are not mirrored; `error` then says why.
         """
         if not self._keys:
             return []
         stop = stop or StopRequest()
         was_stopped = stop.is_set()
         self._hear()
-        self._patience.begin(REFUSED_S if was_stopped else timeout_s)
+        self._is_refused, self._moved_at = False, time.monotonic()
         self._send(finish=True)
         died = False
         while self._process is not None and not died:
             died = self._process.wait(LOOK_S) is not None
             self._hear()
-            if self._patience.is_over() or (stop.is_set() and not was_stopped):
+            # Loading MLflow takes minutes on a busy machine, and waits for no server.
+            is_short = self._is_refused or was_stopped
+            patience_s = min(timeout_s, REFUSED_S) if is_short else timeout_s
+            is_silent = time.monotonic() > self._moved_at + patience_s
+            if (is_silent and (self._is_connected or is_short)) or (
+                stop.is_set() and not was_stopped
+            ):
                 break
         self.close()
         try:
@@ -131,65 +127,23 @@ class Mirror(Closing):
             self.error = one_line(err)
             return self._keys
         if missing and self.error is None:
-            silence = f"no answer within {timeout_s:g} s"
-            silence = "the wait was ended by a signal" if stop.is_set() else silence
-            self.error = "its process died" if died else silence
+            self.error = f"no answer within {timeout_s:g} s"
+            if died or stop.is_set():
+                self.error = "its process died" if died else "the wait was ended by a signal"
         return missing
 
     def _hear(self) -> None:
         for message in self._process.received() if self._process is not None else ():
-            # The first error is the cause of those after it.
-            if "error" in message and not self._patience.refused:
-                self.error = message["error"]
-            self._patience.take(message)
+            if "error" not in message:
+                self._is_connected, self._is_refused = True, False
+                self._moved_at = time.monotonic()
+            elif not self._is_refused:  # the first error is the cause of those after it
+                self._is_refused, self.error = True, message["error"]
 
     def close(self) -> None:
         """End the process, whatever it is doing."""
         if self._process is not None:
             self._process.close()
-
-
-class Patience:
-    """How long a mirror is waited for: as long as it gets on.
-
-    It gets on when MLflow has stored something. As long as nothing has failed since, also when the
-    process has computed: on a busy machine loading MLflow takes minutes, in which it is starved and
-    no server is waited for. What is only repeated moves nothing.
-    """
-
-    def __init__(self) -> None:
-        self.refused = False
-        self._timeout_s, self._moved_at = PATIENCE_S, time.monotonic()
-        # Processor time: now, when it was progress last, at the last result.
-        self._worked = self._counted = self._worked_at_result = 0.0
-
-    def begin(self, timeout_s: float) -> None:
-        """Be patient from now on, whatever was before."""
-        self._timeout_s = timeout_s
-        self._move()
-
-    def _move(self) -> None:
-        self.refused, self._moved_at = False, time.monotonic()
-        self._worked_at_result = self._worked
-
-    def take(self, message: Message) -> None:
-        """Take note of what the process sends."""
-        self._worked = message.get("worked", self._worked)
-        if "error" in message:
-            self.refused = True
-        elif "stored" in message:
-            self._move()
-        elif not self.refused:
-            computes = self._worked - self._counted >= AT_WORK_S
-            if computes and self._worked - self._worked_at_result < MOST_WORK_S:
-                self._moved_at, self._counted = time.monotonic(), self._worked
-
-    def is_over(self) -> bool:
-        """Say whether nothing has happened for too long; sooner where MLflow has refused, and
-        nothing got through since.
-        """
-        patience_s = min(self._timeout_s, REFUSED_S) if self.refused else self._timeout_s
-        return time.monotonic() > self._moved_at + patience_s
 
 
 # In the process
@@ -199,85 +153,42 @@ def main(parent: Parent) -> None:
     """Mirror as the parent says, until all is done."""
     warnings.simplefilter("ignore")  # they are not errors here, whatever the user's own are
     location = parent.messages.get()
-    work = Work(Workspace(Path(location["home"]), location["environment"]), parent)
-    threading.Thread(target=work.pulse, daemon=True).start()
+    workspace = Workspace(Path(location["home"]), location["environment"])
     try:
-        with ResultStore.open(work.workspace.database_url) as store:
-            work.until_done(store)
+        with ResultStore.open(workspace.database_url) as store:
+            _mirror_until_done(workspace, store, parent)
     except Exception as err:  # noqa: BLE001 - the command is told, and the runs stay behind
-        work.report_error(err)
+        parent.send(error=one_line(err, workspace.tracking_uri))
 
 
-@dataclass
-class Work:
-    """What the process remembers: its client, the keys it was given, what it has reported, and when
-    to try a run again.
-    """
+def _mirror_until_done(workspace: Workspace, store: ResultStore, parent: Parent) -> None:
+    """Look every two seconds for runs to mirror, and at once when the command speaks."""
+    from harness.training.figures import learning_curves
 
-    workspace: Workspace
-    parent: Parent
-    client: MlflowClient | None = None
-    keys: dict[str, None] = field(default_factory=dict)
-    errors: set[str] = field(default_factory=set)
-    stored: set[tuple[str, int, int]] = field(default_factory=set)
-    failures: dict[str, int] = field(default_factory=dict)
-    not_before: dict[str, float] = field(default_factory=dict)
-
-    def until_done(self, store: ResultStore) -> None:
-        """Look every two seconds for runs to mirror, and at once when the command speaks."""
-        finishing = False
-        while True:
-            with suppress(queue.Empty):
-                message = self.parent.messages.get(timeout=LOOK_S if finishing else POLL_S)
-                while True:
-                    self.keys |= dict.fromkeys(message.get("keys", ()))
-                    if message.get("finish"):  # the last chance is taken at once
-                        finishing = True
-                        self.not_before.clear()
-                        self.failures.clear()
-                        self.errors.clear()
-                    message = self.parent.messages.get_nowait()
-            try:
-                unmirrored = store.behind(self.keys)
-                if finishing and not unmirrored:
-                    return
-                for key in unmirrored:
-                    if self.client is None:
-                        self.client = connect(self.workspace, store)
-                    if time.monotonic() >= self.not_before.get(key, 0.0):
-                        self.mirror(self.client, store, key)
-            except Exception as err:  # noqa: BLE001 - a locked database or an absent MLflow may be back later
-                self.report_error(err)
-
-    def mirror(self, client: MlflowClient, store: ResultStore, key: str) -> None:
-        """Mirror a run; after a failure the next attempt waits twice as long."""
+    keys: dict[str, None] = {}
+    not_before: dict[str, float] = {}
+    client, is_finishing = None, False
+    while True:
+        with suppress(queue.Empty):
+            message = parent.messages.get(timeout=LOOK_S if is_finishing else POLL_S)
+            while True:
+                keys |= dict.fromkeys(message.get("keys", ()))
+                if message.get("finish"):  # the last chance is taken at once
+                    is_finishing = True
+                    not_before.clear()
+                message = parent.messages.get_nowait()
+        key = ""
         try:
-            sync(client, store, self.workspace, key, partial(self.report_stored, key))
-            self.failures.pop(key, None)
-        except Exception as err:  # noqa: BLE001 - one run's trouble does not keep the others from being mirrored
-            count = self.failures[key] = self.failures.get(key, 0) + 1
-            pause_s = min(LAST_RETRY_S, FIRST_RETRY_S * 2 ** (count - 1))
-            self.not_before[key] = time.monotonic() + pause_s
-            self.report_error(err)
-
-    def pulse(self) -> None:
-        """Report again and again how much processor time this process has had."""
-        while True:
-            time.sleep(PULSE_S)
-            self.parent.send(worked=time.process_time())
-
-    def report_error(self, error: Exception) -> None:
-        """Report an error, once a kind."""
-        text = one_line(error, self.workspace.tracking_uri)
-        if text not in self.errors:
-            self.errors.add(text)
-            self.parent.send(error=text)
-
-    def report_stored(self, key: str, revision: int, missing: int) -> None:
-        """Report that MLflow has more of a run than it ever had; an error after that is news
-        again.
-        """
-        if (key, revision, missing) not in self.stored:
-            self.stored.add((key, revision, missing))
-            self.errors.clear()
-            self.parent.send(stored=True)
+            unmirrored = store.behind(keys)
+            if is_finishing and not unmirrored:
+                return
+            if unmirrored and client is None:
+                client = connect(workspace, store)
+                learning_curves({}, "")  # loads matplotlib and its fonts
+                parent.send(connected=True)
+            for key in unmirrored:
+                if client and time.monotonic() >= not_before.get(key, 0.0):
+                    sync(client, store, workspace, key, lambda: parent.send(stored=True))
+        except Exception as err:  # noqa: BLE001 - a locked database or an absent MLflow may be back later
+            not_before[key] = time.monotonic() + (LAST_RETRY_S if is_finishing else RETRY_S)
+            parent.send(error=one_line(err, workspace.tracking_uri))

@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import harness
-from harness.base.errors import BenchError, shortened
-from harness.base.spec import Status, digest
+from harness.base.errors import shortened
+from harness.base.spec import Status
 from harness.base.workspace import Workspace
 from harness.store import Curve, Estimate, File, ResultStore, RunRow
 from harness.store.run_files import read_verified
@@ -37,12 +37,11 @@ STATUSES = {
     Status.PRUNED: "KILLED",
     Status.INTERRUPTED: "KILLED",
 }
-ONGOING = frozenset({Status.QUEUED, Status.RUNNING})
+ONGOING = (Status.QUEUED, Status.RUNNING)
 # MLflow's limits; LONGEST is below its 6,000 characters of a parameter.
-PARAMS_A_CALL, POINTS_A_CALL, LONGEST, LONGEST_NAME = 100, 1000, 5000, 250
+POINTS_A_CALL, LONGEST, LONGEST_NAME = 1000, 5000, 250
 SEARCH = "bench.search"
 LARGEST = sys.float_info.max
-Stored = Callable[[int, int], object]  # takes the revision, and how many points were missing before
 WRITTEN_TWICE, TRIES = re.compile("unique|duplicate", re.IGNORECASE), 3
 
 
@@ -51,7 +50,7 @@ def sync(
     store: ResultStore,
     workspace: Workspace,
     key: str,
-    stored: Stored = lambda *_: None,
+    stored: Callable[[], object] = lambda: None,
 ) -> None:
     """Bring MLflow's copy of a run to what the database says; a run that is not stored is left
     alone.
@@ -74,12 +73,18 @@ def sync(
         newest = store.rows([key]).get(key)
         if newest is not None and newest.mlflow_run_id == run_id:
             store.mirrored(key, row.revision)
-            stored(row.revision, 0)
+            stored()
 
 
 def _copy(
-    client: MlflowClient, store: ResultStore, workspace: Workspace, row: RunRow, stored: Stored
+    client: MlflowClient,
+    store: ResultStore,
+    workspace: Workspace,
+    row: RunRow,
+    stored: Callable[[], object],
 ) -> str:
+    from mlflow.entities import Param, RunTag
+
     curves, metrics = store.curves(row.key), store.metrics([row.key]).get(row.key, {})
     points = list(_points(row, curves, metrics))
     run = _run_of(client, store, workspace, row)
@@ -88,12 +93,17 @@ def _copy(
         client.delete_run(run.info.run_id)
         _forget(store, replace(row, mlflow_run_id=run.info.run_id))
         run, missing = _run_of(client, store, workspace, replace(row, mlflow_run_id=None)), points
-    _write(client, run, params_of(row), _tags(store, row, metrics))
-    run_id = run.info.run_id
+    run_id, tags = run.info.run_id, _tags(store, row, metrics)
+    params = [Param(*each) for each in params_of(row).items() if each[0] not in run.data.params]
+    changed = [RunTag(*tag) for tag in tags.items() if run.data.tags.get(tag[0]) != tag[1]]
+    client.log_batch(run_id, params=params, tags=changed, synchronous=True)
+    for name in run.data.tags.keys() - tags.keys():
+        if name.startswith("bench."):
+            client.delete_tag(run_id, name)
     for start in range(0, len(missing), POINTS_A_CALL):
         chunk = missing[start : start + POINTS_A_CALL]
         client.log_batch(run_id, metrics=chunk, synchronous=True)
-        stored(row.revision, len(missing) - start)
+        stored()
     if row.status in ONGOING:
         client.update_run(run_id, STATUSES[row.status])
     else:
@@ -104,9 +114,7 @@ def _copy(
 
 
 def _start_ms(row: RunRow) -> int:
-    """Return when the run began, or was asked for: a copy with another start is one of an attempt
-    that was reset.
-    """
+    """Return when the run began, or was asked for; an attempt that was reset has another start."""
     return int(1000 * (row.created_at if row.started_at is None else row.started_at))
 
 
@@ -117,11 +125,12 @@ def experiment_of(client: MlflowClient, workspace: Workspace, name: str) -> str:
     experiment = client.get_experiment_by_name(name)
     if experiment is None:
         location = None if is_remote(workspace) else workspace.artifacts.as_uri()
-        with suppress(MlflowException):  # another process may be faster: asking again tells
-            client.create_experiment(name, location)
-        experiment = client.get_experiment_by_name(name)
-    if experiment is None:
-        raise BenchError(f"MLflow makes no experiment named '{name}'.")
+        try:
+            return client.create_experiment(name, location)
+        except MlflowException:
+            experiment = client.get_experiment_by_name(name)
+            if experiment is None:  # no other process was faster
+                raise
     if experiment.lifecycle_stage == "deleted":
         with suppress(MlflowException):
             client.restore_experiment(experiment.experiment_id)
@@ -129,8 +138,8 @@ def experiment_of(client: MlflowClient, workspace: Workspace, name: str) -> str:
 
 
 def _run_of(client: MlflowClient, store: ResultStore, workspace: Workspace, row: RunRow) -> Run:
-    """Return the run's copy: the one the database names, else one with its tag, else a new one;
-    further ones are deleted.
+    """Return the run's copy: the one the database names, else one with its tag, else a new one, and
+    delete further ones.
     """
     experiment = experiment_of(client, workspace, row.task_label)
     named = _named_run(client, store, row)
@@ -248,8 +257,8 @@ def _tags(store: ResultStore, row: RunRow, metrics: dict[str, Estimate]) -> dict
 
 
 def _points(row: RunRow, curves: dict[str, Curve], metrics: dict[str, Estimate]) -> Iterator[Point]:
-    """Yield every number as MLflow keeps it. The times follow from the start and the step, so that
-    sending one twice is sending it once.
+    """Yield every number as MLflow keeps it. Times follow from start and step, so that sending one
+    twice is sending it once.
     """
     from mlflow.entities import Metric as Point
 
@@ -259,9 +268,7 @@ def _points(row: RunRow, curves: dict[str, Curve], metrics: dict[str, Estimate])
         if metric.se is not None:
             numbers[f"{name}_se"] = [(row.step, metric.se)]
     for name, curve in numbers.items():
-        allowed = re.sub(r"[^/\w.\- ]", "_", name)
-        if len(allowed) > LONGEST_NAME:  # a digest keeps it apart from others
-            allowed = f"{allowed[: LONGEST_NAME - 17]}_{digest(name)}"
+        allowed = re.sub(r"[^/\w.\- ]", "_", name)[:LONGEST_NAME]
         for step, value in curve:
             value = value if math.isnan(value) else min(max(value, -LARGEST), LARGEST)
             yield Point(allowed, value, _start_ms(row) + step, step)
@@ -291,20 +298,6 @@ def _missing(client: MlflowClient, run: Run, points: Sequence[Point]) -> list[Po
     return list(missing.values())
 
 
-def _write(client: MlflowClient, run: Run, params: dict[str, str], tags: dict[str, str]) -> None:
-    from mlflow.entities import Param, RunTag
-
-    run_id = run.info.run_id
-    new = [Param(name, value) for name, value in params.items() if name not in run.data.params]
-    changed = [RunTag(*tag) for tag in tags.items() if run.data.tags.get(tag[0]) != tag[1]]
-    client.log_batch(run_id, params=new[:PARAMS_A_CALL], tags=changed, synchronous=True)
-    for start in range(PARAMS_A_CALL, len(new), PARAMS_A_CALL):
-        client.log_batch(run_id, params=new[start : start + PARAMS_A_CALL], synchronous=True)
-    for name in run.data.tags.keys() - tags.keys():
-        if name.startswith("bench."):
-            client.delete_tag(run_id, name)
-
-
 def _upload(
     client: MlflowClient,
     store: ResultStore,
@@ -313,17 +306,15 @@ def _upload(
     run_id: str,
     curves: dict[str, Curve],
 ) -> None:
-    """Put the run's files beside its numbers: spec, environment and plan, learning curves, the last
-    checkpoint, its pictures.
-    """
+    """Put the run's files beside its numbers."""
     from harness.training.figures import learning_curves
 
     environment, plan = store.provenance([row.key])[row.key]
     about = {"environment": environment, "plan": plan or None}
     with tempfile.TemporaryDirectory(prefix="bench-mirror-") as name:
         folder = Path(name)
-        _write_json(folder / "spec.json", row.spec, sort_keys=True)
-        _write_json(folder / "environment.json", about, sort_keys=True)
+        _write_json(folder / "spec.json", row.spec)
+        _write_json(folder / "environment.json", about)
         if any(curves.values()):
             (folder / "curves.png").write_bytes(learning_curves(curves, title(row)))
         files: dict[Path, File] = {
@@ -339,8 +330,8 @@ def _upload(
         upload(client, workspace, run_id, folder)
 
 
-def _write_json(path: Path, value: Any, sort_keys: bool = False) -> None:
-    text = json.dumps(value, sort_keys=sort_keys, indent=2, ensure_ascii=False)
+def _write_json(path: Path, value: Any) -> None:
+    text = json.dumps(value, sort_keys=True, indent=2, ensure_ascii=False)
     path.write_text(text + "\n", encoding="utf-8")
 
 
@@ -357,20 +348,18 @@ def show_search(
     page: str,
 ) -> None:
     """Bring the parent run of a search to what is known of it, and put the runs of its trials under
-    it.
-
-    Args:
-        workspace, store: where MLflow's and our results are.
-        name, task: the search's name and its task's label.
-        keys: the runs of its trials with the trials' numbers.
-        result: what came out of it, as JSON.
-        page: its figures as HTML.
+    it: `keys` has the trials' numbers, `result` is JSON, and `page` its figures as HTML.
     """
     client = connect(workspace, store)
     rows = store.rows(list(keys))
     copies = {key: run_id for key, row in rows.items() if (run_id := row.mlflow_run_id) is not None}
     experiment = experiment_of(client, workspace, task)
-    parent = _parent(client, experiment, store, name, list(copies.values()))
+    is_parent = f"tags.`{SEARCH}` = '{name}' AND tags.`{DATABASE}` = '{store.database}'"
+    parents = client.search_runs([experiment], is_parent, max_results=1)
+    if not parents:
+        tags = {SEARCH: name, DATABASE: store.database, "mlflow.source.name": "bench"}
+        parents = [client.create_run(experiment, tags=tags, run_name=name)]
+    parent = parents[0].info.run_id
     for key, run_id in copies.items():
         client.set_tag(run_id, "mlflow.parentRunId", parent)
         client.set_tag(run_id, "trial", str(keys[key]))
@@ -392,23 +381,3 @@ def show_search(
         _write_json(Path(folder) / "result.json", result)
         upload(client, workspace, parent, Path(folder))
     client.set_terminated(parent)
-
-
-def _parent(
-    client: MlflowClient, experiment: str, store: ResultStore, name: str, copies: list[str]
-) -> str:
-    """Return the parent run that bears this database's id, else one from before it had an id that
-    is above a trial of ours, else a new one.
-    """
-    has_name = f"tags.`{SEARCH}` = '{name}'"
-    has_id = f"{has_name} AND tags.`{DATABASE}` = '{store.database}'"
-    for run in client.search_runs([experiment], has_id, max_results=1):
-        return run.info.run_id
-    if copies:
-        parent = client.get_run(copies[0]).data.tags.get("mlflow.parentRunId")
-        for run in client.search_runs([experiment], has_name):
-            if run.info.run_id == parent and DATABASE not in run.data.tags:
-                client.set_tag(run.info.run_id, DATABASE, store.database)
-                return run.info.run_id
-    tags = {SEARCH: name, DATABASE: store.database, "mlflow.source.name": "bench"}
-    return client.create_run(experiment, tags=tags, run_name=name).info.run_id

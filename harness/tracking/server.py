@@ -59,8 +59,8 @@ def import_mlflow() -> None:
 
 
 def connect(workspace: Workspace, store: ResultStore) -> MlflowClient:
-    """Return a client of the workspace's MLflow; a missing local store is created, and then all
-    runs are to be mirrored anew.
+    """Return a client of the workspace's MLflow; where a missing local store is created, all runs
+    are to be mirrored anew.
     """
     if create_store(workspace):
         store.clear_mirror(None)
@@ -76,11 +76,14 @@ def check_database(workspace: Workspace) -> None:
     for minutes.
 
     Raises:
-        MirrorError: it holds results, which MLflow's tables would spoil.
-        Exception: it cannot be asked.
+        MirrorError: it cannot be asked, or holds results, which MLflow's tables would spoil.
     """
     uri = workspace.tracking_uri
-    if uri.startswith(DATABASES) and holds_results(uri, CONNECT_S):
+    try:
+        is_taken = uri.startswith(DATABASES) and holds_results(uri, CONNECT_S)
+    except Exception as err:
+        raise MirrorError(one_line(err, uri)) from err
+    if is_taken:
         raise MirrorError(
             f"{redact(uri)} holds the results, and MLflow needs a database of its own: "
             "name another one with MLFLOW_TRACKING_URI."
@@ -119,10 +122,7 @@ def _files_of(workspace: Workspace, run_id: str) -> Path:
 
 def upload(client: MlflowClient, workspace: Workspace, run_id: str, folder: Path) -> None:
     """Put the files of a folder beside a run's numbers; those of a local store always go to this
-    workspace.
-
-    Where a run's files lie, MLflow has on record from the experiment's first run: that may be
-    another workspace, or this one before it was moved or copied.
+    workspace. MLflow has another place on record where the workspace was moved or copied.
     """
     on_record = client.get_run(run_id).info.artifact_uri
     if is_remote(workspace) or urlsplit(on_record).scheme not in ("", "file"):
@@ -139,9 +139,7 @@ def upload(client: MlflowClient, workspace: Workspace, run_id: str, folder: Path
 
 
 def local_copy(workspace: Workspace, run_id: str | None, name: str) -> bytes | None:
-    """Return the bytes of a file that was mirrored into the workspace; None where it has none of
-    that name.
-    """
+    """Return the bytes of a file that was mirrored into the workspace, if there is one."""
     if run_id is None or not re.fullmatch("[0-9a-f]{32}", run_id):
         return None
     path = _files_of(workspace, run_id) / name
@@ -157,22 +155,22 @@ def create_store(workspace: Workspace) -> bool:
     """Create MLflow's SQLite file where it is missing, whole or not at all, and tell whether this
     call did it. Stores on a server are left alone.
     """
+
+    def build(part: Path) -> None:
+        import_mlflow()
+        from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
+
+        SqlAlchemyStore(sqlite_url(part), workspace.artifacts.as_uri()).engine.dispose()
+        with closing(sqlite3.connect(part)) as connection:
+            connection.execute("PRAGMA journal_mode = WAL")
+            connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+
     file = _local_file(workspace)
     if file is None or file.exists():
         return False
     file = file.absolute()
     file.parent.mkdir(parents=True, exist_ok=True)
-    return create_file(file, lambda part: _build_store(part, workspace))
-
-
-def _build_store(part: Path, workspace: Workspace) -> None:
-    import_mlflow()
-    from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
-
-    SqlAlchemyStore(sqlite_url(part), workspace.artifacts.as_uri()).engine.dispose()
-    with closing(sqlite3.connect(part)) as connection:
-        connection.execute("PRAGMA journal_mode = WAL")
-        connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+    return create_file(file, build)
 
 
 def run_page(workspace: Workspace, run_id: str) -> str | None:
@@ -190,25 +188,19 @@ def ui_command(
     workspace: Workspace, host: str = UI_HOST, port: int = UI_PORT
 ) -> tuple[list[str], dict[str, str]]:
     """Return the command and the environment that serve MLflow's pages over the workspace: one
-    worker, no job runner.
-
-    The addresses are handed over in the environment, where other users of the machine see no
-    password.
+    worker, no job runner. The addresses are in the environment, where other users of the machine
+    see no password.
 
     Raises:
         UsageError: MLflow is a server already.
+        MirrorError: its database cannot be used.
     """
     if is_remote(workspace):
         raise UsageError(
             f"MLflow is served at {redact(workspace.tracking_uri)} already: open that in a browser."
         )
     create_store(workspace)
-    try:
-        check_database(workspace)
-    except MirrorError:
-        raise
-    except Exception:  # noqa: BLE001 - MLflow says what it is
-        pass
+    check_database(workspace)
     command = [sys.executable, "-m", "mlflow", "ui", "--workers", "1"]
     return [*command, "--host", host, "--port", str(port)], {
         **os.environ,

@@ -2,9 +2,9 @@
 a reference.
 
 Methods are compared by the ratio of their times within a round, in which each of them trains for a
-while: what slows the machine down slows all. Which value makes the ratio 1 is read from a line
-through the three measured ratios nearest to 1; that value is measured in turn, until the line leads
-to one that was measured already, which is measured once more, for longer.
+while: what slows the machine down slows all. A line through measured ratios says which value makes
+the ratio 1; that value is measured in turn, until the line leads to one that was measured already,
+which is measured once more, for longer.
 """
 
 from __future__ import annotations
@@ -12,8 +12,8 @@ from __future__ import annotations
 import statistics
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 from harness.api import Data
 from harness.base.errors import UsageError
@@ -28,11 +28,9 @@ BLOCK_S = 0.15  # how long a method trains in a round
 LARGEST = 100_000
 TOLERANCE = 0.05  # a ratio this near to 1 is as good as 1
 CLOSE = 0.02  # and from one this near the search goes no further
-UNENDING = 10**9  # steps: training does not end while it is timed
 
 
-@dataclass(frozen=True)
-class Point:
+class Point(NamedTuple):
     """What is timed: a method, by its index, with a value of its setting."""
 
     method: int
@@ -43,22 +41,21 @@ Measure = Callable[[Sequence[Point], int], Mapping[Point, Sequence[float]]]
 """Points and a number of rounds -> seconds a step in each of the rounds, for each point."""
 
 
-@dataclass(frozen=True)
-class Spread:
+class Spread(NamedTuple):
     """The median of several measurements, and half the distance between their quartiles."""
 
     median: float
     spread: float
 
-    @classmethod
-    def of(cls, values: Sequence[float]) -> Spread:
-        """Compute them.
 
-        >>> Spread.of([1.0, 4.0, 2.0, 3.0, 10.0])
-        Spread(median=3.0, spread=1.0)
-        """
-        low, median, high = statistics.quantiles(values, n=4, method="inclusive")
-        return cls(median, (high - low) / 2)
+def spread(values: Sequence[float]) -> Spread:
+    """Compute it.
+
+    >>> spread([1.0, 4.0, 2.0, 3.0, 10.0])
+    Spread(median=3.0, spread=1.0)
+    """
+    low, median, high = statistics.quantiles(values, n=4, method="inclusive")
+    return Spread(median, (high - low) / 2)
 
 
 @dataclass(frozen=True)
@@ -80,49 +77,34 @@ class Answer:
 
 
 def search(measure: Measure, values: Sequence[int]) -> tuple[Spread, list[Answer]]:
-    """Find the value of each method that makes its step as long as the reference's.
-
-    Args:
-        measure: takes the times.
-        values: where each method begins; the first is the reference, which stays at its value.
-
-    Returns:
-        The seconds of the reference's step, and an answer for each other method.
+    """Find the value of each method that makes its step as long as that of the first, the reference;
+    return the seconds of the reference's step, and an answer for each other method.
     """
     reference, methods = Point(0, values[0]), range(1, len(values))
-    measured: list[dict[int, list[float]]] = [{} for _ in values]
-    points = [Point(method, value) for method in methods for value in first_values(values[method])]
-    is_final = False
-    for passes_left in reversed(range(PASSES)):
-        times = measure([reference, *points], 2 * ROUNDS if is_final else ROUNDS)
-        ratios = {
-            point: [a / b for a, b in zip(times[point], times[reference], strict=True)]
-            for point in points
-        }
+    measured: dict[int, dict[int, list[float]]] = {method: {} for method in methods}
+
+    def timed(points: list[Point], rounds: int) -> Mapping[Point, Sequence[float]]:
+        times = measure([reference, *points], rounds)
         for point in points:
-            measured[point.method].setdefault(point.value, []).extend(ratios[point])
-        medians = [
-            {value: statistics.median(numbers) for value, numbers in sorted(by_value.items())}
-            for by_value in measured
-        ]
-        proposed = [Point(method, next_value(medians[method])) for method in methods]
-        if is_final:
-            answers = [
-                Answer(
-                    point.value,
-                    Spread.of(times[point]),
-                    Spread.of(ratios[point]),
-                    medians[point.method],
-                )
-                for point in points
-            ]
-            if not passes_left or proposed == points or all(answer.equal for answer in answers):
-                return Spread.of(times[reference]), answers
-        is_final = passes_left == 1 or all(
-            point.value in measured[point.method] for point in proposed
-        )
-        points = proposed
-    raise AssertionError("the last pass is final")
+            ratios = [a / b for a, b in zip(times[point], times[reference], strict=True)]
+            measured[point.method].setdefault(point.value, []).extend(ratios)
+        return times
+
+    def medians(method: int) -> dict[int, float]:
+        return {value: statistics.median(ratios) for value, ratios in measured[method].items()}
+
+    points = [Point(method, value) for method in methods for value in first_values(values[method])]
+    for _ in range(PASSES - 1):
+        timed(points, ROUNDS)
+        points = [Point(method, next_value(medians(method))) for method in methods]
+        if all(point.value in measured[point.method] for point in points):
+            break
+    times = timed(points, 2 * ROUNDS)
+    answers = [
+        Answer(p.value, spread(times[p]), spread(measured[p.method][p.value]), medians(p.method))
+        for p in points
+    ]
+    return spread(times[reference]), answers
 
 
 def first_values(value: int) -> list[int]:
@@ -136,10 +118,8 @@ def first_values(value: int) -> list[int]:
 
 
 def next_value(ratios: Mapping[int, float]) -> int:
-    """Return the value at which a line through the three ratios nearest to 1 is 1.
-
-    It lies between the values that are known to be too small and too large, and is at most four
-    times the largest measured.
+    """Return the value at which a line is 1: that through the nearest ratios on both sides of 1, or
+    else through the three nearest. It is at most four times the largest measured.
 
     >>> next_value({20: 0.6, 40: 1.1, 60: 1.6})
     36
@@ -149,19 +129,12 @@ def next_value(ratios: Mapping[int, float]) -> int:
         return nearest[0]
     below = [value for value in ratios if ratios[value] < 1]
     above = [value for value in ratios if ratios[value] >= 1]
-    ends = max(below, default=1), min(above, default=min(4 * max(ratios), LARGEST))
-    value = _root(ratios, nearest[:3])
-    if value is not None and min(ends) <= value <= max(ends):
-        return round(value)
-    if below and above:  # the line bends or jumps between them, or noise hides its slope
-        return round(_root(ratios, ends) or nearest[0])
-    return ends[0] if above else ends[1]
-
-
-def _root(ratios: Mapping[int, float], values: Sequence[int]) -> float | None:
-    """Return where the line through some of the ratios is 1; None where it does not rise."""
-    slope, intercept = statistics.linear_regression(values, [ratios[value] for value in values])
-    return (1 - intercept) / slope if slope > 0 else None
+    largest = min(4 * max(ratios), LARGEST)
+    ends = (max(below), min(above)) if below and above else nearest[:3]
+    slope, intercept = statistics.linear_regression(ends, [ratios[value] for value in ends])
+    if slope <= 0 and not (below and above):
+        return largest if below else 1
+    return min(max(1, round((1 - intercept) / slope)), largest)
 
 
 @dataclass(frozen=True)
@@ -194,76 +167,58 @@ def entrant(typed: str) -> Entrant:
     return Entrant(typed, settings[0], "n_leapfrog" if "n_leapfrog" in fields else "particles")
 
 
-class Stopwatch:
-    """Times training steps in memory: one replicate, seed 0, the data loaded once for all methods.
-
-    Args:
-        entrants: the methods.
-        task: the task of all of them.
-        protocol: one of the task's, or None for its default.
-        sets: what `--set` would say.
-        steps: steps of each block that is timed; None: as many as take `BLOCK_S`.
+def stopwatch(
+    entrants: Sequence[Entrant],
+    task: Setting,
+    protocol: str | None,
+    sets: Mapping[str, Any],
+    steps: int | None,
+) -> tuple[Measure, list[int]]:
+    """Return what times training steps in memory, so many a block or as many as take `BLOCK_S`, and
+    where each method's setting stands. It trains one replicate, seed 0, and loads the data once.
     """
+    name = protocol or task.plugin.cls.default_protocol
+    running: dict[Point, tuple[Iterator[Progress], int]] = {}
+    data: Data | None = None
 
-    def __init__(
-        self,
-        entrants: Sequence[Entrant],
-        task: Setting,
-        protocol: str | None,
-        sets: Mapping[str, Any],
-        steps: int | None,
-    ) -> None:
-        self._entrants, self._task, self._sets, self._steps = entrants, task, sets, steps
-        self._protocol = protocol or task.plugin.cls.default_protocol
-        self._data: Data | None = None
-        self._running: dict[Point, tuple[Iterator[Progress], int]] = {}
-        self.values = [
-            self._resolve(entrant, {}).addresses()[entrant.address] for entrant in entrants
-        ]
-        """Where each method's setting stands."""
+    def resolved(entrant: Entrant, fields: dict[str, Any]) -> Resolved:
+        typed = {**selected(entrant.setting, task), **sets, **fields}
+        return resolve(entrant.setting.plugin, task.plugin, name, typed)
 
-    def __call__(self, points: Sequence[Point], rounds: int) -> dict[Point, list[float]]:
-        """Return seconds a step of every point, in each of so many rounds."""
-        times: dict[Point, list[float]] = {point: [] for point in points}
-        for point in points:
-            if point not in self._running:
-                self._running[point] = self._start(point)
-        for _ in range(rounds):
-            for point in points:
-                times[point].append(self._time(point, *self._running[point]))
-        return times
+    def started(point: Point) -> Iterator[Progress]:
+        nonlocal data
+        entrant = entrants[point.method]
+        run = resolved(entrant, {entrant.address: point.value})
+        endless = {"steps": 10**9, "validate_every": None, "patience": None}
+        endless_protocol = run.protocol.model_copy(update=endless)
+        state = loop.start(run.method, run.task, endless_protocol, [0])
+        data = state.data = data or state.data
+        return loop.train(run.method, run.task, endless_protocol, state)
 
-    def _resolve(self, entrant: Entrant, fields: dict[str, Any]) -> Resolved:
-        typed = {**selected(entrant.setting, self._task), **self._sets, **fields}
-        return resolve(entrant.setting.plugin, self._task.plugin, self._protocol, typed)
-
-    def _start(self, point: Point) -> tuple[Iterator[Progress], int]:
-        """Return training after its first steps, and the steps of a block."""
-        entrant = self._entrants[point.method]
-        resolved = self._resolve(entrant, {entrant.address: point.value})
-        method, task = resolved.method, resolved.task
-        endless = {"steps": UNENDING, "validate_every": None, "patience": None}
-        protocol = resolved.protocol.model_copy(update=endless)
-        state = loop.start(method, task, protocol, [0])
-        self._data = self._data or state.data
-        running = loop.train(method, task, protocol, replace(state, data=self._data))
-        step_s = [self._time(point, running, 1) for _ in range(WARM_UP)][-1]
-        return running, self._steps or max(1, round(BLOCK_S / step_s))
-
-    def _time(self, point: Point, running: Iterator[Progress], steps: int) -> float:
-        """Return seconds a step: the median of so many.
-
-        Raises:
-            UsageError: the method diverged.
-        """
+    def timed(point: Point, training: Iterator[Progress], n_steps: int) -> float:
+        """Return seconds a step: the median of so many."""
         times = []
-        for _ in range(steps):
+        for _ in range(n_steps):
             start = time.perf_counter()
-            if next(running, None) is None:
-                entrant = self._entrants[point.method]
+            if next(training, None) is None:
+                entrant = entrants[point.method]
                 raise UsageError(
                     f"{entrant.typed} with {entrant.field}={point.value} diverged while it was "
                     "timed. Try --set lr=1e-5."
                 )
             times.append(time.perf_counter() - start)
         return statistics.median(times)
+
+    def measure(points: Sequence[Point], rounds: int) -> dict[Point, list[float]]:
+        for point in points:
+            if point not in running:
+                training = started(point)
+                step_s = [timed(point, training, 1) for _ in range(WARM_UP)][-1]
+                running[point] = training, steps or max(1, round(BLOCK_S / step_s))
+        times: dict[Point, list[float]] = {point: [] for point in points}
+        for _ in range(rounds):
+            for point in points:
+                times[point].append(timed(point, *running[point]))
+        return times
+
+    return measure, [resolved(each, {}).addresses()[each.address] for each in entrants]

@@ -22,9 +22,7 @@ FORMAT = 1
 
 
 def replicate_tensors(state: State, replicate: int) -> dict[str, Tensor]:
-    """Name the tensors of one replicate of a stack: `params.*`, `optimiser.*`, and by their own
-    names the rest of what the loop remembers.
-    """
+    """Name the tensors of one replicate of a stack: `params.*`, `optimiser.*` and the loop's own."""
     leaves = state.layout.views(state.flat)
     stacked = {f"params.{name}": leaf for name, leaf in leaves.items()}
     stacked |= {f"optimiser.{name}": moment for name, moment in state.moments.items()}
@@ -38,9 +36,7 @@ def _loop_tensors(state: State) -> list[str]:
 
 
 def encode(state: State, replicate: int, spec: RunSpec) -> bytes:
-    """Encode one replicate as a file's bytes. Equal states of a run give equal bytes: nothing
-    depends on time, host, attempt or path.
-    """
+    """Encode one replicate as a file's bytes: equal states of a run give equal bytes."""
     step = state.steps_taken(replicate)
     meta = {"format": FORMAT, "key": spec.key, "spec": spec.plain(), "step": step}
     return save(replicate_tensors(state, replicate), metadata={META: canonical_json(meta)})
@@ -64,12 +60,8 @@ def write(path: Path, content: bytes) -> str:
 def read(
     path: Path, sha256: str | None = None, key: str | None = None
 ) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Read the tensors and the metadata (`format`, `key`, `spec`, `step`) of a checkpoint.
-
-    Args:
-        path: the file.
-        sha256: what its bytes must hash to.
-        key: the run that it must belong to.
+    """Read the tensors and the metadata (`format`, `key`, `spec`, `step`) of a checkpoint, whose
+    bytes must hash to `sha256`, and which must belong to the run `key`.
 
     Raises:
         CheckpointError: the file is missing, damaged, or another run's.
@@ -88,19 +80,11 @@ def read(
 def decode(
     content: bytes, name: str, key: str | None = None
 ) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Read a checkpoint's tensors and metadata from its bytes; raises as `read`.
-
-    Args:
-        content: the bytes.
-        name: what messages call the checkpoint.
-        key: the run that it must belong to.
-    """
+    """Read a checkpoint, which messages call `name`, from its bytes; as `read`."""
     try:
         length = int.from_bytes(content[:8], "little")
         meta = json.loads(json.loads(content[8 : 8 + length])["__metadata__"][META])
-        tensors = {  # they come unaligned
-            leaf: tensor.clone() for leaf, tensor in load(content).items()
-        }
+        tensors = {leaf: tensor.clone() for leaf, tensor in load(content).items()}  # aligned
     except (SafetensorError, ValueError, KeyError, TypeError, RecursionError) as err:
         raise CheckpointError(f"The checkpoint {name} is damaged: {err}.") from err
     if key is not None and meta["key"] != key:

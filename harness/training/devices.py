@@ -10,8 +10,6 @@ import torch
 from harness.base.errors import UsageError
 
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # malloc.h of the GNU C library
-TRIM_ABOVE = 2**31 - 1
-MAP_ABOVE = 2**30
 
 
 def available() -> list[str]:
@@ -20,10 +18,7 @@ def available() -> list[str]:
 
 
 def use(name: str) -> None:
-    """Make a device ready: single precision is true single precision on it, in products and
-    convolutions alike (no TF32).
-
-    On the processor, memory that one step frees is there for the next.
+    """Make a device ready: single precision is true single precision on it (no TF32).
 
     Raises:
         UsageError: this machine has none of that name.
@@ -36,14 +31,9 @@ def use(name: str) -> None:
     if name != "cpu":
         torch.backends.cuda.matmul.fp32_precision = "ieee"
         torch.backends.cudnn.conv.fp32_precision = "ieee"  # pyright: ignore[reportAttributeAccessIssue]
-    keep_memory()
-
-
-def keep_memory() -> None:
-    """Let the process keep the memory that it frees: a step of thousands of particles frees
-    megabytes, and the system would fill every page of them with zeros again for the next step.
-    """
-    with suppress(OSError, AttributeError, TypeError):  # other C libraries have no mallopt
+    # A step of thousands of particles frees megabytes: kept by the process, they are not filled with
+    # zeros again for the next step. Other C libraries have no mallopt.
+    with suppress(OSError, AttributeError, TypeError):
         library = ctypes.CDLL(None)
-        library.mallopt(M_MMAP_THRESHOLD, MAP_ABOVE)
-        library.mallopt(M_TRIM_THRESHOLD, TRIM_ABOVE)
+        library.mallopt(M_MMAP_THRESHOLD, 2**30)
+        library.mallopt(M_TRIM_THRESHOLD, 2**31 - 1)

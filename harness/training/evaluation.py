@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from harness.api import Batch, Data, Method, Oracle, Params, Problem, Task
-from harness.base.errors import PluginError
+from harness.base.errors import PluginError, shortened
 from harness.base.spec import Protocol
 from harness.numerics import bounds
 from harness.numerics.noise import Noise
@@ -43,9 +43,7 @@ def log_weights(
     stream_names: list[str],
     n_particles: int,
 ) -> Generator[None, None, Tensor]:
-    """Draw fresh log-weights, [S, N], a block of particles at a time: a particle's noise depends on
-    its problem and its block alone.
-    """
+    """Draw fresh log-weights, [S, N], a block of particles at a time."""
     noise, blocks = Noise(stream_names), []
     for block, start in enumerate(range(0, n_particles, PARTICLE_BLOCK)):
         size = min(PARTICLE_BLOCK, n_particles - start)
@@ -90,14 +88,16 @@ def scoring(
     rows, n_scored = [], 0
     for index, batch in enumerate(task.scored_batches(data, protocol.batch_size, order)):
         problem = task.problem(theta, batch, protocol.base)
-        names = _eval_streams(
-            task, state, index, range(n_scored, n_scored + len(problem.base.mean))
-        )
+        n_problems = len(problem.base.mean)
+        names = streams(state.seeds, f"eval/{index}")
+        if not task.stacks:  # a problem has the same noise however they are cut into batches
+            numbers = range(n_scored, n_scored + n_problems)
+            names = [f"{state.seeds[0]}/eval/{number}" for number in numbers]
         log_w = yield from log_weights(method, task, problem, phi, names, protocol.eval_particles)
         rows.append(
             bound_scores(log_w) | (dict(_gaps(oracle, theta, best, batch, log_w)) if oracle else {})
         )
-        n_scored += len(problem.base.mean)
+        n_scored += n_problems
     own = {name: Score(value) for name, value in task_metrics(task, theta, data).items()}
     scores = mean_scores(rows, task.stacks) | own | convergence(task, protocol, state)
     if data.validation is not None:
@@ -118,20 +118,11 @@ def task_metrics(task: Task, theta: Params, data: Data) -> dict[str, Tensor]:
     metrics = task.metrics(theta, data)
     for name in metrics:
         if not (0 < len(name) <= LONGEST_NAME and name.isprintable()):
-            abridged = repr(name if len(name) <= 40 else f"{name[:40]}...")
             raise PluginError(
-                f"Task '{task.name}' calls a metric {abridged}: a name has 1 to {LONGEST_NAME} printable letters, not {len(name)}."
+                f"Task '{task.name}' calls a metric {shortened(repr(name), 60)}: "
+                f"a name has 1 to {LONGEST_NAME} printable letters, not {len(name)}."
             )
     return metrics
-
-
-def _eval_streams(task: Task, state: State, index: int, problems: range) -> list[str]:
-    """Name a stream for each problem of batch `index`: by its replicate, or by its number among all
-    that are scored.
-    """
-    if task.stacks:
-        return streams(state.seeds, f"eval/{index}")
-    return [f"{state.seeds[0]}/eval/{problem}" for problem in problems]
 
 
 def bound_scores(log_w: Tensor) -> dict[str, Score]:
@@ -148,11 +139,8 @@ def bound_scores(log_w: Tensor) -> dict[str, Score]:
 def _gaps(
     oracle: Oracle, theta: Params, best: Params | None, batch: Batch, log_w: Tensor
 ) -> Iterator[tuple[str, Score]]:
-    """Compute how far the bound is below the evidence, and the evidence below that of the best
-    parameters; nats.
-
-    The best parameters are those of the training data: on held-out data the learned ones can have
-    more.
+    """Compute how far the bound is below the evidence, and the evidence below that of the parameters
+    that are best on the training data; nats.
     """
     evidence = oracle.log_evidence(theta, batch)
     yield "elbo_gap", Score(evidence - bounds.elbo(log_w), bounds.elbo_error(log_w))

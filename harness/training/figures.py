@@ -1,4 +1,4 @@
-"""The PNG figures of runs: learning curves, and what a trained model of images draws. The same numbers
+"""PNG figures of runs: learning curves, and what a trained model of images draws. The same numbers
 give the same bytes.
 """
 
@@ -8,7 +8,6 @@ import io
 import math
 import warnings
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -32,9 +31,6 @@ N_POSITIONS = 16  # shown of a trajectory; of a longer one, as many evenly sprea
 PARTICLES = 100  # at most, of which one is shown
 
 LABELS = {"bound": "bound (nats)", "grad_norm": "gradient norm (nats per unit)"}
-TITLE_LENGTH = 100
-"""Characters of a title that the width has room for."""
-LOGARITHMIC = frozenset({"grad_norm"})
 WARM_UP = 0.25
 """Share of the steps that the range of the bound leaves out: a bound begins at -1e9 and ends at
 -1e5.
@@ -47,52 +43,37 @@ INK_LEVEL = 0x33
 INK, COLOURS = "#333333", ("#1f5fa8", "#b8561b", "#3d7a3d", "#7a4a8c")
 
 
-@dataclass(frozen=True)
-class Reconstructions:
-    """Test images, [n, height, width], with one particle of each, `z` [n, D], and its trajectory,
-    `path` [K + 1, n, D], where it has one.
-    """
-
-    images: Tensor
-    z: Tensor
-    path: Tensor | None
-
-
 def pngs(model: Model, data: Data) -> Iterator[tuple[str, bytes]]:
-    """Draw every figure of a run, by its file's name. There are none where replicates stack, and
-    where the task has no images.
-    """
-    if (
-        model.task.stacks
-        or model.task.decode(model.theta, model.like.new_zeros(1, model.task.latent_dim)) is None
-    ):
+    """Draw every figure of a run, by its file's name: none where the task has no images."""
+    zeros = model.like.new_zeros(1, model.task.latent_dim)
+    if model.task.stacks or model.task.decode(model.theta, zeros) is None:
         return
     stream = f"{model.spec.seed}/pictures"
     samples = torch.from_numpy(model.sample(SIDE * SIDE, f"{stream}/samples")["pixels"])
     yield "samples.png", image_grid(samples.unflatten(0, (SIDE, SIDE)))
-    test = reconstruct(model, data, f"{stream}/test")
-    decoded = torch.stack([test.images.to(test.z.dtype), model.decode(test.z)])
+    images, z, path = reconstruct(model, data, f"{stream}/test")
+    decoded = torch.stack([images.to(z.dtype), model.decode(z)])
     yield "reconstructions.png", image_grid(decoded, rows=["image", "decoded"])
-    if test.path is not None and len(test.path) > 2:
-        images, path = test.images[:N_TRAJECTORIES], test.path[:, :N_TRAJECTORIES]
-        yield "path.png", trajectories(model, images, path)
-    if len(test.z) > 1:
-        yield "interpolation.png", interpolations(model, test.z)
+    if path is not None and len(path) > 2:
+        yield (
+            "path.png",
+            trajectories(model, images[:N_TRAJECTORIES], path[:, :N_TRAJECTORIES]),
+        )
+    if len(z) > 1:
+        yield "interpolation.png", interpolations(model, z)
 
 
 def square(cells: Tensor) -> bytes:
-    """Draw images [n, height, width] with about as many rows as columns; the last row may end early,
-    in white.
-    """
-    side = next(side for side in range(1, len(cells) + 1) if side * side >= len(cells))
+    """Draw images [n, height, width] with about as many rows as columns."""
+    side = math.isqrt(len(cells) - 1) + 1
     n_rows = -(-len(cells) // side)
     blank = cells.new_ones(n_rows * side - len(cells), *cells.shape[1:])
     return image_grid(torch.cat([cells, blank]).unflatten(0, (n_rows, side)))
 
 
-def reconstruct(model: Model, data: Data, stream: str) -> Reconstructions:
-    """Take the first test images, and for each a particle, drawn by its weight from as many as
-    training drew for a step.
+def reconstruct(model: Model, data: Data, stream: str) -> tuple[Tensor, Tensor, Tensor | None]:
+    """Take the first test images [n, height, width], and for each a particle [n, D], drawn by its
+    weight from as many as training drew for a step, with its trajectory [K + 1, n, D], if any.
     """
     images, latents, paths, n_images = [], [], [], 0
     for batch in model.task.scored_batches(
@@ -112,7 +93,7 @@ def reconstruct(model: Model, data: Data, stream: str) -> Reconstructions:
             break
     traced = [path for path in paths if path is not None]
     path = torch.cat(traced, 1)[:, :N_IMAGES] if traced else None
-    return Reconstructions(torch.cat(images)[:N_IMAGES], torch.cat(latents)[:N_IMAGES], path)
+    return torch.cat(images)[:N_IMAGES], torch.cat(latents)[:N_IMAGES], path
 
 
 def by_weight(log_w: Tensor, noise: Noise) -> Tensor:
@@ -138,9 +119,7 @@ def trajectories(model: Model, images: Tensor, path: Tensor) -> bytes:
 
 
 def interpolations(model: Model, z: Tensor) -> bytes:
-    """Draw a row for each pair of latents: what the points on the line from one to the other decode
-    to.
-    """
+    """Draw a row for each pair of latents: what the points on a line between them decode to."""
     starts, ends = z[0 : len(z) // 2 * 2 : 2], z[1::2]
     weight = torch.linspace(0, 1, SIDE, dtype=z.dtype)[None, :, None]
     points = (1 - weight) * starts[:, None] + weight * ends[:, None]  # [pairs, columns, D]
@@ -204,12 +183,7 @@ def learning_curves(curves: dict[str, Curve], title: str) -> bytes:
     """Draw one panel a curve, the bound on top, over a common axis of steps, as a PNG.
 
     The range of a panel is that of the points after the first quarter of the steps; where it leaves
-    out a distant start, its value is written into the corner. What is not finite leaves a gap. The
-    gradient norm has a logarithmic axis.
-
-    Args:
-        curves: pairs of step and value by name; `bound` is in nats.
-        title: the line above the panels.
+    out a distant start, its value is written into the corner. What is not finite leaves a gap.
     """
     import matplotlib
     from matplotlib.figure import Figure
@@ -233,7 +207,7 @@ def learning_curves(curves: dict[str, Curve], title: str) -> bytes:
         height = 0.9 + 2.4 * max(1, len(names))  # inches
         figure = Figure(figsize=(7.2, height), dpi=110)
         figure.suptitle(
-            shortened(harmless(title), TITLE_LENGTH),
+            shortened(harmless(title), 100),  # the width has room for as many
             y=1 - 0.1 / height,
             fontsize=10.5,
             parse_math=False,
@@ -263,7 +237,7 @@ def _draw(panel: Axes, name: str, curve: Curve, colour: str) -> None:
     panel.grid(visible=True, color="#e3e3e3", linewidth=0.7)
     panel.spines[["top", "right"]].set_visible(False)
     panel.margins(x=0.01)
-    if name in LOGARITHMIC and any(value > 0 for value in finite):
+    if name == "grad_norm" and any(value > 0 for value in finite):
         panel.set_yscale("log", nonpositive="mask")
         panel.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
         panel.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))

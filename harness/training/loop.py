@@ -1,6 +1,4 @@
-"""The one training loop, with validation in it: a generator over a stack of replicates, which keeps
-everything that it remembers in a `State`.
-"""
+"""The one training loop, with validation in it: a generator that remembers all in a `State`."""
 
 from __future__ import annotations
 
@@ -82,11 +80,11 @@ class State:
             if isinstance(value, Tensor):
                 setattr(self, name, value.to(device))
         self.moments = {name: moment.to(device) for name, moment in self.moments.items()}
-        splits = {name: split for name, split in vars(self.data).items() if split is not None}
         self.data = Data(
             **{
-                name: {leaf_name: leaf.to(device) for leaf_name, leaf in split.items()}
-                for name, split in splits.items()
+                split: {name: leaf.to(device) for name, leaf in leaves.items()}
+                for split, leaves in vars(self.data).items()
+                if leaves is not None
             }
         )
 
@@ -104,9 +102,7 @@ class State:
         return self.step if diverged == NEVER else diverged
 
     def best_parameters(self) -> Tensor:
-        """Return the parameters to be scored, [R, P]: the best on the validation data where any were
-        kept, else the last.
-        """
+        """Return the parameters to be scored, [R, P]: the best on validation data, else the last."""
         has_best = self.best.shape[1] and not bool(self.best.isnan().any())
         return self.best if has_best else self.flat
 
@@ -116,9 +112,9 @@ class Progress:
     """One finished step: how many steps are done, and the bound of each replicate [R] at the
     parameters before the update, nats.
 
-    Call `confirmed()` before the state of a step that is not the last is saved or scored. It is
-    false where replayed steps turn out wrong: the state is then an earlier one again, and the next
-    steps are taken anew. `warning` says why, once.
+    Call `confirmed()` before the state of a step that is not the last is saved or scored: it is
+    false where replayed steps were wrong, and the state is an earlier one again. `warning` says
+    why, once.
     """
 
     step: int
@@ -133,8 +129,7 @@ def streams(seeds: Sequence[int], name: str) -> list[str]:
 
 
 def load_data(task: Task, seeds: Sequence[int], dtype: torch.dtype) -> Data:
-    """Load the data of each seed of a stack, or of the one seed where the task does not stack, with
-    real numbers as `dtype`.
+    """Load the data of each seed of a stack, with real numbers as `dtype`.
 
     Raises:
         PluginError: there are no training data.
@@ -142,15 +137,15 @@ def load_data(task: Task, seeds: Sequence[int], dtype: torch.dtype) -> Data:
     replicates = [task.load(Noise([stream])) for stream in streams(seeds, "data")]
 
     def stacked(split: str) -> dict[str, Tensor] | None:
+        if getattr(replicates[0], split) is None:
+            return None
         cast = [
             {
                 name: leaf.to(dtype) if leaf.is_floating_point() else leaf
-                for name, leaf in (getattr(data, split) or {}).items()
+                for name, leaf in getattr(data, split).items()
             }
             for data in replicates
         ]
-        if getattr(replicates[0], split) is None:
-            return None
         if not task.stacks:
             return cast[0]
         return {name: torch.stack([leaves[name] for leaves in cast]) for name in cast[0]}
@@ -220,15 +215,14 @@ def draw(
     """
     particles = method.particles(phi, problem, noise, n_particles)
     n_problems, dim = problem.base.mean.shape
-    for name, leaf, shape in (
-        ("z", particles.z, (n_particles, n_problems, dim)),
-        ("log_w", particles.log_w, (n_particles, n_problems)),
+    for name, leaf, letters, shape in (
+        ("z", particles.z, "[S, N, D]", [n_particles, n_problems, dim]),
+        ("log_w", particles.log_w, "[S, N]", [n_particles, n_problems]),
     ):
-        if tuple(leaf.shape) != shape:
-            letters = "[S, N, D]" if name == "z" else "[S, N]"
-            got = f"{name} of shape {list(leaf.shape)} on task '{task.name}'"
+        if list(leaf.shape) != shape:
             raise PluginError(
-                f"Method '{method.name}' returned {got}; it must be {letters} = {list(shape)}."
+                f"Method '{method.name}' returned {name} of shape {list(leaf.shape)} "
+                f"on task '{task.name}'; it must be {letters} = {shape}."
             )
     return particles
 
@@ -242,9 +236,7 @@ def bound_and_gradient(
     batch: Batch,
     noise: Noise,
 ) -> tuple[Tensor, Tensor]:
-    """Return the bound of each replicate [R], nats, and its gradient by that replicate's parameters
-    [R, P].
-    """
+    """Return the bound of each replicate [R], nats, and its gradient [R, P]."""
     flat = flat.detach().requires_grad_()
     theta, phi = layout.owned(flat)
     problem = task.problem(theta, batch, protocol.base, training=True)
@@ -318,9 +310,7 @@ def train(method: Method, task: Task, protocol: Protocol, state: State) -> Itera
 
 
 def validate(method: Method, task: Task, protocol: Protocol, state: State) -> None:
-    """Add the bound on the validation data to the state, and the parameters where it is the best so
-    far.
-    """
+    """Add the bound on the validation data to the state, and the parameters if it is the best."""
     assert protocol.validate_every is not None
     number = state.step // protocol.validate_every - 1
     bound, _ = validation_bounds(method, task, protocol, state, *state.layout.owned(state.flat))
@@ -341,8 +331,8 @@ def has_patience(protocol: Protocol, state: State) -> bool:
 def validation_bounds(
     method: Method, task: Task, protocol: Protocol, state: State, theta: Params, phi: Params
 ) -> tuple[Tensor, Tensor]:
-    """Return the protocol's bound and the ELBO on the validation data, nats a problem; the noise is
-    the same every time.
+    """Return the protocol's bound and the ELBO on the validation data, nats a problem, with the same
+    noise every time.
     """
     bounds, elbos, n_problems = [], [], 0
     with torch.no_grad():
@@ -358,8 +348,8 @@ def validation_bounds(
 
 
 def _add_to_curves(state: State, values: Tensor, frozen: Tensor | None, steps: int) -> None:
-    """Add a step's values [R, curves] to the window; at its end, make a point of the curve. A
-    frozen replicate's stay empty.
+    """Add a step's values [R, curves] to the window, and at its end a point to the curve, but none
+    of a frozen replicate.
     """
     state.window += values
     if frozen is not None:
@@ -377,7 +367,7 @@ def _add_to_curves(state: State, values: Tensor, frozen: Tensor | None, steps: i
 
 def curves(protocol: Protocol, state: State, replicate: int) -> dict[str, list[tuple[int, float]]]:
     """Return the points that a replicate reached, as (steps done, nats): means over the window that
-    ends there, and the bounds on the validation data.
+    ends there, and validation bounds.
     """
     stride, steps = curve_stride(protocol.steps), protocol.steps
     ends = [min((point + 1) * stride, steps) for point in range(state.curve.shape[-1])]

@@ -25,9 +25,7 @@ Arrays = dict[str, np.ndarray]
 
 @dataclass(frozen=True)
 class Model:
-    """A method and a task with the parameters that are scored: those of the task [1, *event], and
-    those of the method.
-    """
+    """A method and a task with the parameters that are scored, [1, *event]."""
 
     spec: RunSpec
     method: Method
@@ -73,8 +71,8 @@ class Model:
         block: int = 0,
         trace: bool = False,
     ) -> Particles:
-        """Draw the method's particles for a batch whose problems have the numbers from
-        `first_problem` on; each has noise of its own.
+        """Draw the method's particles for a batch whose problems, each with noise of its own, have
+        the numbers from `first_problem` on.
         """
         problem = self.task.problem(self.theta, batch, self.spec.base)
         numbers = range(first_problem, first_problem + len(problem.base.mean))
@@ -83,9 +81,7 @@ class Model:
             return self.method.particles(self.phi, problem, noise, n_particles, trace)
 
     def sample(self, n: int, stream: str) -> Arrays:
-        """Draw from the prior: `z` [n, D], and their mean pixels, `pixels` [n, height, width]. The
-        first draws are the same for any n.
-        """
+        """Draw from the prior: `z` [n, D], and their mean pixels, `pixels` [n, height, width]."""
         z = Noise([stream]).normal(n, self.task.latent_dim, like=self.like)
         return {"z": z.numpy(), "pixels": self.decode(z).numpy()}
 
@@ -97,13 +93,13 @@ class Model:
             not depend on the images beside it.
         """
         batch = self.task.observe(torch.tensor(images))
+        starts = range(0, len(images), IMAGES)
+        parts = (
+            {name: leaf[start : start + IMAGES] for name, leaf in batch.items()} for start in starts
+        )
         encoded = [
-            self._encode(
-                {name: leaf[start : start + IMAGES] for name, leaf in batch.items()},
-                start,
-                n_particles,
-            )
-            for start in range(0, len(images), IMAGES)
+            self._encode(part, start, n_particles)
+            for start, part in zip(starts, parts, strict=True)
         ]
         axis = {"z": 1, "log_w": 1}
         return {
@@ -136,24 +132,19 @@ def trained(method: Method, task: Task, spec: RunSpec, state: State) -> Model:
 
 
 def stored(spec: RunSpec, method: Method, task: Task, path: Path, sha256: str) -> Model:
-    """Read the model in a run's checkpoint: its best parameters on validation data where it kept any,
-    else its last.
+    """Read the model in a run's checkpoint: its best parameters on validation data, else its last.
 
     Raises:
         CheckpointError: the file is missing or damaged.
-        DataError: it kept the best ones, and the data that its first parameters followed from are
-            missing.
+        DataError: data that its first parameters followed from are missing.
     """
     tensors, _ = checkpoint.read(path, sha256, spec.key)
     leaves = checkpoint.parameters(tensors)
     layout, best = checkpoint.layout_of(leaves), tensors.get("best")
     flat = torch.cat([leaf.flatten(1) for leaf in leaves.values()], 1)
     if best is not None and not bool(best.isnan().any()):
-        # A file has its tensors in an order of its own; the flat best ones are in that of the
-        # start.
+        # A file has its tensors in an order of its own; the flat best ones are in the start's.
         start = training.initial_leaves(method, task, spec.base, spec.seed)
-        layout, flat = (
-            checkpoint.layout_of({name: leaf[None] for name, leaf in start.items()}),
-            best[None],
-        )
+        layout = checkpoint.layout_of({name: leaf[None] for name, leaf in start.items()})
+        flat = best[None]
     return Model(spec, method, task, *layout.owned(flat))

@@ -70,10 +70,6 @@ class Recording:
     shapes: dict[str, torch.Size]
     calls: list[tuple[str, tuple[int, ...], torch.dtype]]
 
-    def fits(self, batch: Batch) -> bool:
-        """Tell whether the batch has these shapes."""
-        return {name: leaf.shape for name, leaf in batch.items()} == self.shapes
-
     def __call__(self, flat: Tensor, batch: Batch, noise: Noise) -> tuple[Tensor, Tensor]:
         draws = [
             getattr(noise, kind)(*shape, like=flat.new_empty((), dtype=dtype))
@@ -83,9 +79,7 @@ class Recording:
             return self.program(flat, *batch.values(), *draws)
 
     def unoptimised(self) -> Recording:
-        """Return the recording without torch's optimisations, which may split an operation in two
-        and change the last bits.
-        """
+        """Return the recording without torch's optimisations, which may change the last bits."""
 
         def run(*inputs: Tensor) -> tuple[Tensor, Tensor]:
             with torch.jit.optimized_execution(False):  # pyright: ignore[reportPrivateImportUsage]
@@ -104,7 +98,7 @@ class _TorchOnly(TorchFunctionMode):
 
 
 def record(step: Step, flat: Tensor, batch: Batch, noise: Noise) -> Recording | None:
-    """Record a step; None where it uses values outside torch, or more of the noise than its draws."""
+    """Record a step; None where it uses values outside torch, or the noise beyond its draws."""
     from torch.fx.experimental.proxy_tensor import make_fx
 
     recorder, names = _NoiseRecorder(noise), list(batch)
@@ -119,9 +113,8 @@ def record(step: Step, flat: Tensor, batch: Batch, noise: Noise) -> Recording | 
     try:
         graph = make_fx(step_of_tensors)(*inputs)
         with warnings.catch_warnings(), torch.no_grad():
-            warnings.simplefilter(
-                "ignore", DeprecationWarning
-            )  # torch has no other interpreter that keeps every bit
+            # torch has no other interpreter that keeps every bit.
+            warnings.simplefilter("ignore", DeprecationWarning)
             program: Any = torch.jit.trace(graph, inputs, check_trace=False)
     except Exception:  # noqa: BLE001  a step that cannot be recorded is taken all the same
         return None
@@ -162,19 +155,16 @@ class RecordedSteps:
     def __call__(
         self, flat: Tensor, batch: Batch, noise: Noise, number: int, is_last: bool
     ) -> tuple[Tensor, Tensor] | None:
-        """Take the step of that number: the bound [R] and its gradient [R, P]. The last one is
-        compared.
-
-        None where steps that were replayed gave other numbers: the state is then that of the last
-        comparison again.
+        """Take the step of that number: the bound [R] and its gradient [R, P]; None where replayed
+        steps gave other numbers, and the state is that of the last comparison again.
         """
         if self._count == 0:
             self._start = flat.clone()
         if self._count == self._record_at:
             self._record(flat, batch, noise, number)
         self._count += 1
-        recording = self._recording
-        if recording is None or not recording.fits(batch):
+        recording, shapes = self._recording, {name: leaf.shape for name, leaf in batch.items()}
+        if recording is None or recording.shapes != shapes:
             return self._step(flat, batch, noise.at(number))
         if not is_last and self._count < self._compare_at:
             return recording(flat, batch, noise.at(number))
@@ -185,18 +175,14 @@ class RecordedSteps:
     def confirmed(
         self, flat: Tensor, batch: Callable[[], Batch], noise: Noise, number: int
     ) -> bool:
-        """Tell whether the steps since the last comparison were right; if not, the state is that of
-        the last comparison again.
-        """
+        """Tell whether the steps since the last comparison were right; if not, go back to it."""
         return (
             self._recording is None
             or self._compare(self._recording, flat, batch(), noise, number) is not None
         )
 
     def _record(self, flat: Tensor, batch: Batch, noise: Noise, number: int) -> None:
-        """Record the step, if its recording gives the same bits with these and other parameters and
-        noise.
-        """
+        """Record the step, if its recording gives the same bits also with other parameters."""
         recording = record(self._step, flat, batch, noise.at(number))
         if recording is None:
             return

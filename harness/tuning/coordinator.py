@@ -44,13 +44,8 @@ def stages(search: Search) -> list[Stage]:
 def tune(
     search: Search, log: TrialLog, store: ResultStore, execute: Execute, workers: int
 ) -> Iterator[Trial]:
-    """Continue a search to its end; yields the trials as they end.
-
-    Args:
-        search, log: what is searched, and its trials.
-        store: where the runs of the trials are stored.
-        execute: has runs executed.
-        workers: trials in a round, if this is the first one.
+    """Continue a search to its end, yielding the trials as they end; `workers` is how many trials a
+    round has, if this is the first one.
     """
     log.check(store.database)
     size, record, hours = log.round_size(workers), search.record(), search.tune.hours
@@ -95,7 +90,8 @@ def _round(
         execute(runs, stage.until)
         for number, trial in list(running.items()):
             keys = search.keys(trial.params, stage.seeds)
-            if any(row.status in (Status.DIVERGED, Status.FAILED) for row in _rows(store, keys)):
+            statuses = {row.status for row in store.rows(keys).values()}
+            if statuses & {Status.DIVERGED, Status.FAILED}:
                 del running[number]
             elif (
                 stage.at is not None and (value := _report(search, store, keys, stage)) is not None
@@ -105,20 +101,21 @@ def _round(
                     pruned.add(number)
                     del running[number]
     for trial in trials:
-        outcome, score = "pruned", None
-        if trial.number not in pruned:
-            outcome, score = _outcome(search, store, trial)
+        keys, score = search.keys(trial.params, search.seeds), None
+        statuses = {row.status for row in store.rows(keys).values()}
+        ended_badly = [each for each in (Status.FAILED, Status.DIVERGED) if each in statuses]
+        if trial.number in pruned:
+            outcome = "pruned"
+        elif ended_badly:
+            outcome = ended_badly[0].value
+        else:
+            score = mean_score(search.metric, store.metrics(keys), keys)
+            outcome = "not finite" if score is None else "complete"
         if outcome != "complete":  # replicates that were stopped on the way go no further
-            reason = (
-                f"trial {trial.number} of {search.name}: {outcome} ({search.tune.pruner} pruner)"
-            )
-            store.prune(search.keys(trial.params, search.seeds), reason)
+            told = f"trial {trial.number} of {search.name}: {outcome}"
+            store.prune(keys, f"{told} ({search.tune.pruner} pruner)")
         log.tell(trial.number, start, outcome, score, reports[trial.number])
         yield from (ended for ended in log.trials() if ended.number == trial.number)
-
-
-def _rows(store: ResultStore, keys: Sequence[str]) -> list[RunRow]:
-    return list(store.rows(keys).values())
 
 
 def _report(search: Search, store: ResultStore, keys: Sequence[str], stage: Stage) -> float | None:
@@ -135,23 +132,9 @@ def _report(search: Search, store: ResultStore, keys: Sequence[str], stage: Stag
     return finite_mean(values)
 
 
-def _outcome(search: Search, store: ResultStore, trial: Trial) -> tuple[str, float | None]:
-    """How a trial ended, and its score where all its replicates have one: their mean."""
-    keys = search.keys(trial.params, search.seeds)
-    statuses = {row.status for row in _rows(store, keys)}
-    for status in (Status.FAILED, Status.DIVERGED):
-        if status in statuses:
-            return status.value, None
-    score = mean_score(search.metric, store.metrics(keys), keys)
-    return ("not finite", None) if score is None else ("complete", score)
-
-
 def has_reached(row: RunRow | None, until: int | None) -> bool:
     """Tell whether a run needs no more work for a stage that ends at this step, or at the end of
     training.
     """
-    if row is None:
-        return False
-    if row.status in (Status.DONE, Status.DIVERGED, Status.FAILED):
-        return True
-    return until is not None and row.step >= until
+    ended = (Status.DONE, Status.DIVERGED, Status.FAILED)
+    return row is not None and (row.status in ended or (until is not None and row.step >= until))

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -32,8 +32,7 @@ class TuningResult:
     """A search in figures; scores are nats.
 
     `tuned` and `untuned` are the best trial's setting and the default one on the report seeds;
-    `gain` is tuned less default, paired by seed. `left_out` are other programs' trials, and why
-    they do not count.
+    `gain` is tuned less default, paired by seed. `left_out` says why trials do not count.
     """
 
     search: SearchRecord
@@ -49,8 +48,8 @@ class TuningResult:
 
     @property
     def gap(self) -> float:
-        """The optimism gap, nats: the best trial's score less the mean of the same setting on the
-        report seeds, which is what choosing the best of many noisy trials adds; NaN if unknown.
+        """The optimism gap, nats: the best trial's score less the mean of its setting on the report
+        seeds, which is what choosing the best of many noisy trials adds; NaN if unknown.
         """
         if self.best is None or self.best.score is None:
             return math.nan
@@ -97,36 +96,23 @@ def _plain(interval: Interval) -> dict[str, Any]:
 def read_results(
     url: str, store: ResultStore | None, searches: Iterable[SearchRecord]
 ) -> list[TuningResult]:
-    """Return what is known of these searches now; nothing is written.
-
-    Args:
-        url: the database of studies.
-        store: the result database, None where there is none yet.
-        searches: as they were last asked for.
+    """Return what is known of these searches now; nothing is written, and there may be no result
+    database yet.
     """
-    results = []
-    for search in searches:
-        with read_log(url, search) as log:
-            trials, left_out = (log.trials(), log.left_out()) if log else ([], [])
-        reasons = dict.fromkeys(left_out, "another program added or ended it")
-        results.append(_result(search, store, measured(search, store, trials), reasons))
-    return results
+    return [_result(url, store, search) for search in searches]
 
 
-def _result(
-    search: SearchRecord, store: ResultStore | None, trials: list[Trial], left_out: dict[int, str]
-) -> TuningResult:
-    unmeasured = {
-        trial.number: "the result database has no score of it"
-        for trial in trials
-        if trial.outcome == NOT_MEASURED
-    }
+def _result(url: str, store: ResultStore | None, search: SearchRecord) -> TuningResult:
+    with read_log(url, search) as log:
+        trials = measured(search, store, log.trials() if log else [])
+        left_out = dict.fromkeys(log.left_out() if log else [], "another program added or ended it")
+    for trial in trials:
+        if trial.outcome == NOT_MEASURED:
+            left_out[trial.number] = "the result database has no score of it"
     best = best_of(trials)
-    tuned, tuned_failures = _scores(search, store, None if best is None else best.spec)
-    untuned, default_failures = _scores(
-        search, store, None if best is None else search.default_spec
-    )
-    failures = {"tuned": tuned_failures, "default": default_failures}
+    specs = (best.spec, search.default_spec) if best else (None, None)
+    (tuned, n_tuned), (untuned, n_default) = (_scores(search, store, spec) for spec in specs)
+    failures = {"tuned": n_tuned, "default": n_default}
     both = [seed for seed in tuned if seed in untuned]
     return TuningResult(
         search=search,
@@ -138,7 +124,7 @@ def _result(
         gain=t_interval([tuned[seed] - untuned[seed] for seed in both]),
         failures={name: count for name, count in failures.items() if count},
         cost=TuningCost() if store is None else cost(search, store, trials),
-        left_out=dict(sorted((left_out | unmeasured).items())),
+        left_out=dict(sorted(left_out.items())),
     )
 
 
@@ -218,20 +204,22 @@ def report_runs(search: Search, best: Trial | None) -> list[NewRun]:
 
 def cost(record: SearchRecord, store: ResultStore, trials: Sequence[Trial]) -> TuningCost:
     """Return what these trials took so far; a run that two of them share counts once."""
-    settings = {tuple(run_keys(trial.spec, record.seeds)): None for trial in trials if trial.spec}
-    total = TuningCost()
+    settings = dict.fromkeys(
+        tuple(run_keys(trial.spec, record.seeds)) for trial in trials if trial.spec
+    )
+    rows, seconds = store.rows([key for keys in settings for key in keys]), []
     for keys in settings:
-        rows, descriptions = list(store.rows(keys).values()), store.described(keys)
-        seconds = [row.wall_s for row in rows]
-        counts = [gradients(row.spec, descriptions[row.key], row.step) for row in rows]
-        sums = [count for count in (total.gradients, *counts) if count is not None]
-        total = TuningCost(
-            total.runs + len(rows),
-            total.steps + sum(row.step for row in rows),
-            sum(sums) if len(sums) > len(counts) else None,
-            total.seconds + (max(seconds, default=0.0) if record.together else math.fsum(seconds)),
-        )
-    return total
+        walls = [rows[key].wall_s for key in keys if key in rows]
+        seconds.append(max(walls, default=0.0) if record.together else math.fsum(walls))
+    descriptions = store.described(list(rows))
+    counts = [gradients(row.spec, descriptions[key], row.step) for key, row in rows.items()]
+    known = [count for count in counts if count is not None]
+    return TuningCost(
+        len(rows),
+        sum(row.step for row in rows.values()),
+        sum(known) if len(known) == len(counts) else None,
+        sum(seconds),
+    )
 
 
 def cost_by_cell(results: Iterable[TuningResult]) -> dict[str, TuningCost]:
@@ -245,66 +233,54 @@ def cost_by_cell(results: Iterable[TuningResult]) -> dict[str, TuningCost]:
     }
 
 
-class Preset:
-    """The best settings of a tuning study, by method and task.
+def best_settings(
+    workspace: Workspace, study: str, seeds: Sequence[int]
+) -> Callable[[Setting, Setting], tuple[str, dict[str, Any]]]:
+    """Return what gives the protocol and the best settings of a tuning study for a method on a task;
+    other values of their selectors than the tuned ones are the user's.
 
     Raises:
-        UsageError: there is no such study here, or one of `seeds` was tuned on.
+        UsageError: there is no such study here, one of `seeds` was tuned on, or (from what is
+            returned) the study did not tune this pair, or has no best trial yet.
     """
-
-    def __init__(self, workspace: Workspace, study: str, seeds: Sequence[int]) -> None:
-        self._workspace, self._study = workspace, study
-        self._searches = stored_searches(workspace.study_url, study)
-        if not self._searches:
+    searches = stored_searches(workspace.study_url, study)
+    if not searches:
+        raise UsageError(
+            f"No tuning study named '{study}' was run in this workspace. "
+            f"Run it first: bench study run {study}"
+        )
+    for search in searches:
+        if used := sorted(set(seeds) & set(search.seeds)):
             raise UsageError(
-                f"No tuning study named '{study}' was run in this workspace. "
-                f"Run it first: bench study run {study}"
+                f"Seed {used[0]} was tuned on by '{study}': a score on it is too good. "
+                "Take other seeds."
             )
-        for search in self._searches:
-            if used := sorted(set(seeds) & set(search.seeds)):
-                raise UsageError(
-                    f"Seed {used[0]} was tuned on by '{study}': a score on it is too good. "
-                    "Take other seeds."
-                )
 
-    def settings(self, method: Setting, task: Setting) -> tuple[str, dict[str, Any]]:
-        """Return the protocol and the best settings for a method on a task.
-
-        Other values of their selectors than the tuned ones are the user's.
-
-        Raises:
-            UsageError: the study did not tune this pair, or has no best trial yet.
-        """
-        plugins = [(setting.plugin.name, setting.plugin.fields) for setting in (method, task)]
-        candidates = [
-            search
-            for search in self._searches
-            if [(plugin.name, plugin.fields) for plugin in search.plugins] == plugins
+    def settings(method: Setting, task: Setting) -> tuple[str, dict[str, Any]]:
+        pair = [(setting.plugin.name, setting.plugin.fields) for setting in (method, task)]
+        tuned = [
+            search for search in searches if [(p.name, p.fields) for p in search.plugins] == pair
         ]
-        exact = [
-            search
-            for search in candidates
-            if [plugin.values for plugin in search.plugins] == [method.values, task.values]
-        ]
-        matches = exact or candidates
-        if len(matches) != 1:
-            names = [search.name.removeprefix(f"{self._study}/") for search in self._searches]
-            reason = "tuned several settings of" if candidates else "did not tune"
+        values = [method.values, task.values]
+        exact = [search for search in tuned if [p.values for p in search.plugins] == values]
+        if len(exact or tuned) != 1:
+            names = [search.name.removeprefix(f"{study}/") for search in searches]
+            reason = "tuned several settings of" if tuned else "did not tune"
             raise UsageError(
-                f"'{self._study}' {reason} {method.plugin.name} on {task.plugin.name}. "
+                f"'{study}' {reason} {method.plugin.name} on {task.plugin.name}. "
                 f"It tuned {', '.join(names)}."
             )
-        return matches[0].protocol, {**matches[0].settings, **self._best_params(matches[0])}
-
-    def _best_params(self, search: SearchRecord) -> dict[str, Any]:
-        url, best = self._workspace.database_url, None
-        with read_log(self._workspace.study_url, search) as log:
-            if log is not None and not is_missing(url):
-                with ResultStore.open(url) as store:
+        (search,) = exact or tuned
+        best = None
+        with read_log(workspace.study_url, search) as log:
+            if log is not None and not is_missing(workspace.database_url):
+                with ResultStore.open(workspace.database_url) as store:
                     best = best_of(measured(search, store, log.trials()))
         if best is None:
             raise UsageError(
-                f"'{self._study}' has no best trial of {search.method} on {search.task} yet: "
-                f"bench study status {self._study}"
+                f"'{study}' has no best trial of {search.method} on {search.task} yet: "
+                f"bench study status {study}"
             )
-        return best.params
+        return search.protocol, {**search.settings, **best.params}
+
+    return settings

@@ -32,9 +32,7 @@ REDUCTION, RUNGS = 3, 2
 
 
 class Plugin(BaseModel):
-    """A method or a task as a selector names it: its name, its variant's fields, and the other
-    values of the selector.
-    """
+    """A method or a task as a selector names it; `fields` are those of its variant."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -46,9 +44,8 @@ class Plugin(BaseModel):
 class SearchRecord(BaseModel):
     """One method on one task, as last asked for: to be read without any plugin.
 
-    `settings` are what all trials share beyond the protocol, `default` the values of the tuned
-    fields where nothing is tuned, with their `default_spec`. `together`: the replicates of a trial
-    train as one program.
+    `settings` are what all trials share beyond the protocol, `default` the untuned values of the
+    tuned fields; `together`: the replicates of a trial train as one program.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -134,10 +131,8 @@ class Search:
         """Return the runs of a setting, one for each seed."""
         column, name = self.column, repr((sorted(params.items()), seeds))
         if name not in self._runs:
-            settings = {**column.shared, **params}
-            self._runs[name] = cell_runs(
-                column.method, column.task, seeds, column.protocol, settings
-            )
+            sets = {**column.shared, **params}
+            self._runs[name] = cell_runs(column.method, column.task, seeds, column.protocol, sets)
         return self._runs[name]
 
     def keys(self, params: dict[str, Any], seeds: list[int]) -> list[str]:
@@ -154,9 +149,7 @@ class Search:
         range as the number of trials allows, two at least.
         """
         n_ranges = sum(not dimension.choices for dimension in self.space)
-        n_choices = math.prod(
-            len(dimension.choices) for dimension in self.space if dimension.choices
-        )
+        n_choices = math.prod(len(dimension.choices) or 1 for dimension in self.space)
         points = int((self.tune.trials / n_choices) ** (1 / max(n_ranges, 1)) + 1e-9)
         return {dimension.address: dimension.points(max(2, points)) for dimension in self.space}
 
@@ -177,16 +170,16 @@ class Search:
     def record(self) -> SearchRecord:
         """Return what is stored of it for those who only read."""
         column, values = self.column, self.column.values()
-        plugins = [
+        method, task = (
             Plugin(name=setting.plugin.name, fields=setting.plugin.fields, values=setting.values)
             for setting in (column.method, column.task)
-        ]
+        )
         return SearchRecord(
             study=self.study,
             name=self.name,
             method=self.method,
             task=self.task,
-            plugins=(plugins[0], plugins[1]),
+            plugins=(method, task),
             protocol=column.protocol,
             settings=column.settings,
             space=tuple(self.space),
@@ -204,12 +197,16 @@ class Search:
         """Return what must stay the same from the first trial to the last: all but the number of
         trials and the seeds to report.
         """
+
+        def code(source: str | None) -> str:  # of a plugin that is not installed
+            return f", code {source[:CODE_DIGITS]}" if source else ""
+
         tuned = {dimension.address for dimension in self.space}
         spec = self._default.spec
         values = self.column.values().items()
         return {
-            "method": f"{spec.method}, version {spec.method_version}{_code(spec.method_source)}",
-            "task": f"{spec.task}, version {spec.task_version}{_code(spec.task_source)}",
+            "method": f"{spec.method}, version {spec.method_version}{code(spec.method_source)}",
+            "task": f"{spec.task}, version {spec.task_version}{code(spec.task_source)}",
             **{f"set.{address}": value for address, value in values if address not in tuned},
             **{f"space.{dimension.address}": dimension.plain() for dimension in self.space},
             **({"trials": self.tune.trials} if self.tune.sampler == "grid" else {}),
@@ -220,11 +217,6 @@ class Search:
             "pruner": self.tune.pruner,
             "sampler_seed": self.tune.sampler_seed,
         }
-
-
-def _code(source: str | None) -> str:
-    """Which code it is, of a plugin that is not installed."""
-    return f", code {source[:CODE_DIGITS]}" if source else ""
 
 
 def searches(tune: Tune, study: str, sets: dict[str, Any] | None = None) -> list[Search]:
@@ -276,9 +268,7 @@ def _search(tune: Tune, study: str, method: Setting, task: Setting, sets: dict[s
 
 
 def short_name(tune: Tune, sets: dict[str, Any]) -> str:
-    """Return a name for a study without a file: `hvae-gaussian-25-3f2a91`, different where
-    anything differs that must stay the same.
-    """
+    """Return a name for a study without a file: `hvae-gaussian-25-3f2a91`."""
     members = searches(tune, "", sets)
     label = f"{len(members)}-searches"
     if len(members) == 1:

@@ -75,10 +75,8 @@ class Column:
 
 
 def space(column: Column, texts: Sequence[str]) -> list[Dimension]:
-    """Read the dimensions that `texts` name.
-
-    Without texts, every declared range of real numbers is tuned: step sizes, temperatures, the
-    learning rate. Whole numbers change what a step costs, and are tuned where they are named.
+    """Read the dimensions that `texts` name; without texts, every declared range of real numbers:
+    whole numbers change what a step costs, and are tuned where they are named.
 
     Raises:
         UsageError: a field that does not exist or may not be tuned, or values that are not allowed.
@@ -115,7 +113,7 @@ def _declared_ranges(column: Column) -> dict[str, Dimension]:
 
 
 def _typed_ends(column: Column, address: str, low: float, high: float) -> tuple[float, float]:
-    """The ends of a range: whole where the field's type allows no numbers between whole ones."""
+    """The ends of a range: whole where the field's type is."""
     model: type[BaseModel] = column.method.plugin.cls if "." in address else Protocol
     annotation = model.model_fields[address.removeprefix("method.")].annotation
     try:

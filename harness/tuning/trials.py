@@ -45,20 +45,15 @@ DEFINITION, RECORD, DATABASE = "bench.definition", "bench.record", "bench.databa
 ROUND, SPECS = "bench.round", "bench.specs"
 """Attributes of a study; `SPECS` are those of trials of earlier releases, by number."""
 OUTCOME, SPEC, STUDY = "bench.outcome", "bench.spec", "bench.study"
-"""Attributes of a trial: how it ended, what its runs are, and the study that bench asked for it
-in.
-"""
+"""Attributes of a trial: how it ended, what its runs are, and the study that it was asked for in."""
 NOT_MEASURED = "not measured"
 """The outcome of a trial whose score the result database does not have."""
 
 
 @dataclass(frozen=True)
 class Trial:
-    """A trial as the log has it.
-
-    `outcome` is None until it has ended, else complete, pruned, diverged, failed or `not finite`;
-    `spec` is what its runs are. `score` is what Optuna was told; what counts is in the result
-    database: see `result.measured`.
+    """A trial as the log has it: `outcome` is None until it has ended, else complete, pruned,
+    diverged, failed or `not finite`; `score` is what Optuna was told (see `result.measured`).
     """
 
     number: int
@@ -123,7 +118,7 @@ def read_log(url: str, record: SearchRecord) -> Iterator[StoredTrials | None]:
 
 
 def stored_searches(url: str, study: str) -> list[SearchRecord]:
-    """Return the searches of a study as they were last asked for; none where it was never begun.
+    """Return the searches of a study as they were last asked for.
 
     Raises:
         UsageError: the record of one is not in bench's format.
@@ -259,17 +254,15 @@ class StoredTrials:
     def trials(self) -> list[Trial]:
         """Return all trials but those that are left out, by number."""
         specs = self.study.user_attrs.get(SPECS, {})
-        order = {name: index for index, name in enumerate(self._distributions)}
         trials = []
         for trial in self._all():
             if self._is_ours(trial):
-                names = sorted(trial.params, key=lambda name: order.get(name, -1))
                 ended = trial.state.is_finished()
                 complete = trial.state == TrialState.COMPLETE
                 trials.append(
                     Trial(
                         number=trial.number,
-                        params={name: trial.params[name] for name in names},
+                        params={name: trial.params[name] for name in self._distributions},
                         outcome=trial.user_attrs.get(OUTCOME) if ended else None,
                         score=trial.value if complete else None,
                         reports=dict(trial.intermediate_values),
@@ -304,15 +297,11 @@ class TrialLog(StoredTrials):
         self.unmeasured: frozenset[int] = frozenset()
 
     def check(self, database: str | None = None) -> None:
-        """Store the definition with the first trial; refuse a changed one, another result database
-        and another program's study.
-
-        Args:
-            database: the result database's id.
+        """Store the definition with the first trial, and what was asked for last.
 
         Raises:
-            UsageError: the study was begun with other fields, from another database or by another
-                program.
+            UsageError: the study was begun with other fields, with another result database than
+                that of this id, or by another program.
         """
         name, attributes, trials = self._search.name, self.study.user_attrs, self._all()
         stored, home = attributes.get(DEFINITION), attributes.get(DATABASE)
@@ -331,7 +320,11 @@ class TrialLog(StoredTrials):
         current = json.loads(canonical_json(self._search.definition()))
         if stored is None or not trials:
             self.study.set_user_attr(DEFINITION, current)
-        elif changes := _changes(stored, current):
+        elif changes := [
+            f"{field} was {stored.get(field)} and is {current.get(field)}"
+            for field in sorted(stored.keys() | current.keys())
+            if stored.get(field) != current.get(field)
+        ]:
             raise UsageError(
                 f"'{name}' has changed since its first trial: {'; '.join(changes)}. "
                 "Trials of different studies cannot be compared: "
@@ -339,9 +332,6 @@ class TrialLog(StoredTrials):
             )
         if database is not None and home is None:
             self.study.set_user_attr(DATABASE, database)
-        self._store_record()
-
-    def _store_record(self) -> None:
         record = self._search.record().model_dump(mode="json")
         if self.study.user_attrs.get(RECORD) != record:
             self.study.set_user_attr(RECORD, record)
@@ -355,9 +345,7 @@ class TrialLog(StoredTrials):
             self.study.set_user_attr(SPECS, specs)
 
     def round_size(self, workers: int) -> int:
-        """Return how many trials are asked for together: as many as there were workers when the
-        study began, whoever continues it.
-        """
+        """Return how many trials are asked for together, whoever continues the study."""
         if ROUND not in self.study.user_attrs:
             self.study.set_user_attr(ROUND, workers)
         return self.study.user_attrs[ROUND]
@@ -427,17 +415,3 @@ class TrialLog(StoredTrials):
         state = states.get(outcome, TrialState.PRUNED)
         values = None if score is None or state != TrialState.COMPLETE else [score]
         storage.set_trial_state_values(trial._trial_id, state, values)
-
-
-def _changes(stored: dict[str, Any], current: dict[str, Any]) -> list[str]:
-    """The fields of a definition that differ, with both values; those that were set come last."""
-
-    def text(values: dict[str, Any], name: str) -> str:
-        return json.dumps(values[name], ensure_ascii=False) if name in values else "missing"
-
-    names = sorted(stored.keys() | current.keys(), key=lambda n: (n.startswith("set."), n))
-    return [
-        f"{name} was {text(stored, name)} and is {text(current, name)}"
-        for name in names
-        if text(stored, name) != text(current, name)
-    ]

@@ -210,7 +210,7 @@ def calls(tree):
 
 def test_nothing_unpickles_and_no_yaml_makes_objects():
     """In all of the program: no pickle, no torch.load, and of YAML only the safe loader, which
-    `plainyaml` narrows.
+    `yaml_source` narrows.
     """
     files = [
         path
