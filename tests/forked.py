@@ -23,7 +23,7 @@ from typing import Any
 
 ROOT = Path(__file__).parent.parent
 IMPORTS = [
-    *("forked", "store_processes"),
+    *("forked", "store_processes", "alembic.command", "alembic.config"),
     *(
         "harness.execution.bundle",
         "harness.cli.run",

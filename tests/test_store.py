@@ -11,6 +11,7 @@ import socket
 import sqlite3
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import store_processes as processes
@@ -48,8 +49,8 @@ from harness.store import (
 )
 from harness.store import upgrade as upgrade_database
 from harness.store.database import Database
-from harness.store.migrations import REVISIONS
 from harness.store.schema import metadata
+from harness.store.upgrade import REVISIONS
 
 # Names and imports
 
@@ -479,10 +480,17 @@ def test_an_upgraded_schema_is_the_declared_one(store, url):
             assert len(upgraded.find("")) == 20
 
 
-def test_every_revision_has_a_saved_database():
-    assert {path.stem for path in DATA.glob("bench-*.db")} == {
-        f"bench-{revision}" for revision in REVISIONS
-    }
+def test_every_revision_has_a_migration_and_a_saved_database():
+    from alembic.config import Config
+    from alembic.script import ScriptDirectory
+
+    config = Config()
+    folder = Path(harness.store.__file__).parent / "migrations"
+    config.set_main_option("script_location", str(folder))
+    config.set_main_option("path_separator", "os")
+    steps = [step.revision for step in ScriptDirectory.from_config(config).walk_revisions()][::-1]
+    assert tuple(steps) == REVISIONS
+    assert {path.stem for path in DATA.glob("bench-*.db")} == {f"bench-{step}" for step in steps}
 
 
 @pytest.mark.parametrize("saved", sorted(DATA.glob("bench-*.db")), ids=lambda path: path.stem)

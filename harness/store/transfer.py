@@ -31,7 +31,6 @@ from harness.store.files import (
 )
 from harness.store.floats import decode, stored_json
 from harness.store.integrity import edited_rows_of
-from harness.store.migrations import HEAD, REVISIONS, VERSION_TABLE
 from harness.store.owner import Owner
 from harness.store.rows import ArtifactFile, CheckpointFile, File
 from harness.store.schema import (
@@ -47,7 +46,7 @@ from harness.store.schema import (
     runs,
     sources,
 )
-from harness.store.upgrade import upgrade
+from harness.store.upgrade import HEAD, REVISIONS, VERSION_TABLE, upgrade
 
 ADDED, SAME, CONFLICT = "added", "same", "conflict"
 REPLACED, HELD = "replaced an unfinished run", "held"

@@ -1,4 +1,6 @@
-"""Schema revisions, backups, and what `bench db` shows."""
+"""Schema revisions, backups, and what `bench db` shows. Alembic is imported only when a schema
+changes.
+"""
 
 from __future__ import annotations
 
@@ -16,9 +18,11 @@ from harness.base.files import sync_folder
 from harness.base.workspace import redact
 from harness.store.database import Database, insert_new, sqlite_file
 from harness.store.floats import stored_json
-from harness.store.migrations import HEAD, REVISIONS, VERSION_TABLE, bring_up
 from harness.store.schema import descriptions, metadata, runs
 
+VERSION_TABLE = "bench_alembic_version"
+REVISIONS = ("0001", "0002", "0003")  # oldest first; migrations/versions has a file for each
+HEAD = REVISIONS[-1]
 # "bench" in ASCII: the name of the server's lock under which a schema is changed.
 SCHEMA_LOCK = 0x62656E6368
 
@@ -87,7 +91,7 @@ def migrate(database: Database) -> str | None:
         elif revision not in REVISIONS:
             check_revision(revision, database.url)
         if revision != HEAD:
-            bring_up(connection, revision)
+            _run_migrations(connection)
             if revision is not None:
                 _describe_runs(connection)
     return revision
@@ -111,6 +115,28 @@ def _describe_runs(connection: Connection) -> None:
         }
         cell = update(runs).where(runs.c.cell == row.cell, undescribed)
         connection.execute(cell.values(**values))
+
+
+def _refuse_foreign_tables(connection: Connection, url: str) -> None:
+    tables = set(inspect(connection).get_table_names())
+    clashes = sorted(set(metadata.tables) & tables)
+    if clashes:
+        maker = "MLflow" if {"experiments", "latest_metrics"} <= tables else "another program"
+        raise StoreError(
+            f"{redact(url)} is not a result database: {maker} made its tables "
+            f"({', '.join(clashes)}). Name a database of its own with BENCH_DATABASE_URL."
+        )
+
+
+def _run_migrations(connection: Connection) -> None:
+    from alembic import command
+    from alembic.config import Config
+
+    config, folder = Config(), Path(__file__).parent / "migrations"
+    config.set_main_option("script_location", str(folder).replace("%", "%%"))
+    config.set_main_option("path_separator", "os")
+    config.attributes["connection"] = connection
+    command.upgrade(config, HEAD)
 
 
 def upgrade(url: str) -> str | None:

@@ -1,0 +1,1 @@
+"""One file a revision, in the order of `harness.store.upgrade.REVISIONS`."""
