@@ -49,7 +49,7 @@ card.
   (`torch.compile`) would be faster still, but takes longer than most of these runs, and changes the last bits: it is not used.
 - **Larger ones** (a stack of ten at d = 400: 40,000 numbers an operation): each operation goes over its numbers in memory once, and the
   passes take the time. Recording saves less here, and a stack gains less on a loop over its members. Where the score is linear in each
-  dimension, as in `gaussian`, the leapfrog is a matrix there (`harness/numerics/integrators.py`): its two columns go through the steps,
+  dimension, as in `gaussian`, the leapfrog is a matrix there (`harness/numerics/trajectory.py`): its two columns go through the steps,
   forward and back, and the particles through it once, so that leapfrog steps cost the same with ten particles and with ten thousand. Memory
   that a
   step frees is kept for the next (`harness/training/devices.py`): handed back, it would come anew in every step, page by page and

@@ -24,8 +24,8 @@ from harness.base.spec import added_later, worth_tuning
 from harness.datasets.files import DataStream, Found, find_data, open_data
 from harness.densities import DiagNormal, log_std_normal
 from harness.nets import Params
-from harness.numerics.integrators import LinearScore, Score, Trajectory
 from harness.numerics.noise import Noise
+from harness.numerics.trajectory import LinearScore, Score, Trajectory
 
 __all__ = [
     "Batch", "ClosedForm", "Data", "DataError", "DataStream", "DiagNormal", "Field", "Found",

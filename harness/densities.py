@@ -9,7 +9,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from harness.numerics.integrators import LinearScore
+from harness.numerics.trajectory import LinearScore
 
 __all__ = ["LOG_2PI", "DiagNormal", "LinearScore", "Normals", "half_squares", "log_std_normal"]
 

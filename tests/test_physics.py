@@ -15,8 +15,8 @@ from harness.methods.hvae_iaf import HVAEIAF
 from harness.methods.iaf import IAF
 from harness.methods.pnf import PlanarFlow, planar
 from harness.nets import autoregressive_masks
-from harness.numerics.integrators import harmonic_leapfrog
 from harness.numerics.noise import Noise
+from harness.numerics.trajectory import harmonic_leapfrog
 
 LIKE = torch.zeros((), dtype=torch.float64)
 D = 3

@@ -33,9 +33,9 @@ from stores import (
 from harness.base.errors import LeaseLost, UsageError
 from harness.base.spec import Status
 from harness.base.workspace import sqlite_url
-from harness.execution.leases import Leases
+from harness.execution.heartbeat import Leases
 from harness.store import Estimate, Progress, ResultStore
-from harness.store.fences import lock
+from harness.store.leases import lock
 
 
 def test_claims_keep_the_order_of_the_keys(store):

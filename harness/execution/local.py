@@ -22,8 +22,8 @@ from harness.base.spec import NewRun, Plan, RunSpec, Status
 from harness.base.stop_request import StopRequest
 from harness.base.workspace import Workspace
 from harness.execution import job as jobs
+from harness.execution.heartbeat import Leases
 from harness.execution.job import Ended, Job, Note, Options, Stop, run_job, with_retry
-from harness.execution.leases import Leases
 from harness.store import Claim, OpenRun, Owner, ResultStore
 from harness.store.run_files import remove_files
 

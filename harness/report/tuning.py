@@ -21,8 +21,8 @@ from harness.report.page import Figure, Plot, Section, Table, render
 from harness.report.view import PERCENT, interval_text, label
 from harness.store import ResultStore
 from harness.tuning.result import TuningResult
+from harness.tuning.samplers import distribution, quietly, study_in_memory
 from harness.tuning.search import run_keys
-from harness.tuning.trials import distribution, quietly, study_in_memory
 
 BEST, USUAL = "var(--vermilion)", "var(--blue)"
 ABOUT = {

@@ -4,7 +4,7 @@ that imports sqlalchemy.
 
 from __future__ import annotations
 
-from harness.store.fences import CRASHED, LEASE_S
+from harness.store.leases import CRASHED, LEASE_S
 from harness.store.owner import Owner
 from harness.store.retractions import Retraction, Retractions
 from harness.store.rows import (

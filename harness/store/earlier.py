@@ -15,7 +15,9 @@ from sqlalchemy import Connection, Row, delete, insert, select, update
 from harness.base.spec import TERMINAL, Status, canonical_json
 from harness.base.workspace import Edition
 from harness.store.database import Operations, chunks, now, select_in
-from harness.store.fences import (
+from harness.store.files import database_id, drop_files
+from harness.store.floats import stored_json
+from harness.store.leases import (
     NO_OWNER,
     Rows,
     change,
@@ -26,8 +28,6 @@ from harness.store.fences import (
     set_status,
     update_runs,
 )
-from harness.store.files import database_id, drop_files
-from harness.store.floats import stored_json
 from harness.store.rows import ArtifactFile, CheckpointFile, Claim, File
 from harness.store.schema import (
     artifacts,

@@ -10,8 +10,8 @@ from sqlalchemy import Connection, Table, delete, insert, select
 
 from harness.base.workspace import Edition
 from harness.store.database import Operations, chunks, now, select_in
-from harness.store.fences import is_held, lock, lock_table, owner_of
 from harness.store.floats import stored_json
+from harness.store.leases import is_held, lock, lock_table, owner_of
 from harness.store.owner import Owner
 from harness.store.rows import ArtifactFile, CheckpointFile, File, Stray
 from harness.store.schema import artifacts, checkpoints, database, earlier_results, runs

@@ -12,7 +12,8 @@ from harness.base.spec import OPEN, TERMINAL, NewRun, Plan, Status, canonical_js
 from harness.base.workspace import Edition
 from harness.store.database import Operations, chunks, freeze, insert_new, now, select_in
 from harness.store.earlier import decide
-from harness.store.fences import (
+from harness.store.files import database_id
+from harness.store.leases import (
     CRASHED,
     LEASE_S,
     NO_OWNER,
@@ -27,7 +28,6 @@ from harness.store.fences import (
     set_status,
     update_runs,
 )
-from harness.store.files import database_id
 from harness.store.owner import Owner
 from harness.store.rows import Claim, OpenRun
 from harness.store.runs import plans_by_digest

@@ -12,7 +12,9 @@ from harness.base.spec import NewRun, Plan, Status, canonical_json, digest
 from harness.base.tracebacks import reason_and_place
 from harness.store import earlier
 from harness.store.database import Operations, insert_new, now
-from harness.store.fences import (
+from harness.store.files import write_artifacts, write_checkpoint
+from harness.store.floats import encode, encode_curve
+from harness.store.leases import (
     NO_OWNER,
     change,
     lock_claimed,
@@ -21,8 +23,6 @@ from harness.store.fences import (
     set_status,
     update_runs,
 )
-from harness.store.files import write_artifacts, write_checkpoint
-from harness.store.floats import encode, encode_curve
 from harness.store.queue import describe, new_row
 from harness.store.rows import CheckpointFile, Claim, Curve, File, Outcome, Progress
 from harness.store.schema import curves, environments, metrics, plans, runs

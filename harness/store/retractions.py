@@ -10,8 +10,8 @@ from sqlalchemy import Select, insert, select, update
 from harness.base.spec import TERMINAL
 from harness.store.database import Operations, chunks, now, select_in
 from harness.store.earlier import RETRACTED
-from harness.store.fences import update_runs
 from harness.store.floats import stored_json
+from harness.store.leases import update_runs
 from harness.store.schema import earlier_results, errata, runs
 
 

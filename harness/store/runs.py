@@ -24,9 +24,9 @@ from sqlalchemy import (
 from harness.base.errors import StoreError
 from harness.base.spec import Description, Plan, Status
 from harness.store.database import Operations, now, select_in
-from harness.store.fences import OWNER_COLUMNS, is_held, owner_of
 from harness.store.files import database_id
 from harness.store.floats import decode, decode_curve, stored_json
+from harness.store.leases import OWNER_COLUMNS, is_held, owner_of
 from harness.store.rows import Curve, Estimate, HistoryRow, RunRow, RunStatus
 from harness.store.schema import (
     curves,

@@ -22,7 +22,6 @@ from harness.base.spec import (
 from harness.base.workspace import Edition, checkpoint_name, sqlite_url
 from harness.store import earlier
 from harness.store.database import Operations, freeze, insert_new, now
-from harness.store.fences import NO_OWNER, change, is_held, lock, owner_of, record, update_runs
 from harness.store.files import (
     editions_of,
     read_files,
@@ -31,6 +30,7 @@ from harness.store.files import (
 )
 from harness.store.floats import decode, stored_json
 from harness.store.integrity import edited_rows_of
+from harness.store.leases import NO_OWNER, change, is_held, lock, owner_of, record, update_runs
 from harness.store.owner import Owner
 from harness.store.rows import ArtifactFile, CheckpointFile, File
 from harness.store.schema import (

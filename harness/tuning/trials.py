@@ -1,4 +1,4 @@
-"""The trials of a search in Optuna's database, and every decision of its samplers and pruners.
+"""The trials of a search in Optuna's database, and every decision that its `samplers` make.
 
 The database is a log. A decision is computed on a copy in memory that holds what was known then, by
 a sampler created anew from a seed and the trial's number: so it does not matter how often the
@@ -10,24 +10,14 @@ Other programs may write to the same study: their trials are left out by number.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import logging
-import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import optuna
-from optuna.distributions import (
-    BaseDistribution,
-    CategoricalDistribution,
-    FloatDistribution,
-    IntDistribution,
-)
-from optuna.pruners import BasePruner, HyperbandPruner, MedianPruner, NopPruner, WilcoxonPruner
-from optuna.samplers import BaseSampler, GPSampler, GridSampler, RandomSampler, TPESampler
 from optuna.storages import RDBStorage
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState, create_trial
@@ -38,7 +28,8 @@ from harness.base.workspace import redact, without_password
 from harness.store.create import build_if_missing
 from harness.store.database import sqlite_file
 from harness.store.locks import named_lock
-from harness.tuning.search import REDUCTION, Search, SearchRecord, Spec
+from harness.tuning.samplers import distribution, pruner_of, quietly, sampler_of, study_in_memory
+from harness.tuning.search import Search, SearchRecord, Spec
 from harness.tuning.space import Dimension
 
 DEFINITION, RECORD, DATABASE = "bench.definition", "bench.record", "bench.database"
@@ -65,14 +56,6 @@ class Trial:
 
 
 # Optuna's database
-
-
-def quietly(call: Any, *arguments: Any, **options: Any) -> Any:
-    """Return what `call` returns, without Optuna's log messages and warnings."""
-    optuna.logging.set_verbosity(optuna.logging.ERROR)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        return call(*arguments, **options)
 
 
 @contextmanager
@@ -180,58 +163,6 @@ def _storage(url: str) -> Iterator[RDBStorage]:
     finally:
         storage.remove_session()
         storage.engine.dispose()
-
-
-# Samplers and pruners
-
-
-def distribution(dimension: Dimension) -> BaseDistribution:
-    """Return a dimension as Optuna's distribution."""
-    if dimension.choices:
-        return CategoricalDistribution(dimension.choices)
-    if isinstance(dimension.low, int) and isinstance(dimension.high, int):
-        return IntDistribution(dimension.low, dimension.high, log=dimension.log)
-    return FloatDistribution(dimension.low, dimension.high, log=dimension.log)
-
-
-def study_in_memory(
-    name: str,
-    trials: Sequence[FrozenTrial],
-    sampler: BaseSampler | None = None,
-    pruner: BasePruner | None = None,
-) -> optuna.Study:
-    """Create a study with these trials that is stored nowhere."""
-    study = quietly(
-        optuna.create_study,
-        study_name=name,
-        direction=StudyDirection.MAXIMIZE,
-        sampler=sampler or RandomSampler(0),
-        pruner=pruner or NopPruner(),
-    )
-    for trial in trials:
-        study.add_trial(trial)
-    return study
-
-
-def _sampler(search: Search, number: int) -> BaseSampler:
-    """The sampler for one trial, seeded by the study and the trial's number."""
-    tune = search.tune
-    if tune.sampler == "grid":
-        return GridSampler(search.grid(), seed=tune.sampler_seed)
-    seed = hashlib.sha256(f"{tune.sampler_seed}/{number}".encode()).digest()[:4]
-    sampler = {"tpe": TPESampler, "gp": GPSampler, "random": RandomSampler}[tune.sampler]
-    return quietly(sampler, seed=int.from_bytes(seed, "big"))
-
-
-def _pruner(search: Search) -> BasePruner:
-    if search.tune.pruner == "median":
-        return MedianPruner(n_startup_trials=5)
-    if search.tune.pruner == "hyperband":
-        low = (search.rungs() or [1])[0]
-        return HyperbandPruner(
-            min_resource=low, max_resource=search.steps, reduction_factor=REDUCTION
-        )
-    return quietly(WilcoxonPruner) if search.tune.pruner == "wilcoxon" else NopPruner()
 
 
 # Trials
@@ -361,7 +292,7 @@ class TrialLog(StoredTrials):
     def ask(self) -> None:
         """Add the next trial, with its parameters."""
         trials, name = self._visible(), self.study.study_name
-        memory = study_in_memory(name, trials, _sampler(self._search, len(trials)))
+        memory = study_in_memory(name, trials, sampler_of(self._search, len(trials)))
         quietly(memory.ask, self._distributions)
         trial = memory.get_trials(deepcopy=False)[-1]
         self.study.add_trial(
@@ -384,7 +315,7 @@ class TrialLog(StoredTrials):
         memory = study_in_memory(
             self.study.study_name,
             [*self._visible()[:round_start], *blanks],
-            pruner=_pruner(self._search),
+            pruner=pruner_of(self._search),
         )
         trial = quietly(memory.ask)
         decision = False

@@ -1,4 +1,4 @@
-"""Leases kept alive by a process of its own.
+"""The heartbeat: leases kept alive by a process of its own.
 
 A thread would starve: many calls hold Python's interpreter lock until they return
 (docs/decisions/0014-leases-in-a-process.md).
@@ -19,14 +19,14 @@ from harness.base.subprocesses import Parent, Subprocess
 if TYPE_CHECKING:
     from harness.store import Claim
 
-BEAT_S = 15.0  # a quarter of a lease
-
 
 class Leases(Closing):
     """Prolongs the leases of claims: `with Leases(url) as leases: leases.hold(claims)`."""
 
-    def __init__(self, url: str, beat_s: float = BEAT_S) -> None:
-        self._url, self._beat_s = url, beat_s
+    def __init__(self, url: str, beat_s: float | None = None) -> None:
+        from harness.store import LEASE_S  # not where the process starts, which needs no store yet
+
+        self._url, self._beat_s = url, LEASE_S / 4 if beat_s is None else beat_s
         self._process: Subprocess | None = None
         self._holding = 0  # counts the calls of `hold`
         self._lost = False
