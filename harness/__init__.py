@@ -24,7 +24,7 @@ if not (_FOLDER / "methods").is_dir():
 
 
 def __getattr__(name: str) -> Any:
-    """`fit`, `Fit` and `results`, loaded when first used: importing `harness` loads nothing else."""
+    """Load `fit`, `Fit` and `results` when they are first used."""
     if name not in ("fit", "Fit", "results"):
         raise AttributeError(f"module 'harness' has no attribute '{name}'")
     if name == "results":

@@ -30,8 +30,8 @@ from harness.numerics.trajectory import LinearScore, Score, Trajectory
 __all__ = [
     "Batch", "ClosedForm", "Data", "DataError", "DataStream", "DiagNormal", "Field", "Found",
     "LinearScore", "Method", "Metric", "Noise", "Oracle", "Params", "Particles", "Problem", "Score",
-    "Task", "Trajectory", "abstractmethod", "added_later", "autograd_score", "find_data", "log_std_normal",
-    "model_validator", "open_data", "tunable",
+    "Task", "Trajectory", "abstractmethod", "added_later", "autograd_score", "find_data",
+    "log_std_normal", "model_validator", "open_data", "tunable",
 ]  # fmt: skip
 
 Batch = dict[str, Any]

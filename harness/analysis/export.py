@@ -48,7 +48,9 @@ FIELDS = list(RunSpec.model_fields)
 
 @dataclass(frozen=True)
 class Run:
-    """One run with all that is stored of it; `is_newest`: no newer code of its plugins is stored."""
+    """One run with all that is stored of it; `is_newest`: no newer code of its plugins is
+    stored.
+    """
 
     row: RunRow
     metrics: Mapping[str, Estimate]
@@ -296,8 +298,8 @@ def _metric_columns(measured: Mapping[str, bool], tasks: Sequence[CellRow]) -> l
 
 @dataclass(frozen=True)
 class MatchingRuns:
-    """The keys of runs, by task, method, cell and seed; the shapes of their specs; and a cell of each
-    task.
+    """The keys of runs, by task, method, cell and seed; the shapes of their specs; and a cell of
+    each task.
     """
 
     keys: list[str]

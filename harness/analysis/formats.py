@@ -1,4 +1,4 @@
-"""Tables as text for papers and pages: Markdown, LaTeX and HTML; whatever a name holds, it stays text."""
+"""Tables as Markdown, LaTeX and HTML; whatever a name holds, it stays text."""
 
 from __future__ import annotations
 
@@ -48,8 +48,9 @@ def escape_markdown(text: str) -> str:
 
 
 LATEX_SPECIAL = {
-    "\\": r"\textbackslash{}", "{": r"\{", "}": r"\}", "$": r"\$", "&": r"\&", "%": r"\%", "#": r"\#", "_": r"\_",
-    "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "<": r"\textless{}", ">": r"\textgreater{}", "|": r"\textbar{}",
+    "\\": r"\textbackslash{}", "{": r"\{", "}": r"\}", "$": r"\$", "&": r"\&", "%": r"\%",
+    "#": r"\#", "_": r"\_", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}",
+    "<": r"\textless{}", ">": r"\textgreater{}", "|": r"\textbar{}",
     '"': r"\char34{}", "`": r"\`{}", "±": r"$\pm$", "[": "{[}", "*": "{*}",
 }  # fmt: skip
 PACKAGES = "% Needs \\usepackage{booktabs} and \\usepackage{graphicx}."

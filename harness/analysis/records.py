@@ -38,7 +38,9 @@ KINDS: dict[str, Kind] = {
 
 
 def records(tables: Sequence[Table], selected: SelectedRuns) -> list[Record]:
-    """Return a flat record for each entry of each table; what does not apply, or is NaN, is None."""
+    """Return a flat record for each entry of each table; what does not apply, or is NaN, is
+    None.
+    """
     rows: list[Record] = []
     for table in tables:
         for line in table.lines:

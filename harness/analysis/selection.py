@@ -133,7 +133,9 @@ class RowName:
 
 @dataclass(frozen=True)
 class ColumnName:
-    """A task with its variant, and by name all that its metrics depend on besides what was trained."""
+    """A task with its variant, and by name all that its metrics depend on besides what was
+    trained.
+    """
 
     task: str
     aspects: Aspects
@@ -226,7 +228,9 @@ def differences(specs: Iterable[dict[str, Any]]) -> dict[str, list[Any]]:
 
 @dataclass(frozen=True)
 class Group:
-    """The replicates of one cell by seed, with their row and column; withdrawn ones are named only."""
+    """The replicates of one cell by seed, with their row and column; withdrawn ones are named
+    only.
+    """
 
     cell: CellRow
     row: RowName

@@ -23,7 +23,7 @@ than this.
 
 @dataclass(frozen=True)
 class Interval:
-    """A mean of `n` values with its standard error and the ends of its interval; NaN where n < 2."""
+    """The mean of `n` values, its standard error and its interval; NaN where n < 2."""
 
     mean: float
     se: float

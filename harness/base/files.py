@@ -46,8 +46,8 @@ def write_atomically(path: Path, content: bytes) -> None:
 
 @contextmanager
 def atomic_file(path: Path) -> Iterator[BinaryIO]:
-    """Open a file to fill piece by piece, which is at `path` when the block has ended well, and else
-    not at all; folders are made.
+    """Open a file to fill piece by piece, which is at `path` when the block has ended well, and
+    else not at all; folders are made.
 
     Raises:
         OSError: it cannot be written.

@@ -21,7 +21,9 @@ Plain = None | bool | int | float | str | list["Plain"] | dict[str, "Plain"]
 
 
 class Status(StrEnum):
-    """Where a run stands: `TERMINAL` statuses are results, the others go on when asked for again."""
+    """Where a run stands: `TERMINAL` statuses are results, the others go on when asked for
+    again.
+    """
 
     QUEUED = "queued"
     RUNNING = "running"
@@ -81,8 +83,8 @@ def digest(value: Any) -> str:
 
 
 def added_later(old: Any, **kwargs: Any) -> Any:
-    """A field of a later release: runs made before it had the value `old`, and keep their keys, as a
-    spec leaves the field out of its hashed text while it has that value.
+    """A field of a later release: runs made before it had the value `old`, and keep their keys, as
+    a spec leaves the field out of its hashed text while it has that value.
     """
     return Field(json_schema_extra={"old_runs_had": old}, **kwargs)
 
@@ -116,7 +118,8 @@ def stored_fields(plugin: BaseModel) -> dict[str, Any]:
             survives = False
         if not survives:
             raise InvalidSetting(
-                f"Field '{name}' of {type(plugin).__name__} cannot be stored: its value is a {type(value).__name__}. "
+                f"Field '{name}' of {type(plugin).__name__} cannot be stored: its value is a "
+                f"{type(value).__name__}. "
                 "Use numbers, texts, paths, times, enumerations, or lists, sets or dicts of them."
             )
     return stored
@@ -323,7 +326,9 @@ class Description(BaseModel):
 
 
 class Plan(BaseModel):
-    """What only changes speed, kept with the run so that whoever resumes it computes the same bits."""
+    """What only changes speed, kept with the run so that whoever resumes it computes the same
+    bits.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 

@@ -39,7 +39,7 @@ def place_in(traceback: str | None) -> str | None:
     """The last line of a stored traceback that lies in the plugin's folder: `mine.py:12 in
     particles`.
 
-    >>> place_in('Traceback (most recent call last):\\n  File "/home/ada/mine.py", line 12, in particles\\nValueError: no')
+    >>> place_in('Traceback:\\n  File "/home/ada/mine.py", line 12, in particles\\nValueError: no')
     'mine.py:12 in particles'
     """
     frames = FRAME.findall(traceback or "")

@@ -192,7 +192,8 @@ def _inside(folder: Path, name: str, top: Path) -> Path:
     path = folder / name
     if not leads_straight(path, top):
         raise StoreError(
-            f"{path} is reached by a link, and files of runs are not followed there. Put the file in the link's place."
+            f"{path} is reached by a link, and files of runs are not followed there. Put the file "
+            "in the link's place."
         )
     return path
 
@@ -200,5 +201,6 @@ def _inside(folder: Path, name: str, top: Path) -> Path:
 def _require(pattern: str, name: object) -> None:
     if not isinstance(name, str) or not re.fullmatch(pattern, name):
         raise StoreError(
-            f"The result database has {name!r:.60} where the name of a run or of its file belongs: bench never wrote that."
+            f"The result database has {name!r:.60} where the name of a run or of its file belongs: "
+            "bench never wrote that."
         )

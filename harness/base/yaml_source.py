@@ -66,8 +66,8 @@ class Document:
         noun: str,
         parts: Mapping[str, tuple[str, type[BaseModel]]],
     ) -> Model:
-        """Read the values as a model, which messages call `noun`; `parts` are the nouns and models of
-        what lies in lists and mappings, by the name of their field.
+        """Read the values as a model, which messages call `noun`; `parts` are the nouns and models
+        of what lies in lists and mappings, by the name of their field.
 
         Raises:
             UsageError: the first fault, with file, line and field.
@@ -115,7 +115,8 @@ def read(path: Path, name: str) -> Document:
     except UnicodeDecodeError as err:
         line = content.count(b"\n", 0, err.start) + 1
         raise UsageError(
-            f"{name}, line {line}: byte {content[err.start]:#04x} is not UTF-8. Save the file as UTF-8 text."
+            f"{name}, line {line}: byte {content[err.start]:#04x} is not UTF-8. Save the file as "
+            "UTF-8 text."
         ) from err
     except (yaml.YAMLError, ValueError, OverflowError) as err:
         # The others are the scanner's own slips, as on "\Uffffffff".

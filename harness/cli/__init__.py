@@ -113,8 +113,8 @@ def main() -> None:
     mirror them for `mlflow ui`, checkpoints/ holds the trained states. Repeating a command resumes
     it.
 
-    Exit status: 0 all is done and well, 1 an error, 2 bad usage, 3 some run is not done or something
-    is not as it should be, 130 interrupted.
+    Exit status: 0 all is done and well, 1 an error, 2 bad usage, 3 some run is not done or
+    something is not as it should be, 130 interrupted.
 
     \b
     Examples:

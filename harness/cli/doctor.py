@@ -1,4 +1,4 @@
-"""`bench doctor`: find what is wrong with a workspace, and repair it. Nothing is changed by looking."""
+"""`bench doctor`: find what is wrong with a workspace, and repair it when asked."""
 
 from __future__ import annotations
 

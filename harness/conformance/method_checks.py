@@ -152,7 +152,8 @@ def weights_are_proper(cls: type[Method], seed: int, thoroughness: float) -> Ver
         for excess in z.abs().tolist():
             worst.add(excess, f" at {described(values)}, D={dim}{where}")
     detail = (
-        f"worst |z| {worst.value:.1f}{worst.setting}, {n_reliable} of {n_problems} settings counted "
+        f"worst |z| {worst.value:.1f}{worst.setting}, {n_reliable} of {n_problems} settings "
+        "counted "
         f"(limits {Z_LIMIT:g} and at least {FEWEST_SETTINGS})"
     )
     return worst.value < Z_LIMIT and n_reliable >= FEWEST_SETTINGS, detail
@@ -227,7 +228,9 @@ def _log_w_at(
 
 
 def parameters_get_gradients(cls: type[Method], seed: int, _: float) -> Verdict:
-    """Every leaf of the method and of the base has a finite gradient of the ELBO that is not zero."""
+    """Every leaf of the method and of the base has a finite gradient of the ELBO that is not
+    zero.
+    """
     lacking = []
     for values, n_context in settings_and_contexts(cls):
         leaves, context = _all_leaves(cls(**values), seed, n_context)

@@ -76,8 +76,8 @@ def sized(cls: type[Task]) -> list[dict[str, Any]]:
 
 
 class Case:
-    """A task with its data in double precision: a stack of seeds, or the one of a task that does not
-    stack.
+    """A task with its data in double precision: a stack of seeds, or the one of a task that does
+    not stack.
     """
 
     def __init__(self, task: Task, seed: int, seeds: tuple[int, ...] = ()) -> None:
@@ -95,7 +95,9 @@ class Case:
         )
 
     def thetas(self, base: str) -> Iterator[Params]:
-        """The first parameters, those moved a little and much, and the best where they are known."""
+        """The first parameters, those moved a little and much, and the best where they are
+        known.
+        """
         for jitter in (0.0, 0.1, 0.5):
             yield self.theta(base, jitter)
         if self.best is not None:
@@ -201,8 +203,8 @@ def mle_is_the_maximum(cls: type[Task], seed: int, _: float) -> Verdict:
 def _gain_beyond_best(
     case: Case, oracle: Oracle, best: Params, replicate: int, stream: str
 ) -> float:
-    """The most that one replicate's evidence gains by a Newton step or at random nearby points, over
-    what rounding hides.
+    """The most that one replicate's evidence gains by a Newton step or at random nearby points,
+    over what rounding hides.
 
     Where problems share one set of parameters, it is the evidence of all of them.
     """
@@ -383,7 +385,9 @@ def _problem_fault(case: Case, theta: Params, batch: Batch, base: str, seed: int
 
 
 def problems_do_not_leak(cls: type[Task], seed: int, _: float) -> Verdict:
-    """log_joint[s, n] has a gradient of exactly zero in the z of every other particle and problem."""
+    """log_joint[s, n] has a gradient of exactly zero in the z of every other particle and
+    problem.
+    """
     worst = Worst()
     for values in sized(cls):
         case = Case(cls(**values), seed)

@@ -50,7 +50,8 @@ def fetch(
     progress: Progress = lambda *_: None,
     say: Callable[[str], None] = lambda _: None,
 ) -> Iterator[Fetched]:
-    """Download the files of a data set that are missing, yielding each when it is in its place; right
+    """Download the files of a data set that are missing, yielding each when it is in its place;
+    right
     ones stay. Of several processes at once, one downloads and the others wait and find the files.
 
     Args:
@@ -72,7 +73,8 @@ def fetch(
     for mirror in mirrors or ():
         if not ADDRESS.fullmatch(mirror):
             raise InvalidSetting(
-                f"'{redact(mirror)}' is not a mirror's address. It begins with https:// or http://, "
+                f"'{redact(mirror)}' is not a mirror's address. It begins with https:// or "
+                "http://, "
                 "ends before the file's name, and has no user, query or fragment."
             )
     target = places(known, folder)[0]
@@ -144,7 +146,8 @@ def _fetch(
             item.path.unlink(missing_ok=True)
         return path
     raise FetchFailed(
-        f"No mirror gives {file.name} of {file.data_set}: {'; '.join(faults)}. Try again, name another mirror "
+        f"No mirror gives {file.name} of {file.data_set}: {'; '.join(faults)}. Try again, name "
+        "another mirror "
         f"(bench data fetch {file.data_set} --mirror URL), or put a copy into {folder}."
     )
 

@@ -67,7 +67,8 @@ class DataStream:
             self._seen.update(content)
             if self._size > self._expected.size:
                 raise ValueError(
-                    f"is not {_title(self._expected)}: it has more than {self._expected.size:,} bytes when decompressed"
+                    f"is not {_title(self._expected)}: it has more than {self._expected.size:,} "
+                    "bytes when decompressed"
                 )
         return content
 
@@ -80,7 +81,8 @@ class DataStream:
         if expected is None or sha256 == expected.sha256:
             return
         raise ValueError(
-            f"is not {_title(expected)}: the sha256 of its decompressed bytes is {sha256[:12]}..., not {expected.sha256[:12]}..."
+            f"is not {_title(expected)}: the sha256 of its decompressed bytes is {sha256[:12]}..., "
+            f"not {expected.sha256[:12]}..."
         )
 
 
@@ -123,7 +125,8 @@ def look(file: DataFile, folders: list[Path]) -> Path | None:
             path = next((folder / name for name in file.names if (folder / name).is_file()), None)
         except OSError as err:
             raise DataError(
-                f"{folder} cannot be read: {err.strerror}. Change its permissions, or set BENCH_DATA to another."
+                f"{folder} cannot be read: {err.strerror}. Change its permissions, or set "
+                "BENCH_DATA to another."
             ) from err
         if path is not None:
             return path
@@ -146,8 +149,10 @@ def find_data(name: str, file_name: str) -> Found:
     if path is None:
         package = f" On Debian: apt-get install {known.package}." if known.package else ""
         raise DataError(
-            f"{_title(file)} is missing: looked in {' and '.join(map(str, folders))}. Fetch it: bench data fetch {name}.{package} "
-            f"Or put {file.name}.gz (or {file.name}) into {folders[0]}; BENCH_DATA names another folder with {name}/ in it."
+            f"{_title(file)} is missing: looked in {' and '.join(map(str, folders))}. Fetch it: "
+            f"bench data fetch {name}.{package} "
+            f"Or put {file.name}.gz (or {file.name}) into {folders[0]}; BENCH_DATA names another "
+            f"folder with {name}/ in it."
         )
     status = path.stat()
     return Found(path, file, status.st_mtime_ns, status.st_size)
@@ -155,8 +160,8 @@ def find_data(name: str, file_name: str) -> Found:
 
 @contextmanager
 def open_data(path: Path, expected: DataFile | None = None) -> Iterator[DataStream]:
-    """A file for reading, decompressed where its content is gzip, and checked at the end of the block
-    where it must be a known one: its size bounds what is read, and its sha256 is compared.
+    """A file for reading, decompressed where its content is gzip, and checked at the end of the
+    block where it must be a known one: its size bounds what is read, and its sha256 is compared.
 
     A ValueError in the block says what is wrong with the file, and becomes a DataError with its
     path and a remedy.
@@ -193,8 +198,8 @@ def fault_of(path: Path, expected: DataFile) -> str | None:
 
 
 def verify(name: str, folder: Path | None = None) -> Iterator[Checked]:
-    """Read every file of a data set, in `folder` or all the places where tasks look, and compare its
-    sha256.
+    """Read every file of a data set, in `folder` or all the places where tasks look, and compare
+    its sha256.
 
     Raises:
         UnknownName: there is no such data set.

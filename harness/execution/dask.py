@@ -127,8 +127,8 @@ def _fault(future: Any, group: list[str]) -> WorkerLost | None:
 def run_on_cluster(
     store: ResultStore, client: Any, keys: Sequence[str], stop: StopRequest, options: Options
 ) -> Iterator[Event]:
-    """Make these runs on the cluster of `client`: only their keys travel, and its workers claim them
-    in the database.
+    """Make these runs on the cluster of `client`: only their keys travel, and its workers claim
+    them in the database.
 
     Raises:
         Stop: `stop` was set; what the cluster has begun goes on there.

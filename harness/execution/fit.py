@@ -64,8 +64,8 @@ class Fit:
             return self.method.particles(phi, problem, noise, n_particles, trace)
 
     def score(self) -> dict[str, float]:
-        """Return every metric that `bench run` would store for this run, and `<name>_se` where it is an
-        estimate; nats.
+        """Return every metric that `bench run` would store for this run, and `<name>_se` where it
+        is an estimate; nats.
         """
         scores = evaluation.evaluate(self.method, self.task, self.protocol, self.state)
         errors = {

@@ -179,7 +179,9 @@ class Speeds:
                 self._sums[kind] = (sums[0] + wall_s, sums[1] + steps)
 
     def seconds_a_step(self, run: NewRun, cell: str) -> float | None:
-        """Return those of a stack that this run is in; None where nothing is known of its method."""
+        """Return those of a stack that this run is in; None where nothing is known of its
+        method.
+        """
         for kind in _kinds(cell, run.spec.method, run.spec.task, run.task_label, run.settings):
             if kind in self._sums:
                 wall_s, steps = self._sums[kind]

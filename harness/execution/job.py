@@ -69,7 +69,9 @@ def cores() -> int:
 
 @dataclass(frozen=True)
 class Options:
-    """How a command wants its runs made; only `other_torch` may change a number, in its last bits."""
+    """How a command wants its runs made; only `other_torch` may change a number, in its last
+    bits.
+    """
 
     save_every_s: float | None = None
     other_torch: bool = False

@@ -1,4 +1,6 @@
-"""Runs in this process: claim what is free, a stack at a time, run it, wait for what others hold."""
+"""Runs in this process: claim what is free, a stack at a time, run it, wait for what others
+hold.
+"""
 
 from __future__ import annotations
 

@@ -44,7 +44,8 @@ def elbo_error(log_w: Tensor) -> Tensor:
 def log_evidence(log_w: Tensor) -> tuple[Tensor, Tensor]:
     r"""The importance-sampling estimate of $\log p(x)$ and its standard error, both [...].
 
-    $$\widehat{\log p} = \log \bar w, \qquad \mathrm{se} \approx \frac{\mathrm{sd}(w)}{\bar w \sqrt S}$$
+    $$\widehat{\log p} = \log \bar w, \qquad
+    \mathrm{se} \approx \frac{\mathrm{sd}(w)}{\bar w \sqrt S}$$
 
     by the delta method. The error can be trusted only where `pareto_k` is below 0.7.
     """

@@ -40,7 +40,8 @@ class Noise:
 
     >>> import torch
     >>> noise, like = Noise(["0/train"]), torch.zeros((), dtype=torch.float64)
-    >>> torch.equal(noise.at(5).normal(3, 1, 2, like=like), Noise(["0/train"]).at(5).normal(3, 1, 2, like=like))
+    >>> again = Noise(["0/train"]).at(5)
+    >>> torch.equal(noise.at(5).normal(3, 1, 2, like=like), again.normal(3, 1, 2, like=like))
     True
     """
 

@@ -1,4 +1,6 @@
-"""Integrators of Hamilton's equations: particles kicked by a score and drifting between the kicks."""
+"""Integrators of Hamilton's equations: particles kicked by a score and drifting between the
+kicks.
+"""
 
 from __future__ import annotations
 
@@ -63,13 +65,15 @@ class _Quadratic(torch.autograd.Function):
 
 
 class Trajectory:
-    r"""Positions z and momenta v, moved by operations that are first described and then run at once.
+    r"""Positions z and momenta v, moved by operations that are first described and then run at
+    once.
 
     - `kick(epsilon, fraction)`: $v \leftarrow v + f \epsilon\, s(z)$ under the score s.
     - `drift(epsilon, fraction)`: $z \leftarrow z + f \epsilon\, v$.
     - `temper(T)`: $v \leftarrow (T / T')\, v$, where $T'$ is the value before; 1 at first.
 
-    They are run with $u = v / T$, which tempering leaves alone: a kick adds $(f \epsilon / T)\, s(z)$
+    They are run with $u = v / T$, which tempering leaves alone: a kick adds $(f \epsilon / T)\,
+    s(z)$
     to u, and a drift $f \epsilon\, T u$ to z. Kicks between two drifts meet the same score and are
     one, so K leapfrog steps take K + 1 scores. Under a `LinearScore` every operation is a matrix,
     the same for all particles: only the product of all is applied to them, by `harmonic_leapfrog`.
@@ -181,7 +185,8 @@ class _Operation(NamedTuple):
 def _sums(
     operations: list[_Operation], scales: Tensor, n_slots: int, precision: Tensor | None = None
 ) -> Tensor:
-    """Add fraction * scale * precision * epsilon of the operations up in each slot: [n_slots, R, D].
+    """Add fraction * scale * precision * epsilon of the operations up in each slot: [n_slots, R,
+    D].
 
     One epsilon that all of them share is multiplied last, when the rest is still [n_slots, R, 1].
     """

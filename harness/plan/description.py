@@ -69,7 +69,9 @@ def _no_text(digest: str) -> Any:
 
 
 def _values_of_protocol(task: type[Task], protocol: str) -> dict[str, Any]:
-    """A protocol's own values, and the usual ones of fields that the default protocol sets instead."""
+    """A protocol's own values, and the usual ones of fields that the default protocol sets
+    instead.
+    """
     if protocol not in task.protocols:
         return {}
     fields = Protocol.model_fields

@@ -54,7 +54,8 @@ def parse_selector(kind: registry.Kind, text: str) -> list[Setting]:
         alternatives = [value.strip() for value in values.split(",")]
         if not equals or not name.strip() or not all(alternatives):
             raise InvalidSelector(
-                f"Cannot read '[{bracket}]' in '{text}'. Write [field=value] or [field=value,value]."
+                f"Cannot read '[{bracket}]' in '{text}'. Write [field=value] or "
+                "[field=value,value]."
             )
         choices.setdefault(name.strip(), []).extend(alternatives)
     refuse_too_many(math.prod(map(len, choices.values())))
@@ -67,10 +68,12 @@ def parse_selector(kind: registry.Kind, text: str) -> list[Setting]:
 def matches_any(patterns: Sequence[str], names: Collection[str], fields: Mapping[str, Any]) -> bool:
     """Whether a pattern stands for a plugin of these names with these settings; none is for all.
 
-    >>> matches_any(["hvae*"], ["hvae", "hvae-untempered"], {}), matches_any(["hvae"], ["hvae-iaf"], {}), matches_any([], ["vb"], {})
-    (True, False, True)
-    >>> matches_any(["hvae[n_leapfrog=1,10]"], ["hvae"], {"n_leapfrog": 10}), matches_any(["*[n_leapfrog=1]"], ["hvae"], {"n_leapfrog": 10})
-    (True, False)
+    >>> matches_any(["hvae*"], ["hvae", "hvae-untempered"], {}), matches_any([], ["vb"], {})
+    (True, True)
+    >>> matches_any(["hvae[n_leapfrog=1,10]"], ["hvae"], {"n_leapfrog": 10})
+    True
+    >>> matches_any(["*[n_leapfrog=1]"], ["hvae"], {"n_leapfrog": 10})
+    False
     """
     texts = {
         name: "none" if value is None else str(value).lower() for name, value in fields.items()
@@ -95,7 +98,8 @@ def refuse_too_many(count: int) -> None:
     """
     if count > LARGEST_GRID:
         raise InvalidSelector(
-            f"These are {count:,} runs; at most {LARGEST_GRID:,} are made together. Split them over several commands."
+            f"These are {count:,} runs; at most {LARGEST_GRID:,} are made together. Split them "
+            "over several commands."
         )
 
 
@@ -118,7 +122,8 @@ def parse_seeds(text: str) -> list[int]:
         start, end = int(match[1]), int(match[2] or match[1])
         if end < start or end > LARGEST_SEED or end - start >= LARGEST_RANGE:
             raise InvalidSelector(
-                f"Seeds '{part.strip()}' run backwards, are more than {LARGEST_RANGE:,} or beyond {LARGEST_SEED}."
+                f"Seeds '{part.strip()}' run backwards, are more than {LARGEST_RANGE:,} or beyond "
+                f"{LARGEST_SEED}."
             )
         seeds |= dict.fromkeys(range(start, end + 1))
     return list(seeds)
@@ -150,7 +155,8 @@ def parse_sets(texts: Sequence[str]) -> dict[str, str]:
         name, equals, value = text.partition("=")
         if not equals or not name.strip() or not value.strip():
             raise InvalidSelector(
-                f"Cannot read --set '{text}'. Write FIELD=VALUE: lr=1e-3, method.n_leapfrog=5 or task.rho=0.7."
+                f"Cannot read --set '{text}'. Write FIELD=VALUE: lr=1e-3, method.n_leapfrog=5 or "
+                "task.rho=0.7."
             )
         values[name.strip()] = value.strip()
     return values

@@ -39,7 +39,8 @@ def is_shipped(name: str) -> bool:
 
 @dataclass(frozen=True)
 class Source:
-    """The text of a plugin that is not installed: its file, and those of its folder that it imports.
+    """The text of a plugin that is not installed: its file, and those of its folder that it
+    imports.
 
     Args:
         main: the plugin's file, relative to the folder.
@@ -151,7 +152,8 @@ def parsed(text: str) -> Source:
     except (ValueError, TypeError, AttributeError):
         pass
     raise PluginError(
-        "The stored source of a plugin is not as bench stores it. Put a backup of the database in its place."
+        "The stored source of a plugin is not as bench stores it. Put a backup of the database in "
+        "its place."
     )
 
 
@@ -186,7 +188,9 @@ class _Loader(importlib.abc.MetaPathFinder, importlib.abc.ExecutionLoader):
 
 
 class _Inwards(ast.NodeTransformer):
-    """Has a file import its neighbours from the source's package: two plugins may have a `nets.py`."""
+    """Has a file import its neighbours from the source's package: two plugins may have a
+    `nets.py`.
+    """
 
     def __init__(self, source: Source) -> None:
         self._package = source.package
@@ -268,7 +272,9 @@ def is_installed(name: str) -> bool:
 
 @cache
 def source_hash(cls: type) -> str:
-    """A hash of the text of an installed plugin's file and of the files beside it that it imports."""
+    """A hash of the text of an installed plugin's file and of the files beside it that it
+    imports.
+    """
     import inspect
 
     path = Path(inspect.getfile(cls))

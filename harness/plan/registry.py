@@ -51,8 +51,8 @@ class Listing:
 
 @dataclass(frozen=True)
 class NamedPlugin:
-    """A plugin's class, the name that loads it again, the fields that its variant fills, and its text
-    where it is not installed.
+    """A plugin's class, the name that loads it again, the fields that its variant fills, and its
+    text where it is not installed.
     """
 
     cls: Any
@@ -66,8 +66,8 @@ named: dict[str, Source] = {}
 
 
 def listings(kind: Kind) -> dict[str, Listing]:
-    """Every plugin by name: those that are installed, and the files of a folder `methods` or `tasks`
-    in the current one, under names that are still free. Nothing is imported.
+    """Every plugin by name: those that are installed, and the files of a folder `methods` or
+    `tasks` in the current one, under names that are still free. Nothing is imported.
     """
     folder, local = Path(f"{kind}s"), {}
     with suppress(OSError):
@@ -191,7 +191,8 @@ def _class_in(kind: Kind, module: ModuleType, attribute: str, name: str) -> Any:
     if len(candidates) != 1:
         base = kind.capitalize()
         raise UsageError(
-            f"'{name}' must name one subclass of {base} with a `name`: FILE.py:CLASS. It has: {', '.join(names) or 'none'}."
+            f"'{name}' must name one subclass of {base} with a `name`: FILE.py:CLASS. It has: "
+            f"{', '.join(names) or 'none'}."
         )
     unnamed = [] if candidates[0] in classes else ["name"]
     if missing := [*unnamed, *sorted(candidates[0].__abstractmethods__)]:
@@ -211,14 +212,16 @@ def check_identity(kind: Kind, plugin: NamedPlugin) -> None:
     if plugin.cls.__module__ == "__main__":
         class_name = plugin.cls.__name__
         raise UsageError(
-            f"{class_name} was defined in this session, and only this process can run it. To store its runs: a file, ./mine.py:{class_name}."
+            f"{class_name} was defined in this session, and only this process can run it. To store "
+            f"its runs: a file, ./mine.py:{class_name}."
         )
     if plugin.source is None:
         return
     name, claim = plugin.cls.name, f"{plugin.cls.__name__} in {plugin.source.main} calls itself"
     if not re.fullmatch(r"[A-Za-z0-9][\w.+-]{0,59}", str(name), re.ASCII):
         raise UsageError(
-            f"{claim} {name!r}. A `name` is up to 60 letters, digits and - _ . +, such as 'my-{kind}'."
+            f"{claim} {name!r}. A `name` is up to 60 letters, digits and - _ . +, such as "
+            f"'my-{kind}'."
         )
     if name in installed(kind):
         raise UsageError(
@@ -258,13 +261,15 @@ def _class_of(kind: Kind, name: str, digest: str | None, source_of: Callable[[st
         ]
         if len(classes) != 1:
             raise PluginError(
-                f"The stored text of the {kind} '{name}' has no class of that name. Put a backup of the database in its place."
+                f"The stored text of the {kind} '{name}' has no class of that name. Put a backup "
+                "of the database in its place."
             )
         return classes[0]
     module, colon, _ = name.partition(":")
     if colon and (module.endswith(".py") or not is_installed(module)):
         raise PluginError(
-            f"The {kind} '{name}' is not installed, and its code was not kept. Queue it anew with its path: ./mine.py:Mine."
+            f"The {kind} '{name}' is not installed, and its code was not kept. Queue it anew with "
+            "its path: ./mine.py:Mine."
         )
     return find(kind, name).cls
 
@@ -301,7 +306,8 @@ def build(cls: type[Model], whose: str, values: dict[str, Any], prefix: str = ""
                 f"{prefix}{name} of {whose} has no value. Give one: --set {prefix}{name}=VALUE."
             ) from err
         raise InvalidSetting(
-            f"{prefix}{name}={shortened(str(values.get(name)), 60)} is not allowed for {whose}: it {message}."
+            f"{prefix}{name}={shortened(str(values.get(name)), 60)} is not allowed for {whose}: it "
+            f"{message}."
         ) from err
 
 

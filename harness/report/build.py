@@ -210,7 +210,8 @@ def _provenance(view: View, named_groups: NamedGroups) -> Section:
     environments = {digest: f"E{index}" for index, digest in enumerate(sorted(digests), 1)}
     stored: dict[str, dict[str, Any]] = view.sample.store.scores.environments()
     about = (
-        "Every number of this page is computed from the runs below and nothing else. bench show KEY "
+        "Every number of this page is computed from the runs below and nothing else. bench show "
+        "KEY "
         "prints one run with its full specification, history, metrics and files; the same database "
         "gives the same page, byte for byte."
     )

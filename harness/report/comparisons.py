@@ -180,8 +180,8 @@ def _exact_errors(view: View, groups: Iterable[Group], metric: str) -> list[Mark
 
 
 def _families(view: View, kinds: Collection[type]) -> Iterable[tuple[str, str, list[list[Group]]]]:
-    """The tasks and fields of a method, of these kinds, that were varied alone, with the groups that
-    differ in nothing else.
+    """The tasks and fields of a method, of these kinds, that were varied alone, with the groups
+    that differ in nothing else.
     """
     for task, groups in columns(view.groups).items():
         families: dict[tuple[str, str], list[Group]] = {}
@@ -270,7 +270,8 @@ def choices(view: View) -> Section:
 def ranks(ranking: Ranking | None) -> Section:
     """Draw the critical-difference diagram of the methods across tasks."""
     about = (
-        "Mean ranks over the tasks that all of these methods were run on, 1 the best; a method with "
+        "Mean ranks over the tasks that all of these methods were run on, 1 the best; a method "
+        "with "
         "failed runs is last where it failed. A grey bar joins methods that cannot be told apart: "
         "their mean ranks are nearer to one another than the critical difference (Nemenyi's test "
         "at 5 %; Demsar 2006)."

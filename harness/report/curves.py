@@ -19,7 +19,8 @@ WARM_UP = 0.1
 """The share of training after which the vertical axis shows all of nine lines in ten."""
 ABOUT = (
     f"The training bound, each line the mean over the first replicates, {SEEDS} at most, with "
-    f"{POINTS} points at most. Gradient evaluations are those of the log-joint. Seconds are a run's "
+    f"{POINTS} points at most. Gradient evaluations are those of the log-joint. Seconds are a "
+    "run's "
     "seconds of work, spread evenly over its steps; replicates that train together each have the "
     "seconds of all. The vertical axis shows where nine of ten lines are after the first tenth; a "
     "double click shows everything."

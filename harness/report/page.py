@@ -161,8 +161,8 @@ def _environment() -> Environment:
 
 
 def as_json(value: Any) -> str:
-    r"""Write JSON that can stand inside a script: numbers that are not finite are null, and there is
-    no `<`.
+    r"""Write JSON that can stand inside a script: numbers that are not finite are null, and there
+    is no `<`.
 
     >>> as_json({"a": [float("nan"), 1.0], "b": "</script>"})
     '{"a":[null,1.0],"b":"\\u003c/script\\u003e"}'

@@ -1,4 +1,6 @@
-"""How a database is reached: its address, engine, transactions and clock, and errors in one line."""
+"""How a database is reached: its address, engine, transactions and clock, and errors in one
+line.
+"""
 
 from __future__ import annotations
 
@@ -108,7 +110,9 @@ class Database(Closing):
 
     @contextmanager
     def frozen(self) -> Iterator[Database]:
-        """Open this database as one moment shows it, to be read piece by piece while others write."""
+        """Open this database as one moment shows it, to be read piece by piece while others
+        write.
+        """
         with ExitStack() as stack:
             with clear_errors(self.url):
                 connection = stack.enter_context(self._reading_engine.begin())

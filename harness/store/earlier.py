@@ -171,7 +171,8 @@ def supersedes(status: str, earlier_status: str) -> bool:
 
 def decide(connection: Connection, keys: Iterable[str], at: float) -> list[File]:
     """Of runs that have ended, let earlier results go that have a successor now, and put the others
-    back. Of a retracted result that goes, the mark stays. Returns the files that are off the record.
+    back. Of a retracted result that goes, the mark stays. Returns the files that are off the
+    record.
     """
     dropped: list[File] = []
     for key, result in waiting_results(connection, keys).items():

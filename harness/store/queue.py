@@ -52,7 +52,9 @@ class Queue(Operations):
     """
 
     def enqueue(self, new_runs: Sequence[NewRun]) -> list[str]:
-        """Add the runs that are not stored yet, and return their keys; the others stay as they are."""
+        """Add the runs that are not stored yet, and return their keys; the others stay as they
+        are.
+        """
         numbered: dict[str, tuple[NewRun, int]] = {}
         for number, run in enumerate(new_runs):
             numbered.setdefault(run.spec.key, (run, number))
@@ -86,8 +88,8 @@ class Queue(Operations):
             return _open_runs([row for row in rows if row.status in OPEN], at)
 
     def next_runs(self, limit: int, without: Collection[str] = ()) -> list[OpenRun]:
-        """Read the first of all runs that nobody holds, in the order of asking; where there is none,
-        all that are held.
+        """Read the first of all runs that nobody holds, in the order of asking; where there is
+        none, all that are held.
         """
         query = select(*OPEN_COLUMNS).order_by(runs.c.created_at, runs.c.key)
         waiting = [

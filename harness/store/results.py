@@ -31,8 +31,8 @@ from harness.store.schema import curves, environments, metrics, plans, runs
 class Results(Operations):
     """Writes what runs make.
 
-    Methods that take claims raise `LeaseLost`, and write nothing, when a run belongs to someone else
-    meanwhile. Returned files are off the record: they may be deleted.
+    Methods that take claims raise `LeaseLost`, and write nothing, when a run belongs to someone
+    else meanwhile. Returned files are off the record: they may be deleted.
     """
 
     def begin(self, claims: Sequence[Claim], plan: Plan, environment: dict[str, Any]) -> None:

@@ -1,4 +1,6 @@
-"""Results that are retracted: marks with a reason. Of a result that was made anew, its mark stays."""
+"""Results that are retracted: marks with a reason. Of a result that was made anew, its mark
+stays.
+"""
 
 from __future__ import annotations
 

@@ -236,7 +236,9 @@ def metric_value(run: str, name: str, value: float | None, kind: str) -> float:
 
 @lru_cache(maxsize=10_000)
 def parse_description(text: str | None, method: str) -> Description:
-    """Parse what is stored of a run's plugins; a run that has nothing has its method's bare name."""
+    """Parse what is stored of a run's plugins; a run that has nothing has its method's bare
+    name.
+    """
     if text is None:
         return Description(method=method)
     try:

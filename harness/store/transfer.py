@@ -1,4 +1,6 @@
-"""Finished runs that move between databases, as rows of their tables: read, checked, and taken in."""
+"""Finished runs that move between databases, as rows of their tables: read, checked, and taken
+in.
+"""
 
 from __future__ import annotations
 

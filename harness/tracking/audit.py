@@ -1,4 +1,6 @@
-"""Whether MLflow still has what was mirrored to it, and what it has of this database beside that."""
+"""Whether MLflow still has what was mirrored to it, and what it has of this database beside
+that.
+"""
 
 from __future__ import annotations
 

@@ -92,8 +92,8 @@ class Mirror(Closing):
             self._process.send(**message)
 
     def finish(self, timeout_s: float = PATIENCE_S, stop: StopRequest | None = None) -> list[str]:
-        """Wait until all runs are mirrored, as long as that gets on, and end the process; return the
-        keys that are not mirrored: `error` then says why.
+        """Wait until all runs are mirrored, as long as that gets on, and end the process; return
+        the keys that are not mirrored: `error` then says why.
 
         Args:
             timeout_s: how long nothing may happen.

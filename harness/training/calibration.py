@@ -77,8 +77,8 @@ class Answer:
 
 
 def search(measure: Measure, values: Sequence[int]) -> tuple[Spread, list[Answer]]:
-    """Find the value of each method that makes its step as long as that of the first, the reference;
-    return the seconds of the reference's step, and an answer for each other method.
+    """Find the value of each method that makes its step as long as that of the first, the
+    reference; return the seconds of the reference's step, and an answer for each other method.
     """
     reference, methods = Point(0, values[0]), range(1, len(values))
     measured: dict[int, dict[int, list[float]]] = {method: {} for method in methods}

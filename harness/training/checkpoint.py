@@ -22,7 +22,9 @@ FORMAT = 1
 
 
 def replicate_tensors(state: State, replicate: int) -> dict[str, Tensor]:
-    """Name the tensors of one replicate of a stack: `params.*`, `optimiser.*` and the loop's own."""
+    """Name the tensors of one replicate of a stack: `params.*`, `optimiser.*` and the loop's
+    own.
+    """
     leaves = state.layout.views(state.flat)
     stacked = {f"params.{name}": leaf for name, leaf in leaves.items()}
     stacked |= {f"optimiser.{name}": moment for name, moment in state.moments.items()}
@@ -52,7 +54,8 @@ def write(path: Path, content: bytes) -> str:
         write_atomically(path, content)
     except OSError as err:
         raise CheckpointError(
-            f"Cannot write the checkpoint {path}: {err.strerror}. Free some space or choose another BENCH_HOME."
+            f"Cannot write the checkpoint {path}: {err.strerror}. Free some space or choose "
+            "another BENCH_HOME."
         ) from err
     return hashlib.sha256(content).hexdigest()
 

@@ -26,12 +26,14 @@ def use(name: str) -> None:
     here = available()
     if name not in here and not (name == "cuda" and len(here) > 1):
         raise UsageError(
-            f"No device '{name}' on this machine. Available: {', '.join(here)}. Choose one: --device {here[-1]}"
+            f"No device '{name}' on this machine. Available: {', '.join(here)}. Choose one: "
+            f"--device {here[-1]}"
         )
     if name != "cpu":
         torch.backends.cuda.matmul.fp32_precision = "ieee"
         torch.backends.cudnn.conv.fp32_precision = "ieee"  # pyright: ignore[reportAttributeAccessIssue]
-    # A step of thousands of particles frees megabytes: kept by the process, they are not filled with
+    # A step of thousands of particles frees megabytes: kept by the process, they are not filled
+    # with
     # zeros again for the next step. Other C libraries have no mallopt.
     with suppress(OSError, AttributeError, TypeError):
         library = ctypes.CDLL(None)

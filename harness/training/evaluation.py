@@ -1,5 +1,5 @@
-"""The metrics of a trained stack: bounds with fresh noise, gaps to the exact answers, the task's own
-metrics, convergence.
+"""The metrics of a trained stack: bounds with fresh noise, gaps to the exact answers, the task's
+own metrics, convergence.
 """
 
 from __future__ import annotations
@@ -139,8 +139,8 @@ def bound_scores(log_w: Tensor) -> dict[str, Score]:
 def _gaps(
     oracle: Oracle, theta: Params, best: Params | None, batch: Batch, log_w: Tensor
 ) -> Iterator[tuple[str, Score]]:
-    """Compute how far the bound is below the evidence, and the evidence below that of the parameters
-    that are best on the training data; nats.
+    """Compute how far the bound is below the evidence, and the evidence below that of the
+    parameters that are best on the training data; nats.
     """
     evidence = oracle.log_evidence(theta, batch)
     yield "elbo_gap", Score(evidence - bounds.elbo(log_w), bounds.elbo_error(log_w))
@@ -189,7 +189,8 @@ def trend_z(values: Tensor) -> Tensor:
     r"""Slope over its standard error in a least-squares line through each row: [R, n] -> [R]. Above
     about 3, the bound still rose.
 
-    $$z = \hat b / \mathrm{se}(\hat b), \qquad \mathrm{se}^2 = \frac{\sum_i e_i^2}{(n - 2) \sum_i (t_i - \bar t)^2}$$
+    $$z = \hat b / \mathrm{se}(\hat b), \qquad
+    \mathrm{se}^2 = \frac{\sum_i e_i^2}{(n - 2) \sum_i (t_i - \bar t)^2}$$
     """
     n = values.shape[1]
     t = torch.arange(n, dtype=values.dtype) - (n - 1) / 2

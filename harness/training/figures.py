@@ -107,7 +107,9 @@ def by_weight(log_w: Tensor, noise: Noise) -> Tensor:
 
 
 def trajectories(model: Model, images: Tensor, path: Tensor) -> bytes:
-    """Draw a row for each image: the image, then what its latents, `path` [K + 1, n, D], decode to."""
+    """Draw a row for each image: the image, then what its latents, `path` [K + 1, n, D], decode
+    to.
+    """
     K = len(path) - 1
     numbers = list(range(K + 1))
     if K >= N_POSITIONS:

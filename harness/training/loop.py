@@ -102,7 +102,9 @@ class State:
         return self.step if diverged == NEVER else diverged
 
     def best_parameters(self) -> Tensor:
-        """Return the parameters to be scored, [R, P]: the best on validation data, else the last."""
+        """Return the parameters to be scored, [R, P]: the best on validation data, else the
+        last.
+        """
         has_best = self.best.shape[1] and not bool(self.best.isnan().any())
         return self.best if has_best else self.flat
 
@@ -167,7 +169,8 @@ def initial_leaves(method: Method, task: Task, base: str, seed: int) -> Params:
     for kind, plugin, leaves in (("Task", task, theta), ("Method", method, phi)):
         if scalars := [name for name, leaf in leaves.items() if not leaf.ndim]:
             raise PluginError(
-                f"{kind} '{plugin.name}' returned leaf '{scalars[0]}' of shape [] from init(); a scalar has shape [1]."
+                f"{kind} '{plugin.name}' returned leaf '{scalars[0]}' of shape [] from init(); a "
+                "scalar has shape [1]."
             )
     return {f"task.{name}": leaf for name, leaf in theta.items()} | {
         f"method.{name}": leaf for name, leaf in phi.items()
@@ -261,7 +264,8 @@ def train(method: Method, task: Task, protocol: Protocol, state: State) -> Itera
     """
     if protocol.validate_every is not None and state.data.validation is None:
         raise UsageError(
-            f"Task '{task.name}' has no validation data. Leave validate_every out: --set validate_every=none."
+            f"Task '{task.name}' has no validation data. Leave validate_every out: --set "
+            "validate_every=none."
         )
     update, _ = UPDATES[protocol.optimiser]
     noise = Noise(streams(state.seeds, "train"), TRAIN_BLOCK)
@@ -331,8 +335,8 @@ def has_patience(protocol: Protocol, state: State) -> bool:
 def validation_bounds(
     method: Method, task: Task, protocol: Protocol, state: State, theta: Params, phi: Params
 ) -> tuple[Tensor, Tensor]:
-    """Return the protocol's bound and the ELBO on the validation data, nats a problem, with the same
-    noise every time.
+    """Return the protocol's bound and the ELBO on the validation data, nats a problem, with the
+    same noise every time.
     """
     bounds, elbos, n_problems = [], [], 0
     with torch.no_grad():

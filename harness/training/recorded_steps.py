@@ -202,7 +202,10 @@ class RecordedSteps:
             if all(agrees(candidate, point, number + i) for i, point in enumerate(points)):
                 self._recording, self._restore = candidate, self._snapshot()
                 return
-        self.warning = f"steps are taken one by one: a recording of step {number:,} gave other numbers with other parameters or noise"
+        self.warning = (
+            f"steps are taken one by one: a recording of step {number:,} gave other "
+            "numbers with other parameters or noise"
+        )
 
     def _compare(
         self, recording: Recording, flat: Tensor, batch: Batch, noise: Noise, number: int
@@ -213,5 +216,8 @@ class RecordedSteps:
             return result
         self._recording = None
         self._restore()
-        self.warning = f"steps are taken one by one: step {number:,} gave other numbers when it was played back"
+        self.warning = (
+            f"steps are taken one by one: step {number:,} gave other numbers when it "
+            "was played back"
+        )
         return None

@@ -1,5 +1,5 @@
-"""The coordinator of a search: it asks for trials in rounds, has their runs executed, and stores how
-they ended.
+"""The coordinator of a search: it asks for trials in rounds, has their runs executed, and stores
+how they ended.
 
 A round is as many trials as there were workers when the study began. Its trials are asked for one
 after another, run together, and told in their order when all have ended; pruners see the trials of

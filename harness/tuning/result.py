@@ -236,8 +236,8 @@ def cost_by_cell(results: Iterable[TuningResult]) -> dict[str, TuningCost]:
 def best_settings(
     workspace: Workspace, study: str, seeds: Sequence[int]
 ) -> Callable[[Setting, Setting], tuple[str, dict[str, Any]]]:
-    """Return what gives the protocol and the best settings of a tuning study for a method on a task;
-    other values of their selectors than the tuned ones are the user's.
+    """Return what gives the protocol and the best settings of a tuning study for a method on a
+    task; other values of their selectors than the tuned ones are the user's.
 
     Raises:
         UsageError: there is no such study here, one of `seeds` was tuned on, or (from what is

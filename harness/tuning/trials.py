@@ -36,7 +36,9 @@ DEFINITION, RECORD, DATABASE = "bench.definition", "bench.record", "bench.databa
 ROUND, SPECS = "bench.round", "bench.specs"
 """Attributes of a study; `SPECS` are those of trials of earlier releases, by number."""
 OUTCOME, SPEC, STUDY = "bench.outcome", "bench.spec", "bench.study"
-"""Attributes of a trial: how it ended, what its runs are, and the study that it was asked for in."""
+"""Attributes of a trial: how it ended, what its runs are, and the study that it was asked for
+in.
+"""
 NOT_MEASURED = "not measured"
 """The outcome of a trial whose score the result database does not have."""
 

@@ -45,7 +45,8 @@ def upgrade() -> None:
     # both databases read this; Alembic would add the constraint by a second statement, which SQLite
     # does not know
     op.execute(
-        "ALTER TABLE runs ADD COLUMN description TEXT CONSTRAINT fk_runs_description REFERENCES descriptions (digest)"
+        "ALTER TABLE runs ADD COLUMN description TEXT CONSTRAINT fk_runs_description REFERENCES "
+        "descriptions (digest)"
     )
     op.add_column(
         "runs", sa.Column("method_label", sa.Text(), nullable=False, server_default=sa.text("''"))
