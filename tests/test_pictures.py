@@ -25,6 +25,7 @@ from harness.base.files import write_atomically
 from harness.base.spec import RunSpec
 from harness.base.workspace import Workspace
 from harness.cli import main
+from harness.execution.job import OutOfTime
 from harness.numerics.noise import Noise
 from harness.plan import registry
 from harness.tasks.digits import Digits
@@ -88,8 +89,8 @@ def stopped_after(steps):
     """Runs are out of time after so many steps."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(
-            "harness.execution.job.Job.out_of_time",
-            lambda job, step: "its time is over" if step == steps else None,
+            "harness.execution.job.Job.ending",
+            lambda job, step: OutOfTime("its time is over") if step == steps else None,
         )
         yield
 
