@@ -24,7 +24,6 @@ if TYPE_CHECKING:
 
 INTERRUPTED = 130
 NOT_ALL_DONE = 3
-INTERRUPTION = "Interrupted. Everything is saved; the same command, without --rerun, continues."
 
 
 @dataclass(frozen=True)
@@ -134,7 +133,8 @@ def _execute_runs(session: Session, runs: list[NewRun], as_json: bool) -> int:
         status = _print_results(session, runs, unfinished, outcomes, as_json)
         if not is_complete:
             status = INTERRUPTED
-            say(INTERRUPTION, err=True)
+            command = "command without --rerun" if work.rerun else "command"
+            say(f"Interrupted. Everything is saved; the same {command} continues.", err=True)
         mirror.add(_not_mirrored(workspace, store, list(ended)))
         finish_mirror(workspace, mirror, session.stop)
     return status

@@ -17,7 +17,6 @@ from harness.base.text import between, duration, number, plural
 from harness.base.workspace import Workspace
 from harness.cli._execute import (
     INTERRUPTED,
-    INTERRUPTION,
     NOT_ALL_DONE,
     Session,
     finish_mirror,
@@ -69,7 +68,7 @@ def tune_all(searches: Sequence[Search], work: Work, as_json: bool) -> int:
         if is_mirrored and not was_stopped:
             _show_in_mlflow(session, results)
     if was_stopped:
-        say(INTERRUPTION, err=True)
+        say("Interrupted. Everything is saved; the same command continues.", err=True)
         return INTERRUPTED
     if was_late:
         say("The time is over. The same command, with more time, continues.", err=True)
