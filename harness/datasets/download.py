@@ -50,9 +50,9 @@ def fetch(
     progress: Progress = lambda *_: None,
     say: Callable[[str], None] = lambda _: None,
 ) -> Iterator[Fetched]:
-    """Download the files of a data set that are missing, yielding each when it is in its place;
-    right
-    ones stay. Of several processes at once, one downloads and the others wait and find the files.
+    """Download the files of a data set that are missing, yielding each when it is in its place.
+
+    Of several processes at once, one downloads and the others wait and find the files.
 
     Args:
         name: the data set.
@@ -74,8 +74,7 @@ def fetch(
         if not ADDRESS.fullmatch(mirror):
             raise InvalidSetting(
                 f"'{redact(mirror)}' is not a mirror's address. It begins with https:// or "
-                "http://, "
-                "ends before the file's name, and has no user, query or fragment."
+                "http://, ends before the file's name, and has no user, query or fragment."
             )
     target = places(known, folder)[0]
     checked = list(verify(name, folder))
@@ -146,9 +145,9 @@ def _fetch(
             item.path.unlink(missing_ok=True)
         return path
     raise FetchFailed(
-        f"No mirror gives {file.name} of {file.data_set}: {'; '.join(faults)}. Try again, name "
-        "another mirror "
-        f"(bench data fetch {file.data_set} --mirror URL), or put a copy into {folder}."
+        f"No mirror gives {file.name} of {file.data_set}: {'; '.join(faults)}. "
+        f"Try again, name another mirror (bench data fetch {file.data_set} --mirror URL), or put "
+        f"a copy into {folder}."
     )
 
 
