@@ -53,6 +53,7 @@ def differences(before: Any, now: Any, tolerance: float, where: str = "") -> lis
     return [] if alike else [f"{where}: {before!r:.200} is {now!r:.200}"]
 
 
+@pytest.mark.usefixtures("no_mirror")
 @pytest.mark.parametrize("task", TOLERANCE)
 def test_the_metrics_are_those_of_before(task, bench):
     before = [

@@ -69,8 +69,8 @@ def everything(folder):
 @pytest.mark.parametrize(
     ("pruner", "workers", "trials", "kills"),
     [
-        ("median", (), 8, 2),
-        ("none", ("--workers", "2"), 4, 2),
+        ("median", (), 7, 2),
+        ("none", ("--workers", "2"), 3, 2),
         *([("median", ("--workers", "2"), 6, 5)] if FULL else []),
     ],
 )
