@@ -7,10 +7,13 @@ problem a replicate) or 1 (N problems share one set of weights).
 
 from __future__ import annotations
 
+import math
+import re
 from abc import abstractmethod
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from types import new_class
 from typing import Any, ClassVar, Protocol, TypeVar, overload
 
 import numpy as np
@@ -18,7 +21,7 @@ import torch
 from pydantic import BaseModel, Field, model_validator
 from torch import Tensor
 
-from harness.base.errors import DataError
+from harness.base.errors import DataError, PluginError
 from harness.base.metrics import Metric
 from harness.base.spec import added_later, worth_tuning
 from harness.datasets.files import DataStream, Found, find_data, open_data
@@ -29,9 +32,10 @@ from harness.numerics.trajectory import LinearScore, Score, Trajectory
 
 __all__ = [
     "Batch", "ClosedForm", "Data", "DataError", "DataStream", "DiagNormal", "Field", "Found",
-    "LinearScore", "Method", "Metric", "Noise", "Oracle", "Params", "Particles", "Problem", "Score",
-    "Task", "Trajectory", "abstractmethod", "added_later", "autograd_score", "find_data",
-    "log_std_normal", "model_validator", "open_data", "tunable",
+    "LinearScore", "LogDensity", "Method", "Metric", "Model", "Noise", "Oracle", "Params",
+    "Particles", "Problem", "Score", "Task", "Trajectory", "abstractmethod", "added_later",
+    "autograd_score", "find_data", "log_std_normal", "model_validator", "open_data", "target",
+    "tunable",
 ]  # fmt: skip
 
 Batch = dict[str, Any]
@@ -111,6 +115,17 @@ class Particles:
     log_w: Tensor
     path: Tensor | None = None
 
+    def log_mean_exp(self, log_values: Tensor) -> Tensor:
+        r"""Estimate $\log E_{p(z \mid x)}[f(z)]$ from $\log f$ of each draw, self-normalised:
+        [S, N, ...] -> [N, ...]. With $\log f = \log p(x^* \mid z)$ it is a log predictive density.
+
+        $$\log \frac{\sum_s w_s f(z_s)}{\sum_s w_s}$$
+        """
+        weights = self.log_w.log_softmax(0)
+        return (
+            weights.reshape(weights.shape + (1,) * (log_values.ndim - 2)) + log_values
+        ).logsumexp(0)
+
 
 @dataclass(frozen=True)
 class Data:
@@ -143,7 +158,10 @@ class Method(BaseModel, frozen=True, extra="forbid", allow_inf_nan=False):
 
 
 class Oracle(Protocol):
-    """A task's exact answers. Methods cannot see them."""
+    """A task's exact answers. Methods cannot see them.
+
+    It may also have `draws(params, batch, noise, n)`: exact draws from p(z | x), [n, N, D], or None.
+    """
 
     def log_evidence(self, params: Params, batch: Batch) -> Tensor:
         """log p(x) of each problem of the batch at `params`, nats: [N], which is [R] where
@@ -191,6 +209,7 @@ class Task(BaseModel, frozen=True, extra="forbid", allow_inf_nan=False):
     default_base: ClassVar[str] = "prior"
     recommended: ClassVar[dict[str, dict[str, Any]]] = {}
     stacks: ClassVar[bool]
+    shares_data: ClassVar[bool] = False  # all seeds have the same data: their leaves carry no R
     score_to_tune: ClassVar[str] = "elbo"
     metric_info: ClassVar[dict[str, Metric]] = {}
     headline: ClassVar[tuple[str, ...]] = (
@@ -255,6 +274,20 @@ class Task(BaseModel, frozen=True, extra="forbid", allow_inf_nan=False):
         """
         return {}
 
+    def posterior_metrics(
+        self, particles: Particles, params: Params, data: Data, noise: Noise
+    ) -> dict[str, Tensor]:
+        """Compute metrics of the weighted draws that the final scores are taken over, each [N], one
+        for a problem: a held-out predictive density, an error of posterior moments.
+
+        Args:
+            particles: `eval_particles` fresh draws, z [S, N, D] and log_w [S, N].
+            params: the fitted parameters.
+            data: as `load` gives them, all splits.
+            noise: for draws of the metric's own.
+        """
+        return {}
+
     def closed_forms(self) -> dict[str, ClosedForm]:
         """Return what calculation says of metrics, by the names that published values refer to."""
         return {}
@@ -288,3 +321,243 @@ class Task(BaseModel, frozen=True, extra="forbid", allow_inf_nan=False):
         images.
         """
         raise DataError(f"Task '{self.name}' has no images.")
+
+
+class _FieldsKeepTheirTypes(type(BaseModel)):
+    """Lets a subclass set a field of its base without repeating its type: `dim = 10`."""
+
+    def __new__(mcs, name: str, bases: tuple[type, ...], namespace: dict[str, Any], **kwargs: Any):  # noqa: ANN204
+        annotations = namespace.setdefault("__annotations__", {})
+        for base in bases:
+            for field, info in getattr(base, "model_fields", {}).items():
+                if field in namespace:
+                    annotations.setdefault(field, info.annotation)
+        return super().__new__(mcs, name, bases, namespace, **kwargs)
+
+
+class Model(Task, frozen=True, metaclass=_FieldsKeepTheirTypes):
+    r"""A joint density $\log p(x, z)$ of one fixed data set, which all seeds share.
+
+    A subclass gives `dim` and `log_joint`, or `log_prior` and `log_likelihood`; `data` where it has
+    data, `parameters` where it has something to learn. It is called by its class's name in lower
+    case, `EightSchools` -> `eight-schools`, unless it has a `name`.
+
+    The base is $N(\texttt{base\_mean}, \texttt{base\_scale}^2 I)$: as it stands (`base=prior`), or
+    where learning starts from (`base=learned`).
+    """
+
+    source: ClassVar[str] = ""
+    stacks: ClassVar[bool] = True
+    shares_data: ClassVar[bool] = True
+    default_base: ClassVar[str] = "learned"
+    default_protocol: ClassVar[str] = "standard"
+    protocols: ClassVar[dict[str, dict[str, Any]]] = {
+        "standard": {"steps": 10_000, "lr": 1e-2, "lr_schedule": "cosine"},
+        "smoke": {"steps": 200, "lr": 5e-2, "lr_schedule": "cosine", "eval_particles": 500},
+    }
+    base_mean: ClassVar[float] = 0.0
+    base_scale: ClassVar[float] = 1.0
+
+    dim: int = Field(ge=1, description="latent dimension D")
+
+    @classmethod
+    def __pydantic_init_subclass__(cls, **kwargs: Any) -> None:
+        """Name the class after itself."""
+        super().__pydantic_init_subclass__(**kwargs)
+        if "name" not in vars(cls):
+            cls.name = re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "-", cls.__name__).lower()
+
+    def data(self) -> Data | dict[str, Tensor]:
+        """Return the data by name, the first axis of each tensor over examples; with a held-out
+        split as `Data(train, test=...)`. They never change.
+        """
+        return {}
+
+    def parameters(self) -> Params:
+        """Return the model's first parameters [*event], unconstrained reals; a scalar has [1]."""
+        return {}
+
+    def log_prior(self, params: Params, z: Tensor) -> Tensor:
+        r"""Evaluate $\log p(z)$, nats: [S, R, D] -> [S, R]. N(0, I) unless it is given."""
+        return log_std_normal(z)
+
+    def log_likelihood(self, params: Params, data: dict[str, Tensor], z: Tensor) -> Tensor:
+        r"""Evaluate $\log p(x_i \mid z)$ of each example, nats: z [S, R, D] -> [S, R, n]."""
+        raise PluginError(f"Task '{self.name}' gives neither log_joint() nor log_likelihood().")
+
+    def log_joint(self, params: Params, data: dict[str, Tensor], z: Tensor) -> Tensor:
+        r"""Evaluate $\log p(x, z)$, nats: [S, R, D] -> [S, R].
+
+        By default $\log p(z) + \sum_i \log p(x_i \mid z)$.
+        """
+        return self.log_prior(params, z) + self.log_likelihood(params, data, z).sum(-1)
+
+    @property
+    def latent_dim(self) -> int:
+        """D."""
+        return self.dim
+
+    def load(self, noise: Noise) -> Data:
+        """Return `data()`, and a number from which the others have their precision."""
+        data = self.data()
+        data = data if isinstance(data, Data) else Data(data)
+        return replace(data, train={**data.train, "_like": torch.zeros(1, dtype=torch.float64)})
+
+    def init(self, base: str, noise: Noise) -> Params:
+        """Return `parameters()`, and those of a learned base."""
+        if base == "prior":
+            return self.parameters()
+        zeros = torch.zeros(self.dim, dtype=torch.float64)
+        start = {
+            "base_mean": zeros + self.base_mean,
+            "base_log_scale": zeros + math.log(self.base_scale),
+        }
+        return self.parameters() | start
+
+    def batch(self, data: Data, step: int, batch_size: int | None, noise: Noise) -> Batch:
+        """Return the training data, or the next `batch_size` examples in order with `_weight` [1],
+        how many examples each of them stands for; and `_like` [R, 1].
+        """
+        like = data.train["_like"]
+        train = {name: leaf for name, leaf in data.train.items() if name != "_like"}
+        batch = {"_like": like.expand(len(noise.streams), 1)}
+        if batch_size is None or not train:
+            return train | batch
+        n = len(next(iter(train.values())))
+        first = step % math.ceil(n / batch_size) * batch_size
+        part = {name: leaf[first : first + batch_size] for name, leaf in train.items()}
+        return part | batch | {"_weight": like + n / min(batch_size, n - first)}
+
+    def scored_batches(self, data: Data, batch_size: int | None, noise: Noise) -> Iterable[Batch]:
+        """Return all the training data."""
+        return [self.batch(data, 0, None, noise)]
+
+    def problem(self, params: Params, batch: Batch, base: str, training: bool = False) -> Problem:
+        r"""Return the inference problem of each replicate; of a mini-batch,
+        $\log p(z) + \tfrac nB \sum_i \log p(x_i \mid z)$.
+        """
+        like, weight = batch["_like"], batch.get("_weight")
+        data = {name: leaf for name, leaf in batch.items() if not name.startswith("_")}
+        if weight is not None and type(self).log_joint is not Model.log_joint:
+            raise PluginError(
+                f"Task '{self.name}' has no mini-batches: give log_prior() and log_likelihood() in "
+                "place of log_joint(), or leave batch_size out."
+            )
+
+        def log_joint(z: Tensor) -> Tensor:
+            if weight is not None:
+                likelihood = self.log_likelihood(params, data, z).sum(-1)
+                return self.log_prior(params, z) + weight * likelihood
+            joint = self.log_joint(params, data, z)
+            if joint.shape != z.shape[:-1]:
+                raise PluginError(
+                    f"Task '{self.name}': the log density of z {list(z.shape)} is "
+                    f"{list(joint.shape)}; it must be {list(z.shape[:-1])}, a number for each z."
+                )
+            return joint
+
+        if base == "learned":
+            density = DiagNormal(params["base_mean"], params["base_log_scale"])
+        else:
+            shape = (len(like), self.dim)
+            density = DiagNormal(
+                like.new_full(shape, self.base_mean),
+                like.new_full(shape, math.log(self.base_scale)),
+            )
+        return Problem(log_joint, autograd_score(log_joint), density)
+
+
+class LogDensity(Model, frozen=True):
+    r"""A target from a function: an unnormalised log density, without data or parameters.
+
+    A subclass gives `dim` and `log_density`, and where they are known `log_z`, the logarithm of its
+    integral, and `draws` from it:
+
+    ```python
+    class Funnel(LogDensity):
+        "Neal's funnel (Neal 2003, Annals of Statistics 31)."
+        dim, log_z = 10, 0.0
+
+        def log_density(self, z):
+            v, x = z[..., :1], z[..., 1:]
+            return Normal(0, 3).log_prob(v)[..., 0] + Normal(0, (v / 2).exp()).log_prob(x).sum(-1)
+    ```
+
+    `funnel-20` is the one in 20 dimensions. With `log_z` its runs have an `elbo_gap`.
+    """
+
+    variant: ClassVar[str] = "dim"
+    log_z: ClassVar[float | None] = None
+
+    @abstractmethod
+    def log_density(self, z: Tensor) -> Tensor:
+        r"""Evaluate $\log \tilde p(z)$, nats: [..., D] -> [...]."""
+
+    def draws(self, noise: Noise, n: int) -> Tensor | None:
+        """Draw from the normalised density, [n, D]; None where that cannot be done exactly."""
+        return None
+
+    def log_joint(self, params: Params, data: dict[str, Tensor], z: Tensor) -> Tensor:
+        """Evaluate `log_density`."""
+        return self.log_density(z)
+
+    def oracle(self) -> FixedTruth | None:
+        """Return log Z and the exact draws, where log Z is known."""
+        return None if self.log_z is None else FixedTruth(self)
+
+
+@dataclass(frozen=True)
+class FixedTruth:
+    """The exact answers of a `LogDensity`: an `Oracle` without parameters."""
+
+    target: LogDensity
+
+    def log_evidence(self, params: Params, batch: Batch) -> Tensor:
+        """Return log Z for each replicate, nats, [R]."""
+        return batch["_like"][:, 0].double() + float(self.target.log_z or 0.0)
+
+    def posterior(self, params: Params, batch: Batch) -> None:
+        """The density over its integral, by definition; not given."""
+
+    def mle(self, data: Data) -> None:
+        """There is nothing to fit."""
+
+    def draws(self, params: Params, batch: Batch, noise: Noise, n: int) -> Tensor | None:
+        """Draw from the density, [n, R, D]; None where it has no exact draws."""
+        draws = self.target.draws(noise, n)
+        return None if draws is None else draws[:, None].expand(-1, len(batch["_like"]), -1)
+
+
+def target(
+    log_density: Callable[[Tensor], Tensor],
+    dim: int,
+    *,
+    log_z: float | None = None,
+    draws: Callable[[Noise, int], Tensor] | None = None,
+    name: str | None = None,
+) -> LogDensity:
+    """Make a task of a function, for `harness.fit` and `harness.compare`.
+
+    Args:
+        log_density: z [..., dim] -> the unnormalised log density [...], nats.
+        dim: D.
+        log_z: the logarithm of its integral, where it is known.
+        draws: exact draws, `draws(noise, n)` -> [n, dim].
+        name: what tables call it; the function's name where none is given.
+
+    >>> from harness.densities import log_std_normal
+    >>> target(log_std_normal, dim=3, log_z=0.0).name
+    'log-std-normal'
+    """
+    values: dict[str, Any] = {
+        "__doc__": log_density.__doc__ or "A log density.",
+        "__module__": log_density.__module__,
+        "name": name or log_density.__name__.strip("<>_").replace("_", "-"),
+        "dim": dim,
+        "log_z": log_z,
+        "log_density": lambda self, z: log_density(z),
+    }
+    if draws is not None:
+        values["draws"] = lambda self, noise, n: draws(noise, n)
+    cls: Any = new_class("Target", (LogDensity,), exec_body=lambda body: body.update(values))
+    return cls()

@@ -19,7 +19,7 @@ LOG_2PI = math.log(2 * math.pi)
 class Normals(Protocol):
     """Anything that draws standard normal numbers."""
 
-    def normal(self, *shape: int, like: Tensor) -> Tensor:
+    def normal(self, *shape: int, like: Tensor | None = None) -> Tensor:
         """Draw numbers of this shape, with the dtype and device of `like`."""
         ...
 

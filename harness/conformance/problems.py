@@ -243,7 +243,7 @@ class RecordedNoise(Noise):
         self.draws.append(super().permutation(n))
         return self.draws[-1]
 
-    def _draw(self, kind: str, shape: tuple[int, ...], like: Tensor) -> Tensor:
+    def _draw(self, kind: str, shape: tuple[int, ...], like: Tensor | None) -> Tensor:
         self.draws.append(super()._draw(kind, shape, like).clone().requires_grad_())
         return self.draws[-1]
 

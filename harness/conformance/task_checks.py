@@ -14,7 +14,7 @@ import torch
 from pydantic import ValidationError
 from torch import Tensor
 
-from harness.api import Batch, Data, Oracle, Params, Problem, Task, autograd_score
+from harness.api import Batch, Data, Model, Oracle, Params, Problem, Task, autograd_score
 from harness.base.spec import Protocol
 from harness.conformance.problems import (
     LIKE,
@@ -40,7 +40,7 @@ from harness.conformance.problems import (
 from harness.densities import log_std_normal
 from harness.numerics import bounds
 from harness.numerics.noise import Noise
-from harness.training.evaluation import task_metrics
+from harness.training.evaluation import checked_metrics
 from harness.training.loop import load_data, streams
 
 BASES = ("prior", "learned")
@@ -257,6 +257,8 @@ def evidence_agrees_with_sampling(cls: type[Task], seed: int, thoroughness: floa
             n_reliable, n_problems = n_reliable + len(z_reliable), n_problems + len(z)
             for excess in z_reliable.abs().tolist():
                 worst.add(excess)
+    if not n_reliable and not Case(cls(), seed).theta("prior"):
+        return True, "cannot be told by sampling: the weights are too uneven; draws() would tell"
     counted = f"{n_reliable} of {n_problems} settings counted"
     detail = f"worst |z| {worst.value:.1f}, {counted} (limits {Z_LIMIT:g} and at least 3)"
     return worst.value < Z_LIMIT and n_reliable >= 3, detail
@@ -295,6 +297,48 @@ def _newton(problem: Problem, z: Tensor) -> tuple[Tensor, Tensor]:
     return -torch.linalg.solve(curvature, score.detach()[..., None])[..., 0], curvature
 
 
+def draws_follow_the_density(cls: type[Task], seed: int, thoroughness: float) -> Verdict:
+    r"""The oracle's exact draws satisfy Stein's identities, $E[\partial_j \log p] = 0$ and
+    $E[z_j\, \partial_j \log p] = -1$, and give its evidence by bridge sampling.
+    """
+    worst, n = Worst(), int(DRAWS * thoroughness)
+    for values in sized(cls):
+        case = Case(cls(**values), seed)
+        theta, batch = case.theta("prior"), next(iter(case.batches()))
+        draws = getattr(case.oracle, "draws", lambda *_: None)
+        z = draws(theta, batch, Noise([f"{seed}/draws"]), 2 * n)  # [2 n, N, D]
+        if case.oracle is None or z is None:
+            return True, "not applicable: the task has no exact draws"
+        problem, where = case.task.problem(theta, batch, "prior"), f" at {described(values)}"
+        if z.shape != (2 * n, *problem.base.mean.shape) or not bool(z.isfinite().all()):
+            return False, f"draws are {list(z.shape)}{where}; they must be [n, D] and finite"
+        score = problem.score(z).detach()
+        for name, statistic in (("score", score), ("1 + z score", 1 + z * score)):
+            excess = statistic.mean(0).abs() / statistic.std(0) * math.sqrt(2 * n)
+            worst.add(float(excess.amax()), f" of the mean {name}{where}")
+        evidence, error = _bridged_evidence(problem, z, f"{seed}/bridge")
+        excess = (evidence - case.oracle.log_evidence(theta, batch)).abs() / (error + 1e-9)
+        worst.add(float(excess.amax()), f" of the evidence{where}")
+    return worst.value < Z_LIMIT, f"worst |z| {worst.value:.1f}{worst.setting} (limit {Z_LIMIT:g})"
+
+
+def _bridged_evidence(problem: Problem, z: Tensor, stream: str) -> tuple[Tensor, Tensor]:
+    """The evidence of each problem and its standard error, [N] each, nats: from half of its draws
+    `z` [2 n, N, D], and as many from the normal with the moments of the other half.
+    """
+    of_p, of_others = z.chunk(2)
+    mean, centred = of_others.mean(0), of_others - of_others.mean(0)
+    covariance = torch.einsum("snd,sne->nde", centred, centred) / (len(centred) - 1)
+    q = torch.distributions.MultivariateNormal(mean, covariance)
+    epsilon = Noise([stream]).normal(*of_p.shape)
+    of_q = mean + torch.einsum("nde,sne->snd", q.scale_tril, epsilon)
+    with torch.no_grad():
+        ratios = [(problem.log_joint(at) - q.log_prob(at)).T for at in (of_p, of_q)]  # [N, n] each
+    bridged = [bounds.bridge_sampling(*rows) for rows in zip(*ratios, strict=True)]
+    log_z, error = zip(*bridged, strict=True)
+    return torch.stack(log_z), torch.stack(error)
+
+
 def _splits(data: Data) -> dict[str, Tensor]:
     return {
         f"{split}/{name}": leaf
@@ -331,8 +375,8 @@ def batches_depend_on_the_step_alone(cls: type[Task], seed: int, _: float) -> Ve
     """A batch is the same whichever steps came before it; a shuffled epoch has another order."""
     case = Case(cls(), seed)
 
-    def batch(step: int, noise: Noise) -> dict[str, Tensor]:
-        leaves = case.task.batch(case.data, step, BATCH, noise.at(step)).items()
+    def batch(step: int, noise: Noise, size: int | None = BATCH) -> dict[str, Tensor]:
+        leaves = case.task.batch(case.data, step, size, noise.at(step)).items()
         return {name: leaf for name, leaf in leaves if isinstance(leaf, Tensor)}
 
     names = streams(case.seeds, "batch")
@@ -341,6 +385,8 @@ def batches_depend_on_the_step_alone(cls: type[Task], seed: int, _: float) -> Ve
     for step in (3, 0, 2):
         if not equal(in_turn[step], batch(step, Noise(names))):
             return False, f"the batch of step {step} depends on the steps before it"
+    if equal(in_turn[0], batch(0, history, None)):
+        return True, "not applicable: the task has no examples to divide"
     if equal(in_turn[0], in_turn[1]):
         return False, "two steps of one epoch had the same batch"
     return True, "the same after any history"
@@ -355,10 +401,11 @@ def leaves_and_metrics_have_their_shapes(cls: type[Task], seed: int, _: float) -
         if fault := leaf_fault(case.task.init(base, Noise([f"{seed}/init"]))):
             return False, fault
         theta, R = case.theta(base), len(case.seeds)
-        for name, metric in task_metrics(case.task, theta, case.data).items():
-            if metric.shape != (R,) or not bool(metric.isfinite().all()):
-                got = f"metric '{name}' is {list(metric.shape)}"
-                return False, f"{got}; it must be finite and [R] = [{R}]"
+        for name, metric in checked_metrics(
+            case.task, case.task.metrics(theta, case.data), R
+        ).items():
+            if not bool(metric.value.isfinite().all()):
+                return False, f"metric '{name}' is not finite"
         for batch in (*case.batches(), *case.scored()):
             if fault := _problem_fault(case, theta, batch, base, seed):
                 return False, fault
@@ -461,7 +508,10 @@ def protocols_are_valid(cls: type[Task], _: int, __: float) -> Verdict:
 
 def has_a_docstring_and_source(cls: type[Task], _: int, __: float) -> Verdict:
     """The class says what it is and where it comes from."""
-    holds = bool(inspect.getdoc(cls)) and "__doc__" in vars(cls) and bool(cls.source)
+    holds = bool(inspect.getdoc(cls)) and "__doc__" in vars(cls)
+    if issubclass(cls, Model):
+        return holds, "the docstring is there" if holds else "the class needs a docstring"
+    holds = holds and bool(cls.source)
     there, missing = "docstring and source are there", "the class needs a docstring and a `source`"
     return holds, there if holds else missing
 
@@ -471,6 +521,7 @@ TASK_CHECKS: dict[str, Callable[[type[Task], int, float], Verdict]] = {
     "score is the gradient": score_is_the_gradient,
     "the best parameters are the maximum": mle_is_the_maximum,
     "evidence agrees with sampling": evidence_agrees_with_sampling,
+    "draws follow the density": draws_follow_the_density,
     "data depend on the seed alone": data_depend_on_the_seed_alone,
     "batches depend on the step alone": batches_depend_on_the_step_alone,
     "shapes are kept": leaves_and_metrics_have_their_shapes,

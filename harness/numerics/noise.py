@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+DOUBLE = torch.zeros((), dtype=torch.float64)
 TRAIN_BLOCK = 16
 """Steps drawn at a time in training. It decides which numbers a step sees, so it is a constant and
 no setting.
@@ -61,12 +62,14 @@ class Noise:
         noise._step, noise._blocks = step, self._blocks
         return noise
 
-    def normal(self, *shape: int, like: Tensor) -> Tensor:
-        """Standard normal numbers of the full `shape`, with the dtype and device of `like`."""
+    def normal(self, *shape: int, like: Tensor | None = None) -> Tensor:
+        """Standard normal numbers of the full `shape`, with the dtype and device of `like`; without
+        it in double precision on the CPU.
+        """
         return self._draw("normal", shape, like)
 
-    def uniform(self, *shape: int, like: Tensor) -> Tensor:
-        """Numbers uniform on [0, 1) of the full `shape`, with the dtype and device of `like`."""
+    def uniform(self, *shape: int, like: Tensor | None = None) -> Tensor:
+        """Numbers uniform on [0, 1) of the full `shape`, as `normal` has them."""
         return self._draw("uniform", shape, like)
 
     def permutation(self, n: int) -> Tensor:
@@ -79,7 +82,7 @@ class Noise:
         ]
         return torch.from_numpy(np.stack(rows))
 
-    def _draw(self, kind: str, shape: tuple[int, ...], like: Tensor) -> Tensor:
+    def _draw(self, kind: str, shape: tuple[int, ...], like: Tensor | None) -> Tensor:
         block, index = divmod(self._step, self.steps_per_block)
         call = (kind, self._calls)
         self._calls += 1
@@ -92,6 +95,7 @@ class Noise:
             drawn_block.fill(
                 [_generator(stream, block, kind, call[1]) for stream in self.streams], block, kind
             )
+        like = DOUBLE if like is None else like
         return torch.empty(shape, dtype=like.dtype, device=like.device).copy_(
             drawn_block.step(index)
         )

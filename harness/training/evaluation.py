@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from harness.api import Batch, Data, Method, Oracle, Params, Problem, Task
+from harness.api import Batch, Method, Oracle, Params, Particles, Problem, Task
 from harness.base.errors import PluginError, shortened
 from harness.base.spec import Protocol
 from harness.numerics import bounds
@@ -35,22 +35,27 @@ class Score:
     error: Tensor | None = None
 
 
-def log_weights(
+def fresh_particles(
     method: Method,
     task: Task,
     problem: Problem,
     phi: Params,
     stream_names: list[str],
     n_particles: int,
-) -> Generator[None, None, Tensor]:
-    """Draw fresh log-weights, [S, N], a block of particles at a time."""
+) -> Generator[None, None, Particles]:
+    """Draw fresh particles, a block at a time: a particle's noise depends on its problem and its
+    block alone. Of a task without `posterior_metrics` z is empty, which spares memory.
+    """
     noise, blocks = Noise(stream_names), []
+    keeps_z = type(task).posterior_metrics is not Task.posterior_metrics
     for block, start in enumerate(range(0, n_particles, PARTICLE_BLOCK)):
         size = min(PARTICLE_BLOCK, n_particles - start)
         with torch.no_grad():
-            blocks.append(draw(method, task, problem, phi, noise.at(block), size).log_w)
+            particles = draw(method, task, problem, phi, noise.at(block), size)
+        blocks.append((particles.z if keeps_z else particles.z[:0], particles.log_w))
         yield
-    return torch.cat(blocks)
+    z, log_w = (torch.cat(parts) for parts in zip(*blocks, strict=True))
+    return Particles(z, log_w)
 
 
 def evaluate(method: Method, task: Task, protocol: Protocol, state: State) -> dict[str, Score]:
@@ -76,8 +81,8 @@ def scoring(
     Returns: `elbo` (nats, with standard error), `log_evidence` (importance sampling, nats, with
     standard error), `ess` (particles), `pareto_k`; `nll` where problems share weights (minus
     `log_evidence`: nats an example); `validation_elbo` (nats an example) where there are validation
-    data; with an oracle `elbo_gap` and `evidence_gap` (nats); the task's metrics; `bound_trend_z`
-    and `travel_used`.
+    data; with an oracle `elbo_gap` and `evidence_gap` (nats); the task's metrics, those of the
+    draws as means over problems like the bounds; `bound_trend_z` and `travel_used`.
     """
     oracle = task.oracle()
     dtype = torch.float64 if oracle else getattr(torch, protocol.dtype)
@@ -93,12 +98,17 @@ def scoring(
         if not task.stacks:  # a problem has the same noise however they are cut into batches
             numbers = range(n_scored, n_scored + n_problems)
             names = [f"{state.seeds[0]}/eval/{number}" for number in numbers]
-        log_w = yield from log_weights(method, task, problem, phi, names, protocol.eval_particles)
-        rows.append(
-            bound_scores(log_w) | (dict(_gaps(oracle, theta, best, batch, log_w)) if oracle else {})
+        particles = yield from fresh_particles(
+            method, task, problem, phi, names, protocol.eval_particles
         )
+        log_w = particles.log_w
+        gaps = dict(_gaps(oracle, theta, best, batch, log_w)) if oracle else {}
+        with torch.no_grad():
+            noise = Noise(streams(state.seeds, f"posterior/{index}"))
+            of_draws = task.posterior_metrics(particles, theta, data, noise)
+        rows.append(bound_scores(log_w) | gaps | checked_metrics(task, of_draws, n_problems))
         n_scored += n_problems
-    own = {name: Score(value) for name, value in task_metrics(task, theta, data).items()}
+    own = checked_metrics(task, task.metrics(theta, data), len(state.seeds))
     scores = mean_scores(rows, task.stacks) | own | convergence(task, protocol, state)
     if data.validation is not None:
         scores["validation_elbo"] = Score(
@@ -109,20 +119,24 @@ def scoring(
     return scores
 
 
-def task_metrics(task: Task, theta: Params, data: Data) -> dict[str, Tensor]:
-    """Compute the task's own metrics, each [R].
+def checked_metrics(task: Task, metrics: dict[str, Tensor], n: int) -> dict[str, Score]:
+    """Return a task's own metrics, each [n].
 
     Raises:
-        PluginError: a name is too long, or not printable.
+        PluginError: a name is too long or not printable, or a shape is another.
     """
-    metrics = task.metrics(theta, data)
-    for name in metrics:
+    for name, value in metrics.items():
         if not (0 < len(name) <= LONGEST_NAME and name.isprintable()):
             raise PluginError(
                 f"Task '{task.name}' calls a metric {shortened(repr(name), 60)}: "
                 f"a name has 1 to {LONGEST_NAME} printable letters, not {len(name)}."
             )
-    return metrics
+        if tuple(value.shape) != (n,):
+            raise PluginError(
+                f"Task '{task.name}' returned metric '{name}' of shape {list(value.shape)}; "
+                f"it must be [{n}], a number for each replicate or problem."
+            )
+    return {name: Score(value) for name, value in metrics.items()}
 
 
 def bound_scores(log_w: Tensor) -> dict[str, Score]:
@@ -177,8 +191,10 @@ def convergence(task: Task, protocol: Protocol, state: State) -> dict[str, Score
     """Whether the budget was enough: `bound_trend_z`, where it can be told, and `travel_used`."""
     moved = (state.flat - state.start).abs()  # [R, P]
     theta, _ = state.layout.owned(moved)
-    furthest = torch.stack([leaf.flatten(1).amax(1) for leaf in theta.values()]).amax(0)
-    scores = {"travel_used": Score(furthest.double() / total_travel(protocol, state.step))}
+    scores = {}
+    if theta:
+        furthest = torch.stack([leaf.flatten(1).amax(1) for leaf in theta.values()]).amax(0)
+        scores["travel_used"] = Score(furthest.double() / total_travel(protocol, state.step))
     n_last = state.curve.shape[-1] // 10
     if n_last >= 5:
         scores["bound_trend_z"] = Score(trend_z(state.curve[:, 0, -n_last:]))

@@ -136,7 +136,8 @@ def load_data(task: Task, seeds: Sequence[int], dtype: torch.dtype) -> Data:
     Raises:
         PluginError: there are no training data.
     """
-    replicates = [task.load(Noise([stream])) for stream in streams(seeds, "data")]
+    loaded = streams(seeds[:1] if task.shares_data else seeds, "data")
+    replicates = [task.load(Noise([stream])) for stream in loaded]
 
     def stacked(split: str) -> dict[str, Tensor] | None:
         if getattr(replicates[0], split) is None:
@@ -148,7 +149,7 @@ def load_data(task: Task, seeds: Sequence[int], dtype: torch.dtype) -> Data:
             }
             for data in replicates
         ]
-        if not task.stacks:
+        if not task.stacks or task.shares_data:
             return cast[0]
         return {name: torch.stack([leaves[name] for leaves in cast]) for name in cast[0]}
 
@@ -186,8 +187,12 @@ def start(method: Method, task: Task, protocol: Protocol, seeds: Sequence[int]) 
     """Return the state before the first step."""
     dtype = getattr(torch, protocol.dtype)
     replicates = [initial_leaves(method, task, protocol.base, seed) for seed in seeds]
+    empty = torch.zeros(0, dtype=dtype)  # of a target whose base is the prior, under vb
     flat = torch.stack(
-        [torch.cat([leaf.flatten() for leaf in leaves.values()]).to(dtype) for leaves in replicates]
+        [
+            torch.cat([empty, *(leaf.flatten().to(dtype) for leaf in leaves.values())])
+            for leaves in replicates
+        ]
     )
     R, n_points = len(seeds), math.ceil(protocol.steps / curve_stride(protocol.steps))
     n_validations = protocol.steps // protocol.validate_every if protocol.validate_every else 0
@@ -246,6 +251,8 @@ def bound_and_gradient(
     log_w = draw(method, task, problem, phi, noise, protocol.particles).log_w
     bound = BOUNDS[protocol.bound](log_w)  # [S, N] -> [N]
     bound = bound if task.stacks else bound.mean(0, keepdim=True)  # [N] = [R], or [1]
+    if not flat.numel():
+        return bound.detach(), torch.zeros_like(flat)
     (gradient,) = torch.autograd.grad(bound.sum(), flat)
     return bound.detach(), gradient
 

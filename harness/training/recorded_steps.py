@@ -44,9 +44,9 @@ class _NoiseRecorder(Noise):
         self.calls: list[tuple[str, tuple[int, ...], torch.dtype]] = []
         self.draws: list[Tensor] = []
 
-    def _draw(self, kind: str, shape: tuple[int, ...], like: Tensor) -> Tensor:
-        self.calls.append((kind, shape, like.dtype))
+    def _draw(self, kind: str, shape: tuple[int, ...], like: Tensor | None) -> Tensor:
         self.draws.append(super()._draw(kind, shape, like))
+        self.calls.append((kind, shape, self.draws[-1].dtype))
         return self.draws[-1]
 
 
@@ -56,7 +56,7 @@ class _DrawnNoise:
     def __init__(self, streams: tuple[str, ...], draws: tuple[Tensor, ...]) -> None:
         self.streams, self._draws = streams, iter(draws)
 
-    def normal(self, *shape: int, like: Tensor) -> Tensor:
+    def normal(self, *shape: int, like: Tensor | None = None) -> Tensor:
         return next(self._draws)
 
     uniform = normal
