@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import new_class
-from typing import Any, ClassVar, Protocol, TypeVar, overload
+from typing import Any, ClassVar, Literal, Protocol, TypeVar, overload
 
 import numpy as np
 import torch
@@ -109,11 +109,14 @@ class Particles:
         log_w: [S, N], nats.
         path: [K + 1, S, N, D], the trajectory from z_0 to z_K, when traced; a method that has none
             leaves it out.
+        surrogate: [N], what training climbs in place of the bound, where a method has an objective
+            of its own: only its gradient counts. See `Method.gradient`.
     """
 
     z: Tensor
     log_w: Tensor
     path: Tensor | None = None
+    surrogate: Tensor | None = None
 
     def log_mean_exp(self, log_values: Tensor) -> Tensor:
         r"""Estimate $\log E_{p(z \mid x)}[f(z)]$ from $\log f$ of each draw, self-normalised:
@@ -137,7 +140,11 @@ class Data:
 
 
 class Method(BaseModel, frozen=True, extra="forbid", allow_inf_nan=False):
-    """A way to draw weighted particles. Its pydantic fields are its hyperparameters."""
+    """A way to draw weighted particles. Its pydantic fields are its hyperparameters.
+
+    `gradient` says what that of `Particles.surrogate` is, where particles have one: that of the
+    bound for every draw (`exact`), or in expectation (`unbiased`). `bench check` tests it.
+    """
 
     name: ClassVar[str]
     source: ClassVar[str]
@@ -145,6 +152,7 @@ class Method(BaseModel, frozen=True, extra="forbid", allow_inf_nan=False):
     variants: ClassVar[dict[str, dict[str, Any]]] = {}
     bound: ClassVar[str] = "elbo"
     base: ClassVar[str | None] = None
+    gradient: ClassVar[Literal["exact", "unbiased"]] = "exact"
 
     @abstractmethod
     def init(self, dim: int, noise: Noise, n_context: int = 0) -> Params:
@@ -155,6 +163,12 @@ class Method(BaseModel, frozen=True, extra="forbid", allow_inf_nan=False):
         self, params: Params, problem: Problem, noise: Noise, n_particles: int, trace: bool = False
     ) -> Particles:
         """Draw `n_particles` weighted particles for each problem."""
+
+    def log_weight(self, params: Params, problem: Problem, z: Tensor) -> Tensor | None:
+        """Evaluate the log-weight that `particles` would give the draw `z` [S, N, D], nats, [S, N];
+        None for a method that cannot. `--set gradient=path` and `gradient=dreg` need it.
+        """
+        return None
 
 
 class Oracle(Protocol):

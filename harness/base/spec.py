@@ -11,7 +11,7 @@ from functools import cached_property
 from typing import Any, Literal, Self
 from uuid import uuid4
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 from pydantic_core import to_jsonable_python
 
 from harness.base.errors import InvalidSetting
@@ -177,6 +177,11 @@ class Protocol(BaseModel):
     bound: Literal["elbo", "iwae"] = Field(
         default="elbo", description="the reduction of log_w that is maximised"
     )
+    gradient: Literal["total", "path", "dreg"] = added_later(
+        "total",
+        default="total",
+        description="path: the elbo's without the score of q; dreg: iwae's, doubly reparameterised",
+    )
     base: Literal["prior", "learned"] = Field(default="prior", description="the base density q0")
     dtype: Literal["float32", "float64"] = Field(
         default="float64", description="precision of parameters and densities"
@@ -191,6 +196,15 @@ class Protocol(BaseModel):
         ge=1,
         description="looks in vain after which training stops; none: go on",
     )
+
+    @model_validator(mode="after")
+    def _gradient_goes_with_its_bound(self) -> Self:
+        if (self.gradient, self.bound) in (("path", "iwae"), ("dreg", "elbo")):
+            raise ValueError(
+                f"gradient={self.gradient} is not one of bound={self.bound}. Use gradient=path "
+                "with bound=elbo, gradient=dreg with bound=iwae, or gradient=total"
+            )
+        return self
 
 
 class RunSpec(Protocol):

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from harness.api import Method, Params, Particles
+from harness.conformance.gradient_checks import surrogates_have_the_gradient
 from harness.conformance.problems import (
     JITTER,
     LIKE,
@@ -431,6 +432,7 @@ METHOD_CHECKS: dict[str, Callable[[type[Method], int, float], Verdict]] = {
     "bounds are ordered": bounds_are_ordered,
     "every parameter gets a gradient": parameters_get_gradients,
     "gradients equal finite differences": gradients_are_right,
+    "surrogates have the gradient": surrogates_have_the_gradient,
     "replicates do not leak": replicates_do_not_leak,
     "same seed, same numbers": same_seed_same_numbers,
     "shapes and precision are kept": shapes_and_precision_are_kept,

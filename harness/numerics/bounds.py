@@ -118,7 +118,7 @@ def _fit_generalised_pareto(excess: np.ndarray) -> float:
     n = len(excess)
     n_grid = 30 + int(math.sqrt(n))
     quartile = excess[int(n / 4 + 0.5) - 1]
-    if quartile <= 0:  # so few weights carry everything that the others vanish beside them
+    if quartile < 1e-300:  # so few weights carry everything that the others vanish beside them
         return math.inf
     theta = 1 / excess[-1] + (1 - np.sqrt(n_grid / (np.arange(1, n_grid + 1) - 0.5))) / (
         3 * quartile

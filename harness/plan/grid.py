@@ -11,7 +11,7 @@ from fnmatch import fnmatchcase
 from typing import Any
 
 from harness.api import Method, Task
-from harness.base.errors import InvalidSelector, UnknownName
+from harness.base.errors import InvalidSelector, InvalidSetting, UnknownName
 from harness.base.spec import NewRun, Protocol, RunSpec, stored_fields
 from harness.plan import registry
 from harness.plan.description import describe
@@ -307,10 +307,16 @@ def resolve(
         names = {name: name.removeprefix(prefix) for name in layers if name.startswith(prefix)}
         return {name: layers[address] for address, name in names.items() if "." not in name}
 
+    built = registry.build(Protocol, "the protocol", fields(""))
+    if built.gradient != "total" and method.cls.log_weight is Method.log_weight:
+        raise InvalidSetting(
+            f"gradient={built.gradient} needs the log-weight of a given draw, which method "
+            f"'{method.name}' does not give. Use gradient=total."
+        )
     return Resolved(
         method,
         registry.build(method.cls, f"method '{method.name}'", fields("method."), "method."),
         task,
         registry.build(task.cls, f"task '{task.name}'", fields("task."), "task."),
-        registry.build(Protocol, "the protocol", fields("")),
+        built,
     )

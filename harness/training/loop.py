@@ -17,6 +17,7 @@ from harness.numerics.bounds import BOUNDS, elbo
 from harness.numerics.noise import TRAIN_BLOCK, Noise
 from harness.numerics.optimisers import UPDATES, learning_rate
 from harness.training.recorded_steps import RecordedSteps
+from harness.training.surrogates import surrogate
 
 CURVES = ("bound", "grad_norm")
 CURVE_POINTS = 200
@@ -219,15 +220,16 @@ def draw(
     """Draw the method's particles and check their shapes against the contract.
 
     Raises:
-        PluginError: z is not [S, N, D], or log_w is not [S, N].
+        PluginError: z is not [S, N, D], log_w not [S, N], or a surrogate not [N].
     """
     particles = method.particles(phi, problem, noise, n_particles)
     n_problems, dim = problem.base.mean.shape
     for name, leaf, letters, shape in (
         ("z", particles.z, "[S, N, D]", [n_particles, n_problems, dim]),
         ("log_w", particles.log_w, "[S, N]", [n_particles, n_problems]),
+        ("surrogate", particles.surrogate, "[N]", [n_problems]),
     ):
-        if list(leaf.shape) != shape:
+        if leaf is not None and list(leaf.shape) != shape:
             raise PluginError(
                 f"Method '{method.name}' returned {name} of shape {list(leaf.shape)} "
                 f"on task '{task.name}'; it must be {letters} = {shape}."
@@ -248,12 +250,18 @@ def bound_and_gradient(
     flat = flat.detach().requires_grad_()
     theta, phi = layout.owned(flat)
     problem = task.problem(theta, batch, protocol.base, training=True)
-    log_w = draw(method, task, problem, phi, noise, protocol.particles).log_w
-    bound = BOUNDS[protocol.bound](log_w)  # [S, N] -> [N]
-    bound = bound if task.stacks else bound.mean(0, keepdim=True)  # [N] = [R], or [1]
+    particles = draw(method, task, problem, phi, noise, protocol.particles)
+    bound = BOUNDS[protocol.bound](particles.log_w)  # [S, N] -> [N]
+    climbed = particles.surrogate
+    if protocol.gradient != "total":
+        climbed = surrogate(protocol.gradient, method, phi, problem, particles)
+    elif climbed is None:
+        climbed = bound
+    if not task.stacks:  # [N] -> [1]; else N = R
+        bound, climbed = bound.mean(0, keepdim=True), climbed.mean(0, keepdim=True)
     if not flat.numel():
         return bound.detach(), torch.zeros_like(flat)
-    (gradient,) = torch.autograd.grad(bound.sum(), flat)
+    (gradient,) = torch.autograd.grad(climbed.sum(), flat)
     return bound.detach(), gradient
 
 
