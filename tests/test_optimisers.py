@@ -7,14 +7,21 @@ import math
 import pytest
 import torch
 
-from harness.base.spec import Protocol
+import harness
+from harness.base.spec import Protocol, RunSpec
 from harness.numerics.optimisers import UPDATES, learning_rate, total_travel
 
 REFERENCES = {
     "adam": lambda row, protocol: torch.optim.Adam([row], lr=protocol.lr, maximize=True),
     "adamax": lambda row, protocol: torch.optim.Adamax([row], lr=protocol.lr, maximize=True),
+    "adamw": lambda row, protocol: torch.optim.AdamW(
+        [row], lr=protocol.lr, weight_decay=protocol.weight_decay, maximize=True
+    ),
     "rmsprop": lambda row, protocol: torch.optim.RMSprop(
         [row], lr=protocol.lr, alpha=protocol.rmsprop_decay, maximize=True
+    ),
+    "sgd": lambda row, protocol: torch.optim.SGD(
+        [row], lr=protocol.lr, momentum=protocol.momentum, maximize=True
     ),
 }
 STEPS = 200
@@ -93,3 +100,39 @@ def test_travel_is_the_sum_of_the_rates(schedule):
     rates = [learning_rate(settings, step) for step in range(STEPS)]
     for steps in (1, 77, STEPS):
         assert total_travel(settings, steps) == pytest.approx(math.fsum(rates[:steps]), rel=1e-12)
+
+
+def moved(settings, task="gaussian-2"):
+    """How far each leaf went in one step of sgd, whose step is the rate times the gradient."""
+    plain = {"optimiser": "sgd", "steps": 1, "lr_schedule": "constant", "base": "learned"}
+    fitted = harness.fit("pnf", task, protocol="smoke", settings=plain | settings)
+    start = fitted.state.layout.views(fitted.state.start)
+    return {name: leaf - start[name] for name, leaf in fitted.params.items()}
+
+
+@pytest.mark.parametrize("group", ["method", "model", "base"])
+def test_a_group_has_its_own_learning_rate(group):
+    usual = moved({"lr": 1e-6})
+    other = moved({"lr": 1e-6, f"lr.{group}": 3e-6})
+    groups = {
+        name: "method" if name.startswith("method.") else "base" if "base" in name else "model"
+        for name in usual
+    }
+    assert set(groups.values()) == {"method", "model", "base"}
+    for name, move in usual.items():
+        factor = 3.0 if groups[name] == group else 1.0
+        torch.testing.assert_close(other[name], factor * move, rtol=1e-7, atol=1e-15)
+        assert move.any()
+
+
+def test_groups_and_optimisers_of_later_releases_leave_old_keys_alone():
+    old = {
+        "method": "vb", "method_version": 1, "method_fields": {}, "task": "gaussian",
+        "task_version": 1, "task_fields": {"dim": 2}, "seed": 0, "steps": 10, "lr": 0.01,
+    }  # fmt: skip
+    spec = RunSpec(**old)
+    for name in ("gradient", "lr_method", "lr_model", "lr_base", "weight_decay", "momentum"):
+        assert name not in spec.plain()
+    assert RunSpec(**old, lr_base=0.1).key != spec.key
+    assert RunSpec(**old, momentum=0.5).key != spec.key
+    assert RunSpec(**old, gradient="path").key != spec.key

@@ -155,16 +155,29 @@ class Protocol(BaseModel):
         description="examples in a batch; none: all of them",
     )
     shuffle: bool = Field(default=False, description="a new order of the examples every epoch")
-    optimiser: Literal["adam", "adamax", "rmsprop"] = Field(
+    optimiser: Literal["adam", "adamw", "adamax", "rmsprop", "sgd"] = Field(
         default="adam", description="the update rule"
     )
     lr: float = Field(json_schema_extra=worth_tuning(1e-4, 1e-1), gt=0, description="learning rate")
+    lr_method: float | None = added_later(
+        None, default=None, gt=0, description="learning rate of the method's parameters; none: lr"
+    )
+    lr_model: float | None = added_later(
+        None, default=None, gt=0, description="that of the task's model; none: lr"
+    )
+    lr_base: float | None = added_later(
+        None, default=None, gt=0, description="that of a learned base; none: lr"
+    )
     lr_schedule: Literal["constant", "cosine"] = Field(
         default="constant", description="cosine: falls to 0 at the last step"
     )
     rmsprop_decay: float = Field(
         default=0.99, gt=0, lt=1, description="decay of rmsprop's average of squares"
     )
+    weight_decay: float = added_later(
+        0.01, default=0.01, ge=0, description="pull of adamw towards 0, times the learning rate"
+    )
+    momentum: float = added_later(0.9, default=0.9, ge=0, lt=1, description="momentum of sgd")
     clip_norm: float | None = Field(
         default=None, gt=0, description="largest gradient norm of a replicate; none: unlimited"
     )

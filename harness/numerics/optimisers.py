@@ -33,6 +33,26 @@ def adam(
     flat.addcmul_(rate / (1 - BETA_1 ** (step + 1)), mean / scale)
 
 
+def adamw(
+    flat: Tensor, gradient: Tensor, moments: Moments, step: int, rate: Tensor, protocol: Protocol
+) -> None:
+    r"""`adam` after $\theta \mathrel{-}= \eta \lambda\, \theta$ with $\lambda$ = `weight_decay`
+    (Loshchilov & Hutter 2019, arXiv:1711.05101).
+    """
+    flat.mul_(1 - rate * protocol.weight_decay)
+    adam(flat, gradient, moments, step, rate, protocol)
+
+
+def sgd(
+    flat: Tensor, gradient: Tensor, moments: Moments, step: int, rate: Tensor, protocol: Protocol
+) -> None:
+    r"""$\theta \mathrel{+}= \eta\, b$ with $b \leftarrow \mu b + g$ and $\mu$ = `momentum`
+    (Polyak 1964, as torch has it).
+    """
+    velocity = moments["first"].mul_(protocol.momentum).add_(gradient)
+    flat.addcmul_(rate, velocity)
+
+
 def adamax(
     flat: Tensor, gradient: Tensor, moments: Moments, step: int, rate: Tensor, protocol: Protocol
 ) -> None:
@@ -58,10 +78,12 @@ def rmsprop(
 
 UPDATES: dict[str, tuple[Update, tuple[str, ...]]] = {
     "adam": (adam, ("first", "second")),
+    "adamw": (adamw, ("first", "second")),
     "adamax": (adamax, ("first", "second")),
     "rmsprop": (rmsprop, ("second",)),
+    "sgd": (sgd, ("first",)),
 }
-"""Each rule with the names of the moments that it keeps."""
+"""Each rule, by its name in `Protocol.optimiser`, with the names of the moments that it keeps."""
 
 
 def learning_rate(protocol: Protocol, step: int) -> float:

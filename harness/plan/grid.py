@@ -295,6 +295,7 @@ def resolve(
         **_addressed(method.fields, task.fields),
         **values,
     }
+    layers = {re.sub(r"^lr\.", "lr_", address): value for address, value in layers.items()}
     models = {"": Protocol, "method.": method.cls, "task.": task.cls}
     known = [f"{prefix}{name}" for prefix, cls in models.items() for name in cls.model_fields]
     for address in layers:

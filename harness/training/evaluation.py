@@ -17,7 +17,14 @@ from harness.base.spec import Protocol
 from harness.numerics import bounds
 from harness.numerics.noise import Noise
 from harness.numerics.optimisers import total_travel
-from harness.training.loop import State, draw, load_data, streams, validation_bounds
+from harness.training.loop import (
+    State,
+    draw,
+    load_data,
+    rate_scale,
+    streams,
+    validation_bounds,
+)
 
 PARTICLE_BLOCK = 250
 """Particles drawn by one generator, and computed at a time: how memory is bounded without touching
@@ -190,6 +197,8 @@ def _mean_score(name: str, scores: list[Score], stacks: bool) -> Score:
 def convergence(task: Task, protocol: Protocol, state: State) -> dict[str, Score]:
     """Whether the budget was enough: `bound_trend_z`, where it can be told, and `travel_used`."""
     moved = (state.flat - state.start).abs()  # [R, P]
+    scale = rate_scale(task, protocol, state.layout)
+    moved = moved if scale is None else moved / scale.to(moved)
     theta, _ = state.layout.owned(moved)
     scores = {}
     if theta:

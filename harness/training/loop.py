@@ -283,6 +283,7 @@ def train(method: Method, task: Task, protocol: Protocol, state: State) -> Itera
             "validate_every=none."
         )
     update, _ = UPDATES[protocol.optimiser]
+    scale = rate_scale(task, protocol, state.layout)
     noise = Noise(streams(state.seeds, "train"), TRAIN_BLOCK)
     order = Noise(streams(state.seeds, "batch"), shuffled=protocol.shuffle)
     objective = partial(bound_and_gradient, method, task, protocol, state.layout)
@@ -316,7 +317,9 @@ def train(method: Method, task: Task, protocol: Protocol, state: State) -> Itera
         frozen = ~state.alive if not state.alive.all() else None
         tensors = (state.flat, *state.moments.values())
         frozen_rows = [] if frozen is None else [tensor[frozen] for tensor in tensors]
-        update(state.flat, gradient, state.moments, step, rate.to(norm.dtype)[:, None], protocol)
+        rates = rate.to(norm.dtype)[:, None]  # [R, 1], or [R, P] where groups have their own
+        rates = rates if scale is None else rates * scale.to(rates)
+        update(state.flat, gradient, state.moments, step, rates, protocol)
         for tensor, rows in zip(tensors, frozen_rows, strict=False):
             tensor[frozen] = rows
         state.step += 1
@@ -326,6 +329,26 @@ def train(method: Method, task: Task, protocol: Protocol, state: State) -> Itera
         if protocol.validate_every and state.step % protocol.validate_every == 0 and confirmed():
             validate(method, task, protocol, state)
         yield progress
+
+
+def rate_scale(task: Task, protocol: Protocol, layout: Layout) -> Tensor | None:
+    """Return each parameter's learning rate over `lr`, [P]; None where all have `lr`.
+
+    The parameters of a learned base are those that the task has with it alone.
+    """
+    groups = {"method": protocol.lr_method, "model": protocol.lr_model, "base": protocol.lr_base}
+    if not any(groups.values()):
+        return None
+    of_model = {f"task.{name}" for name in task.init("prior", Noise(["names"]))}
+
+    def group(name: str) -> str:
+        return "method" if name.startswith("method.") else "model" if name in of_model else "base"
+
+    rates = [
+        torch.full((shape.numel(),), groups[group(name)] or protocol.lr, dtype=torch.float64)
+        for name, shape in layout.shapes.items()
+    ]
+    return torch.cat(rates) / protocol.lr if rates else None
 
 
 def validate(method: Method, task: Task, protocol: Protocol, state: State) -> None:
