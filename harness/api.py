@@ -174,7 +174,8 @@ class Method(BaseModel, frozen=True, extra="forbid", allow_inf_nan=False):
 class Oracle(Protocol):
     """A task's exact answers. Methods cannot see them.
 
-    It may also have `draws(params, batch, noise, n)`: exact draws from p(z | x), [n, N, D], or None.
+    It may also have `draws(params, batch, noise, n)`: exact draws from p(z | x), [n, N, D], or
+    None.
     """
 
     def log_evidence(self, params: Params, batch: Batch) -> Tensor:
@@ -506,6 +507,13 @@ class LogDensity(Model, frozen=True):
     @abstractmethod
     def log_density(self, z: Tensor) -> Tensor:
         r"""Evaluate $\log \tilde p(z)$, nats: [..., D] -> [...]."""
+
+    @classmethod
+    def __pydantic_init_subclass__(cls, **kwargs: Any) -> None:
+        """Show the gap first where there is one."""
+        super().__pydantic_init_subclass__(**kwargs)
+        if cls.log_z is not None and "headline" not in vars(cls):
+            cls.headline = ("elbo_gap", "elbo")
 
     def draws(self, noise: Noise, n: int) -> Tensor | None:
         """Draw from the normalised density, [n, D]; None where that cannot be done exactly."""

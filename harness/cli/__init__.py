@@ -24,6 +24,7 @@ COMMANDS = {
     "compare": "compare",
     "why": "why",
     "report": "report",
+    "figure": "figure",
     "sample": "sample",
     "encode": "encode",
     "verify": "verify",

@@ -1,5 +1,5 @@
-"""Objectives of a method's own: the gradient that is climbed is that of the bound, for every draw or
-in expectation.
+"""Objectives of a method's own: the gradient that is climbed is that of the bound, for every draw
+or in expectation.
 """
 
 from __future__ import annotations

@@ -229,14 +229,16 @@ def cell_runs(
 
 
 def selected(method: Setting, task: Setting) -> dict[str, Any]:
-    """The values of two selectors by address."""
-    return _addressed(method.values, task.values)
-
-
-def _addressed(method: Mapping[str, Any], task: Mapping[str, Any]) -> dict[str, Any]:
-    return {f"method.{name}": value for name, value in method.items()} | {
-        f"task.{name}": value for name, value in task.items()
-    }
+    """The values of two selectors by address: a field of the plugin, else one of the protocol,
+    where the task's wins.
+    """
+    values = {}
+    for kind, setting in (("method", method), ("task", task)):
+        own = setting.plugin.cls.model_fields
+        for name, value in setting.values.items():
+            of_protocol = name.replace("lr.", "lr_") in Protocol.model_fields and name not in own
+            values[name if of_protocol else f"{kind}.{name}"] = value
+    return values
 
 
 def _source(plugin: NamedPlugin) -> str:
@@ -292,7 +294,8 @@ def resolve(
         "base": method.cls.base or task.cls.default_base,
         **task.cls.recommended.get(method.name, {}),
         **task.cls.protocols[protocol],
-        **_addressed(method.fields, task.fields),
+        **{f"method.{name}": value for name, value in method.fields.items()},
+        **{f"task.{name}": value for name, value in task.fields.items()},
         **values,
     }
     layers = {re.sub(r"^lr\.", "lr_", address): value for address, value in layers.items()}

@@ -89,6 +89,12 @@ class View:
         return f"{unit} ({info.better} is better)" if info.better else unit
 
 
+def size(group: Group) -> int | None:
+    """Return the whole number that the name of the group's task ends in: a field of the task."""
+    value = group.cell.spec["task_fields"].get(group.cell.description.task_variant)
+    return value if isinstance(value, int) and not isinstance(value, bool) else None
+
+
 def style(color: int, dash: int, symbol: int) -> Style:
     """Return a style by indices, which wrap around."""
     return Style(

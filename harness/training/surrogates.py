@@ -1,7 +1,8 @@
-r"""What is climbed in place of a bound: its value is of no use, its gradient is that of the bound in
-expectation, with less noise.
+r"""What is climbed in place of a bound: its value is of no use, its gradient is that of the bound
+in expectation, with less noise.
 
-Both need the log-weight of a *given* draw under given parameters, `Method.log_weight`. Written below
+Both need the log-weight of a *given* draw under given parameters, `Method.log_weight`. Written
+below
 as $\log w_{\bar q}(z) = \log p(x, z) - \log q_{\mathrm{sg}}(z)$, where sg stops the gradient: q's
 parameters are constants in the density, and act through z alone; the model's stay.
 """
