@@ -62,7 +62,7 @@ def drawn(kind: str, metric: str | None = None, task: str = "*"):
     from harness.analysis.selection import RunFilter, select_runs
 
     with ResultStore.open("sqlite:///bench.db") as store, mpl.rc_context(paper.STYLE):
-        view = View.of(select_runs(store, RunFilter(tasks=(task,))))
+        view = View(select_runs(store, RunFilter(tasks=(task,))))
         return paper.KINDS[kind](view, metric, 6.9), view
 
 
@@ -125,13 +125,13 @@ def test_curves_are_gaps_to_what_a_perfect_fit_would_have(there):
     assert axis.get_ylabel() == "gap of the training bound (nats)"
     lines = [line for line in axis.get_lines() if len(line.get_xdata()) > 2]
     with ResultStore.open("sqlite:///bench.db") as store:
-        for group, line in zip(view.sample.groups, lines, strict=True):
+        for group, line in zip(view.groups, lines, strict=True):
             curves = [dict(store.curves(run.key)["bound"]) for run in group.done]
             middle = [statistics.median(-curve[step] for curve in curves) for step in curves[0]]
             np.testing.assert_allclose(line.get_ydata(), middle, rtol=1e-9)  # log Z = 0
     figure, view = drawn("curves", task="gaussian-2")
     for group, line in zip(
-        view.sample.groups,
+        view.groups,
         [line for line in figure.axes[0].get_lines() if len(line.get_xdata()) > 2],
         strict=True,
     ):

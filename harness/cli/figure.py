@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from harness.base.errors import UsageError
 from harness.base.spec import settings_text
 from harness.cli._output import say, write_out
-from harness.cli._selection import Selection, open_results, select_finished, selection_options
+from harness.cli._selection import open_results, select_finished, selection_options
+
+if TYPE_CHECKING:
+    from harness.analysis.selection import RunFilter
 
 KINDS = ("scores", "gap", "dimension", "curves")
 SUFFIXES = {".pdf": "pdf", ".svg": "svg", ".png": "png"}
@@ -34,7 +38,7 @@ SUFFIXES = {".pdf": "pdf", ".svg": "svg", ".png": "png"}
     show_default=True,
     help="One column of a page, or both.",
 )
-def figure(kind: str, output: Path, selection: Selection, metric: str | None, width: str) -> None:
+def figure(kind: str, output: Path, selection: RunFilter, metric: str | None, width: str) -> None:
     """A figure of stored runs, for a paper.
 
     scores: the mean of each method with its 95 % interval, a panel a task. gap: gaps to the exact
@@ -56,12 +60,12 @@ def figure(kind: str, output: Path, selection: Selection, metric: str | None, wi
             f"Cannot tell the format of '{output.name}'. Give it an ending: {', '.join(SUFFIXES)}."
         )
     with open_results("draw") as store:
-        view = View.of(select_finished(store, selection))
+        view = View(select_finished(store, selection))
         content = paper.file(kind, view, metric, width, format_)
     write_out(content, output)
-    protocols = ", ".join(dict.fromkeys(row.protocol for row in view.names))
+    protocols = ", ".join(dict.fromkeys(group.row.protocol for group in view.groups))
     shared = settings_text(dict(paper.shared_settings(view)))
     say(
-        f"For the caption: {basis(view.sample.groups)} Protocol {protocols} {shared}".strip(),
+        f"For the caption: {basis(view.groups)} Protocol {protocols} {shared}".strip(),
         err=True,
     )

@@ -36,7 +36,7 @@ class Repeated:
     """
 
     def __init__(self, method: Method, n: int, seed: int) -> None:
-        own = method_leaves(method, DIM, [f"{seed}/leaves"], N_CONTEXT, JITTER)
+        own = method_leaves(method, DIM, f"{seed}/leaves", 1, N_CONTEXT, JITTER)
         leaves = {f"method.{name}": leaf for name, leaf in own.items()}
         start = {"base.mean": 0.3, "base.log_scale": -0.2, "model.mean": 0.5}
         leaves |= {name: LIKE.new_full((1, DIM), value) for name, value in start.items()}

@@ -272,8 +272,9 @@ class Resolved:
 
     def addresses(self) -> dict[str, Any]:
         """Every field by the address that `--set` knows it under."""
-        fields = _addressed(stored_fields(self.method), stored_fields(self.task))
-        return fields | self.protocol.model_dump()
+        of_method = {f"method.{name}": value for name, value in stored_fields(self.method).items()}
+        of_task = {f"task.{name}": value for name, value in stored_fields(self.task).items()}
+        return of_method | of_task | self.protocol.model_dump()
 
 
 def resolve(

@@ -27,7 +27,7 @@ from harness.report.charts import (
     trace,
 )
 from harness.report.page import Figure, Key, Plot, Section, Style
-from harness.report.view import PERCENT, View, basis, columns, interval_of, label, style
+from harness.report.view import PERCENT, View, basis, columns, interval_of, label, size, style
 
 MEANS = f"Means over replicates with {PERCENT} t intervals."
 EXACT = Key("exact maximum-likelihood fit", Style("var(--plain)", "dash", "circle"))
@@ -112,10 +112,10 @@ def scores(view: View) -> Section:
 # Against the size of a task
 
 
-def _size(group: Group) -> int | None:
-    """The whole number that the name of the group's task ends in: a field of the task."""
-    value = group.cell.spec["task_fields"].get(group.cell.description.task_variant)
-    return value if type(value) is int else None
+def _of_anysize(group: Group) -> ColumnName:
+    variant = f"task.{group.cell.description.task_variant}"
+    aspects = ((name, value) for name, value in group.column.aspects if name != variant)
+    return ColumnName(group.cell.task, tuple(aspects))
 
 
 def _of_any_size(group: Group) -> ColumnName:
@@ -126,11 +126,11 @@ def _of_any_size(group: Group) -> ColumnName:
 
 def _sized(view: View) -> dict[str, list[Group]]:
     """Groups whose scores mean the same but for a size, where there are two sizes or more."""
-    groups = [group for group in view.groups if _size(group) is not None]
+    groups = [group for group in view.groups if size(group) is not None]
     return {
         task: members
         for task, members in columns(groups, _of_any_size).items()
-        if len({_size(group) for group in members}) > 1
+        if len({size(group) for group in members}) > 1
     }
 
 
@@ -153,7 +153,7 @@ def sizes(view: View) -> Section:
             is_drawn = metric in headline or has_exact
             if is_drawn and view.sample.metric_info(metric).better == "lower":
                 lines = [
-                    (key, _marks(view, members, metric, lambda group: _size(group) or 0))
+                    (key, _marks(view, members, metric, lambda group: size(group) or 0))
                     for key, members in rows.items()
                 ]
                 lines.append((EXACT, _exact_errors(view, groups, metric) if has_exact else []))
@@ -168,7 +168,7 @@ def _exact_errors(view: View, groups: Iterable[Group], metric: str) -> list[Mark
     errors: dict[int, dict[int, float]] = {}
     for group in groups:
         by_seed = view.sample.values(group, MLE_PREFIX + metric)
-        errors.setdefault(_size(group) or 0, {}).update(by_seed)
+        errors.setdefault(size(group) or 0, {}).update(by_seed)
     return [
         Mark(size, interval_of([by_seed[seed] for seed in sorted(by_seed)]), (EXACT.name,))
         for size, by_seed in sorted(errors.items())

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from harness.analysis.selection import Group
+from harness.analysis.selection import Group, RowName
 from harness.analysis.statistics import Interval
 from harness.base.errors import UsageError, harmless
 from harness.base.metrics import MLE_PREFIX
@@ -78,24 +78,29 @@ def _lines(view: View) -> dict[Any, Line]:
     """The colour of each method, the marker and dash of each of its rows, and a name without the
     settings that all rows share.
     """
-    rows = list(view.names)
+    rows = _rows(view)
     shared = shared_settings(view)
     methods = list(dict.fromkeys(row.method for row in rows))
     lines = {}
     for index, row in enumerate(rows):
         same = [other for other in rows if other.method == row.method]
+        name = replace(row, settings=tuple(s for s in row.settings if s not in shared)).short
         lines[row] = Line(
             COLORS[methods.index(row.method) % len(COLORS)],
             MARKERS[index % len(MARKERS)],
             DASHES[same.index(row) % len(DASHES)],
-            _text(replace(row, settings=tuple(s for s in row.settings if s not in shared)).short),
+            _text(name + (f" ({row.protocol})" if view.has_protocols else "")),
         )
     return lines
 
 
+def _rows(view: View) -> list[RowName]:
+    return sorted({group.row for group in view.groups}, key=lambda row: row.order)
+
+
 def shared_settings(view: View) -> list[tuple[str, Any]]:
     """Return the settings that all of several rows have, which belong into the caption."""
-    rows = list(view.names)
+    rows = _rows(view)
     if len(rows) < 2:
         return []
     return [pair for pair in rows[0].settings if all(pair in row.settings for row in rows)]
@@ -133,7 +138,7 @@ def _first_metric(groups: Sequence[Group], metric: str | None) -> str:
 
 def scores(view: View, metric: str | None, width: float) -> Figure:
     """Draw the mean of each row with its interval, a panel a task; of one task a panel a metric."""
-    tasks = columns(view.sample.groups)
+    tasks = columns(view.groups)
     panels = [(task, groups, _first_metric(groups, metric)) for task, groups in tasks.items()]
     if len(tasks) == 1 and metric is None:
         ((task, groups),) = tasks.items()
@@ -170,7 +175,7 @@ def gap(view: View, metric: str | None, width: float) -> Figure:
     metric = metric or "elbo_gap"
     tasks = {
         task: [(group, view.interval(group, metric)) for group in groups]
-        for task, groups in columns(view.sample.groups).items()
+        for task, groups in columns(view.groups).items()
     }
     tasks = {
         task: [(group, interval) for group, interval in members if interval]
@@ -180,8 +185,8 @@ def gap(view: View, metric: str | None, width: float) -> Figure:
     if not tasks:
         raise _nothing(metric)
     figure, (axis,) = _canvas(1, width, [PANEL])
-    lines, n_rows = _lines(view), len(view.names)
-    order = {row: index for index, row in enumerate(view.names)}
+    lines = _lines(view)
+    n_rows, order = len(lines), {row: index for index, row in enumerate(lines)}
     for at, members in enumerate(tasks.values()):
         for group, interval in members:
             x = at + 0.7 * ((order[group.row] + 0.5) / n_rows - 0.5)
@@ -202,7 +207,7 @@ def dimension(view: View, metric: str | None, width: float) -> Figure:
     fit.
     """
     by_task: dict[str, dict[int, list[Group]]] = {}
-    for group in view.sample.groups:
+    for group in view.groups:
         if (n := size(group)) is not None:
             by_task.setdefault(group.cell.task, {}).setdefault(n, []).append(group)
     by_task = {task: by_size for task, by_size in by_task.items() if len(by_size) > 1}
@@ -246,9 +251,9 @@ def curves(view: View, metric: str | None, width: float) -> Figure:
     The best evidence of a run is `elbo + elbo_gap + evidence_gap` of its scores, nats; without a
     model to fit it is `elbo + elbo_gap`, which is log Z.
     """
-    keys = [run.key for group in view.sample.groups for run in group.done]
-    stored = view.sample.store.scores.curve("bound", keys)
-    panels = columns(view.sample.groups)
+    keys = [run.key for group in view.groups for run in group.done]
+    stored = {key: curve for key, _, curve in view.sample.store.curves_of(keys, "bound")}
+    panels = columns(view.groups)
     figure, axes = _canvas(len(panels), width, [PANEL] * len(panels))
     lines, n_lines = _lines(view), 0
     for axis, (task, groups) in zip(axes, panels.items(), strict=True):
