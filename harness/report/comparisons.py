@@ -112,12 +112,6 @@ def scores(view: View) -> Section:
 # Against the size of a task
 
 
-def _of_anysize(group: Group) -> ColumnName:
-    variant = f"task.{group.cell.description.task_variant}"
-    aspects = ((name, value) for name, value in group.column.aspects if name != variant)
-    return ColumnName(group.cell.task, tuple(aspects))
-
-
 def _of_any_size(group: Group) -> ColumnName:
     variant = f"task.{group.cell.description.task_variant}"
     aspects = ((name, value) for name, value in group.column.aspects if name != variant)
