@@ -30,6 +30,20 @@ def test_a_protocol_and_the_same_fields_have_one_key():
     assert one(protocol="standard", **smoke).spec.key == one().spec.key
 
 
+def test_a_selector_sets_fields_of_the_protocol_too():
+    plain, other = expand(
+        ["vb"], ["gaussian-2[steps=50][lr.base=1e-3]", "gaussian-3"], [0], "smoke"
+    )
+    assert (plain.spec.steps, plain.spec.lr_base) == (50, 1e-3)
+    assert (other.spec.steps, other.spec.lr_base) == (200, None)
+    assert plain.settings["steps"] == 50
+    assert one("vb[lr=0.1]", "gaussian-5[lr=0.2]").spec.lr == 0.2  # the task's wins
+    assert one("vb[lr=0.1]", "gaussian-5[lr=0.2]", lr="0.3").spec.lr == 0.3
+    assert one("hvae[n_leapfrog=2]").spec.method_fields["n_leapfrog"] == 2
+    with pytest.raises(UnknownName, match="nothing"):
+        one("vb[nothing=1]")
+
+
 def test_values_are_typed_before_they_are_hashed():
     assert one(lr="1e-3").spec.key == one(lr="0.001").spec.key
     assert one(steps="1e3").spec.key == one(steps="1000").spec.key

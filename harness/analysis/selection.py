@@ -49,8 +49,8 @@ class RunFilter:
         return (
             (self.cells is None or cell.cell in self.cells)
             and (self.protocol is None or cell.protocol == self.protocol)
-            and matches_any(self.methods, cell.method_names, cell.spec["method_fields"])
-            and matches_any(self.tasks, cell.task_names, cell.spec["task_fields"])
+            and matches_any(self.methods, cell.method_names, cell.spec | cell.spec["method_fields"])
+            and matches_any(self.tasks, cell.task_names, cell.spec | cell.spec["task_fields"])
         )
 
     def has_run(self, run: Replicate) -> bool:

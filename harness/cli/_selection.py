@@ -175,12 +175,14 @@ def study_runs(
     """
     from harness.plan.grid import matches_any
 
-    runs = [
-        run
-        for run in study.runs(sets)
-        if matches_any(methods, (run.spec.method, run.description.method), run.spec.method_fields)
-        and matches_any(tasks, (run.spec.task, run.task_label), run.spec.task_fields)
-    ]
+    runs = []
+    for run in study.runs(sets):
+        spec, shared = run.spec, run.spec.protocol().model_dump()
+        method_names = (spec.method, run.description.method)
+        if matches_any(methods, method_names, shared | spec.method_fields) and matches_any(
+            tasks, (spec.task, run.task_label), shared | spec.task_fields
+        ):
+            runs.append(run)
     if not runs:
         raise UsageError(
             f"'{study.name}' has no such run. What it has: bench study show {study.name}"

@@ -17,7 +17,10 @@ UNFINISHED = (Status.QUEUED, Status.INTERRUPTED, Status.TIMEOUT, Status.RUNNING)
 OPEN = (MISSING, GIVEN_UP, WITHDRAWN, *UNFINISHED)
 AGAIN = (Status.FAILED, Status.DIVERGED)  # made anew where the command asks for it
 # Settings that leave the time of a step as it is.
-FREE = {"steps", "lr", "lr_schedule", "rmsprop_decay", "optimiser", "clip_norm", "eval_particles"}
+FREE = {
+    *("steps", "lr", "lr_method", "lr_model", "lr_base", "lr_schedule", "optimiser", "momentum"),
+    *("rmsprop_decay", "weight_decay", "clip_norm", "eval_particles"),
+}
 
 
 @dataclass(frozen=True)
