@@ -18,6 +18,7 @@ from harness.conformance.problems import (
     Z_LIMIT,
     Verdict,
     distance,
+    gradients,
     method_leaves,
 )
 from harness.numerics.bounds import BOUNDS
@@ -64,12 +65,8 @@ class Repeated:
 
     def gradients(self, objective: Tensor) -> Tensor:
         """Return each problem's gradient of its own objective in all leaves, [N, P]."""
-        slopes = torch.autograd.grad(
-            objective.sum(), list(self.leaves.values()), retain_graph=True, allow_unused=True
-        )
-        pairs = zip(slopes, self.leaves.values(), strict=True)
-        rows = [torch.zeros_like(leaf) if slope is None else slope for slope, leaf in pairs]
-        return torch.cat([row.flatten(1) for row in rows], 1)
+        slopes = gradients(objective.sum(), self.leaves).values()
+        return torch.cat([slope.flatten(1) for slope in slopes], 1)
 
 
 def surrogates_have_the_gradient(cls: type[Method], seed: int, thoroughness: float) -> Verdict:

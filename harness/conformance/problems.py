@@ -280,7 +280,7 @@ def recorded(leaves: Params) -> dict[str, Tensor]:
 
 def gradients(value: Tensor, leaves: Params) -> dict[str, Tensor]:
     """The slope of `value` in each leaf, zeros where it does not depend on it."""
-    if not value.requires_grad:
+    if not leaves or not value.requires_grad:
         return {name: torch.zeros_like(leaf) for name, leaf in leaves.items()}
     slopes = torch.autograd.grad(
         value, list(leaves.values()), retain_graph=True, materialize_grads=True
