@@ -1,7 +1,8 @@
 """bench: a benchmark harness for variational inference.
 
-In a notebook: `harness.fit("hvae", "gaussian-25", protocol="smoke")` trains, and
-`harness.results.load()` gives what is stored.
+In a notebook: `harness.fit("hvae", "gaussian-25", protocol="smoke")` trains,
+`harness.target(log_density, dim=10)` makes a task of a function, and `harness.results.load()` gives
+what is stored.
 """
 
 from __future__ import annotations
@@ -12,9 +13,10 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from harness.analysis import results
+    from harness.api import target
     from harness.execution.fit import Fit, fit
 
-__all__ = ["Fit", "__version__", "fit", "results"]
+__all__ = ["Fit", "__version__", "fit", "results", "target"]
 __version__ = "0.1.0"
 
 # Installed, methods, tasks and studies lie in this package; in a checkout they stand beside it.
@@ -24,9 +26,15 @@ if not (_FOLDER / "methods").is_dir():
 
 
 def __getattr__(name: str) -> Any:
-    """Load `fit`, `Fit` and `results` when they are first used."""
-    if name not in ("fit", "Fit", "results"):
-        raise AttributeError(f"module 'harness' has no attribute '{name}'")
+    """Load what a notebook uses when it is first used."""
     if name == "results":
         return importlib.import_module("harness.analysis.results")
-    return getattr(importlib.import_module("harness.execution.fit"), name)
+    modules = {"fit": "execution.fit", "Fit": "execution.fit", "target": "api"}
+    if name not in modules:
+        raise AttributeError(f"module 'harness' has no attribute '{name}'")
+    return getattr(importlib.import_module(f"harness.{modules[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    """List what a notebook uses."""
+    return __all__
