@@ -13,7 +13,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from harness.base.errors import UsageError
-from harness.base.spec import NewRun, digest
+from harness.base.spec import NewRun, Protocol, digest, former_values
 from harness.plan.grid import Setting, cell_runs, parse_seeds, parse_selector
 from harness.plan.studies import Study
 from harness.plan.tune_options import Tune
@@ -29,6 +29,12 @@ others.
 """
 REDUCTION, RUNGS = 3, 2
 """A pruner of training looks after a ninth and a third of the steps."""
+ADDED_LATER = {
+    name: value
+    for name, value in former_values(Protocol).items()
+    if name not in ("validate_every", "patience")  # which every definition has
+}
+"""Fields of the protocol that definitions of earlier releases lack, with the values they had."""
 
 
 class Plugin(BaseModel):
@@ -203,11 +209,17 @@ class Search:
 
         tuned = {dimension.address for dimension in self.space}
         spec = self._default.spec
-        values = self.column.values().items()
+        values = {
+            address: value
+            for address, value in self.column.values().items()
+            if address not in ADDED_LATER or ADDED_LATER[address] != value
+        }
         return {
             "method": f"{spec.method}, version {spec.method_version}{code(spec.method_source)}",
             "task": f"{spec.task}, version {spec.task_version}{code(spec.task_source)}",
-            **{f"set.{address}": value for address, value in values if address not in tuned},
+            **{
+                f"set.{address}": value for address, value in values.items() if address not in tuned
+            },
             **{f"space.{dimension.address}": dimension.plain() for dimension in self.space},
             **({"trials": self.tune.trials} if self.tune.sampler == "grid" else {}),
             "seeds": self.seeds,
