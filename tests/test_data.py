@@ -170,7 +170,8 @@ def test_a_file_that_changes_is_read_and_checked_again(tmp_path):
     put(folder, {IMAGES: CONTENT[IMAGES][:-1] + bytes([CONTENT[IMAGES][-1] ^ 1])})
     with pytest.raises(
         DataError,
-        match=r"sha256 of its decompressed bytes is .* Replace it: bench data fetch toy --force$",
+        match=r"the sha256 of its decompressed bytes is .* "
+        r"Replace it: bench data fetch toy --force$",
     ):
         load_images("toy", "train")
 
@@ -179,12 +180,12 @@ WRONG = {
     "labels": (
         CONTENT[LABELS],
         "holds labels (1 dimension), not images",
-        "the sha256 of its decompressed bytes",
+        "it holds train-labels-idx1-ubyte of toy",
     ),
     "fewer images": (
         idx(PIXELS[:7]),
-        "the sha256 of its decompressed bytes",
-        "the sha256 of its decompressed bytes",
+        "it has 5,504 bytes when decompressed, not 235,216",
+        "it has 5,504 bytes",
     ),
     "more images": (
         idx(np.concatenate([PIXELS, PIXELS])),
@@ -265,6 +266,47 @@ def test_torchvisions_folders_are_those_of_its_releases():
     }
 
 
+IN_THE_WAY = {
+    "a link to itself": (
+        lambda data: put(data / "toy", {}).joinpath(IMAGES).symlink_to(IMAGES),
+        f"toy/{IMAGES} is a link that leads in a circle",
+    ),
+    "a link to nothing": (
+        lambda data: put(data / "toy", {}).joinpath(IMAGES).symlink_to("x"),
+        f"toy/{IMAGES} is a link that leads nowhere",
+    ),
+    "a folder": (
+        lambda data: put(data / "toy" / f"{IMAGES}.gz", {}),
+        f"toy/{IMAGES}.gz is a folder, where a file should be",
+    ),
+    "a pipe": (
+        lambda data: os.mkfifo(put(data / "toy", {}) / IMAGES),
+        f"toy/{IMAGES} is a device or a pipe, where a file should be",
+    ),
+    "a file as folder": (
+        lambda data: put(data, {"toy": b""}),
+        "toy is a file, where a folder should be",
+    ),
+    "folders in a circle": (
+        lambda data: data.symlink_to(data),
+        "data is a link that leads in a circle",
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", IN_THE_WAY)
+def test_what_stands_in_a_files_place_is_named(kind, tmp_path, bench):
+    place, says = IN_THE_WAY[kind]
+    place(tmp_path / "data")
+    with pytest.raises(
+        DataError, match=re.escape(f"{tmp_path}/data/{says}".replace("data/data", "data"))
+    ):
+        load_images("toy", "train")
+    told = bench("data", "verify", "toy")
+    assert (told.exit_code, says in told.stdout) == (3, True)
+    assert bench("data", "list").exit_code == 0
+
+
 def test_a_good_copy_beside_what_stands_in_the_way_is_taken(tmp_path, bench):
     put(tmp_path / "data" / "toy", {"train-images.idx3-ubyte": CONTENT[IMAGES]})
     put(tmp_path / "data" / "toy" / IMAGES, {IMAGES: CONTENT[IMAGES]})  # as some archives unpack
@@ -340,6 +382,6 @@ def test_fashion_is_fashion_and_neither_passes_for_the_other(tmp_path, monkeypat
     (tmp_path / "data" / "mnist").symlink_to(debian)
     with pytest.raises(
         DataError,
-        match="is not t10k-images-idx3-ubyte of mnist",
+        match="is not t10k-images-idx3-ubyte of mnist: it holds t10k-images-idx3-ubyte of fashion",
     ):
         load_images("mnist", "test")

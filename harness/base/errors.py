@@ -2,18 +2,18 @@
 
 ::
 
-    BenchError                 exit status 1
-    ├── UsageError             exit status 2
-    │   ├── UnknownName
-    │   ├── InvalidSetting
-    │   └── InvalidSelector
-    ├── DataError              exit status 2
-    ├── PluginError
-    ├── WorkspaceError
-    ├── StoreError
-    │   ├── SchemaMismatch ── SchemaBehind
-    │   └── LeaseLost
-    └── CheckpointError
+    BenchError                 the program cannot go on (exit status 1)
+    ├── UsageError             what was asked for cannot be done as asked (exit status 2)
+    │   ├── UnknownName        a method, task, protocol, field or run that does not exist
+    │   ├── InvalidSetting     a field with a value that is not allowed
+    │   └── InvalidSelector    text that does not parse: "hvae[", "3-1", "lr"
+    ├── DataError              a data file that is missing, damaged or another one (exit status 2)
+    ├── PluginError            a method or task that breaks its contract
+    ├── WorkspaceError         a folder that cannot be read or written
+    ├── StoreError             the result database cannot be used
+    │   ├── SchemaMismatch     its schema is older (SchemaBehind) or newer than this program
+    │   └── LeaseLost          another process has taken the run over; nothing more may be written
+    └── CheckpointError        a checkpoint file that is missing, damaged or of another run
 
 A message says what is wrong, what was got, what is allowed and what to do.
 """

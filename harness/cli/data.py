@@ -103,8 +103,9 @@ def verify(ctx: click.Context, name: str | None, folder: Path | None, as_json: b
     missing = {c.file.data_set for c in checks if c.state == "missing" and c.file.needed}
     faulty = sorted(wrong | (missing & expected))
     for data_set in faulty:
+        where = f" --data {folder}" if folder else ""
         force = " --force" if data_set in wrong else ""
-        say(f"To repair it: bench data fetch {data_set}{force}", err=True)
+        say(f"To repair it: bench data fetch {data_set}{where}{force}", err=True)
     ctx.exit(FAULTY if faulty else 0)
 
 

@@ -5,9 +5,11 @@ A file is known by the sha256 of its decompressed bytes, so any gzip wrapper wil
 
 from __future__ import annotations
 
+import errno
 import gzip
 import hashlib
 import io
+import stat
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -80,6 +82,17 @@ class DataStream:
         sha256 = self._seen.hexdigest()
         if expected is None or sha256 == expected.sha256:
             return
+        other = next(
+            (file for known in KNOWN.values() for file in known.files if file.sha256 == sha256),
+            None,
+        )
+        if other is not None:
+            raise ValueError(f"is not {_title(expected)}: it holds {_title(other)}")
+        if self._size < expected.size:
+            raise ValueError(
+                f"is not {_title(expected)}: it has {self._size:,} bytes when decompressed, not "
+                f"{expected.size:,}"
+            )
         raise ValueError(
             f"is not {_title(expected)}: the sha256 of its decompressed bytes is {sha256[:12]}..., "
             f"not {expected.sha256[:12]}..."
@@ -103,7 +116,9 @@ def data_set(name: str) -> DataSet:
 
 def places(known: DataSet, folder: Path | None = None) -> list[Path]:
     """Where the files of a data set are looked for: below `folder`, or else below the workspace's
-    and in Debian's. The first one is bench's own; the others are only read.
+    and in Debian's.
+
+    The first one is bench's own; the others are only read.
     """
     root = (Workspace.current().data.expanduser() if folder is None else folder).absolute()
     package = known.package_folder if folder is None else None
@@ -133,8 +148,44 @@ def look(file: DataFile, folders: list[Path]) -> Path | None:
     return None
 
 
+def in_the_way(file: DataFile, folders: list[Path]) -> tuple[Path, str] | None:
+    """What stands in the place of a missing file, and what it is, as the end of a sentence."""
+    for place in dict.fromkeys(
+        place for folder in folders for name in file.names for place in _way_to(folder / name)
+    ):
+        is_end = place.parent in folders
+        try:
+            mode = place.stat().st_mode
+        except OSError as err:
+            if place.is_symlink():
+                return (
+                    place,
+                    "is a link that leads in a circle"
+                    if err.errno == errno.ELOOP
+                    else "is a link that leads nowhere",
+                )
+            continue
+        if is_end and not stat.S_ISREG(mode):
+            return (
+                place,
+                f"is {'a folder' if stat.S_ISDIR(mode) else 'a device or a pipe'}, "
+                "where a file should be",
+            )
+        if not is_end and not stat.S_ISDIR(mode):
+            return place, "is a file, where a folder should be"
+    return None
+
+
+def _way_to(path: Path) -> list[Path]:
+    return [*reversed(path.parents), path]
+
+
 def find_data(name: str, file_name: str) -> Found:
-    """Find a file of a data set, named without `.gz`; its bytes are not looked at.
+    """Find a file of a data set; its bytes are not looked at.
+
+    Args:
+        name: of the data set, as `bench data list` shows it.
+        file_name: without `.gz`.
 
     Raises:
         UnknownName: there is no such data set or file.
@@ -146,6 +197,11 @@ def find_data(name: str, file_name: str) -> Found:
         raise UnknownName(f"file of {name}", file_name, [file.name for file in known.files])
     folders = places(known)
     path = look(file, folders)
+    if path is None and (way := in_the_way(file, folders)):
+        raise DataError(
+            f"{_title(file)} is missing: {way[0]} {way[1]}. Move that away, or set BENCH_DATA to "
+            "another folder."
+        )
     if path is None:
         package = f" On Debian: apt-get install {known.package}." if known.package else ""
         raise DataError(
@@ -160,27 +216,47 @@ def find_data(name: str, file_name: str) -> Found:
 
 @contextmanager
 def open_data(path: Path, expected: DataFile | None = None) -> Iterator[DataStream]:
-    """A file for reading, decompressed where its content is gzip, and checked at the end of the
-    block where it must be a known one: its size bounds what is read, and its sha256 is compared.
+    """A file for reading, decompressed where it is gzip; what was read is checked at the end of the
+    block.
 
     A ValueError in the block says what is wrong with the file, and becomes a DataError with its
     path and a remedy.
 
+    Args:
+        path: the file; whether it is compressed is seen from its content.
+        expected: the known file that it must be; then its size bounds what is read, and its sha256
+            is compared.
+
     Raises:
         DataError: the file cannot be read, is damaged, or is another one.
     """
-    remedy = "Put a good copy in its place."
-    if expected is not None:
-        remedy = f"Replace it: bench data fetch {expected.data_set} --force"
     try:
-        with path.open("rb") as raw:
-            stream = DataStream(raw, expected)
+        with _stream(path, expected) as stream:
             yield stream
             stream.finish()
     except ValueError as err:
-        raise DataError(f"{path} {err}. {remedy}") from err
+        raise DataError(f"{path} {err}. {_remedy(path, expected)}") from err
     except OSError as err:
-        raise DataError(f"{path} cannot be read: {err.strerror or err}. {remedy}") from err
+        raise DataError(
+            f"{path} cannot be read: {err.strerror or err}. {_remedy(path, expected)}"
+        ) from err
+
+
+@contextmanager
+def _stream(path: Path, expected: DataFile | None) -> Iterator[DataStream]:
+    with path.open("rb") as raw:
+        yield DataStream(raw, expected)
+
+
+def _remedy(path: Path, expected: DataFile | None) -> str:
+    if expected is None:
+        return "Put a good copy in its place."
+    folder = path.parent
+    usual = folder in places(data_set(expected.data_set)) or folder.name != expected.data_set
+    return (
+        f"Replace it: bench data fetch {expected.data_set} "
+        f"--force{'' if usual else f' --data {folder.parent}'}"
+    )
 
 
 def fault_of(path: Path, expected: DataFile) -> str | None:
@@ -188,8 +264,8 @@ def fault_of(path: Path, expected: DataFile) -> str | None:
     one.
     """
     try:
-        with path.open("rb") as raw:
-            DataStream(raw, expected).finish()
+        with _stream(path, expected) as stream:
+            stream.finish()
     except ValueError as err:
         return str(err)
     except OSError as err:
@@ -198,8 +274,12 @@ def fault_of(path: Path, expected: DataFile) -> str | None:
 
 
 def verify(name: str, folder: Path | None = None) -> Iterator[Checked]:
-    """Read every file of a data set, in `folder` or all the places where tasks look, and compare
-    its sha256.
+    """Read every file of a data set and compare its sha256.
+
+    Args:
+        name: of the data set.
+        folder: the one that holds a folder of that name; where none is given, all the places where
+            tasks look.
 
     Raises:
         UnknownName: there is no such data set.
@@ -209,11 +289,20 @@ def verify(name: str, folder: Path | None = None) -> Iterator[Checked]:
     for file in known.files:
         path = look(file, folders)
         if path is None:
-            reason = f"{_title(file)} is not in {' or '.join(map(str, folders))}"
-            yield Checked(
-                file, None, "missing", reason + ("" if file.needed else "; no run needs it")
+            way = in_the_way(file, folders)
+            missing = (
+                f"{_title(file)} is not in "
+                f"{' or '.join(map(str, folders))}{'' if file.needed else '; no run needs it'}"
             )
-        elif fault := fault_of(path, file):
-            yield Checked(file, path, "wrong", f"{path} {fault}")
-        else:
-            yield Checked(file, path, "right")
+            yield (
+                Checked(file, way[0], "wrong", " ".join(map(str, way)))
+                if way
+                else Checked(file, None, "missing", missing)
+            )
+            continue
+        fault = fault_of(path, file)
+        yield (
+            Checked(file, path, "right")
+            if fault is None
+            else Checked(file, path, "wrong", f"{path} {fault}")
+        )
