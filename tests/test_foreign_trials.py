@@ -1,7 +1,10 @@
-"""Optuna studies that others write in as well, and studies of the same name."""
+"""Optuna studies that others write in as well: trials enqueued, added, asked for and told by hand,
+and studies of the same name.
+"""
 
 from __future__ import annotations
 
+import math
 import sqlite3
 
 import optuna
@@ -9,7 +12,7 @@ import pytest
 from conftest import json_lines
 from optuna.distributions import CategoricalDistribution, FloatDistribution
 from optuna.storages import RDBStorage
-from optuna.trial import create_trial
+from optuna.trial import TrialState, create_trial
 
 from harness.base.workspace import Workspace
 from harness.tuning.search import run_keys
@@ -104,13 +107,25 @@ def test_what_others_do_in_a_study_is_run_or_named_and_never_wins(
     study.tell(study.ask(_distributions()), 2e9)  # 5
     study.ask(_distributions())  # 6, as bench itself asks
     study.enqueue_trial({"lr": 0.05, "particles": 10})  # 7
+    study.enqueue_trial({"particles": 1})  # 8, which leaves lr open
+    study.enqueue_trial({"learning_rate": 1.0})  # 9
+    study.enqueue_trial({"lr": 5.0})  # 10
+    study.enqueue_trial({"lr": "high"})  # 11
     verdict, said = tune(2)
-    assert said.count("  trial 6 of") == 1
-    assert verdict["left_out"] == dict.fromkeys("2457", "another program added or ended it")
+    assert (
+        said.count("  trial 6 of") == said.count("  trial 7 of") == said.count("  trial 8 of") == 1
+    )
+    assert verdict["left_out"].keys() == {"2", "4", "5", "9", "10", "11"}
+    assert "another program ended it" in verdict["left_out"]["2"]
+    assert "'learning_rate' is not tuned here" in verdict["left_out"]["9"]
+    assert verdict["left_out"]["10"] == "lr=5.0 is outside the space"
     shown = trials()
     assert {number: trial["outcome"] for number, trial in shown.items()} == dict.fromkeys(
-        [0, 1, 3, 6], "complete"
+        [0, 1, 3, 6, 7, 8], "complete"
     )
+    assert shown[7]["params"] == {"lr": 0.05, "particles": 10}
+    assert shown[8]["params"]["particles"] == 1
+    assert 1e-4 <= shown[8]["params"]["lr"] <= 1e-1
     assert verdict["best"]["score"] == max(trial["score"] for trial in shown.values()) < 0
     again, said = tune(2)
     assert (again, "  trial" in said) == (verdict, False)
@@ -148,7 +163,7 @@ def test_a_copy_from_another_study_has_no_score_here(local, tune, bench, workspa
     verdict, _ = tune(3)
     assert verdict["left_out"] == {
         "2": "the result database has no score of it",
-        "3": "another program added or ended it",
+        "3": "it was copied from the study 'other/vb/gaussian-2'",
     }
     assert verdict["counts"] == {"complete": 3, "not measured": 1}
     assert verdict["best"]["score"] < 0
@@ -235,6 +250,35 @@ def test_a_study_of_an_earlier_release_goes_on(local, tune, workspace):
     assert "bench.database" in theirs(local).user_attrs
 
 
+def test_a_grid_runs_what_was_enqueued_whole_and_names_the_rest(local, tune):
+    tune(2, "grid")
+    study = theirs(local)
+    study.enqueue_trial({"lr": 0.05, "particles": 10})
+    study.enqueue_trial({"lr": 0.05})
+    verdict, _ = tune(2, "grid")
+    assert verdict["counts"] == {"complete": 3}
+    assert verdict["left_out"] == {"3": "a grid has no value for what it leaves open"}
+
+
+def test_a_trial_that_was_taken_up_in_part_goes_on_with_the_same_values(local, tune, trials):
+    values = []
+    for broken in (False, True):
+        tune(2)
+        study = theirs(local)
+        number = len(study.get_trials())
+        study.enqueue_trial({"particles": 10})
+        if broken:  # as a kill may leave it
+            study._storage.set_trial_state_values(
+                study.get_trials()[number]._trial_id, TrialState.RUNNING
+            )
+        tune(2)
+        values.append(trials()[number])
+    assert [value["outcome"] for value in values] == ["complete"] * 2
+    assert all(
+        value["params"]["particles"] == 10 and math.isfinite(value["score"]) for value in values
+    )
+
+
 def test_an_outsider_who_tells_a_trial_that_bench_is_making_ends_no_search(
     local, tune, monkeypatch
 ):
@@ -249,5 +293,5 @@ def test_an_outsider_who_tells_a_trial_that_bench_is_making_ends_no_search(
 
     monkeypatch.setattr(TrialLog, "tell", meddled)
     verdict, _ = tune(2)
-    assert verdict["left_out"] == {"1": "another program added or ended it"}
+    assert verdict["left_out"] == {"1": "another program ended it"}
     assert verdict["counts"] == {"complete": 2}

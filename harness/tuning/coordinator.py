@@ -63,6 +63,9 @@ def tune(
             return
         count = log.count()
         start = (running[0] if running else count) // size * size
+        for number in running:
+            if number < start + size:
+                log.take_up(number)
         for _ in range(min(start + size - count, missing)):
             log.ask()
         members = [

@@ -105,7 +105,7 @@ def read_results(
 def _result(url: str, store: ResultStore | None, search: SearchRecord) -> TuningResult:
     with read_log(url, search) as log:
         trials = measured(search, store, log.trials() if log else [])
-        left_out = dict.fromkeys(log.left_out() if log else [], "another program added or ended it")
+        left_out = log.left_out() if log else {}
     for trial in trials:
         if trial.outcome == NOT_MEASURED:
             left_out[trial.number] = "the result database has no score of it"

@@ -5,7 +5,8 @@ a sampler created anew from a seed and the trial's number: so it does not matter
 process died before it. A trial appears in the log with all its parameters at once, and what Optuna
 is told of it is the same each time.
 
-Other programs may write to the same study: their trials are left out by number.
+Other programs may write to the same study. What they enqueued is run as it stands; what bench can
+do nothing with is left out by number, with the reason.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import optuna
+from optuna.distributions import BaseDistribution
 from optuna.storages import RDBStorage
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState, create_trial
@@ -39,6 +41,8 @@ OUTCOME, SPEC, STUDY = "bench.outcome", "bench.spec", "bench.study"
 """Attributes of a trial: how it ended, what its runs are, and the study that it was asked for
 in.
 """
+ENQUEUED = "fixed_params"
+"""Where Optuna keeps the settings that a trial was enqueued with."""
 NOT_MEASURED = "not measured"
 """The outcome of a trial whose score the result database does not have."""
 
@@ -170,6 +174,37 @@ def _storage(url: str) -> Iterator[RDBStorage]:
 # Trials
 
 
+Distributions = Mapping[str, BaseDistribution]
+
+
+def is_enqueued(trial: FrozenTrial, distributions: Distributions) -> bool:
+    """Tell whether another program left a trial to be run that lacks some of its settings."""
+    return trial.state == TrialState.WAITING or (
+        trial.state == TrialState.RUNNING
+        and ENQUEUED in trial.system_attrs
+        and trial.distributions.keys() < distributions.keys()
+    )
+
+
+def _enqueued_params(trial: FrozenTrial) -> dict[str, Any]:
+    return {**trial.params, **trial.system_attrs.get(ENQUEUED, {})}
+
+
+def _misfit(name: str, value: Any, distributions: Distributions) -> str | None:
+    """Why a setting is not one of this study; None where it is."""
+    if name not in distributions:
+        return f"'{name}' is not tuned here"
+    try:
+        create_trial(
+            state=TrialState.RUNNING,
+            params={name: value},
+            distributions={name: distributions[name]},
+        )
+    except (TypeError, ValueError):
+        return f"{name}={value} is outside the space"
+    return None
+
+
 class StoredTrials:
     """The trials of a search in an Optuna study, for whoever reads them."""
 
@@ -189,13 +224,15 @@ class StoredTrials:
         specs = self.study.user_attrs.get(SPECS, {})
         trials = []
         for trial in self._all():
-            if self._is_ours(trial):
+            if self._fault(trial) is None:
                 ended = trial.state.is_finished()
                 complete = trial.state == TrialState.COMPLETE
                 trials.append(
                     Trial(
                         number=trial.number,
-                        params={name: trial.params[name] for name in self._distributions},
+                        params={
+                            n: trial.params[n] for n in self._distributions if n in trial.params
+                        },
                         outcome=trial.user_attrs.get(OUTCOME) if ended else None,
                         score=trial.value if complete else None,
                         reports=dict(trial.intermediate_values),
@@ -204,18 +241,28 @@ class StoredTrials:
                 )
         return trials
 
-    def left_out(self) -> list[int]:
-        """Return the numbers of the trials that are not ours."""
-        return [trial.number for trial in self._all() if not self._is_ours(trial)]
+    def left_out(self) -> dict[int, str]:
+        """Return why other programs' trials are left out, by number."""
+        faults = {trial.number: self._fault(trial) for trial in self._all()}
+        return {number: reason for number, reason in faults.items() if reason is not None}
 
-    def _is_ours(self, trial: FrozenTrial) -> bool:
-        """Whether bench asked for it in this study, and nobody else ended it."""
-        name = self.study.study_name
-        return (
-            trial.user_attrs.get(STUDY, name) == name
-            and trial.distributions == self._distributions
-            and (OUTCOME in trial.user_attrs or not trial.state.is_finished())
-        )
+    def _fault(self, trial: FrozenTrial) -> str | None:
+        """Why a trial is neither one that bench asked for nor one that it can run; else None."""
+        study, distributions = self.study.study_name, self._distributions
+        if trial.user_attrs.get(STUDY, study) != study:
+            return f"it was copied from the study '{trial.user_attrs[STUDY]}'"
+        if is_enqueued(trial, distributions):
+            params = _enqueued_params(trial)
+            is_grid = self.study.user_attrs.get(DEFINITION, {}).get("sampler") == "grid"
+            if is_grid and params.keys() < distributions.keys():
+                return "a grid has no value for what it leaves open"
+            misfits = (_misfit(name, value, distributions) for name, value in params.items())
+            return next(filter(None, misfits), None)
+        if trial.state.is_finished() and OUTCOME not in trial.user_attrs:
+            return "another program ended it"
+        if trial.distributions != distributions:
+            return "its settings, or their ranges, are not those of this study"
+        return None
 
 
 class TrialLog(StoredTrials):
@@ -271,7 +318,9 @@ class TrialLog(StoredTrials):
         specs = {
             str(trial.number): self._search.spec(trial.params)
             for trial in self._all()
-            if SPEC not in trial.user_attrs and self._is_ours(trial)
+            if SPEC not in trial.user_attrs
+            and not self._fault(trial)
+            and not is_enqueued(trial, self._distributions)
         }
         if self.study.user_attrs.get(SPECS, {}) != specs:
             # trials of earlier releases have ended, and can no longer be written to
@@ -287,25 +336,66 @@ class TrialLog(StoredTrials):
         """The trials as samplers and pruners see them: failed where there is nothing to learn."""
         blank = create_trial(state=TrialState.FAIL)
         return [
-            trial if self._is_ours(trial) and trial.number not in self.unmeasured else blank
+            blank
+            if self._fault(trial)
+            or trial.number in self.unmeasured
+            or is_enqueued(trial, self._distributions)
+            else trial
             for trial in self._all()
         ]
 
     def ask(self) -> None:
-        """Add the next trial, with its parameters."""
-        trials, name = self._visible(), self.study.study_name
-        memory = study_in_memory(name, trials, sampler_of(self._search, len(trials)))
-        quietly(memory.ask, self._distributions)
-        trial = memory.get_trials(deepcopy=False)[-1]
-        self.study.add_trial(
-            create_trial(
-                state=TrialState.RUNNING,
-                params=trial.params,
-                distributions=trial.distributions,
-                system_attrs=trial.system_attrs,
-                user_attrs={SPEC: self._search.spec(trial.params), STUDY: name},
+        """Add the next trial, with its parameters.
+
+        Raises:
+            UsageError: another program's trials are in the way.
+        """
+        trial = self._sample(self._visible(), {})
+        try:
+            self.study.add_trial(
+                create_trial(
+                    state=TrialState.RUNNING,
+                    params=trial.params,
+                    distributions=trial.distributions,
+                    system_attrs=trial.system_attrs,
+                    user_attrs=self._attributes(trial.params),
+                )
             )
-        )
+        except ValueError as err:
+            raise UsageError(
+                f"Optuna's study '{self._search.name}' has trials of another program "
+                f"with other kinds of settings: {err}."
+            ) from err
+
+    def take_up(self, number: int) -> None:
+        """Give a trial of another program the settings it leaves open; one that bench asked for
+        stays as it is.
+        """
+        storage, trial = self.study._storage, self._all()[number]
+        params = trial.params
+        if is_enqueued(trial, self._distributions):
+            params = self._sample(self._visible()[:number], _enqueued_params(trial)).params
+            if trial.state == TrialState.WAITING:
+                storage.set_trial_state_values(trial._trial_id, TrialState.RUNNING)
+            for name, distribution in self._distributions.items():
+                storage.set_trial_param(
+                    trial._trial_id, name, distribution.to_internal_repr(params[name]), distribution
+                )
+        for name, value in self._attributes(params).items():
+            if name not in trial.user_attrs:
+                storage.set_trial_user_attr(trial._trial_id, name, value)
+
+    def _attributes(self, params: dict[str, Any]) -> dict[str, Any]:
+        return {SPEC: self._search.spec(params), STUDY: self.study.study_name}
+
+    def _sample(self, trials: Sequence[FrozenTrial], fixed: dict[str, Any]) -> FrozenTrial:
+        """What the sampler makes of the trial after `trials`."""
+        sampler = sampler_of(self._search, len(trials))
+        memory = study_in_memory(self.study.study_name, trials, sampler)
+        if fixed:
+            memory.enqueue_trial(fixed)
+        quietly(memory.ask, self._distributions)
+        return memory.get_trials(deepcopy=False)[-1]
 
     def prunes(
         self, number: int, round_start: int, reports: Mapping[int, float]
