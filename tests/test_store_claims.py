@@ -94,7 +94,8 @@ def test_a_run_that_was_given_back_takes_no_more_writes(store):
     store.release(claims, Status.TIMEOUT, "an hour")
     row = store.rows(KEYS)[KEYS[0]]
     assert (row.status, row.reason, row.owner) == (Status.TIMEOUT, "an hour", None)
-    assert store.save(claims, [Progress(5, 1.0, {"bound": [(5, 1.0)]}, checkpoint(5))]) == []
+    with pytest.raises(LeaseLost, match="given back"):
+        store.save(claims, [Progress(5, 1.0, {"bound": [(5, 1.0)]}, checkpoint(5))])
     assert (store.rows(KEYS)[KEYS[0]], store.checkpoints(KEYS[0])) == (row, [])
     with pytest.raises(LeaseLost):
         store.finish(claims[0], outcome())

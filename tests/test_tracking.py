@@ -293,6 +293,23 @@ def test_what_is_not_finite_is_shown_as_far_as_mlflow_can(workspace, store, conn
     assert store.behind() == []
 
 
+def test_a_name_that_is_too_long_for_mlflow_is_shortened(workspace, store, connect):
+    names = ["x" * 300 + end for end in "ab"]
+    key = finished(
+        workspace,
+        store,
+        metrics={name: Estimate(float(number), 0.5) for number, name in enumerate(names)},
+    )
+    client = connect()
+    for _ in range(2):
+        sync(client, store, workspace, key)
+    (run,) = copies(client, key)
+    shown = {name: value for name, value in run.data.metrics.items() if name.startswith("xxx")}
+    assert sorted(shown.values()) == [0.0, 0.5, 0.5, 1.0]
+    assert max(map(len, shown)) == 250
+    assert store.behind() == []
+
+
 def test_a_run_made_anew_shows_nothing_of_the_attempt_before(workspace, store, connect):
     key = finished(workspace, store)
     client = connect()

@@ -178,6 +178,15 @@ def test_a_closed_form_that_the_task_has_not_is_refused(workspace):
         judge(None, published.read(file), study_runs)
 
 
+def test_a_closed_form_without_a_deviation_tells_no_band(workspace):
+    file = workspace / "mine.yaml"
+    text = GOOD.replace("data_dependent: drawn-latent", "data_dependent: missing-half", 1)
+    assert text != GOOD
+    file.write_text(text)
+    with pytest.raises(UsageError, match="'missing-half' has no deviation over data sets"):
+        judge(None, published.read(file), study_runs)
+
+
 def test_an_unknown_source_is_refused_with_the_nearest():
     with pytest.raises(
         UnknownName,

@@ -310,7 +310,12 @@ def _compared(
         band = None
         if table.data_dependent:
             form = runs.closed_form(replicates[0], table.data_dependent)
-            half = STANDARD_ERRORS * (form.deviation or 0.0) / math.sqrt(n_datasets)
+            if form.deviation is None:
+                raise UsageError(
+                    f"The closed form '{table.data_dependent}' has no deviation over data sets, so "
+                    "it cannot stand in data_dependent."
+                )
+            half = STANDARD_ERRORS * form.deviation / math.sqrt(n_datasets)
             band = form.value - half, form.value + half
         verdict, reason = settle(judgement.published, ours, n_datasets, band)
         judgement = replace(judgement, verdict=verdict, reason=reason)

@@ -13,7 +13,7 @@ from typing import Any
 from sqlalchemy import Connection, Row, insert, select, text, update
 
 from harness.base.errors import LeaseLost, UsageError
-from harness.base.spec import Status
+from harness.base.spec import TERMINAL, Status
 from harness.store.database import chunks
 from harness.store.owner import Owner
 from harness.store.rows import Claim
@@ -114,6 +114,22 @@ def lock_claimed(connection: Connection, claims: Sequence[Claim]) -> Rows:
             by = f" by {owner_of(row)}" if owner_of(row) else ""
             raise LeaseLost(f"Run {claim.key} was taken over{by}. Nothing more is written.")
     return {key: row for key, row in locked.items() if row.status == Status.RUNNING}
+
+
+def lock_running(connection: Connection, claims: Sequence[Claim]) -> Rows:
+    """Lock the runs of these claims as `lock_claimed` does, of which none may be given back.
+
+    Raises:
+        LeaseLost: one of them was taken over, reset, removed or given back.
+    """
+    running = lock_claimed(connection, claims)
+    ended = lock(connection, (claim.key for claim in claims if claim.key not in running))
+    for row in ended.values():
+        if row.status not in TERMINAL:
+            raise LeaseLost(
+                f"Run {row.key} was given back ({row.status}). Nothing more is written."
+            )
+    return running
 
 
 def change(

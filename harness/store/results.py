@@ -19,6 +19,7 @@ from harness.store.leases import (
     change,
     lock_claimed,
     lock_free,
+    lock_running,
     record,
     set_status,
     update_runs,
@@ -54,7 +55,7 @@ class Results(Operations):
         """Store the progress of a stack's members; those that have ended stay as they are."""
         dropped: list[CheckpointFile] = []
         with self._write() as connection:
-            running, at = lock_claimed(connection, claims), now(connection)
+            running, at = lock_running(connection, claims), now(connection)
             for claim, saved in zip(claims, progress, strict=True):
                 if claim.key not in running:
                     continue
@@ -84,7 +85,7 @@ class Results(Operations):
         dropped: list[File] = []
         lines = []
         with self._write() as connection:
-            running, at = lock_claimed(connection, claims), now(connection)
+            running, at = lock_running(connection, claims), now(connection)
             for claim, outcome in zip(claims, outcomes, strict=True):
                 if claim.key not in running:
                     raise LeaseLost(f"Run {claim.key} has ended. Nothing more is written.")

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import harness
 from harness.base.errors import shortened
-from harness.base.spec import Status
+from harness.base.spec import Status, digest
 from harness.base.workspace import Workspace
 from harness.store import Curve, Estimate, File, ResultStore, RunRow
 from harness.store.run_files import read_verified
@@ -268,7 +268,9 @@ def _points(row: RunRow, curves: dict[str, Curve], metrics: dict[str, Estimate])
         if metric.se is not None:
             numbers[f"{name}_se"] = [(row.step, metric.se)]
     for name, curve in numbers.items():
-        allowed = re.sub(r"[^/\w.\- ]", "_", name)[:LONGEST_NAME]
+        allowed = re.sub(r"[^/\w.\- ]", "_", name)
+        if len(allowed) > LONGEST_NAME:  # a digest keeps it apart from others
+            allowed = f"{allowed[: LONGEST_NAME - 17]}_{digest(name)}"
         for step, value in curve:
             value = value if math.isnan(value) else min(max(value, -LARGEST), LARGEST)
             yield Point(allowed, value, _start_ms(row) + step, step)
