@@ -5,15 +5,13 @@ text that stands there.
 from __future__ import annotations
 
 import unicodedata
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import yaml
-from pydantic import BaseModel, ValidationError
 
-from harness.base.errors import UnknownName, UsageError, one_line
+from harness.base.errors import UsageError
 
 LARGEST = 1_000_000  # bytes of a file
 LONGEST = 500  # characters of a text
@@ -24,20 +22,7 @@ KINDS = {
     for kind in ("bool", "float", "int", "map", "merge", "null", "seq", "str", "timestamp", "value")
 }
 QUOTE = ' A text with brackets or commas needs quotes: "hvae[n_leapfrog=1,10]".'
-MAPPING = "write fields with values, name: value."
-FAULTS = {
-    "missing": "it is missing.",
-    "too_short": "it is empty.",
-    "string_too_short": "it is empty.",
-    "string_type": "write a text.",
-    "list_type": "write a list: [a, b].",
-    "dict_type": MAPPING,
-    "model_type": MAPPING,
-    "model_attributes_type": MAPPING,
-}
-"""What pydantic's kinds of errors mean to whoever writes a file."""
 
-Model = TypeVar("Model", bound=BaseModel)
 Place = tuple[str | int, ...]
 
 
@@ -56,42 +41,19 @@ class Document:
         near = next(
             place[:size] for size in range(len(place), -1, -1) if place[:size] in self.lines
         )
-        steps = (f"[{step}]" if isinstance(step, int) else f".{step}" for step in place)
-        shown = f", {''.join(steps).removeprefix('.')}" if place else ""
+        shown = f", {address(place)}" if place else ""
         return " ".join(f"{self.name}, line {line or self.lines[near]}{shown}: {message}".split())
 
-    def validated(
-        self,
-        model: type[Model],
-        noun: str,
-        parts: Mapping[str, tuple[str, type[BaseModel]]],
-    ) -> Model:
-        """Read the values as a model, which messages call `noun`; `parts` are the nouns and models
-        of what lies in lists and mappings, by the name of their field.
 
-        Raises:
-            UsageError: the first fault, with file, line and field.
-        """
-        try:
-            return model.model_validate(self.values)
-        except ValidationError as err:
-            # A field that is missing may be the one that is misspelt below.
-            fault = min(
-                err.errors(),
-                key=lambda error: (error["type"] == "missing", self.lines.get(error["loc"], 0)),
-            )
-            place: Place = fault["loc"]
-            usual = fault["msg"].removeprefix("Value error, ").rstrip(".") + "."
-            message = FAULTS.get(fault["type"], usual)
-            if fault["type"] == "extra_forbidden":
-                owners = [
-                    (noun, model),
-                    *(parts[str(step)] for step in place[:-1] if step in parts),
-                ]
-                owner, owner_model = owners[-1]
-                names = [field.alias or name for name, field in owner_model.model_fields.items()]
-                message = str(UnknownName(f"field of {owner}", str(place[-1]), names))
-            raise UsageError(self.at(place, message)) from err
+def address(place: Place) -> str:
+    """A place as one writes it.
+
+    >>> address(("grids", 0, "set", "method.tied"))
+    'grids[0].set.method.tied'
+    """
+    return "".join(
+        f"[{step}]" if isinstance(step, int) else f".{step}" for step in place
+    ).removeprefix(".")
 
 
 def read(path: Path, name: str) -> Document:
@@ -101,6 +63,38 @@ def read(path: Path, name: str) -> Document:
         FileNotFoundError: there is no such file.
         UsageError: the file cannot be read, is no YAML, or holds more than plain values.
     """
+    text = _text(path, name)
+    try:
+        loader = _Loader(text)
+    except yaml.reader.ReaderError as err:
+        line = text.count("\n", 0, err.position) + 1
+        raise UsageError(
+            f"{name}, line {line}: the character {_code(text[err.position])} is not allowed."
+        ) from err
+    try:
+        node = loader.get_single_node()
+    except _NotPlain as err:
+        raise UsageError(f"{name}, line {err.line}: {err}") from err
+    except yaml.MarkedYAMLError as err:
+        raise UsageError(_syntax(name, err)) from err
+    except (
+        yaml.YAMLError,
+        ValueError,
+        OverflowError,
+    ) as err:  # the scanner's own slips, as on "\Uffffffff"
+        raise UsageError(
+            f"{name}, line {loader.get_mark().line + 1}: this is not YAML: "
+            f"{' '.join(str(err).split())}."
+        ) from err
+    finally:
+        loader.dispose()
+    if node is None:
+        raise UsageError(f"{name}: the file is empty.")
+    lines: dict[Place, int] = {}
+    return Document(name, _value(Document(name, lines=lines), node, (), _line(node)), lines)
+
+
+def _text(path: Path, name: str) -> str:
     try:
         with path.open("rb") as file:
             content = file.read(LARGEST + 1)
@@ -111,91 +105,131 @@ def read(path: Path, name: str) -> Document:
     if len(content) > LARGEST:
         raise UsageError(f"{name} is larger than {LARGEST:,} bytes.")
     try:
-        node = yaml.compose(content.decode("utf-8"), _Loader)
+        return content.decode("utf-8")
     except UnicodeDecodeError as err:
         line = content.count(b"\n", 0, err.start) + 1
         raise UsageError(
             f"{name}, line {line}: byte {content[err.start]:#04x} is not UTF-8. Save the file as "
             "UTF-8 text."
         ) from err
-    except (yaml.YAMLError, ValueError, OverflowError) as err:
-        # The others are the scanner's own slips, as on "\Uffffffff".
-        mark = getattr(err, "problem_mark", None)
-        problem = getattr(err, "problem", None) or err
-        where = f", line {mark.line + 1}" if mark else ""
-        hint = QUOTE if str(problem).startswith("expected ',' or") else ""
-        raise UsageError(
-            one_line(f"{name}{where}: this is not plain YAML: {problem}.{hint}")
-        ) from err
-    if node is None:
-        raise UsageError(f"{name}: the file is empty.")
-    document = Document(name)
-    values = _value(document, node, (), node.start_mark.line + 1)
-    return Document(name, values, document.lines)
+
+
+def _syntax(name: str, err: yaml.MarkedYAMLError) -> str:
+    mark = err.problem_mark or err.context_mark
+    where = f", line {mark.line + 1}" if mark else ""
+    parts = (
+        (err.context, err.problem)
+        if (err.problem or "").startswith("but")
+        else (err.problem or err.context,)
+    )
+    problem = " ".join(" ".join(part or "" for part in parts).split())
+    hint = QUOTE if problem.startswith("expected ',' or") else ""
+    return f"{name}{where}: this is not YAML: {problem}.{hint}"
+
+
+class _NotPlain(yaml.YAMLError):
+    """YAML that holds more than plain values."""
+
+    def __init__(self, line: int, message: str) -> None:
+        super().__init__(message)
+        self.line = line
 
 
 class _Loader(yaml.SafeLoader):
-    """The graph of a file's nodes: without aliases and tags, not too deep, with texts that can be
-    shown.
-    """
+    """The graph of a file's nodes, without aliases and not too deep."""
 
     depth = 0
 
     def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
         """As PyYAML's."""
         event: Any = self.peek_event()
-        self.depth += 1
-        node, problem = None, ""
+        line = event.start_mark.line + 1
         if event.anchor is not None:
-            problem = "aliases are not supported. Write the value out where it is needed"
-        elif self.depth > DEEPEST:
-            problem = f"lists and mappings are nested more than {DEEPEST} deep"
-        elif (node := super().compose_node(parent, index)) and node.tag not in KINDS:
-            problem = f"the tag {node.tag.replace(CORE, '!!')[:60]} is not supported"
-        elif isinstance(node, yaml.ScalarNode):
-            problem = _fault_of(node.value)
-        if problem:
-            raise yaml.MarkedYAMLError(problem=problem, problem_mark=event.start_mark)
+            raise _NotPlain(
+                line, "aliases are not supported. Write the value out where it is needed."
+            )
+        self.depth += 1
+        if self.depth > DEEPEST:
+            raise _NotPlain(line, f"lists and mappings are nested more than {DEEPEST} deep.")
+        node = super().compose_node(parent, index)
         self.depth -= 1
         return node
 
 
-def _fault_of(text: str) -> str:
-    """Why a text cannot be shown: it is too long, or has control characters."""
-    if len(text) > LONGEST:
-        return f"a text of {len(text):,} characters is too long; {LONGEST} are allowed"
-    hidden = [
-        f"the character U+{ord(character):04X} is not allowed"
-        for character in text
-        if unicodedata.category(character) in ("Cc", "Cf", "Cs") and character not in "\n\t"
-    ]
-    return next(iter(hidden), "")
+def _line(node: yaml.Node) -> int:
+    return node.start_mark.line + 1
 
 
 def _value(document: Document, node: yaml.Node, place: Place, line: int) -> Any:
     """A node as plain values; its line goes into the document."""
     document.lines[place] = line
+    _refuse_tag(document, node, place, line)
+    if isinstance(node, yaml.MappingNode):
+        return _mapping(document, node, place)
     if isinstance(node, yaml.SequenceNode):
         return [
-            _value(document, item, (*place, number), item.start_mark.line + 1)
+            _value(document, item, (*place, number), _line(item))
             for number, item in enumerate(node.value)
         ]
-    if isinstance(node, yaml.MappingNode):
-        values: dict[str, Any] = {}
-        for key, value in node.value:
-            line = key.start_mark.line + 1
-            if not isinstance(key, yaml.ScalarNode):
-                raise UsageError(document.at(place, "the name of a field must be a text.", line))
-            inside = (*place, key.value)
-            if key.value in values:
-                message = (
-                    f"it stands there already, in line {document.lines[inside]}. Keep one of them."
-                )
-                raise UsageError(document.at(inside, message, line))
-            values[key.value] = _value(document, value, inside, line)
-        return values
     if node.tag != f"{CORE}null":
-        return node.value
+        return _clean(document, node.value, place, line)
     if not node.value:
         raise UsageError(document.at(place, "it has no value."))
     return None
+
+
+def _mapping(document: Document, node: yaml.MappingNode, place: Place) -> dict[str, Any]:
+    values: dict[str, Any] = {}
+    for key, value in node.value:
+        line = _line(key)
+        _refuse_tag(document, key, place, line)
+        if not isinstance(key, yaml.ScalarNode):
+            raise UsageError(document.at(place, "the name of a field must be a text.", line))
+        name = _clean(document, key.value, place, line)
+        if name in values:
+            before = document.lines[(*place, name)]
+            raise UsageError(
+                document.at(
+                    (*place, name),
+                    f"it stands there already, in line {before}. Keep one of them.",
+                    line,
+                )
+            )
+        values[name] = _value(document, value, (*place, name), line)
+    return values
+
+
+def _refuse_tag(document: Document, node: yaml.Node, place: Place, line: int) -> None:
+    if node.tag not in KINDS:
+        raise UsageError(
+            document.at(
+                place,
+                (
+                    f"the tag {node.tag.replace(CORE, '!!')[:60]} is not supported. Write plain "
+                    "values."
+                ),
+                line,
+            )
+        )
+
+
+def _clean(document: Document, text: str, place: Place, line: int) -> str:
+    """A text that can be shown: without control characters, and not too long."""
+    if len(text) > LONGEST:
+        raise UsageError(
+            document.at(
+                place,
+                f"a text of {len(text):,} characters is too long; {LONGEST} are allowed.",
+                line,
+            )
+        )
+    for character in text:
+        if unicodedata.category(character) in ("Cc", "Cf", "Cs") and character not in "\n\t":
+            raise UsageError(
+                document.at(place, f"the character {_code(character)} is not allowed.", line)
+            )
+    return text
+
+
+def _code(character: str) -> str:
+    return f"U+{ord(character):04X}"

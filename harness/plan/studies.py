@@ -3,7 +3,8 @@
 ::
 
     summary: One line.
-    grids:                                             # what two of them share is one run
+    grids:                                             # each one is crossed; what two of them share
+        is one run
       - methods: ["hvae[n_leapfrog=1,10]", vb]
         tasks: [gaussian-25, gaussian-50]
         seeds: 0-2                                     # as --seeds takes them, or a list
@@ -13,7 +14,8 @@
 or, to tune::
 
     summary: One line.
-    tune:                                              # fields: `harness.plan.tune_options.Tune`
+    tune:                                              # `harness.plan.tune_options.Tune` has all
+        fields
       methods: [hvae]
       tasks: [gaussian-100]
       space: ["lr=1e-4:1e-1:log", method.max_step]     # as --space takes them
@@ -28,6 +30,7 @@ from __future__ import annotations
 import importlib.util
 import itertools
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -37,6 +40,7 @@ from pydantic import (
     ConfigDict,
     Field,
     PrivateAttr,
+    ValidationError,
     field_validator,
     model_validator,
 )
@@ -53,6 +57,18 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 ENDINGS = (".yaml", ".yml")
+LIST = "write a list: [a, b]."
+VALUE = (
+    'write one value. To cross several write a selector, "hvae[n_leapfrog=1,10]"; a list that '
+    'is one value is a text, "[1, 2]".'
+)
+MAPPING = "write fields with values, name: value."
+SAID = {
+    "list_type": LIST,
+    "dict_type": MAPPING,
+    "model_type": MAPPING,
+    "model_attributes_type": MAPPING,
+}
 
 
 class Grid(BaseModel):
@@ -74,18 +90,6 @@ class Grid(BaseModel):
             return ",".join(value)
         if not isinstance(value, str):
             raise ValueError("write seeds as 0-9,12 or as a list of them.")  # noqa: TRY004  pydantic takes no TypeError
-        return value
-
-    @field_validator("settings", mode="before")
-    @classmethod
-    def _one_value_each(cls, value: Any) -> Any:
-        if isinstance(value, dict) and (
-            lists := [name for name, each in value.items() if isinstance(each, list)]
-        ):
-            raise ValueError(
-                f"'{lists[0]}' has several values. To cross them write a selector, "
-                '"hvae[n_leapfrog=1,10]"; a list that is one value is a text, "[1, 2]".'
-            )
         return value
 
 
@@ -130,7 +134,9 @@ class Study(BaseModel):
         """
         from harness.plan.grid import parse_selector
 
-        parse = cache(parse_selector)  # a name is looked up in all files
+        parse = cache(
+            parse_selector
+        )  # grids name the same methods and tasks, and each name is looked up in all files
         found: dict[str, NewRun] = {}
         for number in range(len(self.grids)):
             for run in self._runs_of(number, sets or {}, parse):
@@ -145,47 +151,88 @@ class Study(BaseModel):
 
         grid, here = self.grids[number], ("grids", number)
         seeds = self.placed((*here, "seeds"), lambda: parse_seeds(grid.seeds))
-        kinds: list[tuple[Kind, list[str]]] = [("method", grid.methods), ("task", grid.tasks)]
-        methods, tasks = (
-            [
-                setting
-                for item, text in enumerate(texts)
-                for setting in self.placed(
-                    (*here, f"{kind}s", item), lambda kind=kind, text=text: parse(kind, text)
-                )
-            ]
-            for kind, texts in kinds
+        methods = self._settings(
+            (*here, "methods"), grid.methods, lambda text: parse("method", text)
         )
+        tasks = self._settings((*here, "tasks"), grid.tasks, lambda text: parse("task", text))
         self.placed(here, lambda: refuse_too_many(len(methods) * len(tasks) * len(seeds)))
-        for method, task in itertools.product(methods, tasks):
+        for (method_line, method), (task_line, task) in itertools.product(methods, tasks):
             try:
                 yield from cell_runs(method, task, seeds, grid.protocol, sets, grid.settings)
             except (UsageError, PluginError) as err:
-                if any(f"{name}=" in str(err) or f"'{name}'" in str(err) for name in sets):
+                place = _culprit(grid, method, task, str(err))
+                if place is None and sets:
                     raise  # what was typed beside the file
-                raise self._at(here, err) from err
+                line = (
+                    method_line
+                    if place == ("methods",)
+                    else task_line
+                    if place == ("tasks",)
+                    else None
+                )
+                raise _like(
+                    err, self._document.at((*here, *(place or ())), str(err), line)
+                ) from err
 
-    def placed(self, place: Place, act: Callable[[], T]) -> T:
+    def _settings(
+        self, place: Place, texts: list[str], parse: Callable[[str], list[Setting]]
+    ) -> list[tuple[int, Setting]]:
+        """What the selectors of a list stand for, each with its line."""
+        lines = [self._document.lines[(*place, item)] for item in range(len(texts))]
+        return [
+            (line, setting)
+            for line, text in zip(lines, texts, strict=True)
+            for setting in self.placed(place, lambda text=text: parse(text), line)
+        ]
+
+    def placed(self, place: Place, act: Callable[[], T], line: int | None = None) -> T:
         """What `act` returns; its errors say where in the file they come from."""
         try:
             return act()
         except (UsageError, PluginError) as err:
-            raise self._at(place, err) from err
+            raise _like(err, self._document.at(place, str(err), line)) from err
 
-    def _at(self, place: Place, err: Exception) -> UsageError | PluginError:
-        message = self._document.at(place, str(err))
-        return PluginError(message) if isinstance(err, PluginError) else UsageError(message)
+
+def _like(err: Exception, message: str) -> UsageError | PluginError:
+    return PluginError(message) if isinstance(err, PluginError) else UsageError(message)
+
+
+def _culprit(grid: Grid, method: Setting, task: Setting, message: str) -> tuple[str, ...] | None:
+    """The part of a grid that gives this error by itself, if one does."""
+    from harness.plan.grid import cell_runs
+
+    bare_method, bare_task = (replace(each, values=each.plugin.fields) for each in (method, task))
+    any_method, any_task = (
+        replace(each, plugin=replace(each.plugin, fields={}), values={}) for each in (method, task)
+    )
+    attempts: list[tuple[tuple[str, ...], Setting, Setting, str | None, dict[str, Any]]] = [
+        (("methods",), method, any_task, None, {}),
+        (("tasks",), any_method, task, None, {}),
+        (("protocol",), bare_method, bare_task, grid.protocol, {}),
+    ]
+    attempts += [
+        (("set", name), bare_method, bare_task, grid.protocol, {name: value})
+        for name, value in grid.settings.items()
+    ]
+    for place, rows, columns, protocol, below in attempts:
+        try:
+            cell_runs(rows, columns, [0], protocol, {}, below)
+        except (UsageError, PluginError) as err:
+            if str(err) == message:
+                return place
+    return None
 
 
 def listings() -> dict[str, str]:
     """Every shipped study with its summary. Files are read; nothing is imported."""
-    summaries = {}
-    for name in _shipped():
-        try:
-            summaries[name] = load(name).summary
-        except UsageError as err:
-            summaries[name] = f"cannot be used: {err}"
-    return summaries
+    return {name: _summary(name) for name in _shipped()}
+
+
+def _summary(name: str) -> str:
+    try:
+        return load(name).summary
+    except UsageError as err:
+        return f"cannot be used: {err}"
 
 
 def _shipped() -> dict[str, Path]:
@@ -211,9 +258,10 @@ def load(name_or_path: str) -> Study:
         raise UnknownName("study file", shown, near, "bench list studies") from err
     if not isinstance(document.values, dict):
         raise UsageError(document.at((), "a study is a mapping with summary, and grids or tune."))
-    study = document.validated(
-        Study, "a study", {"grids": ("a grid", Grid), "tune": ("tune", Tune)}
-    )
+    try:
+        study = Study.model_validate(document.values)
+    except ValidationError as err:
+        raise UsageError(_first_line(document, err)) from err
     study._document, study._path = document, path
     return study
 
@@ -234,7 +282,38 @@ def _found(text: str) -> tuple[Path, str]:
         return path, text
     known = _shipped()
     if text not in known:
-        files = [path.name for path in Path().glob("*.yaml")]
-        raise UnknownName("study", text, [*known, *files], "bench list studies")
+        if f"{text}.yaml" in {other.name for other in Path().glob("*.yaml")}:
+            raise UsageError(
+                f"No study named '{text}'. For the file write its whole name: {text}.yaml."
+            )
+        raise UnknownName("study", text, known, "bench list studies")
     path = known[text]
     return path, str(path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path)
+
+
+def _first_line(document: Document, err: ValidationError) -> str:
+    """What pydantic found first, as we say it."""
+    first = min(err.errors(), key=lambda error: document.lines.get(error["loc"], 0))
+    place: Place = first["loc"]
+    if first["type"] == "extra_forbidden":
+        owners: dict[str, tuple[str, type[BaseModel]]] = {
+            "grids": ("a grid", Grid),
+            "tune": ("tune", Tune),
+        }
+        owner, known = (
+            owners.get(str(place[0]), ("a study", Study)) if len(place) > 1 else ("a study", Study)
+        )
+        names = [field.alias or name for name, field in known.model_fields.items()]
+        return document.at(
+            place, str(UnknownName(f"field of {owner}", str(first["loc"][-1]), names))
+        )
+    said = {
+        "missing": "it is missing.",
+        "too_short": "it is empty.",
+        "string_too_short": "it is empty.",
+        "value_error": first["msg"].removeprefix("Value error, "),
+        "string_type": VALUE if "set" in place else "write a text.",
+    }
+    return document.at(
+        place, said.get(first["type"]) or SAID.get(first["type"]) or f"{first['msg']}."
+    )
