@@ -141,3 +141,14 @@ def no_mirror(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -
     if "mirror" not in request.keywords:
         monkeypatch.setattr("harness.tracking.Mirror.start", NoMirror.start)
         monkeypatch.setattr("harness.tracking.runs.show_search", lambda *unused: None)
+
+
+@pytest.fixture
+def study(workspace):
+    """A function that writes a study file into the workspace and returns its name."""
+
+    def write(text: str, name: str = "mine.yaml") -> str:
+        (workspace / name).write_text(text)
+        return name
+
+    return write
