@@ -7,10 +7,11 @@ from __future__ import annotations
 import http.server
 import shutil
 import signal
+import sqlite3
 import subprocess
 import threading
 import time
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 
 import filled_store
@@ -21,7 +22,7 @@ from harness.base.errors import StoreError
 from harness.base.workspace import Workspace, redact, sqlite_url, without_password
 from harness.store import ResultStore
 from harness.store.database import sqlite_file
-from harness.tracking import Mirror, MirrorError, repair, ui_command
+from harness.tracking import Mirror, MirrorError, compare_copies, repair, ui_command
 from harness.tuning.trials import _storage
 
 RUN = ["-m", "vb", "-t", "gaussian-2", "--set", "steps=50", "--set", "eval_particles=100"]
@@ -273,6 +274,31 @@ def test_a_folder_of_any_name_holds_all_three_databases(tmp_path):
         "mlruns",
     }
     assert {path.name for path in tmp_path.iterdir()} == {home.name, "fresh"}
+
+
+@pytest.mark.parametrize(
+    "edit",
+    ["tags SET value = '0' WHERE key = 'bench.key'", "params SET value = '7' WHERE key = 'seed'"],
+)
+def test_a_copy_with_an_edited_key_or_seed_is_found_and_made_again(edit, tmp_path):
+    workspace = Workspace(prepared(tmp_path))
+    keys = filled_store.fill(workspace, range(2))
+    with ResultStore.open(workspace.database_url) as store:
+        assert repair(workspace, store) == {}
+        assert compare_copies(workspace, store).edited == {}
+        with closing(sqlite3.connect(tmp_path / "mlflow.db")) as connection, connection:
+            run_id = store.rows(keys)[keys[0]].mlflow_run_id
+            connection.execute(f"UPDATE {edit} AND run_uuid = ?", (run_id,))
+        seen = compare_copies(workspace, store)
+        assert {run_id: key for run_id, (key, _) in seen.edited.items()} == {run_id: keys[0]}
+        assert (seen.lost, seen.orphans) == ([], {})
+        from harness.cli.doctor import mirror_faults
+
+        (finding,) = mirror_faults(workspace, store)
+        assert "was edited" in finding.text
+        finding.repair()
+        assert list(mirror_faults(workspace, store)) == []
+    assert mirrored(tmp_path) == {key: ["FINISHED"] for key in keys}
 
 
 @pytest.mark.parametrize(

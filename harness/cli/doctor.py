@@ -233,6 +233,11 @@ def mirror_faults(workspace: Workspace, store: ResultStore) -> Iterator[Finding]
         if wrong:
             raise tracking.MirrorError(f"MLflow does not delete its run {run_id}: {wrong}")
 
+    def make_again(run_id: str, key: str) -> None:
+        store.clear_mirror([key])
+        delete(run_id, key)
+        remirror(key)
+
     seen = tracking.compare_copies(workspace, store)
     if isinstance(seen, str):
         advice = "results are safe; mirror them when it answers: bench doctor --repair"
@@ -245,6 +250,9 @@ def mirror_faults(workspace: Workspace, store: ResultStore) -> Iterator[Finding]
         if row.key not in seen.lost and row.status in TERMINAL | {Status.INTERRUPTED}:
             text = f"MLflow does not show run {row.key} as it is"
             yield Finding("mirror", text, "it is mirrored", partial(remirror, row.key))
+    for run_id, (key, difference) in seen.edited.items():
+        text = f"MLflow's copy of run {key} was edited: {difference}"
+        yield Finding("mirror", text, "it is made again", partial(make_again, run_id, key))
     for run_id, key in seen.orphans.items():
         text = f"MLflow's run {run_id} ({key}) has no run in the database"
         yield Finding("mirror", text, "it is deleted there", partial(delete, run_id, key))

@@ -5,7 +5,7 @@ that.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import unquote, urlsplit
@@ -14,7 +14,7 @@ from harness.base.spec import TERMINAL
 from harness.base.workspace import Workspace
 from harness.store import CheckpointFile, ResultStore, RunRow
 from harness.store.run_files import read_verified
-from harness.tracking.runs import sync
+from harness.tracking.runs import params_of, sync
 from harness.tracking.server import DATABASE, MirrorError, connect, is_missing, is_ours, one_line
 
 if TYPE_CHECKING:
@@ -24,12 +24,13 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Copies:
-    """What MLflow has: `lost` keys that it should show and does not, and `orphans` (run id to key)
-    that the database does not have.
+    """What MLflow has: `lost` keys that it should show and does not, `orphans` (run id to key) that
+    the database does not have, `edited` copies (run id to key and what differs).
     """
 
     lost: list[str]
     orphans: dict[str, str]
+    edited: dict[str, tuple[str, str]] = field(default_factory=dict)
 
 
 def compare_copies(workspace: Workspace, store: ResultStore) -> Copies | str:
@@ -51,13 +52,16 @@ def compare_copies(workspace: Workspace, store: ResultStore) -> Copies | str:
         if is_ours(run, store, key, rows[key].mlflow_run_id if key in rows else None):
             keys[run_id] = key
     files = store.files.on_record(CheckpointFile)
-    lost = []
+    lost: list[str] = []
+    edited: dict[str, tuple[str, str]] = {}
     for key, row in rows.items():
         run_id = row.mlflow_run_id or ""
         if recorded.get(key) == row.mlflow_run_id is not None and (
             run_id not in keys or _has_lost_files(workspace, files.get(key, []), row, runs[run_id])
         ):
             lost.append(key)
+        if run_id in keys and _is_mirrored(row) and (edit := _difference(row, runs[run_id])):
+            edited[run_id] = (key, edit)
     # Of a run that is to be mirrored still, the mirror itself removes what is too much.
     named = {row.mlflow_run_id for row in rows.values()}
     orphans = {
@@ -65,7 +69,7 @@ def compare_copies(workspace: Workspace, store: ResultStore) -> Copies | str:
         for run_id, key in keys.items()
         if run_id not in named and (key not in rows or _is_mirrored(rows[key]))
     }
-    return Copies(sorted(lost), orphans)
+    return Copies(sorted(lost), orphans, edited)
 
 
 def _all_runs(client: MlflowClient) -> dict[str, Run]:
@@ -83,6 +87,23 @@ def _all_runs(client: MlflowClient) -> dict[str, Run]:
 
 def _is_mirrored(row: RunRow) -> bool:
     return row.mirrored_revision >= row.revision
+
+
+def _difference(row: RunRow, run: Run) -> str | None:
+    """Return the first parameter or tag of a copy that is not that of its run."""
+    expected = {
+        **params_of(row),
+        "bench.key": row.key,
+        "bench.cell": row.cell,
+        "bench.task": row.task_label,
+        "bench.seed": str(row.seed),
+        "bench.status": row.status.value,
+    }
+    copied = run.data.params | run.data.tags
+    for name, value in expected.items():
+        if copied.get(name) != value:
+            return f"{name} is {copied.get(name)!r} and was {value!r}"
+    return None
 
 
 def _has_lost_files(
