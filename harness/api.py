@@ -498,7 +498,7 @@ class LogDensity(Model, frozen=True):
             return Normal(0, 3).log_prob(v)[..., 0] + Normal(0, (v / 2).exp()).log_prob(x).sum(-1)
     ```
 
-    `funnel-20` is the one in 20 dimensions. With `log_z` its runs have an `elbo_gap`.
+    `./funnel.py[dim=20]` is the one in 20 dimensions. With `log_z` its runs have an `elbo_gap`.
     """
 
     variant: ClassVar[str] = "dim"

@@ -19,7 +19,7 @@ from harness.cli._selection import find_run, open_results
 if TYPE_CHECKING:
     import numpy as np
 
-    from harness.training.model import Model
+    from harness.training.model import TrainedModel
 
 
 def output_options(default: str) -> Any:
@@ -74,7 +74,7 @@ def sample(key: str, n: int, output: Path, seed: int, force: bool, any_plugin: b
     say(f"{plural(n, 'image')} in {output}")
 
 
-def load_model(prefix: str, any_plugin: bool) -> Model:
+def load_model(prefix: str, any_plugin: bool) -> TrainedModel:
     """Load the model of the one run whose key begins so, from its newest checkpoint.
 
     Raises:

@@ -17,7 +17,7 @@ from torch import Tensor
 from harness.api import Data
 from harness.base.errors import harmless, shortened
 from harness.numerics.noise import Noise
-from harness.training.model import Model
+from harness.training.model import TrainedModel
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -43,7 +43,7 @@ INK_LEVEL = 0x33
 INK, COLOURS = "#333333", ("#1f5fa8", "#b8561b", "#3d7a3d", "#7a4a8c")
 
 
-def pngs(model: Model, data: Data) -> Iterator[tuple[str, bytes]]:
+def pngs(model: TrainedModel, data: Data) -> Iterator[tuple[str, bytes]]:
     """Draw every figure of a run, by its file's name: none where the task has no images."""
     zeros = model.like.new_zeros(1, model.task.latent_dim)
     if model.task.stacks or model.task.decode(model.theta, zeros) is None:
@@ -71,7 +71,9 @@ def square(cells: Tensor) -> bytes:
     return image_grid(torch.cat([cells, blank]).unflatten(0, (n_rows, side)))
 
 
-def reconstruct(model: Model, data: Data, stream: str) -> tuple[Tensor, Tensor, Tensor | None]:
+def reconstruct(
+    model: TrainedModel, data: Data, stream: str
+) -> tuple[Tensor, Tensor, Tensor | None]:
     """Take the first test images [n, height, width], and for each a particle [n, D], drawn by its
     weight from as many as training drew for a step, with its trajectory [K + 1, n, D], if any.
     """
@@ -106,7 +108,7 @@ def by_weight(log_w: Tensor, noise: Noise) -> Tensor:
     return (log_w.double() - (-uniform.clamp(min=1e-300).log()).log()).argmax(0)
 
 
-def trajectories(model: Model, images: Tensor, path: Tensor) -> bytes:
+def trajectories(model: TrainedModel, images: Tensor, path: Tensor) -> bytes:
     """Draw a row for each image: the image, then what its latents, `path` [K + 1, n, D], decode
     to.
     """
@@ -120,7 +122,7 @@ def trajectories(model: Model, images: Tensor, path: Tensor) -> bytes:
     return image_grid(cells, columns=["image", *(f"z{step}" for step in numbers)])
 
 
-def interpolations(model: Model, z: Tensor) -> bytes:
+def interpolations(model: TrainedModel, z: Tensor) -> bytes:
     """Draw a row for each pair of latents: what the points on a line between them decode to."""
     starts, ends = z[0 : len(z) // 2 * 2 : 2], z[1::2]
     weight = torch.linspace(0, 1, SIDE, dtype=z.dtype)[None, :, None]

@@ -24,7 +24,7 @@ Arrays = dict[str, np.ndarray]
 
 
 @dataclass(frozen=True)
-class Model:
+class TrainedModel:
     """A method and a task with the parameters that are scored, [1, *event]."""
 
     spec: RunSpec
@@ -126,12 +126,12 @@ class Model:
         return {name: tensor.numpy() for name, tensor in tensors.items()}
 
 
-def trained(method: Method, task: Task, spec: RunSpec, state: State) -> Model:
+def trained(method: Method, task: Task, spec: RunSpec, state: State) -> TrainedModel:
     """Return the model of a run alone at the end of training."""
-    return Model(spec, method, task, *state.layout.owned(state.best_parameters()))
+    return TrainedModel(spec, method, task, *state.layout.owned(state.best_parameters()))
 
 
-def stored(spec: RunSpec, method: Method, task: Task, path: Path, sha256: str) -> Model:
+def stored(spec: RunSpec, method: Method, task: Task, path: Path, sha256: str) -> TrainedModel:
     """Read the model in a run's checkpoint: its best parameters on validation data, else its last.
 
     Raises:
@@ -147,4 +147,4 @@ def stored(spec: RunSpec, method: Method, task: Task, path: Path, sha256: str) -
         start = training.initial_leaves(method, task, spec.base, spec.seed)
         layout = checkpoint.layout_of({name: leaf[None] for name, leaf in start.items()})
         flat = best[None]
-    return Model(spec, method, task, *layout.owned(flat))
+    return TrainedModel(spec, method, task, *layout.owned(flat))
