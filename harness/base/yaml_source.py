@@ -38,11 +38,15 @@ class Document:
 
     def at(self, place: Place, message: str, line: int | None = None) -> str:
         """What is to be said about a place, in one line: file, line, field and message."""
-        near = next(
+        nearest_place = next(
             place[:size] for size in range(len(place), -1, -1) if place[:size] in self.lines
         )
-        shown = f", {address(place)}" if place else ""
-        return " ".join(f"{self.name}, line {line or self.lines[near]}{shown}: {message}".split())
+        place_text = f", {address(place)}" if place else ""
+        return " ".join(
+            (
+                f"{self.name}, line {line or self.lines[nearest_place]}{place_text}: {message}"
+            ).split()
+        )
 
 
 def address(place: Place) -> str:
@@ -117,12 +121,12 @@ def _text(path: Path, name: str) -> str:
 def _syntax(name: str, err: yaml.MarkedYAMLError) -> str:
     mark = err.problem_mark or err.context_mark
     where = f", line {mark.line + 1}" if mark else ""
-    parts = (
+    descriptions = (
         (err.context, err.problem)
         if (err.problem or "").startswith("but")
         else (err.problem or err.context,)
     )
-    problem = " ".join(" ".join(part or "" for part in parts).split())
+    problem = " ".join(" ".join(description or "" for description in descriptions).split())
     hint = QUOTE if problem.startswith("expected ',' or") else ""
     return f"{name}{where}: this is not YAML: {problem}.{hint}"
 
@@ -187,11 +191,11 @@ def _mapping(document: Document, node: yaml.MappingNode, place: Place) -> dict[s
             raise UsageError(document.at(place, "the name of a field must be a text.", line))
         name = _clean(document, key.value, place, line)
         if name in values:
-            before = document.lines[(*place, name)]
+            first_line = document.lines[(*place, name)]
             raise UsageError(
                 document.at(
                     (*place, name),
-                    f"it stands there already, in line {before}. Keep one of them.",
+                    f"it stands there already, in line {first_line}. Keep one of them.",
                     line,
                 )
             )

@@ -92,10 +92,10 @@ def fetch(
         FetchFailed: no mirror gave a file.
         WorkspaceError: the folder cannot be written.
     """
-    known = data_set(name)
-    addresses = _addresses(mirrors or known.mirrors)
+    registered = data_set(name)
+    addresses = _addresses(mirrors or registered.mirrors)
     say = say or (lambda text: None)
-    target = places(known, folder)[0]
+    target = places(registered, folder)[0]
     checked = list(verify(name, folder))
     if any(item.state != "right" for item in checked):
         with _alone_in(target, say):
@@ -119,15 +119,15 @@ def fetch(
 def _addresses(mirrors: Sequence[str]) -> list[str]:
     for mirror in mirrors:
         try:
-            shown, valid = redact(mirror), _is_address(mirror)
+            printed_mirror, valid = redact(mirror), _is_address(mirror)
         except ValueError:
-            shown, valid = mirror, False
+            printed_mirror, valid = mirror, False
         if not valid:
             allowed = (
                 "It begins with https:// or http://, ends before the file's name, and has no "
                 "user, query or fragment."
             )
-            raise InvalidSetting(f"'{shown}' is not a mirror's address. {allowed}")
+            raise InvalidSetting(f"'{printed_mirror}' is not a mirror's address. {allowed}")
     return [mirror.rstrip("/") for mirror in mirrors]
 
 
@@ -135,10 +135,14 @@ def _is_address(text: str) -> bool:
     """Whether a file's name can be put behind it; a ValueError where its parts cannot even be told
     apart.
     """
-    parts = urlsplit(text)
+    url_parts = urlsplit(text)
     plain = text.isascii() and text.isprintable() and " " not in text
-    whole = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
-    return plain and whole and not (parts.query or parts.fragment or "@" in parts.netloc)
+    whole = (
+        url_parts.scheme in ("http", "https") and bool(url_parts.hostname) and url_parts.port != 0
+    )
+    return (
+        plain and whole and not (url_parts.query or url_parts.fragment or "@" in url_parts.netloc)
+    )
 
 
 def _refuse_wrong(wrong: list[Checked], force: bool) -> None:
@@ -169,8 +173,9 @@ def _alone_in(folder: Path, say: Callable[[str], None]) -> Iterator[None]:
         descriptor, locked = _lock(folder / LOCK, say)
     try:
         with _writing_to(folder):
-            for left in folder.glob(".*.part") if locked else ():  # of processes that were killed
-                left.unlink(missing_ok=True)
+            # of processes that were killed
+            for leftover in folder.glob(".*.part") if locked else ():
+                leftover.unlink(missing_ok=True)
         yield
     finally:
         with suppress(OSError):
@@ -227,13 +232,13 @@ def _fetch(
     then.
     """
     file, faults = item.file, []
-    part = folder / f".{file.name}.{uuid4().hex}.part"
+    partial_file = folder / f".{file.name}.{uuid4().hex}.part"
     for mirror in mirrors:
         url = f"{mirror}/{file.name}.gz"
         try:
-            _download(url, part, file, progress)
+            _download(url, partial_file, file, progress)
             with _writing_to(folder):
-                path = _publish(part, folder, file)
+                path = _publish(partial_file, folder, file)
                 if (
                     item.path is not None
                     and item.path.parent == folder
@@ -248,7 +253,7 @@ def _fetch(
                 say(f"{faults[-1]}. Trying the next mirror.")
         finally:
             with suppress(OSError):
-                part.unlink(missing_ok=True)
+                partial_file.unlink(missing_ok=True)
     raise FetchFailed(
         f"No mirror gives {file.name} of {file.data_set}: {'; '.join(faults)}. "
         "Try again, name another mirror "
@@ -256,10 +261,10 @@ def _fetch(
     )
 
 
-def _download(url: str, part: Path, file: DataFile, progress: Progress | None) -> None:
+def _download(url: str, partial_file: Path, file: DataFile, progress: Progress | None) -> None:
     """Write what an address serves to `part`, to the disk, and check it."""
     got = 0
-    with _writing_to(part.parent), part.open("wb") as target:
+    with _writing_to(partial_file.parent), partial_file.open("wb") as target:
         for block, total in _blocks(url, file):
             target.write(block)
             got += len(block)
@@ -267,15 +272,15 @@ def _download(url: str, part: Path, file: DataFile, progress: Progress | None) -
                 progress(file.name, url, got, total)
         target.flush()
         os.fsync(target.fileno())
-    if fault := fault_of(part, file):
+    if fault := fault_of(partial_file, file):
         raise _Fault(f"serves a file that {fault}")
 
 
-def _publish(part: Path, folder: Path, file: DataFile) -> Path:
-    with part.open("rb") as content:
+def _publish(partial_file: Path, folder: Path, file: DataFile) -> Path:
+    with partial_file.open("rb") as content:
         zipped = content.read(2) == GZIP
     path = folder / (f"{file.name}.gz" if zipped else file.name)
-    part.replace(path)
+    partial_file.replace(path)
     sync_folder(folder)
     return path
 

@@ -83,7 +83,12 @@ class DataStream:
         if expected is None or sha256 == expected.sha256:
             return
         other = next(
-            (file for known in KNOWN.values() for file in known.files if file.sha256 == sha256),
+            (
+                file
+                for registered in KNOWN.values()
+                for file in registered.files
+                if file.sha256 == sha256
+            ),
             None,
         )
         if other is not None:
@@ -114,17 +119,17 @@ def data_set(name: str) -> DataSet:
     return KNOWN[name]
 
 
-def places(known: DataSet, folder: Path | None = None) -> list[Path]:
+def places(registered: DataSet, folder: Path | None = None) -> list[Path]:
     """Where the files of a data set are looked for: below `folder`, or else below the workspace's
     and in Debian's.
 
     The first one is bench's own; the others are only read.
     """
     root = (Workspace.current().data.expanduser() if folder is None else folder).absolute()
-    package = known.package_folder if folder is None else None
+    package = registered.package_folder if folder is None else None
     return [
-        root / known.name,
-        *([root / known.torchvision / "raw"] if known.torchvision else []),
+        root / registered.name,
+        *([root / registered.torchvision / "raw"] if registered.torchvision else []),
         *([package] if package else []),
     ]
 
@@ -191,19 +196,20 @@ def find_data(name: str, file_name: str) -> Found:
         UnknownName: there is no such data set or file.
         DataError: the file is missing; the message says what to do.
     """
-    known = data_set(name)
-    file = next((file for file in known.files if file.name == file_name), None)
+    registered = data_set(name)
+    file = next((file for file in registered.files if file.name == file_name), None)
     if file is None:
-        raise UnknownName(f"file of {name}", file_name, [file.name for file in known.files])
-    folders = places(known)
+        raise UnknownName(f"file of {name}", file_name, [file.name for file in registered.files])
+    folders = places(registered)
     path = look(file, folders)
-    if path is None and (way := in_the_way(file, folders)):
+    if path is None and (obstacle := in_the_way(file, folders)):
         raise DataError(
-            f"{_title(file)} is missing: {way[0]} {way[1]}. Move that away, or set BENCH_DATA to "
+            f"{_title(file)} is missing: {obstacle[0]} {obstacle[1]}. Move that away, or set "
+            "BENCH_DATA to "
             "another folder."
         )
     if path is None:
-        package = f" On Debian: apt-get install {known.package}." if known.package else ""
+        package = f" On Debian: apt-get install {registered.package}." if registered.package else ""
         raise DataError(
             f"{_title(file)} is missing: looked in {' and '.join(map(str, folders))}. Fetch it: "
             f"bench data fetch {name}.{package} "
@@ -284,19 +290,19 @@ def verify(name: str, folder: Path | None = None) -> Iterator[Checked]:
     Raises:
         UnknownName: there is no such data set.
     """
-    known = data_set(name)
-    folders = places(known, folder)
-    for file in known.files:
+    registered = data_set(name)
+    folders = places(registered, folder)
+    for file in registered.files:
         path = look(file, folders)
         if path is None:
-            way = in_the_way(file, folders)
+            obstacle = in_the_way(file, folders)
             missing = (
                 f"{_title(file)} is not in "
                 f"{' or '.join(map(str, folders))}{'' if file.needed else '; no run needs it'}"
             )
             yield (
-                Checked(file, way[0], "wrong", " ".join(map(str, way)))
-                if way
+                Checked(file, obstacle[0], "wrong", " ".join(map(str, obstacle)))
+                if obstacle
                 else Checked(file, None, "missing", missing)
             )
             continue

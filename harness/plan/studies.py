@@ -137,11 +137,11 @@ class Study(BaseModel):
         parse = cache(
             parse_selector
         )  # grids name the same methods and tasks, and each name is looked up in all files
-        found: dict[str, NewRun] = {}
+        runs_by_key: dict[str, NewRun] = {}
         for number in range(len(self.grids)):
             for run in self._runs_of(number, sets or {}, parse):
-                found.setdefault(run.spec.key, run)
-        return list(found.values())
+                runs_by_key.setdefault(run.spec.key, run)
+        return list(runs_by_key.values())
 
     def _runs_of(
         self, number: int, sets: dict[str, Any], parse: Callable[[Kind, str], list[Setting]]
@@ -201,9 +201,12 @@ def _culprit(grid: Grid, method: Setting, task: Setting, message: str) -> tuple[
     """The part of a grid that gives this error by itself, if one does."""
     from harness.plan.grid import cell_runs
 
-    bare_method, bare_task = (replace(each, values=each.plugin.fields) for each in (method, task))
+    bare_method, bare_task = (
+        replace(setting, values=setting.plugin.fields) for setting in (method, task)
+    )
     any_method, any_task = (
-        replace(each, plugin=replace(each.plugin, fields={}), values={}) for each in (method, task)
+        replace(setting, plugin=replace(setting.plugin, fields={}), values={})
+        for setting in (method, task)
     )
     attempts: list[tuple[tuple[str, ...], Setting, Setting, str | None, dict[str, Any]]] = [
         (("methods",), method, any_task, None, {}),
@@ -250,12 +253,14 @@ def load(name_or_path: str) -> Study:
     Raises:
         UsageError: there is none, or it is not a study; with file, line and field.
     """
-    path, shown = _found(name_or_path)
+    path, display_name = _locate(name_or_path)
     try:
-        document = yaml_source.read(path, shown)
+        document = yaml_source.read(path, display_name)
     except FileNotFoundError as err:
-        near = [str(other) for ending in ENDINGS for other in path.parent.glob(f"*{ending}")]
-        raise UnknownName("study file", shown, near, "bench list studies") from err
+        similar_files = [
+            str(other) for ending in ENDINGS for other in path.parent.glob(f"*{ending}")
+        ]
+        raise UnknownName("study file", display_name, similar_files, "bench list studies") from err
     if not isinstance(document.values, dict):
         raise UsageError(document.at((), "a study is a mapping with summary, and grids or tune."))
     try:
@@ -275,45 +280,46 @@ def runs_of(name: str) -> list[NewRun]:
     return load(name).runs()
 
 
-def _found(text: str) -> tuple[Path, str]:
+def _locate(text: str) -> tuple[Path, str]:
     """A study's file, and what messages call it."""
     path = Path(text)
     if text.endswith(ENDINGS) or len(path.parts) > 1:
         return path, text
-    known = _shipped()
-    if text not in known:
+    shipped = _shipped()
+    if text not in shipped:
         if f"{text}.yaml" in {other.name for other in Path().glob("*.yaml")}:
             raise UsageError(
                 f"No study named '{text}'. For the file write its whole name: {text}.yaml."
             )
-        raise UnknownName("study", text, known, "bench list studies")
-    path = known[text]
+        raise UnknownName("study", text, shipped, "bench list studies")
+    path = shipped[text]
     return path, str(path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path)
 
 
 def _first_line(document: Document, err: ValidationError) -> str:
     """What pydantic found first, as we say it."""
-    first = min(err.errors(), key=lambda error: document.lines.get(error["loc"], 0))
-    place: Place = first["loc"]
-    if first["type"] == "extra_forbidden":
+    first_error = min(err.errors(), key=lambda error: document.lines.get(error["loc"], 0))
+    place: Place = first_error["loc"]
+    if first_error["type"] == "extra_forbidden":
         owners: dict[str, tuple[str, type[BaseModel]]] = {
             "grids": ("a grid", Grid),
             "tune": ("tune", Tune),
         }
-        owner, known = (
+        owner, allowed_names = (
             owners.get(str(place[0]), ("a study", Study)) if len(place) > 1 else ("a study", Study)
         )
-        names = [field.alias or name for name, field in known.model_fields.items()]
+        names = [field.alias or name for name, field in allowed_names.model_fields.items()]
         return document.at(
-            place, str(UnknownName(f"field of {owner}", str(first["loc"][-1]), names))
+            place, str(UnknownName(f"field of {owner}", str(first_error["loc"][-1]), names))
         )
     said = {
         "missing": "it is missing.",
         "too_short": "it is empty.",
         "string_too_short": "it is empty.",
-        "value_error": first["msg"].removeprefix("Value error, "),
+        "value_error": first_error["msg"].removeprefix("Value error, "),
         "string_type": VALUE if "set" in place else "write a text.",
     }
     return document.at(
-        place, said.get(first["type"]) or SAID.get(first["type"]) or f"{first['msg']}."
+        place,
+        said.get(first_error["type"]) or SAID.get(first_error["type"]) or f"{first_error['msg']}.",
     )
