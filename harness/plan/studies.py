@@ -305,10 +305,10 @@ def _first_line(document: Document, err: ValidationError) -> str:
             "grids": ("a grid", Grid),
             "tune": ("tune", Tune),
         }
-        owner, allowed_names = (
+        owner, model = (
             owners.get(str(place[0]), ("a study", Study)) if len(place) > 1 else ("a study", Study)
         )
-        names = [field.alias or name for name, field in allowed_names.model_fields.items()]
+        names = [field.alias or name for name, field in model.model_fields.items()]
         return document.at(
             place, str(UnknownName(f"field of {owner}", str(first_error["loc"][-1]), names))
         )
