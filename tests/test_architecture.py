@@ -126,7 +126,7 @@ def test_only_one_place_imports_each_heavy_library():
         "sqlalchemy": "harness/store",
         "alembic": "harness/store",
         "mlflow": "harness/tracking",
-        "matplotlib": ("harness/training/figures.py", "harness/report/paper.py"),
+        "matplotlib": ("harness/training/curve_figures.py", "harness/report/paper.py"),
     }
     allowed |= {
         "optuna": ("harness/tuning", "harness/report/tuning.py"),
@@ -212,3 +212,9 @@ def test_commands_say_what_they_say_in_one_way():
         r"rich.*import.*\b(Console|Progress|TextColumn|track|print|from_markup)\b"
     )  # which take texts for markup
     assert [name for name, text in files.items() if makers.search(text)] == ["_render.py"]
+
+
+def test_the_process_that_mirrors_runs_loads_no_torch():
+    modules = "harness.tracking.mirror, harness.training.curve_figures, sys"
+    code = f"import {modules}; sys.exit('torch' in sys.modules)"
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT)

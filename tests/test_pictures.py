@@ -30,6 +30,7 @@ from harness.numerics.noise import Noise
 from harness.plan import registry
 from harness.tasks.digits import Digits
 from harness.training import checkpoint, figures
+from harness.training.curve_figures import learning_curves
 from harness.training.model import stored
 
 DIGITS = (
@@ -496,6 +497,6 @@ def test_a_picture_has_whatever_names_there_are_above_it(name):
     """With warnings as errors, as here: a mirror that somebody runs so does not stop at a letter
     that the font lacks.
     """
-    assert figures.learning_curves(
-        {"bound": [(1, 2.0), (2, 3.0)], name: [(1, 2.0)]}, name
-    ).startswith(b"\x89PNG")
+    assert learning_curves({"bound": [(1, 2.0), (2, 3.0)], name: [(1, 2.0)]}, name).startswith(
+        b"\x89PNG"
+    )

@@ -34,7 +34,7 @@ from harness.tracking import (
     sync,
     ui_command,
 )
-from harness.training.figures import learning_curves
+from harness.training.curve_figures import learning_curves
 
 SPAWN = multiprocessing.get_context("spawn")
 LARGEST = sys.float_info.max

@@ -178,7 +178,7 @@ def _figures(store: ResultStore, row: RunRow) -> Iterator[tuple[str, bytes]]:
     """Yield a run's figures by name; one that is missing or damaged is named on stderr."""
     from harness.store import run_files
     from harness.tracking.runs import title
-    from harness.training.figures import learning_curves
+    from harness.training.curve_figures import learning_curves
 
     workspace, curves = Workspace.current(), store.curves(row.key)
     if any(curves.values()):

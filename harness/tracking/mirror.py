@@ -163,7 +163,7 @@ def main(parent: Parent) -> None:
 
 def _mirror_until_done(workspace: Workspace, store: ResultStore, parent: Parent) -> None:
     """Look every two seconds for runs to mirror, and at once when the command speaks."""
-    from harness.training.figures import learning_curves
+    from harness.training.curve_figures import learning_curves
 
     keys: dict[str, None] = {}
     not_before: dict[str, float] = {}

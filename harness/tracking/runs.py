@@ -309,7 +309,7 @@ def _upload(
     curves: dict[str, Curve],
 ) -> None:
     """Put the run's files beside its numbers."""
-    from harness.training.figures import learning_curves
+    from harness.training.curve_figures import learning_curves
 
     environment, plan = store.provenance([row.key])[row.key]
     about = {"environment": environment, "plan": plan or None}
