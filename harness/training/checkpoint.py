@@ -37,11 +37,14 @@ def _loop_tensors(state: State) -> list[str]:
     return [*names, "validation", "best"] if state.validation.shape[1] else names
 
 
-def encode(state: State, replicate: int, spec: RunSpec) -> bytes:
-    """Encode one replicate as a file's bytes: equal states of a run give equal bytes."""
+def encode(state: State, replicate: int, spec: RunSpec, **beside: Tensor) -> bytes:
+    """Encode one replicate, and tensors beside it, as a file's bytes: equal states of a run give
+    equal bytes.
+    """
     step = state.steps_taken(replicate)
     meta = {"format": FORMAT, "key": spec.key, "spec": spec.plain(), "step": step}
-    return save(replicate_tensors(state, replicate), metadata={META: canonical_json(meta)})
+    tensors = replicate_tensors(state, replicate) | beside
+    return save(tensors, metadata={META: canonical_json(meta)})
 
 
 def write(path: Path, content: bytes) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 import torch
@@ -212,6 +212,38 @@ def start(method: Method, task: Task, protocol: Protocol, seeds: Sequence[int]) 
         validation=torch.full((R, n_validations), math.nan, dtype=torch.float64),
         best=torch.full_like(flat, math.nan)[:, :n_best],
     )
+
+
+def extended(method: Method, task: Task, protocol: Protocol, state: State) -> State:
+    """Return the state of one replicate as one of a longer run, `protocol`, that took the same
+    steps; its curve begins there.
+    """
+    longer = start(method, task, protocol, state.seeds)
+    longer.step, longer.flat = state.step, state.flat.clone()
+    longer.moments = {name: moment.clone() for name, moment in state.moments.items()}
+    longer.validation[:, : state.validation.shape[1]] = state.validation
+    longer.best = state.best.clone()
+    # The window that is open at this step holds none of the steps before: it has no point.
+    longer.window.fill_(math.nan if state.step % curve_stride(protocol.steps) else 0.0)
+    return longer
+
+
+def replicate(task: Task, state: State, index: int) -> State:
+    """Return one replicate of a stack as a stack of its own."""
+    one = {
+        name: value[index : index + 1].clone()
+        for name, value in vars(state).items()
+        if isinstance(value, Tensor)
+    }
+    is_stacked = task.stacks and not task.shares_data
+    splits = {
+        split: {name: leaf[index : index + 1] for name, leaf in leaves.items()}
+        for split, leaves in vars(state.data).items()
+        if leaves is not None
+    }
+    moments = {name: moment[index : index + 1].clone() for name, moment in state.moments.items()}
+    data = Data(**splits) if is_stacked else state.data
+    return replace(state, **one, seeds=(state.seeds[index],), moments=moments, data=data)
 
 
 def draw(
