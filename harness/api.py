@@ -503,6 +503,8 @@ class LogDensity(Model, frozen=True):
 
     variant: ClassVar[str] = "dim"
     log_z: ClassVar[float | None] = None
+    target_functions: ClassVar[dict[str, Callable[..., Any]]] = {}
+    """What `target` made it of, by the names of its arguments."""
 
     @abstractmethod
     def log_density(self, z: Tensor) -> Tensor:
@@ -558,7 +560,7 @@ def target(
     draws: Callable[[Noise, int], Tensor] | None = None,
     name: str | None = None,
 ) -> LogDensity:
-    """Make a task of a function, for `harness.fit` and `harness.compare`.
+    """Make a task of a function, for `harness.fit` and `harness.run`.
 
     Args:
         log_density: z [..., dim] -> the unnormalised log density [...], nats.
@@ -578,8 +580,10 @@ def target(
         "dim": dim,
         "log_z": log_z,
         "log_density": lambda self, z: log_density(z),
+        "target_functions": {"log_density": log_density},
     }
     if draws is not None:
+        values["target_functions"]["draws"] = draws
         values["draws"] = lambda self, noise, n: draws(noise, n)
     cls: Any = new_class("Target", (LogDensity,), exec_body=lambda body: body.update(values))
     return cls()

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import math
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -161,11 +163,15 @@ def test_the_code_of_a_stored_run_needs_leave(bench, monkeypatch):
 def test_the_pages_code_runs(bench, workspace):
     page = (Path(__file__).parent.parent / "docs" / "python.md").read_text()
     (line,) = run(bench, "-m", "vb", "-t", "gaussian-2")
-    blocks = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
-    names: dict = {}
-    for block in blocks:
-        exec(block.replace("3f9c2a", line["key"]), names)
-    assert names["scores"].shape[0] == 5
-    assert names["longer"].curve[-1][0] == 3_000
-    assert names["stored"].spec.key == line["key"]
+    code = "\n".join(re.findall(r"```python\n(.*?)```", page, re.DOTALL))
+    code = code.replace("3f9c2a", line["key"])
+    code += (
+        "print(scores.shape[0], longer.curve[-1][0], stored.spec.key)\n"
+        "print(*table.frame['n'], made.not_done.empty)\n"
+    )
+    (workspace / "page.py").write_text(code)
+    ended = subprocess.run(
+        [sys.executable, "page.py"], cwd=workspace, capture_output=True, text=True, check=False
+    )
+    assert ended.stdout == f"5 3000 {line['key']}\n3 3 True\n", ended.stderr
     assert (workspace / "hvae.fit").is_file()

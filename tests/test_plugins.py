@@ -176,19 +176,6 @@ def test_fields_of_one_text_in_two_classes_are_told_apart_by_name(bench, workspa
     )  # what is not stored needs no name of its own
 
 
-def test_a_class_of_this_session_trains_here_and_is_not_queued(workspace, monkeypatch):
-    import harness
-    from harness.base.errors import UsageError
-    from harness.plan.grid import Setting, cell_runs, parse_selector
-
-    cls = registry.find("method", str(plugin(workspace / "mine.py"))).cls
-    monkeypatch.setattr(cls, "__module__", "__main__")
-    assert harness.fit(cls(), "gaussian-2", protocol="smoke").score()["elbo"] < 0
-    (task,) = parse_selector("task", "gaussian-2")
-    with pytest.raises(UsageError, match="only this process can run it"):
-        cell_runs(Setting(registry.NamedPlugin(cls, "mine"), {}), task, [0], None, {})
-
-
 # Who makes it, and where
 
 

@@ -35,6 +35,11 @@ class Results:
         """One row a run: how it ended, its metrics, what it cost and ran on, and its settings."""
         return self._frame("runs")
 
+    @property
+    def not_done(self) -> pandas.DataFrame:
+        """The rows of `runs` that have no result: failed, diverged, timed out, not ended."""
+        return self.runs.query("status != 'done'")
+
     @cached_property
     def metrics(self) -> pandas.DataFrame:
         """One row a run and metric."""
@@ -87,6 +92,42 @@ def load(
         UsageError: no run matches, there is no database, or a value is not allowed.
         StoreError: the database cannot be used.
     """
+    run_filter = run_filter_of(method, task, study, protocol, seeds, status)
+    if database is None:
+        workspace = Workspace.current()
+        if home is not None:
+            workspace = Workspace(Path(home).expanduser().resolve())
+        database = workspace.database_url
+    return results_of(database, run_filter)
+
+
+def results_of(database: str, run_filter: RunFilter) -> Results:
+    """Return the runs of a database that a filter asks for.
+
+    Raises:
+        UsageError: there is none, or no database.
+    """
+    if is_missing(database):
+        raise UsageError(
+            f"There are no results at {redact(database)}. Name a workspace: load(home=...)."
+        )
+    with ResultStore.open(database) as store, store.snapshot() as snapshot:
+        return Results(database, require_runs(snapshot, run_filter))
+
+
+def run_filter_of(
+    method: str | Sequence[str] = (),
+    task: str | Sequence[str] = (),
+    study: str | None = None,
+    protocol: str | None = None,
+    seeds: str | int | Iterable[int] | None = None,
+    status: str | Sequence[str] = (),
+) -> RunFilter:
+    """Return the filter of the arguments of `load`.
+
+    Raises:
+        UsageError: a value is not allowed.
+    """
     arguments = {
         "method": method,
         "task": task,
@@ -97,7 +138,7 @@ def load(
     }
     if isinstance(seeds, str):
         seeds = parse_seeds(seeds)
-    run_filter = RunFilter(
+    return RunFilter(
         methods=[method] if isinstance(method, str) else method,
         tasks=[task] if isinstance(task, str) else task,
         protocol=protocol,
@@ -108,14 +149,3 @@ def load(
             f"{name}={value!r}" for name, value in arguments.items() if value not in (None, ())
         ),
     )
-    if database is None:
-        workspace = Workspace.current()
-        if home is not None:
-            workspace = Workspace(Path(home).expanduser().resolve())
-        database = workspace.database_url
-    if is_missing(database):
-        raise UsageError(
-            f"There are no results at {redact(database)}. Name a workspace: load(home=...)."
-        )
-    with ResultStore.open(database) as store, store.snapshot() as snapshot:
-        return Results(database, require_runs(snapshot, run_filter))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import threading
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -70,8 +71,14 @@ def open_session(work: Work) -> Iterator[Session]:
 
 @contextmanager
 def stop_on_signals() -> Iterator[StopRequest]:
-    """Yield a request that the first SIGINT or SIGTERM makes; the second one ends the process."""
+    """Yield a request that the first SIGINT or SIGTERM makes; the second one ends the process.
+
+    In another thread than the main one nothing makes it.
+    """
     stop, restore = StopRequest(), ExitStack()
+    if threading.current_thread() is not threading.main_thread():
+        yield stop
+        return
 
     def request(number: int, frame: Any) -> None:
         stop.set()
@@ -83,13 +90,16 @@ def stop_on_signals() -> Iterator[StopRequest]:
         yield stop
 
 
-def execute_runs(runs: list[NewRun], work: Work, as_json: bool) -> int:
-    """Execute what has no result yet, print all results, and return the exit status."""
+def execute_runs(runs: list[NewRun], work: Work, as_json: bool | None) -> int:
+    """Execute what has no result yet, print all results, and return the exit status.
+
+    `as_json`: whether they are printed as JSON; None prints none.
+    """
     with open_session(work) as session:
         return _execute_runs(session, runs, as_json)
 
 
-def _execute_runs(session: Session, runs: list[NewRun], as_json: bool) -> int:
+def _execute_runs(session: Session, runs: list[NewRun], as_json: bool | None) -> int:
     from harness.base.spec import TERMINAL
     from harness.cli._summary import runs_as_dicts
     from harness.execution import local
@@ -177,7 +187,7 @@ def _print_results(
     runs: list[NewRun],
     unfinished: list[str],
     outcomes: dict[str, str],
-    as_json: bool,
+    as_json: bool | None,
 ) -> int:
     """Print what became of the runs, and return the exit status."""
     from harness.cli._summary import print_summary, runs_as_dicts
@@ -186,7 +196,8 @@ def _print_results(
     outcomes |= dict.fromkeys(not_replaced, "kept")
     results = runs_as_dicts(session.store, [run.spec.key for run in runs], outcomes)
     printed = [result for result in results if result["key"] in outcomes]
-    print_json(printed) if as_json else print_summary(printed, runs, not_replaced)
+    if as_json is not None:
+        print_json(printed) if as_json else print_summary(printed, runs, not_replaced)
     if not_replaced:
         say(
             f"{plural(len(not_replaced), 'rerun')} failed: the earlier results stay as they were. "

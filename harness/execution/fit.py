@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, overload
 import torch
 
 from harness.api import Method, Params, Particles, Task
-from harness.base.errors import UnknownName, UsageError
+from harness.base.errors import UnknownName, UsageError, shortened
 from harness.base.spec import Protocol, RunSpec
 from harness.base.workspace import Workspace
 from harness.execution.job import Options, permitted_source
@@ -317,16 +317,35 @@ def _train(method: Method, task: Task, protocol: Protocol, state: State, watch: 
             )
 
 
+def settings_of(kind: registry.Kind, selector: Any, as_stored: bool = True) -> list[Setting]:
+    """Return every setting that a name, a class or an instance stands for.
+
+    `as_stored`: a class as the plugin that its text makes, which can be stored; else as it is.
+
+    Raises:
+        UsageError: a name or field that is not allowed.
+        PluginError: the text of a class is not known, or refers to what cannot be stored.
+    """
+    if isinstance(selector, str):
+        return parse_selector(kind, selector)
+    cls = selector if isinstance(selector, type) else type(selector)
+    base = Method if kind == "method" else Task
+    if not issubclass(cls, base):
+        raise UsageError(
+            f"A {kind} is a name, a subclass of {base.__name__} or an instance of one, not "
+            f"{shortened(repr(selector), 60)}."
+        )
+    name = getattr(cls, "name", "")
+    plugin = registry.of_class(kind, cls) if as_stored else NamedPlugin(cls, name)
+    return [Setting(plugin, {} if cls is selector else selector.model_dump())]
+
+
 def _setting(kind: registry.Kind, selector: Any) -> Setting:
-    if isinstance(selector, type):
-        return Setting(NamedPlugin(selector, getattr(selector, "name", "")), {})
-    if not isinstance(selector, str):
-        return Setting(NamedPlugin(type(selector), selector.name), selector.model_dump())
-    settings = parse_selector(kind, selector)
+    settings = settings_of(kind, selector, as_stored=False)
     if len(settings) > 1:
         raise UsageError(
             f"'{selector}' stands for {len(settings)} settings; fit takes one. "
-            "To cross settings: bench run."
+            "To cross settings: harness.run."
         )
     return settings[0]
 

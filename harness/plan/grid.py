@@ -163,8 +163,8 @@ def parse_sets(texts: Sequence[str]) -> dict[str, str]:
 
 
 def expand(
-    methods: Sequence[str],
-    tasks: Sequence[str],
+    methods: Sequence[str | Setting],
+    tasks: Sequence[str | Setting],
     seeds: Sequence[int],
     protocol: str | None = None,
     sets: dict[str, Any] | None = None,
@@ -176,8 +176,7 @@ def expand(
     Raises:
         UsageError: a name, field or value that is not allowed.
     """
-    rows = [setting for text in methods for setting in parse_selector("method", text)]
-    columns = [setting for text in tasks for setting in parse_selector("task", text)]
+    rows, columns = _settings("method", methods), _settings("task", tasks)
     refuse_too_many(len(rows) * len(columns) * len(seeds))
     runs = {}
     for method, task in itertools.product(rows, columns):
@@ -185,6 +184,14 @@ def expand(
         for run in cell_runs(method, task, seeds, protocol or preset_protocol, sets or {}, below):
             runs.setdefault(run.spec.key, run)
     return list(runs.values())
+
+
+def _settings(kind: registry.Kind, selectors: Sequence[str | Setting]) -> list[Setting]:
+    return [
+        setting
+        for each in selectors
+        for setting in ([each] if isinstance(each, Setting) else parse_selector(kind, each))
+    ]
 
 
 def cell_runs(

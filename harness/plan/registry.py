@@ -18,6 +18,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from harness.base.errors import InvalidSetting, PluginError, UnknownName, UsageError, shortened
+from harness.plan import notebook_source
 from harness.plan.plugin_source import Source, executed, imported, is_installed, read
 
 if TYPE_CHECKING:
@@ -164,6 +165,26 @@ def _from_path(kind: Kind, text: str) -> NamedPlugin:
     return NamedPlugin(cls, cls.name, source=source)
 
 
+def of_class(kind: Kind, cls: type) -> NamedPlugin:
+    """The plugin that a class is, as `find` would name it: of this session, by its text.
+
+    Raises:
+        PluginError: its text is not known, or refers to what cannot be stored.
+        UsageError: it lacks what every plugin has.
+    """
+    text, name = f"{cls.__module__}:{cls.__qualname__}", getattr(cls, "name", "")
+    for source in named.values():
+        if cls.__module__ == source.module:
+            return NamedPlugin(cls, name, source=source)
+    if not notebook_source.is_notebook_class(cls):
+        is_known = name in installed(kind) and find(kind, name).cls is cls
+        return find(kind, name) if is_known else _from_path(kind, text)
+    source = notebook_source.source_of(cls)
+    loaded = _class_in(kind, executed(source), cls.__name__, text)
+    named[source.digest] = source
+    return NamedPlugin(loaded, loaded.name, source=source)
+
+
 def _subclasses_in(kind: Kind, module: ModuleType) -> list[Any]:
     """The subclasses of `Method` or `Task` that a module defines, abstract ones too."""
     from harness import api
@@ -203,18 +224,12 @@ def _class_in(kind: Kind, module: ModuleType, attribute: str, name: str) -> Any:
 
 
 def check_identity(kind: Kind, plugin: NamedPlugin) -> None:
-    """Refuse a class of this session, and one that is not installed and whose `name`, under which
-    its runs are stored, is no name or another class's.
+    """Refuse a class that is not installed and whose `name`, under which its runs are stored, is
+    no name or another class's.
 
     Raises:
         UsageError: it is such a class.
     """
-    if plugin.cls.__module__ == "__main__":
-        class_name = plugin.cls.__name__
-        raise UsageError(
-            f"{class_name} was defined in this session, and only this process can run it. To store "
-            f"its runs: a file, ./mine.py:{class_name}."
-        )
     if plugin.source is None:
         return
     name, claim = plugin.cls.name, f"{plugin.cls.__name__} in {plugin.source.main} calls itself"
