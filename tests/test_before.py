@@ -14,6 +14,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+
+import harness
+from harness.numerics.noise import Noise
+from harness.training import loop
 
 DATA = Path(__file__).parent / "data"
 METHODS = ("vb", "iwae", "pnf", "iaf", "hvae", "hvae-iaf")
@@ -53,9 +58,35 @@ def differences(before: Any, now: Any, tolerance: float, where: str = "") -> lis
     return [] if alike else [f"{where}: {before!r:.200} is {now!r:.200}"]
 
 
+def spreads(run: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> dict[str, float]:
+    """How far each metric of a run moves with its first parameters, by a hundred roundings: what
+    another processor, which rounds each of 200 steps otherwise, may make of it.
+    """
+    start, scores = loop.start, []
+    for stream in range(4):
+
+        def moved(*arguments: Any, stream: int = stream) -> loop.State:
+            state = start(*arguments)
+            noise = Noise([f"rounding/{stream}"]).normal(*state.flat.shape, like=state.flat)
+            state.flat *= 1 + (stream > 0) * 100 * torch.finfo(state.flat.dtype).eps * noise
+            return state
+
+        monkeypatch.setattr(loop, "start", moved)
+        fitted = harness.fit(run["method"], run["task"], seed=run["seed"], protocol="smoke")
+        scores.append(fitted.score())
+    monkeypatch.undo()
+    return {
+        name: max(abs(other[name] - value) for other in scores[1:])
+        for name, value in scores[0].items()
+    }
+
+
 @pytest.mark.usefixtures("no_mirror")
 @pytest.mark.parametrize("task", TOLERANCE)
-def test_the_metrics_are_those_of_before(task, bench):
+def test_the_metrics_are_those_of_before(task, bench, monkeypatch):
+    """Metrics are held to the tolerance, or to fifty times what rounding makes of them: under hvae
+    on norms-2 an ulp at the start is up to 4 % at the end.
+    """
     before = [
         run
         for run in map(json.loads, (DATA / "metrics-0003.jsonl").read_text().splitlines())
@@ -65,9 +96,18 @@ def test_the_metrics_are_those_of_before(task, bench):
     printed = bench("run", *methods, "-t", task, "--protocol", "smoke", "--seeds", "0-1", "--json")
     now = {run["key"]: run for run in json_lines(printed)}
     assert len(before) == 2 * len(METHODS)
-    assert [
-        line for run in before for line in differences(run, now[run["key"]], TOLERANCE[task])
-    ] == []
+    for run in before:
+        again = now[run["key"]]
+        if differences(run, again, TOLERANCE[task]):
+            spread = spreads(run, monkeypatch)
+            for part, suffix in (("metrics", ""), ("standard_errors", "_se")):
+                for name, value in run[part].items():
+                    if (
+                        isinstance(value, float)
+                        and abs(again[part][name] - value) <= 50 * spread[name + suffix]
+                    ):
+                        again[part][name] = value
+        assert differences(run, again, TOLERANCE[task]) == []
 
 
 @pytest.fixture

@@ -8,10 +8,10 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from enum import Enum, StrEnum
 from functools import cached_property
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Literal, Self
 from uuid import uuid4
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
 from pydantic_core import to_jsonable_python
 
 from harness.base.errors import InvalidSetting
@@ -208,6 +208,12 @@ class Protocol(BaseModel):
         default=None,
         ge=1,
         description="looks in vain after which training stops; none: go on",
+    )
+
+    start_from: Annotated[str, StringConstraints(pattern="^[0-9a-f]{16}$")] | None = added_later(
+        None,
+        default=None,
+        description="key of the run whose parameters training starts from; none: first ones",
     )
 
     @model_validator(mode="after")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -12,6 +12,7 @@ from harness.base.workspace import Workspace
 from harness.cli._execute import execute_runs
 from harness.cli._options import Work, grid_options, json_option, work_options
 from harness.cli._output import print_json
+from harness.cli._selection import open_results
 
 if TYPE_CHECKING:
     from harness.base.spec import NewRun
@@ -23,6 +24,13 @@ if TYPE_CHECKING:
     "--preset",
     metavar="STUDY",
     help="Take the winner's settings of a tuning study; the seeds must not be those it tuned on.",
+)
+@click.option(
+    "--from",
+    "source",
+    metavar="KEY",
+    help="Start from the scored parameters of a stored run, which is recorded in the new keys: "
+    "the task's where it is the same task, the method's where it is the same method.",
 )
 @work_options
 @click.option(
@@ -38,6 +46,7 @@ def run(
     protocol: str | None,
     sets: Sequence[str],
     preset: str | None,
+    source: str | None,
     work: Work,
     dry_run: bool,
     as_json: bool,
@@ -58,7 +67,13 @@ def run(
         from harness.tuning.result import best_settings
 
         settings = best_settings(Workspace.current(), preset, parsed_seeds)
-    runs = expand(methods, tasks, parsed_seeds, protocol, parse_sets(sets), settings)
+    values: dict[str, Any] = dict(parse_sets(sets))
+    if source is not None:
+        from harness.execution.start_from import find_source
+
+        with open_results("start from") as store:
+            values["start_from"] = find_source(store, source).key
+    runs = expand(methods, tasks, parsed_seeds, protocol, values, settings)
     if dry_run:
         _print_plan(runs, as_json)
         return

@@ -18,6 +18,7 @@ from harness.base.spec import Protocol, RunSpec
 from harness.base.workspace import Workspace
 from harness.execution.job import Options, permitted_source
 from harness.execution.local import STACK
+from harness.execution.start_from import start_from
 from harness.numerics.noise import Noise
 from harness.plan import registry
 from harness.plan.grid import Resolved, Setting, parse_selector, resolve, selected
@@ -275,9 +276,7 @@ def load_run(key: str, *, home: str | Path | None = None, allow_plugins: bool = 
     """
     workspace = Workspace.current()
     workspace = workspace if home is None else Workspace(Path(home).expanduser().resolve())
-    if is_missing(workspace.database_url):
-        raise UsageError(f"There are no runs in {workspace.home}. Name a workspace: home=...")
-    with ResultStore.open(workspace.database_url) as store:
+    with _open_store(workspace) as store:
         rows = store.find(key)
         if len(rows) != 1:
             kind = "run of that key alone" if rows else "run"
@@ -292,9 +291,20 @@ def load_run(key: str, *, home: str | Path | None = None, allow_plugins: bool = 
     return _restored(method, task, spec, tensors, file.step)
 
 
+def _open_store(workspace: Workspace) -> ResultStore:
+    if is_missing(workspace.database_url):
+        raise UsageError(f"There are no runs in {workspace.home}. Name a workspace: home=...")
+    return ResultStore.open(workspace.database_url)
+
+
 def _fits(resolved: Resolved, seeds: Sequence[int], watch: Watch) -> list[Fit]:
     method, task, protocol = resolved.method, resolved.task, resolved.protocol
     state = training.start(method, task, protocol, seeds)
+    if protocol.start_from is not None:
+        workspace = Workspace.current()
+        with _open_store(workspace) as store:
+            source_of = partial(permitted_source, store, Options())
+            start_from(store, workspace, source_of, resolved.spec(seeds[0]), state)
     _train(method, task, protocol, state, watch)
     return [
         Fit(method, task, resolved.spec(seed), training.replicate(task, state, index))

@@ -19,7 +19,7 @@ AGAIN = (Status.FAILED, Status.DIVERGED)  # made anew where the command asks for
 # Settings that leave the time of a step as it is.
 FREE = {
     *("steps", "lr", "lr_method", "lr_model", "lr_base", "lr_schedule", "optimiser", "momentum"),
-    *("rmsprop_decay", "weight_decay", "clip_norm", "eval_particles"),
+    *("rmsprop_decay", "weight_decay", "clip_norm", "eval_particles", "start_from"),
 }
 
 

@@ -35,6 +35,7 @@ from harness.base.stop_request import StopRequest
 from harness.base.tracebacks import traceback_of
 from harness.base.workspace import Workspace
 from harness.execution import environment
+from harness.execution.start_from import start_from
 from harness.plan import registry
 from harness.plan.plugin_source import Source, parsed
 from harness.store import (
@@ -262,9 +263,9 @@ def run_job(job: Job) -> Iterator[Event]:
         devices.use(job.plan.device)
         job.retry(job.store.begin, list(job.claims.values()), job.plan, environment.describe())
         torch.set_num_threads(job.plan.threads)
-        state, warnings = _resume(job, method, task)
+        state, notes = _resume(job, method, task)
         _remove_orphans(job)
-        yield from map(Note, warnings)
+        yield from map(Note, notes)
         spec = job.specs[0]
         label = registry.method_label(type(method), spec.method, spec.method_fields)
         title = f"{label} on {registry.task_label(spec.task, task)}"
@@ -454,7 +455,8 @@ def _pictures(
 
 
 def _resume(job: Job, method: Method, task: Task) -> tuple[State, list[str]]:
-    """Return where a stack goes on, and what was wrong with newer checkpoints.
+    """Return where a stack goes on, and what is to be said of it: what was wrong with newer
+    checkpoints, and from which run it starts.
 
     It is the state of the newest step at which every member of ours has a good checkpoint; the
     start where there is none. Members that are not ours are only there for the batch: they stay
@@ -489,6 +491,9 @@ def _resume(job: Job, method: Method, task: Task) -> tuple[State, list[str]]:
             warnings.append(str(err))
     if warnings:
         warnings.append(f"Going on from step {state.step:,} instead.")
+    if state.step == 0 and job.specs[0].start_from is not None:
+        source_of = partial(permitted_source, job.store, job.options)
+        warnings.append(start_from(job.store, job.workspace, source_of, job.specs[0], state))
     for index, spec in enumerate(job.specs):
         if spec.key not in job.claims:
             state.diverged_at[index] = 0

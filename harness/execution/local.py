@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from pydantic import ValidationError
@@ -26,6 +27,7 @@ from harness.base.workspace import Workspace
 from harness.execution import job as jobs
 from harness.execution.heartbeat import Leases
 from harness.execution.job import Ended, Job, Note, Options, Stop, run_job, with_retry
+from harness.execution.start_from import check_sources
 from harness.store import Claim, OpenRun, Owner, ResultStore
 from harness.store.run_files import remove_files
 
@@ -63,13 +65,17 @@ def prepare(
     crashed another chance. Results that are made anew stay until the new ones are stored.
 
     Raises:
-        UsageError: a living process holds a run that is to be put back.
+        UsageError: a living process holds a run that is to be put back, or a run is to start from
+            one that it cannot start from.
     """
     rows = store.statuses(run.spec.key for run in runs)
     to_reset = set(store.retractions.reasons(rows))
     for key, row in rows.items():
         if rerun or (retry and row.status in (Status.DIVERGED, Status.FAILED)):
             to_reset.add(key)
+    from_start = [run for run in runs if run.spec.key in to_reset or run.spec.key not in rows]
+    source_of = partial(jobs.permitted_source, store, Options())
+    check_sources(store, workspace, source_of, from_start)
     if to_reset:
         files = store.reset(sorted(to_reset), [run for run in runs if run.spec.key in to_reset])
         remove_files(workspace, store, files)

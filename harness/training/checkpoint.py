@@ -33,7 +33,7 @@ def replicate_tensors(state: State, replicate: int) -> dict[str, Tensor]:
 
 
 def _loop_tensors(state: State) -> list[str]:
-    names = ["curve", "window", "diverged_at"]
+    names = ["curve", "window", "diverged_at", *(["start"] if state.is_warm else [])]
     return [*names, "validation", "best"] if state.validation.shape[1] else names
 
 
@@ -104,6 +104,7 @@ def restore(state: State, replicates: list[dict[str, Tensor]], step: int) -> Non
     Raises:
         CheckpointError: names or shapes are not those of this run.
     """
+    state.is_warm = "start" in replicates[0]
     try:
         flat = [
             torch.cat([saved[f"params.{name}"].flatten() for name in state.layout.shapes])

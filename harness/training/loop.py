@@ -48,7 +48,7 @@ class Layout:
 @dataclass
 class State:
     """What training remembers of a stack of R replicates. `layout`, `data` and `start` follow from
-    the seeds; the rest is saved.
+    the seeds; the rest is saved, and `start` too where `is_warm`: another run gave it.
 
     Shapes: `flat`, `start` and `moments` [R, P]; `curve` [R, curves, points], NaN where not
         reached; `window` [R, curves], sums since the last point; `diverged_at` [R], the step at
@@ -69,6 +69,7 @@ class State:
     diverged_at: Tensor
     validation: Tensor
     best: Tensor
+    is_warm: bool = False
 
     @property
     def alive(self) -> Tensor:
@@ -220,6 +221,7 @@ def extended(method: Method, task: Task, protocol: Protocol, state: State) -> St
     """
     longer = start(method, task, protocol, state.seeds)
     longer.step, longer.flat = state.step, state.flat.clone()
+    longer.start, longer.is_warm = state.start.clone(), state.is_warm
     longer.moments = {name: moment.clone() for name, moment in state.moments.items()}
     longer.validation[:, : state.validation.shape[1]] = state.validation
     longer.best = state.best.clone()
