@@ -497,3 +497,99 @@ def test_seeds_for_tuning_are_left_out_and_counted(compare, tmp_path):
     comparisons.store_runs(workspace, expand(["vb"], ["gaussian-2"], [0, 1, 1000], "smoke"))
     assert "Left out: 1 run (seeds from 1000 on, which are for tuning)." in compare(home=tmp_path)
     assert "Left out: 2 runs (other seeds)." in compare("--seeds", "1000", home=tmp_path)
+
+
+# For papers
+
+
+@pytest.fixture
+def alike(tmp_path):
+    """Rows that share two settings, and differ in another."""
+    workspace = filled_store.workspace_in(tmp_path)
+    rows, shared = ["vb", "hvae[n_leapfrog=1,2]"], {"lr": "0.02", "steps": "400"}
+    comparisons.store_runs(workspace, expand(rows, ["gaussian-2"], range(3), "smoke", shared))
+    return workspace.home
+
+
+def test_settings_of_all_rows_are_in_the_caption(compare, records, alike):
+    text = compare("--notes", "short", home=alike)
+    assert text.startswith("elbo_gap (nats), protocol smoke, lr=0.02, steps=400\n")
+    assert row(text, "hvae n_leapfrog=2")
+    assert row(text, "vb  ")
+    assert row(compare("-m", "vb", home=alike), "vb lr=0.02 steps=400")
+    assert {settings for _, settings, _ in records(home=alike)} == {
+        f"{first}lr=0.02 steps=400" for first in ("", "n_leapfrog=1 ", "n_leapfrog=2 ")
+    }
+    assert row(compare("--baseline", "vb lr=0.02 steps=400", home=alike), "vb  ")
+
+
+def test_short_notes_say_what_a_caption_needs(compare):
+    text = compare("--notes", "short", "-t", "gaussian-2")
+    assert text.splitlines()[-5:] == [
+        "Means over seeds ± standard error; n = 3.",
+        "Lower is better.",
+        "Bold: best, and not distinguished from it (paired Student's t test, Holm, 5 %).",
+        "*: bold.",
+        "",
+    ]
+
+
+def test_one_table_has_the_cells_of_all(compare, records):
+    metrics = ("--metric", "elbo_gap", "--metric", "theta_sq_error")
+    text = compare(*metrics, "--one-table", "--notes", "short")
+    heading = row(text, "method")
+    assert heading[1:] == [
+        "gaussian-2, elbo_gap",
+        "gaussian-3, elbo_gap",
+        "gaussian-3, theta_sq_error",
+    ]
+    alone = compare("--metric", "elbo_gap")
+    for method in GAPS:
+        assert row(text, method)[1:3] == row(alone, method)[1:3]
+    assert row(text, "iaf") == ["iaf", "*3.0 ± 1.2", "-", "-"]
+    assert row(text, "exact MLE") == ["exact MLE", "0.50 ± 0.29"]
+    assert "Lower is better.\n" in text
+    one_task = compare("--metric", "elbo_gap", "--one-table", "-t", "gaussian-3")
+    assert one_task.startswith("elbo_gap (nats), gaussian-3, protocol smoke\n")
+    assert row(one_task, "method") == ["method", "gaussian-3"]
+
+
+def test_one_table_of_what_was_scored_apart_says_so_in_its_headings(compare, mixed):
+    text = compare("--one-table", "--protocol", "smoke", home=mixed)
+    assert row(text, "method") == [
+        "method",
+        "task.objective=exact, eval_particles=500",
+        "task.objective=exact, eval_particles=50",
+        "task.objective=released-flow, eval_particles=500",
+    ]
+
+
+def test_marks_of_one_table_are_lettered_anew(compare, tmp_path):
+    workspace = filled_store.workspace_in(tmp_path)
+    runs = expand(["vb"], ["gaussian-2", "gaussian-3"], range(2), "smoke")
+    comparisons.store_runs(
+        workspace, runs, lambda run: {"log_evidence": 1.0, "elbo": 1.0, "pareto_k": 0.9}
+    )
+    text = compare(
+        "--metric", "elbo", "--metric", "log_evidence", "--one-table", "--notes", "short",
+        home=tmp_path,
+    )  # fmt: skip
+    assert row(text, "vb")[1:] == ["*1", "*1", "*1 [a]", "*1 [a]"]
+    assert "[a] Pareto k is above 0.7 in some of these runs" in text
+
+
+def test_labels_are_for_latex(compare):
+    options = ("--format", "latex", "--label", "tab:gaps")
+    assert "\\label{tab:gaps}\n" in compare(*options, "--one-table")
+    text = compare(*options, "--metric", "elbo_gap", "--metric", "theta_sq_error")
+    assert text.index("\\caption") < text.index("\\label{tab:gaps}")
+    assert "\\label{tab:gaps-2}" in text
+    assert "\\label" not in compare("--format", "latex")
+    refused = {
+        ("--label", "tab:gaps"): "table has no labels",
+        ("--label", "a}b", "--format", "latex"): "'a}b' is no label of LaTeX",
+        ("--one-table", "--differences"): "holds means alone",
+        ("--one-table", "--json"): "json holds one record an entry",
+    }
+    for arguments, message in refused.items():
+        assert message in compare(*arguments, status=2)

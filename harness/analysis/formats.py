@@ -60,12 +60,18 @@ POWER = re.compile(r"(?<=[\d)])e(-?\d+)\b")
 NUMBER = re.compile(r"(?<![\w.,])-(?=\d)")
 
 
-def latex(grids: Sequence[Grid]) -> str:
-    """Each grid as a table with its notes below."""
-    return "\n".join([PACKAGES, *(_latex_one(grid) for grid in grids)])
+def latex(grids: Sequence[Grid], label: str | None = None) -> str:
+    """Each grid as a table with its notes below; `label`, and `label-2` and so on of those that
+    follow, is what \\ref knows it by.
+    """
+    labels = [f"{label}-{number}" if number > 1 else label for number in range(1, len(grids) + 1)]
+    tables = [
+        _latex_one(grid, own if label else None) for grid, own in zip(grids, labels, strict=True)
+    ]
+    return "\n".join([PACKAGES, *tables])
 
 
-def _latex_one(grid: Grid) -> str:
+def _latex_one(grid: Grid, label: str | None) -> str:
     heading, *rows = (
         f"    {' & '.join(row)} \\\\"
         for row in (
@@ -77,6 +83,7 @@ def _latex_one(grid: Grid) -> str:
         r"\begin{table}",
         r"  \centering",
         rf"  \caption{{{escape_latex(grid.title)}}}",
+        *([rf"  \label{{{label}}}"] if label else []),
         r"  \smallskip",
         FITTED,
         rf"  \begin{{tabular}}{{l{'r' * (len(grid.heading) - 1)}}}",

@@ -4,14 +4,21 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from harness.analysis.footnotes import TEST_NAMES
+from harness.analysis.footnotes import LETTERS, TEST_NAMES
 from harness.analysis.ranks import Ranking
 from harness.analysis.reproduction import ClosedFormValue, Judgement, ReplicateMean
-from harness.analysis.selection import TuningCost, gradients, seconds
+from harness.analysis.selection import (
+    RowName,
+    TuningCost,
+    gradients,
+    names_beside,
+    seconds,
+    shared_settings,
+)
 from harness.analysis.statistics import Interval
-from harness.analysis.tables import MLE_ROW, Entry, Line, Table
+from harness.analysis.tables import MLE_ROW, Entry, Line, Table, aspects_of
 from harness.base.text import between, count, number, probability
 
 COSTS = ("steps", "gradients", "time")
@@ -46,12 +53,13 @@ class Grid:
 @dataclass(frozen=True)
 class Style:
     """How tables look: `brackets` has intervals in place of standard errors, `differences` adds a
-    table of paired differences to the reference.
+    table of paired differences to the reference, `short` keeps the notes that a caption needs.
     """
 
     brackets: bool = False
     differences: bool = False
     costs: bool = True
+    short: bool = False
 
 
 def table_grids(table: Table, style: Style) -> list[Grid]:
@@ -59,8 +67,7 @@ def table_grids(table: Table, style: Style) -> list[Grid]:
     costs: tuple[str, ...] = COSTS if style.costs else ()
     if costs and any(line.tuning for line in table.lines):
         costs = (*COSTS, TUNING)
-    totals = Counter(entry.total for line in table.lines for entry in line.entries if entry)
-    usual_total = totals.most_common(1)[0][0]
+    usual_total = _usual_total(table)
     rows: list[tuple[Word, ...]] = [
         (
             Word(line.name),
@@ -72,19 +79,93 @@ def table_grids(table: Table, style: Style) -> list[Grid]:
     if table.mle is not None:
         texts = ("" if mle is None else estimate(mle, style.brackets) for mle in table.mle)
         rows.append(tuple(map(Word, (MLE_ROW, *texts, *("" for _ in costs)))))
-    notes = (_meaning_of_means(table, style), *table.notes, *_legend(table, style))
-    means = Grid(table.title, ("method", *table.columns, *costs), tuple(rows), notes)
+    heading = ("method", *table.columns, *costs)
+    means = Grid(table.title, heading, tuple(rows), tuple(_notes([table], style)))
     return [means, _differences(table)] if style.differences else [means]
 
 
-def _meaning_of_means(table: Table, style: Style) -> str:
-    entries = [entry for line in table.lines for entry in line.entries if entry]
+def joined_grid(tables: Sequence[Table], style: Style) -> Grid:
+    """Return one table of the means of several: of their metrics, or of what was scored apart.
+
+    The caption has what they share, and a column's heading what they do not.
+    """
+    rows = sorted({line.row for table in tables for line in table.lines}, key=lambda row: row.order)
+    shared = shared_settings(rows)
+    names = names_beside(rows, shared)
+    protocols = {row.protocol for row in rows}
+    tasks = list(dict.fromkeys(task for table in tables for task in table.columns))
+    in_caption = {
+        name: value
+        for name, value in tables[0].apart.items()
+        if all(table.apart.get(name, ...) == value for table in tables)
+    }
+    metrics = list(dict.fromkeys(table.heading for table in tables))
+    heading = ["method"]
+    cells: dict[RowName, list[Word]] = {row: [] for row in rows}
+    letters: dict[str, str] = {}
+    mle = [Word(MLE_ROW)]
+    for table in tables:
+        apart = {name: value for name, value in table.apart.items() if name not in in_caption}
+        suffix = [*([table.metric] if len(metrics) > 1 else []), *aspects_of(None, apart)]
+        heading += [
+            ", ".join([*([task] if len(tasks) > 1 or not suffix else []), *suffix])
+            for task in table.columns
+        ]
+        entries = {line.row: line.entries for line in table.lines}
+        usual_total = _usual_total(table)
+        for row in rows:
+            for entry in entries.get(row, (None,) * len(table.columns)):
+                word = _mean(entry, style.brackets, usual_total)
+                for text in table.explained(word.marks):
+                    letters.setdefault(text, LETTERS[len(letters)])
+                marks = tuple(letters[text] for text in table.explained(word.marks))
+                cells[row].append(replace(word, marks=marks))
+        mle += [
+            Word("" if fit is None else estimate(fit, style.brackets))
+            for fit in table.mle or (None,) * len(table.columns)
+        ]
+    title = [*metrics, *(tasks if len(tasks) == 1 else [])]
+    title += aspects_of(rows[0].protocol if len(protocols) == 1 else None, in_caption, shared)
+    notes = _notes(tables, replace(style, costs=False))
+    notes = [note for note in notes if not note.startswith("[")]
+    words = [(Word(names[row]), *cells[row]) for row in rows]
+    words += [tuple(mle)] if any(word.text for word in mle[1:]) else []
+    return Grid(
+        ", ".join(title),
+        tuple(heading),
+        tuple(words),
+        (*(f"[{letter}] {text}" for text, letter in letters.items()), *dict.fromkeys(notes)),
+    )
+
+
+def _usual_total(table: Table) -> int:
+    totals = Counter(entry.total for line in table.lines for entry in line.entries if entry)
+    return totals.most_common(1)[0][0]
+
+
+def _notes(tables: Sequence[Table], style: Style) -> Iterator[str]:
+    """Say what the numbers are, what the letters stand for, and how all else is to be read."""
+    entries = [entry for table in tables for line in table.lines for entry in line.entries if entry]
     counts = sorted({entry.interval.n for entry in entries if entry.interval.n} or {0})
     n = f"n = {counts[0]}" if len(counts) == 1 else f"n = {counts[0]} to {counts[-1]}"
     spread = " ± standard error"
     if style.brackets:
-        spread = f", in brackets the 95 % interval ({TEST_NAMES[table.options.interval]})"
-    return f"Means over seeds{spread}; {n}."
+        spread = f", in brackets the 95 % interval ({TEST_NAMES[tables[0].options.interval]})"
+    yield f"Means over seeds{spread}; {n}."
+    if not style.short:
+        for table in tables:
+            yield from table.notes
+            yield from _legend(table, style)
+        return
+    ends = {table.metric: f"{table.info.better} is better" for table in tables if table.info.better}
+    if len(set(ends.values())) == 1 and len(ends) == len({table.metric for table in tables}):
+        yield f"{next(iter(ends.values())).capitalize()}."
+    else:
+        yield from (f"{metric}: {end}." for metric, end in ends.items())
+    if any(entry.best for entry in entries):
+        test = TEST_NAMES[tables[0].options.test]
+        yield f"Bold: best, and not distinguished from it (paired {test} test, Holm, 5 %)."
+    yield from (note for table in tables for note in table.notes if note.startswith("["))
 
 
 def _legend(table: Table, style: Style) -> Iterator[str]:

@@ -161,6 +161,27 @@ def row_texts(rows: Iterable[RowName]) -> dict[RowName, str]:
     }
 
 
+def shared_settings(rows: Collection[RowName]) -> Aspects:
+    """Return the settings that all of several rows have; a row alone shares none."""
+    if len(rows) < 2:
+        return ()
+    first, *others = rows
+    return tuple(pair for pair in first.settings if all(pair in row.settings for row in others))
+
+
+def names_beside(rows: Collection[RowName], shared: Aspects) -> dict[RowName, str]:
+    """Return the names of rows without what they share, with their protocols if there are
+    several.
+    """
+    bare = {
+        row: replace(row, settings=tuple(pair for pair in row.settings if pair not in shared))
+        for row in rows
+    }
+    texts, protocols = row_texts(bare.values()), {row.protocol for row in rows}
+    suffixes = {name: f" ({name})" if len(protocols) > 1 else "" for name in protocols}
+    return {row: texts[each] + suffixes[row.protocol] for row, each in bare.items()}
+
+
 def _row_and_column(cell: CellRow) -> tuple[RowName, ColumnName]:
     """Name a cell's row by how it was trained, and its column by what its metrics mean: the task's
     fields and version, and the fields of the protocol that scoring reads.

@@ -12,6 +12,7 @@ from typing import Any, Literal
 from harness.analysis.footnotes import Footnotes
 from harness.analysis.metrics import declared_metric
 from harness.analysis.selection import (
+    Aspects,
     ColumnName,
     Group,
     RowName,
@@ -19,7 +20,9 @@ from harness.analysis.selection import (
     TuningCost,
     differences,
     hashable,
+    names_beside,
     row_texts,
+    shared_settings,
 )
 from harness.analysis.statistics import (
     Interval,
@@ -32,6 +35,7 @@ from harness.analysis.statistics import (
 )
 from harness.base.errors import UnknownName, UsageError
 from harness.base.metrics import MLE_PREFIX, Better, Metric, metric_by_name
+from harness.base.spec import settings_text
 from harness.base.text import natural_key
 
 IntervalKind = Literal["t", "bca"]
@@ -112,7 +116,7 @@ class Line:
 @dataclass(frozen=True)
 class Table:
     """One metric over comparable columns. `apart` is what distinguishes the table from others of
-    the metric, `mle` the exact maximum-likelihood fit's row.
+    the metric, `mle` the exact maximum-likelihood fit's row, `shared` the settings of all rows.
     """
 
     metric: str
@@ -124,19 +128,28 @@ class Table:
     mle: tuple[Interval | None, ...] | None
     notes: tuple[str, ...]
     options: Options
+    shared: Aspects
+
+    @property
+    def heading(self) -> str:
+        """The metric with its unit: `elbo_gap (nats)`."""
+        return f"{self.metric} ({self.info.unit})" if self.info.unit else self.metric
 
     @property
     def title(self) -> str:
-        """The metric and what the table holds: `elbo_gap (nats), protocol smoke`."""
-        unit = f" ({self.info.unit})" if self.info.unit else ""
-        aspects = [f"protocol {self.protocol}"] if self.protocol else []
-        aspects += [f"{name}={'none' if v is None else v}" for name, v in self.apart.items()]
-        return ", ".join([f"{self.metric}{unit}", *aspects])
+        """The metric and what the table holds: `elbo_gap (nats), protocol smoke, steps=500`."""
+        return ", ".join([self.heading, *aspects_of(self.protocol, self.apart, self.shared)])
 
     def explained(self, marks: Sequence[str]) -> list[str]:
         """Return the notes on an entry's marks."""
         notes = dict(note[1:].split("] ", 1) for note in self.notes if note.startswith("["))
         return [notes[mark] for mark in marks]
+
+
+def aspects_of(protocol: str | None, *settings: Mapping[str, Any] | Aspects) -> list[str]:
+    """Return what the runs of a table have in common, as its caption says it."""
+    pairs = [{name: value} for each in settings for name, value in dict(each).items()]
+    return [*([f"protocol {protocol}"] if protocol else []), *map(settings_text, pairs)]
 
 
 def compare(selected: SelectedRuns, options: Options) -> list[Table]:
@@ -229,18 +242,18 @@ class _Maker:
             by_column.setdefault(group.column, {})[group.row] = group
         protocols = list(dict.fromkeys(group.row.protocol for group in groups))
         rows = sorted({group.row for group in groups}, key=lambda row: row.order)
-        names, notes = row_texts(rows), Footnotes()
+        shared, notes = shared_settings(rows), Footnotes()
+        names = names_beside(rows, shared)
         columns = [
             self.column({row: column[row] for row in rows if row in column}, notes)
             for column in by_column.values()
         ]
         tuning, lines = self.selected.tuning, []
         for row in rows:
-            name = names[row] if len(protocols) == 1 else f"{names[row]} ({row.protocol})"
             entries = tuple(column.get(row) for column in columns)
             cells = [entry.cell for entry in entries if entry]
             costs = tuple(tuning[cell] for cell in cells if cell in tuning)
-            lines.append(Line(row, name, entries, costs))
+            lines.append(Line(row, names[row], entries, costs))
         mle = tuple(self.mle(column.values()) for column in by_column.values())
         notes.add_general(self.metric, self.info, lines, self.options, self.selected.left_out)
         return Table(
@@ -253,6 +266,7 @@ class _Maker:
             mle if any(mle) else None,
             notes.lines(),
             self.options,
+            shared,
         )
 
     def column(self, groups: Mapping[RowName, Group], notes: Footnotes) -> dict[RowName, Entry]:

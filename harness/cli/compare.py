@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -72,6 +73,22 @@ SUFFIXES = {
 @click.option("--ranks", is_flag=True, help="Also print mean ranks across tasks and their groups.")
 @click.option("--costs/--no-costs", default=True, help="Include what a run and tuning cost.")
 @click.option(
+    "--one-table",
+    is_flag=True,
+    help="One table of means for all metrics and all that was scored apart, without costs.",
+)
+@click.option(
+    "--notes",
+    type=click.Choice(["full", "short"]),
+    default="full",
+    help="Below a table: all that a reader may ask, or what a caption needs.",
+)
+@click.option(
+    "--label",
+    metavar="LABEL",
+    help="The LaTeX label of the table: tab:gaps. More tables: tab:gaps-2 and so on.",
+)
+@click.option(
     "--format",
     "format_",
     type=click.Choice(["table", *dict.fromkeys(SUFFIXES.values())]),
@@ -88,6 +105,9 @@ def compare(
     test: Any,
     ranks: bool,
     costs: bool,
+    one_table: bool,
+    notes: str,
+    label: str | None,
     format_: str | None,
     output: Path | None,
     as_json: bool,
@@ -104,21 +124,18 @@ def compare(
       bench compare -t 'gaussian-*'
       bench compare --study smoke --ranks
       bench compare --metric sigma_sq_error --baseline vb --differences
-      bench compare --interval t -o table.tex
+      bench compare --interval t --one-table --notes short --label tab:gaps -o table.tex
     """
-    from harness.analysis.grids import Style, rank_grid, table_grids
+    from harness.analysis.grids import Style, joined_grid, rank_grid, table_grids
     from harness.analysis.records import records
     from harness.analysis.tables import Options
     from harness.analysis.tables import compare as compare_runs
 
     format_ = "json" if as_json else choose_format(format_, output, SUFFIXES) or "table"
-    if ranks and format_ in ("csv", "parquet"):
-        raise UsageError(
-            f"{format_} holds one record an entry and no ranks. Leave out --ranks, or write json."
-        )
     if ranks and len(metrics) > 1:
         raise UsageError("Ranks are of one metric: give --metric once.")
     is_data = format_ in ("csv", "json", "parquet")
+    _refuse_what_has_no_effect(format_, ranks, one_table, differences, label)
     with open_results("compare") as store:
         runs = select_finished(store, selection)
         if costs or is_data:
@@ -135,18 +152,43 @@ def compare(
             rows = records(tables, runs)
             _write_records(rows, ranking, format_, output, as_json)
             return
-        style = Style(interval != "se", differences or baseline is not None, costs)
+        has_differences = differences or (baseline is not None and not one_table)
+        style = Style(interval != "se", has_differences, costs, notes == "short")
         grids = [grid for table in tables for grid in table_grids(table, style)]
+        if one_table:
+            grids = [joined_grid(tables, style)]
         grids += [rank_grid(ranking)] if ranking else []
     if format_ != "table":
         from harness.analysis import formats
 
-        write_out(getattr(formats, format_)(grids).encode(), output)
+        named = {} if label is None else {"label": label}
+        write_out(getattr(formats, format_)(grids, **named).encode(), output)
     elif output is not None:
         write_out(plain_text(grids).encode(), output)
     else:
         print_grids(grids)
         say("Next: bench why -m METHOD -t TASK, or bench why KEY with the key of a run", err=True)
+
+
+def _refuse_what_has_no_effect(
+    format_: str, ranks: bool, one_table: bool, differences: bool, label: str | None
+) -> None:
+    if ranks and format_ in ("csv", "parquet"):
+        raise UsageError(
+            f"{format_} holds one record an entry and no ranks. Leave out --ranks, or write json."
+        )
+    if one_table and format_ in ("csv", "json", "parquet"):
+        raise UsageError(f"{format_} holds one record an entry. Leave out --one-table.")
+    if one_table and differences:
+        raise UsageError("--one-table holds means alone. Leave out --differences.")
+    if label is None:
+        return
+    if format_ != "latex":
+        raise UsageError(f"{format_} has no labels. Add --format latex, or -o FILE.tex.")
+    if not re.fullmatch(r"[A-Za-z0-9:._/+-]+", label):
+        raise UsageError(
+            f"'{label}' is no label of LaTeX. Use letters, digits and : . _ / + -, as tab:gaps."
+        )
 
 
 def choose_format(format_: str | None, output: Path | None, suffixes: dict[str, str]) -> str | None:

@@ -51,6 +51,7 @@ def figure(kind: str, output: Path, selection: RunFilter, metric: str | None, wi
       bench figure scores -t gaussian-25 -o scores.pdf
       bench figure dimension --metric sigma_sq_error -t 'gaussian-*' --width double -o size.pdf
     """
+    from harness.analysis.selection import shared_settings
     from harness.report import paper
     from harness.report.view import View, basis
 
@@ -64,7 +65,7 @@ def figure(kind: str, output: Path, selection: RunFilter, metric: str | None, wi
         content = paper.file(kind, view, metric, width, format_)
     write_out(content, output)
     protocols = ", ".join(dict.fromkeys(group.row.protocol for group in view.groups))
-    shared = settings_text(dict(paper.shared_settings(view)))
+    shared = settings_text(dict(shared_settings({group.row for group in view.groups})))
     say(
         f"For the caption: {basis(view.groups)} Protocol {protocols} {shared}".strip(),
         err=True,

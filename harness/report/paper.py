@@ -7,12 +7,12 @@ from __future__ import annotations
 import io
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from harness.analysis.selection import Group, RowName
+from harness.analysis.selection import Group, names_beside, shared_settings
 from harness.analysis.statistics import Interval
 from harness.base.errors import UsageError, harmless
 from harness.base.metrics import MLE_PREFIX
@@ -78,32 +78,19 @@ def _lines(view: View) -> dict[Any, Line]:
     """The colour of each method, the marker and dash of each of its rows, and a name without the
     settings that all rows share.
     """
-    rows = _rows(view)
-    shared = shared_settings(view)
+    rows = sorted({group.row for group in view.groups}, key=lambda row: row.order)
+    names = names_beside(rows, shared_settings(rows))
     methods = list(dict.fromkeys(row.method for row in rows))
     lines = {}
     for index, row in enumerate(rows):
         same = [other for other in rows if other.method == row.method]
-        name = replace(row, settings=tuple(s for s in row.settings if s not in shared)).short
         lines[row] = Line(
             COLORS[methods.index(row.method) % len(COLORS)],
             MARKERS[index % len(MARKERS)],
             DASHES[same.index(row) % len(DASHES)],
-            _text(name + (f" ({row.protocol})" if view.has_protocols else "")),
+            _text(names[row]),
         )
     return lines
-
-
-def _rows(view: View) -> list[RowName]:
-    return sorted({group.row for group in view.groups}, key=lambda row: row.order)
-
-
-def shared_settings(view: View) -> list[tuple[str, Any]]:
-    """Return the settings that all of several rows have, which belong into the caption."""
-    rows = _rows(view)
-    if len(rows) < 2:
-        return []
-    return [pair for pair in rows[0].settings if all(pair in row.settings for row in rows)]
 
 
 def _text(name: str) -> str:
