@@ -17,7 +17,14 @@ import pytest
 from click.testing import CliRunner
 from test_browser import CHROMIUM, FLAGS
 
+from harness.analysis.selection import RunFilter, select_runs
+from harness.analysis.statistics import t_interval
 from harness.cli import main
+from harness.plan.grid import expand
+from harness.report import charts, curves
+from harness.report.comparisons import scores
+from harness.report.view import View
+from harness.store import ResultStore
 
 SIZES = {"desktop": (1280, 900), "phone": (390, 844)}
 needs_browser = pytest.mark.skipif(
@@ -147,6 +154,41 @@ def test_the_horizontal_axis_of_learning_curves_can_be_chosen(browser, page):
     )  # ten particles; ten leapfrog steps ask for eleven scores, and there is the way back
     assert complaints == []
     tab.context.close()
+
+
+def test_curves_are_gaps_where_the_truth_is_known():
+    line = [(10, 5000.0), (20, 900.0), (30, -1e-3), (40, 2.0), (50, 1.5), (60, 1e-9)]
+    low, high = curves.gap_range([line, [(10, 7000.0), (20, 3.0)]])
+    assert (10**low, 10**high) == (pytest.approx(0.5e-9), pytest.approx(14_000))
+    assert curves.gap_range([[(1, -1.0)]]) is None
+
+
+def test_what_all_rows_have_alike_is_said_and_not_drawn(tmp_path):
+    workspace = filled_store.workspace_in(tmp_path)
+    runs = expand(["vb", "iaf"], ["norms-2"], range(3), "smoke")
+    comparisons.store_runs(
+        workspace, runs, lambda run: {"elbo_gap": 1.0, "theta_sq_error": float(run.spec.seed)}
+    )
+    with ResultStore.open(workspace.database_url) as store:
+        (figure,) = scores(View(select_runs(store, RunFilter()))).figures
+    assert [plot.title.partition(":")[0] for plot in figure.plots] == ["theta_sq_error"]
+    assert figure.notes == ["elbo_gap is 1 in every row."]
+
+
+def test_an_axis_ends_where_a_few_means_would_squeeze_all_others():
+    def of(*means):
+        return [t_interval([mean - 0.1, mean + 0.1]) for mean in means]
+
+    scale = charts.fitting(of(-16.0, -15.0, -15.5, -14.0, -1e6))
+    assert scale.edge is None
+    assert -20 < scale.bottom < -16.0 < -14.0 < scale.top < -10
+    marks = [charts.Mark(0, interval, (f"{interval.mean:g}",)) for interval in of(-16.0, -1e6)]
+    (note,) = charts.notes(marks, scale, "elbo")
+    assert "elbo is beyond the axis" in note
+    assert "-1e+06" in note
+    assert charts.fitting(of(-16.0, -15.0, -1e6)) == charts.LINEAR  # of three, two are no majority
+    assert charts.fitting(of(1.0, 2.0, 3.0, 4.0, 5.0, 60.0)) == charts.LINEAR
+    assert charts.fitting(of(0.01, 0.2, 3.0, 4.0)).edge is not None
 
 
 @needs_browser

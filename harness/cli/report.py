@@ -88,10 +88,13 @@ def _comparisons(runs: SelectedRuns, ranking: Ranking | None) -> list[tuple[str,
     metrics = tuple(name for name in headlines if name in runs.metrics.names)
     grids: dict[str, list[Grid]] = {}
     for table in compare(runs, Options(metrics=metrics)):
-        grids.setdefault(table.metric, []).extend(table_grids(table, Style(brackets=True)))
+        is_first = not grids  # which says at length how all of them are to be read
+        style = Style(brackets=True, costs=is_first, short=not is_first)
+        grids.setdefault(table.metric, []).extend(table_grids(table, style))
     if ranking:
         grids["Ranks"] = [rank_grid(ranking)]
-    return [(name, html(members, page=False)) for name, members in grids.items()]
+    titles = {name: name if len(members) > 1 else "" for name, members in grids.items()}
+    return [(titles[name], html(members, page=False)) for name, members in grids.items()]
 
 
 def _published_values(store: ResultStore, runs: SelectedRuns) -> list[tuple[str, str]]:

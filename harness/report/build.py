@@ -219,8 +219,9 @@ def _provenance(view: View, named_groups: NamedGroups) -> Section:
     cells = Table(
         (*names, "ended", "done"),
         [_cell_row(view, task, group, environments) for task, group in named_groups],
-        "Cells",
+        f"{plural(len(named_groups), 'cell')} with their keys and settings",
         10,
+        folded=True,
     )
     rows = [
         (name, *environment_summary(stored.get(digest, {})).values())

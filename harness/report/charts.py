@@ -18,6 +18,10 @@ OUTLIER = 1e6
 """A mean that is so many times larger than four of five means is left outside a logarithmic axis,
 until the reader asks for all.
 """
+SQUEEZED = 20
+"""A linear axis leaves means outside that would make it so many times longer than four of five
+means need.
+"""
 BELOW = "triangle-down-open"
 """The marker of a mean that a logarithmic axis cannot show."""
 ROW_HEIGHT, LINE_HEIGHT, AXIS_HEIGHT = 40, 14, 60
@@ -45,11 +49,12 @@ class Mark:
 @dataclass(frozen=True)
 class Scale:
     """An axis of values: `edge` is the smallest value that a logarithmic one shows, None where it
-    is linear; `top` is where it ends at first, if not at the largest value.
+    is linear; `top` and `bottom` are where it ends at first, if not at the extreme values.
     """
 
     edge: float | None
     top: float | None = None
+    bottom: float | None = None
 
     def clip(self, value: float) -> float:
         """Return a value, or the edge of the axis where it is below."""
@@ -66,6 +71,8 @@ class Scale:
             axis |= {"type": "log", "exponentformat": "power"}
         if self.edge is not None and self.top is not None:
             axis["range"] = [math.log10(self.edge / 2), math.log10(self.top)]
+        if self.edge is None and self.top is not None:
+            axis["range"] = [self.bottom, self.top]
         return axis
 
 
@@ -90,11 +97,24 @@ def logarithmic(intervals: Sequence[Interval]) -> Scale:
 
 def fitting(intervals: Sequence[Interval]) -> Scale:
     """Return a logarithmic axis where all means are positive and span more than two powers of ten,
-    else a linear one.
+    else a linear one, which ends early where a few means would squeeze all others.
     """
-    means = [interval.mean for interval in intervals if math.isfinite(interval.mean)]
-    wide = bool(means) and min(means) > 0 and max(means) > 100 * min(means)
-    return logarithmic(intervals) if wide else LINEAR
+    finite = [interval for interval in intervals if math.isfinite(interval.mean)]
+    means = sorted(interval.mean for interval in finite)
+    if means and means[0] > 0 and means[-1] > 100 * means[0]:
+        return logarithmic(intervals)
+    n_most = max(3, math.ceil(0.8 * len(means)))
+    if len(means) <= n_most:
+        return LINEAR
+    starts = range(len(means) - n_most + 1)
+    first = min(starts, key=lambda start: means[start + n_most - 1] - means[start])
+    low, high = means[first], means[first + n_most - 1]
+    if means[-1] - means[0] <= SQUEEZED * (high - low):
+        return LINEAR
+    shown = [interval for interval in finite if low <= interval.mean <= high]
+    ends = [end for i in shown for end in (i.low, i.mean, i.high) if math.isfinite(end)]
+    margin = 0.05 * (max(ends) - min(ends)) or 1.0
+    return Scale(None, max(ends) + margin, min(ends) - margin)
 
 
 def trace(marks: Sequence[Mark], style: Style, key: int, scale: Scale, in_rows: bool) -> go.Scatter:
@@ -137,17 +157,19 @@ def trace(marks: Sequence[Mark], style: Style, key: int, scale: Scale, in_rows: 
 
 def notes(marks: Iterable[Mark], scale: Scale, metric: str) -> list[str]:
     """Tell what a reader must know of means that are not drawn, or not where they belong."""
-    missing, low, high = [], [], []
+    missing, low, beyond = [], [], []
     for mark in marks:
         mean, name = mark.interval.mean, ", ".join(mark.lines)
         if not mark.is_finite:
             missing.append(name)
         elif not scale.shows(mean):
             low.append(name)
-        elif scale.top and scale.top < mean:
-            high.append(f"{name}, {interval_text(mark.interval)}")
+        elif (scale.top is not None and scale.top < mean) or (
+            scale.bottom is not None and mean < scale.bottom
+        ):
+            beyond.append(f"{name}, {interval_text(mark.interval)}")
     texts = {
-        "is beyond the axis, which a double click on the chart extends, of": high,
+        "is beyond the axis, which a double click on the chart extends, of": beyond,
         "is not finite, and not drawn, of": missing,
         "is not positive, and stands at the lower edge as an open triangle, of": low,
     }

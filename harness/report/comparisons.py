@@ -15,6 +15,7 @@ from harness.analysis.selection import ColumnName, Group
 from harness.analysis.statistics import Interval
 from harness.base.metrics import MLE_PREFIX
 from harness.base.spec import canonical_json, settings_text
+from harness.base.text import number
 from harness.report.charts import (
     LINEAR,
     Mark,
@@ -53,6 +54,9 @@ def _plot(
     remarks = notes(marks, scale, metric)
     if not any(mark.is_finite for mark in marks):
         return None, remarks
+    ends = [end for mark in marks for end in (mark.interval.mean, mark.interval.high)]
+    if len(marks) > 1 and len({f"{end:.9g}" for end in ends if math.isfinite(end)}) == 1:
+        return None, [*remarks, f"{metric} is {number(marks[0].interval.mean)} in every row."]
     traces = [
         trace(members, key.style, index, scale, in_rows)
         for index, (key, members) in enumerate(lines)
@@ -67,11 +71,13 @@ def _plot(
 def _figure(
     title: str, groups: Sequence[Group], drawn: Iterable[Drawn], keys: Sequence[Key] = ()
 ) -> list[Figure]:
-    """A figure of the plots that there are, with their notes; none where there is no plot."""
+    """A figure of the plots that there are, with their notes; none where there is neither."""
     pairs = list(drawn)
     plots = [plot for plot, _ in pairs if plot]
     remarks = [remark for _, members in pairs for remark in members]
-    return [Figure(title, basis(groups), plots, keys, notes=remarks)] if plots else []
+    if not plots and not remarks:
+        return []
+    return [Figure(title, basis(groups), plots, keys, notes=remarks)]
 
 
 def _marks(
@@ -230,18 +236,24 @@ def sweeps(view: View) -> Section:
 
 
 def choices(view: View) -> Section:
-    """Draw the headline metrics by each choice of a method that was varied: a text or a switch."""
+    """Draw the headline metrics by each choice of a method that was varied, a text or a switch: a
+    row a task and what else the method was set to.
+    """
     about = f"Cells of a row differ in this field of their method alone. {MEANS}"
-    figures = []
+    by_field: dict[str, list[tuple[str, list[Group]]]] = {}
     for task, field, families in _families(view, (str, bool)):
-        names = {-row: _shared_name(view, groups, field) for row, groups in enumerate(families)}
-        groups = [group for members in families for group in members]
+        rows = by_field.setdefault(field, [])
+        rows += [(f"{task}, {_shared_name(view, groups, field)}", groups) for groups in families]
+    figures = []
+    for field, rows in by_field.items():
+        groups = [group for _, members in rows for group in members]
+        places = {g.cell.cell: -row for row, (_, members) in enumerate(rows) for g in members}
+        names = {-row: name for row, (name, _) in enumerate(rows)}
         values = sorted({_value(group, field) for group in groups})
         keys = [
             Key(settings_text({field: value}), style(index, 0, index))
             for index, value in enumerate(values)
         ]
-        rows = {g.cell.cell: -row for row, members in enumerate(families) for g in members}
         drawn = []
         for metric in _headline(groups):
             marks = [
@@ -249,12 +261,12 @@ def choices(view: View) -> Section:
                     view,
                     [group for group in groups if _value(group, field) == value],
                     metric,
-                    lambda group, rows=rows: rows[group.cell.cell],
+                    lambda group, places=places: places[group.cell.cell],
                 )
                 for value in values
             ]
             drawn.append(_plot(view, metric, list(zip(keys, marks, strict=True)), fitting, names))
-        figures += _figure(f"{task}: {field}", groups, drawn, keys)
+        figures += _figure(field, groups, drawn, keys)
     return Section("choices", "Choices of one field", [about], figures)
 
 

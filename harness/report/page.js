@@ -38,7 +38,7 @@
 
   function draw(chart) {
     const {data, layout} = shown(chart);
-    const config = {responsive: true, displaylogo: false, modeBarButtonsToRemove: ["lasso2d", "select2d", "autoScale2d"]};
+    const config = {responsive: true, displaylogo: false, displayModeBar: coarse ? false : "hover", showSendToCloud: false, modeBarButtonsToRemove: ["lasso2d", "select2d", "autoScale2d"]};
     return (chart.drawn ? Plotly.react : Plotly.newPlot)(chart.place, data, layout, config).then(() => { chart.drawn = true; });
   }
 

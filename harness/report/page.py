@@ -34,7 +34,7 @@ class Plot:
 
     title: str
     chart: go.Figure
-    height: int = 340
+    height: int = 230
 
     @property
     def content(self) -> dict[str, Any]:
@@ -92,13 +92,14 @@ class Figure:
 @dataclass(frozen=True)
 class Table:
     """Rows of texts, and of lists of keys that are shown on demand; columns from `numbers` on are
-    numbers.
+    numbers. A `folded` table opens when its caption is pressed.
     """
 
     columns: Sequence[str]
     rows: Sequence[Sequence[str | list[str]]]
     caption: str
     numbers: int | None = None
+    folded: bool = False
 
 
 @dataclass(frozen=True)

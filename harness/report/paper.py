@@ -244,7 +244,7 @@ def curves(view: View, metric: str | None, width: float) -> Figure:
     figure, axes = _canvas(len(panels), width, [PANEL] * len(panels))
     lines, n_lines = _lines(view), 0
     for axis, (task, groups) in zip(axes, panels.items(), strict=True):
-        truths = [_best_evidence(view, group) for group in groups]
+        truths = [view.best_evidence(group) for group in groups]
         is_known = all(truths)
         for group, truth in zip(groups, truths, strict=True):
             members = {run.seed: dict(stored[run.key]) for run in group.done if run.key in stored}
@@ -260,17 +260,6 @@ def curves(view: View, metric: str | None, width: float) -> Figure:
         raise UsageError("None of these runs has a learning curve.")
     _legend(figure, lines)
     return figure
-
-
-def _best_evidence(view: View, group: Group) -> dict[int, float]:
-    """The log-evidence that a perfect fit would have, by seed; nothing where it is not known."""
-    parts = [view.sample.values(group, name) for name in ("elbo", "elbo_gap", "evidence_gap")]
-    elbo, elbo_gap, evidence_gap = parts
-    return {
-        seed: elbo[seed] + elbo_gap[seed] + evidence_gap.get(seed, 0.0)
-        for seed in elbo
-        if seed in elbo_gap
-    }
 
 
 def _band(

@@ -77,6 +77,21 @@ class View:
         values = list(self.sample.values(group, metric).values())
         return interval_of(values) if values else None
 
+    def best_evidence(self, group: Group) -> dict[int, float]:
+        """Return the log-evidence that a perfect fit would have, by seed, nats; nothing where it is
+        not known.
+
+        It is `elbo + elbo_gap + evidence_gap` of a run's scores; without a model to fit
+        `elbo + elbo_gap`, which is log Z.
+        """
+        names = ("elbo", "elbo_gap", "evidence_gap")
+        elbo, elbo_gap, evidence_gap = (self.sample.values(group, name) for name in names)
+        return {
+            seed: elbo[seed] + elbo_gap[seed] + evidence_gap.get(seed, 0.0)
+            for seed in elbo
+            if seed in elbo_gap
+        }
+
     def titled(self, metric: str) -> str:
         """Return a metric with its description."""
         description = self.sample.metric_info(metric).description
