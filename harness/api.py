@@ -364,6 +364,7 @@ class Model(Task, frozen=True, metaclass=_FieldsKeepTheirTypes):
     source: ClassVar[str] = ""
     stacks: ClassVar[bool] = True
     shares_data: ClassVar[bool] = True
+    headline: ClassVar[tuple[str, ...]] = ("elbo",)
     default_base: ClassVar[str] = "learned"
     default_protocol: ClassVar[str] = "standard"
     protocols: ClassVar[dict[str, dict[str, Any]]] = {

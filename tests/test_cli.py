@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -81,6 +82,44 @@ def test_a_dry_run_writes_nothing(bench, workspace):
     assert lines[0]["spec"]["steps"] == 200
     assert list(workspace.iterdir()) == []
     assert lines[0]["key"] in bench("run", "-m", "vb", *SMOKE, "--dry-run").stdout
+
+
+def test_a_dry_run_says_what_is_cached_and_how_long_the_rest_takes(bench):
+    ask = ("run", "-m", "vb", "-m", "hvae", *SMOKE, "--dry-run")
+    assert "2 runs: 2 to run, time unknown until some have ended." in bench(*ask).stdout
+    bench("run", "-m", "vb", *SMOKE)
+    plan = bench(*ask, "--seeds", "0-1").stdout
+    assert [line.split()[4:6] for line in plan.splitlines() if " vb " in line] == [
+        ["done", "(cached)"], ["to", "run"],
+    ]  # fmt: skip
+    assert re.search(r"4 runs: 1 done, 3 to run, about .* with 1 worker for all but 2 runs", plan)
+    assert "1 to run" in bench("run", "-m", "vb", *SMOKE, "--dry-run", "--rerun").stdout
+    lines = json_lines(bench(*ask, "--json"))
+    assert [(line["status"], line["to_run"]) for line in lines] == [("done", False), (None, True)]
+    slow = ("-m", "vb", *SMOKE, "--set", "steps=100000")
+    bench("run", *slow, "--time-limit", "1s")
+    assert re.search(r"to run from step [\d,]+ ", bench("run", *slow, "--dry-run").stdout)
+
+
+def test_a_headline_metric_that_never_comes_is_said(bench, workspace):
+    text = (
+        "from harness.api import LogDensity, Metric\n"
+        "class Mine(LogDensity):\n"
+        "    dim = 2\n"
+        "    headline = ('elbo', 'elbo_gap', 'spread')\n"
+        "    metric_info = {'spread': Metric('units', 'lower', 'a spread')}\n"
+        "    def log_density(self, z):\n        return -z.square().sum(-1)\n"
+    )
+    (workspace / "mine.py").write_text(text)
+    out = bench("run", "-m", "vb", "-t", "./mine.py", "--protocol", "smoke").stdout
+    assert "spread: in the headline of mine-2, but its metrics() or posterior_metrics() did " in out
+    assert "elbo_gap: in the headline of mine-2, but its oracle() did not give it." in out
+    (workspace / "mine.py").write_text(
+        text.replace("    headline = ('elbo', 'elbo_gap', 'spread')\n", "")
+    )
+    out = bench("run", "-m", "vb", "-t", "./mine.py", "--protocol", "smoke").stdout
+    assert "in the headline of" not in out
+    assert "elbo_gap" not in out
 
 
 def test_rerun_and_retry(bench):

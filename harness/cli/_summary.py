@@ -16,6 +16,7 @@ from harness.store import Estimate, ResultStore, RunRow
 Run = dict[str, Any]
 
 FOOTNOTE = "a"
+GAPS = ("elbo_gap", "evidence_gap")  # these need a task's exact answers
 TRAVEL_LIMIT = 0.9
 RISING_Z = 3.0
 MOST_FAILURES = 5  # runs that are listed one by one
@@ -85,7 +86,8 @@ def print_summary(
         n_left = len({"method", "settings"}.intersection(columns))
         table = [[row[name] for name in columns] for row in rows]
         print_table(columns, table, n_left, blocks=True, out=out)
-    for line in (*_failures(results, by_key, not_replaced), *_notes(results, runs)):
+    failures = _failures(results, by_key, not_replaced)
+    for line in (*failures, *_missing_metrics(results, by_key), *_notes(results, runs)):
         out.print(line)
 
 
@@ -136,6 +138,19 @@ def _failures(
         yield f"{run['key']} {name} on {run['task']}, seed {run['seed']}, {status}: {reason}"
     if (n_more := len(failures) - MOST_FAILURES) > 0:
         yield f"and {plural(n_more, 'more run')} that ended so: bench list runs"
+
+
+def _missing_metrics(results: Sequence[Run], by_key: Mapping[str, NewRun]) -> Iterator[str]:
+    """Yield a line for each headline metric that no finished run of its task has."""
+    tasks: dict[str, list[Run]] = {}
+    for run in results:
+        if run["status"] == "done":
+            tasks.setdefault(run["task"], []).append(run)
+    for task, done in tasks.items():
+        for name in by_key[done[0]["key"]].description.headline:
+            if not any(name in run["metrics"] for run in done):
+                source = "oracle()" if name in GAPS else "metrics() or posterior_metrics()"
+                yield f"{name}: in the headline of {task}, but its {source} did not give it."
 
 
 def _notes(results: Sequence[Run], runs: Sequence[NewRun]) -> Iterator[str]:

@@ -7,15 +7,16 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from harness.base.text import plural
 from harness.base.workspace import Workspace
 from harness.cli._execute import execute_runs
+from harness.cli._forecast import forecast_here, in_short
 from harness.cli._options import Work, grid_options, json_option, work_options
 from harness.cli._output import print_json
 from harness.cli._selection import open_results
 
 if TYPE_CHECKING:
     from harness.base.spec import NewRun
+    from harness.execution.forecast import Forecast
 
 
 @click.command()
@@ -34,7 +35,9 @@ if TYPE_CHECKING:
 )
 @work_options
 @click.option(
-    "--dry-run", is_flag=True, help="Print the resolved runs and their keys; run and write nothing."
+    "--dry-run",
+    is_flag=True,
+    help="Print the runs with their keys, what is cached, and the time; run and write nothing.",
 )
 @json_option
 @click.pass_context
@@ -75,12 +78,14 @@ def run(
             values["start_from"] = find_source(store, source).key
     runs = expand(methods, tasks, parsed_seeds, protocol, values, settings)
     if dry_run:
-        _print_plan(runs, as_json)
+        _print_plan(runs, work, as_json)
         return
     ctx.exit(execute_runs(runs, work, as_json))
 
 
-def _print_plan(runs: list[NewRun], as_json: bool) -> None:
+def _print_plan(runs: list[NewRun], work: Work, as_json: bool) -> None:
+    """Print the runs with what would become of each, and how long the rest will take."""
+    forecast = forecast_here(runs, work)
     if as_json:
         print_json(
             {
@@ -90,6 +95,8 @@ def _print_plan(runs: list[NewRun], as_json: bool) -> None:
                 "task": run.task_label,
                 "settings": run.settings,
                 "seed": run.spec.seed,
+                "status": forecast.statuses.get(run.spec.key),
+                "to_run": run.spec.key in forecast.first_steps,
                 "spec": run.spec.plain(),
             }
             for run in runs
@@ -104,10 +111,21 @@ def _print_plan(runs: list[NewRun], as_json: bool) -> None:
             run.spec.method,
             run.task_label,
             str(run.spec.seed),
+            _what_becomes_of(run.spec.key, forecast),
             settings_text(run.settings),
         )
         for run in runs
     ]
-    print_table(("key", "method", "task", "seed", "settings"), rows)
+    print_table(("key", "method", "task", "seed", "plan", "settings"), rows)
     protocol = settings_text(runs[0].spec.protocol().model_dump())
-    console().print(f"{plural(len(runs), 'run')}. Protocol of the first: {protocol}")
+    n_workers = None if work.scheduler or work.queue else work.workers or 1
+    console().print(f"{in_short(forecast, n_workers)}.")
+    console().print(f"Protocol of the first: {protocol}")
+
+
+def _what_becomes_of(key: str, forecast: Forecast) -> str:
+    """Say what becomes of a run: `done (cached)`, `to run`, `to run from step 40`."""
+    if key not in forecast.first_steps:
+        return f"{forecast.statuses[key]} (cached)"
+    step = forecast.first_steps[key]
+    return f"to run from step {step:,}" if step else "to run"

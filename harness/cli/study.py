@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Sequence
-from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,20 +15,17 @@ from harness.base.spec import settings_text
 from harness.base.text import duration, plural
 from harness.base.workspace import Workspace
 from harness.cli._execute import execute_runs
-from harness.cli._options import Work, json_option, open_store, set_option, work_options
+from harness.cli._forecast import PRINTED, forecast_here, in_short
+from harness.cli._options import Work, json_option, set_option, work_options
 from harness.cli._output import print_json, say
 from harness.cli._render import console, print_table
 from harness.cli._selection import pattern_options, study_runs
 from harness.cli.listing import print_summaries
 
 if TYPE_CHECKING:
-    from harness.base.spec import NewRun
     from harness.execution.forecast import AtWork, Forecast
     from harness.plan.studies import Study
     from harness.tuning.search import SearchRecord
-
-ENDED = ("done", "diverged", "failed", "crashed", "pruned")
-PRINTED = {"running": "at work", "withdrawn": "retracted"}  # other counts are printed as they are
 
 
 @click.group()
@@ -165,7 +161,7 @@ def status(name: str, methods: Sequence[str], tasks: Sequence[str], as_json: boo
 
         print_results(read_here(study), as_json)
         return
-    forecast = _forecast(study_runs(study, methods, tasks), Work())
+    forecast = forecast_here(study_runs(study, methods, tasks), Work())
     _print_forecast(study, forecast, max(1, forecast.processes), as_json)
 
 
@@ -251,47 +247,13 @@ def run(
     if trials is not None:
         raise UsageError(f"'{study.name}' is not a tuning study: it has no trials.")
     runs = study_runs(study, methods, tasks, parse_sets(sets))
-    forecast = _forecast(runs, work)
+    forecast = forecast_here(runs, work)
     n_workers = None if work.scheduler or work.queue else work.workers or 1
     if dry_run:
         _print_forecast(study, forecast, n_workers, as_json)
         return
-    say(_in_short(forecast, n_workers), err=True)
+    say(in_short(forecast, n_workers), err=True)
     ctx.exit(execute_runs(runs, work, as_json))
-
-
-def _forecast(runs: Sequence[NewRun], work: Work) -> Forecast:
-    """Return where these runs stand in this workspace."""
-    from harness.execution.forecast import forecast
-    from harness.execution.local import STACK
-    from harness.store import info
-
-    workspace = Workspace.current()
-    url = workspace.database_url
-    is_new = not url.startswith("sqlite") and info(url)["revision"] is None
-    with nullcontext() if is_new else open_store(workspace) or nullcontext() as store:
-        return forecast(runs, store, STACK, rerun=work.rerun, retry=work.retry)
-
-
-def _in_short(forecast: Forecast, n_workers: int | None) -> str:
-    """`180 runs: 20 done, 160 to run, about 3.1 h with 2 workers`.
-
-    How many workers a cluster has is not known here: `n_workers` is None.
-    """
-    counts = forecast.counts
-    parts = [f"{counts[status]:,} {status}" for status in ENDED if counts[status]]
-    notes = [f"{counts[state]:,} {text}" for state, text in PRINTED.items() if counts[state]]
-    seconds = forecast.seconds_with(n_workers or 1)
-    if not forecast.remaining:
-        parts.append("nothing to run")
-    else:
-        parts.append(f"{forecast.remaining:,} to run" + (f" ({', '.join(notes)})" if notes else ""))
-        who = f"with {plural(n_workers, 'worker')}" if n_workers else "of one worker's time"
-        known = f"about {duration(seconds or 0.0)} {who}"
-        if forecast.unknown:
-            known += f" for all but {plural(forecast.unknown, 'run')} whose time is unknown"
-        parts.append("time unknown until some have ended" if seconds is None else known)
-    return f"{plural(counts.total(), 'run')}: {', '.join(parts)}"
 
 
 def _print_forecast(study: Study, forecast: Forecast, n_workers: int | None, as_json: bool) -> None:
@@ -330,7 +292,7 @@ def _print_forecast(study: Study, forecast: Forecast, n_workers: int | None, as_
     if forecast.at_work:
         columns = ("at work", "method", "seeds", "host", "pid", "for", "last heard of", "step")
         print_table(columns, _at_work_rows(forecast.at_work), left=4)
-    out.print(_in_short(forecast, n_workers))
+    out.print(in_short(forecast, n_workers))
 
 
 def _at_work_rows(at_work: Sequence[AtWork]) -> list[tuple[str, ...]]:

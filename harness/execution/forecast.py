@@ -50,7 +50,8 @@ class Forecast:
 
     `remaining` runs are to be made; one process would take `seconds` for those of which anything is
     known, and nothing is known of `unknown` of them. The longest stack takes `longest` seconds of
-    that.
+    that. `first_steps` has the step at which each run that is to be made begins, by key, and
+    `statuses` the status of each run that is stored.
     """
 
     parts: dict[tuple[str, str], Counter[str]]
@@ -59,6 +60,8 @@ class Forecast:
     seconds: float
     longest: float
     unknown: int
+    first_steps: dict[str, int]
+    statuses: dict[str, str]
 
     @property
     def counts(self) -> Counter[str]:
@@ -123,7 +126,16 @@ def forecast(
         else:
             times.append((run.new.spec.steps - run.step) * pace)
     longest = max(times, default=0.0)
-    return Forecast(parts, at_work, len(to_make), math.fsum(times), longest, unknown)
+    return Forecast(
+        parts,
+        at_work,
+        len(to_make),
+        math.fsum(times),
+        longest,
+        unknown,
+        {run.key: run.step for run in to_make},
+        {run.key: run.status for run in stored if run.status != MISSING},
+    )
 
 
 def _standings(runs: Sequence[_Run], store: ResultStore) -> tuple[list[_Run], list[AtWork]]:
