@@ -32,6 +32,7 @@ COMMANDS = {
     "rm": "rm",
     "export": "export",
     "import": "transfer",
+    "new": "new",
     "check": "check",
     "calibrate": "calibrate",
     "data": "data",
