@@ -63,7 +63,6 @@ def test_a_study_is_checked(bench, workspace):
     assert json.loads(bench("check", "./mine.yaml", "--json").stdout) == {
         "check": "runs resolve", "holds": True, "detail": "4 runs",
     }  # fmt: skip
-    (workspace / "tune.yaml").write_text(
-        "summary: x\ntune: {methods: [vb], tasks: [gaussian-2], space: [lr=1e-3:1e-1:log], trials: 7}"
-    )
+    tune = "{methods: [vb], tasks: [gaussian-2], space: [lr=1e-3:1e-1:log], trials: 7}"
+    (workspace / "tune.yaml").write_text(f"summary: x\ntune: {tune}\n")
     assert "holds  runs resolve: 7 trials" in bench("check", "./tune.yaml").stdout

@@ -374,6 +374,38 @@ def test_encode_takes_every_kind_of_file_and_gives_the_same(copied):
     assert np.allclose(few["mean"], got["mean"][:4], rtol=1e-5)
 
 
+def test_reconstruct_takes_test_images_or_a_file(copied):
+    home, (hvae, vb, gaussian) = copied
+    said = call("reconstruct", hvae).stdout
+    assert said == "16 images with reconstructions in reconstructions.png\n"
+    sizes = Image.open(io.BytesIO((home / "reconstructions.png").read_bytes())).size
+    assert sizes == Image.open(io.BytesIO(files(home, hvae)["reconstructions.png"])).size
+    assert call("reconstruct", vb, "-n", 20, "-o", "test.npz").exit_code == 0
+    test = arrays(home / "test.npz")
+    assert {name: array.shape for name, array in test.items()} == {
+        "images": (20, 8, 8), "z": (20, 16), "pixels": (20, 8, 8),
+    }  # fmt: skip
+    grey = Digits().grey("test")[:23].reshape(-1, 8, 8)
+    np.save(home / "own.npy", grey)
+    assert call("reconstruct", vb, "own.npy", "-n", 20, "-o", "own.npz").exit_code == 0
+    own = arrays(home / "own.npz")
+    assert np.array_equal(own["images"], test["images"])  # the first test images are these
+    assert np.allclose(own["z"], test["z"], rtol=1e-4, atol=1e-5)  # with noise of their own each
+    with opened(home) as store:
+        spec, file = RunSpec.from_plain(store.rows([vb])[vb].spec), store.checkpoints(vb)[0]
+    model = stored(spec, *registry.load(spec, None), file.path_in(Workspace(home)), file.sha256)
+    decoded = model.decode(torch.from_numpy(own["z"]))
+    assert np.allclose(own["pixels"], decoded.numpy(), rtol=1e-6)
+    assert call("reconstruct", vb, "own.npy", "-n", 20, "-o", "two-rows.png").exit_code == 0
+    two_rows = Image.open(io.BytesIO((home / "two-rows.png").read_bytes()))
+    assert two_rows.size[1] > 1.9 * sizes[1] - 20
+    np.save(home / "bad.npy", np.zeros((2, 3, 3)))
+    assert "no decoder" in refused("reconstruct", gaussian, "-o", "new.png")
+    assert "already exists" in refused("reconstruct", vb, "-o", "own.npz")
+    assert "needs n x 8 x 8" in refused("reconstruct", vb, "bad.npy", "-o", "new.png")
+    assert not (home / "new.png").exists()
+
+
 @pytest.mark.parametrize("how", ["threshold", "fixed", "dynamic"])
 def test_test_images_are_observed_as_they_are_scored(how):
     task = Digits(binarisation=how)

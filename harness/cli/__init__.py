@@ -27,6 +27,7 @@ COMMANDS = {
     "figure": "figure",
     "sample": "sample",
     "encode": "encode",
+    "reconstruct": "reconstruct",
     "verify": "verify",
     "invalidate": "invalidate",
     "rm": "rm",

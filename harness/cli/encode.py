@@ -15,6 +15,8 @@ from harness.cli.sample import check_output, load_model, npz_bytes, output_optio
 if TYPE_CHECKING:
     import numpy as np
 
+    from harness.training.model import TrainedModel
+
 ARRAY_NAMES = ("images", "x")  # of several in an .npz file
 
 
@@ -47,13 +49,18 @@ def encode(
     """
     check_output(output, force, ".npz")
     model = load_model(key, any_plugin)
-    is_numpy = path.suffix.lower() in (".npy", ".npz")
-    array = _read_numpy(path) if is_numpy else model.task.read_images(path)
-    images = _as_uint8(array, path, model.picture_size())
+    images = read_images(model, path)
     content = npz_bytes(model.encode(images, particles))
     check_output(output, force)
     write_out(content, output)
     say(f"Latents of {plural(len(images), 'image')} in {output}")
+
+
+def read_images(model: TrainedModel, path: Path) -> np.ndarray:
+    """Read grey images of the model's size from a file, uint8 [n, height, width]."""
+    is_numpy = path.suffix.lower() in (".npy", ".npz")
+    array = _read_numpy(path) if is_numpy else model.task.read_images(path)
+    return _as_uint8(array, path, model.picture_size())
 
 
 def _read_numpy(path: Path) -> np.ndarray:

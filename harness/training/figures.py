@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import io
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from harness.api import Data
+from harness.api import Batch, Data
 from harness.numerics.noise import Noise
 from harness.training.model import TrainedModel
 
@@ -36,9 +36,8 @@ def pngs(model: TrainedModel, data: Data) -> Iterator[tuple[str, bytes]]:
     stream = f"{model.spec.seed}/pictures"
     samples = torch.from_numpy(model.sample(SIDE * SIDE, f"{stream}/samples")["pixels"])
     yield "samples.png", image_grid(samples.unflatten(0, (SIDE, SIDE)))
-    images, z, path = reconstruct(model, data, f"{stream}/test")
-    decoded = torch.stack([images.to(z.dtype), model.decode(z)])
-    yield "reconstructions.png", image_grid(decoded, rows=["image", "decoded"])
+    images, z, path = reconstruct(model, scored_images(model, data), N_IMAGES, f"{stream}/test")
+    yield "reconstructions.png", pairs(images, model.decode(z))
     if path is not None and len(path) > 2:
         yield (
             "path.png",
@@ -56,16 +55,20 @@ def square(cells: Tensor) -> bytes:
     return image_grid(torch.cat([cells, blank]).unflatten(0, (n_rows, side)))
 
 
+def scored_images(model: TrainedModel, data: Data) -> Iterable[Batch]:
+    """Return the test images of a run in parts."""
+    in_order = Noise(["batch"], shuffled=False)
+    return model.task.scored_batches(data, model.spec.batch_size, in_order)
+
+
 def reconstruct(
-    model: TrainedModel, data: Data, stream: str
+    model: TrainedModel, batches: Iterable[Batch], n: int, stream: str
 ) -> tuple[Tensor, Tensor, Tensor | None]:
-    """Take the first test images [n, height, width], and for each a particle [n, D], drawn by its
+    """Take the first `n` images [n, height, width], and for each a particle [n, D], drawn by its
     weight from as many as training drew for a step, with its trajectory [K + 1, n, D], if any.
     """
     images, latents, paths, n_images = [], [], [], 0
-    for batch in model.task.scored_batches(
-        data, model.spec.batch_size, Noise([stream], shuffled=False)
-    ):
+    for batch in batches:
         originals = model.task.originals(batch)
         particles = model.particles(
             batch, stream, n_images, min(model.spec.particles, PARTICLES), trace=True
@@ -76,11 +79,23 @@ def reconstruct(
         latents.append(particles.z[selected, problems])
         paths.append(particles.path[:, selected, problems] if particles.path is not None else None)
         n_images += len(originals)
-        if n_images >= N_IMAGES:
+        if n_images >= n:
             break
     traced = [path for path in paths if path is not None]
-    path = torch.cat(traced, 1)[:, :N_IMAGES] if traced else None
-    return torch.cat(images)[:N_IMAGES], torch.cat(latents)[:N_IMAGES], path
+    path = torch.cat(traced, 1)[:, :n] if traced else None
+    return torch.cat(images)[:n], torch.cat(latents)[:n], path
+
+
+def pairs(images: Tensor, decoded: Tensor) -> bytes:
+    """Draw images [n, height, width] above what their latents decode to, as many beside one another
+    as `N_IMAGES`.
+    """
+    rows = []
+    for above, below in zip(images.split(N_IMAGES), decoded.split(N_IMAGES), strict=True):
+        n_missing = min(len(images), N_IMAGES) - len(above)
+        blank = decoded.new_ones(n_missing, *decoded.shape[1:])
+        rows += [torch.cat([above.to(decoded.dtype), blank]), torch.cat([below, blank])]
+    return image_grid(torch.stack(rows), rows=["image", "decoded"] * (len(rows) // 2))
 
 
 def by_weight(log_w: Tensor, noise: Noise) -> Tensor:
