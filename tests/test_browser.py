@@ -15,7 +15,7 @@ import filled_store
 import pytest
 
 from harness.store import ResultStore
-from harness.tracking import Mirror, ui_command
+from harness.tracking import Mirror, start_page, ui_command
 
 CHROMIUM = "/usr/bin/chromium"
 FLAGS = [
@@ -124,6 +124,14 @@ def test_the_list_of_experiments_leads_to_the_runs_of_the_task(page, pages):
     ).first.click()  # MLflow remembers it; else it shows pages for language models
     page.get_by_text("gaussian-2").first.click()
     shows(page, re.compile(r"hvae\[.*\] seed 0"))
+
+
+def test_the_start_page_shows_runs_and_charts_of_metrics_at_once(page, mirrored, pages):
+    address = start_page(mirrored[0], port=int(pages.rpartition(":")[2]))
+    assert address.startswith(f"{pages}/#/experiments/")
+    page.goto(address)
+    shows(page, re.compile(r"hvae\[.*\] seed 0"))
+    page.locator(".js-plotly-plot").first.wait_for(state="visible")
 
 
 def test_the_task_lists_its_runs(page, pages, run_address):

@@ -24,18 +24,11 @@ def ui(port: int) -> None:
     Example:
       bench ui --port 5001
     """
-    from harness.tracking import ui_command
+    from harness.tracking import start_page, ui_command
 
     workspace = Workspace.current()
     workspace.prepare()
     argv, environment = ui_command(workspace, "127.0.0.1", port)
-    say(
-        f"MLflow's UI starts at http://127.0.0.1:{port} within a few seconds. Ctrl-C ends it.",
-        err=True,
-    )
-    say(
-        "If an experiment opens without runs, choose 'Model training' at the top left; "
-        "MLflow remembers it.",
-        err=True,
-    )
+    say(f"Runs and metrics, within a few seconds: {start_page(workspace, port=port)}", err=True)
+    say("Other tasks are under Experiments. Ctrl-C ends it.", err=True)
     os.execvpe(argv[0], argv, environment)

@@ -11,7 +11,14 @@ from __future__ import annotations
 from harness.tracking.audit import Copies, compare_copies, delete_copies, remirror
 from harness.tracking.mirror import Mirror, repair
 from harness.tracking.runs import sync
-from harness.tracking.server import MirrorError, connect, create_store, local_copy, ui_command
+from harness.tracking.server import (
+    MirrorError,
+    connect,
+    create_store,
+    local_copy,
+    start_page,
+    ui_command,
+)
 
 __all__ = [
     "Copies",
@@ -24,6 +31,7 @@ __all__ = [
     "local_copy",
     "remirror",
     "repair",
+    "start_page",
     "sync",
     "ui_command",
 ]

@@ -34,6 +34,7 @@ ENVIRONMENT = QUIET | {
 DATABASE = "bench.database"
 """The tag that says which database a run of MLflow is a copy from."""
 UI_HOST, UI_PORT = "127.0.0.1", 5000
+RUNS_AND_CHARTS = "workflowType=machine_learning&compareRunsMode=CHART"
 LONGEST_REASON = 1000
 DATABASES = ("sqlite", "postgresql", "mysql", "mssql")
 CONNECT_S = 5
@@ -182,6 +183,20 @@ def run_page(workspace: Workspace, run_id: str) -> str | None:
     server = redact(workspace.tracking_uri).rstrip("/")
     local = f"http://{UI_HOST}:{UI_PORT}"
     return f"{server if is_remote(workspace) else local}/#/runs/{run_id}"
+
+
+def start_page(workspace: Workspace, host: str = UI_HOST, port: int = UI_PORT) -> str:
+    """Return where `bench ui` is best opened: the runs and the charts of metrics of the task whose
+    runs were mirrored last; the list of tasks before there are any.
+    """
+    import_mlflow()
+    from mlflow import MlflowClient
+
+    client = MlflowClient(workspace.tracking_uri)
+    experiments = client.search_experiments(order_by=["last_update_time DESC"])
+    ids = [each.experiment_id for each in experiments if each.experiment_id != "0"]
+    path = f"/{ids[0]}/runs?{RUNS_AND_CHARTS}" if ids else ""
+    return f"http://{host}:{port}/#/experiments{path}"
 
 
 def ui_command(
