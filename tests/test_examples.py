@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from fnmatch import fnmatchcase
 from itertools import product
 from pathlib import Path
 
@@ -162,3 +163,38 @@ def test_mini_batches_of_a_model_weigh_their_examples():
     assert (len(last["x"]), float(last["_weight"])) == (1, 10.0)
     with pytest.raises(PluginError, match="has no mini-batches"):
         harness.fit("vb", Whole(), protocol="smoke", settings={"batch_size": 5})
+
+
+@pytest.mark.usefixtures("no_mirror")
+def test_checkpoints_are_read_as_the_page_says(bench):
+    ran = bench("run", "-m", "vb", "-t", "gaussian-25", "--protocol", "smoke", "--json")
+    names = {"key": json.loads(ran.stdout)["key"]}
+    for text in blocks("checkpoints.md"):
+        exec(text, names)
+    assert names["z"].shape == (1000, 25)
+    assert json.loads(names["meta"])["step"] == 200
+    page = (PAGES / "checkpoints.md").read_text()
+    rows = re.findall(r"^\| (`.*?) \|", page, re.MULTILINE)
+    patterns = [name for row in rows for name in re.findall("`(.*?)`", row)]
+    for name in names["tensors"]:
+        assert any(fnmatchcase(name, pattern) for pattern in patterns), name
+
+
+def test_the_page_of_studies_has_every_field(bench, workspace):
+    from harness.plan.studies import Grid, Study, Tune
+
+    (workspace / "mine.py").write_text(REAL_NVP.replace("class RealNVP", "class Mine"))
+    page = (PAGES / "studies.md").read_text()
+    for number, text in enumerate(re.findall(r"```yaml\n(.*?)```", page, re.DOTALL)):
+        (workspace / f"study{number}.yaml").write_text(text)
+        checked = bench("check", f"./study{number}.yaml")
+        assert checked.exit_code == 0, checked.output
+    assert "holds  runs resolve: 90 runs" in bench("check", "./study0.yaml").stdout
+    named = set(re.findall("`(.*?)`", "".join(re.findall(r"^\| (`.*?) \|", page, re.MULTILINE))))
+    fields = [
+        field.alias or name
+        for model in (Grid, Study, Tune)
+        for name, field in model.model_fields.items()
+        if name != "direction"  # has one value
+    ]
+    assert named == set(fields)
