@@ -21,9 +21,10 @@ lint:
     pyright
     lint-imports
 
-# Make the generated pages anew.
+# Make the generated pages anew, and build the site: docs/_build/index.html.
 docs:
     python docs/make_commands.py
+    sphinx-build -W --keep-going -q -b html docs docs/_build
 
 ci:
     bash .ci/run

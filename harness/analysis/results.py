@@ -77,8 +77,7 @@ def load(
     argument.
 
     Args:
-        method: names, names with their variant, or patterns: `"vb"`, `["hvae*",
-        "iaf[n_layers=2]"]`.
+        method: names, names with their variant, or patterns: `"vb"`, `["hvae*", "iaf"]`.
         task: the same of tasks: `"gaussian-*"`.
         study: a study's name or file; its runs.
         protocol: a protocol's name.

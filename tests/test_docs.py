@@ -1,0 +1,56 @@
+"""The documentation site: it is built without a warning, and asks no other host for anything."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory):
+    """The site, built with warnings as errors and where no other host can be asked."""
+    folder = tmp_path_factory.mktemp("site")
+    nowhere = dict.fromkeys(("http_proxy", "https_proxy", "all_proxy"), "http://127.0.0.1:9")
+    built = subprocess.run(
+        [sys.executable, "-m", "sphinx", "-W", "--keep-going", "-q", "docs", str(folder)],
+        cwd=ROOT,
+        env={**os.environ, **nowhere},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert built.returncode == 0, built.stderr
+    return folder
+
+
+def test_every_page_is_built_and_asks_nobody(site):
+    pages = {path.relative_to(site).with_suffix("").as_posix() for path in site.rglob("*.html")}
+    for path in (ROOT / "docs").rglob("*.md"):
+        if "_build" not in path.parts:
+            assert path.relative_to(ROOT / "docs").with_suffix("").as_posix() in pages
+    for page in site.rglob("*.html"):
+        text = page.read_text()
+        asked = re.findall(r'<(?:script|img|link)[^>]*(?:src|href)="(https?://[^"]+)"', text)
+        assert [url for url in asked if "canonical" not in url] == [], page
+
+
+def test_the_first_page_is_the_readme_and_leads_to_all(site):
+    text = (site / "index.html").read_text()
+    assert (ROOT / "README.md").read_text().splitlines()[0].removeprefix("# ") in text
+    for name in ("python", "studies", "checkpoints", "add-a-method", "reference"):
+        assert f'href="{name}.html' in text
+
+
+def test_the_reference_has_formulas_and_signatures(site):
+    text = (site / "reference.html").read_text()
+    assert "<math" in text
+    for name in ("harness.fit", "harness.run", "harness.api.LogDensity", "harness.api.Method"):
+        assert f'id="{name}"' in text
+    assert "$" not in re.sub(r"<script.*?</script>", "", text, flags=re.DOTALL)
