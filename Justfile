@@ -28,3 +28,7 @@ docs:
 
 ci:
     bash .ci/run
+
+# Make the table, the figure and the output of the first page anew: BENCH_HOME needs the study overview.
+readme:
+    python docs/make_readme.py

@@ -8,7 +8,13 @@ import subprocess
 import sys
 from pathlib import Path
 
+import comparisons
+import filled_store
 import pytest
+
+from harness.analysis.selection import RunFilter, select_runs
+from harness.plan.studies import load
+from harness.store import ResultStore
 
 ROOT = Path(__file__).parent.parent
 
@@ -54,3 +60,41 @@ def test_the_reference_has_formulas_and_signatures(site):
     for name in ("harness.fit", "harness.run", "harness.api.LogDensity", "harness.api.Method"):
         assert f'id="{name}"' in text
     assert "$" not in re.sub(r"<script.*?</script>", "", text, flags=re.DOTALL)
+
+
+def test_the_first_page_is_short_and_its_method_works(bench, workspace, monkeypatch):
+    monkeypatch.syspath_prepend(ROOT / "docs")
+    import make_readme
+
+    page = (ROOT / "README.md").read_text()
+    assert len(page.splitlines()) <= 120
+    (mine,) = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    (workspace / "mine.py").write_text(mine)
+    checked = bench("check", "./mine.py")
+    assert checked.exit_code == 0, checked.output
+    (printed,) = re.findall(r"<!-- output -->\n(.*?)<!-- end -->", page, re.DOTALL)
+    rows = [
+        [line.split()[0] for line in text.splitlines() if line.strip()]
+        for text in (printed, make_readme.output())
+    ]
+    assert rows[0][:-1] == rows[1]
+
+
+@pytest.mark.usefixtures("no_mirror")
+def test_the_table_of_the_first_page_is_made_of_stored_runs(workspace, monkeypatch):
+    monkeypatch.syspath_prepend(ROOT / "docs")
+    import make_readme
+
+    home = filled_store.workspace_in(workspace)
+    comparisons.store_runs(home, load(make_readme.STUDY).runs())
+    with ResultStore.open(home.database_url) as store:
+        text = make_readme.table(select_runs(store, RunFilter()))
+    page = (ROOT / "README.md").read_text()
+    (stored,) = re.findall(r"<!-- table -->\n(.*?)<!-- end -->", page, re.DOTALL)
+    assert [line.split("|")[1] for line in text.splitlines() if "|" in line] == [
+        line.split("|")[1] for line in stored.splitlines() if "|" in line
+    ]
+    assert stored.splitlines()[-1].split("; n =")[0] == text.splitlines()[-1].split("; n =")[0]
+    assert make_readme.replaced("a<!-- table -->\nx\n<!-- end -->b", "table", r"\1 y") == (
+        "a<!-- table -->\n\\1 y\n<!-- end -->b"
+    )

@@ -6,6 +6,7 @@ import errno
 import gzip
 import hashlib
 import io
+import math
 import os
 import shutil
 import struct
@@ -13,6 +14,7 @@ import subprocess
 import sys
 from contextlib import contextmanager
 
+import filled_store
 import numpy as np
 import pytest
 import torch
@@ -532,3 +534,9 @@ def test_a_picture_has_whatever_names_there_are_above_it(name):
     assert learning_curves({"bound": [(1, 2.0), (2, 3.0)], name: [(1, 2.0)]}, name).startswith(
         b"\x89PNG"
     )
+
+
+def test_the_same_curves_give_the_same_picture():
+    curves = {**filled_store.curves(), "odd $name": [(1, math.nan), (2, math.inf)], "empty": []}
+    assert learning_curves(curves, "a $title_") == learning_curves(curves, "a $title_")
+    assert learning_curves({}, "nothing").startswith(b"\x89PNG")

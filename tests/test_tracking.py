@@ -34,7 +34,6 @@ from harness.tracking import (
     sync,
     ui_command,
 )
-from harness.training.curve_figures import learning_curves
 
 SPAWN = multiprocessing.get_context("spawn")
 LARGEST = sys.float_info.max
@@ -676,29 +675,14 @@ def is_alive(pid):
         return False
 
 
-# Pictures and pages
-
-
-def test_the_same_curves_give_the_same_picture():
-    curves = {**filled_store.curves(), "odd $name": [(1, math.nan), (2, math.inf)], "empty": []}
-    assert learning_curves(curves, "a $title_") == learning_curves(curves, "a $title_")
-    assert learning_curves({}, "nothing").startswith(b"\x89PNG")
+# Pages
 
 
 def test_the_pages_are_served_lean_and_without_passwords_in_the_command(workspace):
     argv, environment = ui_command(workspace, "127.0.0.1", 5001)
     assert (workspace.home / "mlflow.db").exists()
-    assert argv[1:] == [
-        "-m",
-        "mlflow",
-        "ui",
-        "--workers",
-        "1",
-        "--host",
-        "127.0.0.1",
-        "--port",
-        "5001",
-    ]
+    served = ["-m", "mlflow", "ui", "--workers", "1", "--host", "127.0.0.1", "--port", "5001"]
+    assert argv[1:] == served
     assert environment["MLFLOW_SERVER_ENABLE_JOB_EXECUTION"] == "false"
     assert environment["MLFLOW_BACKEND_STORE_URI"] == workspace.tracking_uri
 
