@@ -29,7 +29,7 @@ from harness.store import ResultStore
 PAGE = Path(__file__).parent.parent / "README.md"
 FIGURE = Path(__file__).with_name("overview.svg")
 STUDY, METRIC = "overview", "elbo_gap"
-COMMAND = "bench run -m vb -m iaf -m hvae -t gaussian-25 --protocol smoke --seeds 0-4"
+COMMAND = "bench run -m vb -m iaf -m hvae -t gaussian-25 --set steps=3000 --seeds 0-4"
 
 
 def main() -> None:
@@ -50,7 +50,8 @@ def main() -> None:
 
 def table(runs: SelectedRuns) -> str:
     """Return the comparison as Markdown, its caption and notes below it."""
-    grid = joined_grid(compare(runs, Options((METRIC,))), Style(costs=False, short=True))
+    options = Options((METRIC,), test="wilcoxon")  # a mean may have one bad seed in it
+    grid = joined_grid(compare(runs, options), Style(costs=False, short=True))
     lines = markdown([grid]).strip().splitlines()
     caption = lines[0].removeprefix("### ")
     rows = [line for line in lines if line.startswith("|")]
