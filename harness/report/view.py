@@ -93,15 +93,14 @@ class View:
         }
 
     def titled(self, metric: str) -> str:
-        """Return a metric with its description."""
-        description = self.sample.metric_info(metric).description
-        return f"{metric}: {description}" if description else metric
+        """Return a metric with its description and its better end."""
+        info = self.sample.metric_info(metric)
+        text = f"{metric}: {info.description}" if info.description else metric
+        return f"{text}, {info.better} is better" if info.better else text
 
     def unit(self, metric: str) -> str:
-        """Return the unit of a metric, for an axis, with its better end."""
-        info = self.sample.metric_info(metric)
-        unit = info.unit or metric
-        return f"{unit} ({info.better} is better)" if info.better else unit
+        """Return the unit of a metric, for an axis."""
+        return self.sample.metric_info(metric).unit or metric
 
 
 def size(group: Group) -> int | None:
