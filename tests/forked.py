@@ -79,11 +79,13 @@ def _work(
 class Forked:
     """A process with the parts of `subprocess.Popen` that tests use."""
 
-    def __init__(self, arguments: list[str], environment: dict[str, str]) -> None:
+    def __init__(
+        self, arguments: list[str], environment: dict[str, str], folder: Path | None = None
+    ) -> None:
         name = uuid.uuid4().hex
         self._outputs = str(_folder() / f"{name}.out"), str(_folder() / f"{name}.err")
         self._process = server().Process(
-            target=_work, args=(arguments, environment, str(Path.cwd()), self._outputs)
+            target=_work, args=(arguments, environment, str(folder or Path.cwd()), self._outputs)
         )
         self._process.start()
         self.pid = self._process.pid

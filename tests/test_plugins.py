@@ -8,11 +8,11 @@ import json
 import os
 import sqlite3
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 from conftest import json_lines
+from forked import Forked
 
 from harness.base.errors import PluginError
 from harness.base.spec import digest
@@ -65,14 +65,9 @@ def in_process(
         for name, value in os.environ.items()
         if not name.startswith(("BENCH_", "MLFLOW_"))
     }
-    return subprocess.run(
-        [sys.executable, "-m", "harness.cli", *arguments],
-        cwd=folder,
-        env={**inherited, "PYTHONPATH": str(ROOT), **environment},
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
+    process = Forked(list(arguments), {**inherited, "PYTHONPATH": str(ROOT), **environment}, folder)
+    stdout, stderr = process.communicate(timeout=300)
+    return subprocess.CompletedProcess(arguments, process.returncode or 0, stdout, stderr)
 
 
 def elbo(line: dict) -> float:
