@@ -65,7 +65,13 @@ def in_process(
         for name, value in os.environ.items()
         if not name.startswith(("BENCH_", "MLFLOW_"))
     }
-    process = Forked(list(arguments), {**inherited, "PYTHONPATH": str(ROOT), **environment}, folder)
+    variables = {**inherited, "PYTHONPATH": str(ROOT), **environment}
+    if "PYTHONPATH" in environment:  # what is found there is known to a new interpreter only
+        command = [sys.executable, "-m", "harness.cli", *arguments]
+        return subprocess.run(
+            command, cwd=folder, env=variables, capture_output=True, text=True, timeout=300
+        )
+    process = Forked(list(arguments), variables, folder)
     stdout, stderr = process.communicate(timeout=300)
     return subprocess.CompletedProcess(arguments, process.returncode or 0, stdout, stderr)
 
