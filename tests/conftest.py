@@ -45,6 +45,9 @@ def pytest_terminal_summary(terminalreporter: Any) -> None:
             counts.keep(files, Path(path))
 
 
+# Run as a program by test_notebook.py.
+collect_ignore = ["notebook_script.py"]
+
 # Files whose tests start processes, servers or browsers, or try hundreds of bad inputs.
 SLOW_FILES = {
     "test_browser.py",
@@ -76,10 +79,11 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 @pytest.fixture(autouse=True)
-def _one_thread() -> Iterator[None]:
-    """Tests run side by side; more threads than cores only slow them."""
+def _one_thread(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Tests run side by side; more threads than cores only slow them, in runs too."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: {0})
     yield
     torch.set_num_threads(before)
 
