@@ -148,7 +148,7 @@ class Table:
 
 def aspects_of(protocol: str | None, *settings: Mapping[str, Any] | Aspects) -> list[str]:
     """Return what the runs of a table have in common, as its caption says it."""
-    pairs = [{name: value} for each in settings for name, value in dict(each).items()]
+    pairs = [{name: value} for group in settings for name, value in dict(group).items()]
     return [*([f"protocol {protocol}"] if protocol else []), *map(settings_text, pairs)]
 
 

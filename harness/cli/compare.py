@@ -161,8 +161,8 @@ def compare(
     if format_ != "table":
         from harness.analysis import formats
 
-        named = {} if label is None else {"label": label}
-        write_out(getattr(formats, format_)(grids, **named).encode(), output)
+        options_of_format = {} if label is None else {"label": label}
+        write_out(getattr(formats, format_)(grids, **options_of_format).encode(), output)
     elif output is not None:
         write_out(plain_text(grids).encode(), output)
     else:

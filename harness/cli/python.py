@@ -70,8 +70,8 @@ def run(
         PluginError: the text of a class is not known, or refers to what cannot be stored.
     """
     runs = expand(
-        [each for one in _several(method) for each in settings_of("method", one)],
-        [each for one in _several(task) for each in settings_of("task", one)],
+        [setting for selector in _several(method) for setting in settings_of("method", selector)],
+        [setting for selector in _several(task) for setting in settings_of("task", selector)],
         _seeds(seeds),
         protocol,
         settings,
@@ -88,8 +88,8 @@ def run(
     return results
 
 
-def _several(given: Any) -> Sequence[Any]:
-    return given if isinstance(given, list | tuple) else [given]
+def _several(selectors: Any) -> Sequence[Any]:
+    return selectors if isinstance(selectors, list | tuple) else [selectors]
 
 
 def _seeds(seeds: str | int | Iterable[int]) -> list[int]:

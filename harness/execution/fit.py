@@ -184,8 +184,8 @@ class Fits(list[Fit]):
         """Return a frame of every metric, a row a seed."""
         import pandas
 
-        seeds = pandas.Index([each.seed for each in self], name="seed")
-        return pandas.DataFrame([each.score() for each in self], index=seeds)
+        seeds = pandas.Index([fitted.seed for fitted in self], name="seed")
+        return pandas.DataFrame([fitted.score() for fitted in self], index=seeds)
 
 
 @overload
@@ -254,9 +254,9 @@ def fit(
     )
     if seeds is None:
         return _fits(resolved, [seed], watch)[0]
-    wanted, size = list(dict.fromkeys(seeds)), STACK if resolved.task.stacks else 1
-    parts = [wanted[start : start + size] for start in range(0, len(wanted), size)]
-    return Fits(each for part in parts for each in _fits(resolved, part, watch))
+    distinct, size = list(dict.fromkeys(seeds)), STACK if resolved.task.stacks else 1
+    stacks = [distinct[start : start + size] for start in range(0, len(distinct), size)]
+    return Fits(fitted for stack in stacks for fitted in _fits(resolved, stack, watch))
 
 
 def load_run(key: str, *, home: str | Path | None = None, allow_plugins: bool = False) -> Fit:

@@ -55,7 +55,9 @@ def check_sources(
     for spec in cells.values():
         method, task = registry.load(spec, source_of)
         leaves = initial_leaves(method, task, spec.base, spec.seed)
-        _taken(store, workspace, source_of, spec, {name: leaves[name].shape for name in leaves})
+        _shared_leaves(
+            store, workspace, source_of, spec, {name: leaves[name].shape for name in leaves}
+        )
 
 
 def _shared(spec: RunSpec, source: RunSpec) -> tuple[str, ...]:
@@ -71,7 +73,7 @@ def _shared(spec: RunSpec, source: RunSpec) -> tuple[str, ...]:
     return shared
 
 
-def _taken(
+def _shared_leaves(
     store: ResultStore,
     workspace: Workspace,
     source_of: SourceOf,
@@ -86,17 +88,17 @@ def _taken(
     trained = model.stored(source, method, task, file.path_in(workspace), file.sha256)
     leaves = {f"task.{name}": leaf for name, leaf in trained.theta.items()}
     leaves |= {f"method.{name}": leaf for name, leaf in trained.phi.items()}
-    taken = {
+    shared_leaves = {
         name: leaf for name, leaf in leaves.items() if name in shapes and name.startswith(shared)
     }
-    for name, leaf in taken.items():
+    for name, leaf in shared_leaves.items():
         if leaf.shape[1:] != shapes[name]:
             raise UsageError(
                 f"{spec.method} on {spec.task} cannot start from run {source.key}: {name} is "
                 f"{list(leaf.shape[1:])} there and {list(shapes[name])} here. Give both the same "
                 "fields."
             )
-    return taken
+    return shared_leaves
 
 
 def start_from(
@@ -117,12 +119,12 @@ def start_from(
         PluginError: its code may not run here.
     """
     shapes = state.layout.shapes
-    taken = _taken(store, workspace, source_of, spec, shapes)
-    values, R = state.layout.views(state.flat) | taken, len(state.flat)
+    replaced = _shared_leaves(store, workspace, source_of, spec, shapes)
+    values, R = state.layout.views(state.flat) | replaced, len(state.flat)
     columns = [values[name].expand(R, *shape).reshape(R, -1) for name, shape in shapes.items()]
     state.flat = torch.cat([column.to(state.flat) for column in columns], -1)
     state.start, state.is_warm = state.flat.clone(), True
-    kept = [name for name in shapes if name not in taken]
-    return f"Starts from {', '.join(taken)} of run {spec.start_from}." + (
-        f" {', '.join(kept)}: as without it." if kept else ""
+    unchanged = [name for name in shapes if name not in replaced]
+    return f"Starts from {', '.join(replaced)} of run {spec.start_from}." + (
+        f" {', '.join(unchanged)}: as without it." if unchanged else ""
     )

@@ -189,8 +189,10 @@ def expand(
 def _settings(kind: registry.Kind, selectors: Sequence[str | Setting]) -> list[Setting]:
     return [
         setting
-        for each in selectors
-        for setting in ([each] if isinstance(each, Setting) else parse_selector(kind, each))
+        for selector in selectors
+        for setting in (
+            [selector] if isinstance(selector, Setting) else parse_selector(kind, selector)
+        )
     ]
 
 

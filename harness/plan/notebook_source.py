@@ -87,8 +87,8 @@ class _Collected:
             self._define(name, value)
         elif (literal := self._literal(name, value)) is not None:
             self.definitions.append(f"{name} = {literal}")
-        elif (found := _importable(name, value)) is not None:
-            self._import(found[0], f"from {found[0]} import {found[1]} as {name}")
+        elif (origin := _importable(name, value)) is not None:
+            self._import(origin[0], f"from {origin[0]} import {origin[1]} as {name}")
         else:
             self._refuse(f"{name}, a {type(value).__qualname__}")
 
@@ -128,8 +128,8 @@ class _Collected:
 
     def _target(self, name: str, cls: Any, functions: dict[str, Any]) -> None:
         """Add the call of `harness.target` that made a class."""
-        given: dict[str, Any] = {"dim": cls.model_fields["dim"].default, "log_z": cls.log_z}
-        arguments = [f"{key}={self._literal(key, value)}" for key, value in given.items()]
+        settings: dict[str, Any] = {"dim": cls.model_fields["dim"].default, "log_z": cls.log_z}
+        arguments = [f"{key}={self._literal(key, value)}" for key, value in settings.items()]
         arguments.append(f"name={cls.name!r}")
         for key, function in functions.items():
             own = getattr(function, "__name__", "")
@@ -165,10 +165,10 @@ class _Collected:
         return repr(value) if is_plain else None
 
     def _add_names_of(self, text: str, own: str) -> None:
-        known = vars(sys.modules[MAIN])
+        session = vars(sys.modules[MAIN])
         for name in sorted(_names(text) - {own}):
-            if name in known and getattr(builtins, name, None) is not known[name]:
-                self.add(name, known[name])
+            if name in session and getattr(builtins, name, None) is not session[name]:
+                self.add(name, session[name])
 
 
 def _evaluated(text: str) -> Any:
@@ -183,15 +183,15 @@ def _importable(name: str, value: Any) -> tuple[str, str] | None:
     alias of types knows neither, and `name` is what the session calls it.
     """
     own = [getattr(value, key, None) for key in ("__qualname__", "__name__", "_name")]
-    names = [each for each in (*own, name) if isinstance(each, str) and each.isidentifier()]
+    names = [text for text in (*own, name) if isinstance(text, str) and text.isidentifier()]
     private = re.compile(rf"{PREFIX}|_|.*\._")
-    public = [each for each in sys.modules if not private.match(each)]
-    modules = sorted(public, key=lambda each: (each.count("."), each))
+    public = [module for module in sys.modules if not private.match(module)]
+    modules = sorted(public, key=lambda module: (module.count("."), module))
     for module in [getattr(value, "__module__", None), *modules]:
         bound = vars(sys.modules.get(module, object)) if module != MAIN else {}
-        for each in names:
-            if bound.get(each, ...) is value:
-                return module, each
+        for bound_name in names:
+            if bound.get(bound_name, ...) is value:
+                return module, bound_name
     return None
 
 
@@ -219,13 +219,15 @@ def _definition(file: str, name: str, line: int) -> str | None:
     try:
         tree = ast.parse("".join(lines))
     except SyntaxError:  # a cell with a magic command
-        tree = ast.parse("".join("\n" if each[:1] in "%!" else each for each in lines))
+        tree = ast.parse(
+            "".join("\n" if line_text[:1] in "%!" else line_text for line_text in lines)
+        )
     for node in ast.walk(tree):
         if not isinstance(node, ast.ClassDef | ast.FunctionDef) or node.name != name:
             continue
-        first = min([node.lineno, *(each.lineno for each in node.decorator_list)])
-        if first <= line <= (node.end_lineno or line):
-            return textwrap.dedent("".join(lines[first - 1 : node.end_lineno])).rstrip()
+        start = min([node.lineno, *(decorator.lineno for decorator in node.decorator_list)])
+        if start <= line <= (node.end_lineno or line):
+            return textwrap.dedent("".join(lines[start - 1 : node.end_lineno])).rstrip()
     return None
 
 

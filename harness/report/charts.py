@@ -107,12 +107,12 @@ def fitting(intervals: Sequence[Interval]) -> Scale:
     if len(means) <= n_most:
         return LINEAR
     starts = range(len(means) - n_most + 1)
-    first = min(starts, key=lambda start: means[start + n_most - 1] - means[start])
-    low, high = means[first], means[first + n_most - 1]
+    start = min(starts, key=lambda index: means[index + n_most - 1] - means[index])
+    low, high = means[start], means[start + n_most - 1]
     if means[-1] - means[0] <= SQUEEZED * (high - low):
         return LINEAR
-    shown = [interval for interval in finite if low <= interval.mean <= high]
-    ends = [end for i in shown for end in (i.low, i.mean, i.high) if math.isfinite(end)]
+    core = [interval for interval in finite if low <= interval.mean <= high]
+    ends = [end for i in core for end in (i.low, i.mean, i.high) if math.isfinite(end)]
     margin = 0.05 * (max(ends) - min(ends)) or 1.0
     return Scale(None, max(ends) + margin, min(ends) - margin)
 
