@@ -66,6 +66,7 @@ def test_the_first_page_is_short_and_its_method_works(bench, workspace, monkeypa
     monkeypatch.syspath_prepend(ROOT / "docs")
     import make_readme
 
+    monkeypatch.setattr(make_readme, "COMMAND", make_readme.COMMAND.replace("3000", "30"))
     page = (ROOT / "README.md").read_text()
     assert len(page.splitlines()) <= 120
     (mine,) = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
@@ -73,10 +74,9 @@ def test_the_first_page_is_short_and_its_method_works(bench, workspace, monkeypa
     checked = bench("check", "./mine.py")
     assert checked.exit_code == 0, checked.output
     (printed,) = re.findall(r"<!-- output -->\n(.*?)<!-- end -->", page, re.DOTALL)
+    printed = printed.replace("3000", "30")
     tables = [text.partition("\nelbo_gap:")[0] for text in (printed, make_readme.output())]
-    first_words = [
-        [line.split()[0] for line in table.splitlines() if line.strip()] for table in tables
-    ]
+    first_words = [re.findall(r"^[ $]*([\w-]+)", table, re.MULTILINE) for table in tables]
     assert first_words[0] == first_words[1]
 
 

@@ -91,7 +91,8 @@ def test_exports_and_reports_say_it_too(workspace, tmp_path):
     lines = bench(workspace.home, "export", "--what", "metrics", "--json").splitlines()
     assert {json.loads(line)["unit"] for line in lines} == {"%"}
     bench(workspace.home, "report", "-o", str(tmp_path / "report.html"))
-    assert "% (higher is better)" in (tmp_path / "report.html").read_text()
+    page = (tmp_path / "report.html").read_text()
+    assert "accuracy: share of right answers, higher is better</figcaption>" in page
 
 
 def test_tasks_that_mean_opposite_things_by_a_name_share_no_table(tmp_path):
