@@ -41,7 +41,7 @@ def main() -> None:
         if n_runs < len(keys):
             sys.exit(f"{n_runs} of {len(keys)} runs are there. Make them: bench study run {STUDY}")
         parts = {"output": output(), "table": table(runs)}
-        FIGURE.write_bytes(paper.file("gap", View(runs), METRIC, "double", "svg"))
+        FIGURE.write_bytes(paper.file("curves", View(runs), None, "double", "svg"))
     page = PAGE.read_text()
     for name, text in parts.items():
         page = replaced(page, name, text)

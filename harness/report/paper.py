@@ -16,6 +16,7 @@ from harness.analysis.selection import Group, names_beside, shared_settings
 from harness.analysis.statistics import Interval
 from harness.base.errors import UsageError, harmless
 from harness.base.metrics import MLE_PREFIX
+from harness.report.charts import OUTLIER
 from harness.report.view import View, columns, size
 
 if TYPE_CHECKING:
@@ -322,7 +323,7 @@ def _logarithmic(axis: Axes, which: str) -> None:
 
 def _robust(axis: Axes) -> None:
     """Let the axis show where each median starts and nine tenths of it: a spike would squeeze all
-    else.
+    else, and so would a median a million times above four of five others.
     """
     medians = [np.asarray(line.get_ydata(), dtype=float) for line in axis.get_lines()]
     medians = [median[np.isfinite(median)] for median in medians]
@@ -330,6 +331,8 @@ def _robust(axis: Axes) -> None:
     if tops:
         low, high = axis.get_ylim()
         is_log = axis.get_yscale() == "log"
+        limit = OUTLIER * sorted(tops)[max(0, 4 * len(tops) // 5 - 1)]
+        tops = [top for top in tops if not is_log or top <= limit]
         top = 2 * max(tops) if is_log else max(tops) + 0.1 * (high - low)
         bottom = (
             max(low, 0.3 * min(m[m > 0].min() for m in medians if (m > 0).any())) if is_log else low
