@@ -48,17 +48,24 @@ def pytest_terminal_summary(terminalreporter: Any) -> None:
 # Run as a program by test_notebook.py.
 collect_ignore = ["notebook_script.py"]
 
-# Files whose tests start processes, servers or browsers, or try hundreds of bad inputs.
+# Files whose tests start processes, servers or browsers, build the wheel or the site, tune, or try
+# hundreds of bad inputs.
 SLOW_FILES = {
+    "test_before.py",
     "test_browser.py",
     "test_bundles_hostile.py",
     "test_calibration.py",
     "test_cluster.py",
+    "test_docs.py",
     "test_download.py",
+    "test_foreign_trials.py",
+    "test_installed.py",
     "test_mirror_waits.py",
+    "test_notebook.py",
     "test_own_files.py",
     "test_reading.py",
     "test_report.py",
+    "test_tuning.py",
     "test_verify.py",
 }
 
