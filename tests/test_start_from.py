@@ -10,6 +10,9 @@ import torch
 
 import harness
 from harness.base.errors import UsageError
+from harness.base.spec import Protocol
+from harness.plan import registry
+from harness.training import checkpoint, loop
 
 pytestmark = pytest.mark.usefixtures("no_mirror")
 SMOKE = ("--protocol", "smoke")
@@ -106,6 +109,36 @@ def test_an_interrupted_run_goes_on_without_the_one_it_started_from(bench, works
     stored = harness.load_run(done["key"])
     assert torch.equal(stored.state.flat, whole.state.flat)
     assert done["metrics"]["travel_used"] == pytest.approx(whole.score()["travel_used"])
+
+
+@pytest.mark.parametrize("alone", ["0", "1"])
+def test_one_of_a_stack_goes_on_without_the_other(bench, alone):
+    vb = ("-m", "vb", "-t", "gaussian-3", *SMOKE)
+    (first,) = lines(bench, *vb)
+    more = (*vb, "--from", first["key"], "--set", "steps=3000")
+    settings = {"steps": 3000, "start_from": first["key"]}
+    whole = harness.fit("vb", "gaussian-3", seeds=[0, 1], protocol="smoke", settings=settings)
+    part = lines(bench, *more, "--seeds", "0-1", "--time-limit", "0.2s", status=3)
+    assert [run["status"] for run in part] == ["timeout", "timeout"]
+    (done,) = lines(bench, *more, "--seeds", alone)
+    stored = harness.load_run(done["key"])
+    assert torch.equal(stored.state.flat, whole[int(alone)].state.flat)
+    assert torch.equal(stored.state.start, whole[int(alone)].state.start)
+    assert done["metrics"]["travel_used"] == whole[int(alone)].score()["travel_used"]
+
+
+def test_a_member_that_keeps_its_first_parameters_takes_no_start_from_the_others():
+    method, task = registry.find("method", "vb").cls(), registry.find("task", "gaussian").cls()
+    protocol = Protocol(steps=10, lr=0.1)
+    state = loop.start(method, task, protocol, [0, 1])
+    ended = checkpoint.replicate_tensors(state, 0)
+    state.start, state.is_warm = state.start + 1, True
+    at_work, moved = checkpoint.replicate_tensors(state, 1), state.start.clone()
+    again = loop.start(method, task, protocol, [0, 1])
+    checkpoint.restore(again, [ended, at_work], 5)
+    assert again.is_warm
+    assert torch.equal(again.start[0], moved[0] - 1)
+    assert torch.equal(again.start[1], moved[1])
 
 
 def test_what_cannot_be_started_from_is_refused_before_anything_is_queued(bench):

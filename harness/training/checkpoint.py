@@ -29,11 +29,12 @@ def replicate_tensors(state: State, replicate: int) -> dict[str, Tensor]:
     stacked = {f"params.{name}": leaf for name, leaf in leaves.items()}
     stacked |= {f"optimiser.{name}": moment for name, moment in state.moments.items()}
     stacked |= {name: getattr(state, name) for name in _loop_tensors(state)}
+    stacked |= {"start": state.start} if state.is_warm else {}
     return {name: tensor[replicate].contiguous().clone() for name, tensor in stacked.items()}
 
 
 def _loop_tensors(state: State) -> list[str]:
-    names = ["curve", "window", "diverged_at", *(["start"] if state.is_warm else [])]
+    names = ["curve", "window", "diverged_at"]
     return [*names, "validation", "best"] if state.validation.shape[1] else names
 
 
@@ -104,7 +105,10 @@ def restore(state: State, replicates: list[dict[str, Tensor]], step: int) -> Non
     Raises:
         CheckpointError: names or shapes are not those of this run.
     """
-    state.is_warm = "start" in replicates[0]
+    state.is_warm = any("start" in saved for saved in replicates)
+    starts = [
+        saved.get("start", start) for saved, start in zip(replicates, state.start, strict=True)
+    ]
     try:
         flat = [
             torch.cat([saved[f"params.{name}"].flatten() for name in state.layout.shapes])
@@ -115,6 +119,7 @@ def restore(state: State, replicates: list[dict[str, Tensor]], step: int) -> Non
             name: torch.stack([saved[f"optimiser.{name}"] for saved in replicates])
             for name in state.moments
         }
+        state.start = torch.stack(starts).to(state.start)
         for name in _loop_tensors(state):
             setattr(state, name, torch.stack([saved[name] for saved in replicates]))
     except (KeyError, RuntimeError) as err:
