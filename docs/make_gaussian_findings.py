@@ -15,6 +15,8 @@ from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 
+from marked import replaced
+
 from harness.analysis import published
 from harness.analysis.formats import markdown
 from harness.analysis.grids import Grid, Style, Word, table_grids
@@ -37,24 +39,18 @@ def main(tasks: Sequence[str]) -> None:
     with ResultStore.open(Workspace.current().database_url) as store:
         judged = judge(store, published.load("report2020"), cache(runs_of), set(tasks))
         for metric in ERRORS:
-            page = replaced(
-                page,
-                metric,
-                [published_grid(metric, [value for value in judged if value.metric == metric])],
-            )
+            grid = published_grid(metric, [value for value in judged if value.metric == metric])
+            page = replaced(page, metric, tables_of([grid]))
         corrected = [
             value for value in judged if value.metric == ERRORS[0] and value.corrected is not None
         ]
-        page = replaced(page, "objective", [objectives(corrected)])
+        page = replaced(page, "objective", tables_of([objectives(corrected)]))
         keys = {run.spec.key for run in load("corrected-gaussian").runs()}
         tables = compare(
             select_runs(store, RunFilter(tasks=tasks, keys=keys)), Options(MEANT, test="wilcoxon")
         )
-        page = replaced(
-            page,
-            "corrected",
-            [grid for table in tables for grid in table_grids(table, Style(costs=False))],
-        )
+        grids = [grid for table in tables for grid in table_grids(table, Style(costs=False))]
+        page = replaced(page, "corrected", tables_of(grids))
     verdicts = Counter(str(value.verdict) for value in judged)
     page = re.sub(
         r"(<!-- verdicts -->).*?(<!-- end -->)", rf"\g<1>{said(verdicts)}\2", page, flags=re.DOTALL
@@ -62,15 +58,9 @@ def main(tasks: Sequence[str]) -> None:
     PAGE.write_text(page)
 
 
-def replaced(page: str, name: str, found: Sequence[Grid]) -> str:
-    """The page with these tables in the place of that name."""
-    text = markdown(found).replace("### ", "#### ").strip()
-    return re.sub(
-        rf"(<!-- {name} -->\n).*?(<!-- end -->)",
-        lambda match: f"{match[1]}{text}\n{match[2]}",
-        page,
-        flags=re.DOTALL,
-    )
+def tables_of(grids: Sequence[Grid]) -> str:
+    """Return tables as the page has them."""
+    return markdown(grids).replace("### ", "#### ").strip()
 
 
 def said(verdicts: Counter[str]) -> str:

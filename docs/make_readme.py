@@ -10,12 +10,13 @@ docs/overview.svg.
 from __future__ import annotations
 
 import os
-import re
 import shlex
 import subprocess
 import sys
 from pathlib import Path
 from tempfile import TemporaryDirectory
+
+from marked import replaced
 
 from harness.analysis.formats import markdown
 from harness.analysis.grids import Style, joined_grid
@@ -67,12 +68,6 @@ def output() -> str:
         done = subprocess.run(program, env=environment, capture_output=True, text=True, check=True)
     text = "\n".join(line.rstrip() for line in done.stdout.splitlines() if "Next:" not in line)
     return f"```\n$ {COMMAND}\n{text.strip()}\n```"
-
-
-def replaced(page: str, name: str, text: str) -> str:
-    """Put a text between a name's marks."""
-    pattern = rf"(<!-- {name} -->\n).*?(<!-- end -->)"
-    return re.sub(pattern, lambda match: f"{match[1]}{text}\n{match[2]}", page, flags=re.DOTALL)
 
 
 if __name__ == "__main__":

@@ -15,7 +15,7 @@ from torch.distributions import Normal
 import harness
 from harness.api import Method, Params, Particles, Task
 
-SCALE = 0.5
+SCALE = np.sqrt(0.25)
 SHIFT = torch.tensor([1.0, -2.0], dtype=torch.float64)
 OFFSETS = np.array([0.25, 0.5])
 OPTIONS = {"init": 0.0, "names": ["mean", "log_scale"]}

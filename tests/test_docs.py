@@ -84,6 +84,7 @@ def test_the_first_page_is_short_and_its_method_works(bench, workspace, monkeypa
 def test_the_table_of_the_first_page_is_made_of_stored_runs(workspace, monkeypatch):
     monkeypatch.syspath_prepend(ROOT / "docs")
     import make_readme
+    import marked
 
     home = filled_store.workspace_in(workspace)
     comparisons.store_runs(home, load(make_readme.STUDY).runs())
@@ -95,6 +96,6 @@ def test_the_table_of_the_first_page_is_made_of_stored_runs(workspace, monkeypat
         line.split("|")[1] for line in stored.splitlines() if "|" in line
     ]
     assert stored.splitlines()[-1].split("; n =")[0] == text.splitlines()[-1].split("; n =")[0]
-    assert make_readme.replaced("a<!-- table -->\nx\n<!-- end -->b", "table", r"\1 y") == (
+    assert marked.replaced("a<!-- table -->\nx\n<!-- end -->b", "table", r"\1 y") == (
         "a<!-- table -->\n\\1 y\n<!-- end -->b"
     )

@@ -105,6 +105,10 @@ def test_tasks_that_mean_opposite_things_by_a_name_share_no_table(tmp_path):
     assert best == {("quiz-25", "hvae"), ("golf-25", "vb")}
     assert found[-1]["ranking"]["mean_ranks"] == [1.5, 1.5]
     assert bench(tmp_path, "compare").count("accuracy (%)") == 2
+    with pytest.raises(AssertionError, match="'accuracy' has another unit or another better end"):
+        bench(tmp_path, "compare", "--one-table")
+    one = ("compare", "--one-table", "--notes", "short", "-t", "quiz*")
+    assert "Higher is better." in bench(tmp_path, *one)
 
 
 def test_runs_stored_without_it_mean_what_the_installed_task_declares(tmp_path):

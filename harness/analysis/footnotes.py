@@ -54,9 +54,10 @@ class Footnotes:
                 "These runs were made with different code of one version: "
                 "bench why shows which; --rerun makes them anew."
             )
-        return tuple(map(self._letter, texts))
+        return tuple(map(self.letter, texts))
 
-    def _letter(self, text: str) -> str:
+    def letter(self, text: str) -> str:
+        """Return the letter of a note, a new one where it is new."""
         number = len(self._letters)
         return self._letters.setdefault(
             text, LETTERS[number] if number < len(LETTERS) else f"n{number}"

@@ -6,19 +6,20 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
-from harness.analysis.footnotes import LETTERS, TEST_NAMES
+from harness.analysis.footnotes import TEST_NAMES, Footnotes
 from harness.analysis.ranks import Ranking
 from harness.analysis.reproduction import ClosedFormValue, Judgement, ReplicateMean
 from harness.analysis.selection import (
     RowName,
     TuningCost,
     gradients,
-    names_beside,
+    row_names,
     seconds,
     shared_settings,
 )
 from harness.analysis.statistics import Interval
 from harness.analysis.tables import MLE_ROW, Entry, Line, Table, aspects_of
+from harness.base.errors import UsageError
 from harness.base.text import between, count, number, probability
 
 COSTS = ("steps", "gradients", "time")
@@ -88,10 +89,19 @@ def joined_grid(tables: Sequence[Table], style: Style) -> Grid:
     """Return one table of the means of several: of their metrics, or of what was scored apart.
 
     The caption has what they share, and a column's heading what they do not.
+
+    Raises:
+        UsageError: a metric means one thing on some of the tasks and another on others.
     """
+    for metric in (table.metric for table in tables):
+        if len({(t.info.unit, t.info.better) for t in tables if t.metric == metric}) > 1:
+            raise UsageError(
+                f"'{metric}' has another unit or another better end on some of these tasks, so "
+                "that one table would mislead. Select tasks with -t, or leave out --one-table."
+            )
     rows = sorted({line.row for table in tables for line in table.lines}, key=lambda row: row.order)
     shared = shared_settings(rows)
-    names = names_beside(rows, shared)
+    names = row_names(rows, shared)
     protocols = {row.protocol for row in rows}
     tasks = list(dict.fromkeys(task for table in tables for task in table.columns))
     in_caption = {
@@ -102,7 +112,7 @@ def joined_grid(tables: Sequence[Table], style: Style) -> Grid:
     metrics = list(dict.fromkeys(table.heading for table in tables))
     heading = ["method"]
     cells: dict[RowName, list[Word]] = {row: [] for row in rows}
-    letters: dict[str, str] = {}
+    footnotes = Footnotes()
     mle = [Word(MLE_ROW)]
     for table in tables:
         apart = {name: value for name, value in table.apart.items() if name not in in_caption}
@@ -116,9 +126,7 @@ def joined_grid(tables: Sequence[Table], style: Style) -> Grid:
         for row in rows:
             for entry in entries.get(row, (None,) * len(table.columns)):
                 word = _mean(entry, style.brackets, usual_total)
-                for text in table.explained(word.marks):
-                    letters.setdefault(text, LETTERS[len(letters)])
-                marks = tuple(letters[text] for text in table.explained(word.marks))
+                marks = tuple(map(footnotes.letter, table.explained(word.marks)))
                 cells[row].append(replace(word, marks=marks))
         mle += [
             Word("" if fit is None else estimate(fit, style.brackets))
@@ -134,7 +142,7 @@ def joined_grid(tables: Sequence[Table], style: Style) -> Grid:
         ", ".join(title),
         tuple(heading),
         tuple(words),
-        (*(f"[{letter}] {text}" for text, letter in letters.items()), *dict.fromkeys(notes)),
+        (*footnotes.lines(), *dict.fromkeys(notes)),
     )
 
 
@@ -157,11 +165,11 @@ def _notes(tables: Sequence[Table], style: Style) -> Iterator[str]:
             yield from table.notes
             yield from _legend(table, style)
         return
-    ends = {table.metric: f"{table.info.better} is better" for table in tables if table.info.better}
-    if len(set(ends.values())) == 1 and len(ends) == len({table.metric for table in tables}):
-        yield f"{next(iter(ends.values())).capitalize()}."
+    better = {table.metric: table.info.better for table in tables}
+    if len(set(better.values())) == 1 and (end := tables[0].info.better):
+        yield f"{end.capitalize()} is better."
     else:
-        yield from (f"{metric}: {end}." for metric, end in ends.items())
+        yield from (f"{metric}: {end} is better." for metric, end in better.items() if end)
     if any(entry.best for entry in entries):
         test = TEST_NAMES[tables[0].options.test]
         yield f"Bold: best, and not distinguished from it (paired {test} test, Holm, 5 %)."

@@ -92,12 +92,7 @@ def load(
         StoreError: the database cannot be used.
     """
     run_filter = run_filter_of(method, task, study, protocol, seeds, status)
-    if database is None:
-        workspace = Workspace.current()
-        if home is not None:
-            workspace = Workspace(Path(home).expanduser().resolve())
-        database = workspace.database_url
-    return results_of(database, run_filter)
+    return results_of(database or Workspace.current(home).database_url, run_filter)
 
 
 def results_of(database: str, run_filter: RunFilter) -> Results:

@@ -169,7 +169,7 @@ def shared_settings(rows: Collection[RowName]) -> Aspects:
     return tuple(pair for pair in first.settings if all(pair in row.settings for row in others))
 
 
-def names_beside(rows: Collection[RowName], shared: Aspects) -> dict[RowName, str]:
+def row_names(rows: Collection[RowName], shared: Aspects) -> dict[RowName, str]:
     """Return the names of rows without what they share, with their protocols if there are
     several.
     """

@@ -20,7 +20,7 @@ from harness.analysis.selection import (
     TuningCost,
     differences,
     hashable,
-    names_beside,
+    row_names,
     row_texts,
     shared_settings,
 )
@@ -243,7 +243,7 @@ class _Maker:
         protocols = list(dict.fromkeys(group.row.protocol for group in groups))
         rows = sorted({group.row for group in groups}, key=lambda row: row.order)
         shared, notes = shared_settings(rows), Footnotes()
-        names = names_beside(rows, shared)
+        names = row_names(rows, shared)
         columns = [
             self.column({row: column[row] for row in rows if row in column}, notes)
             for column in by_column.values()

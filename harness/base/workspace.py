@@ -98,8 +98,12 @@ class Workspace:
     environment: Mapping[str, str] = field(default_factory=dict, repr=False)
 
     @classmethod
-    def current(cls) -> Workspace:
-        """The workspace that the environment names. Nothing is created."""
+    def current(cls, home: str | Path | None = None) -> Workspace:
+        """The workspace that the environment names, or the folder `home` with all its parts.
+        Nothing is created.
+        """
+        if home is not None:
+            return cls(Path(home).expanduser().resolve())
         environment = dict(os.environ)
         return cls(Path(environment.get("BENCH_HOME") or ".").expanduser().resolve(), environment)
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from harness.base.errors import BenchError, UnknownName, UsageError, one_line
+from harness.base.errors import BenchError, UsageError, one_line
 from harness.base.workspace import Workspace
 from harness.cli._options import bundle, many, open_store
 from harness.cli._output import say
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from harness.analysis.selection import RunFilter, SelectedRuns
     from harness.base.spec import NewRun
     from harness.plan.studies import Study
-    from harness.store import ResultStore, RunRow
+    from harness.store import ResultStore
     from harness.tuning.result import TuningResult
 
 
@@ -101,19 +101,6 @@ def open_results(purpose: str) -> ResultStore:
     return store
 
 
-def find_run(store: ResultStore, prefix: str) -> RunRow:
-    """Return the one run whose key begins so.
-
-    Raises:
-        UnknownName: there is none, or there are several.
-    """
-    rows = store.find(prefix)
-    if len(rows) != 1:
-        kind = "run of that key alone" if rows else "run"
-        raise UnknownName(kind, prefix, [row.key for row in rows], "bench list runs")
-    return rows[0]
-
-
 def select_finished(store: ResultStore, selection: RunFilter) -> SelectedRuns:
     """Return the finished runs that are selected.
 
@@ -133,14 +120,14 @@ def select_finished(store: ResultStore, selection: RunFilter) -> SelectedRuns:
     return runs
 
 
-def add_tuning_costs(runs: SelectedRuns) -> list[TuningResult]:
-    """Tell selected runs what finding their settings took, and return the results of all searches.
+def add_tuning_costs(runs: SelectedRuns, workspace: Workspace) -> list[TuningResult]:
+    """Tell selected runs what finding their settings took, and return the results of all searches
+    of the workspace.
 
     A study that cannot be read, as its plugins have changed since, is left out with a message.
     """
     from harness.store.database import sqlite_file
 
-    workspace = Workspace.current()
     file = sqlite_file(workspace.study_url)
     if file is not None and not file.exists():
         return []

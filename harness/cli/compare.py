@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from harness.base.errors import UsageError, harmless
+from harness.base.workspace import Workspace
 from harness.cli._options import json_option, many, output_option
 from harness.cli._output import print_json, say, write_out
 from harness.cli._render import UNLIMITED, SafeConsole, console, print_table
@@ -27,8 +28,9 @@ if TYPE_CHECKING:
 
     from harness.analysis.grids import Grid, Word
     from harness.analysis.ranks import Ranking
-    from harness.analysis.selection import RunFilter
-    from harness.analysis.tables import Table
+    from harness.analysis.selection import RunFilter, SelectedRuns
+    from harness.analysis.tables import Options, Table
+    from harness.store import ResultStore
 
 SUFFIXES = {
     ".md": "markdown",
@@ -129,24 +131,16 @@ def compare(
     from harness.analysis.grids import Style, joined_grid, rank_grid, table_grids
     from harness.analysis.records import records
     from harness.analysis.tables import Options
-    from harness.analysis.tables import compare as compare_runs
 
     format_ = "json" if as_json else choose_format(format_, output, SUFFIXES) or "table"
     if ranks and len(metrics) > 1:
         raise UsageError("Ranks are of one metric: give --metric once.")
     is_data = format_ in ("csv", "json", "parquet")
     _refuse_what_has_no_effect(format_, ranks, one_table, differences, label)
+    options = Options(tuple(metrics), "bca" if interval == "bca" else "t", test, baseline)
     with open_results("compare") as store:
-        runs = select_finished(store, selection)
-        if costs or is_data:
-            add_tuning_costs(runs)
-        options = Options(tuple(metrics), "bca" if interval == "bca" else "t", test, baseline)
-        tables = compare_runs(runs, options)
-        if not tables:
-            raise UsageError(
-                f"None of these runs has the metric '{', '.join(metrics)}'. "
-                "What a run has: bench show KEY"
-            )
+        workspace = Workspace.current() if costs or is_data else None
+        runs, tables = compare_stored(store, selection, options, workspace)
         ranking = _rank(tables) if ranks else None
         if is_data:
             rows = records(tables, runs)
@@ -168,6 +162,28 @@ def compare(
     else:
         print_grids(grids)
         say("Next: bench why -m METHOD -t TASK, or bench why KEY with the key of a run", err=True)
+
+
+def compare_stored(
+    store: ResultStore, selection: RunFilter, options: Options, workspace: Workspace | None
+) -> tuple[SelectedRuns, list[Table]]:
+    """Compare the finished runs that are selected; with what tuning cost in a workspace.
+
+    Raises:
+        UsageError: no run matches, or none has such a metric.
+    """
+    from harness.analysis.tables import compare
+
+    runs = select_finished(store, selection)
+    if workspace is not None:
+        add_tuning_costs(runs, workspace)
+    tables = compare(runs, options)
+    if not tables:
+        raise UsageError(
+            f"None of these runs has the metric '{', '.join(options.metrics)}'. "
+            "What a run has: bench show KEY"
+        )
+    return runs, tables
 
 
 def _refuse_what_has_no_effect(

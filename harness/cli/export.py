@@ -17,7 +17,7 @@ from harness.base.workspace import Workspace
 from harness.cli._options import json_option, many, output_option
 from harness.cli._output import out_file, print_json, say
 from harness.cli._render import track
-from harness.cli._selection import find_run, open_results, selection_options
+from harness.cli._selection import open_results, selection_options
 from harness.cli.compare import choose_format
 
 if TYPE_CHECKING:
@@ -100,7 +100,7 @@ def export(
             "print it, or bench export --bundle FILE."
         )
     with open_results("export") as store:
-        rows = [find_run(store, key) for key in dict.fromkeys(keys)]
+        rows = [store.find_one(key) for key in dict.fromkeys(keys)]
         named = {row.key for row in rows}
         filter_ = dataclasses.replace(
             selection,

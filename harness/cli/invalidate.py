@@ -15,7 +15,7 @@ from harness.cli._execute import mirror_runs
 from harness.cli._options import json_option
 from harness.cli._output import print_json, say
 from harness.cli._render import print_table
-from harness.cli._selection import find_run, open_results, pattern_options
+from harness.cli._selection import open_results, pattern_options
 
 if TYPE_CHECKING:
     from harness.store import CellRow, Replicate, ResultStore
@@ -96,7 +96,7 @@ def invalidate(
         )
 
     with open_results("retract") as store:
-        runs = _choose(store, {find_run(store, prefix).key for prefix in keys}, matches, lift)
+        runs = _choose(store, {store.find_one(prefix).key for prefix in keys}, matches, lift)
         changed = [run.key for _, run in runs]
         if not dry_run:
             store.retractions.lift(changed) if lift else store.retractions.add(changed, reason)

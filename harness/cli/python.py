@@ -15,19 +15,14 @@ from harness.analysis.records import Record, records
 from harness.analysis.results import Results, results_of, run_filter_of
 from harness.analysis.selection import RunFilter
 from harness.analysis.tables import Options
-from harness.analysis.tables import compare as compare_runs
 from harness.api import Method, Task
-from harness.base.errors import UsageError
 from harness.base.text import plural
 from harness.base.workspace import Workspace
 from harness.cli._execute import execute_runs
 from harness.cli._options import Work
-from harness.cli._selection import select_finished
-from harness.cli.compare import plain_text
-from harness.execution.fit import settings_of
+from harness.cli.compare import compare_stored, plain_text
+from harness.execution.fit import open_store
 from harness.plan.grid import expand, parse_seeds
-from harness.store import ResultStore
-from harness.store.create import is_missing
 
 if TYPE_CHECKING:
     import pandas
@@ -70,8 +65,8 @@ def run(
         PluginError: the text of a class is not known, or refers to what cannot be stored.
     """
     runs = expand(
-        [setting for selector in _several(method) for setting in settings_of("method", selector)],
-        [setting for selector in _several(task) for setting in settings_of("task", selector)],
+        _several(method),
+        _several(task),
         _seeds(seeds),
         protocol,
         settings,
@@ -154,17 +149,12 @@ def compare(
     Raises:
         UsageError: no run matches, there is no database, or a value is not allowed.
     """
-    workspace = Workspace.current()
-    workspace = workspace if home is None else Workspace(Path(home).expanduser().resolve())
-    if is_missing(workspace.database_url):
-        raise UsageError(f"There are no runs in {workspace.home}. Name a workspace: home=...")
+    workspace = Workspace.current(home)
     metrics = (metric,) if isinstance(metric, str) else tuple(metric)
-    with ResultStore.open(workspace.database_url) as store:
-        runs = select_finished(store, run_filter_of(method, task, study, protocol, seeds))
-        options = Options(metrics, "bca" if interval == "bca" else "t", test, baseline)
-        tables = compare_runs(runs, options)
-        if not tables:
-            raise UsageError(f"None of these runs has the metric '{', '.join(metrics)}'.")
+    options = Options(metrics, "bca" if interval == "bca" else "t", test, baseline)
+    selection = run_filter_of(method, task, study, protocol, seeds)
+    with open_store(workspace) as store:
+        runs, tables = compare_stored(store, selection, options, workspace)
         style = Style(interval != "se", differences or baseline is not None)
         grids = [grid for table in tables for grid in table_grids(table, style)]
         return Comparison(grids, records(tables, runs))

@@ -43,14 +43,14 @@ def reconstruct(
 
     if path is None:
         data = load_data(model.task, [model.spec.seed], getattr(torch, model.spec.dtype))
-        batches = figures.scored_images(model, data)
+        batches = figures.test_batches_of(model, data)
     else:
         images = torch.tensor(read_images(model, path)[:n])
         batches = (model.task.observe(part) for part in images.split(figures.N_IMAGES))
     originals, z, _ = figures.reconstruct(model, batches, n, f"{seed}/reconstruct")
     pixels = model.decode(z)
     if output.suffix.lower() == ".png":
-        content = figures.pairs(originals, pixels)
+        content = figures.image_pairs(originals, pixels)
     else:
         arrays = {"images": originals, "z": z, "pixels": pixels}
         content = npz_bytes({name: tensor.numpy() for name, tensor in arrays.items()})

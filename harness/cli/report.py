@@ -60,7 +60,7 @@ def report(output: Path, selection: RunFilter, title: str) -> None:
 
     with open_results("report on") as store:
         runs = select_finished(store, selection)
-        tuning = _tuning_sections(store, add_tuning_costs(runs), selection)
+        tuning = _tuning_sections(store, add_tuning_costs(runs, Workspace.current()), selection)
         ranking = across(compare(runs, Options()))
         page = build_page(
             title,

@@ -11,7 +11,6 @@ from harness.base.text import plural
 from harness.base.workspace import Workspace
 from harness.cli._options import open_store
 from harness.cli._output import say
-from harness.cli._selection import find_run
 
 
 @click.command()
@@ -34,7 +33,7 @@ def rm(keys: Sequence[str], yes: bool) -> None:
     if store is None:
         raise UnknownName("run", keys[0], [], "bench list runs")
     with store:
-        rows = [find_run(store, prefix) for prefix in dict.fromkeys(keys)]
+        rows = [store.find_one(prefix) for prefix in dict.fromkeys(keys)]
         if not yes:
             names = ", ".join(
                 f"{row.key} ({row.method} on {row.task_label}, seed {row.seed}, {row.status})"

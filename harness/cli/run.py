@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 )
 @click.option(
     "--from",
-    "source",
+    "start_key",
     metavar="KEY",
     help="Start from the scored parameters of a stored run, which is recorded in the new keys: "
     "the task's where it is the same task, the method's where it is the same method.",
@@ -49,7 +49,7 @@ def run(
     protocol: str | None,
     sets: Sequence[str],
     preset: str | None,
-    source: str | None,
+    start_key: str | None,
     work: Work,
     dry_run: bool,
     as_json: bool,
@@ -71,11 +71,11 @@ def run(
 
         settings = best_settings(Workspace.current(), preset, parsed_seeds)
     values: dict[str, Any] = dict(parse_sets(sets))
-    if source is not None:
-        from harness.execution.start_from import find_source
+    if start_key is not None:
+        from harness.execution.start_from import find_start_run
 
         with open_results("start from") as store:
-            values["start_from"] = find_source(store, source).key
+            values["start_from"] = find_start_run(store, start_key).key
     runs = expand(methods, tasks, parsed_seeds, protocol, values, settings)
     if dry_run:
         _print_plan(runs, work, as_json)

@@ -14,7 +14,7 @@ from harness.base.text import plural
 from harness.base.workspace import Workspace
 from harness.cli._options import bundle, plugins_option
 from harness.cli._output import say, write_out
-from harness.cli._selection import find_run, open_results
+from harness.cli._selection import open_results
 
 if TYPE_CHECKING:
     import numpy as np
@@ -88,7 +88,7 @@ def load_model(prefix: str, any_plugin: bool) -> TrainedModel:
     from harness.training.model import stored
 
     with open_results("take a model from") as store:
-        row = find_run(store, prefix)
+        row = store.find_one(prefix)
         file = next(iter(store.checkpoints(row.key)), None)
         spec = RunSpec.from_plain(row.spec)
         source = partial(permitted_source, store, Options(any_plugin=any_plugin))

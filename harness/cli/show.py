@@ -19,7 +19,6 @@ from harness.base.workspace import Workspace
 from harness.cli._options import json_option, open_store
 from harness.cli._output import print_json, say
 from harness.cli._render import console, print_table
-from harness.cli._selection import find_run
 
 if TYPE_CHECKING:
     from harness.plan.registry import Kind, NamedPlugin
@@ -53,7 +52,7 @@ def show(name: str, folder: Path | None, as_json: bool) -> None:
     if store is not None:
         with store:
             if store.find(name):
-                row = find_run(store, name)
+                row = store.find_one(name)
                 if folder is not None:
                     _copy_figures(store, row, folder)
                 elif as_json:

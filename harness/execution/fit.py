@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, overload
 import torch
 
 from harness.api import Method, Params, Particles, Task
-from harness.base.errors import UnknownName, UsageError, shortened
+from harness.base.errors import UsageError
 from harness.base.spec import Protocol, RunSpec
 from harness.base.workspace import Workspace
 from harness.execution.job import Options, permitted_source
@@ -21,8 +21,7 @@ from harness.execution.local import STACK
 from harness.execution.start_from import start_from
 from harness.numerics.noise import Noise
 from harness.plan import registry
-from harness.plan.grid import Resolved, Setting, parse_selector, resolve, selected
-from harness.plan.registry import NamedPlugin
+from harness.plan.grid import Resolved, Setting, resolve, selected, settings_of
 from harness.store import ResultStore
 from harness.store.create import is_missing
 from harness.training import checkpoint, evaluation
@@ -274,14 +273,9 @@ def load_run(key: str, *, home: str | Path | None = None, allow_plugins: bool = 
         UsageError: there is no database, or the run has no checkpoint.
         PluginError: its code is the database's, and was not allowed.
     """
-    workspace = Workspace.current()
-    workspace = workspace if home is None else Workspace(Path(home).expanduser().resolve())
-    with _open_store(workspace) as store:
-        rows = store.find(key)
-        if len(rows) != 1:
-            kind = "run of that key alone" if rows else "run"
-            raise UnknownName(kind, key, [row.key for row in rows], "bench list runs")
-        spec = RunSpec.from_plain(rows[0].spec)
+    workspace = Workspace.current(home)
+    with open_store(workspace) as store:
+        spec = RunSpec.from_plain(store.find_one(key).spec)
         file = next(iter(store.checkpoints(spec.key)), None)
         if file is None:
             raise UsageError(f"Run {spec.key} has no checkpoint. Finish it with bench run.")
@@ -291,7 +285,12 @@ def load_run(key: str, *, home: str | Path | None = None, allow_plugins: bool = 
     return _restored(method, task, spec, tensors, file.step)
 
 
-def _open_store(workspace: Workspace) -> ResultStore:
+def open_store(workspace: Workspace) -> ResultStore:
+    """Open a workspace's result database, which must exist.
+
+    Raises:
+        UsageError: it does not.
+    """
     if is_missing(workspace.database_url):
         raise UsageError(f"There are no runs in {workspace.home}. Name a workspace: home=...")
     return ResultStore.open(workspace.database_url)
@@ -302,7 +301,7 @@ def _fits(resolved: Resolved, seeds: Sequence[int], watch: Watch) -> list[Fit]:
     state = training.start(method, task, protocol, seeds)
     if protocol.start_from is not None:
         workspace = Workspace.current()
-        with _open_store(workspace) as store:
+        with open_store(workspace) as store:
             source_of = partial(permitted_source, store, Options())
             start_from(store, workspace, source_of, resolved.spec(seeds[0]), state)
     _train(method, task, protocol, state, watch)
@@ -325,29 +324,6 @@ def _train(method: Method, task: Task, protocol: Protocol, state: State, watch: 
                 f"finite at step {step}, where training ended.",
                 stacklevel=4,
             )
-
-
-def settings_of(kind: registry.Kind, selector: Any, as_stored: bool = True) -> list[Setting]:
-    """Return every setting that a name, a class or an instance stands for.
-
-    `as_stored`: a class as the plugin that its text makes, which can be stored; else as it is.
-
-    Raises:
-        UsageError: a name or field that is not allowed.
-        PluginError: the text of a class is not known, or refers to what cannot be stored.
-    """
-    if isinstance(selector, str):
-        return parse_selector(kind, selector)
-    cls = selector if isinstance(selector, type) else type(selector)
-    base = Method if kind == "method" else Task
-    if not issubclass(cls, base):
-        raise UsageError(
-            f"A {kind} is a name, a subclass of {base.__name__} or an instance of one, not "
-            f"{shortened(repr(selector), 60)}."
-        )
-    name = getattr(cls, "name", "")
-    plugin = registry.of_class(kind, cls) if as_stored else NamedPlugin(cls, name)
-    return [Setting(plugin, {} if cls is selector else selector.model_dump())]
 
 
 def _setting(kind: registry.Kind, selector: Any) -> Setting:

@@ -27,7 +27,7 @@ from harness.base.workspace import Workspace
 from harness.execution import job as jobs
 from harness.execution.heartbeat import Leases
 from harness.execution.job import Ended, Job, Note, Options, Stop, run_job, with_retry
-from harness.execution.start_from import check_sources
+from harness.execution.start_from import check_start_runs
 from harness.store import Claim, OpenRun, Owner, ResultStore
 from harness.store.run_files import remove_files
 
@@ -75,7 +75,7 @@ def prepare(
             to_reset.add(key)
     from_start = [run for run in runs if run.spec.key in to_reset or run.spec.key not in rows]
     source_of = partial(jobs.permitted_source, store, Options())
-    check_sources(store, workspace, source_of, from_start)
+    check_start_runs(store, workspace, source_of, from_start)
     if to_reset:
         files = store.reset(sorted(to_reset), [run for run in runs if run.spec.key in to_reset])
         remove_files(workspace, store, files)

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable
 import torch
 
 from harness.api import Params
-from harness.base.errors import UnknownName, UsageError
+from harness.base.errors import UsageError
 from harness.base.spec import NewRun, RunSpec, Status
 from harness.base.workspace import Workspace
 from harness.plan import registry
@@ -19,7 +19,7 @@ from harness.training.loop import State, initial_leaves
 SourceOf = Callable[[str], Source]
 
 
-def find_source(store: ResultStore, key: str) -> RunSpec:
+def find_start_run(store: ResultStore, key: str) -> RunSpec:
     """Return the spec of a run from which others may start.
 
     Args:
@@ -29,11 +29,7 @@ def find_source(store: ResultStore, key: str) -> RunSpec:
         UnknownName: there is no such run, or there are several.
         UsageError: it has no result, is retracted, or has no checkpoint.
     """
-    rows = store.find(key)
-    if len(rows) != 1:
-        kind = "run of that key alone" if rows else "run"
-        raise UnknownName(kind, key, [row.key for row in rows], "bench list runs")
-    (row,) = rows
+    row = store.find_one(key)
     remedy = "Start from a run that is done: bench list runs --status done."
     if row.status is not Status.DONE:
         raise UsageError(f"Run {row.key} is {row.status.value}, not done. {remedy}")
@@ -44,7 +40,7 @@ def find_source(store: ResultStore, key: str) -> RunSpec:
     return RunSpec.from_plain(row.spec)
 
 
-def check_sources(
+def check_start_runs(
     store: ResultStore, workspace: Workspace, source_of: SourceOf, runs: Iterable[NewRun]
 ) -> None:
     """Refuse runs that cannot start from the run they name, before anything is queued.
@@ -60,13 +56,13 @@ def check_sources(
         )
 
 
-def _shared(spec: RunSpec, source: RunSpec) -> tuple[str, ...]:
+def _shared(spec: RunSpec, start_run: RunSpec) -> tuple[str, ...]:
     """Return which parameters a run takes: those of the task, those of the method, or both."""
-    same = {"task.": spec.task == source.task, "method.": spec.method == source.method}
+    same = {"task.": spec.task == start_run.task, "method.": spec.method == start_run.method}
     shared = tuple(prefix for prefix, is_same in same.items() if is_same)
     if not shared:
         raise UsageError(
-            f"Run {source.key} is of {source.method} on {source.task}: {spec.method} on "
+            f"Run {start_run.key} is of {start_run.method} on {start_run.task}: {spec.method} on "
             f"{spec.task} shares no parameters with it. Start from a run of the same method or "
             "the same task."
         )
@@ -81,11 +77,11 @@ def _shared_leaves(
     shapes: dict[str, torch.Size],
 ) -> Params:
     """Return the parameters that a run takes, [1, *event], of those that it has."""
-    source = find_source(store, spec.start_from or "")
-    shared = _shared(spec, source)
-    file = store.checkpoints(source.key)[0]
-    method, task = registry.load(source, source_of)
-    trained = model.stored(source, method, task, file.path_in(workspace), file.sha256)
+    start_run = find_start_run(store, spec.start_from or "")
+    shared = _shared(spec, start_run)
+    file = store.checkpoints(start_run.key)[0]
+    method, task = registry.load(start_run, source_of)
+    trained = model.stored(start_run, method, task, file.path_in(workspace), file.sha256)
     leaves = {f"task.{name}": leaf for name, leaf in trained.theta.items()}
     leaves |= {f"method.{name}": leaf for name, leaf in trained.phi.items()}
     shared_leaves = {
@@ -94,7 +90,7 @@ def _shared_leaves(
     for name, leaf in shared_leaves.items():
         if leaf.shape[1:] != shapes[name]:
             raise UsageError(
-                f"{spec.method} on {spec.task} cannot start from run {source.key}: {name} is "
+                f"{spec.method} on {spec.task} cannot start from run {start_run.key}: {name} is "
                 f"{list(leaf.shape[1:])} there and {list(shapes[name])} here. Give both the same "
                 "fields."
             )
@@ -114,7 +110,7 @@ def start_from(
         source_of: the text of a plugin that is not installed.
 
     Raises:
-        UsageError: the source is missing, or a parameter has another shape there.
+        UsageError: that run is missing, or a parameter has another shape there.
         CheckpointError: its file is missing or damaged.
         PluginError: its code may not run here.
     """

@@ -11,7 +11,7 @@ from fnmatch import fnmatchcase
 from typing import Any
 
 from harness.api import Method, Task
-from harness.base.errors import InvalidSelector, InvalidSetting, UnknownName
+from harness.base.errors import InvalidSelector, InvalidSetting, UnknownName, shortened
 from harness.base.spec import NewRun, Protocol, RunSpec, stored_fields
 from harness.plan import registry
 from harness.plan.description import describe
@@ -63,6 +63,30 @@ def parse_selector(kind: registry.Kind, text: str) -> list[Setting]:
         Setting(plugin, {**plugin.fields, **dict(zip(choices, values, strict=True))})
         for values in itertools.product(*choices.values())
     ]
+
+
+def settings_of(kind: registry.Kind, selector: Any, as_stored: bool = True) -> list[Setting]:
+    """Return every setting that a name, a class or an instance stands for.
+
+    `as_stored`: a class as the plugin that its text makes, which can be stored; else as it is.
+
+    Raises:
+        UsageError: a name or field that is not allowed.
+        PluginError: the text of a class is not known, or refers to what cannot be stored.
+    """
+    if isinstance(selector, str):
+        return parse_selector(kind, selector)
+    cls = selector if isinstance(selector, type) else type(selector)
+    base = Method if kind == "method" else Task
+    if not issubclass(cls, base):
+        raise InvalidSelector(
+            f"A {kind} is a name, a subclass of {base.__name__} or an instance of one, not "
+            f"{shortened(repr(selector), 60)}."
+        )
+    plugin = (
+        registry.of_class(kind, cls) if as_stored else NamedPlugin(cls, getattr(cls, "name", ""))
+    )
+    return [Setting(plugin, {} if cls is selector else selector.model_dump())]
 
 
 def matches_any(patterns: Sequence[str], names: Collection[str], fields: Mapping[str, Any]) -> bool:
@@ -163,8 +187,8 @@ def parse_sets(texts: Sequence[str]) -> dict[str, str]:
 
 
 def expand(
-    methods: Sequence[str | Setting],
-    tasks: Sequence[str | Setting],
+    methods: Sequence[str | Method | type[Method]],
+    tasks: Sequence[str | Task | type[Task]],
     seeds: Sequence[int],
     protocol: str | None = None,
     sets: dict[str, Any] | None = None,
@@ -176,7 +200,8 @@ def expand(
     Raises:
         UsageError: a name, field or value that is not allowed.
     """
-    rows, columns = _settings("method", methods), _settings("task", tasks)
+    rows = [setting for selector in methods for setting in settings_of("method", selector)]
+    columns = [setting for selector in tasks for setting in settings_of("task", selector)]
     refuse_too_many(len(rows) * len(columns) * len(seeds))
     runs = {}
     for method, task in itertools.product(rows, columns):
@@ -184,16 +209,6 @@ def expand(
         for run in cell_runs(method, task, seeds, protocol or preset_protocol, sets or {}, below):
             runs.setdefault(run.spec.key, run)
     return list(runs.values())
-
-
-def _settings(kind: registry.Kind, selectors: Sequence[str | Setting]) -> list[Setting]:
-    return [
-        setting
-        for selector in selectors
-        for setting in (
-            [selector] if isinstance(selector, Setting) else parse_selector(kind, selector)
-        )
-    ]
 
 
 def cell_runs(

@@ -29,8 +29,8 @@ LARGEST_ARRAY = 10_000
 
 
 def is_notebook_class(cls: type) -> bool:
-    """Whether the class was defined in this session, or made by `harness.target`: no module has it
-    under its name.
+    """Say whether the class was defined in this session, or made by `harness.target`: no module has
+    it under its name.
     """
     return cls.__module__ == MAIN or bool(vars(cls).get("target_functions"))
 
@@ -158,6 +158,9 @@ class _Collected:
             make = "tensor" if is_tensor else "array"
             shape = tuple(value.shape)
             return f"_{library}.{make}({text}, dtype={dtype}).reshape({shape})"
+        if isinstance(value, np.generic) and _evaluated(repr(value.item())) is not None:
+            self.imports.add("import numpy as _numpy")
+            return f"_numpy.{value.dtype.name}({value.item()!r})"
         if isinstance(value, float) and not math.isfinite(value):
             return f"float({str(value)!r})"
         plain = str | bytes | int | float | complex | list | tuple | dict | set | None

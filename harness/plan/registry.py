@@ -166,7 +166,7 @@ def _from_path(kind: Kind, text: str) -> NamedPlugin:
 
 
 def of_class(kind: Kind, cls: type) -> NamedPlugin:
-    """The plugin that a class is, as `find` would name it: of this session, by its text.
+    """Return the plugin that a class is, as `find` would name it; of a notebook, by its text.
 
     Raises:
         PluginError: its text is not known, or refers to what cannot be stored.

@@ -22,7 +22,7 @@ ABOUT = (
     "most: of the gap of the training bound to the best log-evidence where the truth is known, "
     "else of the bound. Gradient evaluations are those of the log-joint. Seconds are a run's "
     "seconds of work, spread evenly over its steps; replicates that train together each have the "
-    "seconds of all. The vertical axis shows where nine of ten lines are after the first tenth; a "
+    "seconds of all. A few spikes and the start of a bound may lie outside of the vertical axis; a "
     "double click shows everything."
 )
 Points = list[tuple[int, float]]

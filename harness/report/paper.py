@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from harness.analysis.selection import Group, names_beside, shared_settings
+from harness.analysis.selection import Group, row_names, shared_settings
 from harness.analysis.statistics import Interval
 from harness.base.errors import UsageError, harmless
 from harness.base.metrics import MLE_PREFIX
@@ -80,7 +80,7 @@ def _lines(view: View) -> dict[Any, Line]:
     settings that all rows share.
     """
     rows = sorted({group.row for group in view.groups}, key=lambda row: row.order)
-    names = names_beside(rows, shared_settings(rows))
+    names = row_names(rows, shared_settings(rows))
     methods = list(dict.fromkeys(row.method for row in rows))
     lines = {}
     for index, row in enumerate(rows):

@@ -21,7 +21,7 @@ from sqlalchemy import (
     select,
 )
 
-from harness.base.errors import StoreError
+from harness.base.errors import StoreError, UnknownName
 from harness.base.spec import Description, Plan, Status
 from harness.store.database import Operations, now, select_in
 from harness.store.files import database_id
@@ -76,6 +76,18 @@ class Runs(Operations):
         query = select(*RUN_COLUMNS).where(begins(runs.c.key, prefix)).order_by(runs.c.key)
         with self._read() as connection:
             return [run_row(row) for row in connection.execute(query)]
+
+    def find_one(self, prefix: str) -> RunRow:
+        """Find the one run whose key begins with `prefix`.
+
+        Raises:
+            UnknownName: there is none, or there are several.
+        """
+        rows = self.find(prefix)
+        if len(rows) != 1:
+            kind = "run of that key alone" if rows else "run"
+            raise UnknownName(kind, prefix, [row.key for row in rows], "bench list runs")
+        return rows[0]
 
     def recent(
         self,

@@ -185,7 +185,7 @@ def run_page(workspace: Workspace, run_id: str) -> str | None:
     return f"{server if is_remote(workspace) else local}/#/runs/{run_id}"
 
 
-def start_page(workspace: Workspace, host: str = UI_HOST, port: int = UI_PORT) -> str:
+def start_page(workspace: Workspace, port: int = UI_PORT) -> str:
     """Return where `bench ui` is best opened: the runs and the charts of metrics of the task whose
     runs were mirrored last; the list of tasks before there are any.
     """
@@ -194,9 +194,9 @@ def start_page(workspace: Workspace, host: str = UI_HOST, port: int = UI_PORT) -
 
     client = MlflowClient(workspace.tracking_uri)
     experiments = client.search_experiments(order_by=["last_update_time DESC"])
-    ids = [each.experiment_id for each in experiments if each.experiment_id != "0"]
+    ids = [task.experiment_id for task in experiments if task.experiment_id != "0"]
     path = f"/{ids[0]}/runs?{RUNS_AND_CHARTS}" if ids else ""
-    return f"http://{host}:{port}/#/experiments{path}"
+    return f"http://{UI_HOST}:{port}/#/experiments{path}"
 
 
 def ui_command(

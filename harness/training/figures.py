@@ -36,8 +36,8 @@ def pngs(model: TrainedModel, data: Data) -> Iterator[tuple[str, bytes]]:
     stream = f"{model.spec.seed}/pictures"
     samples = torch.from_numpy(model.sample(SIDE * SIDE, f"{stream}/samples")["pixels"])
     yield "samples.png", image_grid(samples.unflatten(0, (SIDE, SIDE)))
-    images, z, path = reconstruct(model, scored_images(model, data), N_IMAGES, f"{stream}/test")
-    yield "reconstructions.png", pairs(images, model.decode(z))
+    images, z, path = reconstruct(model, test_batches_of(model, data), N_IMAGES, f"{stream}/test")
+    yield "reconstructions.png", image_pairs(images, model.decode(z))
     if path is not None and len(path) > 2:
         yield (
             "path.png",
@@ -55,7 +55,7 @@ def square(cells: Tensor) -> bytes:
     return image_grid(torch.cat([cells, blank]).unflatten(0, (n_rows, side)))
 
 
-def scored_images(model: TrainedModel, data: Data) -> Iterable[Batch]:
+def test_batches_of(model: TrainedModel, data: Data) -> Iterable[Batch]:
     """Return the test images of a run in parts."""
     in_order = Noise(["batch"], shuffled=False)
     return model.task.scored_batches(data, model.spec.batch_size, in_order)
@@ -86,7 +86,7 @@ def reconstruct(
     return torch.cat(images)[:n], torch.cat(latents)[:n], path
 
 
-def pairs(images: Tensor, decoded: Tensor) -> bytes:
+def image_pairs(images: Tensor, decoded: Tensor) -> bytes:
     """Draw images [n, height, width] above what their latents decode to, as many beside one another
     as `N_IMAGES`.
     """
