@@ -14,7 +14,7 @@ from torch import Tensor
 from harness.api import Batch, Data, Field, Metric, Noise, Params, Problem, Task
 from harness.densities import LOG_2PI
 
-from .gaussian import METRICS, Gaussian, base_density, mini_batch
+from .gaussian import COORDINATES, METRICS, Coordinates, Gaussian, base_density, mini_batch
 
 
 def whiten(v: Tensor, rho: float) -> Tensor:
@@ -176,7 +176,9 @@ class GaussianAR1(Task, frozen=True):
     # a leapfrog step is stable below 2 / sqrt(1 + n (1 + rho) / (1 - rho)), 0.0046 by default: the
     # methods' 0.005 is not
     recommended: ClassVar[dict[str, dict[str, Any]]] = {
-        name: {"method.init_step": 0.002} for name in ("hvae", "hvae-iaf")
+        "hvae": {"method.init_step": 0.002},
+        "hvae-iaf": {"method.init_step": 0.002, **Gaussian.recommended["hvae-iaf"]},
+        "iaf": Gaussian.recommended["iaf"],
     }
 
     dim: int = Field(25, ge=1, description="latent dimension d")
@@ -184,6 +186,7 @@ class GaussianAR1(Task, frozen=True):
         0.9, gt=-1, lt=1, description="correlation of neighbouring dimensions of the noise"
     )
     n_data: int = Field(10_000, ge=2, description="points in a data set")
+    base_coordinates: Coordinates = COORDINATES
 
     @property
     def latent_dim(self) -> int:
@@ -250,7 +253,7 @@ class GaussianAR1(Task, frozen=True):
         def score(z: Tensor) -> Tensor:  # n Sigma^-1 (m - z) - z
             return torch.addcmul(torch.addcmul(at_zero, slope, z), across, neighbours(z))
 
-        return Problem(log_joint, score, base_density(params, base))
+        return Problem(log_joint, score, base_density(params, base, self.base_coordinates))
 
     def metrics(self, params: Params, data: Data) -> dict[str, Tensor]:
         """Squared errors to the truth of the fit and of the exact maximum-likelihood fit, and the

@@ -111,7 +111,7 @@ def test_scores_of_the_exact_posterior_have_no_gap():
     leaves = {
         "delta": best["delta"],
         "log_sigma": best["log_sigma"],
-        "base_mean": posterior.mean,
+        "base_mean": posterior.mean + best["delta"],
         "base_log_scale": posterior.log_scale,
     }
     state.flat = torch.cat(

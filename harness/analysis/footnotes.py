@@ -3,21 +3,26 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
+from harness.analysis.best import FEW, RELATIVE_MARGIN, is_carried
 from harness.analysis.selection import Group, SelectedRuns
-from harness.analysis.statistics import BCA_FROM, WILCOXON_FROM
+from harness.analysis.statistics import BCA_FROM
 from harness.base.metrics import IMPORTANCE_ESTIMATES, PARETO_K_LIMIT, Metric
 from harness.base.text import plural
 
 if TYPE_CHECKING:
     from harness.analysis.tables import Line, Options
 
-FEW = 6
-"""Of fewer seeds than this readers are warned."""
+MAYBE_BEST = "†"
+FEW_NOTE = (
+    f"Where rows share fewer than {FEW} seeds the best mean alone is bold, and nothing is claimed "
+    "of it."
+)
 LETTERS = "abcdefghijklmnopqrstuvwxyz"
-TESTED_FROM = {"t": 2, "wilcoxon": WILCOXON_FROM}
+RISING = 3.0
+"""The slope of the bound over its standard error above which it still rose."""
 TEST_NAMES = {
     "t": "Student's t",
     "bca": "bias-corrected and accelerated bootstrap",
@@ -31,12 +36,16 @@ class Footnotes:
     def __init__(self) -> None:
         self._letters: dict[str, str] = {}
         self._general: list[str] = []
+        self.shared_seeds: list[int] = []
+        """How many seeds the rows of each column share that compete to be best."""
 
     def lines(self) -> tuple[str, ...]:
         """Return all notes, those with letters first."""
         return (*(f"[{letter}] {text}" for text, letter in self._letters.items()), *self._general)
 
-    def marks(self, selected: SelectedRuns, group: Group, metric: str) -> tuple[str, ...]:
+    def marks(
+        self, selected: SelectedRuns, group: Group, metric: str, values: Mapping[int, float]
+    ) -> tuple[str, ...]:
         """Return the letters of what a reader must know of a group's entry."""
         reasons = Counter(selected.withdrawn[key] for key in group.withdrawn)
         texts = [
@@ -48,6 +57,15 @@ class Footnotes:
             texts.append(
                 f"Pareto k is above {PARETO_K_LIMIT} in some of these runs: "
                 "the estimate is not to be trusted."
+            )
+        if is_carried(values):
+            texts.append(
+                "One run carries the mean, which is less than half as large without it: the median "
+                "and the quartiles stand in its place."
+            )
+        if any(trend > RISING for trend in selected.values(group, "bound_trend_z").values()):
+            texts.append(
+                "Not converged: in some of these runs the bound still rose at the end of training."
             )
         if len({run.source_hash for run in group.done}) > 1:
             texts.append(
@@ -77,17 +95,10 @@ class Footnotes:
         if info.description:
             end = f", {info.better} is better" if info.better else ""
             self._general.append(f"{metric}: {info.description}{end}.")
-        if any(entry.best for entry in entries):
-            self._general.append(
-                f"Bold: the best mean of each column, and what {TEST_NAMES[options.test]} test of "
-                "paired differences, with Holm's correction, does not tell apart from it (5 %). "
-                "A row with failed runs is never bold."
-            )
-            if fewest < TESTED_FROM[options.test]:
-                self._general.append(
-                    f"Of fewer than {TESTED_FROM[options.test]} shared seeds this test says "
-                    "nothing: it tells nobody apart."
-                )
+        if max(self.shared_seeds, default=0) >= FEW:
+            self._general.append(best_note(info, options))
+        if any(1 < n < FEW for n in self.shared_seeds):
+            self._general.append(FEW_NOTE)
         if fewest < FEW:
             self._general.append(
                 f"Fewer than {FEW} seeds somewhere: intervals are wide there, "
@@ -101,3 +112,16 @@ class Footnotes:
         self._general += [
             f"Left out: {plural(count, 'run')} ({why})." for why, count in sorted(left_out.items())
         ]
+
+
+def best_note(info: Metric, options: Options) -> str:
+    """Say what bold claims, and the mark of the confidence set."""
+    margin = f"{RELATIVE_MARGIN:.0%}" if info.margin is None else f"{info.margin:g} {info.unit}"
+    test = f"sign test and {TEST_NAMES[options.test]} test, one-sided and paired"
+    return (
+        f"Bold: shown to be at most {margin} worse than every other row on the seeds that all rows "
+        f"share ({test}, of logarithms where all values are positive); a column has a row that is "
+        f"bold wrongly with a probability of 5 % at most. {MAYBE_BEST}: no row is shown to be "
+        "better; the best row is among these, or the bold ones, with 95 % confidence. Rows with "
+        "failed runs are neither."
+    )

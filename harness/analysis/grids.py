@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
-from harness.analysis.footnotes import TEST_NAMES, Footnotes
+from harness.analysis.footnotes import FEW_NOTE, MAYBE_BEST, TEST_NAMES, Footnotes, best_note
 from harness.analysis.ranks import Ranking
 from harness.analysis.reproduction import ClosedFormValue, Judgement, ReplicateMean
 from harness.analysis.selection import (
@@ -170,14 +170,20 @@ def _notes(tables: Sequence[Table], style: Style) -> Iterator[str]:
         yield f"{end.capitalize()} is better."
     else:
         yield from (f"{metric}: {end} is better." for metric, end in better.items() if end)
-    if any(entry.best for entry in entries):
-        test = TEST_NAMES[tables[0].options.test]
-        yield f"Bold: best, and not distinguished from it (paired {test} test, Holm, 5 %)."
+    if any(entry.maybe_best for entry in entries):
+        yield best_note(tables[0].info, tables[0].options)
+    elif any(entry.best for entry in entries):
+        yield FEW_NOTE
     yield from (note for table in tables for note in table.notes if note.startswith("["))
 
 
 def _legend(table: Table, style: Style) -> Iterator[str]:
     """How all else is to be read."""
+    if any(entry and entry.spiked for line in table.lines for entry in line.entries):
+        yield (
+            "Spiked: the last parameters are worse than those of an earlier window of steps, which "
+            "are scored."
+        )
     if table.mle is not None:
         yield f"{MLE_ROW}: the exact maximum-likelihood fit to the same data sets."
     if any(entry is None for line in table.lines for entry in line.entries):
@@ -212,11 +218,14 @@ def _mean(entry: Entry | None, brackets: bool, usual_total: int) -> Word:
     if entry is None:
         return Word(NOTHING)
     remarks = [f"{some}/{entry.total} {status}" for status, some in entry.failures.items()]
+    remarks += [f"{entry.spiked}/{entry.total} spiked"] if entry.spiked else []
     if not entry.interval.n:
         return Word(", ".join(remarks) or "withdrawn", False, entry.marks, entry.cell)
     if entry.total != usual_total:
         remarks.append(f"n = {entry.interval.n}")
-    text = estimate(entry.interval, brackets) + (f" ({', '.join(remarks)})" if remarks else "")
+    text = between(*entry.quartiles) if entry.quartiles else estimate(entry.interval, brackets)
+    text += f" ({', '.join(remarks)})" if remarks else ""
+    text += f" {MAYBE_BEST}" if entry.maybe_best and not entry.best else ""
     return Word(text, entry.best, entry.marks, entry.cell)
 
 

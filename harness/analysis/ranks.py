@@ -8,8 +8,9 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from harness.analysis.best import LEVEL
 from harness.analysis.selection import RowName, row_texts
-from harness.analysis.tables import LEVEL, Entry, Table
+from harness.analysis.tables import Entry, Table
 
 
 @dataclass(frozen=True)

@@ -33,6 +33,7 @@ KINDS: dict[str, Kind] = {
     **dict.fromkeys(INTEGERS, "integer"),
     **dict.fromkeys(NUMBERS, "number"),
     "best": "flag",
+    "maybe_best": "flag",
 }
 """Of the columns of comparisons; the others are text."""
 
@@ -86,7 +87,13 @@ def _entry(table: Table, entry: Entry) -> Record:
         | _estimate(entry.interval, table)
         | {
             "failures": failures or None,
+            "spiked": entry.spiked,
             "best": entry.best,
+            "maybe_best": entry.maybe_best,
+            **{
+                name: entry.quartiles[index] if entry.quartiles else None
+                for index, name in enumerate(("median", "lower_quartile", "upper_quartile"))
+            },
             "reference": difference.reference if difference else None,
             "test": table.options.test if difference else None,
         }

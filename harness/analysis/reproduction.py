@@ -26,7 +26,7 @@ from harness.api import ClosedForm
 from harness.base.errors import UnknownName, UsageError
 from harness.base.spec import NewRun, Status
 from harness.plan.grid import cell_runs, parse_selector
-from harness.plan.registry import build, find
+from harness.plan.registry import find, rebuild
 from harness.store import ResultStore
 
 NEAR = 0.05
@@ -127,7 +127,7 @@ class ReproductionRuns:
             UnknownName: the task has no such closed form.
         """
         if run.task_label not in self._closed_forms:
-            task = build(find("task", run.spec.task).cls, run.spec.task, run.spec.task_fields)
+            task = rebuild(find("task", run.spec.task).cls, run.spec.task, run.spec.task_fields)
             self._closed_forms[run.task_label] = task.closed_forms()
         forms = self._closed_forms[run.task_label]
         if name not in forms:

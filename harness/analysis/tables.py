@@ -5,10 +5,12 @@ column stands in another table.
 from __future__ import annotations
 
 import math
+import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from harness.analysis.best import Test, best_rows, is_carried
 from harness.analysis.footnotes import Footnotes
 from harness.analysis.metrics import declared_metric
 from harness.analysis.selection import (
@@ -28,21 +30,18 @@ from harness.analysis.statistics import (
     Interval,
     bca_interval,
     holm,
-    mean,
     t_interval,
     t_test,
     wilcoxon_test,
 )
 from harness.base.errors import UnknownName, UsageError
-from harness.base.metrics import MLE_PREFIX, Better, Metric, metric_by_name
+from harness.base.metrics import MLE_PREFIX, Metric, metric_by_name
 from harness.base.spec import settings_text
 from harness.base.text import natural_key
 
 IntervalKind = Literal["t", "bca"]
 INTERVALS = {"t": t_interval, "bca": bca_interval}
-Test = Literal["t", "wilcoxon"]
 TESTS = {"t": t_test, "wilcoxon": wilcoxon_test}
-LEVEL = 0.05
 MLE_ROW = "exact MLE"
 """The name of the row that holds the exact maximum-likelihood fit's metric."""
 Values = Mapping[int, float]
@@ -77,18 +76,34 @@ class Entry:
     """A method on a task: the mean over its finished runs, how many ended otherwise, and how it
     differs from the reference.
 
-    `best` is true of the best one and of those that a test does not distinguish from it. `marks`
-    are letters that the table's notes explain.
+    `spiked` counts the runs of which earlier parameters than the last ones are scored. `best` is
+    true of those that are bold, `maybe_best` of the confidence set of the best, both as
+    `best_rows` has them. `marks` are letters that the table's notes explain.
     """
 
     group: Group
-    seeds: tuple[int, ...]
+    values: Values
     failures: dict[str, int]
+    spiked: int
     interval: Interval
     difference: Difference | None
     is_reference: bool
     best: bool
+    maybe_best: bool
     marks: tuple[str, ...]
+
+    @property
+    def seeds(self) -> tuple[int, ...]:
+        """The seeds whose runs have a value."""
+        return tuple(self.values)
+
+    @property
+    def quartiles(self) -> tuple[float, float, float] | None:
+        """The median and the quartiles about it where one run carries the mean; else None."""
+        if not is_carried(self.values):
+            return None
+        low, middle, high = statistics.quantiles(self.values.values(), n=4, method="inclusive")
+        return middle, low, high
 
     @property
     def cell(self) -> str:
@@ -281,18 +296,25 @@ class _Maker:
                 "without this metric": len(group.done) - len(values),
             }
             failures[row] = {name: count for name, count in counts.items() if count}
-        whole = [row for row in groups if finite[row] and not failures[row]]
-        reference, others, best = _compared(finite, whole, self.info.better, self.options)
+        # the others' values are those of survivors
+        whole = {row: finite[row] for row in groups if finite[row] and not failures[row]}
+        best = best_rows(whole, self.info, self.options.test)
+        notes.shared_seeds.append(best.n_seeds)
+        baseline = self.options.baseline
+        reference = _named(baseline, finite) if baseline else best.row
+        others = _differences(reference, finite, self.options.test) if reference else {}
         return {
             row: Entry(
                 group,
-                tuple(finite[row]),
+                finite[row],
                 failures[row],
+                _spiked(self.selected, group),
                 INTERVALS[self.options.interval](list(finite[row].values())),
                 others.get(row),
                 row == reference,
-                row in best,
-                notes.marks(self.selected, group, self.metric),
+                row in best.bold,
+                row in best.confidence_set,
+                notes.marks(self.selected, group, self.metric, finite[row]),
             )
             for row, group in groups.items()
         }
@@ -306,37 +328,9 @@ class _Maker:
         return INTERVALS[self.options.interval](finite) if finite else None
 
 
-def _compared(
-    values: Mapping[RowName, Values],
-    whole: Sequence[RowName],
-    better: Better | None,
-    options: Options,
-) -> tuple[RowName | None, dict[RowName, Difference], set[RowName]]:
-    """Test every row of a column against the best one, and against the baseline where there is one:
-    the row that others are compared with, their differences from it, and the rows that are best or
-    not distinguished from the best one.
-
-    The best row has the best mean among the `whole` ones, whose runs all have a value: the mean of
-    the others is that of survivors. They are never called best, and neither is anything where the
-    metric does not rank, or where the best has one seed. A row that shares too few seeds with the
-    best to be tested is not distinguished from it.
-
-    Raises:
-        UsageError: several rows are called like the baseline.
-    """
-    best = None
-    if better is not None and whole:
-        sign = 1 if better == "lower" else -1
-        best = min(whole, key=lambda row: (sign * mean(list(values[row].values())), row.order))
-    against_best = _differences(best, values, options.test) if best else {}
-    reference = _named(options.baseline, values) if options.baseline else best
-    against_reference = against_best
-    if reference != best:
-        against_reference = _differences(reference, values, options.test) if reference else {}
-    tied: set[RowName] = set()
-    if best and len(values[best]) > 1:
-        tied = {row for row in whole if row == best or not against_best[row].p <= LEVEL}
-    return reference, against_reference, tied
+def _spiked(selected: SelectedRuns, group: Group) -> int:
+    scored = selected.values(group, "scored_step")
+    return sum(scored.get(run.seed, run.step) < run.step for run in group.done)
 
 
 def _differences(

@@ -18,14 +18,20 @@ MLE_PREFIX = "mle_"
 same data.
 """
 
+NATS = 0.1
+"""The difference in nats of two bounds that does not matter."""
+
 
 @dataclass(frozen=True)
 class Metric:
-    """The meaning of a metric; `better` is None where it explains and does not rank."""
+    """The meaning of a metric; `better` is None where it explains and does not rank. Within
+    `margin`, in its unit, two values are as good as one another; None: within 5 % of the value.
+    """
 
     unit: str = ""
     better: Better | None = None
     description: str = ""
+    margin: float | None = None
 
     def __post_init__(self) -> None:
         """Raises: ValueError: `better` is another word."""
@@ -34,10 +40,14 @@ class Metric:
 
 
 HARNESS_METRICS = {
-    "elbo": Metric("nats", "higher", "evidence lower bound"),
-    "log_evidence": Metric("nats", "higher", "importance-sampling estimate of the log-evidence"),
-    "validation_elbo": Metric("nats an example", "higher", "bound on validation data"),
-    "nll": Metric("nats an example", "lower", "negative log-likelihood, by importance sampling"),
+    "elbo": Metric("nats", "higher", "evidence lower bound", NATS),
+    "log_evidence": Metric(
+        "nats", "higher", "importance-sampling estimate of the log-evidence", NATS
+    ),
+    "validation_elbo": Metric("nats an example", "higher", "bound on validation data", NATS),
+    "nll": Metric(
+        "nats an example", "lower", "negative log-likelihood, by importance sampling", NATS
+    ),
     "elbo_gap": Metric(
         "nats", "lower", "exact log-evidence at the learned parameters less the bound"
     ),
@@ -54,6 +64,10 @@ HARNESS_METRICS = {
     "bound_trend_z": Metric(
         "", None, "slope of the bound over its standard error at the end of training"
     ),
+    "scored_step": Metric(
+        "steps", None, "steps before the parameters that are scored: fewer than all after a spike"
+    ),
+    "last_elbo": Metric("nats", None, "evidence lower bound of the last parameters"),
     "travel_used": Metric("", None, "share of the way that parameters could travel"),
 }
 """The metrics that the harness computes for every task, or for every task with an oracle."""

@@ -130,8 +130,8 @@ def compare(
     test: Literal["t", "wilcoxon"] = "t",
     home: str | Path | None = None,
 ) -> Comparison:
-    """Compare stored runs as `bench compare` does: means over seeds, failures, and which means are
-    indistinguishable from the best.
+    """Compare stored runs as `bench compare` does: means over seeds, failures, and which rows are
+    shown to be the best.
 
     Args:
         method, task: names or patterns: `"vb"`, `["hvae*", "gaussian-*"]`.

@@ -120,6 +120,7 @@ def start_from(
     columns = [values[name].expand(R, *shape).reshape(R, -1) for name, shape in shapes.items()]
     state.flat = torch.cat([column.to(state.flat) for column in columns], -1)
     state.start, state.is_warm = state.flat.clone(), True
+    state.window_start = state.flat[: len(state.window_start)].clone()
     unchanged = [name for name in shapes if name not in replaced]
     return f"Starts from {', '.join(replaced)} of run {spec.start_from}." + (
         f" {', '.join(unchanged)}: as without it." if unchanged else ""

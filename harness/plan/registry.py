@@ -264,8 +264,8 @@ def load(spec: RunSpec, source_of: Callable[[str], Source]) -> tuple[Method, Tas
     method = _class_of("method", spec.method, spec.method_source, source_of)
     task = _class_of("task", spec.task, spec.task_source, source_of)
     return (
-        build(method, f"method '{spec.method}'", spec.method_fields, "method."),
-        build(task, f"task '{spec.task}'", spec.task_fields, "task."),
+        rebuild(method, f"method '{spec.method}'", spec.method_fields, "method."),
+        rebuild(task, f"task '{spec.task}'", spec.task_fields, "task."),
     )
 
 
@@ -298,8 +298,6 @@ def build(cls: type[Model], whose: str, values: dict[str, Any], prefix: str = ""
     """
     from pydantic import ValidationError
 
-    from harness.base.spec import former_values
-
     for name in values:
         if name not in cls.model_fields:
             known = [f"{prefix}{field}" for field in cls.model_fields]
@@ -309,7 +307,7 @@ def build(cls: type[Model], whose: str, values: dict[str, Any], prefix: str = ""
         for name, value in values.items()
     }
     try:
-        return cls(**{**former_values(cls), **typed})
+        return cls(**typed)
     except ValidationError as err:
         first = err.errors()[0]
         message = first["msg"].removeprefix("Value error, ").removeprefix("Input ")
@@ -324,6 +322,16 @@ def build(cls: type[Model], whose: str, values: dict[str, Any], prefix: str = ""
             f"{prefix}{name}={shortened(str(values.get(name)), 60)} is not allowed for {whose}: it "
             f"{message}."
         ) from err
+
+
+def rebuild(cls: type[Model], whose: str, stored: dict[str, Any], prefix: str = "") -> Model:
+    """`cls` with the fields of a stored run, which had the former value where one was added later.
+
+    Raises: as `build`.
+    """
+    from harness.base.spec import former_values
+
+    return build(cls, whose, {**former_values(cls), **stored}, prefix)
 
 
 def _typed(cls: type[BaseModel], name: str, text: str) -> Any:

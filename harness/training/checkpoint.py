@@ -35,7 +35,10 @@ def replicate_tensors(state: State, replicate: int) -> dict[str, Tensor]:
 
 def _loop_tensors(state: State) -> list[str]:
     names = ["curve", "window", "diverged_at"]
-    return [*names, "validation", "best"] if state.validation.shape[1] else names
+    names += ["validation", "best"] if state.validation.shape[1] else []
+    if len(state.window_start):
+        names += ["best", "best_bound", "best_step", "window_start", "last_elbo"]
+    return names
 
 
 def encode(state: State, replicate: int, spec: RunSpec, **beside: Tensor) -> bytes:

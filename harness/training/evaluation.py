@@ -89,7 +89,8 @@ def scoring(
     standard error), `ess` (particles), `pareto_k`; `nll` where problems share weights (minus
     `log_evidence`: nats an example); `validation_elbo` (nats an example) where there are validation
     data; with an oracle `elbo_gap` and `evidence_gap` (nats); the task's metrics, those of the
-    draws as means over problems like the bounds; `bound_trend_z` and `travel_used`.
+    draws as means over problems like the bounds; `bound_trend_z` and `travel_used`; with
+    `score=best` the step of the parameters that are scored, and the ELBO of the last ones.
     """
     oracle = task.oracle()
     dtype = torch.float64 if oracle else getattr(torch, protocol.dtype)
@@ -121,6 +122,9 @@ def scoring(
         scores["validation_elbo"] = Score(
             validation_bounds(method, task, protocol, state, theta, phi)[1][None]
         )
+    if protocol.score == "best":
+        scores["scored_step"] = Score(state.best_step.double())
+        scores["last_elbo"] = Score(state.last_elbo)
     if not task.stacks:
         scores["nll"] = Score(-scores["log_evidence"].value, scores["log_evidence"].error)
     return scores

@@ -22,6 +22,9 @@ from harness.training.surrogates import surrogate
 CURVES = ("bound", "grad_norm")
 CURVE_POINTS = 200
 NEVER = -1
+CHOICE_DRAWS = 1_000
+SPIKE = 4.0
+"""Standard errors by which earlier parameters are better than the last ones after a spike."""
 
 
 @dataclass(frozen=True)
@@ -54,7 +57,10 @@ class State:
         reached; `window` [R, curves], sums since the last point; `diverged_at` [R], the step at
         which a replicate was frozen, or -1: from then on nothing of it changes. With a validation
         every so many steps: the bounds, `validation` [R, validations], NaN where not reached, and
-        the parameters at the best one, `best` [R, P], NaN before the first; empty otherwise.
+        the parameters at the best one, `best` [R, P], NaN before the first; empty otherwise. With
+        `score=best`: `best`, the parameters at which the window with the best mean bound began,
+        that mean and that step, `best_bound` and `best_step` [R], and where the present window
+        began, `window_start` [R, P]; at the end also `last_elbo` [R].
     """
 
     seeds: tuple[int, ...]
@@ -69,6 +75,10 @@ class State:
     diverged_at: Tensor
     validation: Tensor
     best: Tensor
+    best_bound: Tensor
+    best_step: Tensor
+    window_start: Tensor
+    last_elbo: Tensor
     is_warm: bool = False
 
     @property
@@ -92,7 +102,9 @@ class State:
 
     def snapshot(self) -> Callable[[], None]:
         """Copy what steps change; returns a function that puts it back."""
-        changing = ("flat", "curve", "window", "diverged_at")
+        changing = ["flat", "curve", "window", "diverged_at"]
+        if len(self.window_start):
+            changing += ["best", "best_bound", "best_step", "window_start"]
         copies = {name: getattr(self, name).clone() for name in changing}
         moments = {name: moment.clone() for name, moment in self.moments.items()}
         step = self.step
@@ -104,11 +116,12 @@ class State:
         return self.step if diverged == NEVER else diverged
 
     def best_parameters(self) -> Tensor:
-        """Return the parameters to be scored, [R, P]: the best on validation data, else the
-        last.
+        """Return the parameters to be scored, [R, P]: the best on validation data, or of the best
+        window of steps, where there are such; else the last.
         """
-        has_best = self.best.shape[1] and not bool(self.best.isnan().any())
-        return self.best if has_best else self.flat
+        if not self.best.shape[1]:
+            return self.flat
+        return torch.where(self.best.isnan().any(1, keepdim=True), self.flat, self.best)
 
 
 @dataclass(frozen=True)
@@ -198,7 +211,8 @@ def start(method: Method, task: Task, protocol: Protocol, seeds: Sequence[int]) 
     )
     R, n_points = len(seeds), math.ceil(protocol.steps / curve_stride(protocol.steps))
     n_validations = protocol.steps // protocol.validate_every if protocol.validate_every else 0
-    n_best = flat.shape[1] if protocol.validate_every else 0
+    n_best = flat.shape[1] if protocol.validate_every or protocol.score == "best" else 0
+    n_windowed = R if protocol.score == "best" else 0
     return State(
         seeds=tuple(seeds),
         layout=Layout({name: leaf.shape for name, leaf in replicates[0].items()}),
@@ -212,6 +226,10 @@ def start(method: Method, task: Task, protocol: Protocol, seeds: Sequence[int]) 
         diverged_at=torch.full((R,), NEVER),
         validation=torch.full((R, n_validations), math.nan, dtype=torch.float64),
         best=torch.full_like(flat, math.nan)[:, :n_best],
+        best_bound=torch.full((n_windowed,), -math.inf, dtype=torch.float64),
+        best_step=torch.zeros(n_windowed, dtype=torch.int64),
+        window_start=flat[:n_windowed].clone(),
+        last_elbo=torch.full((n_windowed,), math.nan, dtype=torch.float64),
     )
 
 
@@ -225,6 +243,8 @@ def extended(method: Method, task: Task, protocol: Protocol, state: State) -> St
     longer.moments = {name: moment.clone() for name, moment in state.moments.items()}
     longer.validation[:, : state.validation.shape[1]] = state.validation
     longer.best = state.best.clone()
+    longer.best_bound, longer.best_step = state.best_bound.clone(), state.best_step.clone()
+    longer.window_start = longer.flat[: len(state.best_step)].clone()
     # The window that is open at this step holds none of the steps before: it has no point.
     longer.window.fill_(math.nan if state.step % curve_stride(protocol.steps) else 0.0)
     return longer
@@ -358,6 +378,8 @@ def train(method: Method, task: Task, protocol: Protocol, state: State) -> Itera
             tensor[frozen] = rows
         state.step += 1
         _add_to_curves(state, torch.stack([bound, norm], dim=1), frozen, protocol.steps)
+        if protocol.score == "best" and state.step == protocol.steps:
+            choose_parameters(method, task, protocol, state)
         warning, recorded.warning = recorded.warning, None
         progress = Progress(state.step, bound, confirmed, warning)
         if protocol.validate_every and state.step % protocol.validate_every == 0 and confirmed():
@@ -439,6 +461,40 @@ def _add_to_curves(state: State, values: Tensor, frozen: Tensor | None, steps: i
         means = torch.where(frozen[:, None], math.nan, means)
     state.curve[:, :, point] = means
     state.window.zero_()
+    if len(state.window_start):
+        better = means[:, 0] > state.best_bound  # NaN is not
+        state.best_bound = torch.where(better, means[:, 0], state.best_bound)
+        state.best_step = torch.where(better, point * stride, state.best_step)
+        state.best = torch.where(better[:, None], state.window_start, state.best)
+        state.window_start = state.flat.clone()
+
+
+def choose_parameters(method: Method, task: Task, protocol: Protocol, state: State) -> None:
+    """Keep the last parameters as the best ones, unless those at which the best window began have a
+    better ELBO on the first batch, on the same fresh draws, by more than `SPIKE` standard errors of
+    the difference. A spike at the end of training decides no score then, and neither does the luck
+    of one window.
+    """
+    noise = Noise(streams(state.seeds, "batch"), shuffled=protocol.shuffle)
+    batch = task.batch(state.data, 0, protocol.batch_size, noise.at(0))
+
+    def log_weights(flat: Tensor) -> Tensor:  # [draws, R]
+        theta, phi = state.layout.owned(flat)
+        problem = task.problem(theta, batch, protocol.base)
+        n_draws = CHOICE_DRAWS if task.stacks else max(2, CHOICE_DRAWS // len(problem.base.mean))
+        draws = Noise(streams(state.seeds, "choice")).at(0)
+        log_w = draw(method, task, problem, phi, draws, n_draws).log_w.double()
+        return log_w if task.stacks else log_w.reshape(-1, 1)
+
+    with torch.no_grad():
+        last, best = log_weights(state.flat), log_weights(state.best)
+    gain = best - last
+    error = gain.std(0) / math.sqrt(len(gain))
+    is_worse = ~last.mean(0).isfinite() | (gain.mean(0) > SPIKE * error)
+    replaces = is_worse & best.mean(0).isfinite() & state.alive
+    state.best = torch.where(replaces[:, None], state.best, state.flat)
+    state.best_step = torch.where(replaces, state.best_step, state.step)
+    state.last_elbo = last.mean(0)
 
 
 def curves(protocol: Protocol, state: State, replicate: int) -> dict[str, list[tuple[int, float]]]:
