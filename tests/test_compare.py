@@ -276,16 +276,17 @@ def test_costs_are_steps_gradient_evaluations_and_seconds(records, compare):
     assert "No settings here were found by a tuning study of this workspace." in compare()
 
 
-def test_ranks_across_tasks_put_failures_last(compare):
+def test_ranks_across_tasks_take_a_failed_run_for_the_worst(compare):
+    """On gaussian-3 two of hvae's ten runs failed, and eight are better than vb's."""
     text = compare("-m", "vb", "-m", "hvae", "--ranks").partition("mean ranks across tasks")[2]
-    assert (row(text, "vb")[:2], row(text, "hvae")[:2]) == (["vb", "1.00"], ["hvae", "2.00"])
+    assert (row(text, "vb")[:2], row(text, "hvae")[:2]) == (["vb", "1.50"], ["hvae", "1.50"])
     (ranking,) = [
         json.loads(line)["ranking"]
         for line in compare("-m", "vb", "-m", "hvae", "--ranks", "--json").splitlines()[-1:]
     ]
     assert (ranking["names"], ranking["mean_ranks"], ranking["n_blocks"], ranking["p"]) == (
         ["hvae", "vb"],
-        [2.0, 1.0],
+        [1.5, 1.5],
         2,
         None,
     )

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from harness.analysis.footnotes import FEW_NOTE, MAYBE_BEST, TEST_NAMES, Footnotes, best_note
-from harness.analysis.ranks import Ranking
+from harness.analysis.ranks import FEW_BLOCKS, Ranking
 from harness.analysis.reproduction import ClosedFormValue, Judgement, ReplicateMean
 from harness.analysis.selection import (
     RowName,
@@ -311,13 +311,19 @@ def rank_grid(ranking: Ranking) -> Grid:
         for name in clique:
             groups[name].append(str(label))
     notes = [
-        f"Ranks within each of {ranking.n_blocks} columns, 1 the best; "
-        "a method with failed runs is last in that column."
+        f"Ranks within each of {ranking.n_blocks} columns, 1 the best, by the median of a method's "
+        "runs; a failed run counts as worse than any other."
     ]
+    if ranking.n_blocks < FEW_BLOCKS:
+        notes.insert(
+            0,
+            f"Of fewer than {FEW_BLOCKS} columns: these ranks say little, and the tests below are "
+            "approximations for more.",
+        )
     if ranking.p == ranking.p:
         notes.append(
-            "Friedman's test that all are alike: "
-            f"chi-squared {number(ranking.chi_square)}, p {probability(ranking.p)}."
+            "Friedman's test that all are alike, as Iman and Davenport's: "
+            f"F {number(ranking.f)}, p {probability(ranking.p)}."
         )
     notes.append(
         f"Mean ranks less than {number(ranking.critical_difference)} apart are not told apart "

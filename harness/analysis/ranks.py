@@ -17,14 +17,16 @@ from harness.analysis.tables import Entry, Table
 class Ranking:
     """Mean ranks of k methods over N blocks, 1 the best.
 
-    `p` is Friedman's, NaN with fewer than three methods or two blocks. `critical_difference` is
-    Nemenyi's: mean ranks nearer to one another than that are not distinguished at 5 %.
+    `chi_square` is Friedman's, `f` and `p` are Iman and Davenport's of it; NaN with fewer than
+    three methods or two blocks. `critical_difference` is Nemenyi's: mean ranks nearer to one
+    another than that are not distinguished at 5 %.
     """
 
     names: tuple[str, ...]
     mean_ranks: tuple[float, ...]
     n_blocks: int
     chi_square: float
+    f: float
     p: float
     critical_difference: float
 
@@ -43,30 +45,57 @@ class Ranking:
         return cliques
 
 
-def ranks(values: Sequence[float | None], lower_is_better: bool) -> list[float]:
-    """Rank one block, 1 the best; equals share the mean of theirs, and failures (None or NaN)
-    share the last ones.
+FEW_BLOCKS = 5
+"""Of fewer blocks mean ranks say little: both tests are approximations for many."""
+
+
+@dataclass(frozen=True)
+class Typical:
+    """A method in a block: the median of its runs, of which failed ones are worse than any value,
+    and the share that failed. `value` is None where at least half did.
+    """
+
+    value: float | None
+    failed: float = 0.0
+
+
+def ranks(values: Sequence[float | Typical | None], lower_is_better: bool) -> list[float]:
+    """Rank one block, 1 the best; equals share the mean of theirs.
+
+    Of those without a value (None or NaN) the ones that failed less often come first.
 
     >>> ranks([0.2, None, 0.1, 0.2], lower_is_better=True)
     [2.5, 4.0, 1.0, 2.5]
+    >>> ranks([Typical(None, 1.0), Typical(0.2, 0.1), Typical(None, 0.5)], lower_is_better=True)
+    [3.0, 1.0, 2.0]
     """
     from scipy import stats
 
     sign = 1 if lower_is_better else -1
-    costs = [math.inf if v is None or math.isnan(v) else sign * v for v in values]
-    return stats.rankdata(costs).tolist()
+
+    def cost(value: float | Typical | None) -> tuple[float, float]:
+        number = value.value if isinstance(value, Typical) else value
+        is_missing = number is None or math.isnan(number)
+        failed = value.failed if isinstance(value, Typical) else float(is_missing)
+        return math.inf if number is None or is_missing else sign * number, failed
+
+    costs = [cost(value) for value in values]
+    order = {pair: place for place, pair in enumerate(sorted(set(costs)))}
+    return stats.rankdata([order[pair] for pair in costs]).tolist()
 
 
 def ranking(
     names: Sequence[str],
-    blocks: Sequence[Sequence[float | None]],
+    blocks: Sequence[Sequence[float | Typical | None]],
     lower_is_better: bool | Sequence[bool],
 ) -> Ranking:
     r"""Rank methods within each block, and test whether their mean ranks differ.
 
-    Friedman's test with its correction for ties, and Nemenyi's critical difference
+    Friedman's test with its correction for ties, as Iman and Davenport's F, and Nemenyi's critical
+    difference
 
-    $$\mathrm{CD} = \frac{q_{0.05}}{\sqrt 2} \sqrt{\frac{k (k+1)}{6 N}}$$
+    $$F = \frac{(N - 1)\, \chi^2}{N (k - 1) - \chi^2} \sim F_{k-1,\, (k-1)(N-1)}, \qquad
+      \mathrm{CD} = \frac{q_{0.05}}{\sqrt 2} \sqrt{\frac{k (k+1)}{6 N}}$$
 
     with q the studentised range's quantile for k groups.
 
@@ -76,7 +105,8 @@ def ranking(
             failed.
         lower_is_better: for all blocks, or for each.
 
-    Source: Demsar 2006, "Statistical comparisons of classifiers over multiple data sets", JMLR 7.
+    Source: Iman & Davenport 1980, Communications in Statistics 9; Demsar 2006, "Statistical
+    comparisons of classifiers over multiple data sets", JMLR 7.
     """
     from scipy import stats
 
@@ -85,15 +115,18 @@ def ranking(
     table = [ranks(block, lower) for block, lower in zip(blocks, is_lower, strict=True)]
     by_method = list(zip(*table, strict=True)) or [()] * k
     means = tuple(math.fsum(column) / n if n else math.nan for column in by_method)
-    chi_square = p = critical = math.nan
+    chi_square = f = p = critical = math.nan
     if k > 1 and n > 0:
         q = float(stats.studentized_range.ppf(1 - LEVEL, k, math.inf))
         critical = q / math.sqrt(2) * math.sqrt(k * (k + 1) / (6 * n))
     if k > 2 and n > 1:
-        chi_square, p = 0.0, 1.0
+        chi_square, f, p = 0.0, 0.0, 1.0
         if any(len(set(row)) > 1 for row in table):  # not only ties
-            chi_square, p = map(float, stats.friedmanchisquare(*by_method))
-    return Ranking(tuple(names), means, n, chi_square, p, critical)
+            chi_square = float(stats.friedmanchisquare(*by_method).statistic)
+            rest = n * (k - 1) - chi_square  # 0 where all blocks agree
+            f = (n - 1) * chi_square / rest if rest > 1e-9 * n else math.inf
+            p = float(stats.f.sf(f, k - 1, (k - 1) * (n - 1)))
+    return Ranking(tuple(names), means, n, chi_square, f, p, critical)
 
 
 def across(tables: Sequence[Table]) -> Ranking | None:
@@ -118,10 +151,15 @@ def across(tables: Sequence[Table]) -> Ranking | None:
         for row, text in row_texts(rows).items()
     ]
     blocks = [
-        [
-            None if entry.failures or not entry.interval.n else entry.interval.mean
-            for entry in (column[row] for row in rows)
-        ]
-        for column in columns
+        [_typical(column[row], lower) for row in rows]
+        for column, lower in zip(columns, is_lower, strict=True)
     ]
     return ranking(names, blocks, is_lower)
+
+
+def _typical(entry: Entry, lower_is_better: bool) -> Typical:
+    n_failed = entry.total - len(entry.values)
+    values = sorted(entry.values.values(), reverse=not lower_is_better)  # the best first
+    middle = entry.total // 2  # of an even number the worse one
+    value = values[middle] if middle < len(values) else None
+    return Typical(value, n_failed / entry.total if entry.total else 1.0)

@@ -117,8 +117,8 @@ def compare(
     """Methods by tasks: means over seeds, failures, and which rows are shown to be the best.
 
     A column holds only what was scored alike; other runs have a table of their own, which says what
-    differs. Training settings label the rows. Bold are the rows of a column that are shown not to be
-    worse than any other by more than 5 %, or 0.1 nats; a dagger has what may still be the best.
+    differs. Training settings label the rows. Bold are the rows of a column that are shown not to
+    be worse than any other by more than 5 %, or 0.1 nats; a dagger has what may still be the best.
 
     \b
     Examples:

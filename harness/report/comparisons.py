@@ -10,7 +10,7 @@ from typing import Any
 
 import plotly.graph_objects as go
 
-from harness.analysis.ranks import Ranking
+from harness.analysis.ranks import FEW_BLOCKS, Ranking
 from harness.analysis.selection import ColumnName, Group
 from harness.analysis.statistics import Interval
 from harness.base.metrics import MLE_PREFIX
@@ -276,12 +276,14 @@ def choices(view: View) -> Section:
 def ranks(ranking: Ranking | None) -> Section:
     """Draw the critical-difference diagram of the methods across tasks."""
     about = (
-        "Mean ranks over the tasks that all of these methods were run on, 1 the best; a method "
-        "with "
-        "failed runs is last where it failed. A grey bar joins methods that cannot be told apart: "
+        "Mean ranks over the tasks that all of these methods were run on, 1 the best, by the "
+        "median of runs, of which failed ones are the worst. A grey bar joins methods that cannot "
+        "be told apart: "
         "their mean ranks are nearer to one another than the critical difference (Nemenyi's test "
         "at 5 %; Demsar 2006)."
     )
+    if ranking is not None and ranking.n_blocks < FEW_BLOCKS:
+        about += f" Of fewer than {FEW_BLOCKS} tasks ranks say little."
     figures = []
     if ranking is not None and math.isfinite(ranking.critical_difference):
         figures = [Figure("Critical differences", "", [_ranks_plot(ranking)])]
