@@ -17,6 +17,7 @@ BENCHMARKS = {
     "rivals": "A step on images, beside Pythae",
     "images": "A step on images, and the score written out",
     "scaling": "How time grows",
+    "gradients": "What a counted gradient costs",
     "memory": "The memory that steps take",
     "tracking": "A whole run, beside its bare loop",
     "workers": "Two workers, beside one",

@@ -258,13 +258,13 @@ def test_the_exact_fit_has_a_row_of_its_own(records, compare):
 
 
 def test_costs_are_steps_gradient_evaluations_and_seconds(records, compare):
-    """hvae asks for the score at both ends of each of its ten steps, eleven times, and the bound is
-    differentiated once.
+    """hvae asks for the score at both ends of each of its ten steps, eleven times; training goes
+    back through each, and the bound is differentiated once.
     """
     (run,) = expand(["hvae"], ["gaussian-2"], [0], "smoke")
     found = of(records(), "hvae")
     assert found["steps"] == run.spec.steps
-    assert found["gradients"] == run.spec.steps * run.spec.particles * (11 + 1)
+    assert found["gradients"] == run.spec.steps * run.spec.particles * (2 * 11 + 1)
     assert of(records(), "vb")["gradients"] == run.spec.steps * run.spec.particles
     assert found["seconds"] == 2.5
     assert row(compare("-t", "gaussian-2"), "hvae")[2:] == [

@@ -202,7 +202,7 @@ def test_costs_settings_and_versions_are_columns(workspace):
         home=workspace.home, method="hvae[n_leapfrog=10]", task="gaussian-25"
     ).runs
     found = runs[runs.method == "hvae"].iloc[0]
-    assert (found.gradients, found.step, found.particles) == (200 * 10 * (11 + 1), 200, 10)
+    assert (found.gradients, found.step, found.particles) == (200 * 10 * (2 * 11 + 1), 200, 10)
     assert (
         found["method.n_leapfrog"],
         found["task.dim"],

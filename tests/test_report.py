@@ -150,7 +150,7 @@ def test_the_horizontal_axis_of_learning_curves_can_be_chosen(browser, page):
     article.locator("[data-choice='1']").click()
     tab.wait_for_timeout(500)
     assert (
-        plot.evaluate(furthest) == steps * 10 * 12
+        plot.evaluate(furthest) == steps * 10 * 23
     )  # ten particles; ten leapfrog steps ask for eleven scores, and there is the way back
     assert complaints == []
     tab.context.close()

@@ -196,7 +196,8 @@ def _legend(table: Table, style: Style) -> Iterator[str]:
     if style.costs:
         yield (
             "Costs are of one run, from the cheapest column to the dearest. Gradients: evaluations "
-            "of the log-joint's gradient, which are steps x particles x (what a draw takes + 1). "
+            "of the log-joint's gradient, which are steps x particles x (2 x what a draw takes + "
+            "1): training goes back through each of them. "
             "Time: seconds of work; replicates that train together each count the time of all."
         )
         yield (

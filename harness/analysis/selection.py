@@ -432,12 +432,13 @@ def gradients(
     spec: dict[str, Any], description: Description, steps: int | None = None
 ) -> int | None:
     """Return the gradient evaluations of the log-joint, or of a mini-batch's, in some steps or a
-    whole run: steps x particles x (scores a draw takes + 1). The gradient of the bound, taken once
-    a step, goes through the log-joint once more.
+    whole run: steps x particles x (2 x scores a draw takes + 1). The gradient of the bound, taken
+    once a step, goes through the log-joint once more, and back through each score, which takes as
+    long as the score did (benchmarks/gradients.py).
 
     How many scores a draw takes was counted when the run was queued; None where it is not known.
     """
     if description.scores is None:
         return None
     n_steps = spec["steps"] if steps is None else steps
-    return n_steps * spec["particles"] * (description.scores + 1)
+    return n_steps * spec["particles"] * (2 * description.scores + 1)
