@@ -121,3 +121,18 @@ def test_pareto_k_of_weights_that_cannot_be_judged():
     assert math.isnan(float(bounds.pareto_k(torch.zeros(20, 1))))
     assert math.isnan(float(bounds.pareto_k(torch.full((100, 1), math.nan))))
     assert float(bounds.pareto_k(torch.zeros(100, 1))) == -math.inf
+
+
+def test_tied_weights_have_a_finite_tail():
+    """Weights at the tail's threshold are not above it, as in arviz: half of the weights are equal
+    here, and with the others the tail is a Pareto's of shape 0.5.
+    """
+    rng = np.random.default_rng(0)
+    tail = np.log(1 + rng.pareto(2.0, size=(30, 4)))
+    log_w = torch.from_numpy(np.concatenate([np.zeros((970, 4)), tail]))
+    k = bounds.pareto_k(log_w)
+    assert k.isfinite().all()
+    assert ((k > 0) & (k < 1)).all()
+    assert float(bounds.pareto_k(torch.zeros(1000, 1, dtype=torch.float64))) == -math.inf
+    few = torch.cat([torch.zeros(997, 1), torch.tensor([[1.0], [2.0], [3.0]])]).double()
+    assert float(bounds.pareto_k(few)) == math.inf

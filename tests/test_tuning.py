@@ -7,6 +7,7 @@ import json
 import math
 import random
 
+import numpy as np
 import optuna
 import pytest
 from conftest import json_lines
@@ -420,9 +421,16 @@ def test_tuning_ends_with_a_winner_on_other_seeds(bench, workspace):
 
         scores, default = scores_of(best.spec, [0, 1, 2]), scores_of(search.default_spec, [0, 1, 2])
         tuned = scores_of(best.spec, [1000, 1001, 1002])
+        default_then = scores_of(search.default_spec, [1000, 1001, 1002])
     assert shown["tuned"]["mean"] == pytest.approx(sum(scores) / 3, rel=1e-12)
     assert shown["best"]["score"] == pytest.approx(sum(tuned) / 3, rel=1e-12)
-    assert shown["optimism_gap"] == pytest.approx(sum(tuned) / 3 - sum(scores) / 3, rel=1e-9)
+    seen, gains = (
+        np.subtract(first, second) for first, second in ((tuned, default_then), (scores, default))
+    )
+    assert shown["tuning_gain"]["mean"] == pytest.approx(seen.mean(), rel=1e-9)
+    assert shown["optimism_gap"] == pytest.approx(seen.mean() - gains.mean(), rel=1e-9)
+    width = shown["optimism"]["high"] - shown["optimism"]["low"]
+    assert width == pytest.approx(shown["gain"]["high"] - shown["gain"]["low"], rel=1e-9)
     by_scipy = stats.ttest_rel(scores, default).confidence_interval()
     assert (shown["gain"]["low"], shown["gain"]["high"]) == pytest.approx(
         (by_scipy.low, by_scipy.high), rel=1e-9

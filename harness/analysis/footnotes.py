@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
@@ -9,7 +10,7 @@ from typing import TYPE_CHECKING
 from harness.analysis.best import FEW, RELATIVE_MARGIN, is_carried
 from harness.analysis.selection import Group, SelectedRuns
 from harness.analysis.statistics import BCA_FROM
-from harness.base.metrics import IMPORTANCE_ESTIMATES, PARETO_K_LIMIT, Metric
+from harness.base.metrics import IMPORTANCE_ESTIMATES, Metric, why_one_sided
 from harness.base.text import plural
 
 if TYPE_CHECKING:
@@ -52,11 +53,10 @@ class Footnotes:
             f"{count} withdrawn, and in no mean: {reason}"
             for reason, count in sorted(reasons.items())
         ]
-        tails = selected.values(group, "pareto_k") if metric in IMPORTANCE_ESTIMATES else {}
-        if any(value > PARETO_K_LIMIT for value in tails.values()):
+        if reason := why_one_sided_group(selected, group, metric):
             texts.append(
-                f"Pareto k is above {PARETO_K_LIMIT} in some of these runs: "
-                "the estimate is not to be trusted."
+                f"{reason[0].upper()}{reason[1:]} in some of these runs: the estimate is a bound "
+                "in expectation, and has no interval that would cover."
             )
         if is_carried(values):
             texts.append(
@@ -125,3 +125,15 @@ def best_note(info: Metric, options: Options) -> str:
         "better; the best row is among these, or the bold ones, with 95 % confidence. Rows with "
         "failed runs are neither."
     )
+
+
+def why_one_sided_group(selected: SelectedRuns, group: Group, metric: str) -> str | None:
+    """Return why the estimate of some run of a group is a bound only; None where none is."""
+    if metric not in IMPORTANCE_ESTIMATES:
+        return None
+    tails, n_draws = selected.values(group, "pareto_k"), group.cell.spec["eval_particles"]
+    reasons = (
+        why_one_sided(metric, {"pareto_k": tails.get(run.seed, math.inf)}, n_draws)
+        for run in group.done
+    )
+    return next(filter(None, reasons), None)

@@ -210,7 +210,7 @@ def _legend(table: Table, style: Style) -> Iterator[str]:
 
 def estimate(interval: Interval, brackets: bool) -> str:
     """Write a mean with its standard error, or with its interval."""
-    if brackets and interval.n > 1:
+    if brackets and interval.n > 1 and interval.se == interval.se:
         return between(interval.mean, interval.low, interval.high)
     return number(interval.mean, interval.se)
 
@@ -225,6 +225,7 @@ def _mean(entry: Entry | None, brackets: bool, usual_total: int) -> Word:
     if entry.total != usual_total:
         remarks.append(f"n = {entry.interval.n}")
     text = between(*entry.quartiles) if entry.quartiles else estimate(entry.interval, brackets)
+    text = f"{entry.sign} {text}" if entry.sign else text
     text += f" ({', '.join(remarks)})" if remarks else ""
     text += f" {MAYBE_BEST}" if entry.maybe_best and not entry.best else ""
     return Word(text, entry.best, entry.marks, entry.cell)

@@ -86,6 +86,7 @@ def _entry(table: Table, entry: Entry) -> Record:
         {"cell": entry.cell, "seeds": " ".join(map(str, entry.seeds)), "total": entry.total}
         | _estimate(entry.interval, table)
         | {
+            "sign": entry.sign or None,
             "failures": failures or None,
             "spiked": entry.spiked,
             "best": entry.best,

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from harness.analysis.best import Test, best_rows, is_carried
-from harness.analysis.footnotes import Footnotes
+from harness.analysis.footnotes import Footnotes, why_one_sided_group
 from harness.analysis.metrics import declared_metric
 from harness.analysis.selection import (
     Aspects,
@@ -35,7 +35,7 @@ from harness.analysis.statistics import (
     wilcoxon_test,
 )
 from harness.base.errors import UnknownName, UsageError
-from harness.base.metrics import MLE_PREFIX, Metric, metric_by_name
+from harness.base.metrics import IMPORTANCE_ESTIMATES, MLE_PREFIX, Metric, metric_by_name
 from harness.base.spec import settings_text
 from harness.base.text import natural_key
 
@@ -76,9 +76,10 @@ class Entry:
     """A method on a task: the mean over its finished runs, how many ended otherwise, and how it
     differs from the reference.
 
-    `spiked` counts the runs of which earlier parameters than the last ones are scored. `best` is
-    true of those that are bold, `maybe_best` of the confidence set of the best, both as
-    `best_rows` has them. `marks` are letters that the table's notes explain.
+    `sign` stands before an estimate that is a bound only, and has no interval. `spiked` counts the
+    runs of which earlier parameters than the last ones are scored. `best` is true of those that are
+    bold, `maybe_best` of the confidence set of the best, both as `best_rows` has them. `marks` are
+    letters that the table's notes explain.
     """
 
     group: Group
@@ -86,6 +87,7 @@ class Entry:
     failures: dict[str, int]
     spiked: int
     interval: Interval
+    sign: str
     difference: Difference | None
     is_reference: bool
     best: bool
@@ -309,7 +311,10 @@ class _Maker:
                 finite[row],
                 failures[row],
                 _spiked(self.selected, group),
-                INTERVALS[self.options.interval](list(finite[row].values())),
+                self.interval(group, finite[row]),
+                IMPORTANCE_ESTIMATES[self.metric]
+                if why_one_sided_group(self.selected, group, self.metric)
+                else "",
                 others.get(row),
                 row == reference,
                 row in best.bold,
@@ -318,6 +323,13 @@ class _Maker:
             )
             for row, group in groups.items()
         }
+
+    def interval(self, group: Group, values: Values) -> Interval:
+        """The mean with its interval; without one where estimates are bounds only."""
+        interval = INTERVALS[self.options.interval](list(values.values()))
+        if why_one_sided_group(self.selected, group, self.metric):
+            return Interval(interval.mean, math.nan, math.nan, math.nan, interval.n)
+        return interval
 
     def mle(self, groups: Iterable[Group]) -> Interval | None:
         """Average the exact maximum-likelihood fit's metric over the data sets of a column."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal, get_args
 
@@ -11,8 +13,14 @@ PARETO_K_LIMIT = 0.7
 
 Source: Vehtari et al. 2024, "Pareto smoothed importance sampling", JMLR 25.
 """
-IMPORTANCE_ESTIMATES = ("log_evidence", "nll")
-"""The metrics that are estimated by importance sampling."""
+DRAWS_FOR_INTERVAL = 10_000
+"""Of fewer draws an interval of such an estimate covers too seldom, also where Pareto k is below
+the limit (tests/test_coverage.py).
+"""
+IMPORTANCE_ESTIMATES = {"log_evidence": "\u2265", "nll": "\u2264"}
+"""The metrics that are estimated by importance sampling: the truth is at least, or at most, what is
+estimated, in expectation.
+"""
 MLE_PREFIX = "mle_"
 """What the name of a metric begins with where it is that of the exact maximum-likelihood fit to the
 same data.
@@ -39,6 +47,21 @@ class Metric:
             raise ValueError(f"better={self.better!r} is not 'lower', 'higher' or None")
 
 
+def why_one_sided(name: str, metrics: Mapping[str, float], n_draws: int) -> str | None:
+    """Return why an estimate has no interval and is a bound only; None where it has one.
+
+    Args:
+        name: the metric's.
+        metrics: all of the run.
+        n_draws: the draws of each problem, `eval_particles`.
+    """
+    if name not in IMPORTANCE_ESTIMATES:
+        return None
+    if not metrics.get("pareto_k", math.inf) <= PARETO_K_LIMIT:
+        return f"Pareto k is above {PARETO_K_LIMIT}"
+    return "fewer than 10,000 draws" if n_draws < DRAWS_FOR_INTERVAL else None
+
+
 HARNESS_METRICS = {
     "elbo": Metric("nats", "higher", "evidence lower bound", NATS),
     "log_evidence": Metric(
@@ -60,6 +83,15 @@ HARNESS_METRICS = {
         "lower",
         "shape of the tail of the importance weights; "
         f"above {PARETO_K_LIMIT} estimates are not to be trusted",
+    ),
+    "pareto_k_share": Metric(
+        "", "lower", f"share of the problems whose Pareto k is above {PARETO_K_LIMIT}"
+    ),
+    "elbo_se_examples": Metric(
+        "nats an example", None, "standard error of the bound over the test examples"
+    ),
+    "nll_se_examples": Metric(
+        "nats an example", None, "standard error of nll over the test examples"
     ),
     "bound_trend_z": Metric(
         "", None, "slope of the bound over its standard error at the end of training"

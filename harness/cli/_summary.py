@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from harness.base.metrics import IMPORTANCE_ESTIMATES, PARETO_K_LIMIT, metric_by_name
+from harness.base.metrics import IMPORTANCE_ESTIMATES, metric_by_name, why_one_sided
 from harness.base.spec import NewRun, plain_number, settings_text
 from harness.base.text import duration, number, plural
 from harness.base.tracebacks import reason_and_place
@@ -102,26 +102,31 @@ def _row(cell: list[Run], run: NewRun) -> dict[str, str]:
         "settings": settings_text(description.settings or {}),
         "seeds": str(len(cell)),
         "status": next(iter(statuses)) if len(statuses) == 1 else status,
-        **{name: _mean(cell, name) for name in description.headline},
+        **{name: _mean(cell, name, run.spec.eval_particles) for name in description.headline},
         "time": duration(max(member["wall_s"] for member in cell)),
     }
 
 
-def _mean(cell: list[Run], name: str) -> str:
+def _mean(cell: list[Run], name: str, n_draws: int) -> str:
     """Return the mean over seeds with its standard error; of one seed, the estimate's own."""
     values = [float(member["metrics"][name]) for member in cell if name in member["metrics"]]
     if not values:
         return "-"
-    mark = f" [{FOOTNOTE}]" if name in IMPORTANCE_ESTIMATES and any(map(_is_doubtful, cell)) else ""
+    if name in IMPORTANCE_ESTIMATES and any(_why_one_sided(run, n_draws) for run in cell):
+        return (
+            f"{IMPORTANCE_ESTIMATES[name]} {number(math.fsum(values) / len(values))} [{FOOTNOTE}]"
+        )
     if len(values) == 1:
-        return number(values[0], cell[0]["standard_errors"].get(name)) + mark
+        return number(values[0], cell[0]["standard_errors"].get(name))
     mean = math.fsum(values) / len(values)
     variance = math.fsum((value - mean) ** 2 for value in values) / (len(values) - 1)
-    return number(mean, math.sqrt(variance / len(values))) + mark
+    return number(mean, math.sqrt(variance / len(values)))
 
 
-def _is_doubtful(run: Run) -> bool:
-    return float(run["metrics"].get("pareto_k", 0.0)) > PARETO_K_LIMIT
+def _why_one_sided(run: Run, n_draws: int) -> str | None:
+    """Why the importance-sampling estimates of a run are bounds only."""
+    metrics = {name: float(value) for name, value in run["metrics"].items()}
+    return why_one_sided("nll", metrics, n_draws) if metrics else None
 
 
 def _failures(
@@ -177,11 +182,13 @@ def _notes(results: Sequence[Run], runs: Sequence[NewRun]) -> Iterator[str]:
         )
     if rising := share("bound_trend_z", RISING_Z):
         yield f"{rising} were still improving at the end (bound_trend_z above {RISING_Z:.0f})."
-    if doubtful := share("pareto_k", PARETO_K_LIMIT):
-        mark = f"[{FOOTNOTE}] " if infos.keys() & set(IMPORTANCE_ESTIMATES) else ""
+    n_draws = {run.spec.key: run.spec.eval_particles for run in runs}
+    reasons = (_why_one_sided(run, n_draws[run["key"]]) for run in results)
+    doubtful = list(filter(None, reasons))
+    if doubtful and infos.keys() & IMPORTANCE_ESTIMATES.keys():
         yield (
-            f"{mark}{doubtful} have Pareto k above {PARETO_K_LIMIT}: "
-            f"do not trust their {' and '.join(IMPORTANCE_ESTIMATES)}."
+            f"[{FOOTNOTE}] A bound in expectation, without an interval: {doubtful[0]} in "
+            f"{len(doubtful)} of {len(results)} runs."
         )
     if results:
         yield (

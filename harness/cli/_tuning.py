@@ -31,7 +31,14 @@ from harness.execution.local import Waiting
 from harness.plan.grid import ranges
 from harness.tracking import Mirror
 from harness.tuning.coordinator import has_reached, tune
-from harness.tuning.result import TuningResult, best_of, measured, read_results, report_runs
+from harness.tuning.result import (
+    TuningResult,
+    best_of,
+    measured,
+    read_results,
+    report_runs,
+    reported,
+)
 from harness.tuning.search import Search, SearchRecord, run_keys
 from harness.tuning.trials import open_log
 
@@ -205,7 +212,7 @@ def _print_result(out: Console, result: TuningResult) -> None:
     rows += [
         (f"{search.metric} on seeds {ranges(search.seeds)}", "-", score),
         (
-            f"{search.metric} on seeds {ranges(search.report_seeds)}",
+            f"{reported(search.metric)} on seeds {ranges(search.report_seeds)}",
             _mean(result.untuned),
             _mean(result.tuned),
         ),
@@ -216,8 +223,9 @@ def _print_result(out: Console, result: TuningResult) -> None:
     if gain.n:
         interval = between(gain.mean, gain.low, gain.high)
         out.print(f"tuned less default, paired over {plural(gain.n, 'seed')}: {interval} (95 %)")
-    if result.tuned.n:
-        out.print(f"optimism gap, the best score less the mean: {result.gap:+.4g} nats")
+    if (gap := result.optimism).n:
+        interval = between(gap.mean, gap.low, gap.high)
+        out.print(f"optimism gap, that on seeds {ranges(search.seeds)} less it: {interval} (95 %)")
     out.print(
         f"cost of tuning: {plural(cost.runs, 'run')}, {plural(cost.steps, 'step')}, "
         f"{duration(cost.seconds)} of work\n"

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from harness.base.errors import UnknownName, UsageError
+from harness.base.metrics import IMPORTANCE_ESTIMATES, why_one_sided
 from harness.base.spec import plain, plain_number, settings_text
 from harness.base.text import duration, number
 from harness.base.workspace import Workspace
@@ -233,10 +234,13 @@ def _print_run(run: dict[str, Any], row: RunRow) -> None:
     if row.traceback:
         out.print(indent(row.traceback, "  "), soft_wrap=True)
     errors = run["standard_errors"]
-    metrics = [
-        (name, number(float(value), float(errors.get(name, 0.0))))
-        for name, value in run["metrics"].items()
-    ]
+    values = {name: float(value) for name, value in run["metrics"].items()}
+    metrics = []
+    for name, value in values.items():
+        text = number(value, float(errors.get(name, 0.0)))
+        if reason := why_one_sided(name, values, run["spec"].get("eval_particles", 0)):
+            text = f"{IMPORTANCE_ESTIMATES[name]} {number(value)} ({reason})"
+        metrics.append((name, text))
     if metrics:
         print_table(("metric", "value"), metrics)
     for event in run["history"]:

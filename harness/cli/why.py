@@ -160,12 +160,15 @@ def _print_number(table_number: Provenance) -> None:
     width = max(len(name) for name, _ in facts)
     for name, value in facts:
         out.print(f"  {name:<{width}}  {value}")
+    sign = table_number.entry.sign
     rows = [
         (
             contribution.run.key,
             str(contribution.run.seed),
             contribution.run.status.value,
-            number(score.value, score.se) if (score := contribution.score) else "-",
+            number(score.value, None if sign else score.se)
+            if (score := contribution.score)
+            else "-",
             f"step {file.step:,}" if (file := contribution.checkpoint) else "-",
             contribution.environment or "-",
         )
@@ -200,11 +203,12 @@ def _facts(table_number: Provenance) -> Iterator[tuple[str, str]]:
     entry, cell, table = table_number.entry, table_number.group.cell, table_number.table
     n = entry.interval.n
     unit = table.info.unit
-    yield table.metric, f"{estimate(entry.interval, False)} {unit}".strip() if n else "none"
+    mean = f"{entry.sign} {estimate(entry.interval, False)} {unit}".strip()
+    yield table.metric, mean if n else "none"
     if n:
         runs = f"{n} of {plural(entry.total, 'run')}, seeds {ranges(entry.seeds)}"
-        yield "mean of", f"{runs}; ± is one standard error"
-    if n > 1:
+        yield "mean of", runs if entry.sign else f"{runs}; ± is one standard error"
+    if n > 1 and not entry.sign:
         yield "95 %", f"{estimate(entry.interval, True)}, Student's t"
     failures = [f"{count}/{entry.total} {status}" for status, count in entry.failures.items()]
     yield "failed", ", ".join(failures)

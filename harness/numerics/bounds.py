@@ -92,7 +92,8 @@ def pareto_k(log_w: Tensor) -> Tensor:
 
     The tail is the largest $\min(S/5, 3\sqrt S)$ weights; the fit is that of Zhang & Stephens
     (2009, Technometrics 51), drawn towards 0.5 by ten prior observations. NaN where the tail has
-    fewer than five weights or a weight is not finite.
+    fewer than five weights or a weight is not finite; infinite where fewer than five are above its
+    threshold, but minus infinite where none is: the largest weights are equal.
 
     Shapes: [S, ...] -> [...].
     Source: Vehtari et al. 2024, Pareto smoothed importance sampling, arXiv:1507.02646.
@@ -108,7 +109,10 @@ def _pareto_shape(log_w: np.ndarray) -> float:
         return math.nan
     ordered = np.sort(np.exp(log_w - log_w.max()))
     excess = ordered[-n_tail:] - ordered[-n_tail - 1]
-    return -math.inf if excess[-1] <= 0 else _fit_generalised_pareto(excess)
+    excess = excess[excess > 0]  # of equal weights at the threshold none is above it
+    if not len(excess):
+        return -math.inf
+    return _fit_generalised_pareto(excess) if len(excess) >= 5 else math.inf
 
 
 def _fit_generalised_pareto(excess: np.ndarray) -> float:

@@ -20,7 +20,7 @@ from harness.report.curves import plateau
 from harness.report.page import Figure, Plot, Section, Table, render
 from harness.report.view import PERCENT, interval_text, label
 from harness.store import ResultStore
-from harness.tuning.result import TuningResult
+from harness.tuning.result import TuningResult, reported
 from harness.tuning.samplers import distribution, quietly, study_in_memory
 from harness.tuning.search import run_keys
 
@@ -195,15 +195,19 @@ def _table(result: TuningResult) -> Table:
         ]
         rows.append(("best trial, on the seeds it was tuned on", number(best.score)))
     if result.tuned.n:
-        seeds = f"on report seeds {ranges(result.search.report_seeds)}"
+        seeds = f"{reported(result.search.metric)} on seeds {ranges(result.search.report_seeds)}"
         rows += [
             (f"tuned, {seeds}", interval_text(result.tuned)),
             (f"default, {seeds}", interval_text(result.untuned)),
         ]
         if result.gain.n:
             rows.append(("tuned less default, paired by seed", interval_text(result.gain)))
-        gap = "optimism gap: the best trial less the same setting on report seeds"
-        rows.append((gap, number(result.gap)))
+    if result.optimism.n:
+        seen, gap = result.tuning_gain, result.optimism
+        rows += [
+            (f"the same on tuning seeds {ranges(result.search.seeds)}", interval_text(seen)),
+            ("optimism gap: the second gain less the first", interval_text(gap)),
+        ]
     rows += [
         (f"runs of the {name} setting without a score", str(count))
         for name, count in sorted(result.failures.items())

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from harness.api import Batch, Method, Oracle, Params, Particles, Problem, Task
 from harness.base.errors import PluginError, shortened
+from harness.base.metrics import PARETO_K_LIMIT
 from harness.base.spec import Protocol
 from harness.numerics import bounds
 from harness.numerics.noise import Noise
@@ -23,7 +24,7 @@ from harness.training.loop import (
     load_data,
     rate_scale,
     streams,
-    validation_bounds,
+    validation_log_weights,
 )
 
 PARTICLE_BLOCK = 250
@@ -87,10 +88,12 @@ def scoring(
 
     Returns: `elbo` (nats, with standard error), `log_evidence` (importance sampling, nats, with
     standard error), `ess` (particles), `pareto_k`; `nll` where problems share weights (minus
-    `log_evidence`: nats an example); `validation_elbo` (nats an example) where there are validation
-    data; with an oracle `elbo_gap` and `evidence_gap` (nats); the task's metrics, those of the
-    draws as means over problems like the bounds; `bound_trend_z` and `travel_used`; with
-    `score=best` the step of the parameters that are scored, and the ELBO of the last ones.
+    `log_evidence`: nats an example), the standard errors of both over the examples and the share
+    of these whose `pareto_k` is above 0.7; `validation_elbo` (nats an example) with its error where
+    there are validation data; with an oracle `elbo_gap` and `evidence_gap` (nats); the task's
+    metrics, those of the draws as means over problems like the bounds; `bound_trend_z` and
+    `travel_used`; with `score=best` the step of the parameters that are scored, and the ELBO of the
+    last ones.
     """
     oracle = task.oracle()
     dtype = torch.float64 if oracle else getattr(torch, protocol.dtype)
@@ -119,14 +122,19 @@ def scoring(
     own = checked_metrics(task, task.metrics(theta, data), len(state.seeds))
     scores = mean_scores(rows, task.stacks) | own | convergence(task, protocol, state)
     if data.validation is not None:
-        scores["validation_elbo"] = Score(
-            validation_bounds(method, task, protocol, state, theta, phi)[1][None]
-        )
+        log_w = validation_log_weights(method, task, protocol, state, theta, phi)
+        elbo = torch.cat([bounds.elbo(part) for part in log_w]).double()
+        scores["validation_elbo"] = Score(elbo.mean()[None])
+        if protocol.particles > 1:
+            error = torch.cat([bounds.elbo_error(part) for part in log_w]).double()
+            error = error.square().sum().sqrt()[None] / len(error)
+            scores["validation_elbo"] = Score(elbo.mean()[None], error)
     if protocol.score == "best":
         scores["scored_step"] = Score(state.best_step.double())
         scores["last_elbo"] = Score(state.last_elbo)
     if not task.stacks:
         scores["nll"] = Score(-scores["log_evidence"].value, scores["log_evidence"].error)
+        scores |= _over_examples(rows)
     return scores
 
 
@@ -196,6 +204,21 @@ def _mean_score(name: str, scores: list[Score], stacks: bool) -> Score:
     errors = [score.error for score in scores if score.error is not None]
     error = stacked(errors).square().sum(0).sqrt() / len(values) if errors else None
     return Score(values.mean(0), error)
+
+
+def _over_examples(rows: list[dict[str, Score]]) -> dict[str, Score]:
+    """The standard errors of means over N problems that are examples, and how many have a tail too
+    heavy for importance sampling.
+    """
+    elbo, evidence, pareto_k = (
+        torch.cat([row[name].value for row in rows]).double()
+        for name in ("elbo", "log_evidence", "pareto_k")
+    )
+    return {
+        "elbo_se_examples": Score(elbo.std()[None] / math.sqrt(len(elbo))),
+        "nll_se_examples": Score(evidence.std()[None] / math.sqrt(len(evidence))),
+        "pareto_k_share": Score((pareto_k > PARETO_K_LIMIT).double().mean()[None]),
+    }
 
 
 def convergence(task: Task, protocol: Protocol, state: State) -> dict[str, Score]:

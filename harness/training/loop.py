@@ -13,7 +13,7 @@ from torch import Tensor
 from harness.api import Batch, Data, Method, Params, Particles, Problem, Task
 from harness.base.errors import PluginError, UsageError
 from harness.base.spec import Protocol
-from harness.numerics.bounds import BOUNDS, elbo
+from harness.numerics.bounds import BOUNDS
 from harness.numerics.noise import TRAIN_BLOCK, Noise
 from harness.numerics.optimisers import UPDATES, learning_rate
 from harness.training.recorded_steps import RecordedSteps
@@ -411,7 +411,9 @@ def validate(method: Method, task: Task, protocol: Protocol, state: State) -> No
     """Add the bound on the validation data to the state, and the parameters if it is the best."""
     assert protocol.validate_every is not None
     number = state.step // protocol.validate_every - 1
-    bound, _ = validation_bounds(method, task, protocol, state, *state.layout.owned(state.flat))
+    theta, phi = state.layout.owned(state.flat)
+    batches = validation_log_weights(method, task, protocol, state, theta, phi)
+    bound = torch.cat([BOUNDS[protocol.bound](log_w) for log_w in batches]).double().mean()
     earlier = state.validation[0, :number]
     state.validation[0, number] = bound
     if bound.isfinite() and not bool((earlier >= bound).any()):
@@ -426,23 +428,21 @@ def has_patience(protocol: Protocol, state: State) -> bool:
     return not len(bounds) or len(bounds) - 1 - int(bounds.argmax()) < protocol.patience
 
 
-def validation_bounds(
+def validation_log_weights(
     method: Method, task: Task, protocol: Protocol, state: State, theta: Params, phi: Params
-) -> tuple[Tensor, Tensor]:
-    """Return the protocol's bound and the ELBO on the validation data, nats a problem, with the
-    same noise every time.
+) -> list[Tensor]:
+    """Return the log-weights [S, N] of each batch of the validation data, with the same noise every
+    time.
     """
-    bounds, elbos, n_problems = [], [], 0
+    batches, n_problems = [], 0
     with torch.no_grad():
         for batch in task.validation_batches(state.data):
             problem = task.problem(theta, batch, protocol.base)
             numbers = range(n_problems, n_problems + len(problem.base.mean))
             noise = Noise([f"{state.seeds[0]}/validation/{number}" for number in numbers])
-            log_w = draw(method, task, problem, phi, noise, protocol.particles).log_w
-            bounds.append(BOUNDS[protocol.bound](log_w))
-            elbos.append(elbo(log_w))
+            batches.append(draw(method, task, problem, phi, noise, protocol.particles).log_w)
             n_problems += len(numbers)
-    return torch.cat(bounds).double().mean(), torch.cat(elbos).double().mean()
+    return batches
 
 
 def _add_to_curves(state: State, values: Tensor, frozen: Tensor | None, steps: int) -> None:

@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from harness.analysis.selection import TuningCost, gradients
-from harness.analysis.statistics import Interval, t_interval
+from harness.analysis.statistics import Interval, mean, t_interval
 from harness.base.errors import UsageError
 from harness.base.spec import NewRun, Status, digest
 from harness.base.workspace import Workspace
@@ -31,8 +31,11 @@ from harness.tuning.trials import (
 class TuningResult:
     """A search in figures; scores are nats.
 
-    `tuned` and `untuned` are the best trial's setting and the default one on the report seeds;
-    `gain` is tuned less default, paired by seed. `left_out` says why trials do not count.
+    `tuned` and `untuned` are the best trial's setting and the default one on the report seeds, in
+    the metric that is reported: that of the test data where validation data chose. `gain` is tuned
+    less default, paired by seed, and `tuning_gain` the same on the tuning seeds, in the tuned
+    metric. `optimism` is the second less the first, with the interval that the report seeds give
+    it. `left_out` says why trials do not count.
     """
 
     search: SearchRecord
@@ -42,18 +45,11 @@ class TuningResult:
     tuned: Interval
     untuned: Interval
     gain: Interval
+    tuning_gain: Interval
+    optimism: Interval
     failures: dict[str, int]
     cost: TuningCost
     left_out: dict[int, str]
-
-    @property
-    def gap(self) -> float:
-        """The optimism gap, nats: the best trial's score less the mean of its setting on the report
-        seeds, which is what choosing the best of many noisy trials adds; NaN if unknown.
-        """
-        if self.best is None or self.best.score is None:
-            return math.nan
-        return self.best.score - self.tuned.mean
 
     @property
     def counts(self) -> dict[str, int]:
@@ -68,6 +64,7 @@ class TuningResult:
             "method": search.method,
             "task": search.task,
             "metric": search.metric,
+            "report_metric": reported(search.metric),
             "trials": len(self.trials),
             "of": search.total,
             "counts": self.counts,
@@ -79,7 +76,9 @@ class TuningResult:
             "tuned": _plain(self.tuned),
             "untuned": _plain(self.untuned),
             "gain": _plain(self.gain),
-            "optimism_gap": None if math.isnan(self.gap) else self.gap,
+            "tuning_gain": _plain(self.tuning_gain),
+            "optimism_gap": _plain(self.optimism)["mean"],
+            "optimism": _plain(self.optimism),
             "failures": self.failures,
             "left_out": self.left_out,
             "cost": asdict(self.cost),
@@ -111,9 +110,13 @@ def _result(url: str, store: ResultStore | None, search: SearchRecord) -> Tuning
             left_out[trial.number] = "the result database has no score of it"
     best = best_of(trials)
     specs = (best.spec, search.default_spec) if best else (None, None)
-    (tuned, n_tuned), (untuned, n_default) = (_scores(search, store, spec) for spec in specs)
+    metric, seeds = reported(search.metric), search.report_seeds
+    (tuned, n_tuned), (untuned, n_default) = (_scores(metric, store, spec, seeds) for spec in specs)
     failures = {"tuned": n_tuned, "default": n_default}
-    both = [seed for seed in tuned if seed in untuned]
+    gains = _differences(tuned, untuned)
+    tuning_gains = _differences(
+        *(_scores(search.metric, store, spec, search.seeds)[0] for spec in specs)
+    )
     return TuningResult(
         search=search,
         trials=trials,
@@ -121,25 +124,51 @@ def _result(url: str, store: ResultStore | None, search: SearchRecord) -> Tuning
         default=search.default,
         tuned=t_interval(list(tuned.values())),
         untuned=t_interval(list(untuned.values())),
-        gain=t_interval([tuned[seed] - untuned[seed] for seed in both]),
+        gain=t_interval(gains),
+        tuning_gain=t_interval(tuning_gains),
+        optimism=optimism_gap(tuning_gains, gains),
         failures={name: count for name, count in failures.items() if count},
         cost=TuningCost() if store is None else cost(search, store, trials),
         left_out=dict(sorted(left_out.items())),
     )
 
 
+def reported(metric: str) -> str:
+    """Return the metric of the report seeds: what validation data chose is scored on the test data.
+
+    >>> reported("validation_elbo"), reported("elbo")
+    ('elbo', 'elbo')
+    """
+    return metric.removeprefix("validation_")
+
+
+def optimism_gap(tuning_gains: Sequence[float], gains: Sequence[float]) -> Interval:
+    r"""Return what the tuning seeds overstate of the best setting's gain on the default one.
+
+    The gain on the tuning seeds, $\bar g$, is what was seen when the setting was chosen, and so has
+    no error; the setting's gain on seeds that chose nothing has: $\bar g - \bar r \pm t\, s_r /
+    \sqrt n$. Both are paired by seed. NaN where one of the two is unknown.
+    """
+    if not tuning_gains or not gains:
+        return t_interval([])
+    seen = mean(tuning_gains)
+    return t_interval([seen - gain for gain in gains])
+
+
+def _differences(first: Mapping[int, float], second: Mapping[int, float]) -> list[float]:
+    return [first[seed] - second[seed] for seed in first if seed in second]
+
+
 def _scores(
-    search: SearchRecord, store: ResultStore | None, spec: Spec | None
+    metric: str, store: ResultStore | None, spec: Spec | None, at_seeds: Sequence[int]
 ) -> tuple[dict[int, float], int]:
-    """The scores of a setting by report seed, and how many of its runs ended without one."""
+    """A metric of a setting by seed, and how many of its runs ended without one."""
     if store is None or spec is None:
         return {}, 0
-    seeds = dict(zip(run_keys(spec, search.report_seeds), search.report_seeds, strict=True))
+    seeds = dict(zip(run_keys(spec, at_seeds), at_seeds, strict=True))
     rows, metrics = store.rows(list(seeds)), store.metrics(list(seeds))
     scores = {
-        seeds[key]: values[search.metric].value
-        for key, values in metrics.items()
-        if search.metric in values
+        seeds[key]: values[metric].value for key, values in metrics.items() if metric in values
     }
     finite = {seed: score for seed, score in scores.items() if math.isfinite(score)}
     ended_badly = sum(row.status in (Status.DIVERGED, Status.FAILED) for row in rows.values())
@@ -196,9 +225,12 @@ def best_of(trials: Sequence[Trial]) -> Trial | None:
 
 
 def report_runs(search: Search, best: Trial | None) -> list[NewRun]:
-    """Return the runs of the best setting and of the default one on the report seeds."""
+    """Return the runs of the best setting and of the default one on the report seeds, and of the
+    default one on the tuning seeds.
+    """
     settings = [] if best is None else [best.params, {}]
     runs = [run for params in settings for run in search.runs(params, search.report_seeds)]
+    runs += search.runs({}, search.seeds) if best else []
     return list({run.spec.key: run for run in runs}.values())
 
 
