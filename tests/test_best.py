@@ -53,7 +53,7 @@ def test_a_bold_row_is_seldom_worse_than_the_true_best_by_more_than_the_margin(
             costs[0] *= repeat % 2
             best = standing(costs, NATS if repeat % 4 < 2 else GAP)
             wrong_here += any(row != 0 for row in best.bold)
-            missed_here += 0 not in best.confidence_set
+            missed_here += n >= best.n_needed and 0 not in best.confidence_set
         # three binomial standard errors above 5 %
         limit = REPEATS * 0.05 + 3 * math.sqrt(REPEATS * 0.05 * 0.95)
         assert wrong_here <= limit
@@ -117,3 +117,11 @@ def test_a_row_of_few_seeds_does_not_compete_with_rows_of_many():
     found = best_rows(rows, GAP)
     assert found.bold == {"many"}
     assert not best_rows({"a": {0: 1.0, 1: 2.0}, "b": {2: 1.0, 3: 2.0}}, GAP).bold
+
+
+def test_of_too_few_seeds_for_so_many_rows_nothing_is_bold():
+    rows = {str(k): {seed: 2.0**k for seed in range(6)} for k in range(6)}
+    found = best_rows(rows, GAP)
+    assert (found.row, found.bold, found.confidence_set, found.n_needed) == ("0", set(), set(), 7)
+    more = best_rows({name: dict.fromkeys(range(7), v[0]) for name, v in rows.items()}, GAP)
+    assert (more.bold, more.confidence_set) == ({"0"}, {"0"})

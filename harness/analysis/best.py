@@ -41,13 +41,15 @@ margin of its own.
 @dataclass(frozen=True)
 class Best(Generic[Row]):
     """The row with the best mean over the shared seeds, those that are bold, and the 95 %
-    confidence set of the best, which is empty of fewer seeds than `FEW`.
+    confidence set of the best, which is empty where `n_seeds` is below `n_needed`: of fewer seeds
+    no test can tell so many rows apart.
     """
 
     row: Row | None
     bold: frozenset[Row] = frozenset()
     confidence_set: frozenset[Row] = frozenset()
     n_seeds: int = 0
+    n_needed: int = 0
 
 
 def best_rows(
@@ -76,16 +78,17 @@ def best_rows(
     costs = costs if metric.better == "lower" else -costs
     first = int(costs.mean(1).argmin())
     best, n, k = rows[first], len(seeds), len(rows)
-    if n < FEW:
-        alone = frozenset([best]) if n > 1 else frozenset[Row]()
-        return Best(best, alone, frozenset(), n)
+    level = LEVEL / max(k - 1, 1)
+    n_needed = max(FEW, math.ceil(-math.log2(level)))  # n signs that agree have p = 1 / 2^n
+    if n < n_needed:
+        alone = frozenset([best]) if 1 < n < FEW else frozenset[Row]()
+        return Best(best, alone, frozenset(), n, n_needed)
     if is_log:
         margin = math.log1p(RELATIVE_MARGIN)
     elif metric.margin is None:
         margin = RELATIVE_MARGIN * abs(float(costs[first].mean()))
     else:
         margin = metric.margin / max(float(abs(array).max()), math.ulp(0.0))
-    level = LEVEL / max(k - 1, 1)
     gains = costs[:, None] - costs[None]  # [k, k, n]: by how much the first row is worse
     is_close = _p_below_zero(gains - margin, test) <= level  # [k, k]
     is_better = _p_below_zero(gains, test) <= level
@@ -93,7 +96,7 @@ def best_rows(
     np.fill_diagonal(is_better, val=False)
     bold = frozenset(row for row, close in zip(rows, is_close, strict=True) if close.all())
     rest = frozenset(row for row, beaten in zip(rows, is_better.T, strict=True) if not beaten.any())
-    return Best(best, bold, rest, n)
+    return Best(best, bold, rest, n, n_needed)
 
 
 def _p_below_zero(gains: NDArray[np.float64], test: Test) -> NDArray[np.float64]:

@@ -37,8 +37,9 @@ class Footnotes:
     def __init__(self) -> None:
         self._letters: dict[str, str] = {}
         self._general: list[str] = []
-        self.shared_seeds: list[int] = []
-        """How many seeds the rows of each column share that compete to be best."""
+        self.seeds: list[tuple[int, int]] = []
+        """How many seeds the rows of each column share that compete to be best, and how many they
+        need."""
 
     def lines(self) -> tuple[str, ...]:
         """Return all notes, those with letters first."""
@@ -95,10 +96,15 @@ class Footnotes:
         if info.description:
             end = f", {info.better} is better" if info.better else ""
             self._general.append(f"{metric}: {info.description}{end}.")
-        if max(self.shared_seeds, default=0) >= FEW:
+        if any(n >= needed for n, needed in self.seeds if n):
             self._general.append(best_note(info, options))
-        if any(1 < n < FEW for n in self.shared_seeds):
+        if any(1 < n < FEW for n, _ in self.seeds):
             self._general.append(FEW_NOTE)
+        if too_few := [needed for n, needed in self.seeds if FEW <= n < needed]:
+            self._general.append(
+                f"Nothing is bold where rows share too few seeds to tell so many apart: "
+                f"{max(too_few)} are needed."
+            )
         if fewest < FEW:
             self._general.append(
                 f"Fewer than {FEW} seeds somewhere: intervals are wide there, "

@@ -301,7 +301,7 @@ class _Maker:
         # the others' values are those of survivors
         whole = {row: finite[row] for row in groups if finite[row] and not failures[row]}
         best = best_rows(whole, self.info, self.options.test)
-        notes.shared_seeds.append(best.n_seeds)
+        notes.seeds.append((best.n_seeds, best.n_needed))
         baseline = self.options.baseline
         reference = _named(baseline, finite) if baseline else best.row
         others = _differences(reference, finite, self.options.test) if reference else {}
