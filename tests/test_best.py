@@ -120,7 +120,7 @@ def test_a_row_of_few_seeds_does_not_compete_with_rows_of_many():
 
 
 def test_of_too_few_seeds_for_so_many_rows_nothing_is_bold():
-    rows = {str(k): {seed: 2.0**k for seed in range(6)} for k in range(6)}
+    rows = {str(k): dict.fromkeys(range(6), 2.0**k) for k in range(6)}
     found = best_rows(rows, GAP)
     assert (found.row, found.bold, found.confidence_set, found.n_needed) == ("0", set(), set(), 7)
     more = best_rows({name: dict.fromkeys(range(7), v[0]) for name, v in rows.items()}, GAP)

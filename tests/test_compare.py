@@ -608,7 +608,7 @@ def test_marks_of_one_table_are_lettered_anew(compare, tmp_path):
         "--metric", "elbo", "--metric", "log_evidence", "--one-table", "--notes", "short",
         home=tmp_path,
     )  # fmt: skip
-    assert row(text, "vb")[1:] == ["*1", "*1", "*1 [a]", "*1 [a]"]
+    assert row(text, "vb")[1:] == ["*1", "*1", "*≥ 1 [a]", "*≥ 1 [a]"]
     assert "[a] Pareto k is above 0.7 in some of these runs" in text
 
 
