@@ -257,6 +257,22 @@ def test_the_exact_fit_has_a_row_of_its_own(records, compare):
     assert "exact MLE" not in compare("-t", "gaussian-3")
 
 
+def test_limits_are_rows(records, compare, tmp_path):
+    workspace = filled_store.workspace_in(tmp_path)
+    runs = expand(["vb"], ["gaussian-2"], range(3), "smoke")
+    limits = {"mean_field_elbo_gap": 0.0, "volume_elbo_gap": 5.0, "mle_elbo_gap": 1.0}
+    comparisons.store_runs(workspace, runs, lambda run: {"elbo_gap": 2.0 + run.spec.seed} | limits)
+    text = compare(home=tmp_path)
+    assert row(text, "exact MLE") == ["exact MLE", "1"]
+    assert row(text, "best mean field") == ["best mean field", "0"]
+    assert row(text, "best volume-keeping map") == ["best volume-keeping map", "5"]
+    assert "best volume-keeping map: the best from the prior of maps by dimension" in text
+    joined = compare("--one-table", home=tmp_path)
+    assert row(joined, "best volume-keeping map") == ["best volume-keeping map", "5"]
+    found = records(home=tmp_path)
+    assert found["best volume-keeping map", "", "gaussian-2"]["mean"] == 5.0
+
+
 def test_costs_are_steps_gradient_evaluations_and_seconds(records, compare):
     """hvae asks for the score at both ends of each of its ten steps, eleven times; training goes
     back through each, and the bound is differentiated once.

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 
+from harness.api import Data
 from harness.base.spec import Protocol
 from harness.numerics.noise import Noise
 from harness.training import loop as training
@@ -74,6 +75,18 @@ def test_no_leapfrog_passes_the_limit_of_maps_that_keep_volume(variance):
     for tempered in (False, True):
         for K in (1, 5, 20):
             assert optimum(N, variance, K, tempered).total > limit.total
+
+
+def test_the_tasks_limit_is_that_of_the_calculation(variance):
+    data = TASK.load(Noise(["0/data"]))
+    stacked = Data({name: leaf[None] for name, leaf in data.train.items()})
+    params = TASK.oracle().mle(stacked)
+    metrics, limit = TASK.metrics(params, stacked), volume_limit(N, variance)
+    assert float(metrics["volume_elbo_gap"]) == pytest.approx(limit.gap, rel=1e-4)
+    assert float(metrics["volume_evidence_gap"]) == pytest.approx(limit.evidence_gap, rel=1e-3)
+    assert float(metrics["mean_field_elbo_gap"]) == 0.0
+    as_dataset = Gaussian(dim=25, batch_likelihood="as-dataset")
+    assert "volume_elbo_gap" not in as_dataset.metrics(params, stacked)
 
 
 def test_a_finer_search_by_other_code_finds_no_better_point(variance):

@@ -18,8 +18,9 @@ from harness.analysis.selection import (
     shared_settings,
 )
 from harness.analysis.statistics import Interval
-from harness.analysis.tables import MLE_ROW, Entry, Line, Table, aspects_of
+from harness.analysis.tables import Entry, Line, Table, aspects_of
 from harness.base.errors import UsageError
+from harness.base.metrics import LIMITS
 from harness.base.text import between, count, number, probability
 
 COSTS = ("steps", "gradients", "time")
@@ -77,9 +78,9 @@ def table_grids(table: Table, style: Style) -> list[Grid]:
         )
         for line in table.lines
     ]
-    if table.mle is not None:
-        texts = ("" if mle is None else estimate(mle, style.brackets) for mle in table.mle)
-        rows.append(tuple(map(Word, (MLE_ROW, *texts, *("" for _ in costs)))))
+    for name, row in table.limits.items():
+        texts = ("" if limit is None else estimate(limit, style.brackets) for limit in row)
+        rows.append(tuple(map(Word, (name, *texts, *("" for _ in costs)))))
     heading = ("method", *table.columns, *costs)
     means = Grid(table.title, heading, tuple(rows), tuple(_notes([table], style)))
     return [means, _differences(table)] if style.differences else [means]
@@ -113,7 +114,7 @@ def joined_grid(tables: Sequence[Table], style: Style) -> Grid:
     heading = ["method"]
     cells: dict[RowName, list[Word]] = {row: [] for row in rows}
     footnotes = Footnotes()
-    mle = [Word(MLE_ROW)]
+    limits = {name: [Word(name)] for name in LIMITS}
     for table in tables:
         apart = {name: value for name, value in table.apart.items() if name not in in_caption}
         suffix = [*([table.metric] if len(metrics) > 1 else []), *aspects_of(None, apart)]
@@ -128,16 +129,17 @@ def joined_grid(tables: Sequence[Table], style: Style) -> Grid:
                 word = _mean(entry, style.brackets, usual_total)
                 marks = tuple(map(footnotes.letter, table.explained(word.marks)))
                 cells[row].append(replace(word, marks=marks))
-        mle += [
-            Word("" if fit is None else estimate(fit, style.brackets))
-            for fit in table.mle or (None,) * len(table.columns)
-        ]
+        for name, limit_words in limits.items():
+            limit_words += [
+                Word("" if limit is None else estimate(limit, style.brackets))
+                for limit in table.limits.get(name, (None,) * len(table.columns))
+            ]
     title = [*metrics, *(tasks if len(tasks) == 1 else [])]
     title += aspects_of(rows[0].protocol if len(protocols) == 1 else None, in_caption, shared)
     notes = _notes(tables, replace(style, costs=False))
     notes = [note for note in notes if not note.startswith("[")]
     words = [(Word(names[row]), *cells[row]) for row in rows]
-    words += [tuple(mle)] if any(word.text for word in mle[1:]) else []
+    words += [tuple(row) for row in limits.values() if any(word.text for word in row[1:])]
     return Grid(
         ", ".join(title),
         tuple(heading),
@@ -184,8 +186,8 @@ def _legend(table: Table, style: Style) -> Iterator[str]:
             "Spiked: the last parameters are worse than those of an earlier window of steps, which "
             "are scored."
         )
-    if table.mle is not None:
-        yield f"{MLE_ROW}: the exact maximum-likelihood fit to the same data sets."
+    for name in table.limits:
+        yield f"{name}: {LIMITS[name][1]}."
     if any(entry is None for line in table.lines for entry in line.entries):
         yield f"{NOTHING}: not run."
     if table.apart:

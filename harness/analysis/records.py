@@ -17,7 +17,7 @@ from harness.analysis.files import (
 )
 from harness.analysis.selection import SelectedRuns, gradients, seconds
 from harness.analysis.statistics import Interval
-from harness.analysis.tables import MLE_ROW, Entry, Line, Table
+from harness.analysis.tables import Entry, Line, Table
 from harness.base.spec import settings_text
 
 Record = dict[str, Any]
@@ -48,9 +48,10 @@ def records(tables: Sequence[Table], selected: SelectedRuns) -> list[Record]:
             for column, entry in zip(table.columns, line.entries, strict=True):
                 if entry is not None:
                     rows.append(_common(table, column, line) | _entry(table, entry))
-        for column, interval in zip(table.columns, table.mle or (), strict=False):
-            if interval is not None:
-                rows.append(_common(table, column, None) | _estimate(interval, table))
+        for name, limits in table.limits.items():
+            for column, interval in zip(table.columns, limits, strict=True):
+                if interval is not None:
+                    rows.append(_common(table, column, name) | _estimate(interval, table))
     for record in rows:
         cost = selected.tuning.get(record.get("cell", ""))
         for name in ("runs", "steps", "gradients", "seconds"):
@@ -58,7 +59,7 @@ def records(tables: Sequence[Table], selected: SelectedRuns) -> list[Record]:
     return rows
 
 
-def _common(table: Table, column: str, line: Line | None) -> Record:
+def _common(table: Table, column: str, line: Line | str) -> Record:
     return {
         "schema_version": SCHEMA_VERSION,
         "metric": table.metric,
@@ -66,10 +67,15 @@ def _common(table: Table, column: str, line: Line | None) -> Record:
         "better": table.info.better,
         "task": column,
         "apart": settings_text(table.apart),
-        "method": line.row.method if line else MLE_ROW,
-        "settings": settings_text(dict(line.row.settings)) if line else "",
-        "protocol": line.row.protocol if line else None,
-    }
+    } | (
+        {"method": line, "settings": "", "protocol": None}
+        if isinstance(line, str)
+        else {
+            "method": line.row.method,
+            "settings": settings_text(dict(line.row.settings)),
+            "protocol": line.row.protocol,
+        }
+    )
 
 
 def _estimate(interval: Interval, table: Table) -> Record:

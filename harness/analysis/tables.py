@@ -35,15 +35,13 @@ from harness.analysis.statistics import (
     wilcoxon_test,
 )
 from harness.base.errors import UnknownName, UsageError
-from harness.base.metrics import IMPORTANCE_ESTIMATES, MLE_PREFIX, Metric, metric_by_name
+from harness.base.metrics import IMPORTANCE_ESTIMATES, LIMITS, Metric, metric_by_name
 from harness.base.spec import settings_text
 from harness.base.text import natural_key
 
 IntervalKind = Literal["t", "bca"]
 INTERVALS = {"t": t_interval, "bca": bca_interval}
 TESTS = {"t": t_test, "wilcoxon": wilcoxon_test}
-MLE_ROW = "exact MLE"
-"""The name of the row that holds the exact maximum-likelihood fit's metric."""
 Values = Mapping[int, float]
 """A metric by seed."""
 
@@ -133,7 +131,8 @@ class Line:
 @dataclass(frozen=True)
 class Table:
     """One metric over comparable columns. `apart` is what distinguishes the table from others of
-    the metric, `mle` the exact maximum-likelihood fit's row, `shared` the settings of all rows.
+    the metric, `limits` the rows that methods are held against, by name, `shared` the settings of
+    all rows.
     """
 
     metric: str
@@ -142,7 +141,7 @@ class Table:
     apart: dict[str, Any]
     protocol: str | None
     lines: tuple[Line, ...]
-    mle: tuple[Interval | None, ...] | None
+    limits: dict[str, tuple[Interval | None, ...]]
     notes: tuple[str, ...]
     options: Options
     shared: Aspects
@@ -271,7 +270,10 @@ class _Maker:
             cells = [entry.cell for entry in entries if entry]
             costs = tuple(tuning[cell] for cell in cells if cell in tuning)
             lines.append(Line(row, names[row], entries, costs))
-        mle = tuple(self.mle(column.values()) for column in by_column.values())
+        limits = {
+            name: tuple(self.limit(prefix, column.values()) for column in by_column.values())
+            for name, (prefix, _) in LIMITS.items()
+        }
         notes.add_general(self.metric, self.info, lines, self.options, self.selected.left_out)
         return Table(
             self.metric,
@@ -280,7 +282,7 @@ class _Maker:
             apart,
             protocols[0] if len(protocols) == 1 else None,
             tuple(lines),
-            mle if any(mle) else None,
+            {name: row for name, row in limits.items() if any(row)},
             notes.lines(),
             self.options,
             shared,
@@ -331,11 +333,11 @@ class _Maker:
             return Interval(interval.mean, math.nan, math.nan, math.nan, interval.n)
         return interval
 
-    def mle(self, groups: Iterable[Group]) -> Interval | None:
-        """Average the exact maximum-likelihood fit's metric over the data sets of a column."""
+    def limit(self, prefix: str, groups: Iterable[Group]) -> Interval | None:
+        """Average a limit of the metric over the data sets of a column."""
         by_seed: dict[int, float] = {}
         for group in groups:
-            by_seed |= self.selected.values(group, MLE_PREFIX + self.metric)
+            by_seed |= self.selected.values(group, prefix + self.metric)
         finite = [value for _, value in sorted(by_seed.items()) if math.isfinite(value)]
         return INTERVALS[self.options.interval](finite) if finite else None
 

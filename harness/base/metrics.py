@@ -28,6 +28,21 @@ same data.
 
 NATS = 0.1
 """The difference in nats of two bounds that does not matter."""
+LIMITS = {
+    "exact MLE": (MLE_PREFIX, "the exact maximum-likelihood fit to the same data sets"),
+    "best mean field": (
+        "mean_field_",
+        "the best that a density with independent dimensions can do",
+    ),
+    "best volume-keeping map": (
+        "volume_",
+        "the best from the prior of maps by dimension that keep the volume of position and "
+        "momentum, as leapfrog steps do",
+    ),
+}
+"""The rows that methods are held against: what the name of a metric begins with that has the limit
+of another one, and what it is.
+"""
 
 
 @dataclass(frozen=True)
@@ -111,5 +126,6 @@ def metric_by_name(name: str) -> Metric:
     >>> metric_by_name("elbo").better, metric_by_name("my_gap").better, metric_by_name("hue").better
     ('higher', 'lower', None)
     """
-    is_loss = name.endswith(("_error", "_gap", "_loss", "_nll")) and not name.startswith(MLE_PREFIX)
+    is_limit = name.startswith(tuple(prefix for prefix, _ in LIMITS.values()))
+    is_loss = name.endswith(("_error", "_gap", "_loss", "_nll")) and not is_limit
     return HARNESS_METRICS.get(name) or Metric(better="lower" if is_loss else None)
