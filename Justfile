@@ -32,3 +32,7 @@ ci:
 # Make the table, the figure and the output of the first page anew: BENCH_HOME needs the study overview.
 readme:
     python docs/make_readme.py
+
+# Make the Gaussian tables of docs/findings.md anew: BENCH_HOME needs the runs of its studies.
+findings +tasks:
+    PYTHONPATH=. python docs/make_gaussian_findings.py {{tasks}}

@@ -70,8 +70,7 @@ def no_contraction(sigma: Sequence[float]) -> float:
     stay $N(0, 1)$.
 
     $-n \log s - \tfrac{n}{2 s^2} (\sigma^2 + 1)$ is largest at $s^2 = \sigma^2 + 1$: what the draws
-    cannot give up goes into the noise. Untempered Hamiltonian steps keep volumes in $(z, v)$, so
-    with many of them they come here too.
+    cannot give up goes into the noise.
     """
     return math.fsum((math.sqrt(s * s + 1) - s) ** 2 for s in sigma)
 

@@ -234,9 +234,10 @@ def test_the_energy_error_falls_with_slope_two():
     assert float(change[-1]) < float(change[0])
 
 
-def test_an_untempered_hvae_cannot_contract():
+@pytest.mark.parametrize("tempering", ["none", "fixed"])
+def test_leapfrog_steps_keep_volume_tempered_or_not(tempering):
     """Volume in (z, v) is kept whatever the steps: to reach a target of width 1e-3, draws must
-    leave the momentum's density.
+    leave the momentum's density. The powers of T_0 cancel.
     """
     width = 1e-3
     base = DiagNormal(
@@ -246,7 +247,7 @@ def test_an_untempered_hvae_cannot_contract():
     problem = Problem(target.log_prob, lambda z: -z / width**2, base)
     z, g = draws(2_000)
     for size in (width / 10, width / 2, width):
-        method = HVAE(n_leapfrog=10, tempering="none")
+        method = HVAE(n_leapfrog=10, tempering=tempering)
         end, v = flow(method, steps(method, size), problem, z, g)
         spread = torch.cat([end, v], -1)[:, 0]
         log_volume = 0.5 * torch.linalg.slogdet(torch.cov(spread.T)).logabsdet

@@ -66,7 +66,8 @@ class Footnotes:
             )
         if any(trend > RISING for trend in selected.values(group, "bound_trend_z").values()):
             texts.append(
-                "Not converged: in some of these runs the bound still rose at the end of training."
+                "The bound still rose at the end of training in some of these runs: they had not "
+                f"converged (bound_trend_z above {RISING:.0f})."
             )
         if len({run.source_hash for run in group.done}) > 1:
             texts.append(
