@@ -51,8 +51,7 @@ def main() -> None:
 
 def table(runs: SelectedRuns) -> str:
     """Return the comparison as Markdown, its caption and notes below it."""
-    options = Options((METRIC,), test="wilcoxon")  # a mean may have one bad seed in it
-    grid = joined_grid(compare(runs, options), Style(costs=False, short=True))
+    grid = joined_grid(compare(runs, Options((METRIC,))), Style(costs=False, short=True))
     lines = markdown([grid]).strip().splitlines()
     caption = lines[0].removeprefix("### ")
     rows = [line for line in lines if line.startswith("|")]

@@ -121,9 +121,14 @@ class Footnotes:
         ]
 
 
-def best_note(info: Metric, options: Options) -> str:
+def best_note(info: Metric, options: Options, short: bool = False) -> str:
     """Say what bold claims, and the mark of the confidence set."""
     margin = f"{RELATIVE_MARGIN:.0%}" if info.margin is None else f"{info.margin:g} {info.unit}"
+    if short:
+        return (
+            f"Bold: at most {margin} worse than every other row, P(any row wrongly) <= 5 %. "
+            f"{MAYBE_BEST}: may be the best, with 95 % confidence."
+        )
     test = f"sign test and {TEST_NAMES[options.test]} test, one-sided and paired"
     return (
         f"Bold: shown to be at most {margin} worse than every other row on the seeds that all rows "

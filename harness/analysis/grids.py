@@ -173,7 +173,7 @@ def _notes(tables: Sequence[Table], style: Style) -> Iterator[str]:
     else:
         yield from (f"{metric}: {end} is better." for metric, end in better.items() if end)
     if any(entry.maybe_best for entry in entries):
-        yield best_note(tables[0].info, tables[0].options)
+        yield best_note(tables[0].info, tables[0].options, short=True)
     elif any(entry.best for entry in entries):
         yield FEW_NOTE
     yield from (note for table in tables for note in table.notes if note.startswith("["))
