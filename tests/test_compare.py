@@ -181,7 +181,7 @@ def test_bold_is_shown_to_be_within_the_margin_and_a_mark_is_the_confidence_set(
     }
     text = compare(home=home)
     assert row(text, "pnf")[1].endswith("†")
-    assert "Bold: shown to be at most 5% worse than every other row" in text
+    assert "Bold: shown to be at most 5 % worse than every other row" in text
 
 
 def test_a_mean_that_one_run_carries_gives_way_to_median_and_quartiles(records, compare, tmp_path):

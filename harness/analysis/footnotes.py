@@ -121,17 +121,21 @@ class Footnotes:
         ]
 
 
-def best_note(info: Metric, options: Options, short: bool = False) -> str:
+def short_best_note(info: Metric, has_marks: bool) -> str:
+    """Say what bold claims in a caption, and the mark of the confidence set where there is one."""
+    bold = f"Bold: at most {_margin(info)} worse than every other row, P(any row wrongly) ≤ 5 %."
+    return f"{bold} {MAYBE_BEST}: may be the best, with 95 % confidence." if has_marks else bold
+
+
+def _margin(info: Metric) -> str:
+    return f"{RELATIVE_MARGIN * 100:g} %" if info.margin is None else f"{info.margin:g} {info.unit}"
+
+
+def best_note(info: Metric, options: Options) -> str:
     """Say what bold claims, and the mark of the confidence set."""
-    margin = f"{RELATIVE_MARGIN:.0%}" if info.margin is None else f"{info.margin:g} {info.unit}"
-    if short:
-        return (
-            f"Bold: at most {margin} worse than every other row, P(any row wrongly) <= 5 %. "
-            f"{MAYBE_BEST}: may be the best, with 95 % confidence."
-        )
     test = f"sign test and {TEST_NAMES[options.test]} test, one-sided and paired"
     return (
-        f"Bold: shown to be at most {margin} worse than every other row on the seeds that all rows "
+        f"Bold: shown to be at most {_margin(info)} worse than every other row on the seeds that all rows "
         f"share ({test}, of logarithms where all values are positive); a column has a row that is "
         f"bold wrongly with a probability of 5 % at most. {MAYBE_BEST}: no row is shown to be "
         "better; the best row is among these, or the bold ones, with 95 % confidence. Rows with "

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
-from harness.analysis.footnotes import FEW_NOTE, MAYBE_BEST, TEST_NAMES, Footnotes, best_note
+from harness.analysis.footnotes import FEW_NOTE, MAYBE_BEST, TEST_NAMES, Footnotes, short_best_note
 from harness.analysis.ranks import FEW_BLOCKS, Ranking
 from harness.analysis.reproduction import ClosedFormValue, Judgement, ReplicateMean
 from harness.analysis.selection import (
@@ -173,7 +173,8 @@ def _notes(tables: Sequence[Table], style: Style) -> Iterator[str]:
     else:
         yield from (f"{metric}: {end} is better." for metric, end in better.items() if end)
     if any(entry.maybe_best for entry in entries):
-        yield best_note(tables[0].info, tables[0].options, short=True)
+        has_marks = any(entry.maybe_best and not entry.best for entry in entries)
+        yield short_best_note(tables[0].info, has_marks)
     elif any(entry.best for entry in entries):
         yield FEW_NOTE
     yield from (note for table in tables for note in table.notes if note.startswith("["))
