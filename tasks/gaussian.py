@@ -37,7 +37,9 @@ METRICS = {
     ),
 }
 LIMITS = {
-    "mean_field_elbo_gap": Metric("nats", None, "0: mean field has the exact posterior"),
+    "mean_field_elbo_gap": Metric(
+        "nats", None, "the best gap that a mean-field posterior can have"
+    ),
     "volume_elbo_gap": Metric(
         "nats", None, "elbo_gap of the best map from the prior that keeps the volume of (z, v)"
     ),

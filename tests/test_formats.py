@@ -55,7 +55,7 @@ def workspace(tmp_path_factory):
     a third run of each is withdrawn.
     """
     workspace = filled_store.workspace_in(tmp_path_factory.mktemp("formats"))
-    runs = comparisons.gaussian_runs(range(6), ["gaussian-2", "gaussian-25"])
+    runs = comparisons.gaussian_runs(range(8), ["gaussian-2", "gaussian-25"])
     renamed = [
         replace(run, task_label=TASK) if run.task_label == "gaussian-25" else run for run in runs
     ]

@@ -135,10 +135,10 @@ def best_note(info: Metric, options: Options) -> str:
     """Say what bold claims, and the mark of the confidence set."""
     test = f"sign test and {TEST_NAMES[options.test]} test, one-sided and paired"
     return (
-        f"Bold: shown to be at most {_margin(info)} worse than every other row on the seeds that all rows "
-        f"share ({test}, of logarithms where all values are positive); a column has a row that is "
-        f"bold wrongly with a probability of 5 % at most. {MAYBE_BEST}: no row is shown to be "
-        "better; the best row is among these, or the bold ones, with 95 % confidence. Rows with "
+        f"Bold: shown to be at most {_margin(info)} worse than every other row on the seeds that "
+        f"all rows share ({test}, of logarithms where all values are positive); a column has a row "
+        f"that is bold wrongly with a probability of 5 % at most. {MAYBE_BEST}: no row is shown to "
+        "be better; the best row is among these, or the bold ones, with 95 % confidence. Rows with "
         "failed runs are neither."
     )
 

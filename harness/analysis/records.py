@@ -23,11 +23,11 @@ from harness.base.spec import settings_text
 Record = dict[str, Any]
 INTEGERS = (
     "schema_version", "total", "n", "difference_n", "steps", "gradients", "tuning_runs",
-    "tuning_steps", "tuning_gradients",
+    "tuning_steps", "tuning_gradients", "spiked",
 )  # fmt: skip
 NUMBERS = (
     "mean", "se", "low", "high", "difference_mean", "difference_low", "difference_high", "p_holm",
-    "seconds", "tuning_seconds",
+    "seconds", "tuning_seconds", "median", "lower_quartile", "upper_quartile",
 )  # fmt: skip
 KINDS: dict[str, Kind] = {
     **dict.fromkeys(INTEGERS, "integer"),
