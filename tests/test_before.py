@@ -148,7 +148,7 @@ def test_a_saved_workspace_goes_on(bench, saved_workspace):
     entries = json_lines(bench("compare", "-t", "norms-2", "--metric", "elbo", "--json"))
     assert {entry["method"]: entry["n"] for entry in entries} == {"vb": 3, "hvae": 3}
     tune = ("tune", "-m", "vb", "-t", "gaussian-4", "--trials", "5", "--protocol", "smoke")
-    bench(*tune, "--seeds", "1000-1001", "--report-seeds", "0-1")
+    bench(*tune, *FORMER, "--seeds", "1000-1001", "--report-seeds", "0-1")
     (best,) = json_lines(bench("study", "best", STUDY, "--json"))
     assert best["trials"] == 5
     sampled = bench("sample", "56b95de911376cce", "-o", "samples.png")
