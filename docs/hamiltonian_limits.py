@@ -155,7 +155,7 @@ def main() -> None:
 
     task = Gaussian(dim=25)
     variance, n = task.load(Noise(["0/data"])).train["variance"].numpy(), float(task.n_data)
-    found = {"volume-keeping limit": volume_limit(n, variance)}
+    found = {"volume-preserving limit": volume_limit(n, variance)}
     for n_leapfrog in (1, 2, 3, 5, 10, 15, 20):
         found[f"untempered, K = {n_leapfrog}"] = optimum(n, variance, n_leapfrog, tempered=False)
     for n_leapfrog in (1, 10):

@@ -91,7 +91,7 @@ def optima(runs: SelectedRuns) -> Grid:
         texts = (
             group.row.text,
             group.cell.task_label,
-            "volume-keeping limit" if fields["vary_steps"] else "the family's optimum",
+            "volume-preserving limit" if fields["vary_steps"] else "the family's optimum",
             number(best.mean, best.se),
             number(ours.mean, ours.se),
             f"{ours.mean / best.mean:.3f}",

@@ -36,15 +36,25 @@ METRICS = {
         "squared units", None, "squared error less that of the exact maximum-likelihood fit"
     ),
 }
-LIMITS = {
-    "mean_field_elbo_gap": Metric(
-        "nats", None, "the best gap that a mean-field posterior can have"
-    ),
-    "volume_elbo_gap": Metric(
-        "nats", None, "elbo_gap of the best map from the prior that keeps the volume of (z, v)"
-    ),
-    "volume_evidence_gap": Metric("nats", None, "evidence_gap of that map"),
-    "volume_sigma_sq_error": Metric("squared units", None, "sigma_sq_error of that map"),
+MEAN_FIELD = Metric(
+    "nats",
+    description="the best gap that a mean-field posterior can have",
+    limit_of="elbo_gap",
+    row="best mean field",
+)
+LIMITS = {"mean_field_elbo_gap": MEAN_FIELD} | {
+    f"volume_{name}": Metric(
+        unit,
+        description=f"{name} of the best map by dimension, from the prior, that preserves the "
+        "volume of position and momentum",
+        limit_of=name,
+        row="best volume-preserving map",
+    )
+    for name, unit in (
+        ("elbo_gap", "nats"),
+        ("evidence_gap", "nats"),
+        ("sigma_sq_error", "squared units"),
+    )
 }
 
 
@@ -88,9 +98,9 @@ def base_density(params: Params, base: str, coordinates: str) -> DiagNormal:
     return DiagNormal(zeros, zeros)
 
 
-def volume_keeping(n: Tensor, variance: Tensor) -> tuple[Tensor, Tensor]:
-    r"""The best that a map by dimension reaches from the prior and a momentum N(0, I) if it keeps
-    the volume of (z, v): log sigma [R, D] and the ELBO gap [R], nats.
+def volume_preserving(n: Tensor, variance: Tensor) -> tuple[Tensor, Tensor]:
+    r"""The best that a map by dimension reaches from the prior and a momentum N(0, I) if it
+    preserves the volume of (z, v): log sigma [R, D] and the ELBO gap [R], nats.
 
     It narrows z as far as it widens v. With the posterior's precision $\kappa = 1 + n / s^2$
 
@@ -160,7 +170,8 @@ class Gaussian(Task, frozen=True):
 
     Limits that methods are held against, on the same data: the exact maximum-likelihood fit
     (`mle_`); mean field, which has the exact posterior here; and the best map from the prior that
-    keeps the volume of position and momentum (`volume_`), which no number of leapfrog steps passes.
+    preserves the volume of position and momentum (`volume_`), which no number of leapfrog steps
+    passes.
 
     Source: Caterini, Doucet & Sejdinovic 2018, arXiv:1805.11328, Section 4.1.
     `batch_likelihood="as-dataset"` takes each mini-batch as a data set of its own, as a 2020
@@ -340,9 +351,9 @@ class Gaussian(Task, frozen=True):
         )
 
     def _limits(self, data: Data) -> dict[str, Tensor]:
-        """What mean field and the best volume-keeping map reach on these data."""
+        """What mean field and the best volume-preserving map reach on these data."""
         batch = {name: data.train[name] for name in ("n", "mean", "variance")}
-        log_sigma, gap = volume_keeping(batch["n"], batch["variance"])
+        log_sigma, gap = volume_preserving(batch["n"], batch["variance"])
         oracle, best = GaussianOracle(), GaussianOracle().mle(data)
         reached = {"delta": batch["mean"], "log_sigma": log_sigma}
         loss = oracle.log_evidence(best, batch) - oracle.log_evidence(reached, batch)

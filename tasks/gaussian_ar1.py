@@ -5,7 +5,7 @@ and by how much is known.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 import torch
@@ -14,7 +14,15 @@ from torch import Tensor
 from harness.api import Batch, Data, Field, Metric, Noise, Params, Problem, Task
 from harness.densities import LOG_2PI
 
-from .gaussian import COORDINATES, METRICS, Coordinates, Gaussian, base_density, mini_batch
+from .gaussian import (
+    COORDINATES,
+    MEAN_FIELD,
+    METRICS,
+    Coordinates,
+    Gaussian,
+    base_density,
+    mini_batch,
+)
 
 
 def whiten(v: Tensor, rho: float) -> Tensor:
@@ -167,8 +175,8 @@ class GaussianAR1(Task, frozen=True):
         name: METRICS[name]
         for name in ("theta_sq_error", "delta_sq_error", "excess_theta_sq_error")
     } | {
-        name: Metric("nats", None, "the best gap that a mean-field posterior can have")
-        for name in ("mean_field_gap", "mean_field_elbo_gap")
+        "mean_field_gap": replace(MEAN_FIELD, limit_of=None, row=""),
+        "mean_field_elbo_gap": MEAN_FIELD,
     }
     default_protocol: ClassVar[str] = "standard"
     protocols: ClassVar[dict[str, dict[str, Any]]] = {

@@ -122,12 +122,14 @@ def _p_below_zero(gains: NDArray[np.float64], test: Test) -> NDArray[np.float64]
     return np.maximum(p_sign, special.stdtr(n - 1, t))
 
 
-def is_carried(values: Mapping[int, float]) -> bool:
-    """Tell whether one of three or more values carries their mean: without the largest one it is
+def one_value_dominates(values: Mapping[int, float]) -> bool:
+    """Tell whether one of three or more values dominates their mean: without the largest one it is
     less than half as large.
 
-    >>> is_carried({0: 0.01, 1: 0.02, 2: 10.0}), is_carried({0: 1.0, 1: 3.0, 2: 5.0})
-    (True, False)
+    >>> one_value_dominates({0: 0.01, 1: 0.02, 2: 10.0})
+    True
+    >>> one_value_dominates({0: 1.0, 1: 3.0, 2: 5.0})
+    False
     """
     *others, largest = sorted(map(abs, values.values())) or [0.0]
     if len(others) < 2 or not largest:

@@ -2,28 +2,25 @@
 
 from __future__ import annotations
 
-import math
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from harness.analysis.best import FEW, RELATIVE_MARGIN, is_carried
+from harness.analysis.best import FEW, RELATIVE_MARGIN, one_value_dominates
 from harness.analysis.selection import Group, SelectedRuns
 from harness.analysis.statistics import BCA_FROM
-from harness.base.metrics import IMPORTANCE_ESTIMATES, Metric, why_one_sided
+from harness.base.metrics import RISING_Z, Metric
 from harness.base.text import plural
 
 if TYPE_CHECKING:
     from harness.analysis.tables import Line, Options
 
-MAYBE_BEST = "†"
+IN_CONFIDENCE_SET = "†"
 FEW_NOTE = (
     f"Where rows share fewer than {FEW} seeds the best mean alone is bold, and nothing is claimed "
     "of it."
 )
 LETTERS = "abcdefghijklmnopqrstuvwxyz"
-RISING = 3.0
-"""The slope of the bound over its standard error above which it still rose."""
 TEST_NAMES = {
     "t": "Student's t",
     "bca": "bias-corrected and accelerated bootstrap",
@@ -39,35 +36,42 @@ class Footnotes:
         self._general: list[str] = []
         self.seeds: list[tuple[int, int]] = []
         """How many seeds the rows of each column share that compete to be best, and how many they
-        need."""
+        need.
+        """
 
     def lines(self) -> tuple[str, ...]:
         """Return all notes, those with letters first."""
         return (*(f"[{letter}] {text}" for text, letter in self._letters.items()), *self._general)
 
     def marks(
-        self, selected: SelectedRuns, group: Group, metric: str, values: Mapping[int, float]
+        self,
+        selected: SelectedRuns,
+        group: Group,
+        values: Mapping[int, float],
+        one_sided: str | None,
     ) -> tuple[str, ...]:
-        """Return the letters of what a reader must know of a group's entry."""
+        """Return the letters of what a reader must know of a group's entry, whose estimates are
+        bounds for the reason `one_sided`.
+        """
         reasons = Counter(selected.withdrawn[key] for key in group.withdrawn)
         texts = [
             f"{count} withdrawn, and in no mean: {reason}"
             for reason, count in sorted(reasons.items())
         ]
-        if reason := why_one_sided_group(selected, group, metric):
+        if one_sided:
             texts.append(
-                f"{reason[0].upper()}{reason[1:]} in some of these runs: the estimate is a bound "
-                "in expectation, and has no interval that would cover."
+                f"{one_sided[0].upper()}{one_sided[1:]} in some of these runs: the estimate is a "
+                "bound in expectation, and has no interval that would cover."
             )
-        if is_carried(values):
+        if one_value_dominates(values):
             texts.append(
                 "One run carries the mean, which is less than half as large without it: the median "
                 "and the quartiles stand in its place."
             )
-        if any(trend > RISING for trend in selected.values(group, "bound_trend_z").values()):
+        if any(trend > RISING_Z for trend in selected.values(group, "bound_trend_z").values()):
             texts.append(
                 "The bound still rose at the end of training in some of these runs: they had not "
-                f"converged (bound_trend_z above {RISING:.0f})."
+                f"converged (bound_trend_z above {RISING_Z:.0f})."
             )
         if len({run.source_hash for run in group.done}) > 1:
             texts.append(
@@ -121,10 +125,12 @@ class Footnotes:
         ]
 
 
-def short_best_note(info: Metric, has_marks: bool) -> str:
+def short_best_note(infos: Iterable[Metric], has_marks: bool) -> str:
     """Say what bold claims in a caption, and the mark of the confidence set where there is one."""
-    bold = f"Bold: at most {_margin(info)} worse than every other row, P(any row wrongly) ≤ 5 %."
-    return f"{bold} {MAYBE_BEST}: may be the best, with 95 % confidence." if has_marks else bold
+    margins = " or ".join(dict.fromkeys(map(_margin, infos)))
+    bold = f"Bold: at most {margins} worse than every other row, P(any row wrongly) ≤ 5 %."
+    mark = f" {IN_CONFIDENCE_SET}: may be the best, with 95 % confidence."
+    return bold + mark if has_marks else bold
 
 
 def _margin(info: Metric) -> str:
@@ -137,19 +143,7 @@ def best_note(info: Metric, options: Options) -> str:
     return (
         f"Bold: shown to be at most {_margin(info)} worse than every other row on the seeds that "
         f"all rows share ({test}, of logarithms where all values are positive); a column has a row "
-        f"that is bold wrongly with a probability of 5 % at most. {MAYBE_BEST}: no row is shown to "
-        "be better; the best row is among these, or the bold ones, with 95 % confidence. Rows with "
-        "failed runs are neither."
+        f"that is bold wrongly with a probability of 5 % at most. {IN_CONFIDENCE_SET}: no row is "
+        "shown to be better; the best row is among these, or the bold ones, with 95 % confidence. "
+        "Rows with failed runs are neither."
     )
-
-
-def why_one_sided_group(selected: SelectedRuns, group: Group, metric: str) -> str | None:
-    """Return why the estimate of some run of a group is a bound only; None where none is."""
-    if metric not in IMPORTANCE_ESTIMATES:
-        return None
-    tails, n_draws = selected.values(group, "pareto_k"), group.cell.spec["eval_particles"]
-    reasons = (
-        why_one_sided(metric, {"pareto_k": tails.get(run.seed, math.inf)}, n_draws)
-        for run in group.done
-    )
-    return next(filter(None, reasons), None)

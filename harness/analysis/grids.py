@@ -6,7 +6,13 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
-from harness.analysis.footnotes import FEW_NOTE, MAYBE_BEST, TEST_NAMES, Footnotes, short_best_note
+from harness.analysis.footnotes import (
+    FEW_NOTE,
+    IN_CONFIDENCE_SET,
+    TEST_NAMES,
+    Footnotes,
+    short_best_note,
+)
 from harness.analysis.ranks import FEW_BLOCKS, Ranking
 from harness.analysis.reproduction import ClosedFormValue, Judgement, ReplicateMean
 from harness.analysis.selection import (
@@ -20,7 +26,6 @@ from harness.analysis.selection import (
 from harness.analysis.statistics import Interval
 from harness.analysis.tables import Entry, Line, Table, aspects_of
 from harness.base.errors import UsageError
-from harness.base.metrics import LIMITS
 from harness.base.text import between, count, number, probability
 
 COSTS = ("steps", "gradients", "time")
@@ -78,9 +83,9 @@ def table_grids(table: Table, style: Style) -> list[Grid]:
         )
         for line in table.lines
     ]
-    for name, row in table.limits.items():
-        texts = ("" if limit is None else estimate(limit, style.brackets) for limit in row)
-        rows.append(tuple(map(Word, (name, *texts, *("" for _ in costs)))))
+    for limit in table.limits:
+        words = _limit(limit.values, style)
+        rows.append((Word(limit.name), *words, *(Word("") for _ in costs)))
     heading = ("method", *table.columns, *costs)
     means = Grid(table.title, heading, tuple(rows), tuple(_notes([table], style)))
     return [means, _differences(table)] if style.differences else [means]
@@ -114,7 +119,8 @@ def joined_grid(tables: Sequence[Table], style: Style) -> Grid:
     heading = ["method"]
     cells: dict[RowName, list[Word]] = {row: [] for row in rows}
     footnotes = Footnotes()
-    limits = {name: [Word(name)] for name in LIMITS}
+    names_of_limits = dict.fromkeys(limit.name for table in tables for limit in table.limits)
+    limits = {name: [Word(name)] for name in names_of_limits}
     for table in tables:
         apart = {name: value for name, value in table.apart.items() if name not in in_caption}
         suffix = [*([table.metric] if len(metrics) > 1 else []), *aspects_of(None, apart)]
@@ -129,17 +135,15 @@ def joined_grid(tables: Sequence[Table], style: Style) -> Grid:
                 word = _mean(entry, style.brackets, usual_total)
                 marks = tuple(map(footnotes.letter, table.explained(word.marks)))
                 cells[row].append(replace(word, marks=marks))
+        of_table = {limit.name: limit.values for limit in table.limits}
         for name, limit_words in limits.items():
-            limit_words += [
-                Word("" if limit is None else estimate(limit, style.brackets))
-                for limit in table.limits.get(name, (None,) * len(table.columns))
-            ]
+            limit_words += _limit(of_table.get(name, (None,) * len(table.columns)), style)
     title = [*metrics, *(tasks if len(tasks) == 1 else [])]
     title += aspects_of(rows[0].protocol if len(protocols) == 1 else None, in_caption, shared)
     notes = _notes(tables, replace(style, costs=False))
     notes = [note for note in notes if not note.startswith("[")]
     words = [(Word(names[row]), *cells[row]) for row in rows]
-    words += [tuple(row) for row in limits.values() if any(word.text for word in row[1:])]
+    words += [(name, *rest) for name, *rest in limits.values()]
     return Grid(
         ", ".join(title),
         tuple(heading),
@@ -172,9 +176,9 @@ def _notes(tables: Sequence[Table], style: Style) -> Iterator[str]:
         yield f"{end.capitalize()} is better."
     else:
         yield from (f"{metric}: {end} is better." for metric, end in better.items() if end)
-    if any(entry.maybe_best for entry in entries):
-        has_marks = any(entry.maybe_best and not entry.best for entry in entries)
-        yield short_best_note(tables[0].info, has_marks)
+    if any(entry.in_confidence_set for entry in entries):
+        has_marks = any(entry.in_confidence_set and not entry.best for entry in entries)
+        yield short_best_note((table.info for table in tables), has_marks)
     elif any(entry.best for entry in entries):
         yield FEW_NOTE
     yield from (note for table in tables for note in table.notes if note.startswith("["))
@@ -187,8 +191,7 @@ def _legend(table: Table, style: Style) -> Iterator[str]:
             "Spiked: the last parameters are worse than those of an earlier window of steps, which "
             "are scored."
         )
-    for name in table.limits:
-        yield f"{name}: {LIMITS[name][1]}."
+    yield from (f"{limit.name}: {limit.about}." for limit in table.limits)
     if any(entry is None for line in table.lines for entry in line.entries):
         yield f"{NOTHING}: not run."
     if table.apart:
@@ -211,6 +214,10 @@ def _legend(table: Table, style: Style) -> Iterator[str]:
         )
 
 
+def _limit(values: Iterable[Interval | None], style: Style) -> list[Word]:
+    return [Word("" if value is None else estimate(value, style.brackets)) for value in values]
+
+
 def estimate(interval: Interval, brackets: bool) -> str:
     """Write a mean with its standard error, or with its interval."""
     if brackets and interval.n > 1 and interval.se == interval.se:
@@ -230,7 +237,7 @@ def _mean(entry: Entry | None, brackets: bool, usual_total: int) -> Word:
     text = between(*entry.quartiles) if entry.quartiles else estimate(entry.interval, brackets)
     text = f"{entry.sign} {text}" if entry.sign else text
     text += f" ({', '.join(remarks)})" if remarks else ""
-    text += f" {MAYBE_BEST}" if entry.maybe_best and not entry.best else ""
+    text += f" {IN_CONFIDENCE_SET}" if entry.in_confidence_set and not entry.best else ""
     return Word(text, entry.best, entry.marks, entry.cell)
 
 

@@ -50,7 +50,7 @@ FEW_BLOCKS = 5
 
 
 @dataclass(frozen=True)
-class Typical:
+class Median:
     """A method in a block: the median of its runs, of which failed ones are worse than any value,
     and the share that failed. `value` is None where at least half did.
     """
@@ -59,24 +59,24 @@ class Typical:
     failed: float = 0.0
 
 
-def ranks(values: Sequence[float | Typical | None], lower_is_better: bool) -> list[float]:
+def ranks(values: Sequence[float | Median | None], lower_is_better: bool) -> list[float]:
     """Rank one block, 1 the best; equals share the mean of theirs.
 
     Of those without a value (None or NaN) the ones that failed less often come first.
 
     >>> ranks([0.2, None, 0.1, 0.2], lower_is_better=True)
     [2.5, 4.0, 1.0, 2.5]
-    >>> ranks([Typical(None, 1.0), Typical(0.2, 0.1), Typical(None, 0.5)], lower_is_better=True)
+    >>> ranks([Median(None, 1.0), Median(0.2, 0.1), Median(None, 0.5)], lower_is_better=True)
     [3.0, 1.0, 2.0]
     """
     from scipy import stats
 
     sign = 1 if lower_is_better else -1
 
-    def cost(value: float | Typical | None) -> tuple[float, float]:
-        number = value.value if isinstance(value, Typical) else value
+    def cost(value: float | Median | None) -> tuple[float, float]:
+        number = value.value if isinstance(value, Median) else value
         is_missing = number is None or math.isnan(number)
-        failed = value.failed if isinstance(value, Typical) else float(is_missing)
+        failed = value.failed if isinstance(value, Median) else float(is_missing)
         return math.inf if number is None or is_missing else sign * number, failed
 
     costs = [cost(value) for value in values]
@@ -86,7 +86,7 @@ def ranks(values: Sequence[float | Typical | None], lower_is_better: bool) -> li
 
 def ranking(
     names: Sequence[str],
-    blocks: Sequence[Sequence[float | Typical | None]],
+    blocks: Sequence[Sequence[float | Median | None]],
     lower_is_better: bool | Sequence[bool],
 ) -> Ranking:
     r"""Rank methods within each block, and test whether their mean ranks differ.
@@ -151,15 +151,15 @@ def across(tables: Sequence[Table]) -> Ranking | None:
         for row, text in row_texts(rows).items()
     ]
     blocks = [
-        [_typical(column[row], lower) for row in rows]
+        [_median(column[row], lower) for row in rows]
         for column, lower in zip(columns, is_lower, strict=True)
     ]
     return ranking(names, blocks, is_lower)
 
 
-def _typical(entry: Entry, lower_is_better: bool) -> Typical:
+def _median(entry: Entry, lower_is_better: bool) -> Median:
     n_failed = entry.total - len(entry.values)
     values = sorted(entry.values.values(), reverse=not lower_is_better)  # the best first
     middle = entry.total // 2  # of an even number the worse one
     value = values[middle] if middle < len(values) else None
-    return Typical(value, n_failed / entry.total if entry.total else 1.0)
+    return Median(value, n_failed / entry.total if entry.total else 1.0)

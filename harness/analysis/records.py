@@ -17,7 +17,7 @@ from harness.analysis.files import (
 )
 from harness.analysis.selection import SelectedRuns, gradients, seconds
 from harness.analysis.statistics import Interval
-from harness.analysis.tables import Entry, Line, Table
+from harness.analysis.tables import Entry, Table
 from harness.base.spec import settings_text
 
 Record = dict[str, Any]
@@ -33,7 +33,7 @@ KINDS: dict[str, Kind] = {
     **dict.fromkeys(INTEGERS, "integer"),
     **dict.fromkeys(NUMBERS, "number"),
     "best": "flag",
-    "maybe_best": "flag",
+    "in_confidence_set": "flag",
 }
 """Of the columns of comparisons; the others are text."""
 
@@ -47,11 +47,14 @@ def records(tables: Sequence[Table], selected: SelectedRuns) -> list[Record]:
         for line in table.lines:
             for column, entry in zip(table.columns, line.entries, strict=True):
                 if entry is not None:
-                    rows.append(_common(table, column, line) | _entry(table, entry))
-        for name, limits in table.limits.items():
-            for column, interval in zip(table.columns, limits, strict=True):
+                    row = line.row
+                    settings = settings_text(dict(row.settings))
+                    common = _common(table, column, row.method, settings, row.protocol)
+                    rows.append(common | _entry(table, entry))
+        for limit in table.limits:
+            for column, interval in zip(table.columns, limit.values, strict=True):
                 if interval is not None:
-                    rows.append(_common(table, column, name) | _estimate(interval, table))
+                    rows.append(_common(table, column, limit.name) | _estimate(interval, table))
     for record in rows:
         cost = selected.tuning.get(record.get("cell", ""))
         for name in ("runs", "steps", "gradients", "seconds"):
@@ -59,7 +62,9 @@ def records(tables: Sequence[Table], selected: SelectedRuns) -> list[Record]:
     return rows
 
 
-def _common(table: Table, column: str, line: Line | str) -> Record:
+def _common(
+    table: Table, column: str, method: str, settings: str = "", protocol: str | None = None
+) -> Record:
     return {
         "schema_version": SCHEMA_VERSION,
         "metric": table.metric,
@@ -67,15 +72,10 @@ def _common(table: Table, column: str, line: Line | str) -> Record:
         "better": table.info.better,
         "task": column,
         "apart": settings_text(table.apart),
-    } | (
-        {"method": line, "settings": "", "protocol": None}
-        if isinstance(line, str)
-        else {
-            "method": line.row.method,
-            "settings": settings_text(dict(line.row.settings)),
-            "protocol": line.row.protocol,
-        }
-    )
+        "method": method,
+        "settings": settings,
+        "protocol": protocol,
+    }
 
 
 def _estimate(interval: Interval, table: Table) -> Record:
@@ -96,7 +96,7 @@ def _entry(table: Table, entry: Entry) -> Record:
             "failures": failures or None,
             "spiked": entry.spiked,
             "best": entry.best,
-            "maybe_best": entry.maybe_best,
+            "in_confidence_set": entry.in_confidence_set,
             **{
                 name: entry.quartiles[index] if entry.quartiles else None
                 for index, name in enumerate(("median", "lower_quartile", "upper_quartile"))

@@ -7,11 +7,11 @@ from __future__ import annotations
 import math
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
-from harness.analysis.best import Test, best_rows, is_carried
-from harness.analysis.footnotes import Footnotes, why_one_sided_group
+from harness.analysis.best import Test, best_rows, one_value_dominates
+from harness.analysis.footnotes import Footnotes
 from harness.analysis.metrics import declared_metric
 from harness.analysis.selection import (
     Aspects,
@@ -35,7 +35,14 @@ from harness.analysis.statistics import (
     wilcoxon_test,
 )
 from harness.base.errors import UnknownName, UsageError
-from harness.base.metrics import IMPORTANCE_ESTIMATES, LIMITS, Metric, metric_by_name
+from harness.base.metrics import (
+    IMPORTANCE_ESTIMATES,
+    MLE_PREFIX,
+    MLE_ROW,
+    Metric,
+    metric_by_name,
+    why_one_sided,
+)
 from harness.base.spec import settings_text
 from harness.base.text import natural_key
 
@@ -76,8 +83,8 @@ class Entry:
 
     `sign` stands before an estimate that is a bound only, and has no interval. `spiked` counts the
     runs of which earlier parameters than the last ones are scored. `best` is true of those that are
-    bold, `maybe_best` of the confidence set of the best, both as `best_rows` has them. `marks` are
-    letters that the table's notes explain.
+    bold, `in_confidence_set` of the confidence set of the best, both as `best_rows` has them.
+    `marks` are letters that the table's notes explain.
     """
 
     group: Group
@@ -89,7 +96,7 @@ class Entry:
     difference: Difference | None
     is_reference: bool
     best: bool
-    maybe_best: bool
+    in_confidence_set: bool
     marks: tuple[str, ...]
 
     @property
@@ -100,7 +107,7 @@ class Entry:
     @property
     def quartiles(self) -> tuple[float, float, float] | None:
         """The median and the quartiles about it where one run carries the mean; else None."""
-        if not is_carried(self.values):
+        if not one_value_dominates(self.values):
             return None
         low, middle, high = statistics.quantiles(self.values.values(), n=4, method="inclusive")
         return middle, low, high
@@ -129,9 +136,18 @@ class Line:
 
 
 @dataclass(frozen=True)
+class Limit:
+    """A row that methods are held against: what it is, and its value in each column."""
+
+    name: str
+    about: str
+    values: tuple[Interval | None, ...]
+
+
+@dataclass(frozen=True)
 class Table:
     """One metric over comparable columns. `apart` is what distinguishes the table from others of
-    the metric, `limits` the rows that methods are held against, by name, `shared` the settings of
+    the metric, `limits` the rows that methods are held against, `shared` the settings of
     all rows.
     """
 
@@ -141,7 +157,7 @@ class Table:
     apart: dict[str, Any]
     protocol: str | None
     lines: tuple[Line, ...]
-    limits: dict[str, tuple[Interval | None, ...]]
+    limits: tuple[Limit, ...]
     notes: tuple[str, ...]
     options: Options
     shared: Aspects
@@ -270,10 +286,14 @@ class _Maker:
             cells = [entry.cell for entry in entries if entry]
             costs = tuple(tuning[cell] for cell in cells if cell in tuning)
             lines.append(Line(row, names[row], entries, costs))
-        limits = {
-            name: tuple(self.limit(prefix, column.values()) for column in by_column.values())
-            for name, (prefix, _) in LIMITS.items()
-        }
+        limits = [
+            Limit(
+                name,
+                about,
+                tuple(self.limit(metric, column.values()) for column in by_column.values()),
+            )
+            for name, (metric, about) in self.limits(groups).items()
+        ]
         notes.add_general(self.metric, self.info, lines, self.options, self.selected.left_out)
         return Table(
             self.metric,
@@ -282,7 +302,7 @@ class _Maker:
             apart,
             protocols[0] if len(protocols) == 1 else None,
             tuple(lines),
-            {name: row for name, row in limits.items() if any(row)},
+            tuple(limit for limit in limits if any(limit.values)),
             notes.lines(),
             self.options,
             shared,
@@ -307,37 +327,59 @@ class _Maker:
         baseline = self.options.baseline
         reference = _named(baseline, finite) if baseline else best.row
         others = _differences(reference, finite, self.options.test) if reference else {}
-        return {
-            row: Entry(
+        entries = {}
+        for row, group in groups.items():
+            one_sided = self.why_one_sided(group)
+            interval = INTERVALS[self.options.interval](list(finite[row].values()))
+            if one_sided:
+                interval = replace(interval, se=math.nan, low=math.nan, high=math.nan)
+            entries[row] = Entry(
                 group,
                 finite[row],
                 failures[row],
                 _spiked(self.selected, group),
-                self.interval(group, finite[row]),
-                IMPORTANCE_ESTIMATES[self.metric]
-                if why_one_sided_group(self.selected, group, self.metric)
-                else "",
+                interval,
+                IMPORTANCE_ESTIMATES[self.metric] if one_sided else "",
                 others.get(row),
                 row == reference,
                 row in best.bold,
                 row in best.confidence_set,
-                notes.marks(self.selected, group, self.metric, finite[row]),
+                notes.marks(self.selected, group, finite[row], one_sided),
             )
-            for row, group in groups.items()
+        return entries
+
+    def why_one_sided(self, group: Group) -> str | None:
+        """Return why the estimate of some run is a bound only; None where none is."""
+        if self.metric not in IMPORTANCE_ESTIMATES:
+            return None
+        pareto_k, n_draws = (
+            self.selected.values(group, "pareto_k"),
+            group.cell.spec["eval_particles"],
+        )
+        reasons = (
+            why_one_sided(self.metric, {"pareto_k": pareto_k.get(run.seed, math.nan)}, n_draws)
+            for run in group.done
+        )
+        return next(filter(None, reasons), None)
+
+    def limits(self, groups: Iterable[Group]) -> dict[str, tuple[str, str]]:
+        """Return the rows that methods are held against, as the tasks of these groups declare them:
+        by name, the metric that has the limit, and what it is.
+        """
+        limits = {
+            info.row: (name, info.description)
+            for group in groups
+            for name, info in group.cell.description.metric_info.items()
+            if info.limit_of == self.metric
         }
+        fit = "the exact maximum-likelihood fit to the same data sets"
+        return {MLE_ROW: (MLE_PREFIX + self.metric, fit)} | limits
 
-    def interval(self, group: Group, values: Values) -> Interval:
-        """The mean with its interval; without one where estimates are bounds only."""
-        interval = INTERVALS[self.options.interval](list(values.values()))
-        if why_one_sided_group(self.selected, group, self.metric):
-            return Interval(interval.mean, math.nan, math.nan, math.nan, interval.n)
-        return interval
-
-    def limit(self, prefix: str, groups: Iterable[Group]) -> Interval | None:
-        """Average a limit of the metric over the data sets of a column."""
+    def limit(self, metric: str, groups: Iterable[Group]) -> Interval | None:
+        """Average a limit over the data sets of a column."""
         by_seed: dict[int, float] = {}
         for group in groups:
-            by_seed |= self.selected.values(group, prefix + self.metric)
+            by_seed |= self.selected.values(group, metric)
         finite = [value for _, value in sorted(by_seed.items()) if math.isfinite(value)]
         return INTERVALS[self.options.interval](finite) if finite else None
 

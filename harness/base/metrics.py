@@ -28,33 +28,25 @@ same data.
 
 NATS = 0.1
 """The difference in nats of two bounds that does not matter."""
-LIMITS = {
-    "exact MLE": (MLE_PREFIX, "the exact maximum-likelihood fit to the same data sets"),
-    "best mean field": (
-        "mean_field_",
-        "the best that a density with independent dimensions can do",
-    ),
-    "best volume-keeping map": (
-        "volume_",
-        "the best from the prior of maps by dimension that keep the volume of position and "
-        "momentum, as leapfrog steps do",
-    ),
-}
-"""The rows that methods are held against: what the name of a metric begins with that has the limit
-of another one, and what it is.
-"""
+MLE_ROW = "exact MLE"
+"""The row of a table that has these metrics."""
+RISING_Z = 3.0
+"""`bound_trend_z` above which the bound still rose at the end of training."""
 
 
 @dataclass(frozen=True)
 class Metric:
     """The meaning of a metric; `better` is None where it explains and does not rank. Within
     `margin`, in its unit, two values are as good as one another; None: within 5 % of the value.
+    One that is a limit of another metric, `limit_of`, is a row of that one's tables, called `row`.
     """
 
     unit: str = ""
     better: Better | None = None
     description: str = ""
     margin: float | None = None
+    limit_of: str | None = None
+    row: str = ""
 
     def __post_init__(self) -> None:
         """Raises: ValueError: `better` is another word."""
@@ -72,9 +64,12 @@ def why_one_sided(name: str, metrics: Mapping[str, float], n_draws: int) -> str 
     """
     if name not in IMPORTANCE_ESTIMATES:
         return None
-    if not metrics.get("pareto_k", math.inf) <= PARETO_K_LIMIT:
+    pareto_k = metrics.get("pareto_k", math.nan)
+    if math.isnan(pareto_k):
+        return "Pareto k is not known"
+    if pareto_k > PARETO_K_LIMIT:
         return f"Pareto k is above {PARETO_K_LIMIT}"
-    return "fewer than 10,000 draws" if n_draws < DRAWS_FOR_INTERVAL else None
+    return f"fewer than {DRAWS_FOR_INTERVAL:,} draws" if n_draws < DRAWS_FOR_INTERVAL else None
 
 
 HARNESS_METRICS = {
@@ -126,6 +121,5 @@ def metric_by_name(name: str) -> Metric:
     >>> metric_by_name("elbo").better, metric_by_name("my_gap").better, metric_by_name("hue").better
     ('higher', 'lower', None)
     """
-    is_limit = name.startswith(tuple(prefix for prefix, _ in LIMITS.values()))
-    is_loss = name.endswith(("_error", "_gap", "_loss", "_nll")) and not is_limit
+    is_loss = name.endswith(("_error", "_gap", "_loss", "_nll")) and not name.startswith(MLE_PREFIX)
     return HARNESS_METRICS.get(name) or Metric(better="lower" if is_loss else None)

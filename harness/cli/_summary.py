@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from harness.base.metrics import IMPORTANCE_ESTIMATES, metric_by_name, why_one_sided
+from harness.base.metrics import IMPORTANCE_ESTIMATES, RISING_Z, metric_by_name, why_one_sided
 from harness.base.spec import NewRun, plain_number, settings_text
 from harness.base.text import duration, number, plural
 from harness.base.tracebacks import reason_and_place
@@ -18,7 +18,6 @@ Run = dict[str, Any]
 FOOTNOTE = "a"
 GAPS = ("elbo_gap", "evidence_gap")  # these need a task's exact answers
 TRAVEL_LIMIT = 0.9
-RISING_Z = 3.0
 MOST_FAILURES = 5  # runs that are listed one by one
 
 

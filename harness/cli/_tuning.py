@@ -36,8 +36,8 @@ from harness.tuning.result import (
     best_of,
     measured,
     read_results,
+    report_metric,
     report_runs,
-    reported,
 )
 from harness.tuning.search import Search, SearchRecord, run_keys
 from harness.tuning.trials import open_log
@@ -212,7 +212,7 @@ def _print_result(out: Console, result: TuningResult) -> None:
     rows += [
         (f"{search.metric} on seeds {ranges(search.seeds)}", "-", score),
         (
-            f"{reported(search.metric)} on seeds {ranges(search.report_seeds)}",
+            f"{report_metric(search.metric)} on seeds {ranges(search.report_seeds)}",
             _mean(result.untuned),
             _mean(result.tuned),
         ),
@@ -225,7 +225,8 @@ def _print_result(out: Console, result: TuningResult) -> None:
         out.print(f"tuned less default, paired over {plural(gain.n, 'seed')}: {interval} (95 %)")
     if (gap := result.optimism).n:
         interval = between(gap.mean, gap.low, gap.high)
-        out.print(f"optimism gap, that on seeds {ranges(search.seeds)} less it: {interval} (95 %)")
+        out.print(f"the same on seeds {ranges(search.seeds)}: {_mean(result.tuning_gain)}")
+        out.print(f"optimism gap, the latter less the former: {interval} (95 %)")
     out.print(
         f"cost of tuning: {plural(cost.runs, 'run')}, {plural(cost.steps, 'step')}, "
         f"{duration(cost.seconds)} of work\n"

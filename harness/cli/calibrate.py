@@ -92,14 +92,8 @@ def calibrate(
         torch.set_num_threads(previous_threads)
     reference = _line(entrants[0], values[0], step)
     lines = [
-        {
-            **_line(method, answer.value, answer.step),
-            "ratio": answer.ratio.median,
-            "ratio_spread": answer.ratio.spread,
-            "equal": answer.equal,
-            "ratios": {str(value): ratio for value, ratio in sorted(answer.ratios.items())},
-            "command": _command(method, answer, task, protocol, settings),
-        }
+        _answer_line(method, answer)
+        | {"command": _command(method, answer, task, protocol, settings)}
         for method, answer in zip(entrants[1:], answers, strict=True)
     ]
     if as_json:
@@ -107,6 +101,16 @@ def calibrate(
         print_json({**line, **extra} for line in lines)
     else:
         _print(reference, lines, f"On {task}, {plural(threads, 'thread')}.")
+
+
+def _answer_line(method: Entrant, answer: Answer) -> dict[str, Any]:
+    return {
+        **_line(method, answer.value, answer.step),
+        "ratio": answer.ratio.median,
+        "ratio_spread": answer.ratio.spread,
+        "equal": answer.equal,
+        "ratios": {str(value): ratio for value, ratio in sorted(answer.ratios.items())},
+    }
 
 
 def _line(method: Entrant, value: int, step: Spread) -> dict[str, Any]:

@@ -151,11 +151,18 @@ def compare(
         if one_table:
             grids = [joined_grid(tables, style)]
         grids += [rank_grid(ranking)] if ranking else []
+    _write_grids(grids, format_, label, output)
+
+
+def _write_grids(
+    grids: Sequence[Grid], format_: str, label: str | None, output: Path | None
+) -> None:
+    """Write tables as text of a format, or print them."""
     if format_ != "table":
         from harness.analysis import formats
 
-        options_of_format = {} if label is None else {"label": label}
-        write_out(getattr(formats, format_)(grids, **options_of_format).encode(), output)
+        options = {} if label is None else {"label": label}
+        write_out(getattr(formats, format_)(grids, **options).encode(), output)
     elif output is not None:
         write_out(plain_text(grids).encode(), output)
     else:

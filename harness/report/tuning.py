@@ -20,7 +20,7 @@ from harness.report.curves import plateau
 from harness.report.page import Figure, Plot, Section, Table, render
 from harness.report.view import PERCENT, interval_text, label
 from harness.store import ResultStore
-from harness.tuning.result import TuningResult, reported
+from harness.tuning.result import TuningResult, report_metric
 from harness.tuning.samplers import distribution, quietly, study_in_memory
 from harness.tuning.search import run_keys
 
@@ -195,7 +195,9 @@ def _table(result: TuningResult) -> Table:
         ]
         rows.append(("best trial, on the seeds it was tuned on", number(best.score)))
     if result.tuned.n:
-        seeds = f"{reported(result.search.metric)} on seeds {ranges(result.search.report_seeds)}"
+        seeds = (
+            f"{report_metric(result.search.metric)} on seeds {ranges(result.search.report_seeds)}"
+        )
         rows += [
             (f"tuned, {seeds}", interval_text(result.tuned)),
             (f"default, {seeds}", interval_text(result.untuned)),

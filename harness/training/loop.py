@@ -336,7 +336,6 @@ def train(method: Method, task: Task, protocol: Protocol, state: State) -> Itera
             f"Task '{task.name}' has no validation data. Leave validate_every out: --set "
             "validate_every=none."
         )
-    update, _ = UPDATES[protocol.optimiser]
     scale = rate_scale(task, protocol, state.layout)
     noise = Noise(streams(state.seeds, "train"), TRAIN_BLOCK)
     order = Noise(streams(state.seeds, "batch"), shuffled=protocol.shuffle)
@@ -367,16 +366,8 @@ def train(method: Method, task: Task, protocol: Protocol, state: State) -> Itera
             state.diverged_at.masked_fill_(diverging, step)
         if protocol.clip_norm is not None:
             gradient = gradient * (protocol.clip_norm / (norm + 1e-6)).clamp(max=1.0)[:, None]
-        rate = torch.full_like(norm, learning_rate(protocol, step), dtype=torch.float64)
         frozen = ~state.alive if not state.alive.all() else None
-        tensors = (state.flat, *state.moments.values())
-        frozen_rows = [] if frozen is None else [tensor[frozen] for tensor in tensors]
-        rates = rate.to(norm.dtype)[:, None]  # [R, 1], or [R, P] where groups have their own
-        rates = rates if scale is None else rates * scale.to(rates)
-        update(state.flat, gradient, state.moments, step, rates, protocol)
-        for tensor, rows in zip(tensors, frozen_rows, strict=False):
-            tensor[frozen] = rows
-        state.step += 1
+        _take_step(protocol, state, gradient, scale, frozen)
         _add_to_curves(state, torch.stack([bound, norm], dim=1), frozen, protocol.steps)
         if protocol.score == "best" and state.step == protocol.steps:
             choose_parameters(method, task, protocol, state)
@@ -385,6 +376,22 @@ def train(method: Method, task: Task, protocol: Protocol, state: State) -> Itera
         if protocol.validate_every and state.step % protocol.validate_every == 0 and confirmed():
             validate(method, task, protocol, state)
         yield progress
+
+
+def _take_step(
+    protocol: Protocol, state: State, gradient: Tensor, scale: Tensor | None, frozen: Tensor | None
+) -> None:
+    """Update the parameters and the moments, but not those of `frozen` replicates [R]."""
+    update, _ = UPDATES[protocol.optimiser]
+    tensors = (state.flat, *state.moments.values())
+    frozen_rows = [] if frozen is None else [tensor[frozen] for tensor in tensors]
+    rate = learning_rate(protocol, state.step)
+    rates = gradient.new_full((len(gradient), 1), rate)  # or [R, P] where groups have their own
+    rates = rates if scale is None else rates * scale.to(rates)
+    update(state.flat, gradient, state.moments, state.step, rates, protocol)
+    for tensor, rows in zip(tensors, frozen_rows, strict=False):
+        tensor[frozen] = rows
+    state.step += 1
 
 
 def rate_scale(task: Task, protocol: Protocol, layout: Layout) -> Tensor | None:

@@ -64,7 +64,7 @@ class TuningResult:
             "method": search.method,
             "task": search.task,
             "metric": search.metric,
-            "report_metric": reported(search.metric),
+            "report_metric": report_metric(search.metric),
             "trials": len(self.trials),
             "of": search.total,
             "counts": self.counts,
@@ -110,7 +110,7 @@ def _result(url: str, store: ResultStore | None, search: SearchRecord) -> Tuning
             left_out[trial.number] = "the result database has no score of it"
     best = best_of(trials)
     specs = (best.spec, search.default_spec) if best else (None, None)
-    metric, seeds = reported(search.metric), search.report_seeds
+    metric, seeds = report_metric(search.metric), search.report_seeds
     (tuned, n_tuned), (untuned, n_default) = (_scores(metric, store, spec, seeds) for spec in specs)
     failures = {"tuned": n_tuned, "default": n_default}
     gains = _differences(tuned, untuned)
@@ -133,10 +133,10 @@ def _result(url: str, store: ResultStore | None, search: SearchRecord) -> Tuning
     )
 
 
-def reported(metric: str) -> str:
+def report_metric(metric: str) -> str:
     """Return the metric of the report seeds: what validation data chose is scored on the test data.
 
-    >>> reported("validation_elbo"), reported("elbo")
+    >>> report_metric("validation_elbo"), report_metric("elbo")
     ('elbo', 'elbo')
     """
     return metric.removeprefix("validation_")
