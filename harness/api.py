@@ -368,7 +368,12 @@ class Model(Task, frozen=True, metaclass=_FieldsKeepTheirTypes):
     default_base: ClassVar[str] = "learned"
     default_protocol: ClassVar[str] = "standard"
     protocols: ClassVar[dict[str, dict[str, Any]]] = {
-        "standard": {"steps": 10_000, "lr": 1e-2, "lr_schedule": "cosine", "score": "best"},
+        "standard": {
+            "steps": 10_000,
+            "lr": 1e-2,
+            "lr_schedule": "cosine",
+            "eval_parameters": "best",
+        },
         "smoke": {"steps": 200, "lr": 5e-2, "lr_schedule": "cosine", "eval_particles": 500},
     }
     base_mean: ClassVar[float] = 0.0

@@ -193,7 +193,12 @@ class Gaussian(Task, frozen=True):
     metric_info: ClassVar[dict[str, Metric]] = METRICS | LIMITS
     default_protocol: ClassVar[str] = "standard"
     protocols: ClassVar[dict[str, dict[str, Any]]] = {
-        "standard": {"steps": 30_000, "lr": 1e-2, "lr_schedule": "cosine", "score": "best"},
+        "standard": {
+            "steps": 30_000,
+            "lr": 1e-2,
+            "lr_schedule": "cosine",
+            "eval_parameters": "best",
+        },
         "paper": {
             "steps": 30_000,
             "optimiser": "rmsprop",

@@ -183,7 +183,7 @@ class Norms(Task, frozen=True):
             "shuffle": True,
             "lr": 1e-3,
             "eval_particles": 1_000,
-            "score": "best",
+            "eval_parameters": "best",
         },
         "smoke": {
             "steps": 100,

@@ -68,7 +68,7 @@ def test_every_protocol_field_is_part_of_the_key(name):
         "clip_norm": "1.0",
         "momentum": "0.5",
         "start_from": "77" * 8,
-        "score": "best",
+        "eval_parameters": "best",
     }
     assert one(**{name: other.get(name, "77")}).spec.key != one().spec.key
 

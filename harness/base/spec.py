@@ -200,11 +200,10 @@ class Protocol(BaseModel):
         default="float64", description="precision of parameters and densities"
     )
     eval_particles: int = Field(default=10_000, ge=2, description="particles in the final scores")
-    score: Literal["last", "best"] = added_later(
+    eval_parameters: Literal["last", "best"] = added_later(
         "last",
         default="last",
-        description="the parameters that are scored: best: of an earlier window of steps where the "
-        "last ones are worse",
+        description="best: those of an earlier window of steps, where the last ones are worse",
     )
     validate_every: int | None = added_later(
         None, default=None, ge=1, description="steps between looks at validation data"
@@ -224,10 +223,10 @@ class Protocol(BaseModel):
 
     @model_validator(mode="after")
     def _one_choice_of_parameters(self) -> Self:
-        if self.score == "best" and self.validate_every is not None:
+        if self.eval_parameters == "best" and self.validate_every is not None:
             raise ValueError(
-                "score=best is for training without validation data: with validate_every the best "
-                "parameters on these are scored. Leave out one of the two"
+                "eval_parameters=best is for training without validation data: with validate_every "
+                "the best parameters on these are evaluated. Leave out one of the two"
             )
         return self
 

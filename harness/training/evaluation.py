@@ -92,8 +92,8 @@ def scoring(
     of these whose `pareto_k` is above 0.7; `validation_elbo` (nats an example) with its error where
     there are validation data; with an oracle `elbo_gap` and `evidence_gap` (nats); the task's
     metrics, those of the draws as means over problems like the bounds; `bound_trend_z` and
-    `travel_used`; with `score=best` the step of the parameters that are scored, and the ELBO of the
-    last ones.
+    `travel_used`; with `eval_parameters=best` the step of the parameters that are evaluated, and
+    the ELBO of the last ones.
     """
     oracle = task.oracle()
     dtype = torch.float64 if oracle else getattr(torch, protocol.dtype)
@@ -129,7 +129,7 @@ def scoring(
             error = torch.cat([bounds.elbo_error(part) for part in log_w]).double()
             error = error.square().sum().sqrt()[None] / len(error)
             scores["validation_elbo"] = Score(elbo.mean()[None], error)
-    if protocol.score == "best":
+    if protocol.eval_parameters == "best":
         scores["scored_step"] = Score(state.best_step.double())
         scores["last_elbo"] = Score(state.last_elbo)
     if not task.stacks:

@@ -58,9 +58,9 @@ class State:
         which a replicate was frozen, or -1: from then on nothing of it changes. With a validation
         every so many steps: the bounds, `validation` [R, validations], NaN where not reached, and
         the parameters at the best one, `best` [R, P], NaN before the first; empty otherwise. With
-        `score=best`: `best`, the parameters at which the window with the best mean bound began,
-        that mean and that step, `best_bound` and `best_step` [R], and where the present window
-        began, `window_start` [R, P]; at the end also `last_elbo` [R].
+        `eval_parameters=best`: `best`, the parameters at which the window with the best mean bound
+        began, that mean and that step, `best_bound` and `best_step` [R], and where the present
+        window began, `window_start` [R, P]; at the end also `last_elbo` [R].
     """
 
     seeds: tuple[int, ...]
@@ -211,8 +211,8 @@ def start(method: Method, task: Task, protocol: Protocol, seeds: Sequence[int]) 
     )
     R, n_points = len(seeds), math.ceil(protocol.steps / curve_stride(protocol.steps))
     n_validations = protocol.steps // protocol.validate_every if protocol.validate_every else 0
-    n_best = flat.shape[1] if protocol.validate_every or protocol.score == "best" else 0
-    n_windowed = R if protocol.score == "best" else 0
+    n_best = flat.shape[1] if protocol.validate_every or protocol.eval_parameters == "best" else 0
+    n_windowed = R if protocol.eval_parameters == "best" else 0
     return State(
         seeds=tuple(seeds),
         layout=Layout({name: leaf.shape for name, leaf in replicates[0].items()}),
@@ -369,7 +369,7 @@ def train(method: Method, task: Task, protocol: Protocol, state: State) -> Itera
         frozen = ~state.alive if not state.alive.all() else None
         _take_step(protocol, state, gradient, scale, frozen)
         _add_to_curves(state, torch.stack([bound, norm], dim=1), frozen, protocol.steps)
-        if protocol.score == "best" and state.step == protocol.steps:
+        if protocol.eval_parameters == "best" and state.step == protocol.steps:
             choose_parameters(method, task, protocol, state)
         warning, recorded.warning = recorded.warning, None
         progress = Progress(state.step, bound, confirmed, warning)
@@ -479,7 +479,7 @@ def _add_to_curves(state: State, values: Tensor, frozen: Tensor | None, steps: i
 def choose_parameters(method: Method, task: Task, protocol: Protocol, state: State) -> None:
     """Keep the last parameters as the best ones, unless those at which the best window began have a
     better ELBO on the first batch, on the same fresh draws, by more than `SPIKE` standard errors of
-    the difference. A spike at the end of training decides no score then, and neither does the luck
+    the difference. A spike at the end of training decides no result then, and neither does the luck
     of one window.
     """
     noise = Noise(streams(state.seeds, "batch"), shuffled=protocol.shuffle)
