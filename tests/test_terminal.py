@@ -66,7 +66,7 @@ def test_an_asterisk_stands_for_bold_wherever_there_is_none(monkeypatch, capsys)
 
 @pytest.mark.usefixtures("no_mirror")
 def test_estimates_that_are_not_trusted_have_a_footnote_and_no_asterisk(bench, workspace):
-    """As in comparisons, where an asterisk is another mark."""
+    """As in comparisons, where an asterisk is another mark; without an interval, it is a limit."""
     command = ("run", "-m", "vb", "-t", "digits", "--protocol", "smoke")
     assert bench(*command).exit_code == 0
     with closing(sqlite3.connect(workspace / "bench.db")) as database:
@@ -77,13 +77,13 @@ def test_estimates_that_are_not_trusted_have_a_footnote_and_no_asterisk(bench, w
         database.commit()
     text = bench(*command).stdout
     row = next(line.split("  ") for line in text.splitlines() if line.strip().startswith("vb"))
-    assert [cell.strip() for cell in row if "12.5" in cell] == ["12.5 [a]", "12.5", "12.5"]
+    assert [cell.strip() for cell in row if "12.5" in cell] == ["≤ 12.5 [a]", "12.5", "12.5"]
     assert (
-        "[a] 1 of 1 runs have Pareto k above 0.7: do not trust their log_evidence and nll." in text
+        "[a] A bound in expectation, without an interval: Pareto k is above 0.7 in 1 of 1 runs."
+        in text
     )
     assert "*" not in text
     gaussian = bench("run", "-m", "vb", "-t", "gaussian-2", "--protocol", "smoke").stdout
-    assert "of 1 runs have Pareto k above 0.7" in gaussian
     assert "[a]" not in gaussian  # no column of its table is such an estimate
     (line,) = json_lines(bench("compare", "--metric", "nll", "--json"))
-    assert "not to be trusted" in line["notes"]
+    assert "has no interval that would cover" in line["notes"]

@@ -67,8 +67,9 @@ def test_a_diverging_replicate_is_frozen_and_the_others_go_on():
     )
 
 
-def test_nothing_of_a_frozen_replicate_changes():
-    _, task, spec = plugins(**{"steps": 120})
+@pytest.mark.parametrize("eval_parameters", ["last", "best"])
+def test_nothing_of_a_frozen_replicate_changes(eval_parameters):
+    _, task, spec = plugins(**{"steps": 120, "eval_parameters": eval_parameters})
     early = trained(DivergesAt50(), task, spec.protocol(), [0, 1, 2], steps=60)
     late = trained(DivergesAt50(), task, spec.protocol(), [0, 1, 2])
     assert files(early, spec)[1] == files(late, spec)[1]

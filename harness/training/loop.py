@@ -386,8 +386,9 @@ def _take_step(
     tensors = (state.flat, *state.moments.values())
     frozen_rows = [] if frozen is None else [tensor[frozen] for tensor in tensors]
     rate = learning_rate(protocol, state.step)
-    rates = gradient.new_full((len(gradient), 1), rate)  # or [R, P] where groups have their own
-    rates = rates if scale is None else rates * scale.to(rates)
+    # [R, 1], or [R, P] where groups have their own; beyond the largest float it is inf
+    rates = torch.full((len(gradient), 1), rate, dtype=torch.float64, device=gradient.device)
+    rates = (rates if scale is None else rates * scale.to(rates)).to(gradient)
     update(state.flat, gradient, state.moments, state.step, rates, protocol)
     for tensor, rows in zip(tensors, frozen_rows, strict=False):
         tensor[frozen] = rows
@@ -473,7 +474,7 @@ def _add_to_curves(state: State, values: Tensor, frozen: Tensor | None, steps: i
         state.best_bound = torch.where(better, means[:, 0], state.best_bound)
         state.best_step = torch.where(better, point * stride, state.best_step)
         state.best = torch.where(better[:, None], state.window_start, state.best)
-        state.window_start = state.flat.clone()
+        state.window_start = torch.where(state.alive[:, None], state.flat, state.window_start)
 
 
 def choose_parameters(method: Method, task: Task, protocol: Protocol, state: State) -> None:
@@ -499,9 +500,10 @@ def choose_parameters(method: Method, task: Task, protocol: Protocol, state: Sta
     error = gain.std(0) / math.sqrt(len(gain))
     is_worse = ~last.mean(0).isfinite() | (gain.mean(0) > SPIKE * error)
     replaces = is_worse & best.mean(0).isfinite() & state.alive
-    state.best = torch.where(replaces[:, None], state.best, state.flat)
-    state.best_step = torch.where(replaces, state.best_step, state.step)
-    state.last_elbo = last.mean(0)
+    stays = replaces | ~state.alive
+    state.best = torch.where(stays[:, None], state.best, state.flat)
+    state.best_step = torch.where(stays, state.best_step, state.step)
+    state.last_elbo = torch.where(state.alive, last.mean(0), state.last_elbo)
 
 
 def curves(protocol: Protocol, state: State, replicate: int) -> dict[str, list[tuple[int, float]]]:
