@@ -7,13 +7,19 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from conftest import json_lines
 from linear_gaussian import LinearGaussian
 
+from harness.analysis.selection import RunFilter, select_runs
 from harness.api import Noise, autograd_score
 from harness.base.errors import UsageError
+from harness.base.workspace import Workspace
 from harness.plan import registry
 from harness.plan.grid import resolve
 from harness.plan.registry import NamedPlugin, find
+from harness.report.importance import pareto_k_histograms
+from harness.report.view import View
+from harness.store import ResultStore
 from harness.tasks._decoder import Likelihood, decoded, softplus
 from harness.tasks._images import binarised
 from harness.tasks._layers import flat, maps, phases
@@ -21,7 +27,7 @@ from harness.tasks._nets import ConvNets, DenseNets, widening
 from harness.tasks.digits import Digits
 from harness.training import checkpoint
 from harness.training import loop as training
-from harness.training.evaluation import evaluate
+from harness.training.evaluation import evaluate, percentiles
 
 METHODS = ["vb", "iwae", "pnf", "iaf", "hvae", "hvae-untempered", "hvae-iaf"]
 
@@ -301,3 +307,36 @@ def test_validation_is_refused_where_there_is_nothing_to_look_at():
     state = training.start(resolved.method, resolved.task, resolved.protocol, [0])
     with pytest.raises(UsageError, match="no validation data"):
         next(training.train(resolved.method, resolved.task, resolved.protocol, state))
+
+
+@pytest.mark.parametrize("n", [1, 2, 7, 100, 350, 1000])
+def test_a_percentile_is_the_least_value_that_so_many_do_not_exceed(n):
+    values = Noise(["k"]).normal(n, like=torch.zeros((), dtype=torch.float64))
+    expected = [
+        min(v for v in values.tolist() if 100 * (values <= v).sum() >= p * n) for p in range(101)
+    ]
+    assert percentiles(values).tolist() == expected
+
+
+def test_pareto_k_of_each_problem_is_stored_and_drawn(bench, workspace):
+    """The stored percentiles agree with the two metrics, and the histogram with them."""
+    run, gaussian = (
+        json_lines(bench("run", "-m", "vb", "-t", task, "--protocol", "smoke", "--json"))[0]
+        for task in ("digits", "gaussian-2")
+    )
+    with ResultStore.open(Workspace.current().database_url) as store:
+        curve = store.curves(run["key"])["pareto_k_percentiles"]
+        assert "pareto_k_percentiles" not in store.curves(gaussian["key"])
+        values = [k for _, k in curve[1:]]
+        assert [step for step, _ in curve] == list(range(101))
+        assert values == sorted(values)
+        assert values[89] == run["metrics"]["pareto_k"]
+        share = sum(k > 0.7 for k in values) / 100
+        assert share == pytest.approx(run["metrics"]["pareto_k_share"], abs=0.01)
+        section = pareto_k_histograms(View(select_runs(store, RunFilter())))
+    ((plot,),) = (figure.plots for figure in section.figures)
+    assert plot.title == "digits"
+    (line,) = plot.chart.data
+    assert sum(line.y) == pytest.approx(100)
+    right = sum(y for x, y in zip(line.x, line.y, strict=True) if x > 0.7)
+    assert right == pytest.approx(100 * share)

@@ -26,6 +26,9 @@ MLE_PREFIX = "mle_"
 same data.
 """
 
+PERCENTILES = "_percentiles"
+"""Ends the name of a curve of a metric over problems: p % of them have a value up to its point p.
+"""
 NATS = 0.1
 """The difference in nats of two bounds that does not matter."""
 MLE_ROW = "exact MLE"

@@ -30,6 +30,7 @@ from harness.base.errors import (
     one_line,
 )
 from harness.base.files import write_atomically
+from harness.base.metrics import PERCENTILES
 from harness.base.spec import Plan, RunSpec, Status
 from harness.base.stop_request import StopRequest
 from harness.base.tracebacks import traceback_of
@@ -412,11 +413,14 @@ def _outcome(
 ) -> Outcome:
     """Return how a member ended, its last checkpoint written."""
     metrics: dict[str, Estimate] = {}
+    curves = training.curves(spec.protocol(), state, index)
     status, reason, step = Status.DONE, None, state.steps_taken(index)
     if bool(state.alive[index]):
         for name, score in (scores or {}).items():
             error = None if score.error is None else float(score.error[index])
             metrics[name] = Estimate(float(score.value[index]), error)
+            if score.percentiles is not None:
+                curves[f"{name}{PERCENTILES}"] = list(enumerate(score.percentiles.tolist()))
     else:
         status = Status.DIVERGED
         reason = f"the bound or its gradient was not finite at step {step}"
@@ -426,7 +430,7 @@ def _outcome(
         step,
         job.wall_s(claim),
         metrics,
-        training.curves(spec.protocol(), state, index),
+        curves,
         _write_checkpoint(job, state, index, spec, "final"),
     )
 

@@ -10,6 +10,7 @@ import warnings
 from typing import TYPE_CHECKING, Any
 
 from harness.base.errors import harmless, shortened
+from harness.base.metrics import PERCENTILES
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -25,7 +26,7 @@ INK, COLOURS = "#333333", ("#1f5fa8", "#b8561b", "#3d7a3d", "#7a4a8c")
 
 
 def learning_curves(curves: dict[str, Curve], title: str) -> bytes:
-    """Draw one panel a curve, the bound on top, over a common axis of steps, as a PNG.
+    """Draw one panel a curve of training, the bound on top, over a common axis of steps, as a PNG.
 
     The range of a panel is that of the points after the first quarter of the steps; where it leaves
     out a distant start, its value is written into the corner. What is not finite leaves a gap.
@@ -35,7 +36,8 @@ def learning_curves(curves: dict[str, Curve], title: str) -> bytes:
     from matplotlib.ticker import MaxNLocator
 
     names = sorted(
-        (name for name, curve in curves.items() if curve), key=lambda name: (name != "bound", name)
+        (name for name, curve in curves.items() if curve and not name.endswith(PERCENTILES)),
+        key=lambda name: (name != "bound", name),
     )
     with matplotlib.rc_context(), warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Glyph")  # of a letter that the font lacks there is a box

@@ -37,10 +37,13 @@ LONGEST_NAME = 200
 
 @dataclass(frozen=True)
 class Score:
-    """A metric of each replicate [R], with its standard error [R] where it is an estimate."""
+    """A metric of each replicate [R], with its standard error [R] where it is an estimate; its
+    percentiles over the problems [101], where these share weights and each has a value to show.
+    """
 
     value: Tensor
     error: Tensor | None = None
+    percentiles: Tensor | None = None
 
 
 def fresh_particles(
@@ -199,11 +202,21 @@ def _mean_score(name: str, scores: list[Score], stacks: bool) -> Score:
 
     values = stacked([score.value for score in scores])
     if name == "pareto_k":
-        in_order = values.sort(0).values
-        return Score(values.amax(0) if stacks else in_order[math.ceil(0.9 * len(values)) - 1])
+        if stacks:
+            return Score(values.amax(0))
+        of_problems = percentiles(values[:, 0])
+        return Score(of_problems[90:91], percentiles=of_problems if len(values) > 1 else None)
     errors = [score.error for score in scores if score.error is not None]
     error = stacked(errors).square().sum(0).sqrt() / len(values) if errors else None
     return Score(values.mean(0), error)
+
+
+def percentiles(values: Tensor) -> Tensor:
+    """Return the least of the values that p % of them do not exceed, p = 0, ..., 100: [N] ->
+    [101].
+    """
+    ranks = (torch.arange(101) * len(values) + 99) // 100  # rounded up
+    return values.sort().values[ranks.clamp(min=1) - 1]
 
 
 def _over_examples(rows: list[dict[str, Score]]) -> dict[str, Score]:
