@@ -32,10 +32,10 @@ from harness.numerics.trajectory import LinearScore, Score, Trajectory
 
 __all__ = [
     "Batch", "ClosedForm", "Data", "DataError", "DataStream", "DiagNormal", "Field", "Found",
-    "LinearScore", "LogDensity", "Method", "Metric", "Model", "Noise", "Oracle", "Params",
-    "Particles", "Problem", "Score", "Task", "Trajectory", "abstractmethod", "added_later",
-    "autograd_score", "find_data", "log_std_normal", "model_validator", "open_data", "target",
-    "tunable",
+    "LinearScore", "LogDensity", "LogZ", "Method", "Metric", "Model", "Noise", "Oracle", "Params",
+    "Particles", "Problem", "Score", "Target", "Task", "Trajectory", "abstractmethod",
+    "added_later", "autograd_score", "find_data", "log_std_normal", "model_validator", "open_data",
+    "target", "tunable",
 ]  # fmt: skip
 
 Batch = dict[str, Any]
@@ -208,6 +208,15 @@ class ClosedForm:
     deviation: float | None = None
 
 
+@dataclass(frozen=True)
+class LogZ:
+    """The logarithm of a target's integral, nats: its value, its error, and how it was found."""
+
+    value: float
+    error: float = 0.0
+    how: str = ""
+
+
 class Task(BaseModel, frozen=True, extra="forbid", allow_inf_nan=False):
     """A model with data. Its pydantic fields are its identity.
 
@@ -225,6 +234,7 @@ class Task(BaseModel, frozen=True, extra="forbid", allow_inf_nan=False):
     recommended: ClassVar[dict[str, dict[str, Any]]] = {}
     stacks: ClassVar[bool]
     shares_data: ClassVar[bool] = False  # all seeds have the same data: their leaves carry no R
+    has_mini_batches: ClassVar[bool] = True
     score_to_tune: ClassVar[str] = "elbo"
     metric_info: ClassVar[dict[str, Metric]] = {}
     headline: ClassVar[tuple[str, ...]] = (
@@ -282,7 +292,8 @@ class Task(BaseModel, frozen=True, extra="forbid", allow_inf_nan=False):
         """The inference problems of a batch at `params`."""
 
     def metrics(self, params: Params, data: Data) -> dict[str, Tensor]:
-        """Compute the task's own metrics of fitted parameters, each [R].
+        """Compute the task's own metrics of fitted parameters, each [R]; or [1], where seeds share
+        the data and one number holds for all.
 
         A name that begins with `mle_` is the metric without that prefix of the exact
         maximum-likelihood fit to the same data.
@@ -309,6 +320,12 @@ class Task(BaseModel, frozen=True, extra="forbid", allow_inf_nan=False):
 
     def oracle(self) -> Oracle | None:
         """Exact answers, where they exist."""
+        return None
+
+    def certify(self, noise: Noise) -> LogZ | None:
+        """Compute log Z by other code than `log_joint`, with its error; None for a task that has
+        no such way. `bench certify` holds it against the stored value.
+        """
         return None
 
     def decode(self, params: Params, z: Tensor) -> Tensor | None:
@@ -350,12 +367,13 @@ class _FieldsKeepTheirTypes(type(BaseModel)):
         return super().__new__(mcs, name, bases, namespace, **kwargs)
 
 
-class Model(Task, frozen=True, metaclass=_FieldsKeepTheirTypes):
+class Target(Task, frozen=True, metaclass=_FieldsKeepTheirTypes):
     r"""A joint density $\log p(x, z)$ of one fixed data set, which all seeds share.
 
-    A subclass gives `dim` and `log_joint`, or `log_prior` and `log_likelihood`; `data` where it has
-    data, `parameters` where it has something to learn. It is called by its class's name in lower
-    case, `EightSchools` -> `eight-schools`, unless it has a `name`.
+    A subclass gives `latent_dim` and `log_joint`, or `log_prior` and `log_likelihood`; `data` where
+    it has data, `parameters` where it has something to learn; `truth` or `log_z`, and `draws`,
+    where the answer is known. It is called by its class's name in lower case, `EightSchools` ->
+    `eight-schools`, unless it has a `name`.
 
     The base is $N(\texttt{base\_mean}, \texttt{base\_scale}^2 I)$: as it stands (`base=prior`), or
     where learning starts from (`base=learned`).
@@ -378,15 +396,33 @@ class Model(Task, frozen=True, metaclass=_FieldsKeepTheirTypes):
     }
     base_mean: ClassVar[float] = 0.0
     base_scale: ClassVar[float] = 1.0
-
-    dim: int = Field(ge=1, description="latent dimension D")
+    log_z: ClassVar[float | None] = None
 
     @classmethod
     def __pydantic_init_subclass__(cls, **kwargs: Any) -> None:
-        """Name the class after itself."""
+        """Name the class after itself, and show the gap first where there is one."""
         super().__pydantic_init_subclass__(**kwargs)
         if "name" not in vars(cls):
             cls.name = re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "-", cls.__name__).lower()
+        cls.has_mini_batches = cls.log_joint is Target.log_joint
+        is_known = cls.truth is not Target.truth or cls.log_z is not None
+        if is_known and cls.headline == Target.headline:
+            cls.headline = ("elbo_gap", "elbo")
+
+    def truth(self) -> LogZ | None:
+        """Return log Z, where it is known: `log_z` unless a subclass knows it as a function of its
+        fields, or with an error.
+        """
+        return None if self.log_z is None else LogZ(float(self.log_z))
+
+    def draws(self, noise: Noise, n: int) -> Tensor | None:
+        """Draw from the normalised density, [n, D]; None where that cannot be done exactly."""
+        return None
+
+    def oracle(self) -> FixedTruth | None:
+        """Return log Z and the exact draws, where log Z is known."""
+        truth = self.truth()
+        return None if truth is None else FixedTruth(self, truth)
 
     def data(self) -> Data | dict[str, Tensor]:
         """Return the data by name, the first axis of each tensor over examples; with a held-out
@@ -413,11 +449,6 @@ class Model(Task, frozen=True, metaclass=_FieldsKeepTheirTypes):
         """
         return self.log_prior(params, z) + self.log_likelihood(params, data, z).sum(-1)
 
-    @property
-    def latent_dim(self) -> int:
-        """D."""
-        return self.dim
-
     def load(self, noise: Noise) -> Data:
         """Return `data()`, and a number from which the others have their precision."""
         data = self.data()
@@ -428,7 +459,7 @@ class Model(Task, frozen=True, metaclass=_FieldsKeepTheirTypes):
         """Return `parameters()`, and those of a learned base."""
         if base == "prior":
             return self.parameters()
-        zeros = torch.zeros(self.dim, dtype=torch.float64)
+        zeros = torch.zeros(self.latent_dim, dtype=torch.float64)
         start = {
             "base_mean": zeros + self.base_mean,
             "base_log_scale": zeros + math.log(self.base_scale),
@@ -459,7 +490,7 @@ class Model(Task, frozen=True, metaclass=_FieldsKeepTheirTypes):
         """
         like, weight = batch["_like"], batch.get("_weight")
         data = {name: leaf for name, leaf in batch.items() if not name.startswith("_")}
-        if weight is not None and type(self).log_joint is not Model.log_joint:
+        if weight is not None and not self.has_mini_batches:
             raise PluginError(
                 f"Task '{self.name}' has no mini-batches: give log_prior() and log_likelihood() in "
                 "place of log_joint(), or leave batch_size out."
@@ -480,12 +511,23 @@ class Model(Task, frozen=True, metaclass=_FieldsKeepTheirTypes):
         if base == "learned":
             density = DiagNormal(params["base_mean"], params["base_log_scale"])
         else:
-            shape = (len(like), self.dim)
+            shape = (len(like), self.latent_dim)
             density = DiagNormal(
                 like.new_full(shape, self.base_mean),
                 like.new_full(shape, math.log(self.base_scale)),
             )
         return Problem(log_joint, autograd_score(log_joint), density)
+
+
+class Model(Target, frozen=True):
+    """A `Target` whose dimension is a field: a subclass says `dim = 10`."""
+
+    dim: int = Field(ge=1, description="latent dimension D")
+
+    @property
+    def latent_dim(self) -> int:
+        """D."""
+        return self.dim
 
 
 class LogDensity(Model, frozen=True):
@@ -508,7 +550,6 @@ class LogDensity(Model, frozen=True):
     """
 
     variant: ClassVar[str] = "dim"
-    log_z: ClassVar[float | None] = None
     target_functions: ClassVar[dict[str, Callable[..., Any]]] = {}
     """What `target` made it of, by the names of its arguments."""
 
@@ -516,35 +557,21 @@ class LogDensity(Model, frozen=True):
     def log_density(self, z: Tensor) -> Tensor:
         r"""Evaluate $\log \tilde p(z)$, nats: [..., D] -> [...]."""
 
-    @classmethod
-    def __pydantic_init_subclass__(cls, **kwargs: Any) -> None:
-        """Show the gap first where there is one."""
-        super().__pydantic_init_subclass__(**kwargs)
-        if cls.log_z is not None and "headline" not in vars(cls):
-            cls.headline = ("elbo_gap", "elbo")
-
-    def draws(self, noise: Noise, n: int) -> Tensor | None:
-        """Draw from the normalised density, [n, D]; None where that cannot be done exactly."""
-        return None
-
     def log_joint(self, params: Params, data: dict[str, Tensor], z: Tensor) -> Tensor:
         """Evaluate `log_density`."""
         return self.log_density(z)
 
-    def oracle(self) -> FixedTruth | None:
-        """Return log Z and the exact draws, where log Z is known."""
-        return None if self.log_z is None else FixedTruth(self)
-
 
 @dataclass(frozen=True)
 class FixedTruth:
-    """The exact answers of a `LogDensity`: an `Oracle` without parameters."""
+    """The exact answers of a `Target` that learns nothing: an `Oracle` without parameters."""
 
-    target: LogDensity
+    target: Target
+    truth: LogZ
 
     def log_evidence(self, params: Params, batch: Batch) -> Tensor:
         """Return log Z for each replicate, nats, [R]."""
-        return batch["_like"][:, 0].double() + float(self.target.log_z or 0.0)
+        return batch["_like"][:, 0].double() + self.truth.value
 
     def posterior(self, params: Params, batch: Batch) -> None:
         """The density over its integral, by definition; not given."""
@@ -553,9 +580,12 @@ class FixedTruth:
         """There is nothing to fit."""
 
     def draws(self, params: Params, batch: Batch, noise: Noise, n: int) -> Tensor | None:
-        """Draw from the density, [n, R, D]; None where it has no exact draws."""
-        draws = self.target.draws(noise, n)
-        return None if draws is None else draws[:, None].expand(-1, len(batch["_like"]), -1)
+        """Draw from the density, [n, R, D], for each stream of the noise; None where it has no
+        exact draws.
+        """
+        found = (self.target.draws(Noise([stream]), n) for stream in noise.streams)
+        draws = [each for each in found if each is not None]
+        return torch.stack(draws, 1).expand(-1, len(batch["_like"]), -1) if draws else None
 
 
 def target(

@@ -18,11 +18,12 @@ from torch import Tensor
 from harness.api import (
     Batch,
     Data,
+    FixedTruth,
     LogDensity,
-    Model,
     Oracle,
     Params,
     Problem,
+    Target,
     Task,
     autograd_score,
 )
@@ -126,7 +127,7 @@ class Case:
         order = Noise(streams(self.seeds, "batch"))
         if self.task.stacks:
             yield self.task.batch(self.data, 0, None, order)
-        for step in (0, 3):
+        for step in (0, 3) if self.task.has_mini_batches else ():
             yield self.task.batch(self.data, step, BATCH, order.at(step))
 
     def scored(self) -> Iterator[Batch]:
@@ -263,7 +264,12 @@ def evidence_agrees_with_sampling(cls: type[Task], seed: int, thoroughness: floa
         case = Case(cls(**values), seed)
         if case.oracle is None:
             return True, "not applicable: the task has no exact answers"
-        for theta, batch in product(case.thetas("prior"), case.batches()):
+        if isinstance(case.oracle, FixedTruth) and type(case.task).draws is not Target.draws:
+            return True, "not applicable: the exact draws tell, and miss no mode"
+        batches = list(case.batches())
+        if isinstance(case.oracle, FixedTruth):
+            batches = batches[:1]  # the truth is that of all the data
+        for theta, batch in product(case.thetas("prior"), batches):
             problem = case.task.problem(theta, batch, "prior")
             evidence = case.oracle.log_evidence(theta, batch)
             with torch.no_grad():
@@ -292,7 +298,7 @@ def _importance_weights(problem: Problem, stream: str, draws: int) -> Tensor:
     # one step reaches the peak of a normal density; the second tells whether it was one
     step, _ = _newton(problem, mean)
     beyond, curvature = _newton(problem, mean + step)
-    is_peak = bool((torch.linalg.eigvalsh(-curvature) > 0).all())
+    is_peak = bool(curvature.isfinite().all() and (torch.linalg.eigvalsh(-curvature) > 0).all())
     if is_peak and bool((beyond.abs() < 1e-6 * (1 + mean.abs() + step.abs())).all()):
         mean, factor = mean + step, 1.5 * torch.linalg.cholesky(torch.linalg.inv(-curvature))
     noise = Noise([stream]).normal(draws, *mean.shape, like=LIKE)
@@ -322,7 +328,8 @@ def draws_follow_the_density(cls: type[Task], seed: int, thoroughness: float) ->
     """
     worst, n = Worst(), int(DRAWS * thoroughness)
     for values in sized(cls):
-        case = Case(cls(**values), seed)
+        one = (seed,) if cls.shares_data else ()  # other seeds would have the same draws
+        case = Case(cls(**values), seed, one)
         theta, batch = case.theta("prior"), next(iter(case.batches()))
         draws = getattr(case.oracle, "draws", lambda *_: None)
         z = draws(theta, batch, Noise([f"{seed}/draws"]), 5 * n)  # [5 n, N, D]
@@ -497,8 +504,8 @@ def replicates_do_not_leak(cls: type[Task], seed: int, _: float) -> Verdict:
 
 def _answers(case: Case, theta: Params, base: str, z: Tensor) -> dict[str, Tensor]:
     """Densities and scores [S, R, ...] of every kind of batch, and metrics [R]."""
-    metrics = case.task.metrics(theta, case.data)
-    answers = {f"metric/{name}": value for name, value in metrics.items()}
+    metrics = checked_metrics(case.task, case.task.metrics(theta, case.data), len(case.seeds))
+    answers = {f"metric/{name}": metric.value for name, metric in metrics.items()}
     for number, batch in enumerate(case.batches()):
         problem = case.task.problem(theta, batch, base, training=True)
         answers[f"joint/{number}"] = problem.log_joint(z)
@@ -535,7 +542,7 @@ def protocols_are_valid(cls: type[Task], _: int, __: float) -> Verdict:
 def has_a_docstring_and_source(cls: type[Task], _: int, __: float) -> Verdict:
     """The class says what it is and where it comes from."""
     holds = bool(inspect.getdoc(cls)) and "__doc__" in vars(cls)
-    if issubclass(cls, Model):
+    if issubclass(cls, Target):
         return holds, "the docstring is there" if holds else "the class needs a docstring"
     holds = holds and bool(cls.source)
     there, missing = "docstring and source are there", "the class needs a docstring and a `source`"

@@ -342,6 +342,11 @@ def resolve(
             f"gradient={built.gradient} needs the log-weight of a given draw, which method "
             f"'{method.name}' does not give. Use gradient=total."
         )
+    if built.batch_size is not None and not task.cls.has_mini_batches:
+        raise InvalidSetting(
+            f"batch_size={built.batch_size}: task '{task.name}' has no mini-batches, which need "
+            "log_prior() and log_likelihood() in place of log_joint(). Leave batch_size out."
+        )
     return Resolved(
         method,
         registry.build(method.cls, f"method '{method.name}'", fields("method."), "method."),

@@ -142,7 +142,8 @@ def scoring(
 
 
 def checked_metrics(task: Task, metrics: dict[str, Tensor], n: int) -> dict[str, Score]:
-    """Return a task's own metrics, each [n].
+    """Return a task's own metrics, each [n]; one that holds for all seeds of shared data is
+    repeated.
 
     Raises:
         PluginError: a name is too long or not printable, or a shape is another.
@@ -153,12 +154,12 @@ def checked_metrics(task: Task, metrics: dict[str, Tensor], n: int) -> dict[str,
                 f"Task '{task.name}' calls a metric {shortened(repr(name), 60)}: "
                 f"a name has 1 to {LONGEST_NAME} printable letters, not {len(name)}."
             )
-        if tuple(value.shape) != (n,):
+        if tuple(value.shape) != (n,) and not (task.shares_data and tuple(value.shape) == (1,)):
             raise PluginError(
                 f"Task '{task.name}' returned metric '{name}' of shape {list(value.shape)}; "
                 f"it must be [{n}], a number for each replicate or problem."
             )
-    return {name: Score(value) for name, value in metrics.items()}
+    return {name: Score(value.expand(n)) for name, value in metrics.items()}
 
 
 def bound_scores(log_w: Tensor) -> dict[str, Score]:

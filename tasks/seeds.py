@@ -1,0 +1,64 @@
+"""Seeds: a logistic regression with an effect of each plate."""
+
+from __future__ import annotations
+
+import math
+from typing import ClassVar, Literal
+
+import torch
+from torch import Tensor
+from torch.nn.functional import logsigmoid
+
+from harness.api import LogZ, Model, Params
+from harness.densities import LOG_2PI
+
+from ._targets import numbers
+
+PLATES = 21
+SHAPE = RATE = 0.01
+
+
+class Seeds(Model, frozen=True):
+    r"""Crowder's seeds, as in BUGS.
+
+    $$r_i \sim \mathrm{Binomial}(n_i, \sigma(a_0 + a_1 x_1 + a_2 x_2 + a_{12} x_1 x_2 + b_i)),
+    \quad a \sim N(0, 10^2), \quad b_i \sim N(0, 1 / \tau), \quad
+    \tau \sim \mathrm{Gamma}(0.01, 0.01)$$
+
+    The latent vector is $(a_0, a_1, a_2, a_{12}, \log \tau, b_1, \dots, b_{21})$; $\tau$ is a
+    precision, of shape and rate 0.01, with the Jacobian of the logarithm. Binomial coefficients are
+    included.
+
+    Source: Crowder 1978, Applied Statistics 27; Geffner & Domke 2021, arXiv:2107.04150.
+    """
+
+    name: ClassVar[str] = "seeds"
+    source: ClassVar[str] = "arXiv:2107.04150"
+
+    dim: Literal[26] = 26
+
+    def truth(self) -> LogZ:
+        """As importance sampling has it."""
+        return LogZ(-73.407, 0.002, "adaptive importance sampling, two proposals")
+
+    def data(self) -> dict[str, Tensor]:
+        """`germinated` and `plates`, [21] each, and `x`, [21, 4]."""
+        x_1, x_2 = numbers("seeds", "x1"), numbers("seeds", "x2")
+        return {
+            "germinated": numbers("seeds", "germinated"),
+            "plates": numbers("seeds", "plates"),
+            "x": torch.stack([torch.ones_like(x_1), x_1, x_2, x_1 * x_2], 1),
+        }
+
+    def log_joint(self, params: Params, data: dict[str, Tensor], z: Tensor) -> Tensor:
+        r"""The densities of a, $\log \tau$ and b, and the binomial one of each plate."""
+        a, log_tau, b = z[..., :4], z[..., 4], z[..., 5:]
+        of_a = (-0.5 * ((a / 10).square() + LOG_2PI) - math.log(10)).sum(-1)
+        of_tau = SHAPE * math.log(RATE) - math.lgamma(SHAPE) + SHAPE * log_tau
+        of_tau = of_tau - RATE * log_tau.exp()
+        of_b = 0.5 * (PLATES * (log_tau - LOG_2PI) - log_tau.exp() * b.square().sum(-1))
+        r, n = data["germinated"], data["plates"]
+        logit = a @ data["x"].T + b
+        choose = torch.lgamma(n + 1) - torch.lgamma(r + 1) - torch.lgamma(n - r + 1)
+        likelihood = choose + r * logsigmoid(logit) + (n - r) * logsigmoid(-logit)
+        return of_a + of_tau + of_b + likelihood.sum(-1)
