@@ -27,6 +27,7 @@ from harness.base.spec import added_later, worth_tuning
 from harness.datasets.files import DataStream, Found, find_data, open_data
 from harness.densities import DiagNormal, log_std_normal
 from harness.nets import Params
+from harness.numerics.importance import log_integral
 from harness.numerics.noise import Noise
 from harness.numerics.trajectory import LinearScore, Score, Trajectory
 
@@ -34,8 +35,8 @@ __all__ = [
     "Batch", "ClosedForm", "Data", "DataError", "DataStream", "DiagNormal", "Field", "Found",
     "LinearScore", "LogDensity", "LogZ", "Method", "Metric", "Model", "Noise", "Oracle", "Params",
     "Particles", "Problem", "Score", "Target", "Task", "Trajectory", "abstractmethod",
-    "added_later", "autograd_score", "find_data", "log_std_normal", "model_validator", "open_data",
-    "target", "tunable",
+    "added_later", "autograd_score", "find_data", "log_integral", "log_std_normal",
+    "model_validator", "open_data", "target", "tunable",
 ]  # fmt: skip
 
 Batch = dict[str, Any]
@@ -537,7 +538,7 @@ class LogDensity(Model, frozen=True):
     integral, and `draws` from it:
 
     ```python
-    class Funnel(LogDensity):
+    class MyFunnel(LogDensity):
         "Neal's funnel (Neal 2003, Annals of Statistics 31)."
         dim, log_z = 10, 0.0
 
@@ -546,7 +547,7 @@ class LogDensity(Model, frozen=True):
             return Normal(0, 3).log_prob(v)[..., 0] + Normal(0, (v / 2).exp()).log_prob(x).sum(-1)
     ```
 
-    `./funnel.py[dim=20]` is the one in 20 dimensions. With `log_z` its runs have an `elbo_gap`.
+    `./my_funnel.py[dim=20]` is the one in 20 dimensions. With `log_z` its runs have an `elbo_gap`.
     """
 
     variant: ClassVar[str] = "dim"

@@ -138,16 +138,18 @@ class Brownian(Target, frozen=True):
         """Normal densities of what was observed; over the scales the trapezoid rule on a grid, its
         error the difference to one with half of the points.
         """
-        from scipy.stats import multivariate_normal, norm
+        from scipy.stats import norm
 
-        times, y = (tensor.numpy() for tensor in observations())
-        covariance = np.minimum.outer(times + 1.0, times + 1.0)
+        times, y = observations()
         if self.known_scales:
             s, o = SCALES
-            value = multivariate_normal.logpdf(y, cov=s**2 * covariance + o**2 * np.eye(len(y)))
-            return LogZ(float(value), 1e-9, "a normal density")
+            t = (times + 1).double()
+            covariance = s**2 * torch.minimum(t[:, None], t) + o**2 * torch.eye(len(y)).double()
+            normal = torch.distributions.MultivariateNormal(torch.zeros_like(y), covariance)
+            return LogZ(float(normal.log_prob(y)), 1e-9, "a normal density")
+        covariance = np.minimum.outer(times.numpy() + 1.0, times.numpy() + 1.0)
         eigenvalues, vectors = np.linalg.eigh(covariance)
-        rotated = vectors.T @ y
+        rotated = vectors.T @ y.numpy()
         log_s, log_o = np.linspace(-7, 4, 1_601)[:, None], np.linspace(-12, 4, 1_601)
         variance = np.exp(2 * log_s)[..., None] * eigenvalues + np.exp(2 * log_o)[..., None]
         log_p = norm.logpdf(rotated, scale=np.sqrt(variance)).sum(-1)

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import math
 from functools import cache
-from typing import ClassVar, Literal
+from typing import ClassVar
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from harness.api import LogZ, Model, Noise, Params, log_std_normal
+from harness.api import LogZ, Noise, Params, Target, log_std_normal
 from harness.densities import LOG_2PI
 
 from ._targets import Inverted, numbers
@@ -55,7 +54,7 @@ def _log_tau() -> Inverted:
     return Inverted(log_density, -25.0, 8.0)
 
 
-class EightSchools(Model, frozen=True):
+class EightSchools(Target, frozen=True):
     r"""Rubin's eight schools, with effects apart from their scale.
 
     $$\mu \sim N(0, 5^2), \quad \tau \sim C^+(0, 5), \quad \eta_j \sim N(0, 1), \quad
@@ -70,7 +69,10 @@ class EightSchools(Model, frozen=True):
     name: ClassVar[str] = "eight-schools"
     source: ClassVar[str] = "doi:10.3102/10769986006004377"
 
-    dim: Literal[10] = 10
+    @property
+    def latent_dim(self) -> int:
+        """A mean, a scale and eight effects."""
+        return 10
 
     def truth(self) -> LogZ:
         """By quadrature over the scale."""
@@ -111,15 +113,16 @@ class EightSchools(Model, frozen=True):
         with $\tau = \tan a$.
         """
         from scipy.integrate import quad
-        from scipy.stats import halfcauchy, multivariate_normal
+        from scipy.stats import halfcauchy
 
-        y, sigma = (tensor.numpy() for tensor in effects())
+        y, sigma = effects()
 
         def integrand(angle: float) -> float:
             tau = math.tan(angle)
-            covariance = np.diag(sigma**2 + tau**2) + SCALE**2
-            of_y = multivariate_normal.logpdf(y, cov=covariance)
-            return math.exp(of_y + 31 + halfcauchy.logpdf(tau, scale=SCALE)) / math.cos(angle) ** 2
+            covariance = torch.diag(sigma.square() + tau**2) + SCALE**2
+            normal = torch.distributions.MultivariateNormal(torch.zeros_like(y), covariance)
+            log_p = float(normal.log_prob(y)) + halfcauchy.logpdf(tau, scale=SCALE)
+            return math.exp(log_p + 31) / math.cos(angle) ** 2
 
         near = [math.atan(tau) for tau in (1, 3, 10, 30)]
         value, error = quad(

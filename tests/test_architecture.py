@@ -31,7 +31,7 @@ PLUGIN_IMPORTS = {
     "dataclasses",
     "sklearn",
 }
-PLUGIN_IMPORTS |= {"functools", "pathlib", "struct"}
+PLUGIN_IMPORTS |= {"collections", "csv", "functools", "pathlib", "scipy", "sklearn", "struct"}
 
 
 def functions(path: Path):

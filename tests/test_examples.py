@@ -14,7 +14,7 @@ import torch
 import harness
 from harness import conformance
 from harness.api import Model, Noise
-from harness.base.errors import PluginError
+from harness.base.errors import InvalidSetting, PluginError
 from harness.training.loop import load_data
 
 PAGES = Path(__file__).parent.parent / "docs"
@@ -34,7 +34,7 @@ def code_lines(text: str) -> int:
     return sum(bool(line.strip()) for line in text.splitlines())
 
 
-FUNNEL = block("add-a-task.md", "Funnel")
+FUNNEL = block("add-a-task.md", "MyFunnel")
 DRAWS = next(text for text in blocks("add-a-task.md") if text.startswith("    def draws"))
 WITH_DRAWS = f"import torch\n{FUNNEL}{DRAWS}"
 CANCER = block("add-a-task.md", "BreastCancer")
@@ -50,7 +50,7 @@ def test_the_examples_are_short():
 
 @pytest.mark.parametrize(
     ("name", "text"),
-    [("funnel", FUNNEL), ("draws", WITH_DRAWS), ("cancer", CANCER), ("nvp", REAL_NVP)],
+    [("my_funnel", FUNNEL), ("draws", WITH_DRAWS), ("cancer", CANCER), ("nvp", REAL_NVP)],
 )
 def test_each_passes_the_checks(bench, name, text):
     Path(f"{name}.py").write_text(text)
@@ -70,33 +70,33 @@ def test_each_passes_the_checks(bench, name, text):
 )
 def test_exact_answers_that_do_not_agree_are_refused(bench, old, new):
     assert old in WITH_DRAWS
-    Path("funnel.py").write_text(WITH_DRAWS.replace(old, new))
-    result = bench("check", "./funnel.py")
+    Path("my_funnel.py").write_text(WITH_DRAWS.replace(old, new))
+    result = bench("check", "./my_funnel.py")
     assert result.exit_code == 3
     assert "BROKEN draws follow the density" in result.output
 
 
 @pytest.mark.usefixtures("no_mirror")
 def test_every_method_runs_on_both_with_both_bases(bench):
-    Path("funnel.py").write_text(FUNNEL)
+    Path("my_funnel.py").write_text(FUNNEL)
     Path("cancer.py").write_text(CANCER)
     for base in ("prior", "learned"):
         result = bench(
             "run",
             *(option for method in METHODS for option in ("-m", method)),
-            *("-t", "./funnel.py", "-t", "./cancer.py", "--protocol", "smoke", "--seeds", "0"),
+            *("-t", "./my_funnel.py", "-t", "./cancer.py", "--protocol", "smoke", "--seeds", "0"),
             *("--set", f"base={base}", "--set", "steps=10", "--json"),
         )
         assert result.exit_code == 0, result.output
         runs = [json.loads(line) for line in result.stdout.splitlines()]
         assert {(run["method"], run["task"]) for run in runs} == set(
-            product(METHODS, ("funnel-10", "breast-cancer"))
+            product(METHODS, ("my-funnel-10", "breast-cancer"))
         )
         for run in runs:
             metrics = run["metrics"]
-            assert ("elbo_gap" in metrics) == (run["task"] == "funnel-10")
+            assert ("elbo_gap" in metrics) == (run["task"] == "my-funnel-10")
             assert ("predictive" in metrics) == (run["task"] == "breast-cancer")
-            if run["task"] == "funnel-10":
+            if run["task"] == "my-funnel-10":
                 assert metrics["elbo_gap"] == pytest.approx(-metrics["elbo"], abs=1e-9)
 
 
@@ -161,7 +161,7 @@ def test_mini_batches_of_a_model_weigh_their_examples():
     torch.testing.assert_close(sum(parts) / 2, whole, rtol=1e-12, atol=0)
     last = task.batch(data, 3, 3, order)
     assert (len(last["x"]), float(last["_weight"])) == (1, 10.0)
-    with pytest.raises(PluginError, match="has no mini-batches"):
+    with pytest.raises(InvalidSetting, match="has no mini-batches"):
         harness.fit("vb", Whole(), protocol="smoke", settings={"batch_size": 5})
 
 

@@ -24,7 +24,7 @@ FUNNEL = """
 from torch.distributions import Normal
 from harness.api import LogDensity
 
-class Funnel(LogDensity):
+class MyFunnel(LogDensity):
     "Neal's funnel."
     dim, log_z = 3, 0.0
     def log_density(self, z):
@@ -37,14 +37,14 @@ class Funnel(LogDensity):
 def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """A workspace of two methods on three sizes and a target, three seeds each."""
     folder = tmp_path_factory.mktemp("figures")
-    (folder / "funnel.py").write_text(FUNNEL)
+    (folder / "my_funnel.py").write_text(FUNNEL)
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         patch.setattr("harness.tracking.Mirror.start", NoMirror.start)
         tasks = [word for n in (2, 3, 4) for word in ("-t", f"gaussian-{n}")]
         options = ["--protocol", "smoke", "--seeds", "0-2", "--set", "steps=60"]
         result = CliRunner().invoke(
-            main, ["run", "-m", "vb", "-m", "pnf", *tasks, "-t", "./funnel.py", *options]
+            main, ["run", "-m", "vb", "-m", "pnf", *tasks, "-t", "./my_funnel.py", *options]
         )
         assert result.exit_code == 0, result.output
         yield folder
@@ -120,7 +120,7 @@ def test_sizes_are_on_the_axis_with_the_exact_fit(there):
 
 
 def test_curves_are_gaps_to_what_a_perfect_fit_would_have(there):
-    figure, view = drawn("curves", task="funnel-3")
+    figure, view = drawn("curves", task="my-funnel-3")
     (axis,) = figure.axes
     assert axis.get_ylabel() == "gap of the training bound (nats)"
     lines = [line for line in axis.get_lines() if len(line.get_xdata()) > 2]

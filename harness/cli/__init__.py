@@ -35,6 +35,7 @@ COMMANDS = {
     "import": "transfer",
     "new": "new",
     "check": "check",
+    "certify": "certify",
     "calibrate": "calibrate",
     "data": "data",
     "ui": "ui",

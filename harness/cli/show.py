@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from harness.base.errors import UnknownName, UsageError
+from harness.base.errors import BenchError, UnknownName, UsageError
 from harness.base.metrics import IMPORTANCE_ESTIMATES, why_one_sided
 from harness.base.spec import plain, plain_number, settings_text
 from harness.base.text import duration, number
@@ -123,6 +123,40 @@ def _plugin_record(kind: Kind, plugin: NamedPlugin) -> dict[str, Any]:
         "protocols": cls.protocols,
         "default_protocol": cls.default_protocol,
         "recommended": cls.recommended,
+        "limits": {
+            name: info.description for name, info in cls.metric_info.items() if info.limit_of
+        },
+        **_density(plugin),
+    }
+
+
+def _density(plugin: NamedPlugin) -> dict[str, Any]:
+    """What tells one target from others of its name: log Z, and the log joint density at two
+    points.
+    """
+    import torch
+
+    from harness.api import Target
+    from harness.conformance.certify import density_of
+    from harness.plan.registry import build
+
+    if not issubclass(plugin.cls, Target):
+        return {}
+    try:
+        task = build(plugin.cls, f"task '{plugin.name}'", plugin.fields, "task.")
+        log_joint = density_of(task)
+    except BenchError:  # a required field has no value, or the task learns something
+        return {}
+    truth = task.truth()
+    return {
+        "log_z": truth and vars(truth),
+        "has_exact_draws": type(task).draws is not Target.draws,
+        "log_joint": {
+            f"z = {value:g}": float(
+                log_joint(torch.full((1, task.latent_dim), value, dtype=torch.float64))
+            )
+            for value in (0.0, 0.1)
+        },
     }
 
 
@@ -146,6 +180,13 @@ def _print_plugin(record: dict[str, Any]) -> None:
         presets[f"--protocol {name}{default}"] = fields
     for name, fields in presets.items():
         out.print(f"{name}: {settings_text(fields)}")
+    for name, description in record.get("limits", {}).items():
+        out.print(f"limit {name}: {description}")
+    if truth := record.get("log_z"):
+        draws = "; exact draws" if record["has_exact_draws"] else ""
+        out.print(f"log Z: {truth['value']:.6f} ± {truth['error']:.2g}, {truth['how']}{draws}")
+    for point, value in record.get("log_joint", {}).items():
+        out.print(f"log joint at {point} everywhere: {value:.6f}")
 
 
 def _copy_figures(store: ResultStore, row: RunRow, folder: Path) -> None:

@@ -264,7 +264,7 @@ def evidence_agrees_with_sampling(cls: type[Task], seed: int, thoroughness: floa
         case = Case(cls(**values), seed)
         if case.oracle is None:
             return True, "not applicable: the task has no exact answers"
-        if isinstance(case.oracle, FixedTruth) and type(case.task).draws is not Target.draws:
+        if isinstance(case.task, Target) and type(case.task).draws is not Target.draws:
             return True, "not applicable: the exact draws tell, and miss no mode"
         batches = list(case.batches())
         if isinstance(case.oracle, FixedTruth):
