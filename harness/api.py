@@ -171,6 +171,15 @@ class Method(BaseModel, frozen=True, extra="forbid", allow_inf_nan=False):
         """
         return None
 
+    def backward(self, params: Params, problem: Problem, z: Tensor, noise: Noise) -> Tensor | None:
+        r"""Draw a path that ends in `z` [S, N, D] by the method's own reverse law, and return the
+        log-weight that `particles` would give it, nats, [S, N]; None for a method that cannot.
+
+        Where z are exact draws, $E[\log w]$ is an upper bound of the log-evidence and
+        $p(x)\, E[1 / w] = 1$. A method whose draw is all of its path needs `log_weight` alone.
+        """
+        return self.log_weight(params, problem, z)
+
 
 class Oracle(Protocol):
     """A task's exact answers. Methods cannot see them.
@@ -236,6 +245,7 @@ class Task(BaseModel, frozen=True, extra="forbid", allow_inf_nan=False):
     stacks: ClassVar[bool]
     shares_data: ClassVar[bool] = False  # all seeds have the same data: their leaves carry no R
     has_mini_batches: ClassVar[bool] = True
+    has_variances: ClassVar[bool] = True  # else no Gaussian tail covers the posterior
     score_to_tune: ClassVar[str] = "elbo"
     metric_info: ClassVar[dict[str, Metric]] = {}
     headline: ClassVar[tuple[str, ...]] = (

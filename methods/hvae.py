@@ -120,16 +120,27 @@ class Hamiltonian(Method, frozen=True):
         z_0 = problem.base.sample(noise, n_particles)
         gamma_0 = noise.normal(*z_0.shape, like=z_0)
         log_start = -problem.base.log_prob(z_0) - log_std_normal(gamma_0)
+        path, rho_K = self.trajectory(params, problem, z_0, gamma_0).run(trace)
+        return path, rho_K, log_start
+
+    def retrace(self, params: Params, problem: Problem, z_K: Tensor, rho_K: Tensor) -> Tensor:
+        r"""Run Algorithm 1 backwards. Returns: $-\log q_0(z_0) - \log N(\gamma_0)$ of where it
+        starts, [S, N].
+        """
+        z_0, gamma_0 = self.trajectory(params, problem, z_K, rho_K).run_backwards()
+        return -problem.base.log_prob(z_0) - log_std_normal(gamma_0)
+
+    def trajectory(self, params: Params, problem: Problem, z: Tensor, v: Tensor) -> Trajectory:
+        """Return Algorithm 1 as operations on z and v."""
         T = [*self.temperatures(params)[:-1], 1.0]  # T_0 ... T_K
-        trajectory = Trajectory(problem.score, z_0, gamma_0)
+        trajectory = Trajectory(problem.score, z, v)
         trajectory.temper(T[0])  # rho_0 = gamma_0 / sqrt(beta_0)
         for k, epsilon in enumerate(self.step_sizes(params), 1):
             trajectory.kick(epsilon, 1 / 2)  # rho~ = rho_{k-1} - epsilon/2 grad U(z_{k-1})
             trajectory.drift(epsilon)  # z_k = z_{k-1} + epsilon rho~
             trajectory.kick(epsilon, 1 / 2)  # rho' = rho~ - epsilon/2 grad U(z_k)
             trajectory.temper(T[k])  # rho_k = sqrt(beta_{k-1} / beta_k) rho'
-        path, rho_K = trajectory.run(trace)
-        return path, rho_K, log_start
+        return trajectory
 
 
 class HVAE(Hamiltonian, frozen=True):
@@ -160,3 +171,9 @@ class HVAE(Hamiltonian, frozen=True):
         path, rho, log_start = self.evolve(params, problem, noise, n_particles, trace)
         log_w = problem.log_joint(path[-1]) + log_std_normal(rho) + log_start
         return Particles(path[-1], log_w, torch.stack(path) if trace else None)
+
+    def backward(self, params: Params, problem: Problem, z: Tensor, noise: Noise) -> Tensor:
+        r"""Draw $\rho_K \sim N(0, I)$, run the leapfrog backwards. Shapes: [S, N, D] -> [S, N]."""
+        rho = noise.normal(*z.shape, like=z)
+        log_start = self.retrace(params, problem, z, rho)
+        return problem.log_joint(z) + log_std_normal(rho) + log_start

@@ -46,6 +46,21 @@ class HVAEIAF(Hamiltonian, Autoregressive, frozen=True):
         )
         return Particles(z, log_w, torch.stack([*path, z]) if trace else None)
 
+    def backward(
+        self, params: Params, problem: Problem, z: torch.Tensor, noise: Noise
+    ) -> torch.Tensor:
+        """Draw a momentum, invert the layers, run the leapfrog backwards. Shapes: [S, N, D] ->
+        [S, N].
+        """
+        rho = noise.normal(*z.shape, like=z)
+        joint = torch.cat([z, rho], -1)
+        joint, log_det = self.invert(
+            params, joint if self.n_layers % 2 else joint.flip(-1), problem.context
+        )
+        z_K, rho_K = joint.chunk(2, -1)
+        log_start = self.retrace(params, problem, z_K, rho_K)
+        return problem.log_joint(z) + log_std_normal(rho) + log_det + log_start
+
     def _split(self, joint: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Position and momentum, in their own order: an even number of layers leaves the joint
         vector reversed.

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from typing import ClassVar
 
 import torch
@@ -41,20 +43,46 @@ class Autoregressive(Method, frozen=True):
 
         Shapes: `z` [S, N, D]; returns, for each layer, z' [S, N, D] and its log-determinant [S, N].
         """
-        dim = z.shape[-1]
-        extra = [] if context is None else [context.expand(z.shape[0], -1, -1)]
-        width = params["iaf0.hidden.bias"].shape[-1]
-        first, second = autoregressive_masks(
-            dim, width, 0 if context is None else context.shape[-1], 2, like=z
-        )
-        steps = []
-        for layer in range(self.n_layers):
+        networks, steps = self.networks(params, z, context), []
+        for layer, network in enumerate(networks):
             z = z.flip(-1) if layer else z
-            hidden = elu(linear(params, f"iaf{layer}.hidden", torch.cat([z, *extra], -1), first))
-            m, s = linear(params, f"iaf{layer}.last", hidden, second).chunk(2, -1)
+            m, s = network(z)
             z = torch.addcmul(m, s.exp(), z)
             steps.append((z, s.sum(-1)))
         return steps
+
+    def invert(self, params: Params, z: Tensor, context: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Undo the flow, a dimension at a time: the point that it came from [S, N, D], and the
+        log-determinant of the flow there [S, N].
+        """
+        networks, log_det = self.networks(params, z, context), z.new_zeros(z.shape[:-1])
+        for layer, network in reversed(list(enumerate(networks))):
+            after, z = z, torch.zeros_like(z)
+            for j in range(z.shape[-1]):  # m_j and s_j depend on what is known by then
+                m, s = network(z)
+                known = (after[..., j] - m[..., j]) * torch.exp(-s[..., j])
+                z = torch.cat([z[..., :j], known[..., None], z[..., j + 1 :]], -1)
+            _, s = network(z)
+            log_det = log_det + s.sum(-1)
+            z = z.flip(-1) if layer else z
+        return z, log_det
+
+    def networks(
+        self, params: Params, z: Tensor, context: Tensor | None
+    ) -> list[Callable[[Tensor], tuple[Tensor, Tensor]]]:
+        """Return each layer's network, z [S, N, D] -> m and s [S, N, D]."""
+        extra = [] if context is None else [context.expand(z.shape[0], -1, -1)]
+        width = params["iaf0.hidden.bias"].shape[-1]
+        first, second = autoregressive_masks(
+            z.shape[-1], width, 0 if context is None else context.shape[-1], 2, like=z
+        )
+
+        def network(layer: int, z: Tensor) -> tuple[Tensor, Tensor]:
+            hidden = elu(linear(params, f"iaf{layer}.hidden", torch.cat([z, *extra], -1), first))
+            m, s = linear(params, f"iaf{layer}.last", hidden, second).chunk(2, -1)
+            return m, s
+
+        return [partial(network, layer) for layer in range(self.n_layers)]
 
 
 def upright(points: list[Tensor]) -> Tensor:
@@ -99,3 +127,8 @@ class IAF(Autoregressive, frozen=True):
             problem.log_joint(z) - problem.base.log_prob(z_0) + sum(log_det for _, log_det in steps)
         )
         return Particles(z, log_w, upright([z_0, *(step for step, _ in steps)]) if trace else None)
+
+    def backward(self, params: Params, problem: Problem, z: Tensor, noise: Noise) -> Tensor:
+        """Invert the layers; nothing is drawn. Shapes: [S, N, D] -> [S, N]."""
+        z_0, log_det = self.invert(params, z, problem.context)
+        return problem.log_joint(z) - problem.base.log_prob(z_0) + log_det

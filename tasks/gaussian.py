@@ -145,6 +145,10 @@ class GaussianOracle:
         mean = n * (batch["mean"] - params["delta"]) / (n + s2)
         return DiagNormal(mean, 0.5 * torch.log(s2 / (n + s2)))
 
+    def draws(self, params: Params, batch: Batch, noise: Noise, n: int) -> Tensor:
+        """Draw from the posterior, [n, R, D]."""
+        return self.posterior(params, batch).sample(noise, n)
+
     def mle(self, data: Data) -> Params:
         r"""$\hat\delta = \bar x$, and $\hat\sigma^2$ the positive root $u$ of $n u^2 + (n(n-1) -
         SS) u - n\,SS = 0$.

@@ -110,6 +110,15 @@ class AR1Oracle:
             self._shrink(batch["mean"] - params["delta"], n), n, self.log_det_precision(n), self.rho
         )
 
+    def draws(self, params: Params, batch: Batch, noise: Noise, n: int) -> Tensor:
+        """Draw from the posterior, [n, R, D]."""
+        n_data, mean = batch["n"], self.posterior(params, batch).mean
+        inverse = torch.linalg.inv(covariance(self.dim, self.rho)).to(mean)
+        precision = torch.eye(self.dim).to(mean) + n_data[..., None] * inverse  # [R, D, D]
+        factor = torch.linalg.cholesky(precision).mT
+        unit = noise.normal(n, *mean.shape, like=mean)
+        return mean + torch.linalg.solve_triangular(factor, unit[..., None], upper=True)[..., 0]
+
     def mle(self, data: Data) -> Params:
         r"""$\hat\delta = \bar x$: the evidence depends on delta through $m^\top C^{-1} m$ alone."""
         return {"delta": data.train["mean"]}

@@ -8,7 +8,7 @@ from typing import ClassVar
 
 import torch
 
-from harness.api import Data, Noise, Params, Particles, Problem
+from harness.api import Data, Noise, Params, Particles, Problem, log_std_normal
 from harness.methods.hvae import HVAE
 from harness.methods.iaf import IAF
 from harness.methods.vb import VB
@@ -129,6 +129,39 @@ class DetachedScore(HVAE, frozen=True):
             n_particles,
             trace,
         )
+
+
+class BackwardWithoutMomentum(HVAE, frozen=True):
+    """Paths backwards forget the density of the momentum that they end in."""
+
+    name: ClassVar[str] = "backward-without-momentum"
+
+    def backward(self, params: Params, problem: Problem, z: torch.Tensor, noise: Noise):
+        rho = noise.normal(*z.shape, like=z)
+        return problem.log_joint(z) + self.retrace(params, problem, z, rho)
+
+
+class BackwardByAnotherKernel(HVAE, frozen=True):
+    """Paths backwards draw a momentum of twice the scale and weigh it so: the mean of 1 / w is
+    right, and the weights are not those of the paths forwards.
+    """
+
+    name: ClassVar[str] = "backward-by-another-kernel"
+
+    def backward(self, params: Params, problem: Problem, z: torch.Tensor, noise: Noise):
+        unit = noise.normal(*z.shape, like=z)
+        log_momentum = log_std_normal(unit) - z.shape[-1] * math.log(2.0)
+        return problem.log_joint(z) + log_momentum + self.retrace(params, problem, z, 2 * unit)
+
+
+class BackwardWithoutDeterminant(IAF, frozen=True):
+    """Paths backwards leave the flow's determinant out."""
+
+    name: ClassVar[str] = "backward-without-determinant"
+
+    def backward(self, params: Params, problem: Problem, z: torch.Tensor, noise: Noise):
+        z_0, _ = self.invert(params, z, problem.context)
+        return problem.log_joint(z) - problem.base.log_prob(z_0)
 
 
 class PermutedBatch(IAF, frozen=True):
@@ -385,6 +418,9 @@ METHODS = {
     LeakyReplicates: "replicates do not leak",
     IdleParameter: "every parameter gets a gradient",
     GlobalDraw: "noise is the only randomness",
+    BackwardWithoutMomentum: "weights backwards are proper",
+    BackwardByAnotherKernel: "weights backwards are proper",
+    BackwardWithoutDeterminant: "weights backwards are proper",
 }
 """Each wrong method with the check that catches it."""
 

@@ -90,6 +90,16 @@ HARNESS_METRICS = {
     "evidence_gap": Metric(
         "nats", "lower", "log-evidence at the maximum less that at the learned parameters"
     ),
+    "eubo": Metric("nats", "lower", "evidence upper bound, over exact draws", NATS),
+    "eubo_gap": Metric("nats", "lower", "evidence upper bound less the exact log-evidence"),
+    "reciprocal_log_evidence": Metric(
+        "nats", None, "estimate of the log-evidence by the reciprocal weights of exact draws"
+    ),
+    "forward_ess": Metric(
+        "",
+        "higher",
+        "effective sample size over draws, as exact draws have it: it sees modes that are missed",
+    ),
     "ess": Metric("particles", "higher", "effective sample size of the importance weights"),
     "pareto_k": Metric(
         "",

@@ -58,6 +58,7 @@ normal.
 """
 FEWEST_SETTINGS = 3
 WIDTHS = (0.8, 0.4)  # of the narrow targets, in standard deviations of the method's own draws
+BACKWARD_WIDTHS = (1.0, 0.9)  # reciprocal weights have no variance where a target is much narrower
 Leaves = dict[str, Tensor]
 
 
@@ -89,15 +90,22 @@ def log_ratios(method: Method, params: Params, target: Target, stream: str, draw
     return torch.cat(blocks) - target.log_evidence
 
 
-def six_targets(method: Method, params: Params, dim: int, seed: int, n_context: int) -> Target:
-    """Two conjugate Gaussians, and narrow ones centred where the method's own draws land; each
-    under both bases.
+def six_targets(
+    method: Method,
+    params: Params,
+    dim: int,
+    seed: int,
+    n_context: int,
+    widths: tuple[float, float] = WIDTHS,
+) -> Target:
+    """Two conjugate Gaussians, and four of some widths centred where the method's own draws land;
+    each under both bases.
 
     Where draws land can depend on the target, so it is looked for twice.
     """
     start = conjugate(6, dim, f"{seed}/conjugate", n_context)
     narrow = Target(start.base, bases(6, dim), torch.linspace(-3, 3, 6).double(), start.context)
-    shrink = torch.tensor(WIDTHS).double().log().repeat_interleave(2)[:, None]
+    shrink = torch.tensor(widths).double().log().repeat_interleave(2)[:, None]
     for attempt in range(2):
         stream = f"{seed}/landing/{attempt}"
         z = method.particles(params, narrow.problem(), Noise([stream]), 1_000).z
@@ -115,6 +123,62 @@ def weight_z(log_ratio: Tensor) -> Tensor:
         return log_ratio.new_zeros(0)
     ratio = torch.exp(log_ratio[:, counts])
     return (ratio.mean(0) - 1) / (ratio.std(0) / math.sqrt(len(ratio))).clamp(min=1e-15)
+
+
+def backward_weights_are_proper(cls: type[Method], seed: int, thoroughness: float) -> Verdict:
+    r"""Over exact draws the mean of p(x) / w, w of a path backwards, is 1, and the paths are those
+    of the method: $E_{forwards}[w\, h(w)] = p(x)\, E_{backwards}[h(w)]$, here with $h = \tanh \log
+    (w / p(x))$. |z| is below the limit wherever it can be told: where both this mean and that of
+    the forward weights have effective samples enough.
+    """
+    worst, n_reliable, n_problems, dim = Worst(), 0, 0, 2
+    draws = max(2_000, int(DRAWS / 2 * thoroughness))
+    settings = product(settings_and_contexts(cls), (0.0, JITTER))
+    for number, ((values, n_context), jitter) in enumerate(settings):
+        method, stream = cls(**values), f"{seed}/backward/{number}"
+        params = method_leaves(method, dim, stream, 6, n_context, jitter)
+        with torch.no_grad():
+            target = six_targets(method, params, dim, seed, n_context, BACKWARD_WIDTHS)
+            log_w = backward_log_ratios(method, params, target, stream, draws)
+            if log_w is None:
+                return True, "not applicable: the method says no path backwards"
+            forward = log_ratios(method, params, target, stream, draws)
+            told = reliable(forward, HEAVIEST_TAIL) & reliable(-log_w, HEAVIEST_TAIL)
+        n_problems += len(target.log_evidence)
+        n_reliable += int(told.sum())
+        if not bool(told.any()):
+            continue
+        z = torch.cat([weight_z(-log_w[:, told]), _difference_z(forward[:, told], log_w[:, told])])
+        for excess in z.abs().tolist():
+            worst.add(excess, f" at {described(values)}{', jittered' if jitter else ''}")
+    if not n_reliable:
+        return True, "not tested: nowhere have both kinds of weights effective samples enough"
+    counted = f"{n_reliable} of {n_problems} settings counted"
+    detail = f"worst |z| {worst.value:.1f}{worst.setting}, {counted} (limit {Z_LIMIT:g})"
+    return worst.value < Z_LIMIT, detail
+
+
+def _difference_z(forward: Tensor, backward: Tensor) -> Tensor:
+    """Standard errors between two means that are equal where both kinds of paths are one law's,
+    from log-weights less log p(x), [S, N] each: [N].
+    """
+    ours, theirs = forward.exp() * forward.tanh(), backward.tanh()
+    error = (ours.var(0) / len(ours) + theirs.var(0) / len(theirs)).sqrt()
+    return (ours.mean(0) - theirs.mean(0)) / error.clamp(min=1e-15)
+
+
+def backward_log_ratios(
+    method: Method, params: Params, target: Target, stream: str, draws: int
+) -> Tensor | None:
+    r"""$\log w - \log p(x)$ of paths that end in exact draws, [S, N]; None where there are none."""
+    exact, noise, parts = Noise([f"{stream}/exact"]), Noise([f"{stream}/path"]), []
+    for chunk in range(math.ceil(draws / CHUNK)):
+        z = target.posterior.sample(exact.at(chunk), CHUNK)
+        log_w = method.backward(params, target.problem(), z, noise.at(chunk))
+        if log_w is None:
+            return None
+        parts.append(log_w - target.log_evidence)
+    return torch.cat(parts)
 
 
 def weight_settings(cls: type[Method]) -> Iterator[tuple[dict[str, Any], int, int, float, float]]:
@@ -428,6 +492,7 @@ def no_device_words(cls: type[Method], _: int, __: float) -> Verdict:
 
 METHOD_CHECKS: dict[str, Callable[[type[Method], int, float], Verdict]] = {
     "weights are proper": weights_are_proper,
+    "weights backwards are proper": backward_weights_are_proper,
     "particles depend on their own noise alone": particles_are_independent,
     "bounds are ordered": bounds_are_ordered,
     "every parameter gets a gradient": parameters_get_gradients,

@@ -131,6 +131,17 @@ class Trajectory:
         T = self._temperature
         return path, T * u if isinstance(T, Tensor) or T != 1.0 else u
 
+    def run_backwards(self) -> tuple[Tensor, Tensor]:
+        """Undo all operations, the last one first, with z and v as where they end; returns where
+        they start, [S, N, D] each.
+        """
+        drifts, kicks = self._coefficients()
+        z, u = self._z, self._v / self._temperature
+        for drift, kick in zip(drifts.flip(0).unbind(), kicks.flip(0).unbind(), strict=False):
+            u = u - kick * self._score(z)
+            z = z - drift * u
+        return z, u - kicks[0] * self._score(z)
+
     def _operation(self, epsilon: Tensor, fraction: float) -> _Operation:
         if not self._temperatures or self._temperatures[-1] is not self._temperature:
             self._temperatures.append(self._temperature)

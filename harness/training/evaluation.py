@@ -117,6 +117,7 @@ def scoring(
         )
         log_w = particles.log_w
         gaps = dict(_gaps(oracle, theta, best, batch, log_w)) if oracle else {}
+        gaps |= upper_bounds(method, task, theta, phi, batch, protocol, names)
         with torch.no_grad():
             noise = Noise(streams(state.seeds, f"posterior/{index}"))
             of_draws = task.posterior_metrics(particles, theta, data, noise)
@@ -183,6 +184,53 @@ def _gaps(
     yield "elbo_gap", Score(evidence - bounds.elbo(log_w), bounds.elbo_error(log_w))
     if best is not None:
         yield "evidence_gap", Score(oracle.log_evidence(theta | best, batch) - evidence)
+
+
+def upper_bounds(
+    method: Method,
+    task: Task,
+    theta: Params,
+    phi: Params,
+    batch: Batch,
+    protocol: Protocol,
+    names: list[str],
+) -> dict[str, Score]:
+    r"""Compute what exact draws and paths backwards from them say, [N] each; nothing where the task
+    has no exact draws or the method no such paths.
+
+    With z from the posterior, $\mathrm{EUBO} = E[\log w] \ge \log p(x)$; $-\log E[1 / w] = \log
+    p(x)$; and the effective sample size of the method's own draws is $(E[w]\, E[1 / w])^{-1}$ of
+    their number. Where no Gaussian tail covers the posterior, the first is infinite.
+    """
+    draws = getattr(task.oracle(), "draws", None)
+    names = [f"{name}/exact" for name in names]
+    n = protocol.eval_particles
+    z = draws(theta, batch, Noise(names), n) if draws else None
+    if z is None:
+        return {}
+    problem, noise = task.problem(theta, batch, protocol.base), Noise([f"{n}/path" for n in names])
+    parts = []
+    with torch.no_grad():
+        for block, part in enumerate(z.split(PARTICLE_BLOCK)):
+            log_w = method.backward(phi, problem, part, noise.at(block))
+            if log_w is None:
+                return {}
+            parts.append(log_w)
+    log_w = torch.cat(parts).double()
+    oracle = task.oracle()
+    assert oracle is not None
+    truth = oracle.log_evidence(theta, batch)
+    eubo, error = log_w.mean(0), log_w.std(0) / math.sqrt(n)
+    if not task.has_variances:
+        eubo, error = torch.full_like(eubo, math.inf), None
+    reciprocal, reciprocal_error = bounds.log_evidence(-log_w)
+    share = -(log_w.logsumexp(0) + (-log_w).logsumexp(0) - 2 * math.log(n))
+    return {
+        "eubo": Score(eubo, error),
+        "eubo_gap": Score(eubo - truth, error),
+        "reciprocal_log_evidence": Score(-reciprocal, reciprocal_error),
+        "forward_ess": Score(share.exp()),
+    }
 
 
 def mean_scores(rows: list[dict[str, Score]], stacks: bool) -> dict[str, Score]:
