@@ -11,11 +11,18 @@ import torch
 from conftest import json_lines
 
 import harness
+from harness.analysis.selection import RunFilter, select_runs
 from harness.api import Noise
+from harness.base.workspace import Workspace
 from harness.conformance.problems import conjugate, method_leaves
 from harness.methods.hvae import HVAE
 from harness.methods.hvae_iaf import HVAEIAF
 from harness.methods.iaf import IAF
+from harness.report.comparisons import sandwich
+from harness.report.view import View
+from harness.store import ResultStore
+
+SMOKE = ("--protocol", "smoke")
 
 
 def scores(method, task, **settings):
@@ -133,3 +140,16 @@ def test_the_sandwich_closes_with_leapfrog_steps_where_the_base_is_learned():
         ]
     ]
     assert widths[0] > widths[1] > widths[2], widths
+
+
+def test_the_report_draws_both_bounds_where_there_are_two(bench, workspace):
+    """One chart for the task with exact draws, none for the one without."""
+    for task in ("banana", "logistic-sonar"):
+        assert bench("run", "-m", "vb", "-m", "pnf", "-t", task, *SMOKE).exit_code == 0
+    with ResultStore.open(Workspace.current().database_url) as store:
+        section = sandwich(View(select_runs(store, RunFilter())))
+    (figure,) = section.figures
+    assert figure.title == "banana-2"
+    (plot,) = figure.plots
+    below, above = plot.chart.data
+    assert (len(below.x), len(above.x)) == (2, 1)  # a planar flow has no paths backwards

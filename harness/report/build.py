@@ -71,6 +71,7 @@ def report(
     sections = [
         comparisons.sizes(view),
         comparisons.scores(view),
+        comparisons.sandwich(view),
         learning_curves(view),
         pareto_k_histograms(view),
         comparisons.sweeps(view),

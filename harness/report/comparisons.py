@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import plotly.graph_objects as go
@@ -113,6 +114,32 @@ def scores(view: View) -> Section:
             drawn.append(_plot(view, metric, lines, fitting, names))
         figures += _figure(task, groups, drawn)
     return Section("scores", "Scores by method", [MEANS], figures)
+
+
+BELOW = Key("log Z less the ELBO", Style("var(--blue)", "solid", "circle"))
+ABOVE = Key("the EUBO less log Z", Style("var(--vermilion)", "solid", "diamond"))
+
+
+def sandwich(view: View) -> Section:
+    """Draw how far both bounds are from log Z, where there is one from above."""
+    figures = []
+    for task, groups in columns(view.groups).items():
+        if not any(view.interval(group, "eubo_gap") for group in groups):
+            continue
+        names = {-index: view.key(group).name for index, group in enumerate(groups)}
+        lines = [
+            (key, _marks(view, groups, metric, lambda group: -groups.index(group)))  # noqa: B023
+            for key, metric in ((BELOW, "elbo_gap"), (ABOVE, "eubo_gap"))
+        ]
+        plot, remarks = _plot(view, "eubo_gap", lines, logarithmic, names)
+        plot = plot and replace(plot, title="distance of the bounds to log Z")
+        figures += _figure(task, groups, [(plot, remarks)], [BELOW, ABOVE])
+    about = (
+        "log Z lies between the two bounds: the ELBO is below it by the first distance, and the "
+        "EUBO, over exact draws, above it by the second. A method that misses a mode has a small "
+        "first and a large second."
+    )
+    return Section("sandwich", "Bounds from both sides", [about], figures)
 
 
 # Against the size of a task
