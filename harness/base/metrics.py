@@ -100,6 +100,18 @@ HARNESS_METRICS = {
         "higher",
         "effective sample size over draws, as exact draws have it: it sees modes that are missed",
     ),
+    "mmd2": Metric("", "lower", "squared maximum mean discrepancy from exact draws"),
+    "mmd2_weighted": Metric("", "lower", "mmd2 of the draws resampled by their weights"),
+    "sliced_wasserstein": Metric(
+        "units of z", "lower", "sliced Wasserstein distance to exact draws, less that of exact ones"
+    ),
+    "sliced_wasserstein_weighted": Metric(
+        "units of z", "lower", "sliced_wasserstein of the draws resampled by their weights"
+    ),
+    "mean_z": Metric("standard errors", "lower", "error of the means of the draws; 1 is exact"),
+    "variance_z": Metric(
+        "standard errors", "lower", "error of the variances of the draws; 1 is exact"
+    ),
     "ess": Metric("particles", "higher", "effective sample size of the importance weights"),
     "pareto_k": Metric(
         "",

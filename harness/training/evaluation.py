@@ -16,6 +16,14 @@ from harness.base.errors import PluginError, shortened
 from harness.base.metrics import PARETO_K_LIMIT
 from harness.base.spec import Protocol
 from harness.numerics import bounds
+from harness.numerics.discrepancies import (
+    BLOCKS,
+    DIRECTIONS,
+    LARGEST_BLOCK,
+    compare,
+    moment_z,
+    resampled,
+)
 from harness.numerics.noise import Noise
 from harness.numerics.optimisers import total_travel
 from harness.training.loop import (
@@ -55,10 +63,11 @@ def fresh_particles(
     n_particles: int,
 ) -> Generator[None, None, Particles]:
     """Draw fresh particles, a block at a time: a particle's noise depends on its problem and its
-    block alone. Of a task without `posterior_metrics` z is empty, which spares memory.
+    block alone. Where nothing needs z it is empty, which spares memory.
     """
     noise, blocks = Noise(stream_names), []
     keeps_z = type(task).posterior_metrics is not Task.posterior_metrics
+    keeps_z = keeps_z or hasattr(task.oracle(), "draws")
     for block, start in enumerate(range(0, n_particles, PARTICLE_BLOCK)):
         size = min(PARTICLE_BLOCK, n_particles - start)
         with torch.no_grad():
@@ -117,7 +126,10 @@ def scoring(
         )
         log_w = particles.log_w
         gaps = dict(_gaps(oracle, theta, best, batch, log_w)) if oracle else {}
-        gaps |= upper_bounds(method, task, theta, phi, batch, protocol, names)
+        exact = exact_draws(task, theta, batch, names, protocol.eval_particles)
+        if exact is not None:
+            gaps |= upper_bounds(method, task, theta, phi, batch, protocol, names, exact)
+            gaps |= discrepancies(task, particles, exact, names) if task.stacks else {}
         with torch.no_grad():
             noise = Noise(streams(state.seeds, f"posterior/{index}"))
             of_draws = task.posterior_metrics(particles, theta, data, noise)
@@ -186,6 +198,38 @@ def _gaps(
         yield "evidence_gap", Score(oracle.log_evidence(theta | best, batch) - evidence)
 
 
+def exact_draws(task: Task, theta: Params, batch: Batch, names: list[str], n: int) -> Tensor | None:
+    """Draw from the posteriors, [n, N, D]; None where that cannot be done exactly."""
+    draws = getattr(task.oracle(), "draws", None)
+    return draws(theta, batch, Noise([f"{name}/exact" for name in names]), n) if draws else None
+
+
+def discrepancies(
+    task: Task, particles: Particles, exact: Tensor, names: list[str]
+) -> dict[str, Score]:
+    """Compare draws, as they are and resampled by their weights, with exact ones, [N] each."""
+    n = min(BLOCKS * LARGEST_BLOCK, len(exact) // (2 * BLOCKS) * BLOCKS)
+    if n < 2 * BLOCKS:
+        return {}
+    noise = Noise(["discrepancies"])
+    directions = noise.normal(DIRECTIONS, exact.shape[-1])
+    uniform = Noise([f"{name}/resampled" for name in names]).uniform(1, len(exact[0]))[0]
+    z, y = particles.z[:n].double(), exact[: 2 * n].double()
+    scores = {}
+    for suffix, draws in (
+        ("", z),
+        ("_weighted", resampled(z, particles.log_w[:n], uniform)),
+    ):
+        if not bool(draws.isfinite().all()):
+            continue
+        for name, (value, error) in compare(draws, y, directions).items():
+            scores[name + suffix] = Score(value, error)
+    if task.has_variances:
+        of_means, of_variances = moment_z(z, y)
+        scores |= {"mean_z": Score(of_means), "variance_z": Score(of_variances)}
+    return scores
+
+
 def upper_bounds(
     method: Method,
     task: Task,
@@ -194,24 +238,20 @@ def upper_bounds(
     batch: Batch,
     protocol: Protocol,
     names: list[str],
+    exact: Tensor,
 ) -> dict[str, Score]:
-    r"""Compute what exact draws and paths backwards from them say, [N] each; nothing where the task
-    has no exact draws or the method no such paths.
+    r"""Compute what paths backwards from exact draws [S, N, D] say, [N] each; nothing where the
+    method has no such paths.
 
     With z from the posterior, $\mathrm{EUBO} = E[\log w] \ge \log p(x)$; $-\log E[1 / w] = \log
     p(x)$; and the effective sample size of the method's own draws is $(E[w]\, E[1 / w])^{-1}$ of
     their number. Where no Gaussian tail covers the posterior, the first is infinite.
     """
-    draws = getattr(task.oracle(), "draws", None)
-    names = [f"{name}/exact" for name in names]
-    n = protocol.eval_particles
-    z = draws(theta, batch, Noise(names), n) if draws else None
-    if z is None:
-        return {}
-    problem, noise = task.problem(theta, batch, protocol.base), Noise([f"{n}/path" for n in names])
+    problem, n = task.problem(theta, batch, protocol.base), len(exact)
+    noise = Noise([f"{name}/exact/path" for name in names])
     parts = []
     with torch.no_grad():
-        for block, part in enumerate(z.split(PARTICLE_BLOCK)):
+        for block, part in enumerate(exact.split(PARTICLE_BLOCK)):
             log_w = method.backward(phi, problem, part, noise.at(block))
             if log_w is None:
                 return {}
