@@ -119,7 +119,7 @@ class PPCA(Task, frozen=True):
     default_protocol: ClassVar[str] = "standard"
     protocols: ClassVar[dict[str, dict[str, Any]]] = {
         "standard": {
-            "steps": 5_000,
+            "steps": 10_000,
             "batch_size": 250,
             "shuffle": True,
             "lr": 1e-2,
