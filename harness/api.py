@@ -596,7 +596,10 @@ class FixedTruth:
         """
         found = (self.target.draws(Noise([stream]), n) for stream in noise.streams)
         draws = [each for each in found if each is not None]
-        return torch.stack(draws, 1).expand(-1, len(batch["_like"]), -1) if draws else None
+        if not draws:
+            return None
+        z = torch.stack(draws, 1)  # of another shape where the target's draws are
+        return z.expand(-1, len(batch["_like"]), -1) if z.ndim == 3 else z
 
 
 def target(

@@ -191,6 +191,21 @@ def test_a_wrong_density_is_refused_in_one_line(density, bench, workspace):
     assert "Traceback" not in result.output
 
 
+@pytest.mark.usefixtures("no_mirror")
+@pytest.mark.parametrize(
+    "draws", ["noise.normal(n)", "noise.normal(n, 2)", "torch.ones(n, 3).int()"]
+)
+def test_exact_draws_of_another_shape_are_refused_in_one_line(draws, bench, workspace):
+    text = BAD.format("log_std_normal(z)") + "    log_z = 0.0\n"
+    (workspace / "bad.py").write_text(
+        f"{text}\n    def draws(self, noise, n):\n        return {draws}\n"
+    )
+    result = bench("run", "-m", "vb", "-t", "./bad.py", "--protocol", "smoke", "--json")
+    assert result.exit_code == 1
+    assert "exact draws of shape" in result.stderr.splitlines()[-1]
+    assert "Traceback" not in result.output
+
+
 def test_a_target_without_a_stored_value_is_integrated(bench, workspace):
     (workspace / "bad.py").write_text(BAD.format("log_std_normal(z) + 2"))
     (line,) = json_lines(bench("certify", "./bad.py", "--json"))

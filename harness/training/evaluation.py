@@ -199,9 +199,20 @@ def _gaps(
 
 
 def exact_draws(task: Task, theta: Params, batch: Batch, names: list[str], n: int) -> Tensor | None:
-    """Draw from the posteriors, [n, N, D]; None where that cannot be done exactly."""
+    """Draw from the posteriors, [n, N, D]; None where that cannot be done exactly.
+
+    Raises:
+        PluginError: the draws have another shape, or are no real numbers.
+    """
     draws = getattr(task.oracle(), "draws", None)
-    return draws(theta, batch, Noise([f"{name}/exact" for name in names]), n) if draws else None
+    z = draws(theta, batch, Noise([f"{name}/exact" for name in names]), n) if draws else None
+    if z is not None and (z.shape != (n, len(names), task.latent_dim) or not z.is_floating_point()):
+        raise PluginError(
+            f"Task '{task.name}' returned exact draws of shape {list(z.shape)} and {z.dtype}; they "
+            f"must be [n, N, D] = {[n, len(names), task.latent_dim]} real numbers (draws() of a "
+            "LogDensity: [n, D])."
+        )
+    return z
 
 
 def discrepancies(
