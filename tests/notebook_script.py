@@ -56,14 +56,14 @@ class Narrow(Gauss, frozen=True):
         return params | {"log_scale": params["log_scale"] + math.log(widths[0])}
 
 
-def banana(z):
-    "A banana, shifted."
+def crescent(z):
+    "A crescent, shifted."
     x, y = z[..., 0] - SHIFT[0], z[..., 1] - SHIFT[1] - OFFSETS[0]
     return Normal(0, 2).log_prob(x) + Normal(x**2 / 4, SCALE).log_prob(y)
 
 
 if __name__ == "__main__":
-    target = harness.target(banana, dim=2, log_z=0.0)
+    target = harness.target(crescent, dim=2, log_z=0.0)
     methods, seeds = [Gauss, Narrow(first_scale=0.3)], range(3)
     settings = {"steps": 300, "eval_particles": 200}
     fits = [
@@ -79,7 +79,7 @@ if __name__ == "__main__":
         made.runs["finished_at"]
     )  # cached, not made anew
     table = harness.compare(metric="elbo_gap")
-    assert "banana" in repr(table)
+    assert "crescent" in repr(table)
     assert "<table>" in table._repr_html_()
 
     import matplotlib

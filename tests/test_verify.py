@@ -85,7 +85,7 @@ def forms_of(d):
 
 def test_every_source_parses_and_none_of_them_is_taken_for_a_study():
     named = published.publications()
-    assert list(named) == ["caterini2018", "literature", "report2020"]
+    assert list(named) == ["caterini2018", "literature", "report2020", "samplers"]
     assert all(published.load(name).name == name for name in named)
     assert not set(named) & set(studies.listings())
 
