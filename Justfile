@@ -36,3 +36,7 @@ readme:
 # Make the Gaussian tables of docs/findings.md anew: BENCH_HOME needs the runs of its studies.
 findings +tasks:
     PYTHONPATH=. python docs/make_gaussian_findings.py {{tasks}}
+
+# Make the tables of a study (targets, defaults) on its page anew: BENCH_HOME needs its runs.
+tables study:
+    PYTHONPATH=. python docs/make_tables.py {{study}}

@@ -18,10 +18,9 @@ from pathlib import Path
 from typing import Any
 
 from hamiltonian_limits import optimum, volume_limit
-from marked import replaced
+from marked import replaced, tables_of
 
 from harness.analysis import published
-from harness.analysis.formats import markdown
 from harness.analysis.grids import Grid, Style, Word, table_grids
 from harness.analysis.reproduction import ClosedFormValue, Judgement, ReplicateMean, judge
 from harness.analysis.selection import RunFilter, SelectedRuns, select_runs, study_keys
@@ -109,11 +108,6 @@ def limit_of(dim: int, seed: int, fields: dict[str, Any]) -> float:
     if fields["vary_steps"]:
         return volume_limit(n, variance).gap
     return optimum(n, variance, fields["n_leapfrog"], fields["tempering"] == "fixed").gap
-
-
-def tables_of(grids: Sequence[Grid]) -> str:
-    """Return tables as the page has them."""
-    return markdown(grids).replace("### ", "#### ").strip()
 
 
 def said(verdicts: Counter[str]) -> str:

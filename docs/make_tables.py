@@ -11,9 +11,8 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from marked import replaced
+from marked import replaced, tables_of
 
-from harness.analysis.formats import markdown
 from harness.analysis.grids import Style, table_grids
 from harness.analysis.selection import RunFilter, select_runs, study_keys
 from harness.analysis.tables import Options, compare
@@ -34,8 +33,7 @@ def main(study: str) -> None:
         runs = select_runs(store, RunFilter(keys=study_keys(study)))
         tables = compare(runs, Options(metrics))
         grids = [grid for table in tables for grid in table_grids(table, Style(costs=False))]
-    text = markdown(grids).replace("### ", "#### ").strip()
-    path.write_text(replaced(path.read_text(), study, text))
+    path.write_text(replaced(path.read_text(), study, tables_of(grids)))
 
 
 if __name__ == "__main__":

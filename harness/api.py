@@ -594,8 +594,8 @@ class FixedTruth:
         """Draw from the density, [n, R, D], for each stream of the noise; None where it has no
         exact draws.
         """
-        found = (self.target.draws(Noise([stream]), n) for stream in noise.streams)
-        draws = [each for each in found if each is not None]
+        of_streams = (self.target.draws(Noise([stream]), n) for stream in noise.streams)
+        draws = [each for each in of_streams if each is not None]
         if not draws:
             return None
         z = torch.stack(draws, 1)  # of another shape where the target's draws are

@@ -234,8 +234,8 @@ class Gaussian(Task, frozen=True):
             "eval_particles": 500,
         },
     }
-    # at 1e-2 an autoregressive net spikes from d = 50 on; leapfrog steps at the lower rate shrink
-    # slower than sigma, and single gradients before the net are huge: unclipped, 2 of 6 diverge
+    # at 1e-2 an autoregressive net spikes from d = 50 on; at 3e-3, unclipped, two of six runs of
+    # hvae-iaf diverged at d = 25
     recommended: ClassVar[dict[str, dict[str, Any]]] = {
         "iaf": {"lr_method": 3e-3},
         "hvae-iaf": {"lr_method": 3e-3, "clip_norm": 100.0},

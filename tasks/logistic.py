@@ -79,9 +79,9 @@ class Logistic(Target, frozen=True):
 
     $$w \sim N(0, I), \qquad y_i \mid w \sim \mathrm{Bernoulli}(\sigma(x_i^\top w))$$
 
-    Columns are standardised by their own mean and standard deviation *with divisor n* (n - 1 moves
-    log Z by up to 0.04), a constant column stays 0, and a column of ones comes first. y = 1 for
-    good, R and benign.
+    Columns are standardised by their own mean and standard deviation *with divisor n* (with
+    n - 1 it is another density), a constant column stays 0, and a column of ones comes first. y = 1
+    for good, R and benign.
 
     Source: Sigillito et al. 1989 (ionosphere), Gorman & Sejnowski 1988 (sonar), Street, Wolberg &
     Mangasarian 1993 (breast cancer); as targets, arXiv:2208.07698 and arXiv:2302.13834.

@@ -22,18 +22,17 @@ from harness.api import (
     Noise,
     Params,
     Problem,
-    Task,
     log_std_normal,
 )
 from harness.densities import LOG_2PI
 from harness.nets import init_linear, linear
 
-from .gaussian import METRICS, mini_batch
+from ._points import Points
+from .gaussian import METRICS
 
 TRUTH = {"log_a": math.log(2 * math.pi), "log_b": math.log(2.0)}
 START = 2.0  # of log a and log b
 HELD_OUT = 1_000
-PART = 250  # held-out points that are scored at a time: it bounds memory and touches no number
 HIDDEN = 64
 NODES = 64  # of the quadrature: 48 are enough for an error of 1e-13 nats up to d = 400
 DROP = 40.0  # nats below its peak at which an integrand is cut: e^-40 = 4e-18
@@ -145,7 +144,7 @@ class NormsOracle:
         return mean, self.dim - mean**2
 
 
-class Norms(Task, frozen=True):
+class Norms(Points, frozen=True):
     r"""A latent for each point, of which only the length is seen.
 
     $$z_i \sim N(0, I_d), \qquad x_i \mid z_i \sim N(a\,(|z_i| + b),\, 1), \quad i < n$$
@@ -164,7 +163,6 @@ class Norms(Task, frozen=True):
     name: ClassVar[str] = "norms"
     source: ClassVar[str] = "made for this benchmark"
     variant: ClassVar[str] = "dim"
-    stacks: ClassVar[bool] = False
     headline: ClassVar[tuple[str, ...]] = (
         "elbo_gap",
         "evidence_gap",
@@ -174,8 +172,6 @@ class Norms(Task, frozen=True):
     metric_info: ClassVar[dict[str, Metric]] = {
         name: METRICS[name] for name in ("theta_sq_error", "excess_theta_sq_error")
     }
-    default_base: ClassVar[str] = "learned"
-    default_protocol: ClassVar[str] = "standard"
     protocols: ClassVar[dict[str, dict[str, Any]]] = {
         "standard": {
             "steps": 20_000,
@@ -232,19 +228,6 @@ class Norms(Task, frozen=True):
                 "base.last", HIDDEN, 2 * self.dim, noise
             )
         return params
-
-    def batch(self, data: Data, step: int, batch_size: int | None, noise: Noise) -> Batch:
-        """`x` [N, 1]: all points, or those of a mini-batch; `centre` and `scale` [1]."""
-        x = data.train["x"]
-        return {
-            **data.train,
-            "x": x if batch_size is None else mini_batch(x[None], step, batch_size, noise)[0],
-        }
-
-    def scored_batches(self, data: Data, batch_size: int | None, noise: Noise) -> list[Batch]:
-        """The held-out points, in parts."""
-        held_out = (data.test or data.train)["x"]
-        return [{**data.train, "x": part} for part in held_out.split(PART)]
 
     def problem(self, params: Params, batch: Batch, base: str, training: bool = False) -> Problem:
         r"""The joint density, and its score, which is radial; shared by the points of a batch are a

@@ -18,13 +18,12 @@ from harness.api import (
     Noise,
     Params,
     Problem,
-    Task,
     log_std_normal,
 )
 from harness.densities import LOG_2PI
 from harness.nets import init_linear, linear
 
-from .gaussian import mini_batch
+from ._points import Points
 
 PIXELS = 10
 POINTS = 1_000
@@ -94,7 +93,7 @@ class PPCAOracle:
         return mean + torch.linalg.solve_triangular(factor, unit, upper=False, left=False)
 
 
-class PPCA(Task, frozen=True):
+class PPCA(Points, frozen=True):
     r"""Probabilistic principal component analysis: a latent vector behind each point.
 
     $$z_i \sim N(0, I_q), \qquad x_i \mid z_i \sim N(W z_i + \mu, \sigma^2 I_{10}), \quad
@@ -112,11 +111,8 @@ class PPCA(Task, frozen=True):
     name: ClassVar[str] = "ppca"
     source: ClassVar[str] = "doi:10.1111/1467-9868.00196"
     variant: ClassVar[str] = "dim"
-    stacks: ClassVar[bool] = False
     headline: ClassVar[tuple[str, ...]] = ("elbo_gap", "evidence_gap", "subspace_angle")
     metric_info: ClassVar[dict[str, Metric]] = {"subspace_angle": ANGLE}
-    default_base: ClassVar[str] = "learned"
-    default_protocol: ClassVar[str] = "standard"
     protocols: ClassVar[dict[str, dict[str, Any]]] = {
         "standard": {
             "steps": 10_000,
@@ -164,17 +160,6 @@ class PPCA(Task, frozen=True):
         if base == "learned":
             params |= init_linear("base", PIXELS, 2 * self.dim, noise, scale=0.1)
         return params
-
-    def batch(self, data: Data, step: int, batch_size: int | None, noise: Noise) -> Batch:
-        """`x` [N, 10]: all points, or those of a mini-batch; `centre` and `scale` [10]."""
-        x = data.train["x"]
-        part = x if batch_size is None else mini_batch(x[None], step, batch_size, noise)[0]
-        return {**data.train, "x": part}
-
-    def scored_batches(self, data: Data, batch_size: int | None, noise: Noise) -> list[Batch]:
-        """The held-out points, in parts."""
-        held_out = (data.test or data.train)["x"]
-        return [{**data.train, "x": part} for part in held_out.split(250)]
 
     def problem(self, params: Params, batch: Batch, base: str, training: bool = False) -> Problem:
         r"""The joint density, and its score $-z + W^\top (x - \mu - W z) / \sigma^2$."""

@@ -13,7 +13,7 @@ from harness.api import LogDensity, LogZ, Noise
 
 COMPONENTS = 10
 HALF_WIDTH = 10.0
-FREEDOM = 2.0
+DEGREES_OF_FREEDOM = 2.0
 
 
 @cache
@@ -47,14 +47,14 @@ class StudentMixture(LogDensity, frozen=True):
         r"""With $\nu = 2$: $\log \Gamma(\tfrac{\nu + d}2) - \log \Gamma(\tfrac\nu2) - \tfrac d2
         \log \nu \pi - \tfrac{\nu + d}2 \log(1 + |z - \mu_k|^2 / \nu)$ of each component.
         """
-        half = (FREEDOM + self.dim) / 2
+        half = (DEGREES_OF_FREEDOM + self.dim) / 2
         constant = (
             math.lgamma(half)
-            - math.lgamma(FREEDOM / 2)
-            - self.dim / 2 * math.log(FREEDOM * math.pi)
+            - math.lgamma(DEGREES_OF_FREEDOM / 2)
+            - self.dim / 2 * math.log(DEGREES_OF_FREEDOM * math.pi)
         )
         squares = (z.unsqueeze(-2) - means(self.dim).to(z)).square().sum(-1)
-        components = constant - half * torch.log1p(squares / FREEDOM)
+        components = constant - half * torch.log1p(squares / DEGREES_OF_FREEDOM)
         return components.logsumexp(-1) - math.log(COMPONENTS)
 
     def draws(self, noise: Noise, n: int) -> Tensor:
@@ -69,7 +69,7 @@ class StudentMixture(LogDensity, frozen=True):
         r"""One component's integral over shells, $r = \tan a$: each has the same."""
         from scipy.integrate import quad
 
-        d, nu = self.dim, FREEDOM
+        d, nu = self.dim, DEGREES_OF_FREEDOM
         area = 2 * math.pi ** (d / 2) / math.gamma(d / 2)
         density = math.gamma((nu + d) / 2) / math.gamma(nu / 2) / (nu * math.pi) ** (d / 2)
 

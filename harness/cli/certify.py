@@ -11,7 +11,7 @@ from harness.cli._options import json_option
 from harness.cli._output import print_json
 from harness.cli._render import console
 
-APART = 3
+DIFFERS = 3
 
 
 @click.command()
@@ -35,37 +35,38 @@ def certify(ctx: click.Context, tasks: tuple[str, ...], as_json: bool) -> None:
 
     settings = [setting for text in tasks for setting in parse_selector("task", text)]
     built = [build(s.plugin.cls, f"task '{s.plugin.name}'", s.values, "task.") for s in settings]
-    n_apart = 0
+    n_different = 0
     for setting, task in zip(settings, built, strict=True):
         start = time.monotonic()
         certificate = certificate_of(task)
-        n_apart += not certificate.agrees
-        found, stored = certificate.found, certificate.stored
+        n_different += not certificate.agrees
+        computed, stored = certificate.computed, certificate.stored
         fields = " ".join(f"{name}={value}" for name, value in setting.values.items())
         name = " ".join(filter(None, [setting.plugin.name, fields]))
         if as_json:
             samples = [vars(sample) for sample in certificate.samples]
-            record = {"task": name, "log_z": vars(found), "stored": stored and vars(stored)}
+            record = {"task": name, "log_z": vars(computed), "stored": stored and vars(stored)}
             print_json([record | {"agrees": certificate.agrees, "samples": samples}])
             continue
         out = console()
         if stored is None:
-            out.print("new    ", style="bold", end="")
-            held = "; no value is stored"
+            out.print("new     ", style="bold", end="")
+            comparison = "; no value is stored"
         else:
             style = "green" if certificate.agrees else "bold red"
-            out.print("agrees " if certificate.agrees else "APART  ", style=style, end="")
-            held = (
+            out.print("agrees  " if certificate.agrees else "DIFFERS ", style=style, end="")
+            comparison = (
                 f"; stored {stored.value:.6f} ± {stored.error:.2g}, difference "
                 f"{certificate.difference:.2g} (limit {certificate.allowed:.2g})"
             )
         took = duration(time.monotonic() - start)
         out.print(
-            f"{name}: log Z {found.value:.6f} ± {found.error:.2g} by {found.how}{held} ({took})"
+            f"{name}: log Z {round(computed.value, 6) + 0.0:.6f} ± {computed.error:.2g} "
+            f"by {computed.how}{comparison} ({took})"
         )
         for sample in certificate.samples:
             out.print(
-                f"       {sample.value:.6f} ± {sample.error:.2g}, effective sample size "
+                f"        {sample.value:.6f} ± {sample.error:.2g}, effective sample size "
                 f"{100 * sample.ess:.3g} % of the draws"
             )
-    ctx.exit(APART if n_apart else 0)
+    ctx.exit(DIFFERS if n_different else 0)

@@ -15,8 +15,8 @@ from harness.numerics.importance import Integral, log_integral
 from harness.numerics.noise import Noise
 from harness.training.loop import load_data
 
-FREEDOM = (20.0, 100.0)
-"""Degrees of freedom of the two proposals."""
+DEGREES_OF_FREEDOM = (20.0, 100.0)
+"""Of the two proposals."""
 FEWEST_ESS = 0.05
 """Share of the draws below which an estimate by importance sampling is refused."""
 ERRORS = 3.0
@@ -27,20 +27,20 @@ ERRORS = 3.0
 class Certificate:
     """log Z computed anew, beside the stored value, which is None where there is none."""
 
-    found: LogZ
+    computed: LogZ
     stored: LogZ | None
     samples: tuple[Integral, ...] = ()
 
     @property
     def difference(self) -> float:
         """The computed value less the stored one, nats; NaN where none is stored."""
-        return self.found.value - self.stored.value if self.stored else math.nan
+        return self.computed.value - self.stored.value if self.stored else math.nan
 
     @property
     def allowed(self) -> float:
         """How far they may be apart: three combined errors, nats."""
         stored = self.stored.error if self.stored else math.nan
-        return ERRORS * math.hypot(self.found.error, stored)
+        return ERRORS * math.hypot(self.computed.error, stored)
 
     @property
     def agrees(self) -> bool:
@@ -58,12 +58,11 @@ def certify(task: Task) -> Certificate:
     """
     log_joint = density_of(task)
     assert isinstance(task, Target)
-    found = task.certify(Noise(["certify"]))
-    if found is not None:
-        return Certificate(found, task.truth())
+    computed = task.certify(Noise(["certify"]))
+    if computed is not None:
+        return Certificate(computed, task.truth())
     samples = tuple(
-        log_integral(log_joint, task.latent_dim, freedom, f"certify/{freedom:g}")
-        for freedom in FREEDOM
+        log_integral(log_joint, task.latent_dim, nu, f"certify/{nu:g}") for nu in DEGREES_OF_FREEDOM
     )
     return Certificate(_combined(task, samples), task.truth(), samples)
 

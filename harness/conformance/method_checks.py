@@ -162,9 +162,9 @@ def _difference_z(forward: Tensor, backward: Tensor) -> Tensor:
     """Standard errors between two means that are equal where both kinds of paths are one law's,
     from log-weights less log p(x), [S, N] each: [N].
     """
-    ours, theirs = forward.exp() * forward.tanh(), backward.tanh()
-    error = (ours.var(0) / len(ours) + theirs.var(0) / len(theirs)).sqrt()
-    return (ours.mean(0) - theirs.mean(0)) / error.clamp(min=1e-15)
+    weighted, plain = forward.exp() * forward.tanh(), backward.tanh()
+    error = (weighted.var(0) / len(weighted) + plain.var(0) / len(plain)).sqrt()
+    return (weighted.mean(0) - plain.mean(0)) / error.clamp(min=1e-15)
 
 
 def backward_log_ratios(

@@ -33,12 +33,13 @@ class Proposal:
     freedom.
     """
 
-    def __init__(self, mean: Tensor, factor: Tensor, freedom: float) -> None:
-        self.mean, self.factor, self.freedom = mean, factor, freedom
+    def __init__(self, mean: Tensor, factor: Tensor, degrees_of_freedom: float) -> None:
+        self.mean, self.factor = mean, factor
+        self.degrees_of_freedom = degrees_of_freedom
 
     def draw(self, noise: Noise, n: int) -> tuple[Tensor, Tensor]:
         """Draw [n, D], with their log-densities [n]."""
-        D, nu = len(self.mean), self.freedom
+        D, nu = len(self.mean), self.degrees_of_freedom
         half = int(nu) // 2  # a chi-square with an even number of degrees is a sum of exponentials
         chi2 = -2 * torch.log1p(-noise.uniform(n, half)).sum(1)
         if nu % 2:
@@ -60,10 +61,12 @@ class Proposal:
         covariance = (w[:, None] * off).T @ off
         ridge = 1e-9 * covariance.diagonal().mean() * torch.eye(len(mean)).to(z)
         factor, failed = torch.linalg.cholesky_ex(covariance + ridge)
-        return self if bool(failed) else Proposal(mean, factor, self.freedom)
+        return self if bool(failed) else Proposal(mean, factor, self.degrees_of_freedom)
 
 
-def start(log_joint: Callable[[Tensor], Tensor], dim: int, freedom: float) -> Proposal:
+def laplace_proposal(
+    log_density: Callable[[Tensor], Tensor], dim: int, degrees_of_freedom: float
+) -> Proposal:
     """Return a proposal at the peak that ascent from 0 finds, as wide as the curvature there; as
     wide as one where that is no peak.
     """
@@ -71,39 +74,39 @@ def start(log_joint: Callable[[Tensor], Tensor], dim: int, freedom: float) -> Pr
 
     def negative(x: object) -> tuple[float, object]:
         z = torch.tensor(x, dtype=torch.float64).requires_grad_()
-        value = -log_joint(z[None])[0]
+        value = -log_density(z[None])[0]
         (gradient,) = torch.autograd.grad(value, z)
         return value.item(), gradient.numpy()
 
     with torch.enable_grad():
-        found = minimize(negative, torch.zeros(dim).double().numpy(), jac=True, method="L-BFGS-B")
-        z = torch.from_numpy(found.x)
-        hessian: Any = torch.autograd.functional.hessian(lambda at: log_joint(at[None])[0], z)
+        optimum = minimize(negative, torch.zeros(dim).double().numpy(), jac=True, method="L-BFGS-B")
+        z = torch.from_numpy(optimum.x)
+        hessian: Any = torch.autograd.functional.hessian(lambda at: log_density(at[None])[0], z)
     if not bool(z.isfinite().all() and hessian.isfinite().all()):
-        return Proposal(torch.zeros_like(z), torch.eye(dim).to(z), freedom)
+        return Proposal(torch.zeros_like(z), torch.eye(dim).to(z), degrees_of_freedom)
     values, vectors = torch.linalg.eigh(-hessian)
     covariance = vectors @ torch.diag(1 / values.clamp(min=0.01)) @ vectors.T
-    return Proposal(z, torch.linalg.cholesky(covariance), freedom)
+    return Proposal(z, torch.linalg.cholesky(covariance), degrees_of_freedom)
 
 
 def log_integral(
     log_density: Callable[[Tensor], Tensor],
     dim: int,
-    freedom: float,
+    degrees_of_freedom: float,
     stream: str,
     n_draws: int = 400_000,
 ) -> Integral:
-    r"""Estimate $\log \int \exp \log \tilde p$ with a t of `freedom` degrees that is fitted to the
-    moments of the density, 12 times over, before `n_draws` fresh draws are taken.
+    r"""Estimate $\log \int \exp \log \tilde p$ with a Student t that is fitted to the moments of
+    the density, 12 times over, before `n_draws` fresh draws are taken.
 
     Args:
         log_density: z [n, D] -> [n], nats, differentiable.
         dim: D.
-        freedom: degrees of freedom of the proposal.
+        degrees_of_freedom: of the proposal.
         stream: the name of the noise.
         n_draws: of the estimate.
     """
-    proposal = start(log_density, dim, freedom)
+    proposal = laplace_proposal(log_density, dim, degrees_of_freedom)
     with torch.no_grad():
         for number in range(ROUNDS):
             z, log_q = proposal.draw(Noise([f"{stream}/{number}"]), DRAWS)

@@ -16,17 +16,16 @@ from harness.base.errors import PluginError, shortened
 from harness.base.metrics import PARETO_K_LIMIT
 from harness.base.spec import Protocol
 from harness.numerics import bounds
-from harness.numerics.discrepancies import (
-    BLOCKS,
-    DIRECTIONS,
-    LARGEST_BLOCK,
-    compare,
-    moment_z,
-    resampled,
-)
 from harness.numerics.noise import Noise
 from harness.numerics.optimisers import total_travel
+from harness.training.exact_draws import (
+    backward_log_weights,
+    discrepancies,
+    exact_draws,
+    upper_bounds,
+)
 from harness.training.loop import (
+    PARTICLE_BLOCK,
     State,
     draw,
     load_data,
@@ -35,10 +34,6 @@ from harness.training.loop import (
     validation_log_weights,
 )
 
-PARTICLE_BLOCK = 250
-"""Particles drawn by one generator, and computed at a time: how memory is bounded without touching
-a number.
-"""
 LONGEST_NAME = 200
 """Letters of a metric's name: bundles and MLflow take no longer ones."""
 
@@ -102,7 +97,8 @@ def scoring(
     standard error), `ess` (particles), `pareto_k`; `nll` where problems share weights (minus
     `log_evidence`: nats an example), the standard errors of both over the examples and the share
     of these whose `pareto_k` is above 0.7; `validation_elbo` (nats an example) with its error where
-    there are validation data; with an oracle `elbo_gap` and `evidence_gap` (nats); the task's
+    there are validation data; with an oracle `elbo_gap` and `evidence_gap` (nats), and
+    what its exact draws say (`harness.training.exact_draws`); the task's
     metrics, those of the draws as means over problems like the bounds; `bound_trend_z` and
     `travel_used`; with `eval_parameters=best` the step of the parameters that are evaluated, and
     the ELBO of the last ones.
@@ -127,9 +123,11 @@ def scoring(
         log_w = particles.log_w
         gaps = dict(_gaps(oracle, theta, best, batch, log_w)) if oracle else {}
         exact = exact_draws(task, theta, batch, names, protocol.eval_particles)
-        if exact is not None:
-            gaps |= upper_bounds(method, task, theta, phi, batch, protocol, names, exact)
-            gaps |= discrepancies(task, particles, exact, names) if task.stacks else {}
+        if oracle and exact is not None:
+            evidence = oracle.log_evidence(theta, batch)
+            gaps |= yield from _of_exact_draws(
+                method, task, problem, phi, exact, particles, names, evidence
+            )
         with torch.no_grad():
             noise = Noise(streams(state.seeds, f"posterior/{index}"))
             of_draws = task.posterior_metrics(particles, theta, data, noise)
@@ -138,13 +136,7 @@ def scoring(
     own = checked_metrics(task, task.metrics(theta, data), len(state.seeds))
     scores = mean_scores(rows, task.stacks) | own | convergence(task, protocol, state)
     if data.validation is not None:
-        log_w = validation_log_weights(method, task, protocol, state, theta, phi)
-        elbo = torch.cat([bounds.elbo(part) for part in log_w]).double()
-        scores["validation_elbo"] = Score(elbo.mean()[None])
-        if protocol.particles > 1:
-            error = torch.cat([bounds.elbo_error(part) for part in log_w]).double()
-            error = error.square().sum().sqrt()[None] / len(error)
-            scores["validation_elbo"] = Score(elbo.mean()[None], error)
+        scores["validation_elbo"] = _validation_score(method, task, protocol, state, theta, phi)
     if protocol.eval_parameters == "best":
         scores["scored_step"] = Score(state.best_step.double())
         scores["last_elbo"] = Score(state.last_elbo)
@@ -198,90 +190,34 @@ def _gaps(
         yield "evidence_gap", Score(oracle.log_evidence(theta | best, batch) - evidence)
 
 
-def exact_draws(task: Task, theta: Params, batch: Batch, names: list[str], n: int) -> Tensor | None:
-    """Draw from the posteriors, [n, N, D]; None where that cannot be done exactly.
-
-    Raises:
-        PluginError: the draws have another shape, or are no real numbers.
-    """
-    draws = getattr(task.oracle(), "draws", None)
-    z = draws(theta, batch, Noise([f"{name}/exact" for name in names]), n) if draws else None
-    if z is not None and (z.shape != (n, len(names), task.latent_dim) or not z.is_floating_point()):
-        raise PluginError(
-            f"Task '{task.name}' returned exact draws of shape {list(z.shape)} and {z.dtype}; they "
-            f"must be [n, N, D] = {[n, len(names), task.latent_dim]} real numbers (draws() of a "
-            "LogDensity: [n, D])."
-        )
-    return z
-
-
-def discrepancies(
-    task: Task, particles: Particles, exact: Tensor, names: list[str]
-) -> dict[str, Score]:
-    """Compare draws, as they are and resampled by their weights, with exact ones, [N] each."""
-    n = min(BLOCKS * LARGEST_BLOCK, len(exact) // (2 * BLOCKS) * BLOCKS)
-    if n < 2 * BLOCKS:
-        return {}
-    noise = Noise(["discrepancies"])
-    directions = noise.normal(DIRECTIONS, exact.shape[-1])
-    uniform = Noise([f"{name}/resampled" for name in names]).uniform(1, len(exact[0]))[0]
-    z, y = particles.z[:n].double(), exact[: 2 * n].double()
-    scores = {}
-    for suffix, draws in (
-        ("", z),
-        ("_weighted", resampled(z, particles.log_w[:n], uniform)),
-    ):
-        if not bool(draws.isfinite().all()):
-            continue
-        for name, (value, error) in compare(draws, y, directions).items():
-            scores[name + suffix] = Score(value, error)
-    if task.has_variances:
-        of_means, of_variances = moment_z(z, y)
-        scores |= {"mean_z": Score(of_means), "variance_z": Score(of_variances)}
-    return scores
-
-
-def upper_bounds(
+def _of_exact_draws(
     method: Method,
     task: Task,
-    theta: Params,
+    problem: Problem,
     phi: Params,
-    batch: Batch,
-    protocol: Protocol,
-    names: list[str],
     exact: Tensor,
-) -> dict[str, Score]:
-    r"""Compute what paths backwards from exact draws [S, N, D] say, [N] each; nothing where the
-    method has no such paths.
+    particles: Particles,
+    names: list[str],
+    log_evidence: Tensor,
+) -> Generator[None, None, dict[str, Score]]:
+    """What exact draws say, [N] each, yielding between blocks of them."""
+    log_w = yield from backward_log_weights(method, problem, phi, exact, names)
+    estimates = {} if log_w is None else upper_bounds(log_w, log_evidence, task.has_variances)
+    if task.stacks:
+        estimates |= discrepancies(particles, exact, names, task.has_variances)
+    return {name: Score(*pair) for name, pair in estimates.items()}
 
-    With z from the posterior, $\mathrm{EUBO} = E[\log w] \ge \log p(x)$; $-\log E[1 / w] = \log
-    p(x)$; and the effective sample size of the method's own draws is $(E[w]\, E[1 / w])^{-1}$ of
-    their number. Where no Gaussian tail covers the posterior, the first is infinite.
-    """
-    problem, n = task.problem(theta, batch, protocol.base), len(exact)
-    noise = Noise([f"{name}/exact/path" for name in names])
-    parts = []
-    with torch.no_grad():
-        for block, part in enumerate(exact.split(PARTICLE_BLOCK)):
-            log_w = method.backward(phi, problem, part, noise.at(block))
-            if log_w is None:
-                return {}
-            parts.append(log_w)
-    log_w = torch.cat(parts).double()
-    oracle = task.oracle()
-    assert oracle is not None
-    truth = oracle.log_evidence(theta, batch)
-    eubo, error = log_w.mean(0), log_w.std(0) / math.sqrt(n)
-    if not task.has_variances:
-        eubo, error = torch.full_like(eubo, math.inf), None
-    reciprocal, reciprocal_error = bounds.log_evidence(-log_w)
-    share = -(log_w.logsumexp(0) + (-log_w).logsumexp(0) - 2 * math.log(n))
-    return {
-        "eubo": Score(eubo, error),
-        "eubo_gap": Score(eubo - truth, error),
-        "reciprocal_log_evidence": Score(-reciprocal, reciprocal_error),
-        "forward_ess": Score(share.exp()),
-    }
+
+def _validation_score(
+    method: Method, task: Task, protocol: Protocol, state: State, theta: Params, phi: Params
+) -> Score:
+    """The bound on the validation data, with its error where more than one draw gives one."""
+    log_w = validation_log_weights(method, task, protocol, state, theta, phi)
+    elbo = torch.cat([bounds.elbo(part) for part in log_w]).double().mean()[None]
+    if protocol.particles == 1:
+        return Score(elbo)
+    error = torch.cat([bounds.elbo_error(part) for part in log_w]).double()
+    return Score(elbo, error.square().sum().sqrt()[None] / len(error))
 
 
 def mean_scores(rows: list[dict[str, Score]], stacks: bool) -> dict[str, Score]:

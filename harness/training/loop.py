@@ -23,6 +23,10 @@ CURVES = ("bound", "grad_norm")
 CURVE_POINTS = 200
 NEVER = -1
 CHOICE_DRAWS = 1_000
+PARTICLE_BLOCK = 250
+"""Particles drawn by one generator, and computed at a time: how memory is bounded without touching
+a number.
+"""
 SPIKE = 4.0
 """Standard errors by which earlier parameters are better than the last ones after a spike."""
 
