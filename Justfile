@@ -24,6 +24,7 @@ lint:
 # Make the generated pages anew, and build the site: docs/_build/index.html.
 docs:
     python docs/make_commands.py
+    PYTHONPATH=. python docs/make_targets.py
     sphinx-build -W --keep-going -q -b html docs docs/_build
 
 ci:

@@ -100,7 +100,9 @@ def test_import_contracts_hold():
     assert done.returncode == 0, done.stdout
 
 
-@pytest.mark.parametrize("script", ["docs/make_commands.py", "docs/make_reliability.py"])
+@pytest.mark.parametrize(
+    "script", ["docs/make_commands.py", "docs/make_reliability.py", "docs/make_targets.py"]
+)
 def test_generated_pages_are_fresh(script):
     done = subprocess.run(
         [sys.executable, script, "--check"],
