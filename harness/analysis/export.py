@@ -214,6 +214,13 @@ MEASURED = (
     ),
     Field("unit", "of value and se, where it is known"),
 )
+SCORED = (
+    Field("estimator", "what computed the value: `bench score`"),
+    Field("estimator_version", "of the estimator", "integer"),
+    Field("estimator_settings", "what differs from the run's own protocol, JSON"),
+    Field("scored_at", "when", unit="UTC"),
+    Field("scoring_seconds", "of the run's whole evaluation", "number", "s"),
+)
 TRACED = (
     Field("metric", "`bound` and `grad_norm` in training, `validation_bound` on validation data"),
     Field("step", "training steps made at this point", "integer", "steps"),
@@ -399,9 +406,26 @@ def curves(snapshot: Snapshot, matching: MatchingRuns) -> DataTable:
     return _table([*IDENTITY, *TRACED], snapshot, matching, values)
 
 
+def scores(snapshot: Snapshot, matching: MatchingRuns) -> DataTable:
+    """Return one row a run and score that was computed later."""
+
+    def values(block: Sequence[Run]) -> Block:
+        rows: dict[str, list[tuple[Any, ...]]] = {run.row.key: [] for run in block}
+        for score in snapshot.evaluations.of(list(rows)):
+            evaluation, estimate = score.evaluation, score.estimate
+            unit = metric_info(score.name, matching.tasks).unit or None
+            measured = (score.name, estimate.value, estimate.se, unit)
+            at = datetime.fromtimestamp(score.scored_at, UTC).isoformat()
+            rows[score.run].append((*measured, *evaluation, at, score.wall_s))
+        return _identified(block, list(rows.values()), len(MEASURED) + len(SCORED))
+
+    return _table([*IDENTITY, *MEASURED, *SCORED], snapshot, matching, values)
+
+
 TABLES: dict[str, Callable[[Snapshot, MatchingRuns], DataTable]] = {
     "runs": runs,
     "metrics": metrics,
+    "scores": scores,
     "curves": curves,
 }
 

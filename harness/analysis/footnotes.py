@@ -47,11 +47,12 @@ class Footnotes:
         self,
         selected: SelectedRuns,
         group: Group,
+        metric: str,
         values: Mapping[int, float],
         one_sided: str | None,
     ) -> tuple[str, ...]:
-        """Return the letters of what a reader must know of a group's entry, whose estimates are
-        bounds for the reason `one_sided`.
+        """Return the letters of what a reader must know of a group's entry, whose estimates of the
+        metric are bounds for the reason `one_sided`.
         """
         reasons = Counter(selected.withdrawn[key] for key in group.withdrawn)
         texts = [
@@ -62,6 +63,12 @@ class Footnotes:
             texts.append(
                 f"{one_sided[0].upper()}{one_sided[1:]} in some of these runs: the estimate is a "
                 "bound in expectation, and has no interval that would cover."
+            )
+        later = selected.computed_later(group, metric).values()
+        if evaluations := sorted({str(score.evaluation) for score in later}):
+            texts.append(
+                f"Computed from {plural(len(later), 'stored run')} by bench score: "
+                f"{'; '.join(evaluations)}."
             )
         if one_value_dominates(values):
             texts.append(

@@ -9,7 +9,8 @@ from functools import cache, cached_property
 from pathlib import Path
 
 from harness.base.metrics import HARNESS_METRICS, Metric, metric_by_name
-from harness.store import CellRow, ResultStore
+from harness.base.spec import canonical_json
+from harness.store import CellRow, ResultStore, StoredScore, newest
 
 
 class MetricCache:
@@ -17,20 +18,46 @@ class MetricCache:
 
     def __init__(self, store: ResultStore | None) -> None:
         self._store = store
-        self._values: dict[str, dict[str, float]] = {}
+        self._own: dict[str, dict[str, float]] = {}
+        self._later: dict[tuple[str, int | None], dict[str, StoredScore]] = {}
 
     @cached_property
     def names(self) -> list[str]:
         """The names of all stored metrics, sorted."""
-        return [] if self._store is None else self._store.scores.metric_names()
+        if self._store is None:
+            return []
+        names = {*self._store.scores.metric_names(), *self._store.evaluations.metric_names()}
+        return sorted(names)
 
-    def values(self, name: str) -> dict[str, float]:
-        """Return a metric by run, of all runs that have it."""
-        if name not in self._values:
-            if self._store is None or name not in self.names:
-                return {}
-            self._values[name] = self._store.scores.metric(name)
-        return self._values[name]
+    def values(self, name: str, particles: int | None = None) -> dict[str, float]:
+        """Return a metric by run, of all runs that have it: their own, else what was computed from
+        them later; with `particles`, what was computed later with so many.
+        """
+        if self._store is None or name not in self.names:
+            return {}
+        own = self.own(name) if particles is None else {}
+        later = self.computed_later(name, particles)
+        return {key: score.estimate.value for key, score in later.items()} | own
+
+    def own(self, name: str) -> dict[str, float]:
+        """Return a metric by run, of the runs that had it when they ended."""
+        if self._store is not None and name not in self._own:
+            self._own[name] = self._store.scores.metric(name)
+        return self._own.get(name, {})
+
+    def computed_later(self, name: str, particles: int | None = None) -> dict[str, StoredScore]:
+        """Return what the newest version of the estimator computed from stored runs, by run: as
+        their own protocols say, or with so many `particles`.
+        """
+        if self._store is None:
+            return {}
+        if (name, particles) not in self._later:
+            settings = canonical_json({} if particles is None else {"eval_particles": particles})
+            scores = newest(self._store.evaluations.of(None, name))
+            self._later[name, particles] = {
+                score.run: score for score in scores if score.evaluation.settings == settings
+            }
+        return self._later[name, particles]
 
 
 def declared_metric(cell: CellRow, name: str) -> Metric | None:

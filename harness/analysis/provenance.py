@@ -90,6 +90,7 @@ def _contributing(
     selected: SelectedRuns, group: Group, metric: str, short_names: dict[str, str]
 ) -> tuple[ContributingRun, ...]:
     keys = [run.key for run in group.runs]
+    later = selected.computed_later(group, metric)
     with selected.store.snapshot() as snapshot:
         rows, metrics = snapshot.rows(keys), snapshot.metrics(keys)
         provenance = snapshot.provenance(keys)
@@ -99,7 +100,9 @@ def _contributing(
         runs.append(
             ContributingRun(
                 run,
-                metrics.get(run.key, {}).get(metric),
+                later[run.key].estimate
+                if run.key in later
+                else metrics.get(run.key, {}).get(metric),
                 files[0] if files else None,
                 row.mlflow_run_id if row else None,
                 short_names.get(run.environment or ""),

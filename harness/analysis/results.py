@@ -46,12 +46,17 @@ class Results:
         return self._frame("metrics")
 
     @cached_property
+    def scores(self) -> pandas.DataFrame:
+        """One row a run and score that `bench score` computed."""
+        return self._frame("scores")
+
+    @cached_property
     def curves(self) -> pandas.DataFrame:
         """One row a run, metric and step."""
         return self._frame("curves")
 
     def __repr__(self) -> str:
-        return f"<results of {self._runs}; frames: runs, metrics, curves>"
+        return f"<results of {self._runs}; frames: runs, metrics, scores, curves>"
 
     def _frame(self, name: str) -> pandas.DataFrame:
         import pyarrow

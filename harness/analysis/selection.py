@@ -13,7 +13,7 @@ from harness.base.errors import UnknownName, UsageError
 from harness.base.metrics import Metric
 from harness.base.spec import Description, Status, settings_text
 from harness.plan.grid import matches_any
-from harness.store import CODE_DIGITS, CellRow, Replicate, ResultStore
+from harness.store import CODE_DIGITS, CellRow, Replicate, ResultStore, StoredScore
 
 Aspects = tuple[tuple[str, Any], ...]
 TUNED_FROM = 1000
@@ -182,14 +182,17 @@ def row_names(rows: Collection[RowName], shared: Aspects) -> dict[RowName, str]:
     return {row: texts[each] + suffixes[row.protocol] for row, each in bare.items()}
 
 
-def _row_and_column(cell: CellRow) -> tuple[RowName, ColumnName]:
+def _row_and_column(cell: CellRow, particles: int | None) -> tuple[RowName, ColumnName]:
     """Name a cell's row by how it was trained, and its column by what its metrics mean: the task's
-    fields and version, and the fields of the protocol that scoring reads.
+    fields and version, and the fields of the protocol that scoring reads, with `particles` in
+    evaluation where they are given.
     """
     description = cell.description
     aspects = {f"task.{name}": value for name, value in sorted(cell.spec["task_fields"].items())}
     aspects["task_version"] = cell.spec["task_version"]
     aspects |= {name: cell.spec.get(name) for name in description.scored_by}
+    if particles is not None and "eval_particles" in aspects:
+        aspects["eval_particles"] = particles
     non_default = cell.settings if description.settings is None else description.settings
     settings = {
         name: value
@@ -289,7 +292,8 @@ class SelectedRuns:
     """Groups of runs, and their metrics, which are read when they are first asked for.
 
     `withdrawn` has reasons by key; `tuning` the cost of the search that found a cell's settings, by
-    cell.
+    cell. With `particles` the metrics are those with so many in evaluation, which `bench score`
+    computed.
     """
 
     store: ResultStore
@@ -297,6 +301,7 @@ class SelectedRuns:
     left_out: dict[str, int]
     withdrawn: dict[str, str] = field(default_factory=dict)
     tuning: dict[str, TuningCost] = field(default_factory=dict)
+    particles: int | None = None
     _values: dict[tuple[str, str], dict[int, float]] = field(default_factory=dict)
 
     @cached_property
@@ -308,11 +313,23 @@ class SelectedRuns:
         """Return a metric of the group's finished runs, by seed."""
         address = group.cell.cell, name
         if address not in self._values:
-            stored = self.metrics.values(name)
+            stored = self.metrics.values(name, self.other_particles(group))
             self._values[address] = {
                 run.seed: stored[run.key] for run in group.done if run.key in stored
             }
         return self._values[address]
+
+    def other_particles(self, group: Group) -> int | None:
+        """Return how many particles the group is evaluated with, None where they are its own."""
+        is_own = self.particles == group.cell.spec["eval_particles"]
+        return None if is_own else self.particles
+
+    def computed_later(self, group: Group, name: str) -> dict[str, StoredScore]:
+        """Return those of the metric's values that `bench score` computed, by run."""
+        particles = self.other_particles(group)
+        own = self.metrics.own(name) if particles is None else {}
+        later = self.metrics.computed_later(name, particles)
+        return {run.key: later[run.key] for run in group.done if run.key in later.keys() - own}
 
     def metric_info(self, name: str) -> Metric:
         """Return what a metric means to the tasks of these runs."""
@@ -323,7 +340,9 @@ class SelectedRuns:
         return one_cell_a_task(group.cell for group in self.groups)
 
 
-def select_runs(store: ResultStore, run_filter: RunFilter) -> SelectedRuns:
+def select_runs(
+    store: ResultStore, run_filter: RunFilter, particles: int | None = None
+) -> SelectedRuns:
     """Read the runs that are asked for and have ended; without seeds all below `TUNED_FROM`."""
     cells = [cell for cell in store.scores.cells() if run_filter.has_cell(cell)]
     old_code = _old_code(cells, store.scores.newest_sources(), run_filter)
@@ -342,11 +361,17 @@ def select_runs(store: ResultStore, run_filter: RunFilter) -> SelectedRuns:
         else:
             runs[run.cell].append(run)
     groups = [
-        Group(cell, *_row_and_column(cell), tuple(runs[cell.cell]), tuple(retracted[cell.cell]))
+        Group(
+            cell,
+            *_row_and_column(cell, particles),
+            tuple(runs[cell.cell]),
+            tuple(retracted[cell.cell]),
+        )
         for cell in cells
         if runs[cell.cell] or retracted[cell.cell]
     ]
-    return SelectedRuns(store, _distinguished(_spelt_alike(groups)), dict(left_out), retractions)
+    groups = _distinguished(_spelt_alike(groups))
+    return SelectedRuns(store, groups, dict(left_out), retractions, particles=particles)
 
 
 def _old_code(

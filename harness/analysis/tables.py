@@ -216,12 +216,7 @@ def _by_metric(selected: SelectedRuns, options: Options) -> dict[str, list[Group
     for name in options.metrics:
         if name not in selected.metrics.names:
             raise UnknownName("metric", name, selected.metrics.names, "bench show KEY")
-        stored = selected.metrics.values(name)
-        columns = {
-            group.column
-            for group in selected.groups
-            if any(run.key in stored for run in group.runs)
-        }
+        columns = {group.column for group in selected.groups if selected.values(group, name)}
         by_metric[name] = [group for group in selected.groups if group.column in columns]
     return by_metric
 
@@ -276,6 +271,8 @@ class _Maker:
         rows = sorted({group.row for group in groups}, key=lambda row: row.order)
         shared, notes = shared_settings(rows), Footnotes()
         names = row_names(rows, shared)
+        if self.selected.particles is not None:
+            shared = (*shared, ("eval_particles", self.selected.particles))
         columns = [
             self.column({row: column[row] for row in rows if row in column}, notes)
             for column in by_column.values()
@@ -344,7 +341,7 @@ class _Maker:
                 row == reference,
                 row in best.bold,
                 row in best.confidence_set,
-                notes.marks(self.selected, group, finite[row], one_sided),
+                notes.marks(self.selected, group, self.metric, finite[row], one_sided),
             )
         return entries
 
@@ -352,10 +349,8 @@ class _Maker:
         """Return why the estimate of some run is a bound only; None where none is."""
         if self.metric not in IMPORTANCE_ESTIMATES:
             return None
-        pareto_k, n_draws = (
-            self.selected.values(group, "pareto_k"),
-            group.cell.spec["eval_particles"],
-        )
+        pareto_k = self.selected.values(group, "pareto_k")
+        n_draws = self.selected.particles or group.cell.spec["eval_particles"]
         reasons = (
             why_one_sided(self.metric, {"pareto_k": pareto_k.get(run.seed, math.nan)}, n_draws)
             for run in group.done

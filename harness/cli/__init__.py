@@ -21,6 +21,7 @@ COMMANDS = {
     "worker": "worker",
     "list": "listing",
     "show": "show",
+    "score": "score",
     "compare": "compare",
     "why": "why",
     "report": "report",

@@ -6,7 +6,7 @@ import functools
 import gc
 import shlex
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
@@ -27,7 +27,8 @@ pattern_options = bundle(
     many(
         *("-m", "--method", "methods"),
         metavar="METHOD",
-        help_text="Of these methods only: vb, 'hvae[n_leapfrog=10]' or 'hvae*'. Repeat for more.",
+        help_text="Of these methods only: vb, 'hvae[n_leapfrog=10]', 'hvae*' or ./mine.py:Mine. "
+        "Repeat for more.",
     ),
     many(
         *("-t", "--task", "tasks"),
@@ -56,8 +57,8 @@ def selection_options(command: Any) -> Any:
         typed = [("-m", name) for name in methods] + [("-t", name) for name in tasks]
         typed += [("--study", study), ("--protocol", protocol), ("--seeds", seeds)]
         selection = RunFilter(
-            methods,
-            tasks,
+            [_pattern("method", name) for name in methods],
+            [_pattern("task", name) for name in tasks],
             protocol,
             None if seeds is None else set(parse_seeds(seeds)),
             keys=None if study is None else study_keys(study),
@@ -101,15 +102,40 @@ def open_results(purpose: str) -> ResultStore:
     return store
 
 
-def select_finished(store: ResultStore, selection: RunFilter) -> SelectedRuns:
-    """Return the finished runs that are selected.
+def _pattern(kind: Literal["method", "task"], text: str) -> str:
+    """Return what selects the runs of a plugin that a file holds, as it is now; other patterns as
+    they are.
+    """
+    place, separator, _ = text.partition(".py")
+    if not separator or any(letter in place for letter in "*?["):
+        return text
+    from harness.plan.registry import find
+    from harness.store import CODE_DIGITS
+
+    plugin = find(kind, text)
+    digest = plugin.source.digest if plugin.source else ""
+    return f"{plugin.name}@{digest[:CODE_DIGITS]}" if digest else plugin.name
+
+
+particles_option = click.option(
+    "--particles",
+    type=click.IntRange(2),
+    metavar="N",
+    help="As evaluated with N particles, which bench score does, in place of the runs' own.",
+)
+
+
+def select_finished(
+    store: ResultStore, selection: RunFilter, particles: int | None = None
+) -> SelectedRuns:
+    """Return the finished runs that are selected, as evaluated with so many particles.
 
     Raises:
         UsageError: no run matches.
     """
     from harness.analysis.selection import select_runs
 
-    runs = select_runs(store, selection)
+    runs = select_runs(store, selection, particles)
     if not runs.groups:
         options = f" with {selection.text}" if selection.text else ""
         excluded = "; ".join(f"{count:,} {reason}" for reason, count in runs.left_out.items())

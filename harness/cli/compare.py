@@ -19,6 +19,7 @@ from harness.cli._render import UNLIMITED, SafeConsole, console, print_table
 from harness.cli._selection import (
     add_tuning_costs,
     open_results,
+    particles_option,
     select_finished,
     selection_options,
 )
@@ -50,6 +51,7 @@ SUFFIXES = {
     metavar="NAME",
     help_text="A metric; repeat for more. Without it: each task's first one.",
 )
+@particles_option
 @click.option(
     "--interval",
     type=click.Choice(["se", "t", "bca"]),
@@ -101,6 +103,7 @@ SUFFIXES = {
 def compare(
     selection: RunFilter,
     metrics: Sequence[str],
+    particles: int | None,
     interval: str,
     baseline: str | None,
     differences: bool,
@@ -139,7 +142,7 @@ def compare(
     options = Options(tuple(metrics), "bca" if interval == "bca" else "t", test, baseline)
     with open_results("compare") as store:
         workspace = Workspace.current() if costs or is_data else None
-        runs, tables = compare_stored(store, selection, options, workspace)
+        runs, tables = compare_stored(store, selection, options, workspace, particles)
         ranking = _rank(tables) if ranks else None
         if is_data:
             rows = records(tables, runs)
@@ -171,7 +174,11 @@ def _write_grids(
 
 
 def compare_stored(
-    store: ResultStore, selection: RunFilter, options: Options, workspace: Workspace | None
+    store: ResultStore,
+    selection: RunFilter,
+    options: Options,
+    workspace: Workspace | None,
+    particles: int | None = None,
 ) -> tuple[SelectedRuns, list[Table]]:
     """Compare the finished runs that are selected; with what tuning cost in a workspace.
 
@@ -180,7 +187,12 @@ def compare_stored(
     """
     from harness.analysis.tables import compare
 
-    runs = select_finished(store, selection)
+    runs = select_finished(store, selection, particles)
+    if particles is not None and not any(runs.values(group, "elbo") for group in runs.groups):
+        raise UsageError(
+            f"None of these runs is evaluated with {particles:,} particles. "
+            f"To do it: bench score --particles {particles}"
+        )
     if workspace is not None:
         add_tuning_costs(runs, workspace)
     tables = compare(runs, options)

@@ -32,7 +32,7 @@ SUFFIXES = {".csv": "csv", ".jsonl": "jsonl", ".ndjson": "jsonl", ".parquet": "p
 @output_option
 @click.option(
     "--what",
-    type=click.Choice(["runs", "metrics", "curves"]),
+    type=click.Choice(["runs", "metrics", "scores", "curves"]),
     default="runs",
     help="What a row is.",
 )

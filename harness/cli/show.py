@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import inspect
+import json
 import re
 import time
 from collections.abc import Iterator
+from itertools import groupby
 from pathlib import Path
 from textwrap import indent
 from typing import TYPE_CHECKING, Any
@@ -255,12 +257,25 @@ def _run_record(store: ResultStore, row: RunRow) -> dict[str, Any]:
         },
         "plan": plan or None,
         "environment": environment,
+        "scores": [
+            {
+                "metric": score.name,
+                "value": plain_number(score.estimate.value),
+                "se": None if score.estimate.se is None else plain_number(score.estimate.se),
+                "evaluation": score.evaluation._asdict(),
+                "scored_at": score.scored_at,
+                "wall_s": round(score.wall_s, 3),
+            }
+            for score in store.evaluations.of([row.key])
+        ],
         "errata": [retraction._asdict() for retraction in store.retractions.of(row.key)],
         "earlier_result": store.earlier.of(row.key),
     }
 
 
 def _print_run(run: dict[str, Any], row: RunRow) -> None:
+    from harness.store import Evaluation
+
     out = console()
     stands = all(mark["lifted_at"] or mark["replaced_at"] for mark in run["errata"])
     status = run["status"] if stands else f"{run['status']}, retracted"
@@ -274,16 +289,18 @@ def _print_run(run: dict[str, Any], row: RunRow) -> None:
             out.print(f"  {name:<11} {value}")
     if row.traceback:
         out.print(indent(row.traceback, "  "), soft_wrap=True)
-    errors = run["standard_errors"]
+    n_draws = run["spec"].get("eval_particles", 0)
+    errors = {name: float(error) for name, error in run["standard_errors"].items()}
     values = {name: float(value) for name, value in run["metrics"].items()}
-    metrics = []
-    for name, value in values.items():
-        text = number(value, float(errors.get(name, 0.0)))
-        if reason := why_one_sided(name, values, run["spec"].get("eval_particles", 0)):
-            text = f"{IMPORTANCE_ESTIMATES[name]} {number(value)} ({reason})"
-        metrics.append((name, text))
-    if metrics:
-        print_table(("metric", "value"), metrics)
+    if values:
+        print_table(("metric", "value"), list(_metric_rows(values, errors, n_draws)))
+    for evaluation, scores in groupby(run["scores"], lambda score: score["evaluation"]):
+        members = list(scores)
+        values = {score["metric"]: float(score["value"]) for score in members}
+        errors = {score["metric"]: float(score["se"] or 0.0) for score in members}
+        n_evaluated = json.loads(evaluation["settings"]).get("eval_particles", n_draws)
+        rows = list(_metric_rows(values, errors, n_evaluated))
+        print_table((f"by bench score: {Evaluation(**evaluation)}", "value"), rows)
     for event in run["history"]:
         reason = f": {event['reason']}" if event["reason"] else ""
         out.print(f"  {_date(event['at'])}  {event['status']} at step {event['step']:,}{reason}")
@@ -291,6 +308,17 @@ def _print_run(run: dict[str, Any], row: RunRow) -> None:
         endings = {"lifted": retraction["lifted_at"], "run again": retraction["replaced_at"]}
         ending = "".join(f", {verb} {_date(at)}" for verb, at in endings.items() if at)
         out.print(f"  {_date(retraction['at'])}  retracted{ending}: {retraction['reason']}")
+
+
+def _metric_rows(
+    values: dict[str, float], errors: dict[str, float], n_draws: int
+) -> Iterator[tuple[str, str]]:
+    """Yield metrics as text, those of importance sampling as bounds where they are no more."""
+    for name, value in values.items():
+        text = number(value, errors.get(name, 0.0))
+        if reason := why_one_sided(name, values, n_draws):
+            text = f"{IMPORTANCE_ESTIMATES[name]} {number(value)} ({reason})"
+        yield name, text
 
 
 def _facts(run: dict[str, Any], row: RunRow) -> Iterator[tuple[str, str | None]]:

@@ -16,7 +16,12 @@ from harness.base.workspace import Workspace
 from harness.cli._options import json_option
 from harness.cli._output import print_json, say
 from harness.cli._render import console, print_table
-from harness.cli._selection import open_results, select_finished, selection_options
+from harness.cli._selection import (
+    open_results,
+    particles_option,
+    select_finished,
+    selection_options,
+)
 
 if TYPE_CHECKING:
     from harness.analysis.provenance import ContributingRun, Provenance
@@ -33,8 +38,15 @@ COMPARING = ("best", "reference", "test", "difference_", "p_holm")
 @click.argument("cells", nargs=-1, metavar="[CELL]...")
 @selection_options
 @click.option("--metric", metavar="NAME", help="Another metric than the task's first one.")
+@particles_option
 @json_option
-def why(cells: Sequence[str], selection: RunFilter, metric: str | None, as_json: bool) -> None:
+def why(
+    cells: Sequence[str],
+    selection: RunFilter,
+    metric: str | None,
+    particles: int | None,
+    as_json: bool,
+) -> None:
     """Say where a number of a table comes from: its runs, their specification, code, machine, and
     pages in MLflow.
 
@@ -56,7 +68,8 @@ def why(cells: Sequence[str], selection: RunFilter, metric: str | None, as_json:
 
     with open_results("explain") as store:
         named = {_find_cell(store, prefix) for prefix in cells}
-        runs = select_finished(store, dataclasses.replace(selection, cells=named or None))
+        selection = dataclasses.replace(selection, cells=named or None)
+        runs = select_finished(store, selection, particles)
         numbers = provenances(runs, metric)
         if as_json:
             print_json(_records(numbers, runs))

@@ -4,6 +4,7 @@ that imports sqlalchemy.
 
 from __future__ import annotations
 
+from harness.store.evaluations import newest
 from harness.store.leases import CRASHED, LEASE_S
 from harness.store.owner import Owner
 from harness.store.retractions import Retraction, Retractions
@@ -13,6 +14,7 @@ from harness.store.rows import (
     Claim,
     Curve,
     Estimate,
+    Evaluation,
     File,
     HistoryRow,
     OpenRun,
@@ -20,6 +22,7 @@ from harness.store.rows import (
     Progress,
     RunRow,
     RunStatus,
+    StoredScore,
 )
 from harness.store.scores import CODE_DIGITS, CellRow, Replicate, Scores, Snapshot, is_newest
 from harness.store.store import ResultStore
@@ -38,6 +41,7 @@ __all__ = [
     "Claim",
     "Curve",
     "Estimate",
+    "Evaluation",
     "File",
     "HistoryRow",
     "OpenRun",
@@ -53,8 +57,10 @@ __all__ = [
     "RunStatus",
     "Scores",
     "Snapshot",
+    "StoredScore",
     "backup",
     "info",
     "is_newest",
+    "newest",
     "upgrade",
 ]

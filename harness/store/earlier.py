@@ -38,10 +38,11 @@ from harness.store.schema import (
     metrics,
     run_history,
     runs,
+    scores,
 )
 
 PUT_BACK = "the earlier result is back in its place"
-TABLES = {table.name: table for table in (metrics, curves, checkpoints, artifacts)}
+TABLES = {table.name: table for table in (metrics, curves, scores, checkpoints, artifacts)}
 COLUMNS = (
     *("status", "reason", "step", "wall_s", "started_at", "finished_at", "source_hash"),
     *("description", "method_label", "stacks", "plan", "environment", "traceback", "edition"),
@@ -157,7 +158,7 @@ def files_of(connection: Connection, results: dict[str, dict[str, Any]]) -> list
 def clear(connection: Connection, keys: Iterable[str]) -> list[File]:
     """Take what these runs have made so far off the record, and return its files."""
     for chunk in chunks(keys):
-        for table in (metrics, curves):
+        for table in (metrics, curves, scores):
             connection.execute(delete(table).where(table.c.run.in_(chunk)))
     return drop_files(connection, keys)
 
@@ -208,8 +209,8 @@ def _put_back(
 ) -> list[File]:
     dropped = clear(connection, [row.key])
     for name, table in TABLES.items():
-        if result[name]:
-            lines = [{"run": row.key, **values} for values in result[name]]
+        if rows := result.get(name):  # a result of before there were scores has none
+            lines = [{"run": row.key, **values} for values in rows]
             connection.execute(insert(table), lines)
     values = {name: result[name] for name in COLUMNS}
     values |= {"crashes": 0, "revision": runs.c.revision + 1, **NO_OWNER}

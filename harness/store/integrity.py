@@ -125,12 +125,12 @@ def _is_earlier_result(value: str, _row: Row[Any]) -> bool:
         name: {column.name for column in table.c} - {"run", "id"} for name, table in TABLES.items()
     }
     known = (
-        result.keys() == {*COLUMNS, *TABLES}
+        result.keys() | {"scores"} == {*COLUMNS, *TABLES}
         and result["status"] in set(Status)
         and type(result["edition"]) is int
     )
     return known and all(
-        row.keys() == names for name, names in wanted.items() for row in result[name]
+        row.keys() == names for name, names in wanted.items() for row in result.get(name, [])
     )
 
 
@@ -150,6 +150,10 @@ CONTENT: dict[tuple[str, str], Content] = {
     ("metrics", "name"): _is_name,
     ("metrics", "kind"): _is_kind_of("value"),
     ("metrics", "se_kind"): _is_kind_of("se"),
+    ("scores", "name"): _is_name,
+    ("scores", "kind"): _is_kind_of("value"),
+    ("scores", "se_kind"): _is_kind_of("se"),
+    ("scores", "settings"): _is_mapping,
     ("curves", "name"): _is_name,
     ("curves", "values"): lambda value, row: all(
         type(step) is int for step, _ in decode_curve(row.steps, value)

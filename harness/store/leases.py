@@ -33,7 +33,7 @@ Rows = dict[str, Row[Any]]
 
 
 def owner_of(row: Row[Any]) -> Owner | None:
-    """Return the process that a row of `runs` names as its holder."""
+    """Return the process that a row of `runs` or `scoring` names as its holder."""
     if row.owner_host is None:
         return None
     return Owner(
@@ -52,8 +52,15 @@ def is_held(row: Row[Any], at: float, lives: Callable[[Owner], bool | None] = Ow
     With itself a process goes by the lease: what it gave up without letting go must not bar it as
     long as it lives.
     """
+    return row.status == Status.RUNNING and has_living_owner(row, at, lives)
+
+
+def has_living_owner(
+    row: Row[Any], at: float, lives: Callable[[Owner], bool | None] = Owner.lives
+) -> bool:
+    """Tell whether the owner of a row, as `is_held` says, lives."""
     owner = owner_of(row)
-    if row.status != Status.RUNNING or owner is None:
+    if owner is None:
         return False
     is_alive = lives(owner)
     if is_alive is None or owner == Owner.current():

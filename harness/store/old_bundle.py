@@ -26,6 +26,7 @@ from harness.store.schema import (
     plans,
     run_history,
     runs,
+    scores,
 )
 
 
@@ -54,6 +55,7 @@ def _insert_old(connection: Connection, old: dict[str, Any]) -> None:
             connection.execute(insert_new(connection, table).values(row))
     connection.execute(insert(runs).values(values))
     rows = {
+        scores: [],
         metrics: [
             {"name": name, **_columns("value", metric["value"]), **_columns("se", metric["se"])}
             for name, metric in old["metrics"].items()

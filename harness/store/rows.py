@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -109,6 +110,34 @@ class Estimate:
 
     value: float
     se: float | None = None
+
+
+class Evaluation(NamedTuple):
+    """How a stored run was scored: by which estimator, in which version, and what differs from the
+    run's own protocol, as canonical JSON.
+    """
+
+    estimator: str
+    version: int
+    settings: str
+
+    def __str__(self) -> str:
+        """`evaluation 1, eval_particles=100000`."""
+        differs = "".join(f", {name}={value}" for name, value in json.loads(self.settings).items())
+        return f"{self.estimator} {self.version}{differs}"
+
+
+@dataclass(frozen=True)
+class StoredScore:
+    """A metric that was computed from a stored run; `wall_s` is of its whole evaluation."""
+
+    run: str
+    name: str
+    estimate: Estimate
+    evaluation: Evaluation
+    scored_at: float
+    wall_s: float
+    environment: str
 
 
 @dataclass(frozen=True)

@@ -141,6 +141,38 @@ metrics = Table(
     Column("se_kind", Text),
 )
 
+# Computed from the checkpoints of finished runs. A changed estimator has another version, so that
+# nothing is overwritten; `settings` is what differs from the run's own protocol.
+scores = Table(
+    "scores",
+    metadata,
+    _run(primary=True),
+    Column("estimator", Text, primary_key=True),
+    Column("version", Integer, primary_key=True),
+    Column("settings", Text, primary_key=True),
+    Column("name", Text, primary_key=True),
+    Column("value", Double),
+    Column("kind", Text, nullable=False),
+    Column("se", Double),
+    Column("se_kind", Text),
+    Column("scored_at", Double, nullable=False),
+    Column("wall_s", Double, nullable=False),
+    Column("environment", Text, ForeignKey("environments.digest"), nullable=False),
+)
+
+# Which process is scoring a finished run. Columns as in `runs`.
+scoring = Table(
+    "scoring",
+    metadata,
+    _run(primary=True),
+    Column("owner_host", Text, nullable=False),
+    Column("owner_boot_id", Text, nullable=False),
+    Column("owner_pid_namespace", Text),
+    Column("owner_pid", BigInteger, nullable=False),
+    Column("owner_process_start", BigInteger, nullable=False),
+    Column("lease_expires", Double, nullable=False),
+)
+
 curves = Table(
     "curves",
     metadata,

@@ -9,6 +9,7 @@ from sqlalchemy import Connection, Select, func, or_, select
 
 from harness.base.spec import Description, Status
 from harness.store.database import CHUNK, Database, Operations, chunks, select_in
+from harness.store.evaluations import Evaluations
 from harness.store.floats import FINITE, stored_json
 from harness.store.retractions import Retractions
 from harness.store.rows import RunRow
@@ -159,6 +160,7 @@ class Snapshot(Runs, Scores):
     def __init__(self, moment: Database) -> None:
         super().__init__(moment)
         self.retractions = Retractions(moment)
+        self.evaluations = Evaluations(moment)
 
     def each_cell(self) -> Iterator[CellRow]:
         """Yield what `cells` returns; few are held at a time."""

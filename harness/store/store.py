@@ -10,6 +10,7 @@ from harness.base.closing import Closing
 from harness.store.create import open_database
 from harness.store.database import Database
 from harness.store.earlier import EarlierResults
+from harness.store.evaluations import Evaluations
 from harness.store.files import Files, read_files
 from harness.store.mirroring import Mirroring
 from harness.store.queue import Queue
@@ -35,6 +36,7 @@ class ResultStore(Runs, Queue, Results, Mirroring, Transfer, Closing):
         self.retractions = Retractions(database)
         self.earlier = EarlierResults(database)
         self.files = Files(database)
+        self.evaluations = Evaluations(database)
 
     @classmethod
     def open(cls, url: str) -> Self:

@@ -23,7 +23,7 @@ from harness.base.spec import (
 )
 from harness.base.workspace import Edition, checkpoint_name, sqlite_url
 from harness.store import earlier
-from harness.store.database import Operations, freeze, insert_new, now
+from harness.store.database import Operations, freeze, insert_new, now, select_in
 from harness.store.files import (
     editions_of,
     read_files,
@@ -46,13 +46,14 @@ from harness.store.schema import (
     plans,
     run_history,
     runs,
+    scores,
     sources,
 )
 from harness.store.upgrade import HEAD, REVISIONS, VERSION_TABLE, upgrade
 
 ADDED, SAME, CONFLICT = "added", "same", "conflict"
 REPLACED, HELD = "replaced an unfinished run", "held"
-TABLES = (metrics, curves, run_history, checkpoints, artifacts)
+TABLES = (metrics, curves, scores, run_history, checkpoints, artifacts)
 TEXTS = {
     "plan": plans,
     "environment": environments,
@@ -155,6 +156,9 @@ def _result(connection: Connection, run: Row[Any]) -> Result:
     for column, table in TEXTS.items():
         query = select(table).where(table.c.digest == run._mapping[column])
         rows.setdefault(table, []).extend(connection.execute(query))
+    of_scores = {row.environment for row in rows[scores]} - {run.environment}
+    query = select(environments)
+    rows[environments].extend(select_in(connection, query, environments.c.digest, of_scores))
     checkpoint = read_files(connection, CheckpointFile, [run.key]).get(run.key, [])[:1]
     pictures = read_files(connection, ArtifactFile, [run.key]).get(run.key, [])
     return Result(run, {runs: [run], **rows}, [*checkpoint, *pictures])
@@ -197,6 +201,9 @@ class Transfer(Operations):
                 )
             if row.status in TERMINAL:
                 different = list(differences(_result(connection, row), result))
+                if result.rows[scores] and not different:  # those that are missing here come along
+                    new = [dict(score._mapping) for score in result.rows[scores]]
+                    connection.execute(insert_new(connection, scores), new)
                 return Adoption(key, CONFLICT if different else SAME, different)
             if is_held(row, at):
                 return Adoption(key, HELD, [f"{owner_of(row)} is at work on it"])
@@ -232,7 +239,7 @@ def _write(
 ) -> None:
     """Write a result into the locked row of its run, which has nothing else."""
     key = result.key
-    for table in (metrics, curves, run_history):
+    for table in (metrics, curves, scores, run_history):
         rows = [
             {name: value for name, value in row._mapping.items() if name != "id"}
             for row in result.rows[table]

@@ -21,7 +21,8 @@ from harness.store.floats import stored_json
 from harness.store.schema import descriptions, metadata, runs
 
 VERSION_TABLE = "bench_alembic_version"
-REVISIONS = ("0001", "0002", "0003")  # oldest first; migrations/versions has a file for each
+# oldest first; migrations/versions has a file for each
+REVISIONS = ("0001", "0002", "0003", "0004")
 HEAD = REVISIONS[-1]
 # "bench" in ASCII: the name of the server's lock under which a schema is changed.
 SCHEMA_LOCK = 0x62656E6368

@@ -86,6 +86,8 @@ def _copy(
     from mlflow.entities import Param, RunTag
 
     curves, metrics = store.curves(row.key), store.metrics([row.key]).get(row.key, {})
+    for score in store.evaluations.of([row.key]):
+        metrics[f"{score.name}/{score.evaluation}"] = score.estimate
     points = list(_points(row, curves, metrics))
     run = _run_of(client, store, workspace, row)
     missing = _missing(client, run, points)

@@ -38,6 +38,12 @@ LONGEST_NAME = 200
 """Letters of a metric's name: bundles and MLflow take no longer ones."""
 
 
+ESTIMATOR, VERSION = "evaluation", 1
+"""The name under which `bench score` stores what is computed here. The version is raised where a
+metric of an unchanged run becomes another number, by more than rounding.
+"""
+
+
 @dataclass(frozen=True)
 class Score:
     """A metric of each replicate [R], with its standard error [R] where it is an estimate; its
