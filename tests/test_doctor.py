@@ -187,7 +187,7 @@ def test_a_schema_that_is_behind_is_brought_up_after_a_backup(here, bench, works
     before = snapshot(workspace)
     found, status = faults(bench)
     assert (status, list(found.values())) == (3, ["found"])
-    assert "has schema 0001, this program needs 0003" in next(iter(found))
+    assert "has schema 0001, this program needs 0004" in next(iter(found))
     assert "bench db upgrade" in bench("doctor").stdout
     assert snapshot(workspace) == before
     mended, _ = faults(bench, "--repair")
@@ -200,7 +200,7 @@ def test_a_schema_that_is_behind_is_brought_up_after_a_backup(here, bench, works
     ):  # before the upgrade, and before the repairs in the same second
         with closing(sqlite3.connect(backup)) as connection:
             kept += connection.execute("SELECT version_num FROM bench_alembic_version").fetchone()
-    assert sorted(kept) == ["0001", "0003"]
+    assert sorted(kept) == ["0001", "0004"]
 
 
 def test_a_wrong_data_set_is_downloaded_anew(here, bench, workspace, monkeypatch):

@@ -25,7 +25,7 @@ from pyarrow import parquet
 
 import harness
 from harness.analysis import export as tables
-from harness.analysis.export import ENDING, IDENTITY, MEASURED, ORIGIN, TRACED
+from harness.analysis.export import ENDING, IDENTITY, MEASURED, ORIGIN, SCORED, TRACED
 from harness.base.errors import UsageError
 from harness.base.metrics import HARNESS_METRICS
 from harness.base.spec import Protocol, Status
@@ -423,7 +423,7 @@ def test_the_examples_of_the_page_run(workspace, tmp_path, monkeypatch):
 
 def test_the_page_explains_every_column(workspace):
     page = PAGE.read_text().splitlines()
-    for column in (*IDENTITY, *ENDING, *ORIGIN, *MEASURED, *TRACED):
+    for column in (*IDENTITY, *ENDING, *ORIGIN, *MEASURED, *SCORED, *TRACED):
         assert f"| `{column.name}` | {column.kind} | {column.unit} | {column.about} |" in page
     tasks = [registry.find("task", name).cls for name in registry.listings("task")]
     declared = [HARNESS_METRICS, *(task.metric_info for task in tasks)]

@@ -90,7 +90,7 @@ def test_more_particles_are_a_score_and_cost_no_training(bench):
 
 
 def test_a_run_that_lacks_a_metric_gets_it_and_only_that_run(bench, monkeypatch):
-    first, second = made(bench, "--seeds", "0-1")
+    first, _ = made(bench, "--seeds", "0-1")
     with ResultStore.open(Workspace.current().database_url) as store:
         from sqlalchemy import delete
 

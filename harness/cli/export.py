@@ -69,8 +69,8 @@ def export(
     workspace.
 
     A table has all runs, whatever became of them: a row a run with its metrics, costs, versions and
-    settings, or with --what a row a run and metric, or a row a run, metric and step.
-    docs/results.md explains the columns. Without FILE it is printed.
+    settings, or with --what a row a run and metric, a row a run and score of bench score, or a row
+    a run, metric and step. docs/results.md explains the columns. Without FILE it is printed.
 
     A bundle holds finished runs with their last checkpoints and figures: a zip archive with a
     result database in it. A run is named by its key or the first digits of it; without names all
