@@ -17,7 +17,9 @@ import pytest
 import torch
 
 import harness
+from harness.base.workspace import Workspace
 from harness.numerics.noise import Noise
+from harness.store import upgrade
 from harness.training import loop
 
 DATA = Path(__file__).parent / "data"
@@ -121,6 +123,7 @@ def test_the_metrics_are_those_of_before(task, bench, monkeypatch):
 def saved_workspace(workspace):
     """The saved workspace, in the current folder."""
     shutil.unpack_archive(DATA / "workspace-0003.zip", workspace)
+    upgrade(Workspace.current(workspace).database_url)
     return workspace
 
 

@@ -413,7 +413,7 @@ def test_the_examples_of_the_page_run(workspace, tmp_path, monkeypatch):
     names = {}
     for code in re.findall(r"```python\n(.*?)```", page, re.S):
         exec(code, names)
-    assert len(commands) == 4
+    assert len(commands) == 5
     assert names["table"]["count"].tolist() == [3] * 6
     assert names["failures"].sum() == len(names["counted"])
     assert (names["less_than_the_first"].iloc[:, 0] == 0).all()

@@ -64,10 +64,11 @@ def test_the_public_names_are_these():
         "File",
         "HistoryRow",
         "Estimate",
+        "Evaluation",
         "OpenRun",
         "Outcome",
     }
-    rows |= {"Owner", "RunRow", "CODE_DIGITS", "CRASHED", "LEASE_S", "is_newest"}
+    rows |= {"Owner", "RunRow", "CODE_DIGITS", "CRASHED", "LEASE_S", "StoredScore", "is_newest", "newest"}
     rows |= {
         "Adoption",
         "CellRow",
@@ -448,6 +449,7 @@ def differences_from_the_declared_schema(url):
 
 
 FIRST_SCHEMA = (
+    *(f"DROP TABLE {name}" for name in ("scores", "scoring")),
     *(f"DROP TABLE {name}" for name in ("errata", "earlier_results", "database", "sources")),
     *(
         f"ALTER TABLE runs DROP COLUMN {name}"
@@ -527,8 +529,8 @@ def test_each_saved_database_upgrades_and_reads(saved, file):
 
 def test_other_revisions_are_refused_and_only_upgraded_on_request(store, url, monkeypatch):
     revisions = sys.modules[REVISION_MODULE]
-    monkeypatch.setattr(revisions, "REVISIONS", (*REVISIONS, "0004"))
-    monkeypatch.setattr(revisions, "HEAD", "0004")
+    monkeypatch.setattr(revisions, "REVISIONS", (*REVISIONS, "0005"))
+    monkeypatch.setattr(revisions, "HEAD", "0005")
     with pytest.raises(SchemaMismatch, match="run: bench db upgrade"):
         ResultStore.open(url)
     monkeypatch.undo()
