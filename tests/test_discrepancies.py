@@ -13,6 +13,9 @@ from harness.numerics.discrepancies import (
     median_distance,
     mmd2,
     moment_z,
+    quantile_z,
+    rank_chi2,
+    rank_counts,
     resampled,
     sliced_wasserstein,
 )
@@ -100,3 +103,63 @@ def test_exact_draws_of_the_mixture_cover_its_modes():
     found = task.posterior_metrics(Particles(z, torch.zeros(10_000, 1)), {}, None, Noise(["n"]))
     assert float(found["modes"]) == 40
     assert float(found["mode_coverage"]) > 0.99
+
+
+def test_ranks_of_exact_draws_are_even_and_of_others_are_not():
+    def chi2(scale, shift=0.0, n=190):
+        values = [
+            rank_chi2(rank_counts(normal(f"x{r}", n, scale) + shift, normal(f"y{r}", n)).double())
+            for r in range(REPEATS)
+        ]
+        return torch.stack(values).mean(), torch.stack(values).std() / REPEATS**0.5
+
+    mean, error = chi2(1.0)  # ten ranks only, of twenty: the expectation is 1 all the same
+    assert abs(mean - 1) < 4 * error < 0.1
+    for wrong in ((0.5,), (2.0,), (1.0, 1.0)):
+        mean, error = chi2(*wrong)
+        assert mean - 1 > 5 * error, wrong
+
+
+def test_rank_counts_are_those_of_counting():
+    x, y = normal("x", 60), normal("y", 60)
+    counts = rank_counts(x, y)
+    assert counts.sum(0).tolist() == [[3, 3, 3]]
+    for d in range(3):
+        ranks = [int((x[19 * g : 19 * g + 19, 0, d] < y[g, 0, d]).sum()) for g in range(3)]
+        assert counts[:, 0, d].tolist() == [ranks.count(rank) for rank in range(20)]
+
+
+def test_quantile_errors_need_no_moments():
+    def cauchy(stream, n, scale=1.0, shift=0.0):
+        uniform = Noise([stream]).uniform(n, 3)[:, None]
+        return shift + scale * torch.tan(torch.pi * (uniform - 0.5))
+
+    def rms(**wrong):
+        return torch.stack(
+            [
+                quantile_z(cauchy(f"x{r}", 500, **wrong), cauchy(f"y{r}", 1000))
+                for r in range(REPEATS)
+            ]
+        ).square()
+
+    squares = rms()
+    assert abs(squares.mean() - 1) < 4 * squares.std() / REPEATS**0.5 < 0.2
+    assert rms(scale=1.5).mean() > 3
+    assert rms(shift=0.5).mean() > 3
+
+
+def test_exact_amortised_posteriors_are_calibrated_over_points():
+    from harness.tasks.ppca import PPCA
+
+    task = PPCA(dim=3)
+    noise = Noise(["0/data"])
+    data = task.load(noise)
+    oracle, batch = task.oracle(), {"x": data.train["x"][:250]}
+    params = oracle.mle(data)
+    streams = [f"p{number}" for number in range(250)]
+    exact = oracle.draws(params, batch, Noise(streams), 190)
+    again = oracle.draws(params, batch, Noise([f"q{number}" for number in range(250)]), 190)
+    chi2 = rank_chi2(rank_counts(again, exact).double())
+    assert abs(chi2.mean() - 1) < 4 * chi2.std() / 250**0.5
+    of_others = rank_chi2(rank_counts(again.roll(1, 1), exact).double())  # each its neighbour's
+    assert of_others.mean() > 2

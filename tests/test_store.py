@@ -68,7 +68,16 @@ def test_the_public_names_are_these():
         "OpenRun",
         "Outcome",
     }
-    rows |= {"Owner", "RunRow", "CODE_DIGITS", "CRASHED", "LEASE_S", "StoredScore", "is_newest", "newest"}
+    rows |= {
+        "Owner",
+        "RunRow",
+        "CODE_DIGITS",
+        "CRASHED",
+        "LEASE_S",
+        "StoredScore",
+        "is_newest",
+        "newest",
+    }
     rows |= {
         "Adoption",
         "CellRow",

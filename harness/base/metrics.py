@@ -29,6 +29,8 @@ same data.
 PERCENTILES = "_percentiles"
 """Ends the name of a curve of a metric over problems: p % of them have a value up to its point p.
 """
+RANKS = "_ranks"
+"""Ends the name of a curve of how frequent each rank is, 1 where all are as likely."""
 NATS = 0.1
 """The difference in nats of two bounds that does not matter."""
 MLE_ROW = "exact MLE"
@@ -111,6 +113,15 @@ HARNESS_METRICS = {
     "mean_z": Metric("standard errors", "lower", "error of the means of the draws; 1 is exact"),
     "variance_z": Metric(
         "standard errors", "lower", "error of the variances of the draws; 1 is exact"
+    ),
+    "quantile_z": Metric(
+        "standard errors", "lower", "error of the quantiles of the draws; 1 is exact"
+    ),
+    "sbc_chi2": Metric(
+        "", "lower", "unevenness of the ranks of exact draws among the draws; 1 is calibrated", 0.05
+    ),
+    "sbc_chi2_weighted": Metric(
+        "", "lower", "sbc_chi2 of the draws resampled by their weights", 0.05
     ),
     "ess": Metric("particles", "higher", "effective sample size of the importance weights"),
     "pareto_k": Metric(

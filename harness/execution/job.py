@@ -30,7 +30,7 @@ from harness.base.errors import (
     one_line,
 )
 from harness.base.files import write_atomically
-from harness.base.metrics import PERCENTILES
+from harness.base.metrics import PERCENTILES, RANKS
 from harness.base.spec import Plan, RunSpec, Status
 from harness.base.stop_request import StopRequest
 from harness.base.tracebacks import traceback_of
@@ -421,6 +421,8 @@ def _outcome(
             metrics[name] = Estimate(float(score.value[index]), error)
             if score.percentiles is not None:
                 curves[f"{name}{PERCENTILES}"] = list(enumerate(score.percentiles.tolist()))
+            if score.ranks is not None:
+                curves[f"{name}{RANKS}"] = list(enumerate(score.ranks[index].tolist()))
     else:
         status = Status.DIVERGED
         reason = f"the bound or its gradient was not finite at step {step}"

@@ -10,6 +10,9 @@ from torch import Tensor
 BLOCKS, LARGEST_BLOCK = 10, 200
 """Blocks of draws, whose spread gives standard errors, and the most draws in one."""
 DIRECTIONS = 64
+RANKS = 20
+"""Ranks that an exact draw can have: it is one of so many draws."""
+QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
 
 
 def resampled(z: Tensor, log_w: Tensor, uniform: Tensor) -> Tensor:
@@ -81,6 +84,40 @@ def compare(x: Tensor, y: Tensor, directions: Tensor) -> dict[str, tuple[Tensor,
         name: (values.mean(0), values.std(0) / math.sqrt(BLOCKS))
         for name, values in stacked.items()
     }
+
+
+def rank_counts(x: Tensor, y: Tensor) -> Tensor:
+    """Count how often each rank from 0 to 19 is that of an exact draw y [m, N, D] among 19 draws of
+    x [n, N, D], a dimension at a time: [20, N, D]. Every draw is used once at most.
+    """
+    groups = min(len(x) // (RANKS - 1), len(y))
+    among = x[: groups * (RANKS - 1)].unflatten(0, (groups, RANKS - 1))
+    ranks = (among < y[:groups, None]).sum(1)  # [groups, N, D]
+    return torch.stack([(ranks == rank).sum(0) for rank in range(RANKS)])
+
+
+def rank_chi2(counts: Tensor) -> Tensor:
+    r"""Hold counts of B ranks [B, N, D] against equal ones, as in simulation-based calibration
+    (Talts et al. 2018, arXiv:1804.06788): $\chi^2 / (B - 1)$, a mean over dimensions, [N].
+
+    Its expectation is 1 where x and y have the same marginals, however few ranks there are.
+    """
+    expected = counts.sum(0) / len(counts)
+    chi2 = ((counts - expected).square() / expected).sum(0)
+    return chi2.mean(-1) / (len(counts) - 1)
+
+
+def quantile_z(x: Tensor, y: Tensor) -> Tensor:
+    r"""Return how many standard errors the quantiles of draws x [n, N, D] are from those of exact
+    draws y [m, N, D], in probability: the share of x below the p-quantile of y, less p, over
+    $\sqrt{p (1 - p) (1/n + 1/m)}$ for p of 0.05, 0.25, 0.5, 0.75 and 0.95; the root mean square
+    over these and the dimensions, [N], near 1 where x are exact too. It needs no moments.
+    """
+    p = torch.tensor(QUANTILES).to(y)
+    shares = torch.stack([(x <= quantile).to(y).mean(0) for quantile in y.quantile(p, 0)])
+    spread = (p * (1 - p) * (1 / len(x) + 1 / len(y))).sqrt()
+    z = (shares - p[:, None, None]) / spread[:, None, None]
+    return z.square().mean((0, 2)).sqrt()
 
 
 def moment_z(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:

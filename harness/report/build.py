@@ -20,7 +20,7 @@ from harness.plan.grid import ranges
 from harness.report import comparisons
 from harness.report.charts import LINEAR, row_plot
 from harness.report.curves import learning_curves
-from harness.report.importance import pareto_k_histograms
+from harness.report.histograms import pareto_k_histograms, rank_histograms
 from harness.report.page import Figure, Image, Key, Section, Style, Table, render
 from harness.report.view import View, columns, label
 from harness.store import Replicate
@@ -72,6 +72,7 @@ def report(
         comparisons.sizes(view),
         comparisons.scores(view),
         comparisons.sandwich(view),
+        rank_histograms(view),
         learning_curves(view),
         pareto_k_histograms(view),
         comparisons.sweeps(view),

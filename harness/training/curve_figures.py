@@ -10,7 +10,7 @@ import warnings
 from typing import TYPE_CHECKING, Any
 
 from harness.base.errors import harmless, shortened
-from harness.base.metrics import PERCENTILES
+from harness.base.metrics import PERCENTILES, RANKS
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -36,7 +36,11 @@ def learning_curves(curves: dict[str, Curve], title: str) -> bytes:
     from matplotlib.ticker import MaxNLocator
 
     names = sorted(
-        (name for name, curve in curves.items() if curve and not name.endswith(PERCENTILES)),
+        (
+            name
+            for name, curve in curves.items()
+            if curve and not name.endswith((PERCENTILES, RANKS))
+        ),
         key=lambda name: (name != "bound", name),
     )
     with matplotlib.rc_context(), warnings.catch_warnings():

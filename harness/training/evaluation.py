@@ -20,6 +20,7 @@ from harness.numerics.noise import Noise
 from harness.numerics.optimisers import total_travel
 from harness.training.exact_draws import (
     backward_log_weights,
+    calibration,
     discrepancies,
     exact_draws,
     upper_bounds,
@@ -47,12 +48,14 @@ metric of an unchanged run becomes another number, by more than rounding.
 @dataclass(frozen=True)
 class Score:
     """A metric of each replicate [R], with its standard error [R] where it is an estimate; its
-    percentiles over the problems [101], where these share weights and each has a value to show.
+    percentiles over the problems [101], where these share weights and each has a value to show; of
+    calibration, the relative frequency of each rank [R, 20].
     """
 
     value: Tensor
     error: Tensor | None = None
     percentiles: Tensor | None = None
+    ranks: Tensor | None = None
 
 
 def fresh_particles(
@@ -211,7 +214,10 @@ def _of_exact_draws(
     estimates = {} if log_w is None else upper_bounds(log_w, log_evidence, task.has_variances)
     if task.stacks:
         estimates |= discrepancies(particles, exact, names, task.has_variances)
-    return {name: Score(*pair) for name, pair in estimates.items()}
+    ranked = calibration(particles, exact, names)
+    return {name: Score(*pair) for name, pair in estimates.items()} | {
+        name: Score(chi2, ranks=shares) for name, (chi2, shares) in ranked.items()
+    }
 
 
 def _validation_score(
@@ -250,7 +256,8 @@ def _mean_score(name: str, scores: list[Score], stacks: bool) -> Score:
         return Score(of_problems[90:91], percentiles=of_problems if len(values) > 1 else None)
     errors = [score.error for score in scores if score.error is not None]
     error = stacked(errors).square().sum(0).sqrt() / len(values) if errors else None
-    return Score(values.mean(0), error)
+    ranks = [score.ranks for score in scores if score.ranks is not None]
+    return Score(values.mean(0), error, ranks=stacked(ranks).mean(0) if ranks else None)
 
 
 def percentiles(values: Tensor) -> Tensor:

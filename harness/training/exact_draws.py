@@ -17,8 +17,12 @@ from harness.numerics.discrepancies import (
     BLOCKS,
     DIRECTIONS,
     LARGEST_BLOCK,
+    RANKS,
     compare,
     moment_z,
+    quantile_z,
+    rank_chi2,
+    rank_counts,
     resampled,
 )
 from harness.numerics.noise import Noise
@@ -103,4 +107,27 @@ def discrepancies(
     if has_variances:
         of_means, of_variances = moment_z(z, y)
         estimates |= {"mean_z": (of_means, None), "variance_z": (of_variances, None)}
+    else:
+        estimates["quantile_z"] = quantile_z(z, y), None
+    return estimates
+
+
+def calibration(
+    particles: Particles, exact: Tensor, names: list[str]
+) -> dict[str, tuple[Tensor, Tensor]]:
+    """Rank exact draws [S, N, D] among draws, as they are and resampled by their weights: by name,
+    how far the ranks are from equally likely ones [N], and the share of each rank times their
+    number [N, 20], 1 where all are as likely.
+    """
+    estimates: dict[str, tuple[Tensor, Tensor]] = {}
+    if len(exact) < RANKS - 1:
+        return estimates
+    uniform = Noise([f"{name}/resampled" for name in names]).uniform(1, len(names))[0]
+    for suffix, draws in (
+        ("", particles.z),
+        ("_weighted", resampled(particles.z, particles.log_w, uniform)),
+    ):
+        counts = rank_counts(draws.double(), exact.double()).double()
+        shares = counts.mean(-1) / counts.sum(0).mean(-1) * RANKS
+        estimates[f"sbc_chi2{suffix}"] = rank_chi2(counts), shares.T
     return estimates
