@@ -395,6 +395,23 @@ def test_a_run_without_its_checkpoint_goes_with_its_numbers(here, there, tmp_pat
     assert {adoption.what for adoption in take(here, tmp_path / "x.bench").values()} == {"same"}
 
 
+def test_a_bundle_without_files_has_every_number(here, there, tmp_path):
+    keys = fill(here)
+    whole, small = tmp_path / "whole.bench", tmp_path / "small.bench"
+    for bundle, option in ((whole, ()), (small, ("--no-files",))):
+        result = cli(here, "export", "--bundle", bundle, *option)
+        assert (result.exit_code, result.stderr) == (0, "")
+    assert small.stat().st_size < whole.stat().st_size
+    assert {adoption.what for adoption in take(there, small).values()} == {"added"}
+    with ResultStore.open(here.database_url) as one, ResultStore.open(there.database_url) as other:
+        assert repr(one.metrics(keys)) == repr(other.metrics(keys))
+        assert [one.curves(key) for key in keys] == [other.curves(key) for key in keys]
+        assert [other.checkpoints(key) + other.artifacts(key) for key in keys] == [[], [], []]
+    assert {adoption.what for adoption in take(here, small).values()} == {"same"}
+    result = cli(here, "export", "-o", tmp_path / "x.csv", "--no-files")
+    assert (result.exit_code, len(result.stderr.splitlines())) == (2, 1)
+
+
 def test_a_conflict_is_one_line_a_run_and_exit_status_3(there, bundle):
     keys = fill(
         there,

@@ -95,6 +95,12 @@ def test_a_wrong_method_is_caught(cls, name):
     assert not holds, detail
 
 
+@pytest.mark.parametrize("cls", [defects.BackwardWithoutMomentum, defects.BackwardByAnotherKernel])
+def test_wrong_paths_backwards_are_caught_on_tasks_too(cls):
+    holds, detail = METHOD_CHECKS["weights backwards are proper on tasks"](cls, 0, 1.0)
+    assert not holds, detail
+
+
 @pytest.mark.parametrize(
     ("cls", "name"), defects.TASKS.items(), ids=lambda value: getattr(value, "__name__", "")
 )

@@ -48,6 +48,9 @@ SUFFIXES = {".csv": "csv", ".jsonl": "jsonl", ".ndjson": "jsonl", ".parquet": "p
     metavar="FILE",
     help="Write a bundle instead; there must be no such file.",
 )
+@click.option(
+    "--no-files", is_flag=True, help="Leave checkpoints and figures out of the bundle: it is small."
+)
 @selection_options
 @many(
     *("--status", "statuses"),
@@ -61,6 +64,7 @@ def export(
     what: str,
     format_: str | None,
     bundle: Path | None,
+    no_files: bool,
     selection: RunFilter,
     statuses: Sequence[str],
     as_json: bool,
@@ -82,9 +86,12 @@ def export(
       bench export --what curves --study smoke -o curves.csv
       bench export -t 'gaussian-*' --format csv
       bench export --bundle results.bench -t gaussian-25
+      bench export --bundle numbers.bench --study smoke --no-files
     """
     from harness.analysis.selection import parse_statuses
 
+    if no_files and bundle is None:
+        raise UsageError("Tables hold no files. Leave out --no-files, or write a --bundle FILE.")
     if bundle is not None and (output, what, format_) != (None, "runs", None):
         raise UsageError("Write a table (-o, --what, --format) or a bundle (--bundle), not both.")
     for key in keys:
@@ -111,7 +118,7 @@ def export(
         if bundle is None:
             _write_table(store, filter_, what, str(format_), output)
         else:
-            _write_bundle(store, rows, filter_, bundle, as_json)
+            _write_bundle(store, rows, filter_, bundle, no_files, as_json)
 
 
 def _write_table(
@@ -131,7 +138,12 @@ def _write_table(
 
 
 def _write_bundle(
-    store: ResultStore, rows: Sequence[RunRow], filter_: RunFilter, bundle: Path, as_json: bool
+    store: ResultStore,
+    rows: Sequence[RunRow],
+    filter_: RunFilter,
+    bundle: Path,
+    no_files: bool,
+    as_json: bool,
 ) -> None:
     from harness.analysis.export import find_runs
     from harness.base.spec import TERMINAL
@@ -150,6 +162,8 @@ def _write_bundle(
         say(f"{plural(len(withdrawn), 'retracted run')} left out.", err=True)
     keys = sorted(key for key in found if key not in withdrawn)
     results = (result for key in keys for result in store.results([key]))
+    if no_files:
+        results = (result.without(result.files) for result in results)
     lines: list[dict[str, Any]] = []
     written = incomplete = 0
     for key, missing, fault in track(

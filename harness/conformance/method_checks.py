@@ -9,6 +9,7 @@ import inspect
 import math
 import sys
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from itertools import pairwise, product
 from typing import Any
 
@@ -46,9 +47,11 @@ from harness.conformance.problems import (
     run_checks,
     tunable_ends,
 )
+from harness.conformance.task_checks import Case
 from harness.densities import DiagNormal
 from harness.numerics import bounds
 from harness.numerics.noise import Noise
+from harness.plan.registry import find
 
 DRAWS = 20_000  # for each of the six problems of a main setting
 CHUNK = 1_000  # draws computed at a time: the memory of one is a few MB
@@ -57,6 +60,8 @@ HEAVIEST_TAIL = 1 / 3
 normal.
 """
 FEWEST_SETTINGS = 3
+TASKS = ("gaussian-2", "bayes-linear-2", "student-mixture-1")
+FEWEST_EFFECTIVE = 500
 WIDTHS = (0.8, 0.4)  # of the narrow targets, in standard deviations of the method's own draws
 BACKWARD_WIDTHS = (1.0, 0.9)  # reciprocal weights have no variance where a target is much narrower
 Leaves = dict[str, Tensor]
@@ -156,6 +161,48 @@ def backward_weights_are_proper(cls: type[Method], seed: int, thoroughness: floa
     counted = f"{n_reliable} of {n_problems} settings counted"
     detail = f"worst |z| {worst.value:.1f}{worst.setting}, {counted} (limit {Z_LIMIT:g})"
     return worst.value < Z_LIMIT, detail
+
+
+def backward_weights_are_proper_on_tasks(
+    cls: type[Method], seed: int, thoroughness: float
+) -> Verdict:
+    """The same on tasks with exact draws, from a base with the moments of these: wherever both
+    kinds of weights have an effective sample size above 500.
+    """
+    worst, counted, sizes = Worst(), [], []
+    draws = max(2_000, int(DRAWS / 2 * thoroughness))
+    for name in TASKS:
+        plugin = find("task", name)
+        case = Case(plugin.cls(**plugin.fields), seed, (seed,))
+        oracle: Any = case.oracle
+        theta, batch = case.theta("prior"), next(case.batches())
+        others, exact = (
+            oracle.draws(theta, batch, Noise([f"{seed}/{name}/{part}"]), n)
+            for part, n in (("moments", 1_000), ("exact", draws))
+        )
+        base = DiagNormal(others.mean(0), others.std(0).log())
+        problem = replace(case.task.problem(theta, batch, "prior"), base=base)
+        stream, method = f"{seed}/backward/{name}", cls()
+        params = method_leaves(method, exact.shape[-1], stream, 1)
+        log_z, noise = oracle.log_evidence(theta, batch), Noise([f"{stream}/path"])
+        with torch.no_grad():
+            log_w = method.backward(params, problem, exact, noise)
+            if log_w is None:
+                return True, "not applicable: the method says no path backwards"
+            forward = method.particles(params, problem, noise.at(1), draws).log_w - log_z
+        backward = log_w - log_z
+        effective = [float(bounds.ess(weights)) for weights in (forward, -backward)]
+        sizes.append(f"{name} {min(effective):,.0f}")
+        if min(effective) > FEWEST_EFFECTIVE:
+            counted.append(name)
+            light = reliable(forward, HEAVIEST_TAIL)
+            difference = _difference_z(forward, backward)[light]
+            for z in torch.cat([weight_z(-backward), difference]).abs().tolist():
+                worst.add(z, f" on {name}")
+    if not counted:
+        return True, f"not tested: effective sample sizes are too small ({', '.join(sizes)})"
+    detail = f"worst |z| {worst.value:.1f}{worst.setting}, {len(counted)} of {len(TASKS)} tasks"
+    return worst.value < Z_LIMIT, f"{detail} counted (limit {Z_LIMIT:g})"
 
 
 def _difference_z(forward: Tensor, backward: Tensor) -> Tensor:
@@ -493,6 +540,7 @@ def no_device_words(cls: type[Method], _: int, __: float) -> Verdict:
 METHOD_CHECKS: dict[str, Callable[[type[Method], int, float], Verdict]] = {
     "weights are proper": weights_are_proper,
     "weights backwards are proper": backward_weights_are_proper,
+    "weights backwards are proper on tasks": backward_weights_are_proper_on_tasks,
     "particles depend on their own noise alone": particles_are_independent,
     "bounds are ordered": bounds_are_ordered,
     "every parameter gets a gradient": parameters_get_gradients,
