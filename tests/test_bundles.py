@@ -398,8 +398,8 @@ def test_a_run_without_its_checkpoint_goes_with_its_numbers(here, there, tmp_pat
 def test_a_bundle_without_files_has_every_number(here, there, tmp_path):
     keys = fill(here)
     whole, small = tmp_path / "whole.bench", tmp_path / "small.bench"
-    for bundle, option in ((whole, ()), (small, ("--no-files",))):
-        result = cli(here, "export", "--bundle", bundle, *option)
+    for file, option in ((whole, ()), (small, ("--no-files",))):
+        result = cli(here, "export", "--bundle", file, *option)
         assert (result.exit_code, result.stderr) == (0, "")
     assert small.stat().st_size < whole.stat().st_size
     assert {adoption.what for adoption in take(there, small).values()} == {"added"}
