@@ -223,7 +223,7 @@ def test_code_of_a_file_runs_where_it_is_named_with_its_hash_or_allowed(
     (run,) = json_lines(bench("run", *options))
     registry.named.clear()
     refused = bench("score", *MANY)
-    assert refused.exit_code == 1
+    assert refused.exit_code == 2
     assert "may not run here" in refused.stderr
     assert stored(run["key"]) == []
     (workspace / "other.py").write_text(FILE + "\n# changed\n")
@@ -234,3 +234,26 @@ def test_code_of_a_file_runs_where_it_is_named_with_its_hash_or_allowed(
     assert stored(run["key"])
     registry.named.clear()
     assert bench("score", "--particles", "50", "--allow-plugins").exit_code == 0
+
+
+def test_every_command_that_selects_takes_a_file(bench, workspace, monkeypatch, study):
+    monkeypatch.setattr(registry, "named", {})
+    (workspace / "mine.py").write_text(
+        FILE.replace("frozen=True):", "frozen=True):\n    k: int = 1\n")
+    )
+    (run,) = json_lines(bench("run", "-m", "./mine.py:Mine", *SMOKE, "--json"))
+    made(bench)
+    for file in ("./mine.py:Mine", "./mine.py", "./mine.py:Mine[k=1]"):
+        rows = json_lines(bench("compare", "-m", file, "--json"))
+        assert {row["cell"] for row in rows if "cell" in row} == {run["cell"]}
+    assert bench("compare", "-m", "./mine.py:Mine[k=2]").exit_code == 2
+    grid = "{methods: [vb, './mine.py:Mine'], tasks: [gaussian-3], protocol: smoke}"
+    name = study(f"summary: X.\ngrids:\n  - {grid}\n")
+    result = bench("study", "run", name, "-m", "./mine.py:Mine", "--json")
+    assert result.exit_code == 0, result.output
+    only = json_lines(result)
+    assert [each["key"] for each in only] == [run["key"]]
+    retracted = json_lines(
+        bench("invalidate", "-m", "./mine.py:Mine", "--reason", "a test", "--json")
+    )
+    assert [each["key"] for each in retracted] == [run["key"]]

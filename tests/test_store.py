@@ -41,13 +41,11 @@ from harness.base.workspace import redact, sqlite_url
 from harness.store import (
     ArtifactFile,
     Estimate,
-    Evaluation,
     Progress,
     ResultStore,
     backup,
     create,
     info,
-    newest,
 )
 from harness.store import upgrade as upgrade_database
 from harness.store.database import Database
@@ -57,48 +55,16 @@ from harness.store.upgrade import REVISIONS
 # Names and imports
 
 
+PUBLIC = """
+Adoption ArtifactFile CODE_DIGITS CRASHED CellRow CheckpointFile Claim Curve Estimate Evaluation
+File HEAD HistoryRow LEASE_S OpenRun Outcome Owner Progress Replicate Result ResultStore Retraction
+Retractions RunRow RunStatus Scores Snapshot StoredScore backup info is_newest newest plugin_names
+upgrade
+"""
+
+
 def test_the_public_names_are_these():
-    rows = {
-        "ArtifactFile",
-        "CheckpointFile",
-        "Claim",
-        "Curve",
-        "File",
-        "HistoryRow",
-        "Estimate",
-        "Evaluation",
-        "OpenRun",
-        "Outcome",
-    }
-    rows |= {
-        "Owner",
-        "RunRow",
-        "CODE_DIGITS",
-        "CRASHED",
-        "LEASE_S",
-        "StoredScore",
-        "is_newest",
-        "newest",
-    }
-    rows |= {
-        "Adoption",
-        "CellRow",
-        "Retractions",
-        "Retraction",
-        "Replicate",
-        "Result",
-        "Progress",
-        "Scores",
-        "Snapshot",
-        "RunStatus",
-    }
-    assert set(harness.store.__all__) == rows | {
-        "HEAD",
-        "ResultStore",
-        "backup",
-        "info",
-        "upgrade",
-    }
+    assert set(harness.store.__all__) == set(PUBLIC.split())
     assert all(hasattr(harness.store, name) for name in harness.store.__all__)
 
 
@@ -460,8 +426,8 @@ def differences_from_the_declared_schema(url):
 
 
 FIRST_SCHEMA = (
-    *(f"DROP TABLE {name}" for name in ("scores", "scoring")),
-    *(f"DROP TABLE {name}" for name in ("errata", "earlier_results", "database", "sources")),
+    *(f"DROP TABLE {name}" for name in ("scores", "scoring", "errata", "earlier_results")),
+    *(f"DROP TABLE {name}" for name in ("database", "sources")),
     *(
         f"ALTER TABLE runs DROP COLUMN {name}"
         for name in (
@@ -703,42 +669,3 @@ def test_cells_are_found_by_their_names_and_by_their_runs(store):
     assert store.scores.cells_named(cell[:6]) == store.scores.cells_named(KEYS[3]) == [cell]
     assert store.scores.cells_named("") == [cell]
     assert store.scores.cells_named("vb") == store.scores.cells_named("f" * 16) == []
-
-
-# Scores of finished runs
-
-
-def test_a_run_is_scored_by_one_process_and_each_evaluation_is_stored_once(store, url):
-    (claim,) = store.claim(KEYS[:1], ME)
-    assert not store.evaluations.claim(KEYS[0])  # it is not done
-    store.finish(claim, outcome(metrics={"elbo": Estimate(-1.0)}))
-    assert store.evaluations.claim(KEYS[0])
-    execute(url, "UPDATE scoring SET owner_host = 'elsewhere'")
-    assert not store.evaluations.claim(KEYS[0])  # its lease lasts
-    execute(url, "UPDATE scoring SET lease_expires = 0")
-    assert store.evaluations.claim(KEYS[0])
-    first, second = (Evaluation("evaluation", version, "{}") for version in (1, 2))
-    estimates = {"elbo": Estimate(math.nan, 0.5), "ess": Estimate(math.inf)}
-    add = store.evaluations.add
-    assert not add(KEYS[0], 7, first, estimates, 1.5, {})  # of another result
-    assert store.evaluations.of(KEYS[:1]) == []
-    for evaluation in (first, second, first):
-        elbo = estimates if evaluation == first else {"elbo": Estimate(3.0)}
-        assert add(KEYS[0], 1, evaluation, elbo, 1.5, {"bench": "0"})
-    assert add(KEYS[0], 1, first, {"elbo": Estimate(9.0)}, 1.0, {})
-    stored = store.evaluations.of(KEYS[:1])
-    assert [(each.evaluation.version, each.name) for each in stored] == [
-        (1, "elbo"),
-        (1, "ess"),
-        (2, "elbo"),
-    ]
-    assert repr(stored[0].estimate) == repr(Estimate(math.nan, 0.5))
-    assert {each.name: each.evaluation.version for each in newest(stored)} == {"elbo": 2, "ess": 1}
-    assert store.evaluations.evaluated(KEYS) == {(KEYS[0], first), (KEYS[0], second)}
-    store.reset(KEYS[:1])
-    assert store.evaluations.of(KEYS[:1]) == []
-    (claim,) = store.claim(KEYS[:1], ME)
-    store.finish(claim, outcome(Status.FAILED, "it broke"))  # so the earlier result comes back
-    assert repr(store.evaluations.of(KEYS[:1])) == repr(stored)
-    store.delete(KEYS[:1])
-    assert store.evaluations.of(None) == []

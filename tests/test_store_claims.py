@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import os
 import signal
 import subprocess
@@ -34,7 +35,7 @@ from harness.base.errors import LeaseLost, UsageError
 from harness.base.spec import Status
 from harness.base.workspace import sqlite_url
 from harness.execution.heartbeat import Leases
-from harness.store import Estimate, Progress, ResultStore
+from harness.store import Estimate, Evaluation, Progress, ResultStore, newest
 from harness.store.leases import lock
 
 
@@ -392,3 +393,42 @@ def test_a_process_takes_back_what_it_never_let_go(store):
     assert store.claim(KEYS[:1], ME) == []
     store.claim(KEYS[1:2], ME, lease_s=-1.0)
     assert [claim.fence for claim in store.claim(KEYS[1:2], ME)] == [2]
+
+
+# Scores of finished runs
+
+
+def test_a_run_is_scored_by_one_process_and_each_evaluation_is_stored_once(store, url):
+    (claim,) = store.claim(KEYS[:1], ME)
+    assert not store.evaluations.claim(KEYS[0])  # it is not done
+    store.finish(claim, outcome(metrics={"elbo": Estimate(-1.0)}))
+    assert store.evaluations.claim(KEYS[0])
+    execute(url, "UPDATE scoring SET owner_host = 'elsewhere'")
+    assert not store.evaluations.claim(KEYS[0])  # its lease lasts
+    execute(url, "UPDATE scoring SET lease_expires = 0")
+    assert store.evaluations.claim(KEYS[0])
+    first, second = (Evaluation("evaluation", version, "{}") for version in (1, 2))
+    estimates = {"elbo": Estimate(math.nan, 0.5), "ess": Estimate(math.inf)}
+    add = store.evaluations.add
+    assert not add(KEYS[0], 7, first, estimates, 1.5, {})  # of another result
+    assert store.evaluations.of(KEYS[:1]) == []
+    for evaluation in (first, second, first):
+        elbo = estimates if evaluation == first else {"elbo": Estimate(3.0)}
+        assert add(KEYS[0], 1, evaluation, elbo, 1.5, {"bench": "0"})
+    assert add(KEYS[0], 1, first, {"elbo": Estimate(9.0)}, 1.0, {})
+    stored = store.evaluations.of(KEYS[:1])
+    assert [(each.evaluation.version, each.name) for each in stored] == [
+        (1, "elbo"),
+        (1, "ess"),
+        (2, "elbo"),
+    ]
+    assert repr(stored[0].estimate) == repr(Estimate(math.nan, 0.5))
+    assert {each.name: each.evaluation.version for each in newest(stored)} == {"elbo": 2, "ess": 1}
+    assert store.evaluations.evaluated(KEYS) == {(KEYS[0], first), (KEYS[0], second)}
+    store.reset(KEYS[:1])
+    assert store.evaluations.of(KEYS[:1]) == []
+    (claim,) = store.claim(KEYS[:1], ME)
+    store.finish(claim, outcome(Status.FAILED, "it broke"))  # so the earlier result comes back
+    assert repr(store.evaluations.of(KEYS[:1])) == repr(stored)
+    store.delete(KEYS[:1])
+    assert store.evaluations.of(None) == []

@@ -19,6 +19,7 @@ class MetricCache:
     def __init__(self, store: ResultStore | None) -> None:
         self._store = store
         self._own: dict[str, dict[str, float]] = {}
+        self._values: dict[tuple[str, int | None], dict[str, float]] = {}
         self._later: dict[tuple[str, int | None], dict[str, StoredScore]] = {}
 
     @cached_property
@@ -35,9 +36,13 @@ class MetricCache:
         """
         if self._store is None or name not in self.names:
             return {}
-        own = self.own(name) if particles is None else {}
-        later = self.computed_later(name, particles)
-        return {key: score.estimate.value for key, score in later.items()} | own
+        address = name, particles
+        if address not in self._values:
+            own = self.own(name) if particles is None else {}
+            later = self.computed_later(*address)
+            values = {key: score.estimate.value for key, score in later.items()}
+            self._values[address] = values | own if values else own
+        return self._values[address]
 
     def own(self, name: str) -> dict[str, float]:
         """Return a metric by run, of the runs that had it when they ended."""

@@ -176,6 +176,14 @@ limit_options = bundle(
 )
 
 
+workers_option = click.option(
+    "--workers",
+    type=click.IntRange(1),
+    metavar="N",
+    help="Worker processes here, which share the processors.",
+)
+
+
 def work_options(command: Command) -> Command:
     """Add the options of how runs are executed; the command takes them as one `work`."""
 
@@ -196,12 +204,7 @@ def work_options(command: Command) -> Command:
     return bundle(
         click.option("--rerun", is_flag=True, help="Run again what has a result already."),
         click.option("--retry", is_flag=True, help="Run again what diverged or failed."),
-        click.option(
-            "--workers",
-            type=click.IntRange(1),
-            metavar="N",
-            help="Worker processes here, which share the processors.",
-        ),
+        workers_option,
         click.option(
             "--scheduler",
             metavar="ADDRESS",

@@ -23,16 +23,37 @@ if TYPE_CHECKING:
     from harness.tuning.result import TuningResult
 
 
+def _patterns(ctx: click.Context, param: click.Parameter, texts: Sequence[str]) -> list[str]:
+    """Return patterns with a file's plugin by its name and the hash of its text; the others as they
+    are.
+    """
+    kind: Literal["method", "task"] = "method" if param.name == "methods" else "task"
+    patterns = []
+    for text in texts:
+        selector, bracket, settings = text.partition("[")
+        if selector.endswith(".py") or ".py:" in selector:
+            from harness.plan.registry import find
+            from harness.store import CODE_DIGITS
+
+            plugin = find(kind, selector)
+            digest = plugin.source.digest if plugin.source else ""
+            selector = f"{plugin.name}@{digest[:CODE_DIGITS]}"
+        patterns.append(selector + bracket + settings)
+    return patterns
+
+
 pattern_options = bundle(
     many(
         *("-m", "--method", "methods"),
         metavar="METHOD",
         help_text="Of these methods only: vb, 'hvae[n_leapfrog=10]', 'hvae*' or ./mine.py:Mine. "
         "Repeat for more.",
+        callback=_patterns,
     ),
     many(
         *("-t", "--task", "tasks"),
         metavar="TASK",
+        callback=_patterns,
         help_text="On these tasks only: gaussian-25 or 'gaussian-*'. Repeat for more.",
     ),
 )
@@ -57,8 +78,8 @@ def selection_options(command: Any) -> Any:
         typed = [("-m", name) for name in methods] + [("-t", name) for name in tasks]
         typed += [("--study", study), ("--protocol", protocol), ("--seeds", seeds)]
         selection = RunFilter(
-            [_pattern("method", name) for name in methods],
-            [_pattern("task", name) for name in tasks],
+            methods,
+            tasks,
             protocol,
             None if seeds is None else set(parse_seeds(seeds)),
             keys=None if study is None else study_keys(study),
@@ -100,21 +121,6 @@ def open_results(purpose: str) -> ResultStore:
             "bench run -m vb -m hvae -t gaussian-25 --protocol smoke --seeds 0-2"
         )
     return store
-
-
-def _pattern(kind: Literal["method", "task"], text: str) -> str:
-    """Return what selects the runs of a plugin that a file holds, as it is now; other patterns as
-    they are.
-    """
-    place, separator, _ = text.partition(".py")
-    if not separator or any(letter in place for letter in "*?["):
-        return text
-    from harness.plan.registry import find
-    from harness.store import CODE_DIGITS
-
-    plugin = find(kind, text)
-    digest = plugin.source.digest if plugin.source else ""
-    return f"{plugin.name}@{digest[:CODE_DIGITS]}" if digest else plugin.name
 
 
 particles_option = click.option(
@@ -187,13 +193,15 @@ def study_runs(
         UsageError: none matches.
     """
     from harness.plan.grid import matches_any
+    from harness.store import plugin_names
 
     runs = []
     for run in study.runs(sets):
         spec, shared = run.spec, run.spec.protocol().model_dump()
-        method_names = (spec.method, run.description.method)
+        method_names = plugin_names(spec.method, run.description.method, spec.method_source)
+        task_names = plugin_names(spec.task, run.task_label, spec.task_source)
         if matches_any(methods, method_names, shared | spec.method_fields) and matches_any(
-            tasks, (spec.task, run.task_label), shared | spec.task_fields
+            tasks, task_names, shared | spec.task_fields
         ):
             runs.append(run)
     if not runs:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import re
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -58,8 +59,6 @@ def calibrate(
     Example:
       bench calibrate -m hvae -m iwae -t digits
     """
-    import torch
-
     from harness.execution.job import cores
     from harness.plan.grid import parse_selector, parse_sets
     from harness.training.calibration import entrant, search, stopwatch
@@ -84,12 +83,8 @@ def calibrate(
         say(f"Timing {names}: {plural(rounds, 'round')}", err=True)
         return watch(points, rounds)
 
-    previous_threads = torch.get_num_threads()
-    torch.set_num_threads(threads)
-    try:
+    with _torch_threads(threads):
         step, answers = search(measure, values)
-    finally:
-        torch.set_num_threads(previous_threads)
     reference = _line(entrants[0], values[0], step)
     lines = [
         _answer_line(method, answer)
@@ -101,6 +96,19 @@ def calibrate(
         print_json({**line, **extra} for line in lines)
     else:
         _print(reference, lines, f"On {task}, {plural(threads, 'thread')}.")
+
+
+@contextmanager
+def _torch_threads(n: int) -> Iterator[None]:
+    """Let torch use so many threads meanwhile."""
+    import torch
+
+    previous = torch.get_num_threads()
+    torch.set_num_threads(n)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(previous)
 
 
 def _answer_line(method: Entrant, answer: Answer) -> dict[str, Any]:

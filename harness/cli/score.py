@@ -13,14 +13,14 @@ from harness.base.spec import plain_number
 from harness.base.text import plural
 from harness.base.workspace import Workspace
 from harness.cli._execute import INTERRUPTED, NOT_ALL_DONE, mirror_runs, stop_on_signals
-from harness.cli._options import json_option, many, plugins_option
+from harness.cli._options import json_option, many, plugins_option, workers_option
 from harness.cli._output import print_json, say
 from harness.cli._render import Progress, state_column
 from harness.cli._selection import open_results, select_finished, selection_options
 
 if TYPE_CHECKING:
     from harness.analysis.selection import RunFilter, SelectedRuns
-    from harness.execution.score import NotScored
+    from harness.execution.score import NotScored, Scorer
     from harness.store import ResultStore
 
 
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 @many(
     *("--metric", "metrics"),
     metavar="NAME",
-    help_text="Only what lacks this metric; repeat for more. Without it: all that these runs have.",
+    help_text="Score only runs that lack this metric. Repeat for more.",
 )
 @click.option(
     "--particles",
@@ -37,12 +37,7 @@ if TYPE_CHECKING:
     metavar="N",
     help="Evaluate with N particles. Without it: as many as the run's own protocol says.",
 )
-@click.option(
-    "--workers",
-    type=click.IntRange(1),
-    metavar="N",
-    help="Processes here, which share the processors.",
-)
+@workers_option
 @plugins_option
 @json_option
 @click.pass_context
@@ -69,7 +64,7 @@ def score(
       bench compare --particles 100000 -t 'logistic-*'
     """
     from harness.execution.job import Options, Stop
-    from harness.execution.score import NotScored, Scorer, score_on_workers
+    from harness.execution.score import Scorer
     from harness.plan import registry
 
     workspace = Workspace.current()
@@ -79,25 +74,8 @@ def score(
         todo = list(_lacking(store, runs, metrics, particles))
         options = Options(plugins=tuple(registry.named), any_plugin=any_plugin)
         scorer = Scorer(workspace, store, particles, options, stop)
-        scored: list[str] = []
-        failures: list[NotScored] = []
         try:
-            with Progress(BarColumn(), state_column(), TimeElapsedColumn()) as progress:
-                progress.begin("runs", len(todo))
-                n_workers = min(workers or 1, len(todo))
-                is_alone = n_workers < 2
-                events = (
-                    scorer.score(todo) if is_alone else score_on_workers(scorer, todo, n_workers)
-                )
-                for event in events:
-                    if isinstance(event, NotScored):
-                        failures.append(event)
-                        if len(failures) < len(todo):
-                            progress.say(str(event.error))
-                    else:
-                        scored.append(event.key)
-                    ended = len(scored) + len(failures)
-                    progress.update(ended, f"{ended} of {len(todo)}", ended == len(todo))
+            scored, failures = _score_all(scorer, todo, min(workers or 1, len(todo)))
         except Stop:
             say("Interrupted. What is scored is stored; the same command goes on.", err=True)
             ctx.exit(INTERRUPTED)
@@ -110,6 +88,29 @@ def score(
             runs = select_finished(store, selection, particles)
             _print(runs, metrics, len(scored))
         ctx.exit(NOT_ALL_DONE if failures else 0)
+
+
+def _score_all(
+    scorer: Scorer, keys: Sequence[str], n_workers: int
+) -> tuple[list[str], list[NotScored]]:
+    """Score these runs and show how far that is; return those that are scored, and the others."""
+    from harness.execution.score import NotScored, score_on_workers
+
+    scored: list[str] = []
+    failures: list[NotScored] = []
+    with Progress(BarColumn(), state_column(), TimeElapsedColumn()) as progress:
+        progress.begin("runs", len(keys))
+        events = score_on_workers(scorer, keys, n_workers) if n_workers > 1 else scorer.score(keys)
+        for event in events:
+            if isinstance(event, NotScored):
+                failures.append(event)
+                if len(failures) < len(keys):  # else it is the command's own error
+                    progress.say(str(event.error))
+            else:
+                scored.append(event.key)
+            n_ended = len(scored) + len(failures)
+            progress.update(n_ended, f"{n_ended} of {len(keys)}", n_ended == len(keys))
+    return scored, failures
 
 
 def _check_names(runs: SelectedRuns, metrics: Sequence[str]) -> None:

@@ -417,8 +417,7 @@ def _outcome(
     status, reason, step = Status.DONE, None, state.steps_taken(index)
     if bool(state.alive[index]):
         for name, score in (scores or {}).items():
-            error = None if score.error is None else float(score.error[index])
-            metrics[name] = Estimate(float(score.value[index]), error)
+            metrics[name] = score.estimate(index)
             if score.percentiles is not None:
                 curves[f"{name}{PERCENTILES}"] = list(enumerate(score.percentiles.tolist()))
             if score.ranks is not None:

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import torch
 
-from harness.base.errors import BenchError, CheckpointError, StoreError, UsageError
+from harness.base.errors import BenchError, CheckpointError, PluginError, StoreError, UsageError
 from harness.base.spec import RunSpec, Status, canonical_json
 from harness.base.stop_request import StopRequest
 from harness.base.subprocesses import Parent, Subprocess
@@ -28,7 +28,7 @@ from harness.plan import registry
 from harness.store import CheckpointFile, Estimate, Evaluation, ResultStore
 from harness.training import checkpoint
 from harness.training import loop as training
-from harness.training.evaluation import ESTIMATOR, VERSION, scoring
+from harness.training.evaluation import ESTIMATOR, VERSION, evaluate
 
 BEAT_S, WAIT_S, LOOK_S = 15.0, 1.0, 0.2
 
@@ -148,7 +148,10 @@ class Scorer:
     def _evaluate(self, spec: RunSpec, file: CheckpointFile) -> dict[str, Estimate]:
         """Evaluate the parameters in a checkpoint as at the end of training."""
         source_of = partial(permitted_source, self.store, self.options)
-        method, task = registry.load(spec, source_of)
+        try:
+            method, task = registry.load(spec, source_of)
+        except PluginError as err:
+            raise UsageError(str(err)) from err
         torch.set_num_threads(1 if task.stacks else self.options.threads)
         protocol = spec.protocol()
         if self.particles is not None:
@@ -156,25 +159,19 @@ class Scorer:
         tensors, meta = checkpoint.read(file.path_in(self.workspace), file.sha256, spec.key)
         state = training.start(method, task, protocol, [spec.seed])
         checkpoint.restore(state, [tensors], meta["step"])
-        blocks, next_beat = scoring(method, task, protocol, state), time.monotonic() + BEAT_S
-        while True:
-            try:
-                next(blocks)
-            except StopIteration as end:
-                scores = end.value
-                break
+        next_beat = time.monotonic() + BEAT_S
+
+        def beat() -> None:
+            nonlocal next_beat
             if self.stop.is_set():
                 raise Stop
             if time.monotonic() >= next_beat:
                 next_beat = time.monotonic() + BEAT_S
                 with suppress(StoreError):  # the next one makes up for it
                     self.store.evaluations.prolong(spec.key)
-        return {
-            name: Estimate(
-                float(score.value[0]), None if score.error is None else float(score.error[0])
-            )
-            for name, score in scores.items()
-        }
+
+        scores = evaluate(method, task, protocol, state, between=beat)
+        return {name: score.estimate(0) for name, score in scores.items()}
 
 
 # By workers

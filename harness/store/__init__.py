@@ -24,7 +24,15 @@ from harness.store.rows import (
     RunStatus,
     StoredScore,
 )
-from harness.store.scores import CODE_DIGITS, CellRow, Replicate, Scores, Snapshot, is_newest
+from harness.store.scores import (
+    CODE_DIGITS,
+    CellRow,
+    Replicate,
+    Scores,
+    Snapshot,
+    is_newest,
+    plugin_names,
+)
 from harness.store.store import ResultStore
 from harness.store.transfer import Adoption, Result
 from harness.store.upgrade import HEAD, backup, info, upgrade
@@ -62,5 +70,6 @@ __all__ = [
     "info",
     "is_newest",
     "newest",
+    "plugin_names",
     "upgrade",
 ]

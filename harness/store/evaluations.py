@@ -9,7 +9,7 @@ from sqlalchemy import Row, delete, insert, select
 
 from harness.base.spec import Status
 from harness.store.database import Operations, insert_new, now, select_in
-from harness.store.floats import decode, encode
+from harness.store.floats import decode, encode_estimate
 from harness.store.leases import LEASE_S, has_living_owner, lock, update_runs
 from harness.store.owner import Owner
 from harness.store.results import write_text
@@ -98,11 +98,8 @@ class Evaluations(Operations):
                 "wall_s": wall_s,
                 "environment": write_text(connection, environments, environment),
             }
-            names = ("value", "kind", "se", "se_kind")
             rows = [
-                common
-                | {"name": name}
-                | dict(zip(names, encode(estimate.value) + encode(estimate.se), strict=True))
+                {**common, "name": name, **encode_estimate(estimate)}
                 for name, estimate in estimates.items()
             ]
             connection.execute(insert_new(connection, scores), rows)

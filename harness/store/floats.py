@@ -11,7 +11,7 @@ from typing import Any
 from pydantic_core import from_json
 
 from harness.base.errors import StoreError
-from harness.store.rows import Curve
+from harness.store.rows import Curve, Estimate
 
 FINITE = "finite"
 
@@ -35,6 +35,12 @@ def encode(value: float | None) -> tuple[float | None, str | None]:
         return None, None
     kind = kind_of(value)
     return (float(value) if kind == FINITE else None), kind
+
+
+def encode_estimate(estimate: Estimate) -> dict[str, float | str | None]:
+    """Return the columns of an estimate: `value`, `kind`, `se`, `se_kind`."""
+    names = ("value", "kind", "se", "se_kind")
+    return dict(zip(names, encode(estimate.value) + encode(estimate.se), strict=True))
 
 
 def decode(value: float | None, kind: str | None) -> float | None:

@@ -13,7 +13,7 @@ from harness.base.tracebacks import reason_and_place
 from harness.store import earlier
 from harness.store.database import Operations, insert_new, now
 from harness.store.files import write_artifacts, write_checkpoint
-from harness.store.floats import encode, encode_curve
+from harness.store.floats import encode_curve, encode_estimate
 from harness.store.leases import (
     NO_OWNER,
     change,
@@ -161,15 +161,10 @@ def finish_locked(
     update_runs(connection, [key], **values, **NO_OWNER)
     connection.execute(delete(metrics).where(metrics.c.run == key))
     if outcome.metrics:
-        names = ("value", "kind", "se", "se_kind")
         connection.execute(
             insert(metrics),
             [
-                {
-                    "run": key,
-                    "name": name,
-                    **dict(zip(names, encode(metric.value) + encode(metric.se), strict=True)),
-                }
+                {"run": key, "name": name, **encode_estimate(metric)}
                 for name, metric in outcome.metrics.items()
             ],
         )

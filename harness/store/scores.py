@@ -38,14 +38,17 @@ class CellRow(NamedTuple):
     @property
     def method_names(self) -> tuple[str, ...]:
         """What a pattern may call the method: its name, its variant's, and that with its code."""
-        return _names(self.method, self.description.method, self.method_source)
+        return plugin_names(self.method, self.description.method, self.method_source)
 
     @property
     def task_names(self) -> tuple[str, ...]:
-        return _names(self.task, self.task_label, self.task_source)
+        return plugin_names(self.task, self.task_label, self.task_source)
 
 
-def _names(name: str, label: str, source: str | None) -> tuple[str, ...]:
+def plugin_names(name: str, label: str, source: str | None) -> tuple[str, ...]:
+    """Return what a pattern may call a plugin: its name, that with its variant, and that with the
+    hash of its text where it is not installed.
+    """
     return (name, label) if source is None else (name, label, f"{name}@{source[:CODE_DIGITS]}")
 
 

@@ -5,7 +5,7 @@ own metrics, convergence.
 from __future__ import annotations
 
 import math
-from collections.abc import Generator, Iterator
+from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass
 
 import torch
@@ -18,6 +18,7 @@ from harness.base.spec import Protocol
 from harness.numerics import bounds
 from harness.numerics.noise import Noise
 from harness.numerics.optimisers import total_travel
+from harness.store import Estimate
 from harness.training.exact_draws import (
     backward_log_weights,
     calibration,
@@ -57,6 +58,11 @@ class Score:
     percentiles: Tensor | None = None
     ranks: Tensor | None = None
 
+    def estimate(self, replicate: int) -> Estimate:
+        """Return the number and the standard error of one replicate."""
+        error = None if self.error is None else float(self.error[replicate])
+        return Estimate(float(self.value[replicate]), error)
+
 
 def fresh_particles(
     method: Method,
@@ -82,14 +88,23 @@ def fresh_particles(
     return Particles(z, log_w)
 
 
-def evaluate(method: Method, task: Task, protocol: Protocol, state: State) -> dict[str, Score]:
-    """Evaluate every metric of the stack at its present parameters, as `scoring` returns them."""
+def evaluate(
+    method: Method,
+    task: Task,
+    protocol: Protocol,
+    state: State,
+    between: Callable[[], object] = lambda: None,
+) -> dict[str, Score]:
+    """Evaluate every metric of the stack at its present parameters, as `scoring` returns them;
+    `between` is called between blocks of particles, and may raise.
+    """
     steps = scoring(method, task, protocol, state)
     while True:
         try:
             next(steps)
         except StopIteration as done:
             return done.value
+        between()
 
 
 def scoring(

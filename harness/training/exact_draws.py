@@ -101,9 +101,14 @@ def discrepancies(
     z, y = particles.z[:n].double(), exact[: 2 * n].double()
     estimates: Estimates = {}
     for suffix, draws in ("", z), ("_weighted", resampled(z, particles.log_w[:n], uniform)):
-        if bool(draws.isfinite().all()):
-            compared = compare(draws, y, directions)
-            estimates |= {f"{name}{suffix}": pair for name, pair in compared.items()}
+        # one problem at a time: a run's last bits do not depend on the runs it is stacked with
+        of_each = [
+            compare(draws[:, [problem]], y[:, [problem]], directions)
+            for problem in range(len(names))
+        ]
+        for name in of_each[0]:
+            values, errors = zip(*(compared[name] for compared in of_each), strict=True)
+            estimates[f"{name}{suffix}"] = torch.cat(values), torch.cat(errors)
     if has_variances:
         of_means, of_variances = moment_z(z, y)
         estimates |= {"mean_z": (of_means, None), "variance_z": (of_variances, None)}
@@ -128,6 +133,7 @@ def calibration(
         ("_weighted", resampled(particles.z, particles.log_w, uniform)),
     ):
         counts = rank_counts(draws.double(), exact.double()).double()
+        counts[:, draws.isnan().any(0).any(-1)] = math.nan  # such a problem's ranks mean nothing
         shares = counts.mean(-1) / counts.sum(0).mean(-1) * RANKS
         estimates[f"sbc_chi2{suffix}"] = rank_chi2(counts), shares.T
     return estimates
