@@ -247,7 +247,7 @@ def test_every_command_that_selects_takes_a_file(bench, workspace, monkeypatch, 
         rows = json_lines(bench("compare", "-m", file, "--json"))
         assert {row["cell"] for row in rows if "cell" in row} == {run["cell"]}
     assert bench("compare", "-m", "./mine.py:Mine[k=2]").exit_code == 2
-    grid = "{methods: [vb, './mine.py:Mine'], tasks: [gaussian-3], protocol: smoke}"
+    grid = "{methods: [vb, './mine.py:Mine'], tasks: [gaussian-3], seeds: 0, protocol: smoke}"
     name = study(f"summary: X.\ngrids:\n  - {grid}\n")
     result = bench("study", "run", name, "-m", "./mine.py:Mine", "--json")
     assert result.exit_code == 0, result.output
