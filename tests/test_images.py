@@ -17,7 +17,7 @@ from harness.base.workspace import Workspace
 from harness.plan import registry
 from harness.plan.grid import resolve
 from harness.plan.registry import NamedPlugin, find
-from harness.report.importance import pareto_k_histograms
+from harness.report.histograms import pareto_k_histograms
 from harness.report.view import View
 from harness.store import ResultStore
 from harness.tasks._decoder import Likelihood, decoded, softplus
