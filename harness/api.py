@@ -153,6 +153,7 @@ class Method(BaseModel, frozen=True, extra="forbid", allow_inf_nan=False):
     variants: ClassVar[dict[str, dict[str, Any]]] = {}
     bound: ClassVar[str] = "elbo"
     base: ClassVar[str | None] = None
+    uses_base: ClassVar[bool] = True  # False: its draws have a start of their own
     gradient: ClassVar[Literal["exact", "unbiased"]] = "exact"
 
     @abstractmethod
@@ -167,9 +168,31 @@ class Method(BaseModel, frozen=True, extra="forbid", allow_inf_nan=False):
 
     def log_weight(self, params: Params, problem: Problem, z: Tensor) -> Tensor | None:
         """Evaluate the log-weight that `particles` would give the draw `z` [S, N, D], nats, [S, N];
-        None for a method that cannot. `--set gradient=path` and `gradient=dreg` need it.
+        None for a method that cannot. `--set gradient=path`, `gradient=dreg` and
+        `bound=log-variance` need it, or `log_path`.
         """
         return None
+
+    def log_path(
+        self, params: Params, problem: Problem, path: Tensor
+    ) -> tuple[Tensor, Tensor] | None:
+        r"""Evaluate $\log F$ and $\log B$ of a given path [K + 1, S, N, D], nats, [S, N] each: of
+        drawing it forwards, and of the joint density at its end times the law that leads back.
+
+        Their difference is the log-weight. For methods whose weights need all of the traced path,
+        in place of `log_weight`; None for the others.
+        """
+        return None
+
+    @classmethod
+    def weighs_paths(cls) -> bool:
+        """Tell whether it has a `log_path`."""
+        return cls.log_path is not Method.log_path
+
+    @classmethod
+    def weighs_given_draws(cls) -> bool:
+        """Tell whether it has a `log_path` or a `log_weight`."""
+        return cls.weighs_paths() or cls.log_weight is not Method.log_weight
 
     def backward(self, params: Params, problem: Problem, z: Tensor, noise: Noise) -> Tensor | None:
         r"""Draw a path that ends in `z` [S, N, D] by the method's own reverse law, and return the

@@ -71,8 +71,16 @@ class DiagNormal:
     def sample(self, noise: Normals, n_particles: int) -> Tensor:
         r"""Draw $\mu + e^s \epsilon$, reparameterised: [S, N, D]."""
         epsilon = noise.normal(n_particles, *self.mean.shape, like=self.mean)
-        return torch.addcmul(self.mean, self.log_scale.exp(), epsilon)
+        return self.scaled(epsilon)
+
+    def scaled(self, y: Tensor) -> Tensor:
+        r"""Return $\mu + e^s y$: [S, N, D] in units of this density -> [S, N, D]."""
+        return torch.addcmul(self.mean, self.log_scale.exp(), y)
+
+    def standardised(self, z: Tensor) -> Tensor:
+        r"""Return $(z - \mu) e^{-s}$: [S, N, D] -> [S, N, D] in units of this density."""
+        return (z - self.mean) * torch.exp(-self.log_scale)
 
     def log_prob(self, z: Tensor) -> Tensor:
         """Evaluate the log-density at `z` [S, N, D], in nats: [S, N]."""
-        return log_std_normal((z - self.mean) * torch.exp(-self.log_scale)) - self.log_scale.sum(-1)
+        return log_std_normal(self.standardised(z)) - self.log_scale.sum(-1)

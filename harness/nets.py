@@ -5,13 +5,18 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
+from itertools import pairwise
 
 import torch
 from torch import Tensor
+from torch.nn.functional import silu
 
 from harness.numerics.noise import Noise
 
 Params = dict[str, Tensor]
+N_TIME = 16
+"""The size of an embedded time."""
 
 
 def init_linear(name: str, n_in: int, n_out: int, noise: Noise, scale: float = 1.0) -> Params:
@@ -21,7 +26,7 @@ def init_linear(name: str, n_in: int, n_out: int, noise: Noise, scale: float = 1
     Returns: `{name.weight: [n_out, n_in], name.bias: [n_out]}`, one replicate, in double precision.
     """
     like = torch.zeros((), dtype=torch.float64)
-    bound = scale / math.sqrt(n_in)
+    bound = scale / math.sqrt(max(n_in, 1))  # of a layer that sees nothing only the bias counts
     return {
         f"{name}.weight": bound * (2 * noise.uniform(n_out, n_in, like=like) - 1),
         f"{name}.bias": bound * (2 * noise.uniform(n_out, like=like) - 1),
@@ -42,6 +47,34 @@ def linear(params: Params, name: str, x: Tensor, mask: Tensor | None = None) -> 
     return torch.baddbmm(bias[:, None], x.transpose(0, 1), weight.transpose(1, 2)).transpose(
         0, 1
     )  # [N, S, out] -> [S, N, out]
+
+
+def init_mlp(name: str, sizes: Sequence[int], noise: Noise) -> Params:
+    """Layers from `sizes[0]` inputs to `sizes[-1]` outputs; the last one is zero, and so is all
+    that the network puts out at first.
+
+    Returns: `{name}.{layer}.weight` and `{name}.{layer}.bias`, layers from 0.
+    """
+    params: Params = {}
+    for layer, (n_in, n_out) in enumerate(pairwise(sizes)):
+        scale = 0.0 if layer == len(sizes) - 2 else 1.0
+        params |= init_linear(f"{name}.{layer}", n_in, n_out, noise, scale)
+    return params
+
+
+def mlp(params: Params, name: str, x: Tensor) -> Tensor:
+    """Evaluate the layers, with SiLU between them: [S, N, in] -> [S, N, out]."""
+    layer = 0
+    while f"{name}.{layer + 1}.weight" in params:
+        x = silu(linear(params, f"{name}.{layer}", x))
+        layer += 1
+    return linear(params, f"{name}.{layer}", x)
+
+
+def time_features(t: float, like: Tensor) -> Tensor:
+    r"""Embed a time in [0, 1]: $\cos \pi j t$ and $\sin \pi j t$ for $j = 1 \dots 8$, [16]."""
+    angles = math.pi * t * torch.arange(1, N_TIME // 2 + 1)
+    return torch.cat([angles.cos(), angles.sin()]).to(like)
 
 
 def autoregressive_masks(

@@ -139,7 +139,7 @@ class IAF(Autoregressive, frozen=True):
         )
         return Particles(z, log_w, upright([z_0, *(step for step, _ in steps)]) if trace else None)
 
-    def backward(self, params: Params, problem: Problem, z: Tensor, noise: Noise) -> Tensor:
-        """Invert the layers; nothing is drawn. Shapes: [S, N, D] -> [S, N]."""
+    def log_weight(self, params: Params, problem: Problem, z: Tensor) -> Tensor:
+        """Invert the layers from a given draw. Shapes: [S, N, D] -> [S, N]."""
         z_0, log_det = self.invert(params, z, problem.context)
         return problem.log_joint(z) - problem.base.log_prob(z_0) + log_det

@@ -159,7 +159,7 @@ class BackwardWithoutDeterminant(IAF, frozen=True):
 
     name: ClassVar[str] = "backward-without-determinant"
 
-    def backward(self, params: Params, problem: Problem, z: torch.Tensor, noise: Noise):
+    def log_weight(self, params: Params, problem: Problem, z: torch.Tensor):
         z_0, _ = self.invert(params, z, problem.context)
         return problem.log_joint(z) - problem.base.log_prob(z_0)
 

@@ -31,7 +31,16 @@ PLUGIN_IMPORTS = {
     "dataclasses",
     "sklearn",
 }
-PLUGIN_IMPORTS |= {"collections", "csv", "functools", "pathlib", "scipy", "sklearn", "struct"}
+PLUGIN_IMPORTS |= {
+    "collections",
+    "csv",
+    "functools",
+    "itertools",
+    "pathlib",
+    "scipy",
+    "sklearn",
+    "struct",
+}
 
 
 def functions(path: Path):

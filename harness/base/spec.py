@@ -187,7 +187,7 @@ class Protocol(BaseModel):
         ge=1,
         description="particles in a training step",
     )
-    bound: Literal["elbo", "iwae"] = Field(
+    bound: Literal["elbo", "iwae", "log-variance"] = Field(
         default="elbo", description="the reduction of log_w that is maximised"
     )
     gradient: Literal["total", "path", "dreg"] = added_later(
@@ -232,10 +232,15 @@ class Protocol(BaseModel):
 
     @model_validator(mode="after")
     def _gradient_goes_with_its_bound(self) -> Self:
-        if (self.gradient, self.bound) in (("path", "iwae"), ("dreg", "elbo")):
+        of_bound = {"total": self.bound, "path": "elbo", "dreg": "iwae"}
+        if of_bound[self.gradient] != self.bound:
             raise ValueError(
                 f"gradient={self.gradient} is not one of bound={self.bound}. Use gradient=path "
                 "with bound=elbo, gradient=dreg with bound=iwae, or gradient=total"
+            )
+        if self.bound == "log-variance" and self.particles < 2:
+            raise ValueError(
+                "bound=log-variance is a variance over particles: set particles to 2 or more"
             )
         return self
 

@@ -23,9 +23,12 @@ from harness.conformance.problems import (
 )
 from harness.numerics.bounds import BOUNDS
 from harness.numerics.noise import Noise
-from harness.training.surrogates import SURROGATES, surrogate
+from harness.training.surrogates import SURROGATES, constant, given_path, surrogate
 
 REPETITIONS = 10_000
+NUMBERS = 10_000_000
+"""Repetitions times leaves' numbers, at most: each repetition has leaves of its own."""
+LARGE, DIRECTIONS = 100, 20
 PARTICLES = 5
 DIM = 2
 OBSERVED = 1.3
@@ -52,21 +55,29 @@ class Repeated:
         """The method's own leaves, [N, *event]."""
         return {name[7:]: leaf for name, leaf in self.leaves.items() if name.startswith("method.")}
 
-    def problem(self) -> Problem:
-        """Return z ~ N(0, I) seen through x ~ N(z + mean, I)."""
-        mean = self.leaves["model.mean"]
+    def problem(self, constant: bool = False) -> Problem:
+        """Return z ~ N(0, I) seen through x ~ N(z + mean, I); at constant leaves if so asked."""
+        leaves = {name: leaf.detach() if constant else leaf for name, leaf in self.leaves.items()}
+        mean = leaves["model.mean"]
 
         def log_joint(z: Tensor) -> Tensor:
             return log_std_normal(z) + log_std_normal(OBSERVED - z - mean)
 
-        base = DiagNormal(self.leaves["base.mean"], self.leaves["base.log_scale"])
+        base = DiagNormal(leaves["base.mean"], leaves["base.log_scale"])
         context = LIKE.new_ones(len(mean), N_CONTEXT)
         return Problem(log_joint, autograd_score(log_joint), base, context)
 
     def gradients(self, objective: Tensor) -> Tensor:
-        """Return each problem's gradient of its own objective in all leaves, [N, P]."""
-        slopes = gradients(objective.sum(), self.leaves).values()
-        return torch.cat([slope.flatten(1) for slope in slopes], 1)
+        """Return each problem's gradient of its own objective, [N, P]: in every number of a small
+        leaf, along some directions in a large one, of whose many numbers one is far off by chance.
+        """
+        parts, noise = [], Noise(["directions"])
+        for slope in gradients(objective.sum(), self.leaves).values():
+            flat = slope.flatten(1)
+            if flat.shape[1] > LARGE:
+                flat = flat @ noise.normal(flat.shape[1], DIRECTIONS, like=flat)
+            parts.append(flat)
+        return torch.cat(parts, 1)
 
 
 def surrogates_have_the_gradient(cls: type[Method], seed: int, thoroughness: float) -> Verdict:
@@ -74,14 +85,24 @@ def surrogates_have_the_gradient(cls: type[Method], seed: int, thoroughness: flo
     in the mean; and `log_weight` of a method's own draws is their `log_w`.
     """
     method = cls()
-    repeated = Repeated(method, max(100, int(REPETITIONS * thoroughness)), seed)
+    own = method_leaves(method, DIM, f"{seed}/leaves", 1, N_CONTEXT)
+    affordable = NUMBERS // (1 + sum(leaf.numel() for leaf in own.values()))
+    repeated = Repeated(method, max(100, min(int(REPETITIONS * thoroughness), affordable)), seed)
     problem = repeated.problem()
-    particles = method.particles(repeated.params, problem, repeated.noise, PARTICLES)
-    given = method.log_weight(repeated.params, problem, particles.z)
+    weighs_paths = method.weighs_paths()
+    particles = method.particles(
+        repeated.params, problem, repeated.noise, PARTICLES, trace=weighs_paths
+    )
+    if weighs_paths:
+        log_forward, log_backward = given_path(method, repeated.params, problem, particles.path)
+        given = log_backward - log_forward
+    else:
+        given = method.log_weight(repeated.params, problem, particles.z)
     if given is None and particles.surrogate is None:
         return True, "not applicable: the method climbs the bound itself"
     if given is not None and (error := distance(given, particles.log_w)) > 1e-10:
-        return False, f"log_weight differs from log_w by {error:.1e} (limit 1e-10)"
+        name = "log_path" if weighs_paths else "log_weight"
+        return False, f"{name} differs from log_w by {error:.1e} (limit 1e-10)"
     details = []
     for name, bound, objective in _objectives(method, repeated, problem, particles):
         total = repeated.gradients(BOUNDS[bound](particles.log_w))
@@ -107,6 +128,8 @@ def _objectives(
     """The name of each surrogate, the bound that it is of, and its values [N]."""
     if particles.surrogate is not None:
         yield "surrogate", method.bound, particles.surrogate
-    if method.log_weight(repeated.params, problem, particles.z) is not None:
+    if method.weighs_given_draws():
+        fixed = repeated.problem(constant=True) if method.weighs_paths() else constant(problem)
         for name, (bound, _) in SURROGATES.items():
-            yield name, bound, surrogate(name, method, repeated.params, problem, particles)
+            climbed = surrogate(name, method, repeated.params, problem, fixed, particles)
+            yield name, bound, climbed

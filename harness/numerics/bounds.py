@@ -33,7 +33,19 @@ def iwae(log_w: Tensor) -> Tensor:
     return log_w.logsumexp(0) - math.log(log_w.shape[0])
 
 
-BOUNDS: dict[str, Callable[[Tensor], Tensor]] = {"elbo": elbo, "iwae": iwae}
+def log_variance(log_w: Tensor) -> Tensor:
+    r"""The objective $-\tfrac12 \mathrm{Var}_s \log w_s$, no bound: 0 where the weights are equal.
+
+    Shapes: [S, ...] -> [...].
+    """
+    return -0.5 * log_w.var(0)
+
+
+BOUNDS: dict[str, Callable[[Tensor], Tensor]] = {
+    "elbo": elbo,
+    "iwae": iwae,
+    "log-variance": log_variance,
+}
 
 
 def elbo_error(log_w: Tensor) -> Tensor:

@@ -337,10 +337,19 @@ def resolve(
         return {name: layers[address] for address, name in names.items() if "." not in name}
 
     built = registry.build(Protocol, "the protocol", fields(""))
-    if built.gradient != "total" and method.cls.log_weight is Method.log_weight:
+    needs_given = built.gradient != "total" or built.bound == "log-variance"
+    if needs_given and not method.cls.weighs_given_draws():
+        setting, instead = f"gradient={built.gradient}", "gradient=total"
+        if built.bound == "log-variance":
+            setting, instead = "bound=log-variance", "bound=elbo"
         raise InvalidSetting(
-            f"gradient={built.gradient} needs the log-weight of a given draw, which method "
-            f"'{method.name}' does not give. Use gradient=total."
+            f"{setting} needs the log-weight of a given draw, which method '{method.name}' does "
+            f"not give. Use {instead}."
+        )
+    if built.base != "prior" and not method.cls.uses_base:
+        raise InvalidSetting(
+            f"base={built.base}: method '{method.name}' does not use the base, and would leave its "
+            "parameters as they are. Use base=prior."
         )
     if built.batch_size is not None and not task.cls.has_mini_batches:
         raise InvalidSetting(

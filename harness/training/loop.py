@@ -17,7 +17,7 @@ from harness.numerics.bounds import BOUNDS
 from harness.numerics.noise import TRAIN_BLOCK, Noise
 from harness.numerics.optimisers import UPDATES, learning_rate
 from harness.training.recorded_steps import RecordedSteps
-from harness.training.surrogates import surrogate
+from harness.training.surrogates import constant, log_variance, surrogate
 
 CURVES = ("bound", "grad_norm")
 CURVE_POINTS = 200
@@ -273,14 +273,20 @@ def replicate(task: Task, state: State, index: int) -> State:
 
 
 def draw(
-    method: Method, task: Task, problem: Problem, phi: Params, noise: Noise, n_particles: int
+    method: Method,
+    task: Task,
+    problem: Problem,
+    phi: Params,
+    noise: Noise,
+    n_particles: int,
+    trace: bool = False,
 ) -> Particles:
     """Draw the method's particles and check their shapes against the contract.
 
     Raises:
         PluginError: z is not [S, N, D], log_w not [S, N], or a surrogate not [N].
     """
-    particles = method.particles(phi, problem, noise, n_particles)
+    particles = method.particles(phi, problem, noise, n_particles, trace)
     n_problems, dim = problem.base.mean.shape
     for name, leaf, letters, shape in (
         ("z", particles.z, "[S, N, D]", [n_particles, n_problems, dim]),
@@ -308,11 +314,19 @@ def bound_and_gradient(
     flat = flat.detach().requires_grad_()
     theta, phi = layout.owned(flat)
     problem = task.problem(theta, batch, protocol.base, training=True)
-    particles = draw(method, task, problem, phi, noise, protocol.particles)
+    is_given = protocol.gradient != "total" or protocol.bound == "log-variance"
+    trace = is_given and method.weighs_paths()
+    particles = draw(method, task, problem, phi, noise, protocol.particles, trace)
     bound = BOUNDS[protocol.bound](particles.log_w)  # [S, N] -> [N]
     climbed = particles.surrogate
     if protocol.gradient != "total":
-        climbed = surrogate(protocol.gradient, method, phi, problem, particles)
+        fixed = constant(problem)
+        if method.weighs_paths():  # F too may depend on the model, by its score
+            constants = {name: leaf.detach() for name, leaf in theta.items()}
+            fixed = task.problem(constants, batch, protocol.base, training=True)
+        climbed = surrogate(protocol.gradient, method, phi, problem, fixed, particles)
+    elif protocol.bound == "log-variance":
+        climbed = log_variance(method, phi, problem, particles)
     elif climbed is None:
         climbed = bound
     if not task.stacks:  # [N] -> [1]; else N = R

@@ -59,22 +59,81 @@ SURROGATES: dict[str, tuple[str, Callable[[Particles, LogWeight], Tensor]]] = {
 
 
 def surrogate(
-    name: str, method: Method, params: Params, problem: Problem, particles: Particles
+    name: str,
+    method: Method,
+    params: Params,
+    problem: Problem,
+    fixed: Problem,
+    particles: Particles,
 ) -> Tensor:
-    """Return a surrogate of the bound, [N], from `particles` that the method drew.
+    """Return a surrogate of the bound, [N], from `particles` that the method drew, traced where it
+    has a `log_path`.
+
+    Args:
+        fixed: the same problem at parameters that are constants, or, where a draw is weighed
+            without its path, `constant(problem)`.
 
     Raises:
         PluginError: the method cannot give the log-weight of a given draw.
     """
-    base = DiagNormal(problem.base.mean.detach(), problem.base.log_scale.detach())
-    context = None if problem.context is None else problem.context.detach()
-    fixed = replace(problem, base=base, context=context)
     constants = {name: leaf.detach() for name, leaf in params.items()}
 
-    def log_weight(z: Tensor) -> Tensor:
-        log_w = method.log_weight(constants, fixed, z)
-        if log_w is None:
-            raise PluginError(f"Method '{method.name}' has no log_weight(), which {name} needs.")
-        return log_w
+    def log_weight(draw: Tensor) -> Tensor:
+        if not method.weighs_paths():
+            return given_draw(method, constants, fixed, draw)
+        # the law backwards is part of what is approximated: its parameters stay, as the model's do
+        log_forward, _ = given_path(method, constants, fixed, draw)
+        _, log_backward = given_path(method, params, problem, draw)
+        return log_backward - log_forward
 
+    if particles.path is not None and method.weighs_paths():
+        particles = replace(particles, z=particles.path)
     return SURROGATES[name][1](particles, log_weight)
+
+
+def constant(problem: Problem) -> Problem:
+    """Return the problem with a base and a context that are constants; its model is as it was."""
+    base = DiagNormal(problem.base.mean.detach(), problem.base.log_scale.detach())
+    context = None if problem.context is None else problem.context.detach()
+    return replace(problem, base=base, context=context)
+
+
+def log_variance(method: Method, params: Params, problem: Problem, particles: Particles) -> Tensor:
+    r"""Return $-\tfrac12 \mathrm{Var}_s \log w(z_s)$, [N], along draws (or traced paths) that are
+    constants: all parameters act through the densities alone.
+
+    At its maximum, 0, the weights are equal. Its gradient needs no derivative of the draws.
+
+    Source: Nuesken & Richter 2021, arXiv:2005.05409; Richter et al. 2020, arXiv:2010.10436.
+    """
+    if method.weighs_paths():
+        path = None if particles.path is None else particles.path.detach()
+        log_forward, log_backward = given_path(method, params, problem, path)
+        return -0.5 * (log_backward - log_forward).var(0)
+    return -0.5 * given_draw(method, params, problem, particles.z.detach()).var(0)
+
+
+def given_draw(method: Method, params: Params, problem: Problem, z: Tensor) -> Tensor:
+    """Evaluate the log-weight of a given draw: [S, N, D] -> [S, N].
+
+    Raises:
+        PluginError: the method cannot.
+    """
+    log_w = method.log_weight(params, problem, z)
+    if log_w is None:
+        raise PluginError(f"Method '{method.name}' has no log_weight() and no log_path().")
+    return log_w
+
+
+def given_path(
+    method: Method, params: Params, problem: Problem, path: Tensor | None
+) -> tuple[Tensor, Tensor]:
+    """Evaluate log F and log B of a given path: [K + 1, S, N, D] -> [S, N] each.
+
+    Raises:
+        PluginError: the method has a `log_path`, and no path when traced.
+    """
+    kernels = None if path is None else method.log_path(params, problem, path)
+    if kernels is None:
+        raise PluginError(f"Method '{method.name}' has a log_path(), and gave no path.")
+    return kernels
