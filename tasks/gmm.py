@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from functools import cache
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -39,6 +39,10 @@ class GMM(LogDensity, frozen=True):
 
     name: ClassVar[str] = "gmm"
     source: ClassVar[str] = "arXiv:2208.01893"
+    # knowledge of the target: where its modes are
+    recommended: ClassVar[dict[str, dict[str, Any]]] = {
+        "mixture": {"method.n_components": 100, "method.box": HALF_WIDTH}
+    }
     metric_info: ClassVar[dict[str, Metric]] = {"modes": COVERED, "mode_coverage": COVERAGE}
 
     dim = 2

@@ -179,7 +179,7 @@ def test_bad_sets_are_refused(text):
         ({"lr": "nan"}, InvalidSetting, "lr=nan"),
         ({"steps": "0"}, InvalidSetting, "greater than or equal to 1"),
         ({"steps": "1.5"}, InvalidSetting, "steps=1.5"),
-        ({"bound": "elb"}, InvalidSetting, "'elbo' or 'iwae'"),
+        ({"bound": "elb"}, InvalidSetting, "'elbo', 'iwae' or 'log-variance'"),
         ({"n_leapfrog": "5"}, UnknownName, "method.n_leapfrog"),
         ({"method.n_leapfog": "5"}, UnknownName, "Did you mean 'method.n_leapfrog'"),
         ({"method.init_step": "0.7"}, InvalidSetting, "must be below max_step"),
