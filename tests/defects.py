@@ -9,8 +9,16 @@ from typing import ClassVar
 import torch
 
 from harness.api import Data, Noise, Params, Particles, Problem, log_std_normal
+from harness.methods._langevin import Bridge, Point
+from harness.methods.cmcd import CMCD
+from harness.methods.dds import DDS
 from harness.methods.hvae import HVAE
 from harness.methods.iaf import IAF
+from harness.methods.mcd import MCD
+from harness.methods.mixture import Mixture
+from harness.methods.realnvp import RealNVP
+from harness.methods.uha import UHA
+from harness.methods.ula import ULA
 from harness.methods.vb import VB
 from harness.tasks.gaussian import Gaussian
 from harness.tasks.gaussian_ar1 import GaussianAR1
@@ -162,6 +170,111 @@ class BackwardWithoutDeterminant(IAF, frozen=True):
     def log_weight(self, params: Params, problem: Problem, z: torch.Tensor):
         z_0, _ = self.invert(params, z, problem.context)
         return problem.log_joint(z) - problem.base.log_prob(z_0)
+
+
+class ControlAtTheWrongEnd(CMCD, frozen=True):
+    """Paths backwards take the control forwards where a step ends, not where it begins."""
+
+    name: ClassVar[str] = "control-at-the-wrong-end"
+    n_steps: int = 8
+
+    def reverse(self, params: Params, bridge: Bridge, k: int, there: Point, noise: Noise):
+        xi, epsilon = noise.normal(*there.y.shape, like=there.y), bridge.steps[k - 1]
+        scale = (2 * epsilon).sqrt()
+        mean = there.y + epsilon * self.backward_drift(params, bridge, k, there)
+        here = bridge.point(mean + scale * xi)
+        drift = bridge.score(k, here) + self.control(params, bridge, k, there)
+        ahead = here.y + epsilon * drift
+        return here, log_std_normal(xi) - log_std_normal((there.y - ahead) / scale)
+
+
+class AnotherKernelBackwards(MCD, frozen=True):
+    """The weights forwards know nothing of the correction that paths backwards are drawn with: both
+    are proper, and not of one law.
+    """
+
+    name: ClassVar[str] = "another-kernel-backwards"
+    n_steps: int = 8
+
+    def forward(self, params: Params, bridge: Bridge, k: int, here: Point, noise: Noise):
+        return ULA.forward(ULA(**self.of_ula()), params, bridge, k, here, noise)
+
+    def of_ula(self) -> dict:
+        """Its fields but the network's."""
+        return {name: value for name, value in self if name in ULA.model_fields}
+
+
+class ClippedNoise(DDS, frozen=True):
+    """The noise of every step is cut at two deviations."""
+
+    name: ClassVar[str] = "clipped-noise"
+    n_steps: int = 2
+    scale: float = 1.0
+    hidden: int = 16
+
+    def particles(
+        self, params: Params, problem: Problem, noise: Noise, n_particles: int, trace: bool = False
+    ) -> Particles:
+        return super().particles(params, problem, _Clipped(noise), n_particles, trace)  # type: ignore[arg-type]
+
+
+class _Clipped:
+    """Noise without what is beyond two deviations."""
+
+    def __init__(self, noise: Noise) -> None:
+        self.noise = noise
+
+    def normal(self, *shape: int, like: torch.Tensor) -> torch.Tensor:
+        return self.noise.normal(*shape, like=like).clamp(-2, 2)
+
+
+class DroppedComponent(Mixture, frozen=True):
+    """The density sums over all components but the last."""
+
+    name: ClassVar[str] = "dropped-component"
+
+    def log_weight(self, params: Params, problem: Problem, z: torch.Tensor) -> torch.Tensor:
+        others = {name: leaf[:, :-1] for name, leaf in params.items()}
+        return super().log_weight(others, problem, z)
+
+
+class MissingRefreshment(UHA, frozen=True):
+    """The weights compare a momentum with the one before it was refreshed."""
+
+    name: ClassVar[str] = "missing-refreshment"
+    n_steps: int = 4
+    init_step: float = 0.2
+
+    def forward(self, params: Params, bridge: Bridge, k: int, here: Point, noise: Noise):
+        kept = _Kept(noise)
+        there, log_ratio = super().forward(params, bridge, k, here, kept)  # type: ignore[arg-type]
+        refreshed = self.refreshed(params, k, here.momentum, kept.again())  # type: ignore[arg-type]
+        return there, log_ratio + log_std_normal(refreshed) - log_std_normal(here.momentum)
+
+
+class _Kept:
+    """Noise whose last draw can be had again."""
+
+    def __init__(self, noise: Noise) -> None:
+        self.noise, self.draw, self.repeat = noise, torch.zeros(0), False
+
+    def normal(self, *shape: int, like: torch.Tensor) -> torch.Tensor:
+        self.draw = self.draw if self.repeat else self.noise.normal(*shape, like=like)
+        return self.draw
+
+    def again(self):
+        self.repeat = True
+        return self
+
+
+class UnboundedScales(RealNVP, frozen=True):
+    """The log scales of couplings have no bound."""
+
+    name: ClassVar[str] = "unbounded-scales"
+
+    def transform(self, outputs: torch.Tensor, y: torch.Tensor):
+        log_scale = outputs[..., 0]
+        return y * log_scale.exp() + outputs[..., 1], log_scale
 
 
 class PermutedBatch(IAF, frozen=True):
@@ -421,6 +534,12 @@ METHODS = {
     BackwardWithoutMomentum: "weights backwards are proper",
     BackwardByAnotherKernel: "weights backwards are proper",
     BackwardWithoutDeterminant: "weights backwards are proper",
+    ControlAtTheWrongEnd: "weights backwards are proper",
+    AnotherKernelBackwards: "weights backwards are proper",
+    ClippedNoise: "weights are proper",
+    DroppedComponent: "weights are proper",
+    MissingRefreshment: "weights are proper",
+    UnboundedScales: "numbers are finite far from the start",
 }
 """Each wrong method with the check that catches it."""
 

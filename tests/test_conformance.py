@@ -11,14 +11,15 @@ import defects
 import pytest
 import torch
 
-from harness.api import Method, Task
+from harness.api import Method, Particles, Task, log_std_normal, tunable
 from harness.base.errors import BenchError
 from harness.conformance import METHOD_CHECKS, TASK_CHECKS, check_method, check_task
+from harness.methods.hvae import HVAE
 from harness.numerics.noise import Noise
 from harness.tasks.gaussian import Gaussian
 
 ROOT = Path(__file__).parents[1]
-SEEDS = range(10 if os.environ.get("BENCH_TESTS") == "full" else 4)
+SEEDS = range(10 if os.environ.get("BENCH_TESTS") == "full" else 2)
 
 
 def plugins(folder: str, kind: type) -> list[type]:
@@ -79,12 +80,82 @@ def test_every_file_has_its_plugin():
         "iaf",
         "hvae",
         "hvae_iaf",
+        "fullrank",
+        "mixture",
+        "realnvp",
+        "nsf",
+        "ula",
+        "mcd",
+        "cmcd",
+        "uha",
+        "dds",
     }
     assert {cls.__module__.rpartition(".")[2] for cls in TASKS} >= {
         "gaussian",
         "gaussian_ar1",
         "norms",
     }
+
+
+class OutsideUHA(Method, frozen=True):
+    """Hamiltonian annealing as a user would write it."""
+
+    name = "outside-uha"
+    source = "arXiv:2107.04150"
+    base = "learned"
+    n_steps: int = tunable(4, 1, 8, ge=1)
+
+    def init(self, dim, noise, n_context=0):
+        ones = torch.ones(self.n_steps, dtype=torch.float64)
+        params = {"step": torch.zeros(dim).double() - 1, "refresh": ones[:1]}
+        return params if self.n_steps == 1 else params | {"annealing": 0 * ones}
+
+    def particles(self, params, problem, noise, n_particles, trace=False):
+        h, epsilon = torch.sigmoid(params["refresh"]), 0.3 * torch.sigmoid(params["step"])
+        increments = params.get("annealing", params["refresh"])
+        betas = torch.nn.functional.softplus(increments).cumsum(-1)
+        betas = betas / betas[:, -1:]
+        scale = problem.base.log_scale.exp()
+
+        def score(z, beta):
+            to_base = (problem.base.mean - z) / scale**2
+            return beta[:, None] * problem.score(z) + (1 - beta[:, None]) * to_base
+
+        z = problem.base.sample(noise, n_particles)
+        v, log_w, path = noise.normal(*z.shape, like=z), -problem.base.log_prob(z), [z]
+        for beta in betas.unbind(-1):
+            v = start = h * v + (1 - h**2).sqrt() * noise.normal(*z.shape, like=z)
+            v = v + epsilon / 2 * score(z, beta)
+            z = z + epsilon * v
+            v = v + epsilon / 2 * score(z, beta)
+            log_w = log_w + log_std_normal(v) - log_std_normal(start)
+            path.append(z)
+        return Particles(z, log_w + problem.log_joint(z), torch.stack(path) if trace else None)
+
+
+class NothingButRounding(HVAE, frozen=True):
+    """A leaf that is divided by itself: its slope is rounding, another in a stack than alone."""
+
+    name = "nothing-but-rounding"
+
+    def init(self, dim, noise, n_context=0):
+        return super().init(dim, noise) | {"share": torch.zeros(3, dtype=torch.float64)}
+
+    def particles(self, params, problem, noise, n_particles, trace=False):
+        drawn = super().particles(params, problem, noise, n_particles, trace)
+        share = torch.nn.functional.softplus(params["share"])
+        one = (share / share.sum(-1, keepdim=True)).sum(-1)
+        return Particles(drawn.z, drawn.log_w * one, drawn.path)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_a_slope_of_nothing_but_rounding_is_no_leak(seed):
+    holds, detail = METHOD_CHECKS["replicates do not leak"](NothingButRounding, seed, 1.0)
+    assert holds, detail
+
+
+def test_a_path_written_by_a_user_passes():
+    assert failures(check_method(OutsideUHA, 0, thoroughness=0.5)) == {}
 
 
 @pytest.mark.parametrize(

@@ -55,6 +55,7 @@ from harness.plan.registry import find
 
 DRAWS = 20_000  # for each of the six problems of a main setting
 CHUNK = 1_000  # draws computed at a time: the memory of one is a few MB
+FAR = 1.0  # of the leaves' moves where numbers need only be finite
 HEAVIEST_TAIL = 1 / 3
 """The Pareto shape from which weights have no third moment, and a mean's z-score is far from
 normal.
@@ -63,6 +64,7 @@ FEWEST_SETTINGS = 3
 TASKS = ("gaussian-2", "bayes-linear-2", "student-mixture-1")
 FEWEST_EFFECTIVE = 500
 WIDTHS = (0.8, 0.4)  # of the narrow targets, in standard deviations of the method's own draws
+BACKWARD_JITTER = 0.1  # a wrong law backwards shows where a network's numbers are large enough
 BACKWARD_WIDTHS = (1.0, 0.9)  # reciprocal weights have no variance where a target is much narrower
 Leaves = dict[str, Tensor]
 
@@ -138,7 +140,7 @@ def backward_weights_are_proper(cls: type[Method], seed: int, thoroughness: floa
     """
     worst, n_reliable, n_problems, dim = Worst(), 0, 0, 2
     draws = max(2_000, int(DRAWS / 2 * thoroughness))
-    settings = product(settings_and_contexts(cls), (0.0, JITTER))
+    settings = product(settings_and_contexts(cls), (0.0, BACKWARD_JITTER))
     for number, ((values, n_context), jitter) in enumerate(settings):
         method, stream = cls(**values), f"{seed}/backward/{number}"
         params = method_leaves(method, dim, stream, 6, n_context, jitter)
@@ -398,7 +400,9 @@ def _slope_errors(
 
 
 def replicates_do_not_leak(cls: type[Method], seed: int, _: float) -> Verdict:
-    """A stack of three gives the values and gradients that each replicate gives alone."""
+    """A stack of three gives the values and gradients that each replicate gives alone; slopes are
+    measured against those of all leaves, as one leaf may have none but rounding.
+    """
     worst, streams = Worst(), [f"{seed}/replicate/{replicate}" for replicate in range(3)]
     for values, n_context in settings_and_contexts(cls):
         method = cls(**values)
@@ -414,9 +418,11 @@ def replicates_do_not_leak(cls: type[Method], seed: int, _: float) -> Verdict:
             slopes.append(slope)
         worst.add(distance(stack.z, torch.cat([draw.z for draw in draws], 1)))
         worst.add(distance(stack.log_w, torch.cat([draw.log_w for draw in draws], 1)))
+        steepest = max((float(s.abs().amax()) for s in stack_slopes.values()), default=0.0)
         for name, slope in stack_slopes.items():
-            own_slopes = torch.stack([single[name] for single in slopes])
-            worst.add(distance(slope, own_slopes.sum(0) if n_context else own_slopes.flatten(0, 1)))
+            singles = torch.stack([single[name] for single in slopes])
+            own_slopes = singles.sum(0) if n_context else singles.flatten(0, 1)
+            worst.add(distance(slope, own_slopes, steepest))
     return worst.verdict("largest relative difference between a stack and one alone", 1e-10)
 
 
@@ -445,6 +451,20 @@ def same_seed_same_numbers(cls: type[Method], seed: int, _: float) -> Verdict:
     if bool((draw.z == another.z).all(-1).any()) or torch.equal(draw.log_w, another.log_w):
         return False, "another seed gave the same numbers"
     return True, "the same seed repeated, another seed differed"
+
+
+def numbers_are_finite(cls: type[Method], seed: int, _: float) -> Verdict:
+    """Draws and log-weights stay finite where every leaf is far from its start, by N(0, 1)."""
+    method, unbounded = cls(), 0
+    for n_context in (0, N_CONTEXT):
+        stream = f"{seed}/far"
+        params = method_leaves(method, 2, stream, 4, n_context, FAR)
+        problem = conjugate(4, 2, stream, n_context).problem()
+        with torch.no_grad():
+            particles = method.particles(params, problem, Noise([stream]), CHUNK)
+        finite = particles.z.isfinite().all(-1) & particles.log_w.isfinite()
+        unbounded += int((~finite).sum())
+    return not unbounded, f"{unbounded} of {8 * CHUNK:,} particles are not finite (limit 0)"
 
 
 def shapes_and_precision_are_kept(cls: type[Method], seed: int, _: float) -> Verdict:
@@ -549,6 +569,7 @@ METHOD_CHECKS: dict[str, Callable[[type[Method], int, float], Verdict]] = {
     "gradients equal finite differences": gradients_are_right,
     "surrogates have the gradient": surrogates_have_the_gradient,
     "replicates do not leak": replicates_do_not_leak,
+    "numbers are finite far from the start": numbers_are_finite,
     "same seed, same numbers": same_seed_same_numbers,
     "shapes and precision are kept": shapes_and_precision_are_kept,
     "tracing changes nothing": trace_changes_nothing,

@@ -297,15 +297,16 @@ def leaf_fault(leaves: Params) -> str | None:
     return None
 
 
-def distance(a: Tensor, b: Tensor) -> float:
-    """The largest difference, relative to the largest value."""
+def distance(a: Tensor, b: Tensor, scale: float = 0.0) -> float:
+    """The largest difference, relative to the largest value, or to `scale` where that is larger."""
     if a.shape != b.shape:
         return math.inf
     if not a.numel():
         return 0.0
     a, b = a.detach(), b.detach()
-    scale = torch.maximum(a.abs().amax(), b.abs().amax()).clamp(min=torch.finfo(a.dtype).tiny)
-    return float(((a - b).abs().amax() / scale).nan_to_num(math.inf))
+    smallest = max(scale, torch.finfo(a.dtype).tiny)
+    largest = torch.maximum(a.abs().amax(), b.abs().amax()).clamp(min=smallest)
+    return float(((a - b).abs().amax() / largest).nan_to_num(math.inf))
 
 
 def equal(a: Mapping[str, Tensor], b: Mapping[str, Tensor]) -> bool:
