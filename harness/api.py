@@ -428,6 +428,13 @@ class Target(Task, frozen=True, metaclass=_FieldsKeepTheirTypes):
         },
         "smoke": {"steps": 200, "lr": 5e-2, "lr_schedule": "cosine", "eval_particles": 500},
     }
+    # at 1e-2 one in six couplings spikes or diverges; the path gradient of a Gaussian has no noise
+    # where the posterior is one, and so takes large steps
+    recommended: ClassVar[dict[str, dict[str, Any]]] = {
+        "fullrank": {"gradient": "path", "lr_method": 3e-2},
+        "realnvp": {"lr_method": 3e-3},
+        "nsf": {"lr_method": 3e-3},
+    }
     base_mean: ClassVar[float] = 0.0
     base_scale: ClassVar[float] = 1.0
     log_z: ClassVar[float | None] = None

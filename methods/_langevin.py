@@ -91,7 +91,7 @@ class Annealed(Method, frozen=True):
     )
     max_step: float = Field(0.5, gt=0, description="upper end of every step size")
     init_step: float = tunable(
-        1e-4, 1e-5, 0.2, log=True, gt=0, description="first step size, below max_step"
+        1e-3, 1e-5, 0.2, log=True, gt=0, description="first step size, below max_step"
     )
 
     @model_validator(mode="after")

@@ -40,7 +40,7 @@ class UHA(Annealed, frozen=True):
         True, description="a step size (of each dimension) and an h for each step"
     )
     init_step: float = tunable(
-        0.005, 0.001, 0.2, log=True, gt=0, description="first step size, below max_step"
+        0.02, 0.001, 0.2, log=True, gt=0, description="first step size, below max_step"
     )
     init_refresh: float = tunable(
         0.8, 0.1, 0.99, gt=0, lt=1, description="first h, the share of a momentum that stays"

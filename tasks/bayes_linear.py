@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from functools import cache
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -45,6 +45,12 @@ class BayesLinear(Model, frozen=True):
     name: ClassVar[str] = "bayes-linear"
     source: ClassVar[str] = "made for this benchmark"
     variant: ClassVar[str] = "dim"
+    # a step is stable below 2 over the largest precision, 8,000 from the base that learning starts at
+    recommended: ClassVar[dict[str, dict[str, Any]]] = {
+        **Model.recommended,
+        **{name: {"method.init_step": 1e-4} for name in ("ula", "mcd", "cmcd")},
+        "uha": {"method.init_step": 0.005},
+    }
     metric_info: ClassVar[dict[str, Metric]] = LIMITS
 
     dim = 25

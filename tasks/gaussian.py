@@ -234,11 +234,16 @@ class Gaussian(Task, frozen=True):
             "eval_particles": 500,
         },
     }
+    # the first steps of a path must be stable under a base that is as wide as the prior;
     # at 1e-2 an autoregressive net spikes from d = 50 on; at 3e-3, unclipped, two of six runs of
     # hvae-iaf diverged at d = 25
     recommended: ClassVar[dict[str, dict[str, Any]]] = {
         "iaf": {"lr_method": 3e-3},
         "hvae-iaf": {"lr_method": 3e-3, "clip_norm": 100.0},
+        "fullrank": {"gradient": "path"},
+        **{name: {"lr_method": 3e-3} for name in ("realnvp", "nsf")},
+        **{name: {"method.init_step": 1e-5} for name in ("ula", "mcd", "cmcd")},
+        "uha": {"method.init_step": 0.002},
     }
 
     dim: int = Field(25, ge=1, description="latent dimension d")

@@ -194,9 +194,10 @@ class GaussianAR1(Task, frozen=True):
     # a leapfrog step is stable below 2 / sqrt(1 + n (1 + rho) / (1 - rho)), 0.0046 by default: the
     # methods' 0.005 is not
     recommended: ClassVar[dict[str, dict[str, Any]]] = {
+        **Gaussian.recommended,
         "hvae": {"method.init_step": 0.002},
         "hvae-iaf": {"method.init_step": 0.002, **Gaussian.recommended["hvae-iaf"]},
-        "iaf": Gaussian.recommended["iaf"],
+        "fullrank": {"gradient": "path", "lr_method": 0.1, "lr_base": 0.005},
     }
 
     dim: int = Field(25, ge=1, description="latent dimension d")

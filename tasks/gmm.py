@@ -41,7 +41,8 @@ class GMM(LogDensity, frozen=True):
     source: ClassVar[str] = "arXiv:2208.01893"
     # knowledge of the target: where its modes are
     recommended: ClassVar[dict[str, dict[str, Any]]] = {
-        "mixture": {"method.n_components": 100, "method.box": HALF_WIDTH}
+        **LogDensity.recommended,
+        "mixture": {"method.n_components": 100, "method.box": HALF_WIDTH},
     }
     metric_info: ClassVar[dict[str, Metric]] = {"modes": COVERED, "mode_coverage": COVERAGE}
 

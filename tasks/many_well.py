@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from functools import cache
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -59,6 +59,11 @@ class ManyWell(LogDensity, frozen=True):
 
     name: ClassVar[str] = "many-well"
     source: ClassVar[str] = "arXiv:2208.01893"
+    # the score grows as the cube of x: with larger steps a path that is far out runs away
+    recommended: ClassVar[dict[str, dict[str, Any]]] = {
+        **LogDensity.recommended,
+        **{name: {"method.max_step": 0.1} for name in ("hvae", "uha")},
+    }
     metric_info: ClassVar[dict[str, Metric]] = LIMITS
 
     dim: int = Field(32, ge=2, description="latent dimension D, even")
