@@ -45,7 +45,7 @@ class BayesLinear(Model, frozen=True):
     name: ClassVar[str] = "bayes-linear"
     source: ClassVar[str] = "made for this benchmark"
     variant: ClassVar[str] = "dim"
-    # a step is stable below 2 over the largest precision, 8,000 from the base that learning starts at
+    # steps are stable below 2 over the largest precision, 6,500 in units of the first base
     recommended: ClassVar[dict[str, dict[str, Any]]] = {
         **Model.recommended,
         **{name: {"method.init_step": 1e-4} for name in ("ula", "mcd", "cmcd")},
