@@ -102,7 +102,7 @@ class Mirror(BaseHTTPRequestHandler):
         """Half of it, and the rest when the test says so."""
         half = len(ZIPPED[name]) // 2
         self.send(ZIPPED[name][:half], len(ZIPPED[name]))
-        self.server.released.wait(20)
+        self.server.released.wait(120)
         self.wfile.write(ZIPPED[name][half:])
 
     def serve_absent(self, name):

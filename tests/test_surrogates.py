@@ -162,6 +162,10 @@ def test_an_own_surrogate_is_what_training_climbs():
         ("hvae", {"gradient": "path"}, "method 'hvae' does not give"),
         ("vb", {"gradient": "dreg"}, "is not one of bound=elbo"),
         ("iwae", {"gradient": "path"}, "is not one of bound=iwae"),
+        ("vb", {"bound": "log-variance", "gradient": "path"}, "is not one of bound=log-variance"),
+        ("vb", {"bound": "log-variance", "particles": 1}, "set particles to 2 or more"),
+        ("hvae", {"bound": "log-variance"}, "Use bound=elbo"),
+        ("dds", {"base": "learned"}, "does not use the base"),
     ],
 )
 def test_gradients_that_do_not_go_together_are_refused(method, settings, message):
