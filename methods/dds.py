@@ -39,7 +39,7 @@ class DDS(Method, frozen=True):
     base: ClassVar[str] = "prior"
     uses_base: ClassVar[bool] = False
 
-    n_steps: int = tunable(16, 1, 32, log=True, ge=0, description="steps K")
+    n_steps: int = tunable(8, 1, 32, log=True, ge=0, description="steps K")
     scale: float = tunable(1.0, 0.2, 5.0, log=True, gt=0, description="standard deviation s")
     hidden: int = Field(64, ge=1, description="units of the network's two hidden layers")
 
