@@ -13,8 +13,7 @@ from harness.api import Field, Method, Noise, Params, Particles, Problem, log_st
 from harness.nets import N_TIME, init_linear, init_mlp, linear, mlp, time_features
 
 LARGEST_SCORE = 100.0
-FIRST_CORRELATION = math.exp(-2.0)
-"""Between both ends of the first process, which has no control."""
+FIRST_CORRELATION = math.exp(-2.0)  # between both ends of the process without control
 
 
 class DDS(Method, frozen=True):
@@ -60,11 +59,11 @@ class DDS(Method, frozen=True):
         """Evaluate u_k(y): [S, N, D]."""
         time = time_features(k / self.n_steps, like=y)
         extra = [time] if problem.context is None else [time, problem.context]
-        seen = [each.expand(*y.shape[:2], -1) for each in extra]
+        inputs = [y, *(each.expand(*y.shape[:2], -1) for each in extra)]
         score = self.scale * problem.score(self.scale * y)
         squashed = score / (1 + score.abs() / LARGEST_SCORE)
         gate = linear(params, "of_score", time.expand(1, y.shape[1], -1))
-        return mlp(params, "net", torch.cat([y, *seen], -1)) + gate * squashed
+        return mlp(params, "net", torch.cat(inputs, -1)) + gate * squashed
 
     def noise_scales(self, params: Params) -> list[Tensor]:
         """Return b_1 ... b_K, [R, 1] each."""

@@ -63,6 +63,7 @@ class ManyWell(LogDensity, frozen=True):
     recommended: ClassVar[dict[str, dict[str, Any]]] = {
         **LogDensity.recommended,
         **{name: {"method.max_step": 0.1} for name in ("hvae", "uha")},
+        "dds": {"lr_method": 3e-3},
     }
     metric_info: ClassVar[dict[str, Metric]] = LIMITS
 
