@@ -295,7 +295,8 @@ def test_without_space_nothing_half_written_stays(at, tmp_path):
 
 
 START = """
-import sys
+import signal, sys
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it
 from harness.datasets import files as data
 from harness.cli import main
 data.KNOWN["toy"] = data.DataSet("toy", "A toy", tuple(data.DataFile(*one) for one in {files}), ())
