@@ -47,12 +47,12 @@ class FullRank(Method, frozen=True):
         """Draw from the Gaussian. Shapes: z [S, N, D], log_w [S, N]."""
         mean = problem.base.mean
         epsilon = noise.normal(n_particles, *mean.shape, like=mean)
-        if self.rank is None:
-            y = _times(self.triangle(params, mean), epsilon)
-        else:
-            of_directions = noise.normal(*epsilon.shape[:2], self.rank, like=mean)
-            y = epsilon + _times(params["directions"], of_directions)
-        z = problem.base.scaled(y)
+        if self.rank is None:  # to solve for the epsilon of a draw loses digits where D is large
+            z = problem.base.scaled(_times(self.triangle(params, mean), epsilon))
+            log_q = log_std_normal(epsilon) - problem.base.log_scale.sum(-1)
+            return Particles(z, problem.log_joint(z) - log_q)
+        of_directions = noise.normal(*epsilon.shape[:2], self.rank, like=mean)
+        z = problem.base.scaled(epsilon + _times(params["directions"], of_directions))
         return Particles(z, self.log_weight(params, problem, z))
 
     def log_weight(self, params: Params, problem: Problem, z: Tensor) -> Tensor:

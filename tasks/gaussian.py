@@ -240,7 +240,7 @@ class Gaussian(Task, frozen=True):
     recommended: ClassVar[dict[str, dict[str, Any]]] = {
         "iaf": {"lr_method": 3e-3},
         "hvae-iaf": {"lr_method": 3e-3, "clip_norm": 100.0},
-        "fullrank": {"gradient": "path"},
+        "fullrank": {"gradient": "path", "lr_method": 1e-3},
         **{name: {"lr_method": 3e-3} for name in ("realnvp", "nsf")},
         **{name: {"method.init_step": 1e-5} for name in ("ula", "mcd", "cmcd")},
         "uha": {"method.init_step": 0.002},

@@ -238,6 +238,16 @@ def test_a_gaussian_has_the_density_of_its_covariance(method):
     assert same(particles.log_w, expected, 1e-10)
 
 
+def test_a_bound_is_one_where_the_matrix_of_a_gaussian_is_ill_conditioned():
+    """Solving for epsilon gave a bound of 1e62 nats here."""
+    method, target = FullRank(), conjugate(1, 100, "wide")
+    params = method_leaves(method, 100, "leaves", 1, jitter=3.0)
+    particles = method.particles(params, target.problem(), Noise(["noise"]), 100)
+    assert float((particles.log_w - target.log_evidence).max()) < 0
+    solved = method.log_weight(params, target.problem(), particles.z)
+    assert not same(solved, particles.log_w, 1e-3)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("task", ["gaussian-ar1", "bayes-linear"])
 def test_a_full_rank_gaussian_reaches_a_gaussian_posterior(task):
