@@ -39,7 +39,8 @@ def main(study: str) -> None:
         runs = select_runs(store, RunFilter(keys=study_keys(study)))
         tables = compare(runs, Options(metrics))
         grids = [grid for table in tables for grid in table_grids(table, Style(costs=False))]
-    grids += [grid for source in [PUBLISHED.get(study)] if source for grid in published(*source)]
+    if study in PUBLISHED:
+        grids += published(*PUBLISHED[study])
     path.write_text(replaced(path.read_text(), study, tables_of(grids)))
 
 

@@ -10,7 +10,13 @@ from harness.analysis.grids import Grid
 
 
 def replaced(page: str, name: str, text: str) -> str:
-    """Put a text between a name's marks."""
+    """Put a text between a name's marks.
+
+    Raises:
+        ValueError: the page has none.
+    """
+    if f"<!-- {name} -->\n" not in page:
+        raise ValueError(f"The page has no '<!-- {name} -->'. Put it, and '<!-- end -->', there.")
     pattern = rf"(<!-- {name} -->\n).*?(<!-- end -->)"
     return re.sub(pattern, lambda match: f"{match[1]}{text}\n{match[2]}", page, flags=re.DOTALL)
 

@@ -71,10 +71,26 @@ def mlp(params: Params, name: str, x: Tensor) -> Tensor:
     return linear(params, f"{name}.{layer}", x)
 
 
+def appended(x: Tensor, *vectors: Tensor | None) -> Tensor:
+    """Append vectors to each of x [S, N, D]: [N, C], or one for all, [C]; nothing for None."""
+    given = (vector for vector in vectors if vector is not None)
+    return torch.cat([x, *(vector.expand(*x.shape[:2], -1) for vector in given)], -1)
+
+
 def time_features(t: float, like: Tensor) -> Tensor:
     r"""Embed a time in [0, 1]: $\cos \pi j t$ and $\sin \pi j t$ for $j = 1 \dots 8$, [16]."""
     angles = math.pi * t * torch.arange(1, N_TIME // 2 + 1)
     return torch.cat([angles.cos(), angles.sin()]).to(like)
+
+
+def init_time_mlp(name: str, dim: int, n_context: int, hidden: int, noise: Noise) -> Params:
+    """Two hidden layers from a position, a time and the context to D outputs, zero at first."""
+    return init_mlp(name, (dim + N_TIME + n_context, hidden, hidden, dim), noise)
+
+
+def time_mlp(params: Params, name: str, y: Tensor, t: float, context: Tensor | None) -> Tensor:
+    """Evaluate the network at positions y [S, N, D] and the time t: [S, N, D]."""
+    return mlp(params, name, appended(y, time_features(t, like=y), context))
 
 
 def autoregressive_masks(

@@ -19,7 +19,7 @@ from harness.api import (
     log_std_normal,
     tunable,
 )
-from harness.nets import init_mlp, mlp
+from harness.nets import appended, init_mlp, mlp
 
 
 class Couplings(Method, frozen=True):
@@ -95,8 +95,7 @@ class Couplings(Method, frozen=True):
         """
         seen, moved = halves(layer, y.shape[-1])
         given = y[..., seen]
-        extra = [] if context is None else [context.expand(y.shape[0], -1, -1)]
-        outputs = mlp(params, f"net{layer}", torch.cat([given, *extra], -1))
+        outputs = mlp(params, f"net{layer}", appended(given, context))
         outputs = outputs.unflatten(-1, (len(moved), self.n_outputs))
         f = self.inverse if backwards else self.transform
         there, log_slope = f(outputs, y[..., moved])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import ClassVar
@@ -12,17 +11,17 @@ from torch import Tensor
 
 from harness.api import (
     Field,
-    Method,
     Noise,
     Params,
     Particles,
     Problem,
     abstractmethod,
     log_std_normal,
-    model_validator,
     tunable,
 )
-from harness.nets import N_TIME, init_mlp, mlp, time_features
+from harness.nets import init_time_mlp, time_mlp
+
+from ._steps import StepSizes
 
 
 @dataclass(frozen=True)
@@ -66,14 +65,18 @@ class Bridge:
         score = base.log_scale.exp() * self.problem.score(base.scaled(y))
         return Point(y, score, none if momentum is None else momentum)
 
+    def scale(self, k: int) -> Tensor:
+        r"""Return $\sqrt{2 \epsilon_k}$, [R, D]."""
+        return (2 * self.steps[k - 1]).sqrt()
+
     def score(self, k: int, point: Point) -> Tensor:
         r"""Return $s_k = \nabla_y \log g_k$: [S, N, D]."""
         beta = self.betas[k - 1]
         return beta * point.score - (1 - beta) * point.y
 
 
-class Annealed(Method, frozen=True):
-    r"""K = `n_steps` moves forwards $F_k$ from draws of the base, each with a law backwards $B_k$.
+class Annealed(StepSizes, frozen=True):
+    r"""K = `n_steps` kernels $F_k$ from draws of the base, each with a backward kernel $B_k$.
 
     $$\log w = \log p(x, z_K) - \log q_0(z_0)
     + \sum_k \log \frac{B_k(z_{k-1} \mid z_k)}{F_k(z_k \mid z_{k-1})}$$
@@ -86,21 +89,10 @@ class Annealed(Method, frozen=True):
     base: ClassVar[str] = "learned"
 
     n_steps: int = tunable(8, 1, 32, log=True, ge=0, description="steps K")
-    vary_steps: bool = Field(
-        False, description="a step size for each step as well as for each dimension"
-    )
     max_step: float = Field(0.5, gt=0, description="upper end of every step size")
     init_step: float = tunable(
         1e-3, 1e-5, 0.2, log=True, gt=0, description="first step size, below max_step"
     )
-
-    @model_validator(mode="after")
-    def _step_below_its_maximum(self) -> Annealed:
-        if self.init_step >= self.max_step:
-            raise ValueError(
-                f"init_step ({self.init_step:g}) must be below max_step ({self.max_step:g})"
-            )
-        return self
 
     @abstractmethod
     def forward(
@@ -124,9 +116,7 @@ class Annealed(Method, frozen=True):
 
     def init_path(self, dim: int) -> Params:
         """Step sizes, and annealing at even distances."""
-        shape = (self.n_steps, dim) if self.vary_steps else (dim,)
-        share = self.init_step / self.max_step
-        params = {"step": torch.full(shape, math.log(share / (1 - share)), dtype=torch.float64)}
+        params = self.init_steps(self.n_steps, dim)
         if self.n_steps > 1:
             params["annealing"] = torch.zeros(self.n_steps, dtype=torch.float64)
         return params
@@ -141,12 +131,7 @@ class Annealed(Method, frozen=True):
             increments = torch.nn.functional.softplus(params["annealing"])
             sums = increments.cumsum(-1)[..., None]  # [R, K, 1]
             betas = [*(sums / sums[:, -1:]).unbind(1)[:-1], *ones]
-        return Bridge(problem, betas, self.step_sizes(params))
-
-    def step_sizes(self, params: Params) -> list[Tensor]:
-        r"""Return $\epsilon_1 \dots \epsilon_K$, [R, D] each."""
-        epsilon = self.max_step * torch.sigmoid(params["step"])
-        return list(epsilon.unbind(1)) if self.vary_steps else [epsilon] * self.n_steps
+        return Bridge(problem, betas, self.step_sizes(params, self.n_steps))
 
     def particles(
         self, params: Params, problem: Problem, noise: Noise, n_particles: int, trace: bool = False
@@ -188,42 +173,45 @@ class Langevin(Annealed, frozen=True):
         """Evaluate b_k: [S, N, D]. By default the annealed score."""
         return bridge.score(k, point)
 
+    def ahead(self, params: Params, bridge: Bridge, k: int, here: Point) -> Tensor:
+        """Evaluate the mean of F_k."""
+        return here.y + bridge.steps[k - 1] * self.forward_drift(params, bridge, k, here)
+
+    def back(self, params: Params, bridge: Bridge, k: int, there: Point) -> Tensor:
+        """Evaluate the mean of B_k."""
+        return there.y + bridge.steps[k - 1] * self.backward_drift(params, bridge, k, there)
+
     def forward(
         self, params: Params, bridge: Bridge, k: int, here: Point, noise: Noise
     ) -> tuple[Point, Tensor]:
         """Draw y_k."""
-        epsilon, xi = bridge.steps[k - 1], noise.normal(*here.y.shape, like=here.y)
-        scale = (2 * epsilon).sqrt()
-        mean = here.y + epsilon * self.forward_drift(params, bridge, k, here)
-        there = bridge.point(mean + scale * xi)
-        back = there.y + epsilon * self.backward_drift(params, bridge, k, there)
-        return there, log_std_normal((here.y - back) / scale) - log_std_normal(xi)
+        xi, scale = noise.normal(*here.y.shape, like=here.y), bridge.scale(k)
+        there = bridge.point(self.ahead(params, bridge, k, here) + scale * xi)
+        residual = (here.y - self.back(params, bridge, k, there)) / scale
+        return there, log_std_normal(residual) - log_std_normal(xi)
 
     def reverse(
         self, params: Params, bridge: Bridge, k: int, there: Point, noise: Noise
     ) -> tuple[Point, Tensor]:
         """Draw y_{k-1}."""
-        epsilon, xi = bridge.steps[k - 1], noise.normal(*there.y.shape, like=there.y)
-        scale = (2 * epsilon).sqrt()
-        mean = there.y + epsilon * self.backward_drift(params, bridge, k, there)
-        here = bridge.point(mean + scale * xi)
-        ahead = here.y + epsilon * self.forward_drift(params, bridge, k, here)
-        return here, log_std_normal(xi) - log_std_normal((there.y - ahead) / scale)
+        xi, scale = noise.normal(*there.y.shape, like=there.y), bridge.scale(k)
+        here = bridge.point(self.back(params, bridge, k, there) + scale * xi)
+        residual = (there.y - self.ahead(params, bridge, k, here)) / scale
+        return here, log_std_normal(xi) - log_std_normal(residual)
 
     def log_path(self, params: Params, problem: Problem, path: Tensor) -> tuple[Tensor, Tensor]:
-        """Evaluate both laws of a given path. Shapes: [K + 1, S, N, D] -> [S, N] each."""
+        """Evaluate all kernels along a given path. Shapes: [K + 1, S, N, D] -> [S, N] each."""
         bridge, base = self.bridge(params, problem), problem.base
         points = [bridge.point(base.standardised(z)) for z in path]
         log_forward, log_backward = log_std_normal(points[0].y), bridge.log_target(points[-1].y)
+        log_units = len(points) * base.log_scale.sum(-1)
         for k, (here, there) in enumerate(pairwise(points), 1):
-            epsilon = bridge.steps[k - 1]
-            scale = (2 * epsilon).sqrt()
-            ahead = here.y + epsilon * self.forward_drift(params, bridge, k, here)
-            back = there.y + epsilon * self.backward_drift(params, bridge, k, there)
-            log_forward = log_forward + log_std_normal((there.y - ahead) / scale)
-            log_backward = log_backward + log_std_normal((here.y - back) / scale)
-        scales = sum(0.5 * (2 * epsilon).log().sum(-1) for epsilon in bridge.steps)
-        log_units = scales + len(points) * base.log_scale.sum(-1)
+            scale = bridge.scale(k)
+            ahead = (there.y - self.ahead(params, bridge, k, here)) / scale
+            back = (here.y - self.back(params, bridge, k, there)) / scale
+            log_forward = log_forward + log_std_normal(ahead)
+            log_backward = log_backward + log_std_normal(back)
+            log_units = log_units + scale.log().sum(-1)
         return log_forward - log_units, log_backward - log_units
 
 
@@ -238,12 +226,8 @@ class Controlled(Langevin, frozen=True):
         """Those of the path, and `net.{0,1,2}.weight` and `.bias`."""
         if not self.n_steps:
             return {}
-        sizes = (dim + N_TIME + n_context, self.hidden, self.hidden, dim)
-        return self.init_path(dim) | init_mlp("net", sizes, noise)
+        return self.init_path(dim) | init_time_mlp("net", dim, n_context, self.hidden, noise)
 
     def control(self, params: Params, bridge: Bridge, k: int, point: Point) -> Tensor:
         """Evaluate u_k(y): [S, N, D]."""
-        time, context = time_features(k / self.n_steps, like=point.y), bridge.problem.context
-        extra = [time] if context is None else [time, context]
-        seen = [each.expand(*point.y.shape[:2], -1) for each in extra]
-        return mlp(params, "net", torch.cat([point.y, *seen], -1))
+        return time_mlp(params, "net", point.y, k / self.n_steps, bridge.problem.context)

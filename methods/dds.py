@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 
 from harness.api import Field, Method, Noise, Params, Particles, Problem, log_std_normal, tunable
-from harness.nets import N_TIME, init_linear, init_mlp, linear, mlp, time_features
+from harness.nets import N_TIME, init_linear, init_time_mlp, linear, time_features, time_mlp
 
-LARGEST_SCORE = 100.0
+MAX_SCORE = 100.0
 FIRST_CORRELATION = math.exp(-2.0)  # between both ends of the process without control
 
 
@@ -48,22 +48,19 @@ class DDS(Method, frozen=True):
             return {}
         b_squared = 1 - FIRST_CORRELATION ** (2 / self.n_steps)
         rate = 0.5 * math.log(b_squared) - math.log(1 - math.sqrt(b_squared))
-        sizes = (dim + N_TIME + n_context, self.hidden, self.hidden, dim)
         return {
             "rate": torch.full((self.n_steps,), rate, dtype=torch.float64),
-            **init_mlp("net", sizes, noise),
+            **init_time_mlp("net", dim, n_context, self.hidden, noise),
             **init_linear("of_score", N_TIME, dim, noise, scale=0.0),
         }
 
     def control(self, params: Params, problem: Problem, k: int, y: Tensor) -> Tensor:
         """Evaluate u_k(y): [S, N, D]."""
-        time = time_features(k / self.n_steps, like=y)
-        extra = [time] if problem.context is None else [time, problem.context]
-        inputs = [y, *(each.expand(*y.shape[:2], -1) for each in extra)]
         score = self.scale * problem.score(self.scale * y)
-        squashed = score / (1 + score.abs() / LARGEST_SCORE)
-        gate = linear(params, "of_score", time.expand(1, y.shape[1], -1))
-        return mlp(params, "net", torch.cat(inputs, -1)) + gate * squashed
+        squashed = score / (1 + score.abs() / MAX_SCORE)
+        t = k / self.n_steps
+        gate = linear(params, "of_score", time_features(t, like=y).expand(1, y.shape[1], -1))
+        return time_mlp(params, "net", y, t, problem.context) + gate * squashed
 
     def noise_scales(self, params: Params) -> list[Tensor]:
         """Return b_1 ... b_K, [R, 1] each."""

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from harness.api import Field, Method, Noise, Params, Particles, Problem, log_std_normal
 
-FIRST_DIRECTIONS = 0.1  # scale of the first U: at U = 0 its gradient is 0
+INIT_DIRECTIONS = 0.1  # scale of the first U: at U = 0 its gradient is 0
 
 
 class FullRank(Method, frozen=True):
@@ -37,7 +37,7 @@ class FullRank(Method, frozen=True):
     def init(self, dim: int, noise: Noise, n_context: int = 0) -> Params:
         """`lower` [D (D - 1) / 2], the rows of L left of its diagonal, or `directions` [D, r]."""
         if self.rank is not None:
-            return {"directions": FIRST_DIRECTIONS * noise.normal(dim, self.rank)}
+            return {"directions": INIT_DIRECTIONS * noise.normal(dim, self.rank)}
         n = dim * (dim - 1) // 2
         return {"lower": torch.zeros(n, dtype=torch.float64)} if n else {}
 
@@ -48,11 +48,11 @@ class FullRank(Method, frozen=True):
         mean = problem.base.mean
         epsilon = noise.normal(n_particles, *mean.shape, like=mean)
         if self.rank is None:  # to solve for the epsilon of a draw loses digits where D is large
-            z = problem.base.scaled(_times(self.triangle(params, mean), epsilon))
+            z = problem.base.scaled(matvec(self.triangle(params, mean), epsilon))
             log_q = log_std_normal(epsilon) - problem.base.log_scale.sum(-1)
             return Particles(z, problem.log_joint(z) - log_q)
         of_directions = noise.normal(*epsilon.shape[:2], self.rank, like=mean)
-        z = problem.base.scaled(epsilon + _times(params["directions"], of_directions))
+        z = problem.base.scaled(epsilon + matvec(params["directions"], of_directions))
         return Particles(z, self.log_weight(params, problem, z))
 
     def log_weight(self, params: Params, problem: Problem, z: Tensor) -> Tensor:
@@ -70,7 +70,7 @@ class FullRank(Method, frozen=True):
         U = params["directions"]
         C = torch.linalg.cholesky(torch.eye(U.shape[-1]).to(U) + U.mT @ U)  # C C' = I + U' U
         projected = torch.linalg.solve_triangular(C, U.mT, upper=False)  # C^-1 U'
-        along = _times(projected, y)  # y' (I + U U')^-1 y = |y|^2 - |C^-1 U' y|^2
+        along = matvec(projected, y)  # y' (I + U U')^-1 y = |y|^2 - |C^-1 U' y|^2
         log_det = C.diagonal(dim1=-2, dim2=-1).log().sum(-1)
         return log_std_normal(y) + 0.5 * along.square().sum(-1) - log_det
 
@@ -84,6 +84,6 @@ class FullRank(Method, frozen=True):
         return L.index_put((torch.arange(len(L))[:, None], row, column), params["lower"])
 
 
-def _times(matrix: Tensor, x: Tensor) -> Tensor:
+def matvec(matrix: Tensor, x: Tensor) -> Tensor:
     """Multiply each problem's vectors: [R, m, n] and [S, N, n] -> [S, N, m]."""
     return torch.einsum("rmn,srn->srm", matrix.expand(x.shape[1], -1, -1), x)

@@ -10,40 +10,26 @@ from torch import Tensor
 
 from harness.api import (
     Field,
-    Method,
     Noise,
     Params,
     Particles,
     Problem,
     Trajectory,
     log_std_normal,
-    model_validator,
     tunable,
 )
+
+from ._steps import StepSizes, logit
 
 TEMPERED, FREE = {"tempering": ("fixed", "fixed-variance")}, {"tempering": ("free",)}
 
 
-def logit(p: float) -> float:
-    """The inverse of the logistic function."""
-    return math.log(p / (1 - p))
-
-
-class Hamiltonian(Method, frozen=True):
+class Hamiltonian(StepSizes, frozen=True):
     """The fields and the dynamics of tempered Hamiltonian steps."""
 
     n_leapfrog: int = tunable(10, 1, 20, ge=1, description="leapfrog steps K")
     tempering: Literal["fixed", "fixed-variance", "free", "none"] = Field(
         "fixed", description="how the momentum is cooled"
-    )
-    vary_steps: bool = Field(
-        False, description="a step size for each step as well as for each dimension"
-    )
-    max_step: float = tunable(
-        0.5, 0.25, 1.0, log=True, gt=0, description="upper end of every step size"
-    )
-    init_step: float = tunable(
-        0.005, 0.001, 0.2, log=True, gt=0, description="first step size, below max_step"
     )
     init_T0: float = tunable(
         5.0,
@@ -58,20 +44,9 @@ class Hamiltonian(Method, frozen=True):
         0.9, 0.5, 0.99, when=FREE, gt=0, lt=1, description="first cooling factor of tempering=free"
     )
 
-    @model_validator(mode="after")
-    def _step_below_its_maximum(self) -> Hamiltonian:
-        if self.init_step >= self.max_step:
-            raise ValueError(
-                f"init_step ({self.init_step:g}) must be below max_step ({self.max_step:g})"
-            )
-        return self
-
     def init_dynamics(self, dim: int) -> Params:
         """`step` [D] or [K, D], and what the tempering learns: `log_T0` [1] or `factor` [K]."""
-        shape = (self.n_leapfrog, dim) if self.vary_steps else (dim,)
-        params = {
-            "step": torch.full(shape, logit(self.init_step / self.max_step), dtype=torch.float64)
-        }
+        params = self.init_steps(self.n_leapfrog, dim)
         if self.tempering in ("fixed", "fixed-variance"):
             params["log_T0"] = torch.tensor([math.log(self.init_T0)], dtype=torch.float64)
         if self.tempering == "free":
@@ -99,11 +74,6 @@ class Hamiltonian(Method, frozen=True):
         k = torch.arange(K + 1).to(params["log_T0"])[:, None, None]
         T = 1 + (torch.exp(power * params["log_T0"]) - 1) * (1 - k**2 / K**2)
         return T.sqrt() if power == 2 else T
-
-    def step_sizes(self, params: Params) -> list[Tensor]:
-        r"""Return $\epsilon_1 \dots \epsilon_K$, [R, D] each: one tensor if steps do not vary."""
-        epsilon = self.max_step * torch.sigmoid(params["step"])  # [R, D], or [R, K, D]
-        return list(epsilon.unbind(1)) if self.vary_steps else [epsilon] * self.n_leapfrog
 
     def evolve(
         self, params: Params, problem: Problem, noise: Noise, n_particles: int, trace: bool = False
@@ -135,7 +105,7 @@ class Hamiltonian(Method, frozen=True):
         T = [*self.temperatures(params)[:-1], 1.0]  # T_0 ... T_K
         trajectory = Trajectory(problem.score, z, v)
         trajectory.temper(T[0])  # rho_0 = gamma_0 / sqrt(beta_0)
-        for k, epsilon in enumerate(self.step_sizes(params), 1):
+        for k, epsilon in enumerate(self.step_sizes(params, self.n_leapfrog), 1):
             trajectory.kick(epsilon, 1 / 2)  # rho~ = rho_{k-1} - epsilon/2 grad U(z_{k-1})
             trajectory.drift(epsilon)  # z_k = z_{k-1} + epsilon rho~
             trajectory.kick(epsilon, 1 / 2)  # rho' = rho~ - epsilon/2 grad U(z_k)

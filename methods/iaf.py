@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn.functional import elu
 
 from harness.api import Field, Method, Noise, Params, Particles, Problem, tunable
-from harness.nets import autoregressive_masks, init_linear, linear
+from harness.nets import appended, autoregressive_masks, init_linear, linear
 
 LARGEST = 1e100
 """What an inversion cuts numbers at, so that a layer's sums of them stay finite."""
@@ -82,14 +82,13 @@ class Autoregressive(Method, frozen=True):
         self, params: Params, z: Tensor, context: Tensor | None
     ) -> list[Callable[[Tensor], tuple[Tensor, Tensor]]]:
         """Return each layer's network, z [S, N, D] -> m and s [S, N, D]."""
-        extra = [] if context is None else [context.expand(z.shape[0], -1, -1)]
         width = params["iaf0.hidden.bias"].shape[-1]
         first, second = autoregressive_masks(
             z.shape[-1], width, 0 if context is None else context.shape[-1], 2, like=z
         )
 
         def network(layer: int, z: Tensor) -> tuple[Tensor, Tensor]:
-            hidden = elu(linear(params, f"iaf{layer}.hidden", torch.cat([z, *extra], -1), first))
+            hidden = elu(linear(params, f"iaf{layer}.hidden", appended(z, context), first))
             m, s = linear(params, f"iaf{layer}.last", hidden, second).chunk(2, -1)
             return m, s
 

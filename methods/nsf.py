@@ -12,8 +12,8 @@ from torch.nn.functional import pad
 from ._couplings import Couplings
 
 BOUND = 5.0
-STEEPEST = -math.log(1e-3)
-"""Logarithm of the largest slope at a knot, and of the largest ratio of two bins."""
+MAX_LOG_SLOPE = -math.log(1e-3)
+"""Of a slope at a knot, and of the ratio of two bins."""
 
 
 class Bin(NamedTuple):
@@ -77,9 +77,9 @@ class NSF(Couplings, frozen=True):
     def knots(self, outputs: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Return the knots in x and in y, and the slopes there, [..., 9] each."""
         widths, heights, slopes = outputs.split([self.n_bins, self.n_bins, self.n_bins - 1], -1)
-        shares = (bounded(each, STEEPEST / 2).softmax(-1) for each in (widths, heights))
+        shares = (bounded(each, MAX_LOG_SLOPE / 2).softmax(-1) for each in (widths, heights))
         x, y = (BOUND * (2 * pad(share.cumsum(-1), (1, 0)) - 1) for share in shares)
-        return x, y, pad(bounded(slopes, STEEPEST), (1, 1)).exp()
+        return x, y, pad(bounded(slopes, MAX_LOG_SLOPE), (1, 1)).exp()
 
 
 def bounded(x: Tensor, limit: float) -> Tensor:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any, ClassVar
 
 import torch
@@ -11,6 +10,7 @@ from torch import Tensor
 from harness.api import Field, Noise, Params, log_std_normal, tunable
 
 from ._langevin import Annealed, Bridge, Point
+from ._steps import logit
 
 
 class UHA(Annealed, frozen=True):
@@ -42,24 +42,24 @@ class UHA(Annealed, frozen=True):
     init_step: float = tunable(
         0.02, 0.001, 0.2, log=True, gt=0, description="first step size, below max_step"
     )
-    init_refresh: float = tunable(
-        0.8, 0.1, 0.99, gt=0, lt=1, description="first h, the share of a momentum that stays"
+    init_damping: float = tunable(
+        0.8, 0.1, 0.99, gt=0, lt=1, description="first damping h: what is kept of a momentum"
     )
     learn_mass: bool = Field(False, description="one step size, and a mass for each dimension")
 
     def init_path(self, dim: int) -> Params:
-        """Those of the path, `refresh` [1] or [K], and `log_mass` [D] where it is learned."""
+        """Those of the path, `damping` [1] or [K], and `log_mass` [D] where it is learned."""
         params = super().init_path(1 if self.learn_mass else dim)
-        h = math.log(self.init_refresh / (1 - self.init_refresh))
-        n_refresh = self.n_steps if self.vary_steps else 1
-        params["refresh"] = torch.full((n_refresh,), h, dtype=torch.float64)
+        h = logit(self.init_damping)
+        n_damping = self.n_steps if self.vary_steps else 1
+        params["damping"] = torch.full((n_damping,), h, dtype=torch.float64)
         if self.learn_mass:
             params["log_mass"] = torch.zeros(dim, dtype=torch.float64)
         return params
 
-    def step_sizes(self, params: Params) -> list[Tensor]:
+    def step_sizes(self, params: Params, n_steps: int) -> list[Tensor]:
         r"""Return $\epsilon_k / \sqrt M$, [R, D] each."""
-        steps = super().step_sizes(params)
+        steps = super().step_sizes(params, n_steps)
         if not self.learn_mass:
             return steps
         return [epsilon * torch.exp(-0.5 * params["log_mass"]) for epsilon in steps]
@@ -70,7 +70,7 @@ class UHA(Annealed, frozen=True):
 
     def refreshed(self, params: Params, k: int, v: Tensor, noise: Noise) -> Tensor:
         r"""Return $h_k v + \sqrt{1 - h_k^2}\, \xi$."""
-        h = torch.sigmoid(params["refresh"])  # [R, 1] or [R, K]
+        h = torch.sigmoid(params["damping"])  # [R, 1] or [R, K]
         h = h[:, k - 1, None] if self.vary_steps else h
         return h * v + (1 - h.square()).sqrt() * noise.normal(*v.shape, like=v)
 

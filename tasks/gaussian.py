@@ -19,6 +19,7 @@ from harness.api import (
     Noise,
     Params,
     Problem,
+    Target,
     Task,
     added_later,
 )
@@ -241,7 +242,7 @@ class Gaussian(Task, frozen=True):
         "iaf": {"lr_method": 3e-3},
         "hvae-iaf": {"lr_method": 3e-3, "clip_norm": 100.0},
         "fullrank": {"gradient": "path", "lr_method": 1e-3},
-        **{name: {"lr_method": 3e-3} for name in ("realnvp", "nsf")},
+        **{name: Target.recommended[name] for name in ("realnvp", "nsf")},
         **{name: {"method.init_step": 1e-5} for name in ("ula", "mcd", "cmcd")},
         "uha": {"method.init_step": 0.002},
     }

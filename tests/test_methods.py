@@ -5,6 +5,7 @@ formulas written anew.
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -25,8 +26,8 @@ from harness.methods.realnvp import RealNVP
 from harness.methods.uha import UHA
 from harness.methods.ula import ULA
 from harness.methods.vb import VB
-from harness.numerics.bounds import elbo
-from harness.training.surrogates import log_variance
+from harness.numerics.bounds import elbo, log_variance
+from harness.training.surrogates import log_weights_of_constants
 
 ANNEALED = (ULA, MCD, CMCD, UHA)
 DIM = 3
@@ -60,6 +61,24 @@ def test_without_steps_dds_draws_from_its_own_normal():
     assert same(particles.log_w, problem.log_joint(particles.z) - own.log_prob(particles.z))
 
 
+@pytest.mark.parametrize("method", [*(cls(n_steps=5) for cls in ANNEALED), DDS(n_steps=5)])
+def test_a_path_costs_what_its_page_says(method):
+    """One evaluation of the joint density, and K + 1 scores; K where it starts without one."""
+    problem, counts = conjugate(4, DIM, "problems").problem(), {"log_joint": 0, "score": 0}
+
+    def counted(name):
+        def evaluate(z):
+            counts[name] += 1
+            return getattr(problem, name)(z)
+
+        return evaluate
+
+    params = method_leaves(method, DIM, "leaves", 4)
+    watched = replace(problem, log_joint=counted("log_joint"), score=counted("score"))
+    method.particles(params, watched, Noise(["noise"]), 3)
+    assert counts == {"log_joint": 1, "score": 5 if isinstance(method, DDS) else 6}
+
+
 @pytest.mark.parametrize("cls", [MCD, CMCD])
 def test_without_control_a_controlled_path_is_ula(cls):
     settings = {"n_steps": 5, "init_step": 0.1, "vary_steps": True}
@@ -86,7 +105,7 @@ def test_one_step_without_refreshment_is_hvae():
     target = type(target)(DiagNormal(zeros, zeros), target.posterior, target.log_evidence)
     method = UHA(n_steps=1, init_step=0.2, vary_steps=False)
     params = method_leaves(method, DIM, "leaves", 4, jitter=0.1)
-    params["refresh"] = torch.full((4, 1), 50.0).double()
+    params["damping"] = torch.full((4, 1), 50.0).double()
     other = HVAE(n_leapfrog=1, tempering="none", init_step=0.2)
     a = drawn(method, params, target=target)
     b = drawn(other, {"step": params["step"]}, target=target)
@@ -101,7 +120,7 @@ def test_uha_without_refreshment_is_a_leapfrog_on_the_annealed_densities():
     K, target = 4, conjugate(4, DIM, "problems")
     method = UHA(n_steps=K, init_step=0.2)
     params = method_leaves(method, DIM, "leaves", 4, jitter=0.3)
-    params["refresh"] = torch.full((4, K), 50.0).double()
+    params["damping"] = torch.full((4, K), 50.0).double()
     found, problem = drawn(method, params, target=target), target.problem()
     scale = target.base.log_scale.exp()
     beta = torch.nn.functional.softplus(params["annealing"]).cumsum(-1)
@@ -260,7 +279,9 @@ def test_the_log_variance_has_the_gradient_of_the_elbo_in_what_draws_alone_depen
     problem = repeated.problem()
     particles = VB().particles({}, problem, repeated.noise, 5)
     total = repeated.gradients(elbo(particles.log_w))[:, :4]
-    other = repeated.gradients(log_variance(VB(), {}, problem, particles))[:, :4]
+    other = repeated.gradients(
+        log_variance(log_weights_of_constants(VB(), {}, problem, particles))
+    )[:, :4]
     error = (total - other).std(0) / math.sqrt(len(total))
     assert ((total - other).mean(0).abs() < 5 * error).all()
     assert (total.mean(0).abs() > 10 * total.std(0) / math.sqrt(len(total))).any()

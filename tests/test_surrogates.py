@@ -17,7 +17,7 @@ from harness.base.errors import UsageError
 from harness.conformance.gradient_checks import Repeated, surrogates_have_the_gradient
 from harness.densities import LOG_2PI
 from harness.numerics.bounds import BOUNDS
-from harness.training.surrogates import constant, surrogate
+from harness.training.surrogates import surrogate
 from methods.iwae import IWAE
 from methods.vb import VB
 
@@ -99,7 +99,7 @@ def test_the_mean_gradient_is_the_total_one_for_q_and_for_the_model(cls, name, b
     problem = repeated.problem()
     particles = cls().particles({}, problem, repeated.noise, 5)
     total = repeated.gradients(BOUNDS[bound](particles.log_w))
-    other = repeated.gradients(surrogate(name, cls(), {}, problem, constant(problem), particles))
+    other = repeated.gradients(surrogate(name, cls(), {}, problem, repeated.problem, particles))
     assert set(repeated.leaves) == {"base.mean", "base.log_scale", "model.mean"}
     for gradient in (total, other):
         assert gradient.shape == (10_000, 6)
@@ -122,7 +122,7 @@ def test_at_the_optimum_the_path_gradient_of_q_has_no_variance():
 
     problem = Problem(log_joint, lambda z: 1.3 - mean - 2 * z, DiagNormal(centre, log_scale))
     particles = VB().particles({}, problem, Noise(["0"]), 7)
-    path = surrogate("path", VB(), {}, problem, constant(problem), particles)
+    path = surrogate("path", VB(), {}, problem, lambda: problem, particles)
     of_q = torch.autograd.grad(path.sum(), [centre, log_scale], retain_graph=True)
     (of_model,) = torch.autograd.grad(path.sum(), mean)
     assert max(float(slope.abs().max()) for slope in of_q) < 1e-14

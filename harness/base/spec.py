@@ -238,11 +238,20 @@ class Protocol(BaseModel):
                 f"gradient={self.gradient} is not one of bound={self.bound}. Use gradient=path "
                 "with bound=elbo, gradient=dreg with bound=iwae, or gradient=total"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _a_variance_takes_two_particles(self) -> Self:
         if self.bound == "log-variance" and self.particles < 2:
             raise ValueError(
                 "bound=log-variance is a variance over particles: set particles to 2 or more"
             )
         return self
+
+    @property
+    def weighs_given_draws(self) -> bool:
+        """Whether training takes the log-weight of a given draw."""
+        return self.gradient != "total" or self.bound == "log-variance"
 
 
 class RunSpec(Protocol):

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -23,7 +24,7 @@ from harness.conformance.problems import (
 )
 from harness.numerics.bounds import BOUNDS
 from harness.numerics.noise import Noise
-from harness.training.surrogates import SURROGATES, constant, given_path, surrogate
+from harness.training.surrogates import SURROGATES, given_path, surrogate
 
 REPETITIONS = 10_000
 NUMBERS = 10_000_000
@@ -41,6 +42,7 @@ class Repeated:
 
     def __init__(self, method: Method, n: int, seed: int) -> None:
         own = method_leaves(method, DIM, f"{seed}/leaves", 1, N_CONTEXT, JITTER)
+        n = min(n, NUMBERS // (1 + sum(leaf.numel() for leaf in own.values())))
         leaves = {f"method.{name}": leaf for name, leaf in own.items()}
         start = {"base.mean": 0.3, "base.log_scale": -0.2, "model.mean": 0.5}
         leaves |= {name: LIKE.new_full((1, DIM), value) for name, value in start.items()}
@@ -85,9 +87,7 @@ def surrogates_have_the_gradient(cls: type[Method], seed: int, thoroughness: flo
     in the mean; and `log_weight` of a method's own draws is their `log_w`.
     """
     method = cls()
-    own = method_leaves(method, DIM, f"{seed}/leaves", 1, N_CONTEXT)
-    affordable = NUMBERS // (1 + sum(leaf.numel() for leaf in own.values()))
-    repeated = Repeated(method, max(100, min(int(REPETITIONS * thoroughness), affordable)), seed)
+    repeated = Repeated(method, max(100, int(REPETITIONS * thoroughness)), seed)
     problem = repeated.problem()
     weighs_paths = method.weighs_paths()
     particles = method.particles(
@@ -129,7 +129,7 @@ def _objectives(
     if particles.surrogate is not None:
         yield "surrogate", method.bound, particles.surrogate
     if method.weighs_given_draws():
-        fixed = repeated.problem(constant=True) if method.weighs_paths() else constant(problem)
+        fixed = partial(repeated.problem, constant=True)
         for name, (bound, _) in SURROGATES.items():
             climbed = surrogate(name, method, repeated.params, problem, fixed, particles)
             yield name, bound, climbed

@@ -36,7 +36,10 @@ def iwae(log_w: Tensor) -> Tensor:
 def log_variance(log_w: Tensor) -> Tensor:
     r"""The objective $-\tfrac12 \mathrm{Var}_s \log w_s$, no bound: 0 where the weights are equal.
 
+    It is climbed along draws that are constants: no derivative of the draws is taken.
+
     Shapes: [S, ...] -> [...].
+    Source: Nuesken & Richter 2021, arXiv:2005.05409; Richter et al. 2020, arXiv:2010.10436.
     """
     return -0.5 * log_w.var(0)
 

@@ -301,6 +301,28 @@ class Resolved:
         return of_method | of_task | self.protocol.model_dump()
 
 
+def _require_fitting(method: NamedPlugin, task: NamedPlugin, protocol: Protocol) -> None:
+    """Raise InvalidSetting where the protocol asks for what the method or the task has not."""
+    if protocol.weighs_given_draws and not method.cls.weighs_given_draws():
+        setting, instead = f"gradient={protocol.gradient}", "gradient=total"
+        if protocol.bound == "log-variance":
+            setting, instead = "bound=log-variance", "bound=elbo"
+        raise InvalidSetting(
+            f"{setting} needs the log-weight of a given draw, which method '{method.name}' does "
+            f"not give. Use {instead}."
+        )
+    if protocol.base != "prior" and not method.cls.uses_base:
+        raise InvalidSetting(
+            f"base={protocol.base}: method '{method.name}' does not use the base, and would leave "
+            "its parameters as they are. Use base=prior."
+        )
+    if protocol.batch_size is not None and not task.cls.has_mini_batches:
+        raise InvalidSetting(
+            f"batch_size={protocol.batch_size}: task '{task.name}' has no mini-batches, which need "
+            "log_prior() and log_likelihood() in place of log_joint(). Leave batch_size out."
+        )
+
+
 def resolve(
     method: NamedPlugin, task: NamedPlugin, protocol: str, values: dict[str, Any]
 ) -> Resolved:
@@ -337,25 +359,7 @@ def resolve(
         return {name: layers[address] for address, name in names.items() if "." not in name}
 
     built = registry.build(Protocol, "the protocol", fields(""))
-    needs_given = built.gradient != "total" or built.bound == "log-variance"
-    if needs_given and not method.cls.weighs_given_draws():
-        setting, instead = f"gradient={built.gradient}", "gradient=total"
-        if built.bound == "log-variance":
-            setting, instead = "bound=log-variance", "bound=elbo"
-        raise InvalidSetting(
-            f"{setting} needs the log-weight of a given draw, which method '{method.name}' does "
-            f"not give. Use {instead}."
-        )
-    if built.base != "prior" and not method.cls.uses_base:
-        raise InvalidSetting(
-            f"base={built.base}: method '{method.name}' does not use the base, and would leave its "
-            "parameters as they are. Use base=prior."
-        )
-    if built.batch_size is not None and not task.cls.has_mini_batches:
-        raise InvalidSetting(
-            f"batch_size={built.batch_size}: task '{task.name}' has no mini-batches, which need "
-            "log_prior() and log_likelihood() in place of log_joint(). Leave batch_size out."
-        )
+    _require_fitting(method, task, built)
     return Resolved(
         method,
         registry.build(method.cls, f"method '{method.name}'", fields("method."), "method."),

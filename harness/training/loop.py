@@ -17,7 +17,7 @@ from harness.numerics.bounds import BOUNDS
 from harness.numerics.noise import TRAIN_BLOCK, Noise
 from harness.numerics.optimisers import UPDATES, learning_rate
 from harness.training.recorded_steps import RecordedSteps
-from harness.training.surrogates import constant, log_variance, surrogate
+from harness.training.surrogates import log_weights_of_constants, surrogate
 
 CURVES = ("bound", "grad_norm")
 CURVE_POINTS = 200
@@ -314,19 +314,17 @@ def bound_and_gradient(
     flat = flat.detach().requires_grad_()
     theta, phi = layout.owned(flat)
     problem = task.problem(theta, batch, protocol.base, training=True)
-    is_given = protocol.gradient != "total" or protocol.bound == "log-variance"
-    trace = is_given and method.weighs_paths()
+    trace = protocol.weighs_given_draws and method.weighs_paths()
     particles = draw(method, task, problem, phi, noise, protocol.particles, trace)
     bound = BOUNDS[protocol.bound](particles.log_w)  # [S, N] -> [N]
     climbed = particles.surrogate
     if protocol.gradient != "total":
-        fixed = constant(problem)
-        if method.weighs_paths():  # F too may depend on the model, by its score
-            constants = {name: leaf.detach() for name, leaf in theta.items()}
-            fixed = task.problem(constants, batch, protocol.base, training=True)
+        constants = {name: leaf.detach() for name, leaf in theta.items()}
+        fixed = partial(task.problem, constants, batch, protocol.base, training=True)
         climbed = surrogate(protocol.gradient, method, phi, problem, fixed, particles)
     elif protocol.bound == "log-variance":
-        climbed = log_variance(method, phi, problem, particles)
+        log_w = log_weights_of_constants(method, phi, problem, particles)
+        climbed = BOUNDS[protocol.bound](log_w)
     elif climbed is None:
         climbed = bound
     if not task.stacks:  # [N] -> [1]; else N = R

@@ -63,54 +63,49 @@ def surrogate(
     method: Method,
     params: Params,
     problem: Problem,
-    fixed: Problem,
+    constant_problem: Callable[[], Problem],
     particles: Particles,
 ) -> Tensor:
     """Return a surrogate of the bound, [N], from `particles` that the method drew, traced where it
     has a `log_path`.
 
     Args:
-        fixed: the same problem at parameters that are constants, or, where a draw is weighed
-            without its path, `constant(problem)`.
+        constant_problem: the same problem at parameters that are constants. Forward kernels take
+            it, as a score in them depends on the model.
 
     Raises:
         PluginError: the method cannot give the log-weight of a given draw.
     """
     constants = {name: leaf.detach() for name, leaf in params.items()}
+    if method.weighs_paths():
+        fixed, particles = constant_problem(), replace(particles, z=particles.path)
+    else:
+        base = DiagNormal(problem.base.mean.detach(), problem.base.log_scale.detach())
+        context = None if problem.context is None else problem.context.detach()
+        fixed = replace(problem, base=base, context=context)  # with the model as it is
 
     def log_weight(draw: Tensor) -> Tensor:
         if not method.weighs_paths():
             return given_draw(method, constants, fixed, draw)
-        # the law backwards is part of what is approximated: its parameters stay, as the model's do
+        # the backward kernels are no part of q: their parameters stay, as the model's do
         log_forward, _ = given_path(method, constants, fixed, draw)
         _, log_backward = given_path(method, params, problem, draw)
         return log_backward - log_forward
 
-    if particles.path is not None and method.weighs_paths():
-        particles = replace(particles, z=particles.path)
     return SURROGATES[name][1](particles, log_weight)
 
 
-def constant(problem: Problem) -> Problem:
-    """Return the problem with a base and a context that are constants; its model is as it was."""
-    base = DiagNormal(problem.base.mean.detach(), problem.base.log_scale.detach())
-    context = None if problem.context is None else problem.context.detach()
-    return replace(problem, base=base, context=context)
-
-
-def log_variance(method: Method, params: Params, problem: Problem, particles: Particles) -> Tensor:
-    r"""Return $-\tfrac12 \mathrm{Var}_s \log w(z_s)$, [N], along draws (or traced paths) that are
-    constants: all parameters act through the densities alone.
-
-    At its maximum, 0, the weights are equal. Its gradient needs no derivative of the draws.
-
-    Source: Nuesken & Richter 2021, arXiv:2005.05409; Richter et al. 2020, arXiv:2010.10436.
+def log_weights_of_constants(
+    method: Method, params: Params, problem: Problem, particles: Particles
+) -> Tensor:
+    """Evaluate the log-weights [S, N] of draws, or of traced paths, that are constants: parameters
+    act through the densities alone. `bound=log-variance` is a reduction of these.
     """
-    if method.weighs_paths():
-        path = None if particles.path is None else particles.path.detach()
-        log_forward, log_backward = given_path(method, params, problem, path)
-        return -0.5 * (log_backward - log_forward).var(0)
-    return -0.5 * given_draw(method, params, problem, particles.z.detach()).var(0)
+    if not method.weighs_paths():
+        return given_draw(method, params, problem, particles.z.detach())
+    path = None if particles.path is None else particles.path.detach()
+    log_forward, log_backward = given_path(method, params, problem, path)
+    return log_backward - log_forward
 
 
 def given_draw(method: Method, params: Params, problem: Problem, z: Tensor) -> Tensor:
