@@ -97,7 +97,7 @@ class DDS(Method, frozen=True):
         return log_w
 
     def log_path(self, params: Params, problem: Problem, path: Tensor) -> tuple[Tensor, Tensor]:
-        """Evaluate both laws of a given path. Shapes: [K + 1, S, N, D] -> [S, N] each."""
+        """Evaluate all kernels along a given path. Shapes: [K + 1, S, N, D] -> [S, N] each."""
         ys = path / self.scale
         log_forward = log_std_normal(ys[0])
         log_backward = self.log_ratio(problem, ys[-1]) + log_std_normal(ys[-1])

@@ -1,4 +1,4 @@
-"""Monte Carlo diffusion: Langevin annealing whose law backwards is learned."""
+"""Monte Carlo diffusion: Langevin annealing whose backward kernels are learned."""
 
 from __future__ import annotations
 
