@@ -42,8 +42,8 @@ card.
 ## What bounds a step
 
 - **Small problems** (Gaussian data of tens of dimensions): a step is some hundreds of operations of torch on a few thousand numbers each,
-  and takes the time of starting them, not of computing: a stack of ten takes about as long as one replicate. From its 2,000th step on a
-  run is therefore played back from a recording of the operations of one step (`harness/training/recorded_steps.py`), which spares
+  and takes the time of starting them, not of computing: a stack of ten takes about as long as one replicate. Once its
+  steps have taken two seconds, and are 300, a run is therefore played back from a recording of the operations of one step (`harness/training/recorded_steps.py`), which spares
   all but the operations
   themselves and gives the same bits; every thousandth step is taken both ways, and a difference ends the run as failed.
   `BENCH_REPLAY=off` in the environment turns it off, `BENCH_REPLAY=always` records before the first step. Compiling the step instead

@@ -12,6 +12,7 @@ import re
 from abc import abstractmethod
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from types import new_class
 from typing import Any, ClassVar, Literal, Protocol, TypeVar, overload
@@ -490,6 +491,14 @@ class Target(Task, frozen=True, metaclass=_FieldsKeepTheirTypes):
         """
         return self.log_prior(params, z) + self.log_likelihood(params, data, z).sum(-1)
 
+    def score(self, params: Params, data: dict[str, Tensor], z: Tensor) -> Tensor:
+        r"""Evaluate $\nabla_z \log p(x, z)$, [S, R, D] -> [S, R, D], differentiable.
+
+        By default automatic differentiation; written out it takes a half to a third of the time.
+        A mini-batch is always differentiated.
+        """
+        return autograd_score(lambda z: self.log_joint(params, data, z))(z)
+
     def load(self, noise: Noise) -> Data:
         """Return `data()`, and a number from which the others have their precision."""
         data = self.data()
@@ -557,7 +566,9 @@ class Target(Task, frozen=True, metaclass=_FieldsKeepTheirTypes):
                 like.new_full(shape, self.base_mean),
                 like.new_full(shape, math.log(self.base_scale)),
             )
-        return Problem(log_joint, autograd_score(log_joint), density)
+        is_whole = weight is None
+        score = partial(self.score, params, data) if is_whole else autograd_score(log_joint)
+        return Problem(log_joint, score, density)
 
 
 class Model(Target, frozen=True):

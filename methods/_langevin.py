@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import pairwise
 from typing import ClassVar
 
@@ -61,13 +62,19 @@ class Bridge:
 
     def point(self, y: Tensor, momentum: Tensor | None = None) -> Point:
         """Evaluate the target's score, once for all that needs it."""
-        base, none = self.problem.base, y.new_zeros(0)
-        score = base.log_scale.exp() * self.problem.score(base.scaled(y))
-        return Point(y, score, none if momentum is None else momentum)
+        z = torch.addcmul(self.problem.base.mean, self.units, y)
+        score = self.units * self.problem.score(z)
+        return Point(y, score, y.new_zeros(0) if momentum is None else momentum)
 
-    def scale(self, k: int) -> Tensor:
-        r"""Return $\sqrt{2 \epsilon_k}$, [R, D]."""
-        return (2 * self.steps[k - 1]).sqrt()
+    @cached_property
+    def units(self) -> Tensor:
+        r"""The base's standard deviations $\sigma$, [R, D]."""
+        return self.problem.base.log_scale.exp()
+
+    @cached_property
+    def scales(self) -> list[Tensor]:
+        r"""Standard deviations of the noise, $\sqrt{2 \epsilon_1} \dots$, [R, D] each."""
+        return [(2 * epsilon).sqrt() for epsilon in self.steps]
 
     def score(self, k: int, point: Point) -> Tensor:
         r"""Return $s_k = \nabla_y \log g_k$: [S, N, D]."""
@@ -185,7 +192,7 @@ class Langevin(Annealed, frozen=True):
         self, params: Params, bridge: Bridge, k: int, here: Point, noise: Noise
     ) -> tuple[Point, Tensor]:
         """Draw y_k."""
-        xi, scale = noise.normal(*here.y.shape, like=here.y), bridge.scale(k)
+        xi, scale = noise.normal(*here.y.shape, like=here.y), bridge.scales[k - 1]
         there = bridge.point(self.ahead(params, bridge, k, here) + scale * xi)
         residual = (here.y - self.back(params, bridge, k, there)) / scale
         return there, log_std_normal(residual) - log_std_normal(xi)
@@ -194,7 +201,7 @@ class Langevin(Annealed, frozen=True):
         self, params: Params, bridge: Bridge, k: int, there: Point, noise: Noise
     ) -> tuple[Point, Tensor]:
         """Draw y_{k-1}."""
-        xi, scale = noise.normal(*there.y.shape, like=there.y), bridge.scale(k)
+        xi, scale = noise.normal(*there.y.shape, like=there.y), bridge.scales[k - 1]
         here = bridge.point(self.back(params, bridge, k, there) + scale * xi)
         residual = (there.y - self.ahead(params, bridge, k, here)) / scale
         return here, log_std_normal(xi) - log_std_normal(residual)
@@ -206,7 +213,7 @@ class Langevin(Annealed, frozen=True):
         log_forward, log_backward = log_std_normal(points[0].y), bridge.log_target(points[-1].y)
         log_units = len(points) * base.log_scale.sum(-1)
         for k, (here, there) in enumerate(pairwise(points), 1):
-            scale = bridge.scale(k)
+            scale = bridge.scales[k - 1]
             ahead = (there.y - self.ahead(params, bridge, k, here)) / scale
             back = (here.y - self.back(params, bridge, k, there)) / scale
             log_forward = log_forward + log_std_normal(ahead)

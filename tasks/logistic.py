@@ -114,6 +114,11 @@ class Logistic(Target, frozen=True):
         r"""$\log \sigma(\pm x_i^\top w)$."""
         return logsigmoid(data["sign"] * (z @ data["x"].T))
 
+    def score(self, params: Params, data: dict[str, Tensor], z: Tensor) -> Tensor:
+        r"""$\sum_i y_i \sigma(-y_i x_i^\top w)\, x_i - w$ with $y_i = \pm 1$."""
+        signed = data["sign"][:, None] * data["x"]
+        return torch.sigmoid(-z @ signed.T) @ signed - z
+
     def metrics(self, params: Params, data: Data) -> dict[str, Tensor]:
         """The gaps of the best Gaussians."""
         mean_field, full_rank = (best_gaussian(self.dataset, each) for each in (True, False))

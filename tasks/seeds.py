@@ -67,6 +67,16 @@ class Seeds(Target, frozen=True):
         likelihood = choose + r * logsigmoid(logit) + (n - r) * logsigmoid(-logit)
         return of_a + of_tau + of_b + likelihood.sum(-1)
 
+    def score(self, params: Params, data: dict[str, Tensor], z: Tensor) -> Tensor:
+        r"""With $e_i = r_i - n_i \sigma(x_i^\top a + b_i)$: $X^\top e - a / 10^2$,
+        $0.01 (1 - \tau) + \tfrac{21}{2} - \tfrac\tau2 |b|^2$ and $e - \tau b$.
+        """
+        a, tau, b = z[..., :4], z[..., 4:5].exp(), z[..., 5:]
+        logit = a @ data["x"].T + b
+        error = data["germinated"] - data["plates"] * torch.sigmoid(logit)
+        of_log_tau = SHAPE - RATE * tau + 0.5 * (PLATES - tau * b.square().sum(-1, keepdim=True))
+        return torch.cat([error @ data["x"] - a / 100, of_log_tau, error - tau * b], -1)
+
     def certify(self, noise: Noise) -> LogZ:
         r"""Integrate each plate's effect out by Gauss-Hermite quadrature, and what is left, a and
         $\log \tau$, by importance sampling.

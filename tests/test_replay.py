@@ -231,6 +231,9 @@ def test_a_run_saves_and_stores_what_steps_taken_one_by_one_give(
 
 def test_a_recording_is_made_once_steps_have_cost_as_much(recordings, monkeypatch):
     monkeypatch.setattr(replay, "PATIENCE", 40)
+    trained("vb", [0], monkeypatch, "", steps=41)
+    assert recordings == []  # these steps took no two seconds
+    monkeypatch.setattr(replay, "PATIENCE_S", 0.0)
     trained("vb", [0], monkeypatch, "")
     assert recordings == []
     trained("vb", [0], monkeypatch, "", steps=41)

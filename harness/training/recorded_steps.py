@@ -13,6 +13,7 @@ there on steps are taken one by one.
 from __future__ import annotations
 
 import os
+import time
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -28,8 +29,10 @@ from harness.numerics.noise import Noise
 Step = Callable[[Tensor, Batch, Noise], tuple[Tensor, Tensor]]
 """Parameters [R, P], a batch and a step's noise to the bound [R] and its gradient [R, P]."""
 
-PATIENCE = 2_000
-"""Steps before a recording is made: making it takes two seconds, about as long as they do."""
+PATIENCE, PATIENCE_S = 300, 2.0
+"""The steps, and the seconds that they took, before a recording is made: making it takes two
+seconds, or as long as 150 to 300 steps where these are long.
+"""
 CHECK_EVERY = 1_000
 """The most steps between two comparisons."""
 NEARBY = 0.1
@@ -130,7 +133,8 @@ def identical(results: tuple[Tensor, Tensor], others: tuple[Tensor, Tensor]) -> 
 
 
 class RecordedSteps:
-    """Takes steps one by one, and from `PATIENCE` on, where that is possible, from a recording.
+    """Takes steps one by one, and once they have cost as much, where that is possible, from a
+    recording.
 
     `BENCH_REPLAY=off` in the environment never records, `BENCH_REPLAY=always` records before the
     first step.
@@ -150,7 +154,9 @@ class RecordedSteps:
         self._restore: Callable[[], None] = lambda: None
         self._count, self._compare_at, self._interval = 0, 0, 1
         mode = os.environ.get("BENCH_REPLAY", "")
-        self._record_at = {"off": -1, "always": 0}.get(mode, PATIENCE if is_faster else -1)
+        self._records = mode == "always" or (is_faster and mode != "off")
+        self._patience, self._patience_s = (0, 0.0) if mode == "always" else (PATIENCE, PATIENCE_S)
+        self._began = time.monotonic()
 
     def __call__(
         self, flat: Tensor, batch: Batch, noise: Noise, number: int, is_last: bool
@@ -160,7 +166,9 @@ class RecordedSteps:
         """
         if self._count == 0:
             self._start = flat.clone()
-        if self._count == self._record_at:
+        spent = time.monotonic() - self._began
+        if self._records and self._count >= self._patience and spent >= self._patience_s:
+            self._records = False  # once
             self._record(flat, batch, noise, number)
         self._count += 1
         recording, shapes = self._recording, {name: leaf.shape for name, leaf in batch.items()}
