@@ -58,12 +58,19 @@ def create_file(file: Path, build: Callable[[Path], object]) -> bool:
 
     Raises:
         OSError: the file cannot be written.
+        StoreError: the log of a file that was here is still there, which SQLite would replay.
     """
     lock = file.with_name(f".{file.name}.new.lock")
     with file_lock(lock, wait=True):
         try:
             if file.exists():
                 return False
+            log = file.with_name(f"{file.name}-wal")
+            if log.exists() and log.stat().st_size:
+                raise StoreError(
+                    f"{file} is gone, but not its log, {log.name}, which would spoil a new one. "
+                    "Put the log to where the file is now, or delete it, and try again."
+                )
             _remove_parts(file)
             unfinished = file.with_name(f".{file.name}~{uuid4().hex}.new")
             build(unfinished)

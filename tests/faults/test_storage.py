@@ -166,3 +166,22 @@ def test_a_database_that_is_another_one_is_refused_and_left_alone(
     assert run["outcome"] == "hit"
     record_property("faults", 1)
     compared(record_property, state(home), state(whole))
+
+
+def test_the_log_of_a_database_that_is_gone_is_not_taken_for_that_of_a_new_one(
+    whole, tmp_path, record_property
+):
+    home, away = tmp_path / "home", tmp_path / "away"
+    shutil.copytree(whole, home)
+    away.mkdir()
+    with closing(sqlite3.connect(home / "bench.db")) as connection:
+        connection.execute("PRAGMA journal_mode = WAL")
+        connection.execute("UPDATE runs SET wall_s = 1")
+        connection.commit()
+        (home / "bench.db").rename(away / "bench.db")
+        log = (home / "bench.db-wal").read_bytes()
+        assert log
+        refused(start(home, RUN, **AWAY), "bench.db-wal")
+        assert not (home / "bench.db").exists()
+        assert (home / "bench.db-wal").read_bytes() == log
+    record_property("faults", 1)
