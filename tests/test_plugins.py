@@ -151,6 +151,17 @@ def test_a_neighbour_that_it_imports_is_part_of_it(bench, workspace):
     }
 
 
+def test_a_method_that_ships_may_be_extended_by_the_name_it_has_here(bench, workspace):
+    (workspace / "mine.py").write_text(
+        "from methods.hvae import HVAE\n\n"
+        'class Mine(HVAE, frozen=True):\n    """HVAE."""\n    name = "mine"\n'
+    )
+    runs = ["run", *SMOKE, "--json"]
+    (mine,) = json_lines(bench(*runs, "-m", "./mine.py:Mine"))
+    (theirs,) = json_lines(bench(*runs, "-m", "hvae"))
+    assert elbo(mine) == elbo(theirs)
+
+
 @pytest.mark.parametrize(
     ("name", "says"),
     [

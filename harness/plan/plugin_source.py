@@ -29,7 +29,8 @@ def shipped(name: str) -> str:
     """The full name of a module: `methods.vb`, which ships with bench, is `harness.methods.vb`."""
     if name.partition(".")[0] not in OURS[1:]:
         return name
-    return f"harness.{name}" if importlib.util.find_spec(f"harness.{name}") else name
+    file = ".".join(name.split(".")[:2])  # what follows may be a class
+    return f"harness.{name}" if importlib.util.find_spec(f"harness.{file}") else name
 
 
 def is_shipped(name: str) -> bool:
