@@ -318,6 +318,13 @@ class Task(BaseModel, frozen=True, extra="forbid", allow_inf_nan=False):
         """
         return [self.batch(data, 0, None, noise)]
 
+    def simulate(self, params: Params, batch: Batch, noise: Noise) -> tuple[Batch, Tensor] | None:
+        """Draw data like those of the batch from the model at `params`, with the latent vectors
+        behind them, [N, D], which are exact draws of their posteriors; None where a task has no way
+        to. A stream of noise a problem: draws are [1, N, ...].
+        """
+        return None
+
     def validation_batches(self, data: Data) -> Iterable[Batch]:
         """The validation data, in parts; nothing where there are none."""
         return []

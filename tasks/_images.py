@@ -171,6 +171,14 @@ class BinaryImages(Task, frozen=True):
 
         return Problem(log_joint, score, self.base(params, hidden, base), hidden)
 
+    def simulate(self, params: Params, batch: Batch, noise: Noise) -> tuple[Batch, Tensor]:
+        """As many images as in the batch, pixels drawn from the decoder's probabilities."""
+        x = batch["x"]
+        z = noise.normal(1, len(x), self.latent, like=params["decoder.out.bias"])[0]
+        probability = self.decode(params, z).flatten(1)
+        drawn = noise.uniform(1, *x.shape, like=probability)[0]
+        return {"x": (drawn < probability).to(torch.uint8)}, z
+
     def base(self, params: Params, hidden: Tensor, base: str) -> DiagNormal:
         """The prior N(0, I), or the encoder's mean and softplus scale: [N, D] each."""
         if base == "prior":

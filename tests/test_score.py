@@ -113,7 +113,7 @@ def test_a_changed_estimator_overwrites_nothing(bench, monkeypatch):
     (run,) = made(bench)
     assert bench("score", *MANY).exit_code == 0
     before = stored(run["key"])
-    monkeypatch.setattr(score, "VERSION", 2)
+    monkeypatch.setattr(score.evaluation, "VERSION", 2)
     real = score.Scorer._evaluate
 
     def shifted(self, spec, file):

@@ -86,6 +86,22 @@ HARNESS_METRICS = {
     "nll": Metric(
         "nats an example", "lower", "negative log-likelihood, by importance sampling", NATS
     ),
+    "log_evidence_ais": Metric(
+        "nats", "higher", "log-evidence by annealed importance sampling: a lower bound", NATS
+    ),
+    "nll_ais": Metric(
+        "nats an example",
+        "lower",
+        "negative log-likelihood by annealed importance sampling: an upper bound",
+        NATS,
+    ),
+    "bdmc_gap": Metric(
+        "nats", None, "how far apart annealed importance sampling is from below and from above"
+    ),
+    "ess_ais": Metric("chains", None, "effective sample size of the annealed chains"),
+    "nll_ais_se_examples": Metric(
+        "nats an example", None, "standard error of nll_ais over the test examples"
+    ),
     "elbo_gap": Metric(
         "nats", "lower", "exact log-evidence at the learned parameters less the bound"
     ),

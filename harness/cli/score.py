@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import click
 from rich.progress import BarColumn, TimeElapsedColumn
 
-from harness.base.errors import UnknownName
+from harness.base.errors import UnknownName, UsageError
 from harness.base.spec import plain_number
 from harness.base.text import plural
 from harness.base.workspace import Workspace
@@ -20,8 +21,10 @@ from harness.cli._selection import open_results, select_finished, selection_opti
 
 if TYPE_CHECKING:
     from harness.analysis.selection import RunFilter, SelectedRuns
-    from harness.execution.score import NotScored, Scorer
+    from harness.execution.score import Estimator, NotScored, Scorer
     from harness.store import ResultStore
+
+AIS_METRICS = ("nll_ais", "log_evidence_ais", "bdmc_gap", "ess_ais")
 
 
 @click.command()
@@ -37,6 +40,24 @@ if TYPE_CHECKING:
     metavar="N",
     help="Evaluate with N particles. Without it: as many as the run's own protocol says.",
 )
+@click.option(
+    "--estimator",
+    "name",
+    type=click.Choice(["importance", "ais"]),
+    default="importance",
+    help="importance: by the method's own draws. ais: of the model and its base alone, by annealed "
+    "importance sampling.",
+)
+@click.option(
+    "--temperatures", type=click.IntRange(2), metavar="T", help="With ais. Without it: 500."
+)
+@click.option("--chains", type=click.IntRange(2), metavar="S", help="With ais. Without it: 16.")
+@click.option(
+    "--problems",
+    type=click.IntRange(1),
+    metavar="N",
+    help="With ais: the first N problems, up to the end of their batch. Without it: 100.",
+)
 @workers_option
 @plugins_option
 @json_option
@@ -46,9 +67,11 @@ def score(
     selection: RunFilter,
     metrics: Sequence[str],
     particles: int | None,
+    name: str,
     workers: int | None,
     any_plugin: bool,
     as_json: bool,
+    **annealing: int | None,
 ) -> None:
     """Compute metrics of finished runs from their checkpoints, without training: those that a run
     lacks, as it is of an older release, or all with more particles.
@@ -62,18 +85,20 @@ def score(
       bench score --metric eubo -t 'gaussian-*'
       bench score --particles 100000 -t 'logistic-*' --workers 2
       bench compare --particles 100000 -t 'logistic-*'
+      bench score --estimator ais -t mnist --workers 2
     """
     from harness.execution.job import Options, Stop
     from harness.execution.score import Scorer
     from harness.plan import registry
 
+    estimator = _estimator(name, particles, annealing)
     workspace = Workspace.current()
     with open_results("score") as store, stop_on_signals() as stop:
         runs = select_finished(store, selection)
         _check_names(runs, metrics)
-        todo = list(_lacking(store, runs, metrics, particles))
+        todo = list(_lacking(store, runs, metrics, estimator))
         options = Options(plugins=tuple(registry.named), any_plugin=any_plugin)
-        scorer = Scorer(workspace, store, particles, options, stop)
+        scorer = Scorer(workspace, store, estimator, options, stop)
         try:
             scored, failures = _score_all(scorer, todo, min(workers or 1, len(todo)))
         except Stop:
@@ -83,11 +108,27 @@ def score(
             raise failures[0].error
         mirror_runs(workspace, store, scored)
         if as_json:
-            print_json(_records(store, runs, metrics, particles))
+            print_json(_records(store, runs, metrics, estimator))
         else:
             runs = select_finished(store, selection, particles)
-            _print(runs, metrics, len(scored))
+            _print(runs, metrics or (AIS_METRICS if name == "ais" else ()), len(scored))
         ctx.exit(NOT_ALL_DONE if failures else 0)
+
+
+def _estimator(name: str, particles: int | None, annealing: dict[str, int | None]) -> Estimator:
+    """Return the estimator of that name with the settings that were given.
+
+    Raises:
+        UsageError: a setting of the other one.
+    """
+    from harness.execution.score import AnnealingSettings, Importance
+
+    given = {field: value for field, value in annealing.items() if value is not None}
+    if name == "ais" and particles is not None:
+        raise UsageError("--particles is not for ais: its chains are --chains.")
+    if name != "ais" and given:
+        raise UsageError(f"--{next(iter(given))} needs --estimator ais.")
+    return AnnealingSettings(**given) if name == "ais" else Importance(particles)
 
 
 def _score_all(
@@ -100,6 +141,7 @@ def _score_all(
     failures: list[NotScored] = []
     with Progress(BarColumn(), state_column(), TimeElapsedColumn()) as progress:
         progress.begin("runs", len(keys))
+        scorer = replace(scorer, tell=progress.say)
         events = score_on_workers(scorer, keys, n_workers) if n_workers > 1 else scorer.score(keys)
         for event in events:
             if isinstance(event, NotScored):
@@ -125,25 +167,25 @@ def _check_names(runs: SelectedRuns, metrics: Sequence[str]) -> None:
 
 
 def _lacking(
-    store: ResultStore, runs: SelectedRuns, metrics: Sequence[str], particles: int | None
+    store: ResultStore, runs: SelectedRuns, metrics: Sequence[str], estimator: Estimator
 ) -> Iterator[str]:
     """Yield the runs that are to be scored."""
     from harness.base.spec import RunSpec
-    from harness.execution.score import evaluation_of
+    from harness.execution.score import Importance, evaluation_of
 
     keys = [run.key for group in runs.groups for run in group.done]
     evaluated = store.evaluations.evaluated(keys)
     for group in runs.groups:
-        evaluation = evaluation_of(RunSpec.from_plain(group.cell.spec), particles)
-        has_own_settings = particles in (None, group.cell.spec["eval_particles"])
+        evaluation = evaluation_of(RunSpec.from_plain(group.cell.spec), estimator)
+        own = {evaluation_of(RunSpec.from_plain(group.cell.spec), Importance())}
         for run in group.done:
             has_all = bool(metrics) and all(run.key in runs.metrics.own(name) for name in metrics)
-            if (run.key, evaluation) not in evaluated and not (has_all and has_own_settings):
+            if (run.key, evaluation) not in evaluated and not (has_all and evaluation in own):
                 yield run.key
 
 
 def _records(
-    store: ResultStore, runs: SelectedRuns, metrics: Sequence[str], particles: int | None
+    store: ResultStore, runs: SelectedRuns, metrics: Sequence[str], estimator: Estimator
 ) -> Iterator[dict[str, Any]]:
     """Yield a record a run and score."""
     from harness.analysis.selection import settings_text
@@ -151,7 +193,7 @@ def _records(
     from harness.execution.score import evaluation_of
 
     for group in runs.groups:
-        evaluation = evaluation_of(RunSpec.from_plain(group.cell.spec), particles)
+        evaluation = evaluation_of(RunSpec.from_plain(group.cell.spec), estimator)
         seeds = {run.key: run.seed for run in group.done}
         for stored in store.evaluations.of(seeds):
             if stored.evaluation == evaluation and (not metrics or stored.name in metrics):

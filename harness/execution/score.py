@@ -7,7 +7,7 @@ from __future__ import annotations
 import dataclasses
 import signal
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
@@ -19,6 +19,7 @@ from harness.base.errors import BenchError, CheckpointError, PluginError, StoreE
 from harness.base.spec import RunSpec, Status, canonical_json
 from harness.base.stop_request import StopRequest
 from harness.base.subprocesses import Parent, Subprocess
+from harness.base.text import duration
 from harness.base.tracebacks import reason_and_place, traceback_of
 from harness.base.workspace import Workspace
 from harness.execution import environment
@@ -26,11 +27,12 @@ from harness.execution.job import Options, Stop, permitted_source, with_retry
 from harness.execution.workers import LIBRARIES, error_of
 from harness.plan import registry
 from harness.store import CheckpointFile, Estimate, Evaluation, ResultStore
-from harness.training import checkpoint
+from harness.training import annealed_scores, checkpoint, evaluation
 from harness.training import loop as training
-from harness.training.evaluation import ESTIMATOR, VERSION, evaluate
+from harness.training.annealed_scores import AnnealingSettings
+from harness.training.evaluation import Score
 
-BEAT_S, WAIT_S, LOOK_S = 15.0, 1.0, 0.2
+BEAT_S, WAIT_S, LOOK_S, FORECAST_S = 15.0, 1.0, 0.2, 3.0
 
 
 @dataclass(frozen=True)
@@ -51,24 +53,41 @@ class NotScored:
 Event = Scored | NotScored
 
 
-def evaluation_of(spec: RunSpec, particles: int | None) -> Evaluation:
-    """Return how a run is scored now, with `particles` in place of its own `eval_particles` where
-    they are given.
+@dataclass(frozen=True)
+class Importance:
+    """Scores by the method's own draws: what is computed at the end of training, with `particles`
+    in place of the run's own where they are given.
     """
-    is_own = particles is None or particles == spec.eval_particles
-    settings = {} if is_own else {"eval_particles": particles}
-    return Evaluation(ESTIMATOR, VERSION, canonical_json(settings))
+
+    particles: int | None = None
+
+
+Estimator = Importance | AnnealingSettings
+
+
+def evaluation_of(spec: RunSpec, estimator: Estimator) -> Evaluation:
+    """Return what a run's scores by an estimator are stored under."""
+    if isinstance(estimator, AnnealingSettings):
+        name, version, changed = "ais", annealed_scores.VERSION, estimator.changed()
+    else:
+        is_own = estimator.particles in (None, spec.eval_particles)
+        name, version = evaluation.ESTIMATOR, evaluation.VERSION
+        changed = {} if is_own else {"eval_particles": estimator.particles}
+    return Evaluation(name, version, canonical_json(changed))
 
 
 @dataclass(frozen=True)
 class Scorer:
-    """Scores runs in this process, with `particles` in place of their own where they are given."""
+    """Scores runs in this process by an estimator; `tell` hears how long a run will take, where
+    that is long.
+    """
 
     workspace: Workspace
     store: ResultStore
-    particles: int | None
+    estimator: Estimator
     options: Options
     stop: StopRequest
+    tell: Callable[[str], object] = lambda text: None
 
     def score(self, keys: Sequence[str]) -> Iterator[Event]:
         """Score these runs, and wait for those that other processes score.
@@ -99,7 +118,7 @@ class Scorer:
         if row is None or row.status is not Status.DONE:
             return NotScored(key, UsageError(f"Run {key} is no longer done. Repeat the command."))
         spec = RunSpec.from_plain(row.spec)
-        address = (key, evaluation_of(spec, self.particles))
+        address = (key, evaluation_of(spec, self.estimator))
         if address in with_retry(self.stop, evaluations.evaluated, [key]):
             return Scored(key)
         if not with_retry(self.stop, evaluations.claim, key):
@@ -137,7 +156,7 @@ class Scorer:
             self.store.evaluations.add,
             key,
             file.edition.number,
-            evaluation_of(spec, self.particles),
+            evaluation_of(spec, self.estimator),
             estimates,
             time.monotonic() - start,
             environment.describe(),
@@ -154,24 +173,40 @@ class Scorer:
             raise UsageError(str(err)) from err
         torch.set_num_threads(1 if task.stacks else self.options.threads)
         protocol = spec.protocol()
-        if self.particles is not None:
-            protocol = protocol.model_copy(update={"eval_particles": self.particles})
         tensors, meta = checkpoint.read(file.path_in(self.workspace), file.sha256, spec.key)
         state = training.start(method, task, protocol, [spec.seed])
         checkpoint.restore(state, [tensors], meta["step"])
-        next_beat = time.monotonic() + BEAT_S
+        work: Generator[float | None, None, dict[str, Score]]
+        if isinstance(self.estimator, AnnealingSettings):
+            work = annealed_scores.annealed_scoring(task, protocol, state, self.estimator)
+        else:
+            n_draws = self.estimator.particles or protocol.eval_particles
+            protocol = protocol.model_copy(update={"eval_particles": n_draws})
+            work = evaluation.scoring(method, task, protocol, state)
+        scores = self._attended(spec.key, work)
+        return {name: score.estimate(0) for name, score in scores.items()}
 
-        def beat() -> None:
-            nonlocal next_beat
+    def _attended(
+        self, key: str, work: Generator[float | None, None, dict[str, Score]]
+    ) -> dict[str, Score]:
+        """Do the work, prolonging the claim, and say once how long it will take; Stop ends it."""
+        began = time.monotonic()
+        next_beat, is_told = began + BEAT_S, False
+        while True:
+            try:
+                share = next(work)
+            except StopIteration as done:
+                return done.value
             if self.stop.is_set():
                 raise Stop
+            elapsed = time.monotonic() - began
+            if share and not is_told and elapsed > FORECAST_S:
+                is_told = True
+                self.tell(f"Run {key}: about {duration(elapsed * (1 / share - 1))}.")
             if time.monotonic() >= next_beat:
                 next_beat = time.monotonic() + BEAT_S
                 with suppress(StoreError):  # the next one makes up for it
-                    self.store.evaluations.prolong(spec.key)
-
-        scores = evaluate(method, task, protocol, state, between=beat)
-        return {name: score.estimate(0) for name, score in scores.items()}
+                    self.store.evaluations.prolong(key)
 
 
 # By workers
@@ -194,12 +229,15 @@ def score_on_workers(scorer: Scorer, keys: Sequence[str], n: int) -> Iterator[Ev
                 home=str(scorer.workspace.home),
                 environment=dict(scorer.workspace.environment),
                 keys=[*keys[number:], *keys[:number]],  # each begins with another one
-                particles=scorer.particles,
+                estimator=dataclasses.asdict(scorer.estimator),
                 options=dataclasses.asdict(options),
             )
         while len(ended) < len(keys):
             statuses = [worker.poll() for worker in workers]
             for message in (message for worker in workers for message in worker.received()):
+                if "says" in message:
+                    scorer.tell(str(message["says"]))
+                    continue
                 if "failure" in message:
                     raise error_of(message["status"])(message["failure"])
                 if message["key"] not in ended:
@@ -221,6 +259,10 @@ def _event(message: dict[str, str | int]) -> Event:
     return NotScored(str(message["key"]), error)
 
 
+def _say(parent: Parent, text: str) -> None:
+    parent.send(says=text)
+
+
 def main(parent: Parent) -> None:
     """Score the runs that the parent names."""
     stop = StopRequest()
@@ -230,7 +272,12 @@ def main(parent: Parent) -> None:
     options = Options(**orders["options"])
     try:
         with ResultStore.open(workspace.database_url) as store:
-            scorer = Scorer(workspace, store, orders["particles"], options, stop)
+            fields = orders["estimator"]
+            estimator = (
+                Importance(**fields) if "particles" in fields else AnnealingSettings(**fields)
+            )
+            tell = partial(_say, parent)
+            scorer = Scorer(workspace, store, estimator, options, stop, tell)
             for event in scorer.score(orders["keys"]):
                 error = event.error if isinstance(event, NotScored) else None
                 about = {"error": str(error), "status": error.exit_status} if error else {}
