@@ -74,7 +74,9 @@ def annealed_scoring(
         if n_problems < settings.problems:
             scored.append(batch)
             n_problems += len(task.problem(theta, batch, protocol.base).base.mean)
-    total = ADAPTATIONS + 3 * len(scored) * settings.temperatures
+    directions = 3 if type(task).simulate is not Task.simulate else 1
+    directions = 2 if hasattr(oracle, "draws") else directions
+    total = ADAPTATIONS + directions * len(scored) * settings.temperatures
     work = _scoring(task, theta, protocol, state.seeds[0], batches[-1], scored, settings)
     n_done = 0
     while True:
