@@ -20,6 +20,7 @@ from harness.methods.realnvp import RealNVP
 from harness.methods.uha import UHA
 from harness.methods.ula import ULA
 from harness.methods.vb import VB
+from harness.tasks.digits import Digits
 from harness.tasks.gaussian import Gaussian
 from harness.tasks.gaussian_ar1 import GaussianAR1
 from harness.tasks.norms import Norms
@@ -458,6 +459,15 @@ class MisspelledProtocol(Gaussian, frozen=True):
     }
 
 
+class SimulatesWhiterImages(Digits, frozen=True):
+    """One simulated pixel in twenty is white whatever the decoder says."""
+
+    def simulate(self, params: Params, batch: dict, noise: Noise) -> tuple:
+        data, z = super().simulate(params, batch, noise)
+        added = noise.uniform(1, *data["x"].shape)[0] < 0.05
+        return {"x": data["x"] | added.to(data["x"])}, z
+
+
 class ReversedDeterminant(GaussianAR1, frozen=True):
     """The evidence adds half the posterior precision's log-determinant, where it should take it
     off.
@@ -554,6 +564,7 @@ TASKS = {
     StatefulBatches: "batches depend on the step alone",
     LeakyTask: "replicates do not leak",
     MisspelledProtocol: "protocols are valid",
+    SimulatesWhiterImages: "simulated data are the model's",
     ReversedDeterminant: "joint = evidence x posterior",
     UntiedEnds: "score is the gradient",
     UnnormalisedChi: "evidence agrees with sampling",

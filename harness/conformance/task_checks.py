@@ -338,13 +338,47 @@ def draws_follow_the_density(cls: type[Task], seed: int, thoroughness: float) ->
         problem, where = case.task.problem(theta, batch, "prior"), f" at {described(values)}"
         if z.shape != (5 * n, *problem.base.mean.shape) or not bool(z.isfinite().all()):
             return False, f"draws are {list(z.shape)}{where}; they must be [n, D] and finite"
-        score = problem.score(z).detach()
-        for name, statistic in (("score", score), ("1 + z score", 1 + z * score)):
-            excess = statistic.mean(0).abs() / statistic.std(0) * math.sqrt(5 * n)
-            worst.add(float(excess.amax()), f" of the mean {name}{where}")
+        _add_stein(worst, z, problem.score(z).detach(), where)
         evidence, error = _bridged_evidence(problem, z[: 2 * n], seed)
         excess = (evidence - case.oracle.log_evidence(theta, batch)).abs() / (error + 1e-9)
         worst.add(float(excess.amax()), f" of the evidence{where}")
+    return worst.value < Z_LIMIT, f"worst |z| {worst.value:.1f}{worst.setting} (limit {Z_LIMIT:g})"
+
+
+def _add_stein(worst: Worst, z: Tensor, score: Tensor, where: str) -> None:
+    """Add the excess of both of Stein's identities over draws z [n, ...]."""
+    for name, statistic in (("score", score), ("1 + z score", 1 + z * score)):
+        excess = statistic.mean(0).abs() / statistic.std(0) * math.sqrt(len(z))
+        worst.add(float(excess.amax()), f" of the mean {name}{where}")
+
+
+def simulated_data_are_the_models(cls: type[Task], seed: int, thoroughness: float) -> Verdict:
+    """Over simulated data and the latent vectors behind them the slope of the log joint is zero in
+    the mean: in each leaf of the parameters, summed, and in z; and Stein's other identity holds.
+    """
+    worst, n = Worst(), int(DRAWS / 20 * thoroughness)
+    case = Case(cls(), seed)
+    theta, batch = case.theta("prior", 0.1), next(case.scored())
+    theta = {name: leaf.requires_grad_() for name, leaf in theta.items()}
+    shape = case.task.problem(theta, batch, "prior").base.mean.shape  # [N, D]
+    vectors, scores, slopes = [], [], []
+    for number in range(math.ceil(n / shape[0])):
+        noise = Noise([f"{seed}/simulated/{number}/{problem}" for problem in range(shape[0])])
+        simulated = case.task.simulate(theta, batch, noise)
+        if simulated is None:
+            return True, "not applicable: the task simulates no data"
+        data, z = simulated[0], simulated[1].detach()
+        if z.shape != shape:
+            return False, f"z is {list(z.shape)}; it must be [N, D] = {list(shape)}"
+        problem = case.task.problem(theta, data, "prior")
+        vectors.append(z)
+        scores.append(problem.score(z[None])[0].detach())
+        joint = problem.log_joint(z[None]).sum()
+        slopes.append(torch.stack([slope.sum() for slope in gradients(joint, theta).values()]))
+    _add_stein(worst, torch.cat(vectors), torch.cat(scores), "")
+    for name, slope in zip(theta, torch.stack(slopes).T, strict=True):  # [batches]
+        excess = slope.mean().abs() / slope.std() * math.sqrt(len(slope))
+        worst.add(float(excess.nan_to_num(0.0)), f" of the mean slope in {name}")
     return worst.value < Z_LIMIT, f"worst |z| {worst.value:.1f}{worst.setting} (limit {Z_LIMIT:g})"
 
 
@@ -555,6 +589,7 @@ TASK_CHECKS: dict[str, Callable[[type[Task], int, float], Verdict]] = {
     "the best parameters are the maximum": mle_is_the_maximum,
     "evidence agrees with sampling": evidence_agrees_with_sampling,
     "draws follow the density": draws_follow_the_density,
+    "simulated data are the model's": simulated_data_are_the_models,
     "data depend on the seed alone": data_depend_on_the_seed_alone,
     "batches depend on the step alone": batches_depend_on_the_step_alone,
     "shapes are kept": leaves_and_metrics_have_their_shapes,
