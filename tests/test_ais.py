@@ -67,7 +67,7 @@ def z_of_both(case, kind=ais.Annealing, temperatures=10):
     """
     betas = ais.sigmoid_schedule(temperatures)
     steps = torch.full((temperatures - 1,), 0.7, dtype=torch.float64)
-    chains = kind(case.problem, betas, steps, 3)
+    chains = kind(case.problem, betas, steps)
     with torch.no_grad():
         forwards = result(chains.forwards(streams("forwards", N), CHAINS)) - case.log_evidence
         backwards = case.log_evidence - result(
@@ -114,7 +114,7 @@ class AlwaysAccepted(ais.Annealing):
     def transition(self, t, point, noise):
         v = noise.normal(*point.y.shape, like=point.y)
         score = float(self.betas[t]) * point.score - (1 - float(self.betas[t])) * point.y
-        return ais.at(self.problem, point.y + 0.7 * (v + 0.35 * score)), point.log_p
+        return ais.point_at(self.problem, point.y + 0.7 * (v + 0.35 * score)), point.log_p
 
 
 @pytest.mark.parametrize("kind", [WrongNormaliser, Unweighted, AlwaysAccepted])
@@ -125,10 +125,10 @@ def test_a_fault_is_seen(case, kind):
 def test_a_step_size_that_is_adapted_accepts_as_many_as_it_should(case):
     betas = ais.sigmoid_schedule(60)
     with torch.no_grad():
-        steps = result(ais.adapted_steps(case.problem, betas, 5, streams("steps", N), 8))
-        point = ais.at(case.problem, case.problem.base.standardised(case.exact))
+        steps = result(ais.adapted_steps(case.problem, betas, streams("steps", N), 8))
+        point = ais.point_at(case.problem, case.problem.base.standardised(case.exact))
         probability = ais.transition(
-            case.problem, 1.0, float(steps[-1]), 5, point, streams("again", N)
+            case.problem, 1.0, float(steps[-1]), point, streams("again", N)
         )[1]
     assert float(probability.mean()) == pytest.approx(ais.ACCEPTANCE, abs=0.1)
 

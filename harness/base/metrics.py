@@ -96,7 +96,9 @@ HARNESS_METRICS = {
         NATS,
     ),
     "bdmc_gap": Metric(
-        "nats", None, "how far apart annealed importance sampling is from below and from above"
+        "nats",
+        None,
+        "upper less lower bound by annealed importance sampling, in both directions",
     ),
     "ess_ais": Metric("chains", None, "effective sample size of the annealed chains"),
     "nll_ais_se_examples": Metric(

@@ -85,7 +85,7 @@ def score(
       bench score --metric eubo -t 'gaussian-*'
       bench score --particles 100000 -t 'logistic-*' --workers 2
       bench compare --particles 100000 -t 'logistic-*'
-      bench score --estimator ais -t mnist --workers 2
+      bench score --estimator ais -t digits --workers 2
     """
     from harness.execution.job import Options, Stop
     from harness.execution.score import Scorer

@@ -68,7 +68,8 @@ Estimator = Importance | AnnealingSettings
 def evaluation_of(spec: RunSpec, estimator: Estimator) -> Evaluation:
     """Return what a run's scores by an estimator are stored under."""
     if isinstance(estimator, AnnealingSettings):
-        name, version, changed = "ais", annealed_scores.VERSION, estimator.changed()
+        name, version = annealed_scores.ESTIMATOR, annealed_scores.VERSION
+        changed = estimator.changed()
     else:
         is_own = estimator.particles in (None, spec.eval_particles)
         name, version = evaluation.ESTIMATOR, evaluation.VERSION
@@ -183,10 +184,10 @@ class Scorer:
             n_draws = self.estimator.particles or protocol.eval_particles
             protocol = protocol.model_copy(update={"eval_particles": n_draws})
             work = evaluation.scoring(method, task, protocol, state)
-        scores = self._attended(spec.key, work)
+        scores = self._run_to_end(spec.key, work)
         return {name: score.estimate(0) for name, score in scores.items()}
 
-    def _attended(
+    def _run_to_end(
         self, key: str, work: Generator[float | None, None, dict[str, Score]]
     ) -> dict[str, Score]:
         """Do the work, prolonging the claim, and say once how long it will take; Stop ends it."""

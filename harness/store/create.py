@@ -69,7 +69,7 @@ def create_file(file: Path, build: Callable[[Path], object]) -> bool:
             if log.exists() and log.stat().st_size:
                 raise StoreError(
                     f"{file} is gone, but not its log, {log.name}, which would spoil a new one. "
-                    "Put the log to where the file is now, or delete it, and try again."
+                    "Move the log to where the file is now, or delete it, and try again."
                 )
             _remove_parts(file)
             unfinished = file.with_name(f".{file.name}~{uuid4().hex}.new")

@@ -20,6 +20,8 @@ ACCEPTANCE = 0.65
 2013, Bernoulli 19).
 """
 FIRST_STEP, ADAPTATIONS, WARM_UP, GAIN = 0.2, 500, 50, 0.1
+N_LEAPFROG = 5
+"""Leapfrog steps of a transition."""
 
 
 def sigmoid_schedule(n: int) -> Tensor:
@@ -52,8 +54,8 @@ class Annealing:
 
     $$\log w = \sum_{t=1}^{T} (\beta_t - \beta_{t-1}) [\log p(x, z_{t-1}) - \log q_0(z_{t-1})]$$
 
-    $z_t$ comes from $z_{t-1}$ by a transition that leaves $g_t$ as it is: `n_leapfrog` steps of
-    size $\epsilon_t$ in units of the base with a fresh momentum, accepted with probability
+    $z_t$ comes from $z_{t-1}$ by a transition that leaves $g_t$ as it is: leapfrog steps of size
+     $\epsilon_t$ in units of the base with a fresh momentum, accepted with probability
     $\min(1, e^{-\Delta H})$. Then $E[w] = p(x)$; over chains backwards from exact draws of the
     posterior, $E[1 / w] = 1 / p(x)$. Log-weights are summed in double precision.
 
@@ -64,20 +66,18 @@ class Annealing:
         problem: N problems.
         betas: $\beta_0 \dots \beta_T$, [T + 1].
         steps: $\epsilon_1 \dots \epsilon_{T-1}$, [T - 1]: the last density needs no transition.
-        n_leapfrog: leapfrog steps of a transition.
     """
 
     problem: Problem
     betas: Tensor
     steps: Tensor
-    n_leapfrog: int = 5
 
     def forwards(self, noise: Noise, n_chains: int) -> Generator[None, None, Tensor]:
         """Return the log-weights of chains from the base, [S, N], yielding after each transition;
         a stream of noise a problem.
         """
         mean = self.problem.base.mean
-        point = at(self.problem, noise.normal(n_chains, *mean.shape, like=mean))
+        point = point_at(self.problem, noise.normal(n_chains, *mean.shape, like=mean))
         log_w = self._increment(1, point)
         for t in range(1, len(self.betas) - 1):
             point, _ = self.transition(t, point, noise.at(t))
@@ -89,7 +89,7 @@ class Annealing:
         """Return the log-weights of chains that end in exact draws z [S, N, D], [S, N], yielding
         after each transition. A transition is its own reverse.
         """
-        point = at(self.problem, self.problem.base.standardised(z))
+        point = point_at(self.problem, self.problem.base.standardised(z))
         log_w = self._increment(len(self.betas) - 1, point)
         for t in range(len(self.betas) - 2, 0, -1):
             point, _ = self.transition(t, point, noise.at(t))
@@ -103,17 +103,11 @@ class Annealing:
 
     def transition(self, t: int, point: Point, noise: Noise) -> tuple[Point, Tensor]:
         """Move by one transition at $g_t$; returns the probability of acceptance too, [S, N]."""
-        return transition(
-            self.problem,
-            float(self.betas[t]),
-            float(self.steps[t - 1]),
-            self.n_leapfrog,
-            point,
-            noise,
-        )
+        beta, epsilon = float(self.betas[t]), float(self.steps[t - 1])
+        return transition(self.problem, beta, epsilon, point, noise)
 
 
-def at(problem: Problem, y: Tensor) -> Point:
+def point_at(problem: Problem, y: Tensor) -> Point:
     """Evaluate the target at y [S, N, D], in units of the base."""
     base = problem.base
     z = base.scaled(y)
@@ -122,7 +116,7 @@ def at(problem: Problem, y: Tensor) -> Point:
 
 
 def transition(
-    problem: Problem, beta: float, epsilon: float, n_leapfrog: int, point: Point, noise: Noise
+    problem: Problem, beta: float, epsilon: float, point: Point, noise: Noise
 ) -> tuple[Point, Tensor]:
     """Move by one transition of Hamiltonian Monte Carlo on the density at `beta`; returns the
     probability of acceptance too, [S, N].
@@ -138,9 +132,9 @@ def transition(
     v = noise.normal(*point.y.shape, like=point.y)
     before, proposal = energy(point, v), point
     v = v + 0.5 * epsilon * force(point)
-    for step in range(n_leapfrog):
-        proposal = at(problem, proposal.y + epsilon * v)
-        v = v + (0.5 if step == n_leapfrog - 1 else 1.0) * epsilon * force(proposal)
+    for step in range(N_LEAPFROG):
+        proposal = point_at(problem, proposal.y + epsilon * v)
+        v = v + (0.5 if step == N_LEAPFROG - 1 else 1.0) * epsilon * force(proposal)
     probability = torch.exp(before - energy(proposal, v)).clamp(max=1.0).nan_to_num(0.0)
     accepted = noise.uniform(*probability.shape, like=probability) < probability
 
@@ -156,14 +150,14 @@ def transition(
 
 
 def adapted_steps(
-    problem: Problem, betas: Tensor, n_leapfrog: int, noise: Noise, n_chains: int
+    problem: Problem, betas: Tensor, noise: Noise, n_chains: int
 ) -> Generator[None, None, Tensor]:
     """Find step sizes for `betas` by chains of their own that follow them, [T - 1], yielding after
     each transition: a step grows where more than `ACCEPTANCE` of the proposals are accepted, and
     shrinks where fewer are.
     """
     mean = problem.base.mean
-    point = at(problem, noise.normal(n_chains, *mean.shape, like=mean))
+    point = point_at(problem, noise.normal(n_chains, *mean.shape, like=mean))
     n_steps = len(betas) - 2
     repeats, epsilon, steps = max(1, math.ceil(ADAPTATIONS / max(n_steps, 1))), FIRST_STEP, []
     number = 0
@@ -171,7 +165,7 @@ def adapted_steps(
         for _ in range(max(repeats, WARM_UP) if t == 1 else repeats):
             number += 1
             point, probability = transition(
-                problem, float(betas[t]), epsilon, n_leapfrog, point, noise.at(number)
+                problem, float(betas[t]), epsilon, point, noise.at(number)
             )
             epsilon *= math.exp(GAIN * (float(probability.mean()) - ACCEPTANCE))
             yield

@@ -5,10 +5,11 @@ method draws.
 from __future__ import annotations
 
 import math
-from collections.abc import Generator
+from collections.abc import Generator, Iterator
 from dataclasses import dataclass, replace
 
 import torch
+from torch import Tensor
 
 from harness.api import Batch, Params, Problem, Task
 from harness.base.spec import Protocol
@@ -37,7 +38,6 @@ class AnnealingSettings:
 
     temperatures: int = 500
     chains: int = 16
-    leapfrog: int = 5
     problems: int = 100
 
     def changed(self) -> dict[str, int]:
@@ -61,7 +61,8 @@ def annealed_scoring(
     error over the examples. With exact draws of the posteriors `bdmc_gap` (nats): an upper bound,
     $-\log \frac1S \sum_s 1 / w_s$ over chains backwards from these, less the lower one. Of a task
     that has none but simulates data it is that gap on data simulated from the model, each with the
-    latent vector behind it. Standard errors are those of the chains.
+    latent vector behind it. Standard errors are those of the chains; that of the gap is over the
+    problems where they share weights, as chains from one latent vector are not independent.
     """
     oracle = task.oracle()
     dtype = torch.float64 if oracle else getattr(torch, protocol.dtype)
@@ -108,39 +109,54 @@ def _scoring(
         return Noise([f"{seed}/ais/{name}/{batch}/{number}" for number in numbers], TRAIN_BLOCK)
 
     adapting = problem_of(last)
-    steps = yield from adapted_steps(
-        adapting, betas, settings.leapfrog, noise("steps", 0, adapting), ADAPTING_CHAINS
-    )
+    steps = yield from adapted_steps(adapting, betas, noise("steps", 0, adapting), ADAPTING_CHAINS)
     rows = []
     for number, batch in enumerate(scored):
         problem = problem_of(batch)
-        chains = Annealing(problem, betas, steps, settings.leapfrog)
-        log_w = yield from chains.forwards(noise("forwards", number, problem), settings.chains)
-        lower = Score(*bounds.log_evidence(log_w))
-        row = {"log_evidence_ais": lower, "ess_ais": Score(bounds.ess(log_w))}
+        chains = Annealing(problem, betas, steps)
+        forwards = yield from chains.forwards(noise("forwards", number, problem), settings.chains)
+        row = {
+            "log_evidence_ais": Score(*bounds.log_evidence(forwards)),
+            "ess_ais": Score(bounds.ess(forwards)),
+        }
         names = [f"{stream}/exact" for stream in noise("draws", number, problem).streams]
         exact = exact_draws(task, theta, batch, names, settings.chains)
         simulated = None
         if exact is None:
             simulated = task.simulate(theta, batch, noise("simulated", number, problem))
         if simulated is not None:
-            batch, z = simulated
+            data, z = simulated
             exact = z.expand(settings.chains, *z.shape)
-            chains = replace(chains, problem=problem_of(batch))
-            log_w = yield from chains.forwards(noise("check", number, problem), settings.chains)
-            lower = Score(*bounds.log_evidence(log_w))
+            chains = replace(chains, problem=problem_of(data))
+            forwards = yield from chains.forwards(noise("check", number, problem), settings.chains)
         if exact is not None:
-            log_w = yield from chains.backwards(exact, noise("backwards", number, problem))
-            upper, error = bounds.log_evidence(-log_w)
-            assert lower.error is not None
-            error = (error.square() + lower.error.square()).sqrt()
-            row["bdmc_gap"] = Score(-upper - lower.value, error)
+            backwards = yield from chains.backwards(exact, noise("backwards", number, problem))
+            row["bdmc_gap"] = _gap(forwards, backwards)
         rows.append(row)
     scores = mean_scores(rows, task.stacks)
-    if not task.stacks:
-        evidence = torch.cat([row["log_evidence_ais"].value for row in rows])
-        mean = scores["log_evidence_ais"]
-        scores["nll_ais"] = Score(-mean.value, mean.error)
-        of_examples = evidence.std()[None] / math.sqrt(len(evidence))
-        scores["nll_ais_se_examples"] = Score(of_examples)
-    return scores
+    return scores if task.stacks else scores | dict(_over_examples(rows, scores))
+
+
+def _gap(forwards: Tensor, backwards: Tensor) -> Score:
+    """Compute the upper bound that log-weights of chains backwards give, less the lower one of
+    those forwards, [S, N] each.
+    """
+    lower, error = bounds.log_evidence(forwards)
+    negative_upper, error_above = bounds.log_evidence(-backwards)
+    return Score(-negative_upper - lower, (error.square() + error_above.square()).sqrt())
+
+
+def _over_examples(
+    rows: list[dict[str, Score]], scores: dict[str, Score]
+) -> Iterator[tuple[str, Score]]:
+    """Compute what has another sign or error where N problems are examples."""
+
+    def error(name: str) -> Tensor:
+        values = torch.cat([row[name].value for row in rows])
+        return values.std()[None] / math.sqrt(len(values))
+
+    evidence = scores["log_evidence_ais"]
+    yield "nll_ais", Score(-evidence.value, evidence.error)
+    yield "nll_ais_se_examples", Score(error("log_evidence_ais"))
+    if "bdmc_gap" in scores:
+        yield "bdmc_gap", Score(scores["bdmc_gap"].value, error("bdmc_gap"))
